@@ -1,0 +1,35 @@
+# `make app` starts the page, `make test` runs every test; both set up what they need first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: app test lint benchmarks clean
+
+app: $(VENV)/.installed
+	$(BIN)/python app.py $(ARGS)
+
+test: $(VENV)/.installed chromium
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+benchmarks: $(VENV)/.installed
+	$(BIN)/python -m tests.benchmarks
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -r requirements.txt
+	touch $@
+
+# The system's Chromium where there is one; else Debian's package where that can be installed, else Playwright's own.
+.PHONY: chromium
+chromium: $(VENV)/.installed
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+	|| { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	|| $(BIN)/python -m playwright install chromium
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,22 @@
+"""The hookable OLMo: OLMo 1, 2 and 3 with a tap at every site. See `OlmoForCausalLM.run`."""
+
+from transformers import Olmo2Config, Olmo3Config, OlmoConfig
+
+from . import edits
+from .attention import HeadStatistics
+from .olmo import OlmoForCausalLM, OlmoModel
+from .run import Run
+from .taps import Capture, Edit
+
+__all__ = [
+    "Capture",
+    "Edit",
+    "HeadStatistics",
+    "Olmo2Config",
+    "Olmo3Config",
+    "OlmoConfig",
+    "OlmoForCausalLM",
+    "OlmoModel",
+    "Run",
+    "edits",
+]

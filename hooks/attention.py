@@ -1,0 +1,307 @@
+"""Attention arithmetic: the fused kernel where nobody looks, explicit rows where somebody does.
+
+Shapes here are those of the kernels: q is batch head query d_head; k and v are batch kv_head key d_head. A `mask` is
+what `scaled_dot_product_attention` takes: True where a query may look, or a number to add, shaped batch 1 query key;
+None means causal (query i sees keys 0 to i), or everything for a single query.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .taps import Capture, Tap, Untapped
+
+MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+# So many query rows at a time: their scores fit the processor's cache, and fresh memory is asked for once.
+CHUNK = 128
+
+
+class Masks:
+    """The masks of one forward pass by kind of layer, made before any layer extends the cache.
+
+    Attributes:
+        kernel: in the form that the model's attention implementation takes.
+        explicit: for explicit attention, if anybody looks: sdpa's, so that none is built where causal is enough.
+    """
+
+    def __init__(self, config: PreTrainedConfig, kinds: Iterable[str], looked_at: bool, **arguments: object) -> None:
+        implementation = config._attn_implementation
+        if implementation == "eager":  # ours is explicit attention
+            implementation = "sdpa"
+        self.kernel = self._made(config, implementation, kinds, arguments)
+        self.explicit = self.kernel
+        if looked_at and implementation != "sdpa":
+            self.explicit = self._made(config, "sdpa", kinds, arguments)
+
+    @staticmethod
+    def _made(config: PreTrainedConfig, implementation: str, kinds: Iterable[str], arguments: dict) -> dict:
+        given = arguments["attention_mask"]
+        if isinstance(given, dict):  # `generate` prepares those of static caches itself
+            return given
+        if config._attn_implementation != implementation:
+            config = copy(config)
+            config._attn_implementation_internal = implementation
+        return {kind: MASKS[kind](config, **arguments) for kind in kinds}
+
+
+def attend(
+    module: nn.Module,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    masks: Masks,
+    tap: Tap | Untapped,
+    output_pattern: bool,
+    kernel_arguments: dict,
+) -> tuple[Tensor, Tensor | None]:
+    """What each head brings together: z = softmax(q kᵀ · scaling + mask) v.
+
+    The fused kernel computes it unless scores or pattern are edited, or their gradient is wanted. What is captured of
+    them is then computed beside it, from q and k, for the named heads and rows alone.
+
+    Args:
+        module: the attention layer, for its `scaling`, `kind`, dropout and configuration.
+        kernel_arguments: handed on to transformers' attention function.
+
+    Returns:
+        z: batch pos head d_head, and the pattern (batch head query key) if `output_pattern`.
+    """
+    q, k, v = qkv
+    implementation = module.config._attn_implementation
+    dropout = module.attention_dropout if module.training else 0.0
+    looked_at = tap.wants("attn.scores", "attn.pattern")
+    edited = looked_at and tap.changes("attn.scores", "attn.pattern")
+    on_the_path = edited or implementation == "eager" or (looked_at and tap.grad)
+
+    fused = None
+    if implementation != "eager" and not (on_the_path and tap.grad):
+        kernel = ALL_ATTENTION_FUNCTIONS[implementation]
+        mask = _on(q.device, masks.kernel[module.kind])
+        options = dict(kernel_arguments, dropout=dropout, scaling=module.scaling, sliding_window=module.sliding_window)
+        fused, _ = kernel(module, q, k, v, mask, **options)
+    if not looked_at and not output_pattern and fused is not None:
+        return fused, None
+
+    mask = _on(q.device, masks.explicit[module.kind])
+    if on_the_path:
+        return _attend_explicitly(q, k, v, mask, module.scaling, tap, dropout, fused if edited else None)
+    for name, compute in (("attn.scores", scores), ("attn.pattern", pattern)):
+        if (capture := looked_at and tap.capture(name)):
+            tap.record(name, *_looked_at(compute, q, k, mask, module.scaling, tap, capture))
+    return fused, pattern(q, k, mask, module.scaling) if output_pattern else None
+
+
+def _attend_explicitly(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    tap: Tap | Untapped,
+    dropout: float,
+    fused: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Attention with scores and pattern on the path. Rows that no edit changed keep the fused kernel's bits."""
+    plain = scores(q, k, mask, scaling)
+    edited = tap("attn.scores", plain)
+    weights = tap("attn.pattern", softmax(edited))
+    z = weigh(F.dropout(weights, dropout), v)
+    if fused is not None:
+        untouched = (weights == softmax(plain)).all(-1)  # batch head query
+        z = torch.where(rearrange(untouched, "batch head query -> batch query head 1"), fused, z)
+    return z, weights
+
+
+def scores(q: Tensor, k: Tensor, mask: Tensor | None, scaling: float, queries: Tensor | None = None) -> Tensor:
+    """Scaled scores of the query rows `queries` (all by default); -inf where a query may not look.
+
+    Returns:
+        batch head query key.
+    """
+    rows = _row_chunks(queries, q.shape[2], size=q.shape[2])
+    return next(part for _, part in _masked_scores(q, k, mask, scaling, rows, whole_rows=True))
+
+
+def pattern(q: Tensor, k: Tensor, mask: Tensor | None, scaling: float, queries: Tensor | None = None) -> Tensor:
+    """Attention weights of the query rows `queries` (all by default). A row that sees nothing, as those of padding
+    do, holds zeros, as in the fused kernel.
+
+    Returns:
+        batch head query key, in the dtype of q.
+    """
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
+        return softmax(scores(q, k, mask, scaling, queries))
+    n_rows = q.shape[2] if queries is None else len(queries)
+    weights = q.new_zeros(*q.shape[:2], n_rows, k.shape[2])
+    start = 0
+    for rows, part in _masked_scores(q, k, mask, scaling, _row_chunks(queries, q.shape[2])):
+        weights[:, :, start : start + len(rows), : part.shape[-1]] = softmax(part, may_be_blind=mask is not None)
+        start += len(rows)
+    return weights
+
+
+def streamed(
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    reduce: Callable[[Tensor, Tensor], Tensor],
+    queries: Tensor | None = None,
+) -> Tensor:
+    """`reduce` of the pattern, chunk by chunk of query rows, so that no whole pattern is held.
+
+    Args:
+        reduce: (pattern: batch head query key, queries: query) -> stat batch head query. The keys of a chunk end
+            with the last one that any of its queries sees.
+
+    Returns:
+        stat batch head query.
+    """
+    chunks = _masked_scores(q, k, mask, scaling, _row_chunks(queries, q.shape[2]))
+    return torch.cat([reduce(softmax(part, may_be_blind=mask is not None), rows) for rows, part in chunks], -1)
+
+
+def softmax(scores: Tensor, may_be_blind: bool = True) -> Tensor:
+    """Softmax over keys in float32, in the dtype of the scores; zeros for a row that is -inf throughout."""
+    if may_be_blind:
+        blind = scores.amax(-1, keepdim=True).isneginf()
+        # Not merely a mask over NaN, whose gradient would be NaN too.
+        weights = F.softmax(scores.masked_fill(blind, 0.0), dim=-1, dtype=torch.float32).masked_fill(blind, 0.0)
+    else:
+        weights = F.softmax(scores, dim=-1, dtype=torch.float32)
+    return weights.to(scores.dtype)
+
+
+def weigh(weights: Tensor, v: Tensor) -> Tensor:
+    """The values brought together by the weights: batch query head d_head."""
+    grouped = rearrange(weights, "batch (kv_head group) query key -> batch kv_head (group query) key", kv_head=v.shape[1])
+    return rearrange(
+        grouped @ v, "batch kv_head (group query) d_head -> batch query (kv_head group) d_head", query=weights.shape[2]
+    )
+
+
+def _looked_at(
+    compute: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    tap: Tap,
+    capture: Capture,
+) -> tuple[Tensor, int]:
+    """What a capture names of scores or pattern, and the axis of its heads."""
+    queries = torch.tensor(tap.rows(capture), dtype=torch.long, device=q.device)
+    if capture.heads is not None and not tap.sharded:
+        heads = tap.heads(capture, q.shape[1], q.device)
+        q, k = q[:, heads], k[:, heads // (q.shape[1] // k.shape[1])]
+    if capture.reduce is not None:
+        return streamed(q, k, mask, scaling, capture.reduce, queries), 2
+    return compute(q, k, mask, scaling, queries), 1
+
+
+Rows = tuple[Tensor, int, int]
+
+
+def _row_chunks(queries: Tensor | None, n_queries: int, size: int = CHUNK) -> Iterator[Rows]:
+    """Query rows, `size` at a time, each with the first and one past the last of them; all rows by default."""
+    if queries is None:
+        for start in range(0, n_queries, size):
+            stop = min(start + size, n_queries)
+            yield torch.arange(start, stop), start, stop
+    else:
+        for rows in queries.split(size):
+            yield rows, int(rows.min()), int(rows.max()) + 1
+
+
+def _masked_scores(
+    q: Tensor, k: Tensor, mask: Tensor | None, scaling: float, chunks: Iterator[Rows], whole_rows: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Masked scores of one chunk of query rows after the other: (rows: query, scores: batch head query key).
+
+    Where the mask is causal, keys that no row of the chunk sees are left out unless `whole_rows`.
+    """
+    n_keys = k.shape[2]
+    causal = mask is None and q.shape[2] > 1
+    for rows, first, last in chunks:
+        rows = rows.to(q.device)
+        seen = last if causal and not whole_rows else n_keys
+        part = _products(q[:, :, rows] * scaling, k[:, :, :seen])
+        if causal:
+            hidden = torch.arange(first, seen, device=q.device) > rows[:, None]  # query key
+            part[..., first:].masked_fill_(hidden, -torch.inf)
+        elif mask is not None:
+            _hide(part, mask[:, :, rows, :seen])
+        yield rows, part
+
+
+def _on(device: torch.device, mask: object) -> object:
+    return mask if mask is None else mask.to(device)
+
+
+def _products(q: Tensor, k: Tensor) -> Tensor:
+    """q kᵀ, each key head serving its group of query heads: batch head query key."""
+    grouped = rearrange(q, "batch (kv_head group) query d_head -> batch kv_head (group query) d_head", kv_head=k.shape[1])
+    return rearrange(
+        grouped @ k.mT, "batch kv_head (group query) key -> batch (kv_head group) query key", query=q.shape[2]
+    )
+
+
+def _hide(part: Tensor, mask: Tensor) -> None:
+    """Apply a mask to fresh scores in place: -inf where it hides, plus whatever it adds elsewhere."""
+    if mask.dtype == torch.bool:
+        part.masked_fill_(~mask, -torch.inf)
+    else:
+        part.add_(mask).masked_fill_(mask <= torch.finfo(mask.dtype).min / 2, -torch.inf)
+
+
+class HeadStatistics:
+    """What each row of a pattern is like, for `Capture("blocks.*.attn.pattern", reduce=HeadStatistics(...))`.
+
+    Statistics, each batch head query:
+        entropy: -Σ p ln p, nats; 0 when all weight is on one key.
+        previous, first, self: the weight on the token before, on the first token, on the token itself.
+        distance: Σ p · (query - key), tokens.
+        duplicate: the weight on earlier occurrences of the query's token (needs `tokens`).
+        any name in `targets`: the weight on the key named there for each query (batch query; -1 for none).
+
+    A query that has no such key (the first token's previous one, a target of -1, no earlier occurrence) gets NaN.
+    """
+
+    ALWAYS = ("entropy", "previous", "first", "self", "distance")
+
+    def __init__(self, tokens: Tensor | None = None, targets: dict[str, Tensor] | None = None) -> None:
+        self.tokens, self.targets = tokens, targets or {}
+        self.names = (*self.ALWAYS, *(("duplicate",) if tokens is not None else ()), *self.targets)
+
+    def __call__(self, pattern: Tensor, queries: Tensor) -> Tensor:
+        """Statistics of a chunk (pattern: batch head query key; queries: query) as stat batch head query."""
+        keys = torch.arange(pattern.shape[-1], device=pattern.device)
+        weights = pattern.float()
+        statistics = [
+            torch.special.entr(weights).sum(-1),
+            _weight_on(weights, queries - 1),
+            weights[..., 0],
+            _weight_on(weights, queries),
+            queries - weights @ keys.float(),
+        ]
+        if self.tokens is not None:
+            tokens = self.tokens.to(pattern.device)
+            same = tokens[:, queries, None] == tokens[:, None, : len(keys)]
+            same &= keys < queries[:, None]  # batch query key
+            weight = torch.einsum("b h q k, b q k -> b h q", weights, same.float())
+            statistics.append(weight.masked_fill(~same.any(-1)[:, None], torch.nan))
+        statistics += [_weight_on(weights, target.to(pattern.device)[:, queries]) for target in self.targets.values()]
+        return torch.stack(statistics)
+
+
+def _weight_on(weights: Tensor, keys: Tensor) -> Tensor:
+    """The weight of each query (batch head query key) on its key (query, or batch query); NaN for key -1."""
+    index = keys.expand(len(weights), -1)[:, None, :, None].expand(-1, weights.shape[1], -1, 1)
+    seen = weights.shape[-1]
+    weight = weights.gather(-1, index.clamp(0, seen - 1)).masked_fill(index >= seen, 0.0)
+    return weight.masked_fill(index < 0, torch.nan).squeeze(-1)

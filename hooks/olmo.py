@@ -1,0 +1,550 @@
+"""OLMo, OLMo 2 and OLMo 3: the forward pass, with a tap at every site.
+
+Modules and parameters are named as in transformers, so published `-hf` checkpoints load as they are. Shapes stand in
+comments where they change; the sites' own are in `sites.py`. OLMo 1 norms what a sublayer reads, OLMo 2 and 3 what it
+writes; they also norm q and k. OLMo 3 looks back a limited window in most layers. All that differs is in `FAMILIES`.
+
+    model = OlmoForCausalLM.from_pretrained("allenai/OLMo-1B-hf", revision="step20000-tokens84B")
+    run = model.run(input_ids, capture="blocks.*.resid_post")
+"""
+
+from copy import copy
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    Cache,
+    DynamicCache,
+    GenerationMixin,
+    Olmo2Config,
+    Olmo3Config,
+    OlmoConfig,
+    PreTrainedModel,
+)
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import can_return_tuple
+
+from .attention import Masks, attend
+from .run import Hookable, taps_of_this_thread
+from .sites import Sites
+from .taps import UNTAPPED, Tap, Taps, Untapped
+
+AnyOlmoConfig = OlmoConfig | Olmo2Config | Olmo3Config
+
+
+class OlmoLayerNorm(nn.Module):
+    """LayerNorm without parameters: (x - mean) / scale, in float32."""
+
+    def __init__(self, d_model: int, eps: float) -> None:
+        super().__init__()
+        self.d_model = d_model
+        self.eps = 1e-5  # OLMo 1 fixes it; `eps` is the RMS norm's
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), (self.d_model,), eps=self.eps).to(x.dtype)
+
+    def scale(self, x: Tensor) -> Tensor:
+        """The divisor: batch pos 1."""
+        return (x.float().var(-1, correction=0, keepdim=True) + self.eps).sqrt()
+
+    def divided(self, x: Tensor, scale: Tensor) -> Tensor:
+        """The norm with a divisor of one's own; linear in x."""
+        x32 = x.float()
+        return ((x32 - x32.mean(-1, keepdim=True)) / scale).to(x.dtype)
+
+
+class OlmoRMSNorm(nn.Module):
+    """weight · x / scale, in float32."""
+
+    def __init__(self, d_model: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+    def scale(self, x: Tensor) -> Tensor:
+        """The divisor: batch pos 1."""
+        return (x.float().pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+
+    def divided(self, x: Tensor, scale: Tensor) -> Tensor:
+        """The norm with a divisor of one's own; linear in x."""
+        return (self.weight * (x.float() / scale)).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between the generations of OLMo."""
+
+    name: str
+    architecture: str
+    norm: type[nn.Module]
+    norm_first: bool
+    qk_norm: bool
+    attn_norm: str
+    mlp_norm: str
+
+
+_POST_NORM = dict(
+    norm=OlmoRMSNorm,
+    norm_first=False,
+    qk_norm=True,
+    attn_norm="post_attention_layernorm",
+    mlp_norm="post_feedforward_layernorm",
+)
+FAMILIES = {
+    "olmo": Family(
+        "OLMo", "OlmoForCausalLM", OlmoLayerNorm, True, False, "input_layernorm", "post_attention_layernorm"
+    ),
+    "olmo2": Family("OLMo 2", "Olmo2ForCausalLM", **_POST_NORM),
+    "olmo3": Family("OLMo 3", "Olmo3ForCausalLM", **_POST_NORM),
+}
+
+
+def family_of(config: AnyOlmoConfig) -> Family:
+    """The family a configuration belongs to.
+
+    Raises:
+        ValueError: it is not one of the dense OLMo models.
+    """
+    if config.model_type not in FAMILIES:
+        raise ValueError(f"{config.model_type!r} is no OLMo that is known here; known are {', '.join(FAMILIES)}")
+    return FAMILIES[config.model_type]
+
+
+def kinds_of_layers(config: AnyOlmoConfig) -> list[str]:
+    """Per layer "full_attention" or "sliding_attention"."""
+    return getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+
+
+class OlmoRotaryEmbedding(nn.Module):
+    """Cosines and sines of the rotary position embedding for one kind of layer: batch pos d_head each, float32.
+
+    OLMo 3 scales (YaRN) the full-attention layers only, so its configuration holds parameters by kind.
+    """
+
+    def __init__(self, config: AnyOlmoConfig, kind: str) -> None:
+        super().__init__()
+        self.config = copy(config)
+        self.config.rope_parameters = dict(config.rope_parameters.get(kind, config.rope_parameters))
+        self.rope_type = self.config.rope_parameters["rope_type"]
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
+        plain = self.rope_type == "default"
+        frequencies = self.compute_default_rope_parameters if plain else ROPE_INIT_FUNCTIONS[self.rope_type]
+        inv_freq, self.attention_scaling = frequencies(self.config)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: AnyOlmoConfig) -> tuple[Tensor, float]:
+        """Unscaled frequencies theta^(-2i/d_head) for i < d_head/2, and the factor 1 for cosines and sines."""
+        d_head = d_head_of(config)
+        exponents = torch.arange(0, d_head, 2, dtype=torch.float) / d_head
+        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        angles = position_ids[..., None].float() * self.inv_freq.to(x.device, torch.float)
+        angles = torch.cat((angles, angles), -1)
+        return angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+
+
+def d_head_of(config: AnyOlmoConfig) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the pairs (i, i + d_head/2) of batch pos head d_head by their position's angles."""
+    cos, sin = (part[:, :, None] for part in rotary)  # batch pos 1 d_head
+    first, second = x.chunk(2, -1)
+    return (x * cos + torch.cat((-second, first), -1) * sin).to(x.dtype)
+
+
+class OlmoAttention(nn.Module):
+    """Multi-head, grouped-query or multi-query attention with rotary positions."""
+
+    def __init__(self, config: AnyOlmoConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config, self.layer_idx = config, layer_idx
+        self.kind = kinds_of_layers(config)[layer_idx]
+        self.head_dim = d_head_of(config)
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = True
+        self.sliding_window = config.sliding_window if self.kind == "sliding_attention" else None
+        self.clip = getattr(config, "clip_qkv", None)
+
+        d_model, bias = config.hidden_size, config.attention_bias
+        n_query, n_key = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(d_model, n_query, bias=bias)
+        self.k_proj = nn.Linear(d_model, n_key, bias=bias)
+        self.v_proj = nn.Linear(d_model, n_key, bias=bias)
+        self.o_proj = nn.Linear(n_query, d_model, bias=bias)
+        family = family_of(config)
+        self.q_norm = family.norm(n_query, config.rms_norm_eps) if family.qk_norm else None
+        self.k_norm = family.norm(n_key, config.rms_norm_eps) if family.qk_norm else None
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        masks: Masks,
+        past_key_values: Cache | None,
+        tap: Tap | Untapped,
+        output_attentions: bool,
+        kernel_arguments: dict,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What attention makes of x (batch pos d_model), before any norm of it; z; and the pattern if asked for."""
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.clip is not None:
+            q, k, v = (part.clamp(-self.clip, self.clip) for part in (q, k, v))
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))  # batch pos head d_head
+        q, k, v = tap("attn.q", q), tap("attn.k", k), tap("attn.v", v)
+        q, k = tap("attn.rot_q", rotated(q, rotary)), tap("attn.rot_k", rotated(k, rotary))
+
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # batch head pos d_head
+        if past_key_values is not None:
+            k, v = past_key_values.update(k, v, self.layer_idx)  # the cached positions before the new ones
+        z, pattern = attend(self, (q, k, v), masks, tap, output_attentions, kernel_arguments)
+        z = tap("attn.z", z)  # batch pos head d_head
+        return self.o_proj(z.flatten(2)), z, pattern
+
+    def by_head(self, z: Tensor, heads: Tensor) -> Tensor:
+        """What each of some heads contributes to the output projection: batch pos head d_model, without the bias."""
+        weight = self.o_proj.weight
+        if type(self.o_proj) is nn.Linear and weight.device.type != "meta":
+            weight = weight.to_local() if hasattr(weight, "to_local") else weight
+            weight = rearrange(weight, "d_model (head d_head) -> head d_head d_model", d_head=self.head_dim)
+            return torch.einsum("bphe,hed->bphd", z[:, :, heads], weight[heads])
+        # Quantised and offloaded weights are only to be had through the layer itself: one head at a time shown to it.
+        alone = z[:, :, None] * F.one_hot(heads, z.shape[2])[:, :, None].to(z.dtype)  # batch pos chosen head d_head
+        out = self.o_proj(alone.flatten(3))
+        return out if self.o_proj.bias is None else out - self.o_proj.bias
+
+
+class OlmoMLP(nn.Module):
+    """SwiGLU: down(act(gate(x)) · up(x))."""
+
+    def __init__(self, config: AnyOlmoConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, x: Tensor, tap: Tap | Untapped) -> Tensor:
+        gate = tap("mlp.pre", self.gate_proj(x))  # batch pos d_mlp
+        up = tap("mlp.pre_linear", self.up_proj(x))
+        return self.down_proj(tap("mlp.post", self.act_fn(gate) * up))
+
+
+class OlmoDecoderLayer(GradientCheckpointingLayer):
+    """One block: attention, then the MLP, each read from and added to the residual stream."""
+
+    def __init__(self, config: AnyOlmoConfig, layer_idx: int) -> None:
+        super().__init__()
+        family = family_of(config)
+        self.layer_idx = layer_idx
+        self.norm_first, self.attn_norm, self.mlp_norm = family.norm_first, family.attn_norm, family.mlp_norm
+        self.self_attn = OlmoAttention(config, layer_idx)
+        self.mlp = OlmoMLP(config)
+        for name in (self.attn_norm, self.mlp_norm):
+            self.add_module(name, family.norm(config.hidden_size, getattr(config, "rms_norm_eps", 0.0)))
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        masks: Masks,
+        past_key_values: Cache | None = None,
+        taps: Taps | Untapped = UNTAPPED,
+        output_attentions: bool = False,
+        kernel_arguments: dict | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The residual stream (batch pos d_model) after this block, and its pattern if asked for."""
+        tap = taps.at(self.layer_idx)
+        norm1, norm2 = getattr(self, self.attn_norm), getattr(self, self.mlp_norm)
+
+        x = tap("resid_pre", x)
+        read = normed(norm1, x, tap, "ln1.scale")[0] if self.norm_first else x
+        out, z, pattern = self.self_attn(
+            tap("attn_in", read), rotary, masks, past_key_values, tap, output_attentions, kernel_arguments or {}
+        )
+        scale = None
+        if not self.norm_first:
+            out, scale = normed(norm1, out, tap, "ln1.scale", tap.wants("attn.result"))
+        if tap.wants("attn.result"):
+            out = self._with_results(out, z, scale, tap)
+        x = tap("resid_mid", x + tap("attn_out", out))
+
+        read = normed(norm2, x, tap, "ln2.scale")[0] if self.norm_first else x
+        out = self.mlp(tap("mlp_in", read), tap)
+        if not self.norm_first:
+            out, _ = normed(norm2, out, tap, "ln2.scale")
+        return tap("resid_post", x + tap("mlp_out", out)), pattern
+
+    def _with_results(self, out: Tensor, z: Tensor, scale: Tensor | None, tap: Tap) -> Tensor:
+        """`out`, what attention adds to the residual stream, with the heads' parts of it tapped."""
+        z = tap.own_heads(z)  # under tensor parallelism OLMo 2 and 3 hold all heads, but only a part of the projection
+        if not tap.changes("attn.result") and not tap.grad:
+            capture = tap.capture("attn.result")
+            rows = torch.tensor(tap.rows(capture), device=z.device)
+            heads = tap.heads(capture, z.shape[2], z.device)
+            tap.record("attn.result", self._result(z, scale, heads, rows), head_dim=2)
+            return out
+        result = self._result(z, scale, torch.arange(z.shape[2], device=z.device))
+        new = tap("attn.result", result)
+        if tap.grad:
+            return (out - tap.total(result.sum(2))).detach() + tap.total(new.sum(2))
+        return out + tap.total((new - result).sum(2))
+
+    def _result(self, z: Tensor, scale: Tensor | None, heads: Tensor, rows: Tensor | None = None) -> Tensor:
+        """What heads add to the residual stream at some positions: batch pos head d_model.
+
+        Where a norm follows, its `scale` is held, so that the parts sum to the whole.
+        """
+        if rows is not None:
+            z, scale = z[:, rows], None if scale is None else scale[:, rows]
+        result = self.self_attn.by_head(z, heads)
+        return result if scale is None else getattr(self, self.attn_norm).divided(result, scale[:, :, None])
+
+
+def normed(
+    norm: nn.Module, x: Tensor, tap: Tap | Untapped, site: str, need_scale: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """A norm whose divisor is tapped at `site`: the result, and the divisor if it was looked at or is needed.
+
+    Where no edit changed the divisor the result is the norm's own to the last bit.
+    """
+    out = norm(x)
+    if not (need_scale or tap.wants(site)):
+        return out, None
+    scale = norm.scale(x)
+    new = tap(site, scale)
+    if tap.grad and tap.wants(site):
+        return norm.divided(x, new), new
+    if new is not scale:
+        out = torch.where(new == scale, out, norm.divided(x, new))
+    return out, new
+
+
+class OlmoPreTrainedModel(Hookable, PreTrainedModel):
+    """What both models share: loading, the abilities they declare to transformers, and the methods of `Hookable`."""
+
+    class config_class(OlmoConfig):  # noqa: N801 - the name is transformers'
+        """Reads the configuration of any OLMo family."""
+
+        @classmethod
+        def from_pretrained(cls, *args: object, **kwargs: object) -> object:
+            found = AutoConfig.from_pretrained(*args, **kwargs)
+            family_of(found[0] if isinstance(found, tuple) else found)
+            return found
+
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["OlmoDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Asked by transformers, which otherwise looks for its own spelling in this file."""
+        return True
+
+    @property
+    def sites(self) -> Sites:
+        """Every site of this model with its shape in words, in forward order."""
+        config, family = self.config, family_of(self.config)
+        sizes = dict(
+            head=config.num_attention_heads,
+            kv_head=config.num_key_value_heads,
+            d_head=d_head_of(config),
+            d_model=config.hidden_size,
+            d_mlp=config.intermediate_size,
+            vocab=config.vocab_size,
+        )
+        return Sites(family.name, config.num_hidden_layers, sizes, family.norm_first, hasattr(self, "lm_head"))
+
+
+class OlmoModel(OlmoPreTrainedModel):
+    """The decoder without its unembedding."""
+
+    def __init__(self, config: AnyOlmoConfig) -> None:
+        super().__init__(config)
+        family = family_of(config)
+        self.padding_idx, self.vocab_size = config.pad_token_id, config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.layers = nn.ModuleList(OlmoDecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = family.norm(config.hidden_size, getattr(config, "rms_norm_eps", 0.0))
+        self.kinds = kinds_of_layers(config)
+        self.rotary_emb = nn.ModuleDict({kind: OlmoRotaryEmbedding(config, kind) for kind in sorted(set(self.kinds))})
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | dict | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        cache_position: Tensor | None = None,
+        taps: Taps | None = None,
+        **kernel_arguments: object,
+    ) -> BaseModelOutputWithPast:
+        """As transformers' `OlmoModel.forward`, with `taps`: what this call records and changes (see `run`).
+
+        `output_attentions` is answered by every attention implementation. Further keywords go to the attention
+        function.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        config = self.config
+        taps = taps or taps_of_this_thread(self) or UNTAPPED
+        use_cache = config.use_cache if use_cache is None else use_cache
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
+
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # batch pos d_model
+        if use_cache and past_key_values is None and not (self.gradient_checkpointing and self.training):
+            past_key_values = DynamicCache(config=config)
+        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if position_ids is None:
+            new = torch.arange(x.shape[1], device=x.device) + seen if cache_position is None else cache_position
+            position_ids = new[None]
+        kernel_arguments["position_ids"] = position_ids
+        masks = Masks(
+            config,
+            self.rotary_emb.keys(),
+            looked_at=output_attentions or taps is not UNTAPPED,
+            inputs_embeds=x,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        rotary = {kind: embedding(x, position_ids) for kind, embedding in self.rotary_emb.items()}
+
+        layers, tap = range(len(self.layers)), UNTAPPED
+        if taps is not UNTAPPED:
+            taps.begin(int(seen), x.shape[1])
+            layers, tap = taps.layers, Tap(taps)
+        if layers.start == 0:
+            x = tap("embed", x)
+        hidden_states, patterns = [], []
+        for layer in layers:
+            hidden_states += [x] if output_hidden_states else []
+            x, pattern = self.layers[layer](
+                x, rotary[self.kinds[layer]], masks, past_key_values, taps, output_attentions, kernel_arguments
+            )
+            patterns += [pattern] if output_attentions else []
+        if layers.stop < len(self.layers):
+            x = taps.resid = taps.at(layers.stop)("resid_pre", x)
+        else:
+            x = tap("ln_final.normalized", normed(self.norm, x, tap, "ln_final.scale")[0])
+        hidden_states += [x] if output_hidden_states else []
+        return BaseModelOutputWithPast(
+            last_hidden_state=x,
+            past_key_values=past_key_values,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(patterns) if output_attentions else None,
+        )
+
+
+class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin):
+    """The decoder and its unembedding: next-token logits, and everything that `generate` needs."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: AnyOlmoConfig) -> None:
+        super().__init__(config)
+        self.model = OlmoModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | dict | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        cache_position: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        taps: Taps | None = None,
+        **kwargs: object,
+    ) -> CausalLMOutputWithPast:
+        """As transformers' `OlmoForCausalLM.forward`, with `taps`: what this call records and changes (see `run`)."""
+        taps = taps or taps_of_this_thread(self)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            cache_position=cache_position,
+            taps=taps,
+            return_dict=True,
+            **kwargs,
+        )
+        logits, loss = None, None
+        if taps is None or taps.layers.stop == len(self.model.layers):
+            logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+            if taps is not None:
+                logits = Tap(taps)("logits", logits, kept(taps.present, logits_to_keep))
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def save_pretrained(self, save_directory: str, **kwargs: object) -> None:
+        """As transformers' `save_pretrained`, naming the family's own architecture in the configuration."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.config.architectures = [family_of(self.config).architecture]
+        self.config.save_pretrained(save_directory)
+
+
+def kept(positions: range, logits_to_keep: int | Tensor) -> list[int] | range:
+    """The positions whose logits are computed: the last few, those of an index, or (0) all."""
+    if isinstance(logits_to_keep, int):
+        return positions[-logits_to_keep:] if logits_to_keep else positions
+    if logits_to_keep.dim() != 1:
+        raise ValueError("with taps, logits_to_keep is a number or one index for the whole batch")
+    return [positions[index] for index in logits_to_keep.tolist()]

@@ -1,0 +1,216 @@
+"""Run, what one call returned; and the ways to make one."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from .sites import Sites, UnknownSite, canonical
+from .taps import Capture, Edit, Taps
+
+Captures = str | Capture | Sequence[str | Capture]
+Edits = Edit | Sequence[Edit]
+
+
+class Run(Mapping[str, Tensor]):
+    """What one call returned: its logits, and every captured site by name, in forward order.
+
+        run["blocks.5.attn.pattern"]    # batch head query key
+        run.stack("resid_post")         # layer batch pos d_model
+
+    Attributes:
+        logits: batch pos vocab; None where the run stopped before them.
+        resid: the residual stream after the last block that was computed, batch pos d_model; None unless the run
+            stopped early.
+        past_key_values: the cache, if the run was given one.
+    """
+
+    def __init__(
+        self,
+        sites: Sites,
+        recorded: dict[str, Tensor],
+        logits: Tensor | None,
+        resid: Tensor | None = None,
+        past_key_values: Cache | None = None,
+    ) -> None:
+        self._sites, self._tensors = sites, recorded
+        self.logits, self.resid, self.past_key_values = logits, resid, past_key_values
+
+    def __getitem__(self, site: str) -> Tensor:
+        name = canonical(site)
+        if name not in self._tensors:
+            self._sites.match(name)  # an unknown site is a better complaint than one that was not captured
+            raise UnknownSite(f"{site!r} was not captured; this run holds {self._held()}")
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"Run({len(self)} sites, {self.nbytes / 1e6:.1f} MB: {self._held()})"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the captured tensors weigh."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    def stack(self, name: str) -> Tensor:
+        """One site of every block in which it was captured, stacked: layer batch ….
+
+        Args:
+            name: the site's name within a block, such as "resid_post" or "attn.pattern".
+        """
+        name = canonical(name)
+        found = [site for site in self._tensors if site.startswith("blocks.") and site.split(".", 2)[2] == name]
+        if not found:
+            self._sites.match(f"blocks.*.{name}")
+            raise UnknownSite(f"no 'blocks.*.{name}' was captured; this run holds {self._held()}")
+        first = self._tensors[found[0]]
+        return torch.stack([self._tensors[site].to(first.device) for site in found])
+
+    def _held(self) -> str:
+        names = list(self._tensors)
+        shown = names if len(names) <= 6 else [*names[:3], "…", *names[-2:]]
+        return ", ".join(shown) or "nothing"
+
+
+# Taps laid by `tapped()`, by thread and model. Empty unless such a block is open, which is all that a plain
+# forward pass (and torch.compile) gets to see of it.
+_laid: dict[tuple[int, int], list[Taps]] = {}
+
+
+def taps_of_this_thread(model: object) -> Taps | None:
+    """The taps of the innermost `tapped()` block around this thread's call of this model."""
+    if not _laid:
+        return None
+    laid = _laid.get((threading.get_ident(), id(model)))
+    return laid[-1] if laid else None
+
+
+class Hookable:
+    """The ways to call a model with taps: `run` for one forward pass, `generate`, and `tapped` for others' code."""
+
+    def run(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        *,
+        capture: Captures = (),
+        edits: Edits = (),
+        stop_at_layer: int | None = None,
+        start_at_layer: int = 0,
+        resid: Tensor | None = None,
+        grad: bool = False,
+        past_key_values: Cache | None = None,
+        logits_to_keep: int | Tensor = 0,
+    ) -> Run:
+        """One forward pass that records what `capture` names and makes the changes of `edits`.
+
+        Args:
+            input_ids: batch pos.
+            attention_mask: batch pos, 0 at padding.
+            capture: a site, a glob (`blocks.*.resid_post`), a `Capture`, or a list of these.
+            edits: an `Edit` (see `hooks.edits`) or a list of them; they compose in the order given.
+            stop_at_layer: no block from this one on is computed; `run.resid` is what it would have read.
+            start_at_layer: go on from `resid` (batch pos d_model), the residual stream entering this block.
+            grad: keep the graph, so that captured tensors can be differentiated with respect to and through.
+            past_key_values: a cache to go on from; it is extended in place.
+            logits_to_keep: compute logits for the last few positions, or for these, only; 0 for all.
+
+        Raises:
+            KeyError: no such site. IndexError: no such head, position or layer. ValueError: the rest.
+        """
+        if resid is None:
+            if start_at_layer:
+                raise ValueError(f"start_at_layer={start_at_layer} needs resid, what block {start_at_layer} reads")
+            self._check_ids(input_ids)
+        taps = self._taps(capture, edits, layers=self._layers(start_at_layer, stop_at_layer), grad=grad)
+        with torch.set_grad_enabled(grad):
+            output = self(
+                input_ids=input_ids if resid is None else None,
+                inputs_embeds=resid,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=past_key_values is not None,
+                return_dict=True,
+                taps=taps,
+                **({"logits_to_keep": logits_to_keep} if "logits" in self.sites else {}),
+            )
+        stopped = taps.layers.stop < self.config.num_hidden_layers
+        return Run(
+            self.sites,
+            dict(taps.recorded),
+            getattr(output, "logits", None),
+            taps.resid if stopped else None,
+            past_key_values,
+        )
+
+    @torch.no_grad()
+    def generate(self, inputs: Tensor | None = None, *args: object, edits: Edits = (), **kwargs: object) -> object:
+        """As transformers' `generate`, with edits that hold at prefill and at each decoding step alike."""
+        if not edits:
+            return super().generate(inputs, *args, **kwargs)
+        with self.tapped(edits=edits):
+            return super().generate(inputs, *args, **kwargs)
+
+    @contextmanager
+    def tapped(self, *, capture: Captures = (), edits: Edits = ()) -> Iterator[list[Run]]:
+        """Tap every forward pass that this thread makes with this model inside the block, whoever calls it.
+
+        Yields:
+            a list that gains a `Run` (without logits) for each forward pass, if anything is captured.
+        """
+        runs: list[Run] = []
+        taps = self._taps(
+            capture,
+            edits,
+            strict=False,
+            started=(lambda recorded: runs.append(Run(self.sites, recorded, None))) if capture else None,
+        )
+        keys = [(threading.get_ident(), id(model)) for model in {self, self.base_model}]
+        for key in keys:
+            _laid.setdefault(key, []).append(taps)
+        try:
+            yield runs
+        finally:
+            for key in keys:
+                _laid[key].pop()
+                if not _laid[key]:
+                    del _laid[key]
+
+    def _taps(self, capture: Captures, edits: Edits, **options: object) -> Taps:
+        captures = [capture] if isinstance(capture, str | Capture) else capture
+        edits = [edits] if isinstance(edits, Edit) else edits
+        for edit in edits:
+            if not isinstance(edit, Edit):
+                raise TypeError(f"edits are made by hooks.edits, not {edit!r}")
+        captures = [Capture(item) if isinstance(item, str) else item for item in captures]
+        mesh = getattr(self, "_device_mesh", None)
+        return Taps(self.sites, captures, edits, group=None if mesh is None else _tensor_parallel(mesh), **options)
+
+    def _layers(self, start: int, stop: int | None) -> range:
+        n_layers = self.config.num_hidden_layers
+        layers = range(start, n_layers if stop is None else stop)
+        if not 0 <= layers.start <= layers.stop <= n_layers:
+            raise IndexError(f"layers {layers.start} to {layers.stop} are not within the {n_layers} of this model")
+        return layers
+
+    def _check_ids(self, input_ids: Tensor | None) -> None:
+        if not isinstance(input_ids, Tensor) or input_ids.dim() != 2 or input_ids.shape[1] == 0:
+            shape = tuple(input_ids.shape) if isinstance(input_ids, Tensor) else input_ids
+            raise ValueError(f"input_ids are a tensor of token ids, batch pos, with at least one position; got {shape}")
+        low, high = input_ids.aminmax()
+        if low < 0 or high >= self.config.vocab_size:
+            raise ValueError(f"token id {int(low if low < 0 else high)} is not in 0 … {self.config.vocab_size - 1}")
+
+
+def _tensor_parallel(mesh: torch.distributed.DeviceMesh) -> torch.distributed.ProcessGroup:
+    return mesh.get_group() if mesh.ndim == 1 else mesh.get_group("tp")
