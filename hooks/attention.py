@@ -5,8 +5,9 @@ what `scaled_dot_product_attention` takes: True where a query may look, or a num
 None means causal (query i sees keys 0 to i), or everything for a single query.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -26,12 +27,19 @@ CHUNK = 128
 class Masks:
     """The masks of one forward pass by kind of layer, made before any layer extends the cache.
 
+    Args:
+        kinds: the kinds of layers, each with the layer whose cache tells how much was seen; None for the usual one.
+        looked_at: whether scores or patterns may be asked for.
+        arguments: those of transformers' mask functions.
+
     Attributes:
         kernel: in the form that the model's attention implementation takes.
         explicit: for explicit attention, if anybody looks: sdpa's, so that none is built where causal is enough.
     """
 
-    def __init__(self, config: PreTrainedConfig, kinds: Iterable[str], looked_at: bool, **arguments: object) -> None:
+    def __init__(
+        self, config: PreTrainedConfig, kinds: dict[str, int | None], looked_at: bool, **arguments: object
+    ) -> None:
         implementation = config._attn_implementation
         if implementation == "eager":  # ours is explicit attention
             implementation = "sdpa"
@@ -41,14 +49,14 @@ class Masks:
             self.explicit = self._made(config, "sdpa", kinds, arguments)
 
     @staticmethod
-    def _made(config: PreTrainedConfig, implementation: str, kinds: Iterable[str], arguments: dict) -> dict:
+    def _made(config: PreTrainedConfig, implementation: str, kinds: dict[str, int | None], arguments: dict) -> dict:
         given = arguments["attention_mask"]
         if isinstance(given, dict):  # `generate` prepares those of static caches itself
             return given
         if config._attn_implementation != implementation:
             config = copy(config)
             config._attn_implementation_internal = implementation
-        return {kind: MASKS[kind](config, **arguments) for kind in kinds}
+        return {kind: MASKS[kind](config, layer_idx=layer, **arguments) for kind, layer in kinds.items()}
 
 
 def attend(
@@ -91,7 +99,7 @@ def attend(
     if on_the_path:
         return _attend_explicitly(q, k, v, mask, module.scaling, tap, dropout, fused if edited else None)
     for name, compute in (("attn.scores", scores), ("attn.pattern", pattern)):
-        if (capture := looked_at and tap.capture(name)):
+        if capture := looked_at and tap.capture(name):
             tap.record(name, *_looked_at(compute, q, k, mask, module.scaling, tap, capture))
     return fused, pattern(q, k, mask, module.scaling) if output_pattern else None
 
@@ -156,8 +164,8 @@ def streamed(
     """`reduce` of the pattern, chunk by chunk of query rows, so that no whole pattern is held.
 
     Args:
-        reduce: (pattern: batch head query key, queries: query) -> stat batch head query. The keys of a chunk end
-            with the last one that any of its queries sees.
+        reduce: (pattern: batch head query key, rows: query) -> stat batch head query. The keys of a chunk end
+            with the last one that any of its rows sees.
 
     Returns:
         stat batch head query.
@@ -179,7 +187,9 @@ def softmax(scores: Tensor, may_be_blind: bool = True) -> Tensor:
 
 def weigh(weights: Tensor, v: Tensor) -> Tensor:
     """The values brought together by the weights: batch query head d_head."""
-    grouped = rearrange(weights, "batch (kv_head group) query key -> batch kv_head (group query) key", kv_head=v.shape[1])
+    grouped = rearrange(
+        weights, "batch (kv_head group) query key -> batch kv_head (group query) key", kv_head=v.shape[1]
+    )
     return rearrange(
         grouped @ v, "batch kv_head (group query) d_head -> batch query (kv_head group) d_head", query=weights.shape[2]
     )
@@ -196,11 +206,11 @@ def _looked_at(
 ) -> tuple[Tensor, int]:
     """What a capture names of scores or pattern, and the axis of its heads."""
     queries = torch.tensor(tap.rows(capture), dtype=torch.long, device=q.device)
-    if capture.heads is not None and not tap.sharded:
+    if capture.heads is not None and tap.shards is None:
         heads = tap.heads(capture, q.shape[1], q.device)
         q, k = q[:, heads], k[:, heads // (q.shape[1] // k.shape[1])]
     if capture.reduce is not None:
-        return streamed(q, k, mask, scaling, capture.reduce, queries), 2
+        return streamed(q, k, mask, scaling, partial(tap.reduced, capture, k.shape[2]), queries), 2
     return compute(q, k, mask, scaling, queries), 1
 
 
@@ -245,7 +255,9 @@ def _on(device: torch.device, mask: object) -> object:
 
 def _products(q: Tensor, k: Tensor) -> Tensor:
     """q kᵀ, each key head serving its group of query heads: batch head query key."""
-    grouped = rearrange(q, "batch (kv_head group) query d_head -> batch kv_head (group query) d_head", kv_head=k.shape[1])
+    grouped = rearrange(
+        q, "batch (kv_head group) query d_head -> batch kv_head (group query) d_head", kv_head=k.shape[1]
+    )
     return rearrange(
         grouped @ k.mT, "batch kv_head (group query) key -> batch (kv_head group) query key", query=q.shape[2]
     )
@@ -267,41 +279,62 @@ class HeadStatistics:
         previous, first, self: the weight on the token before, on the first token, on the token itself.
         distance: Σ p · (query - key), tokens.
         duplicate: the weight on earlier occurrences of the query's token (needs `tokens`).
-        any name in `targets`: the weight on the key named there for each query (batch query; -1 for none).
+        any name in `targets`: the weight on the position named there for each query; -1 for none.
 
     A query that has no such key (the first token's previous one, a target of -1, no earlier occurrence) gets NaN.
+
+    Args:
+        tokens: batch pos, the whole text, cached part included; likewise
+        targets: by name, batch pos; and
+        attention_mask: batch pos, 0 at left padding, so that the first token is the first real one.
     """
 
     ALWAYS = ("entropy", "previous", "first", "self", "distance")
 
-    def __init__(self, tokens: Tensor | None = None, targets: dict[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        tokens: Tensor | None = None,
+        targets: dict[str, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> None:
         self.tokens, self.targets = tokens, targets or {}
+        self.first = torch.zeros(1, dtype=torch.long) if attention_mask is None else attention_mask.argmax(-1)  # batch
         self.names = (*self.ALWAYS, *(("duplicate",) if tokens is not None else ()), *self.targets)
 
-    def __call__(self, pattern: Tensor, queries: Tensor) -> Tensor:
-        """Statistics of a chunk (pattern: batch head query key; queries: query) as stat batch head query."""
-        keys = torch.arange(pattern.shape[-1], device=pattern.device)
+    def __call__(self, pattern: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        """Statistics of a chunk, stat batch head query, of the pattern (batch head query key) of some positions.
+
+        Args:
+            queries, keys: the positions of the rows and columns in the whole sequence.
+        """
         weights = pattern.float()
+        first = self.first.to(pattern.device)[:, None]  # batch 1
+        previous = torch.where(queries > first, queries - 1, -1)
         statistics = [
             torch.special.entr(weights).sum(-1),
-            _weight_on(weights, queries - 1),
-            weights[..., 0],
-            _weight_on(weights, queries),
-            queries - weights @ keys.float(),
+            _weight_on(weights, keys, previous),
+            _weight_on(weights, keys, first.expand(-1, len(queries))),
+            _weight_on(weights, keys, queries[None]),
+            queries * weights.sum(-1) - weights @ keys.float(),
         ]
         if self.tokens is not None:
             tokens = self.tokens.to(pattern.device)
-            same = tokens[:, queries, None] == tokens[:, None, : len(keys)]
-            same &= keys < queries[:, None]  # batch query key
-            weight = torch.einsum("b h q k, b q k -> b h q", weights, same.float())
+            everywhere = torch.arange(tokens.shape[1], device=tokens.device)
+            same = tokens[:, queries, None] == tokens[:, None]
+            same &= (everywhere < queries[:, None]) & (everywhere >= first[..., None])  # batch query pos
+            weight = torch.einsum("bhqk,bqk->bhq", weights, same[..., keys].float())
             statistics.append(weight.masked_fill(~same.any(-1)[:, None], torch.nan))
-        statistics += [_weight_on(weights, target.to(pattern.device)[:, queries]) for target in self.targets.values()]
+        for target in self.targets.values():
+            statistics.append(_weight_on(weights, keys, target.to(pattern.device)[:, queries]))
         return torch.stack(statistics)
 
 
-def _weight_on(weights: Tensor, keys: Tensor) -> Tensor:
-    """The weight of each query (batch head query key) on its key (query, or batch query); NaN for key -1."""
-    index = keys.expand(len(weights), -1)[:, None, :, None].expand(-1, weights.shape[1], -1, 1)
-    seen = weights.shape[-1]
-    weight = weights.gather(-1, index.clamp(0, seen - 1)).masked_fill(index >= seen, 0.0)
-    return weight.masked_fill(index < 0, torch.nan).squeeze(-1)
+def _weight_on(weights: Tensor, keys: Tensor, targets: Tensor) -> Tensor:
+    """The weight of each query (batch head query key) on its target position (batch query): batch head query.
+
+    NaN for target -1; 0 for a target that is not among the keys.
+    """
+    index = (targets - keys[0])[:, None, :, None].expand(*weights.shape[:3], 1)
+    weight = weights.gather(-1, index.clamp(0, len(keys) - 1)).squeeze(-1)
+    weight = weight.masked_fill(((index < 0) | (index >= len(keys))).squeeze(-1), 0.0)
+    return weight.masked_fill(targets[:, None] < 0, torch.nan)

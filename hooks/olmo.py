@@ -55,11 +55,6 @@ class OlmoLayerNorm(nn.Module):
         """The divisor: batch pos 1."""
         return (x.float().var(-1, correction=0, keepdim=True) + self.eps).sqrt()
 
-    def divided(self, x: Tensor, scale: Tensor) -> Tensor:
-        """The norm with a divisor of one's own; linear in x."""
-        x32 = x.float()
-        return ((x32 - x32.mean(-1, keepdim=True)) / scale).to(x.dtype)
-
 
 class OlmoRMSNorm(nn.Module):
     """weight · x / scale, in float32."""
@@ -76,9 +71,10 @@ class OlmoRMSNorm(nn.Module):
         """The divisor: batch pos 1."""
         return (x.float().pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
 
-    def divided(self, x: Tensor, scale: Tensor) -> Tensor:
-        """The norm with a divisor of one's own; linear in x."""
-        return (self.weight * (x.float() / scale)).to(x.dtype)
+
+def divided(norm: nn.Module, x: Tensor, scale: Tensor) -> Tensor:
+    """The norm of x with a divisor given from outside, which makes it linear in x. Exactly `norm(x)` for its own."""
+    return (norm(x).float() * (norm.scale(x) / scale)).to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -231,7 +227,8 @@ class OlmoAttention(nn.Module):
             return torch.einsum("bphe,hed->bphd", z[:, :, heads], weight[heads])
         # Quantised and offloaded weights are only to be had through the layer itself: one head at a time shown to it.
         alone = z[:, :, None] * F.one_hot(heads, z.shape[2])[:, :, None].to(z.dtype)  # batch pos chosen head d_head
-        out = self.o_proj(alone.flatten(3))
+        alone = rearrange(alone, "batch pos chosen head d_head -> batch (pos chosen) (head d_head)")
+        out = self.o_proj(alone).unflatten(1, (-1, len(heads)))  # batch pos chosen d_model
         return out if self.o_proj.bias is None else out - self.o_proj.bias
 
 
@@ -298,7 +295,16 @@ class OlmoDecoderLayer(GradientCheckpointingLayer):
 
     def _with_results(self, out: Tensor, z: Tensor, scale: Tensor | None, tap: Tap) -> Tensor:
         """`out`, what attention adds to the residual stream, with the heads' parts of it tapped."""
-        z = tap.own_heads(z)  # under tensor parallelism OLMo 2 and 3 hold all heads, but only a part of the projection
+        shards = tap.shards
+        if shards is not None:  # OLMo 2 and 3 hold all heads, but only a part of the projection
+            z = shards.own_heads(z)
+
+        def total(parts: Tensor) -> Tensor:
+            return parts.sum(2) if shards is None else shards.total(parts.sum(2))
+
+        z = (
+            z if shards is None else shards.own_heads(z)
+        )  # under tensor parallelism OLMo 2 and 3 hold all heads, but only a part of the projection
         if not tap.changes("attn.result") and not tap.grad:
             capture = tap.capture("attn.result")
             rows = torch.tensor(tap.rows(capture), device=z.device)
@@ -307,9 +313,10 @@ class OlmoDecoderLayer(GradientCheckpointingLayer):
             return out
         result = self._result(z, scale, torch.arange(z.shape[2], device=z.device))
         new = tap("attn.result", result)
-        if tap.grad:
-            return (out - tap.total(result.sum(2))).detach() + tap.total(new.sum(2))
-        return out + tap.total((new - result).sum(2))
+        # On the path, all of it but the bias goes through the result; else only what the edits changed, so that an
+        # edit that changes nothing changes no bit.
+        kept, given = ((out - total(result)).detach(), new) if tap.grad else (out, new - result)
+        return kept + total(given)
 
     def _result(self, z: Tensor, scale: Tensor | None, heads: Tensor, rows: Tensor | None = None) -> Tensor:
         """What heads add to the residual stream at some positions: batch pos head d_model.
@@ -319,32 +326,24 @@ class OlmoDecoderLayer(GradientCheckpointingLayer):
         if rows is not None:
             z, scale = z[:, rows], None if scale is None else scale[:, rows]
         result = self.self_attn.by_head(z, heads)
-        return result if scale is None else getattr(self, self.attn_norm).divided(result, scale[:, :, None])
+        return result if scale is None else divided(getattr(self, self.attn_norm), result, scale[:, :, None])
 
 
 def normed(
     norm: nn.Module, x: Tensor, tap: Tap | Untapped, site: str, need_scale: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """A norm whose divisor is tapped at `site`: the result, and the divisor if it was looked at or is needed.
-
-    Where no edit changed the divisor the result is the norm's own to the last bit.
-    """
-    out = norm(x)
+    """A norm whose divisor is tapped at `site`: the result, and the divisor if it was looked at or is needed."""
     if not (need_scale or tap.wants(site)):
-        return out, None
-    scale = norm.scale(x)
-    new = tap(site, scale)
-    if tap.grad and tap.wants(site):
-        return norm.divided(x, new), new
-    if new is not scale:
-        out = torch.where(new == scale, out, norm.divided(x, new))
-    return out, new
+        return norm(x), None
+    scale = tap(site, norm.scale(x))
+    on_the_path = tap.changes(site) or (tap.grad and tap.wants(site))
+    return divided(norm, x, scale) if on_the_path else norm(x), scale
 
 
 class OlmoPreTrainedModel(Hookable, PreTrainedModel):
     """What both models share: loading, the abilities they declare to transformers, and the methods of `Hookable`."""
 
-    class config_class(OlmoConfig):  # noqa: N801 - the name is transformers'
+    class config_class(OlmoConfig):
         """Reads the configuration of any OLMo family."""
 
         @classmethod
@@ -408,7 +407,7 @@ class OlmoModel(OlmoPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
         cache_position: Tensor | None = None,
         taps: Taps | None = None,
@@ -430,14 +429,15 @@ class OlmoModel(OlmoPreTrainedModel):
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # batch pos d_model
         if use_cache and past_key_values is None and not (self.gradient_checkpointing and self.training):
             past_key_values = DynamicCache(config=config)
-        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        layers = range(len(self.layers)) if taps is UNTAPPED else taps.layers
+        seen = 0 if past_key_values is None else past_key_values.get_seq_length(layers.start)
         if position_ids is None:
             new = torch.arange(x.shape[1], device=x.device) + seen if cache_position is None else cache_position
             position_ids = new[None]
         kernel_arguments["position_ids"] = position_ids
         masks = Masks(
             config,
-            self.rotary_emb.keys(),
+            {kind: self._first(kind, layers) for kind in self.rotary_emb},
             looked_at=output_attentions or taps is not UNTAPPED,
             inputs_embeds=x,
             attention_mask=attention_mask,
@@ -446,15 +446,16 @@ class OlmoModel(OlmoPreTrainedModel):
         )
         rotary = {kind: embedding(x, position_ids) for kind, embedding in self.rotary_emb.items()}
 
-        layers, tap = range(len(self.layers)), UNTAPPED
+        tap = UNTAPPED
         if taps is not UNTAPPED:
             taps.begin(int(seen), x.shape[1])
-            layers, tap = taps.layers, Tap(taps)
+            tap = Tap(taps)
         if layers.start == 0:
             x = tap("embed", x)
+        shown = hidden_states_shown(output_hidden_states, len(self.layers) + 1)
         hidden_states, patterns = [], []
         for layer in layers:
-            hidden_states += [x] if output_hidden_states else []
+            hidden_states.append(x if layer in shown else None)
             x, pattern = self.layers[layer](
                 x, rotary[self.kinds[layer]], masks, past_key_values, taps, output_attentions, kernel_arguments
             )
@@ -463,13 +464,19 @@ class OlmoModel(OlmoPreTrainedModel):
             x = taps.resid = taps.at(layers.stop)("resid_pre", x)
         else:
             x = tap("ln_final.normalized", normed(self.norm, x, tap, "ln_final.scale")[0])
-        hidden_states += [x] if output_hidden_states else []
+        hidden_states.append(x if len(self.layers) in shown else None)
         return BaseModelOutputWithPast(
             last_hidden_state=x,
             past_key_values=past_key_values,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            hidden_states=tuple(hidden_states) if shown else None,
             attentions=tuple(patterns) if output_attentions else None,
         )
+
+    def _first(self, kind: str, layers: range) -> int | None:
+        """The first computed layer of a kind, whose cache tells the mask what was seen; None where all run."""
+        if layers.start == 0:
+            return None
+        return next((layer for layer in layers if self.kinds[layer] == kind), None)
 
 
 class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin):
@@ -496,7 +503,7 @@ class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
         cache_position: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -548,3 +555,10 @@ def kept(positions: range, logits_to_keep: int | Tensor) -> list[int] | range:
     if logits_to_keep.dim() != 1:
         raise ValueError("with taps, logits_to_keep is a number or one index for the whole batch")
     return [positions[index] for index in logits_to_keep.tolist()]
+
+
+def hidden_states_shown(asked: bool | int | list[int], n_states: int) -> range | set[int]:
+    """Which hidden states to return: all, none, or those of some indices, negative ones from the end."""
+    if isinstance(asked, bool):
+        return range(n_states if asked else 0)
+    return {index % n_states for index in ([asked] if isinstance(asked, int) else asked)}

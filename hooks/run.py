@@ -3,11 +3,13 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
+from .shards import shards_of
 from .sites import Sites, UnknownSite, canonical
 from .taps import Capture, Edit, Taps
 
@@ -80,17 +82,26 @@ class Run(Mapping[str, Tensor]):
         return ", ".join(shown) or "nothing"
 
 
-# Taps laid by `tapped()`, by thread and model. Empty unless such a block is open, which is all that a plain
-# forward pass (and torch.compile) gets to see of it.
-_laid: dict[tuple[int, int], list[Taps]] = {}
+class _Laid(NamedTuple):
+    """What an open `tapped()` block captures and edits, with that of the blocks around it."""
+
+    captures: list[Capture]
+    edits: list[Edit]
+    lists: list[list[Run]]
+    taps: Taps
+
+
+# The open blocks, by thread and model. Empty unless there is one, which is all that a plain forward pass (and
+# torch.compile) gets to see of it.
+_laid: dict[tuple[int, int], list[_Laid]] = {}
 
 
 def taps_of_this_thread(model: object) -> Taps | None:
-    """The taps of the innermost `tapped()` block around this thread's call of this model."""
+    """The taps of the `tapped()` blocks around this thread's call of this model."""
     if not _laid:
         return None
     laid = _laid.get((threading.get_ident(), id(model)))
-    return laid[-1] if laid else None
+    return laid[-1].taps if laid else None
 
 
 class Hookable:
@@ -120,7 +131,8 @@ class Hookable:
             edits: an `Edit` (see `hooks.edits`) or a list of them; they compose in the order given.
             stop_at_layer: no block from this one on is computed; `run.resid` is what it would have read.
             start_at_layer: go on from `resid` (batch pos d_model), the residual stream entering this block.
-            grad: keep the graph, so that captured tensors can be differentiated with respect to and through.
+            grad: keep the graph, so that captured tensors can be differentiated with respect to and through. What is
+                captured then lies on the path to the logits, which may change their last bits; else it changes none.
             past_key_values: a cache to go on from; it is extended in place.
             logits_to_keep: compute logits for the last few positions, or for these, only; 0 for all.
 
@@ -131,6 +143,8 @@ class Hookable:
             if start_at_layer:
                 raise ValueError(f"start_at_layer={start_at_layer} needs resid, what block {start_at_layer} reads")
             self._check_ids(input_ids)
+        else:
+            self._check_resid(resid, input_ids)
         taps = self._taps(capture, edits, layers=self._layers(start_at_layer, stop_at_layer), grad=grad)
         with torch.set_grad_enabled(grad):
             output = self(
@@ -165,19 +179,24 @@ class Hookable:
     def tapped(self, *, capture: Captures = (), edits: Edits = ()) -> Iterator[list[Run]]:
         """Tap every forward pass that this thread makes with this model inside the block, whoever calls it.
 
+        Blocks nest: the captures and edits of all of them hold.
+
         Yields:
             a list that gains a `Run` (without logits) for each forward pass, if anything is captured.
         """
-        runs: list[Run] = []
-        taps = self._taps(
-            capture,
-            edits,
-            strict=False,
-            started=(lambda recorded: runs.append(Run(self.sites, recorded, None))) if capture else None,
-        )
         keys = [(threading.get_ident(), id(model)) for model in {self, self.base_model}]
+        outer = _laid.get(keys[0], [_Laid([], [], [], None)])[-1]
+        runs: list[Run] = []
+        captures, edits = _listed(capture, edits)
+        captures, edits, lists = outer.captures + captures, outer.edits + edits, [*outer.lists, runs]
+
+        def started(recorded: dict[str, Tensor]) -> None:
+            for each in lists:
+                each.append(Run(self.sites, recorded, None))
+
+        taps = self._taps(captures, edits, strict=False, started=started if captures else None)
         for key in keys:
-            _laid.setdefault(key, []).append(taps)
+            _laid.setdefault(key, []).append(_Laid(captures, edits, lists, taps))
         try:
             yield runs
         finally:
@@ -187,14 +206,7 @@ class Hookable:
                     del _laid[key]
 
     def _taps(self, capture: Captures, edits: Edits, **options: object) -> Taps:
-        captures = [capture] if isinstance(capture, str | Capture) else capture
-        edits = [edits] if isinstance(edits, Edit) else edits
-        for edit in edits:
-            if not isinstance(edit, Edit):
-                raise TypeError(f"edits are made by hooks.edits, not {edit!r}")
-        captures = [Capture(item) if isinstance(item, str) else item for item in captures]
-        mesh = getattr(self, "_device_mesh", None)
-        return Taps(self.sites, captures, edits, group=None if mesh is None else _tensor_parallel(mesh), **options)
+        return Taps(self.sites, *_listed(capture, edits), shards=shards_of(self), **options)
 
     def _layers(self, start: int, stop: int | None) -> range:
         n_layers = self.config.num_hidden_layers
@@ -211,6 +223,22 @@ class Hookable:
         if low < 0 or high >= self.config.vocab_size:
             raise ValueError(f"token id {int(low if low < 0 else high)} is not in 0 … {self.config.vocab_size - 1}")
 
+    def _check_resid(self, resid: Tensor, input_ids: Tensor | None) -> None:
+        width, dtype = self.config.hidden_size, self.dtype
+        if resid.dim() != 3 or resid.shape[-1] != width or resid.dtype != dtype:
+            raise ValueError(
+                f"resid is batch pos d_model, here (…, …, {width}) {dtype}; got {tuple(resid.shape)} {resid.dtype}"
+            )
+        if input_ids is not None and input_ids.shape != resid.shape[:2]:
+            raise ValueError(f"resid {tuple(resid.shape)} does not belong to input_ids {tuple(input_ids.shape)}")
 
-def _tensor_parallel(mesh: torch.distributed.DeviceMesh) -> torch.distributed.ProcessGroup:
-    return mesh.get_group() if mesh.ndim == 1 else mesh.get_group("tp")
+
+def _listed(capture: Captures, edits: Edits) -> tuple[list[Capture], list[Edit]]:
+    """Captures and edits as lists, of the right things."""
+    captures = [capture] if isinstance(capture, str | Capture) else capture
+    captures = [Capture(item) if isinstance(item, str) else item for item in captures]
+    edits = [edits] if isinstance(edits, Edit) else list(edits)
+    for given, kind, source in ((captures, Capture, "a site, a glob or a Capture"), (edits, Edit, "hooks.edits")):
+        if wrong := [item for item in given if not isinstance(item, kind)]:
+            raise TypeError(f"{kind.__name__.lower()}s are made from {source}, not from {wrong[0]!r}")
+    return captures, edits

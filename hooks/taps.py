@@ -5,13 +5,14 @@ A `Taps` is made for one call and handed down to the layers. At each site the fo
 Without taps the layers hold `UNTAPPED`, whose call returns its argument.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 
 import torch
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather, all_reduce
 
+from .shards import Shards
 from .sites import Sites, canonical, head_axis, layer_of, position_axis
 
 Where = int | slice | Sequence[int] | Tensor | None
@@ -25,12 +26,11 @@ def _indices(where: Where, what: str) -> Indices:
         return where
     if isinstance(where, Tensor):
         where = (where.nonzero().flatten() if where.dtype == torch.bool else where).tolist()
-    if isinstance(where, int):
-        where = (where,)
-    where = tuple(where)
-    if not all(isinstance(index, int) and not isinstance(index, bool) for index in where):
-        raise TypeError(f"{what} are whole numbers, a slice or None, not {where!r}")
-    return where
+    wheres = where if isinstance(where, Iterable) else (where,)
+    try:
+        return tuple(index(number) for number in wheres)
+    except TypeError:
+        raise TypeError(f"{what} are whole numbers, a slice or None, not {where!r}") from None
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ class Capture:
         positions: which positions in the whole sequence, at sites with a position axis; negative from its end.
         queries: the query rows of `attn.scores` and `attn.pattern`; there, `positions` means the same.
         dtype, device: what to keep it as, and where.
-        reduce: for `attn.pattern` alone: a function of (pattern: batch head query key, queries: query) that returns
-            stat batch head query. It is called on one chunk of query rows after the other, so that no whole
-            pattern is ever held; a chunk leaves out keys behind its last query. See `attention.HeadStatistics`.
+        reduce: for `attn.pattern` alone: a function of (pattern: batch head query key, queries: query, keys: key) that
+            returns stat batch head query; queries and keys are positions in the whole sequence. It is called on one
+            chunk of query rows after the other, so that no whole pattern is ever held; a chunk may leave out keys
+            behind its last query. See `HeadStatistics`.
     """
 
     site: str
@@ -53,7 +54,7 @@ class Capture:
     queries: Where = None
     dtype: torch.dtype | None = None
     device: torch.device | str | None = None
-    reduce: Callable[[Tensor, Tensor], Tensor] | None = None
+    reduce: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.queries is not None and self.positions is not None:
@@ -112,7 +113,7 @@ class Taps:
         layers: the blocks that will run; globs stand for their sites only, and naming another's is an error.
         grad: captured tensors keep their graph, and what is captured lies on the path to the logits.
         strict: positions outside the sequence are an error (in one run), not yet to come (in a generation).
-        group: the process group over which heads and neurons are sharded, if they are.
+        shards: how heads and neurons are spread over processes, if they are.
         started: told of the record of each forward pass as it starts.
     """
 
@@ -124,10 +125,10 @@ class Taps:
         layers: range | None = None,
         grad: bool = False,
         strict: bool = True,
-        group: torch.distributed.ProcessGroup | None = None,
+        shards: Shards | None = None,
         started: Callable[[dict[str, Tensor]], None] | None = None,
     ) -> None:
-        self.sites, self.grad, self.strict, self.group, self.started = sites, grad, strict, group, started
+        self.sites, self.grad, self.strict, self.shards, self.started = sites, grad, strict, shards, started
         self.layers = range(sites.n_layers) if layers is None else layers
         self.captures: dict[str, Capture] = {}
         self.edits: dict[str, list[Edit]] = {}
@@ -222,7 +223,7 @@ class Tap:
 
     def __init__(self, taps: Taps, prefix: str = "") -> None:
         self.taps, self.prefix = taps, prefix
-        self.grad, self.sharded = taps.grad, taps.group is not None
+        self.grad, self.shards = taps.grad, taps.shards
 
     def wants(self, *names: str) -> bool:
         """Whether any of these sites is captured or edited."""
@@ -239,11 +240,11 @@ class Tap:
         if edits is None and capture is None:
             return x
         present = self.taps.present if present is None else present
-        whole = self._whole(site, x)
+        whole = x if self.shards is None else self.shards.whole(x, self.taps.sites[site])
         if edits is not None:
             for edit in edits:
                 whole = self._edited(site, whole, edit, present)
-            x = self._share(whole, like=x)
+            x = whole if self.shards is None else self.shards.share(whole, like=x)
         if capture is not None:
             self._keep(site, self._selected(site, whole, capture, present), capture)
         return x
@@ -258,28 +259,25 @@ class Tap:
 
     def heads(self, capture: Capture, n_heads: int, device: torch.device) -> Tensor:
         """The heads to compute for a capture: those it names, or all of this process's if they are sharded."""
-        whole = capture.heads is None or self.sharded
+        whole = capture.heads is None or self.shards is not None
         return _tensor(slice(None) if whole else capture.heads, n_heads, device)
 
-    def own_heads(self, z: Tensor) -> Tensor:
-        """The heads of z (batch pos head d_head) whose output projection this process holds."""
-        if not self.sharded:
-            return z
-        group, n_heads = self.taps.group, self.taps.sites.sizes["head"]
-        share = n_heads // torch.distributed.get_world_size(group)
-        return z if z.shape[2] == share else z.narrow(2, torch.distributed.get_rank(group) * share, share)
-
-    def total(self, x: Tensor) -> Tensor:
-        """The sum of x over the processes that heads are sharded over."""
-        return all_reduce(x, group=self.taps.group) if self.sharded else x
+    def reduced(self, capture: Capture, n_keys: int, pattern: Tensor, rows: Tensor) -> Tensor:
+        """A capture's reduction of a chunk of rows of a pattern that has `n_keys` in all: stat batch head query."""
+        present = self.taps.present
+        # A cache may have dropped keys that left the window; a static one has places that are not taken yet.
+        first_key = max(0, present.stop - n_keys)
+        keys = torch.arange(first_key, first_key + pattern.shape[-1], device=pattern.device)
+        return capture.reduce(pattern, rows + present.start, keys)
 
     def record(self, name: str, x: Tensor, head_dim: int = 1) -> None:
-        """Keep `x`, which was computed for just the rows (and, unless sharded, the heads) that are captured."""
+        """Keep `x`, computed for just the rows (and, unless they are sharded, the heads) that are captured."""
         capture = self.capture(name)
-        if self.sharded:
-            x = _gathered(x, head_dim, self.taps.sites.sizes["head"], self.taps.group)
+        if self.shards is not None:
+            n_heads = self.taps.sites.sizes["head"]
+            x = self.shards.gathered(x, head_dim, n_heads)
             if capture.heads is not None:
-                x = x.index_select(head_dim, _tensor(capture.heads, self.taps.sites.sizes["head"], x.device))
+                x = x.index_select(head_dim, _tensor(capture.heads, n_heads, x.device))
         self._keep(self.prefix + name, x, capture)
 
     def _keep(self, site: str, x: Tensor, capture: Capture) -> None:
@@ -296,7 +294,7 @@ class Tap:
             here = [present.index(position) for position in self.taps.resolve(rows) if position in present]
             x = x.index_select(position_axis(shape), torch.tensor(here, dtype=torch.long, device=x.device))
         if capture.reduce is not None:
-            return capture.reduce(x, torch.tensor(self.rows(capture), device=x.device))
+            return self.reduced(capture, x.shape[-1], x, torch.tensor(self.rows(capture), device=x.device))
         return x
 
     def _edited(self, site: str, x: Tensor, edit: Edit, present: Sequence[int]) -> Tensor:
@@ -315,13 +313,13 @@ class Tap:
             return x
         if here == list(range(len(present))):
             here = None
-        index = _index(x, {head_axis(shape): edit.heads, axis: here})
-        selected = x if index is None else x[index]
+        chosen = _index(x, {head_axis(shape): edit.heads, axis: here})
+        selected = x if chosen is None else x[chosen]
         new = _called(site, edit, selected, value)
-        if index is None:
+        if chosen is None:
             return new
         x = x.clone()
-        x[index] = new
+        x[chosen] = new
         return x
 
     def _positions_of(self, site: str, n_rows: int, positions: Sequence[int] | None) -> Sequence[int]:
@@ -334,24 +332,6 @@ class Tap:
                 "name the positions they belong to"
             )
         return range(n_rows) if positions is None else positions
-
-    def _whole(self, site: str, x: Tensor) -> Tensor:
-        """`x` with the shards of all processes put together."""
-        if self.taps.group is None:
-            return x
-        for axis, word in enumerate(self.taps.sites[site].split()):
-            if word in ("head", "kv_head", "d_mlp"):
-                x = _gathered(x, axis, self.taps.sites.sizes[word], self.taps.group)
-        return x
-
-    def _share(self, whole: Tensor, like: Tensor) -> Tensor:
-        """This process's shard of `whole`: the inverse of `_whole`."""
-        if whole.shape != like.shape:
-            rank = torch.distributed.get_rank(self.taps.group)
-            for axis, size in enumerate(like.shape):
-                if whole.shape[axis] != size:
-                    whole = whole.narrow(axis, rank * size, size)
-        return whole
 
 
 def _called(site: str, edit: Edit, selected: Tensor, value: Tensor | None) -> Tensor:
@@ -383,22 +363,10 @@ def _index(x: Tensor, chosen: dict[int | None, Indices | list[int]]) -> tuple | 
     if not lists:
         return None
     axes = sorted(lists)
-    grids = torch.meshgrid(*(lists[axis] for axis in axes), indexing="ij")
-    index: list = [slice(None)] * x.dim()
-    for axis, grid in zip(axes, grids, strict=True):
-        index[axis] = grid
-    return tuple(index)
+    grids = dict(zip(axes, torch.meshgrid(*(lists[axis] for axis in axes), indexing="ij"), strict=True))
+    return tuple(grids.get(axis, slice(None)) for axis in range(x.dim()))
 
 
 def _tensor(where: Indices | list[int], size: int, device: torch.device) -> Tensor:
     numbers = range(size)[where] if isinstance(where, slice) else where
     return torch.tensor(list(numbers), dtype=torch.long, device=device)
-
-
-def _gathered(x: Tensor, axis: int, size: int, group: torch.distributed.ProcessGroup) -> Tensor:
-    """The shards of all processes along `axis`, in rank order, if this is a shard of an axis of `size`."""
-    if x.shape[axis] == size:
-        return x
-    world = torch.distributed.get_world_size(group)
-    assert x.shape[axis] * world == size, f"{world} shards of {x.shape[axis]} do not make {size}"
-    return torch.cat(all_gather(x.contiguous(), group=group), axis)

@@ -1,0 +1,255 @@
+"""Attention arithmetic: rows on demand and streamed statistics are the whole pattern's, and cost what they should."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import DynamicCache
+
+from hooks import Capture, attention, edits
+from hooks.attention import HeadStatistics
+
+LONG = 150  # more than one chunk of query rows
+
+
+def assert_close(left: Tensor, right: Tensor) -> None:
+    torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many elements the largest tensor has that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(value, Tensor):
+                self.numel = max(self.numel, value.numel())
+        return out
+
+
+@pytest.fixture
+def parts() -> tuple[Tensor, Tensor, Tensor]:
+    """Random q (batch head query d_head), k and v (batch kv_head key d_head)."""
+    generator = torch.Generator().manual_seed(0)
+    return tuple(2 * torch.randn(2, heads, LONG, 8, generator=generator) for heads in (4, 2, 2))
+
+
+def naive(q: Tensor, k: Tensor, visible: Tensor) -> Tensor:
+    """The pattern by its definition: visible is broadcast to batch head query key."""
+    products = q @ k.repeat_interleave(q.shape[1] // k.shape[1], dim=1).mT * q.shape[-1] ** -0.5
+    return products.masked_fill(~visible, -torch.inf).softmax(-1).nan_to_num(0.0)
+
+
+def masks() -> dict[str, tuple[Tensor | None, Tensor]]:
+    """Masks as the kernels take them, beside what they let a query see."""
+    causal = torch.ones(LONG, LONG, dtype=torch.bool).tril()
+    window = causal & ~causal.tril(-4)
+    padding = (causal & (torch.arange(LONG) >= torch.tensor([0, 6])[:, None, None]))[:, None]
+    biases = torch.zeros(1, 1, LONG, LONG).masked_fill(~window, torch.finfo(torch.float32).min)
+    return {
+        "causal": (None, causal),
+        "window": (window[None, None], window),
+        "padding": (padding, padding),
+        "numbers to add": (biases, window),
+    }
+
+
+@pytest.mark.parametrize("kind", masks())
+def test_chosen_rows_are_rows_of_the_whole(parts, kind):
+    (q, k, _), (mask, visible) = parts, masks()[kind]
+    whole = naive(q, k, visible)
+    assert_close(attention.pattern(q, k, mask, 8**-0.5), whole)
+    for rows in ([149], [0], [5, 2, 131, 3, 17, 149, 1], list(range(LONG))):
+        queries = torch.tensor(rows)
+        assert_close(attention.pattern(q, k, mask, 8**-0.5, queries), whole[:, :, rows])
+        scores = attention.scores(q, k, mask, 8**-0.5, queries)
+        assert scores.shape == (2, 4, len(rows), LONG)
+        assert_close(attention.softmax(scores), whole[:, :, rows])
+
+
+@pytest.mark.parametrize("kind", masks())
+def test_explicit_attention_is_the_fused_kernel(parts, kind):
+    (q, k, v), (mask, visible) = parts, masks()[kind]
+    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, visible, enable_gqa=True)
+    z = attention.weigh(attention.pattern(q, k, mask, 8**-0.5), v)
+    assert_close(z, fused.transpose(1, 2))
+
+
+def test_a_row_that_sees_nothing_holds_zeros_and_has_a_gradient(parts):
+    mask, _ = masks()["padding"]
+    q, k = parts[0].requires_grad_(), parts[1].requires_grad_()
+    weights = attention.pattern(q, k, mask, 8**-0.5)
+    assert not weights[1, :, :6].any()
+    weights.square().sum().backward()
+    assert q.grad.isfinite().all()
+    assert k.grad.isfinite().all()
+    assert q.grad.any()
+
+
+# Statistics
+
+
+def naive_statistics(pattern: Tensor, positions: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Each statistic by its definition, query by query, from a whole pattern (batch head query key)."""
+    keys = torch.arange(pattern.shape[-1])
+    found = {"entropy": [], "previous": [], "first": [], "self": [], "distance": [], "target": []}
+    for row, position in enumerate(positions.tolist()):
+        weights = pattern[:, :, row]  # batch head key
+        found["entropy"].append(-(weights * weights.clamp(min=1e-30).log()).sum(-1))
+        found["previous"].append(weights[..., position - 1] if position else torch.full(weights.shape[:2], torch.nan))
+        found["first"].append(weights[..., 0])
+        found["self"].append(weights[..., position])
+        found["distance"].append((weights * (position - keys)).sum(-1))
+        aim = target[:, position, None, None].expand(-1, pattern.shape[1], 1)
+        found["target"].append(weights.gather(-1, aim.clamp(min=0)).masked_fill(aim < 0, torch.nan)[..., 0])
+    return {name: torch.stack(rows, -1) for name, rows in found.items()}
+
+
+@pytest.fixture
+def text() -> Tensor:
+    """A text of 150 tokens drawn from ten, so that tokens come again: batch pos."""
+    return torch.randint(1, 11, (2, LONG), generator=torch.Generator().manual_seed(4))
+
+
+@pytest.fixture
+def target(text) -> Tensor:
+    """The key after the last earlier occurrence of each query's token, where induction looks; -1 for none."""
+    keys = torch.full_like(text, -1)
+    for row, line in enumerate(text.tolist()):
+        for query, token in enumerate(line):
+            earlier = [key for key in range(query) if line[key] == token]
+            keys[row, query] = earlier[-1] + 1 if earlier else -1
+    return keys
+
+
+def test_streamed_statistics_are_those_of_the_pattern(pair, text, target):
+    statistics = HeadStatistics(text, targets={"target": target})
+    patterns = pair.ours.run(text, capture="blocks.*.attn.pattern")
+    streamed = pair.ours.run(text, capture=Capture("blocks.*.attn.pattern", reduce=statistics))
+    same = (text[:, :, None] == text[:, None, :]) & torch.ones(LONG, LONG, dtype=torch.bool).tril(-1)
+    for site in patterns:
+        found = dict(zip(statistics.names, streamed[site], strict=True))
+        for name, wanted in naive_statistics(patterns[site], torch.arange(LONG), target).items():
+            assert found[name].shape == (2, 4, LONG)
+            assert_close(found[name], wanted)
+        duplicate = (patterns[site] * same[:, None]).sum(-1)
+        assert_close(found["duplicate"].nan_to_num(0.0), duplicate)
+        assert torch.equal(found["duplicate"].isnan(), ~same.any(-1)[:, None].expand(-1, 4, -1))
+
+
+def test_statistics_of_some_heads_and_queries(pair, text, target):
+    statistics = HeadStatistics(text, targets={"target": target})
+    site, heads, queries = "blocks.2.attn.pattern", [3, 1], [-1, 0, 17]
+    whole = pair.ours.run(text, capture=Capture(site, reduce=statistics))[site]
+    part = pair.ours.run(text, capture=Capture(site, heads=heads, queries=queries, reduce=statistics))[site]
+    assert_close(part, whole[:, :, heads][:, :, :, queries])
+
+
+def test_statistics_with_left_padding(pair, padded):
+    """Each text has the statistics it has alone; the first token is the first real one."""
+    statistics = HeadStatistics()
+    site = "blocks.*.attn.pattern"
+    masked = HeadStatistics(attention_mask=padded.attention_mask)
+    batch = pair.ours.run(padded.input_ids, padded.attention_mask, capture=Capture(site, reduce=masked))
+    for row, real in enumerate(padded.real):
+        alone = pair.ours.run(padded.input_ids[row, real][None], capture=Capture(site, reduce=statistics))
+        for name in alone:
+            for index, statistic in enumerate(statistics.names):
+                found, wanted = batch[name][index, row][:, real], alone[name][index, 0]
+                torch.testing.assert_close(
+                    found, wanted, rtol=1e-3, atol=1e-4, equal_nan=True, msg=lambda text, s=statistic: f"{s}: {text}"
+                )
+
+
+@pytest.mark.parametrize("kind", ["whole", "windowed"])
+def test_statistics_of_later_queries_with_a_cache(pair, text, target, kind):
+    """A cache that keeps only the window of its sliding layers gives the same statistics."""
+    statistics = HeadStatistics(text, targets={"target": target})
+    capture = Capture("blocks.*.attn.pattern", reduce=statistics)
+    whole = pair.ours.run(text, capture=capture)
+    cache = DynamicCache(config=pair.ours.config if kind == "windowed" else None)
+    pair.ours.run(text[:, :140], past_key_values=cache)
+    rest = pair.ours.run(text[:, 140:], past_key_values=cache, capture=capture)
+    for site in whole:
+        assert_close(rest[site], whole[site][..., 140:])
+
+
+def test_statistics_see_an_edited_pattern(model, text):
+    def uniform(pattern: Tensor) -> Tensor:
+        return torch.ones_like(pattern).tril() / torch.arange(1, LONG + 1)[:, None]
+
+    site = "blocks.1.attn.pattern"
+    statistics = HeadStatistics()
+    run = model.run(text, capture=Capture(site, reduce=statistics), edits=[edits.apply(site, uniform)])
+    entropy = run[site][statistics.names.index("entropy")]
+    assert_close(entropy, torch.arange(1, LONG + 1).log().expand_as(entropy))
+
+
+# Cost
+
+
+@pytest.mark.parametrize(
+    ("options", "share"), [({"queries": [-1]}, 1 / 600), ({"heads": [2]}, 1 / 4), ({"reduce": HeadStatistics()}, 1 / 4)]
+)
+def test_only_what_is_named_is_computed_and_held(model, text, options, share):
+    """No operation makes a tensor of more than the named rows or heads, or than a chunk of rows for statistics."""
+    text = text[:1].repeat(1, 4)  # 600 positions
+    with Largest() as plain:
+        model.run(text, logits_to_keep=1)
+    with Largest() as looking:
+        model.run(text, logits_to_keep=1, capture=Capture("blocks.*.attn.pattern", **options))
+    assert looking.numel <= max(plain.numel, share * 4 * 600 * 600)
+
+
+@pytest.fixture
+def kernels(monkeypatch) -> dict[str, int]:
+    """How many times attention was computed by the fused kernel, and by the explicit softmax."""
+    count = {"fused": 0, "explicit": 0}
+    fused, explicit = torch.nn.functional.scaled_dot_product_attention, attention.softmax
+
+    def count_fused(*args, **kwargs):
+        count["fused"] += 1
+        return fused(*args, **kwargs)
+
+    def count_explicit(*args, **kwargs):
+        count["explicit"] += 1
+        return explicit(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", count_fused)
+    monkeypatch.setattr(attention, "softmax", count_explicit)
+    return count
+
+
+NOBODY_LOOKS = [name for name in ("resid_post", "attn.q", "attn.rot_k", "attn.z", "attn.v", "attn_out", "mlp.post")]
+
+
+def test_fused_attention_wherever_nobody_looks(model, tokens, kernels):
+    model(tokens)
+    model.run(tokens, capture=[f"blocks.*.{name}" for name in NOBODY_LOOKS], edits=[edits.zero("blocks.1.attn.z")])
+    assert kernels == {"fused": 8, "explicit": 0}
+    model.generate(tokens, max_new_tokens=3, do_sample=False, edits=[edits.scale("blocks.*.attn.q", 2.0)])
+    assert kernels == {"fused": 8 + 3 * 4, "explicit": 0}
+
+
+@pytest.mark.parametrize("name", ["scores", "pattern", "result"])
+def test_one_layer_looked_at_leaves_the_others_fused(model, tokens, kernels, name):
+    model.run(tokens, capture=f"blocks.2.attn.{name}")
+    assert kernels["fused"] >= 3
+    assert kernels["explicit"] <= 1
+    before = kernels["explicit"]
+    model.run(tokens, edits=[edits.scale(f"blocks.2.attn.{name}", 0.5)])
+    assert kernels["explicit"] <= before + 2
+    assert kernels["fused"] >= 6
+
+
+def test_heads_results_are_computed_only_when_asked_for(model, tokens):
+    size = 2 * 14 * 4 * 32
+    with Largest() as plain:
+        model.run(tokens, stop_at_layer=4)
+    with Largest() as asked:
+        model.run(tokens, stop_at_layer=4, capture="blocks.1.attn.result")
+    assert plain.numel < size <= asked.numel

@@ -1,0 +1,63 @@
+"""Maps are the model's patterns, and weigh what is moved as the residual stream receives it."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import Pair
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from workbench.analyses.attention_maps import attention_maps
+from workbench.errors import WorkbenchError
+
+
+def test_rows_sum_to_one(model: OlmoForCausalLM, tokens: Tensor) -> None:
+    maps = attention_maps(model, tokens[0])
+    np.testing.assert_allclose(maps.values.sum(-1), 1, atol=1e-6)
+
+
+def test_maps_are_the_pattern(model: OlmoForCausalLM, tokens: Tensor) -> None:
+    run = model.run(tokens[:1], capture="blocks.*.attn.pattern")
+    maps = attention_maps(model, tokens[0], layers=[3, 1], heads=[2, 0], queries=[5, -1])
+    assert maps.heads == ("L3H2", "L3H0", "L1H2", "L1H0")
+    assert maps.queries == (5, tokens.shape[1] - 1)
+    expected = torch.cat([run[f"blocks.{layer}.attn.pattern"][0, [2, 0]][:, [5, -1]] for layer in (3, 1)])
+    np.testing.assert_allclose(maps.values, expected, atol=1e-6)
+
+
+def test_value_norms_are_those_of_what_is_added_to_the_residual_stream(pair: Pair, tokens: Tensor) -> None:
+    """The text's first query sees one key: what it moves is all that the head adds."""
+    run = pair.ours.run(tokens[:1], capture="blocks.*.attn.result")
+    maps = attention_maps(pair.ours, tokens[0], queries=[0], weighting="value-norm")
+    expected = run.stack("attn.result")[:, 0, 0].norm(dim=-1).flatten()  # layer head -> row
+    np.testing.assert_allclose(maps.values[:, 0, 0], expected, rtol=1e-4)
+
+
+def test_value_norms_bound_what_the_head_adds(pair: Pair, tokens: Tensor) -> None:
+    """Triangle inequality: the norms of what is moved from each key sum to at least the norm of what arrives."""
+    run = pair.ours.run(tokens[:1], capture="blocks.*.attn.result")
+    maps = attention_maps(pair.ours, tokens[0], weighting="value-norm")
+    arrived = run.stack("attn.result")[:, 0].norm(dim=-1).transpose(1, 2).flatten(0, 1)  # row query
+    assert (maps.values.sum(-1) >= arrived.numpy() * (1 - 1e-4)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"layers": [4]}, "no layer 4; there are 4: -4 … 3"),
+        ({"heads": [-5]}, "no head -5"),
+        ({"queries": [99]}, "no position 99; there are 14"),
+        ({"queries": []}, "at least one layer, one head and one query"),
+        ({"weighting": "rollout"}, "weighting is 'rollout'; choose from probability, value-norm"),
+    ],
+)
+def test_what_is_not_there_is_refused(
+    model: OlmoForCausalLM, tokens: Tensor, options: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(WorkbenchError, match=sentence):
+        attention_maps(model, tokens[0], **options)
+
+
+def test_a_batch_is_refused(model: OlmoForCausalLM, tokens: Tensor) -> None:
+    with pytest.raises(WorkbenchError, match="not a batch of 2"):
+        attention_maps(model, tokens)

@@ -1,0 +1,137 @@
+"""A checkpoint that is named is the model that was saved; one that does not fit or is not there is refused."""
+
+import shutil
+
+import pytest
+import torch
+
+from tests.layouts import save_original
+from workbench import checkpoints
+from workbench.checkpoints import catalog, loading
+from workbench.errors import WorkbenchError
+
+
+@pytest.fixture
+def series(tmp_path, make_model, tokenizer, family):
+    for seed, name in enumerate(("step0", "step10", "step20-order2", "step20")):
+        make_model(family, seed=seed).save_pretrained(tmp_path / name)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def logits(model, tokens):
+    return model.run(tokens).logits
+
+
+def test_it_is_the_model_that_was_saved(series, make_model, family, tokens):
+    model, tokenizer = checkpoints.load(f"{series}@step10")
+    assert torch.equal(logits(model, tokens), logits(make_model(family, seed=1), tokens))
+    assert tokenizer("w3 w98")["input_ids"] == [3, 98]
+    assert not model.training
+    assert model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("way", ["id", "entry", "folder", "end of the series"])
+def test_every_way_to_name_a_checkpoint(series, make_model, family, tokens, way):
+    entries = checkpoints.series(str(series))
+    name = {
+        "id": f"{series}@step20",
+        "entry": next(c for c in entries if c.revision == "step20"),
+        "folder": str(series / "step20"),
+        "end of the series": str(series),
+    }[way]
+    assert torch.equal(logits(checkpoints.load(name)[0], tokens), logits(make_model(family, seed=3), tokens))
+
+
+def test_the_embedded_series_by_its_name(series, monkeypatch, make_model, family, tokens):
+    monkeypatch.setitem(catalog.EMBEDDED, "tiny-olmo", series)
+    for name, seed in (("tiny-olmo", 3), ("tiny-olmo@step20-order2", 2)):
+        assert torch.equal(logits(checkpoints.load(name)[0], tokens), logits(make_model(family, seed=seed), tokens))
+
+
+def test_shards_load_like_one_file(tmp_path, model, tokenizer, tokens):
+    model.save_pretrained(tmp_path, max_shard_size="20kB")
+    tokenizer.save_pretrained(tmp_path)
+    assert torch.equal(logits(checkpoints.load(str(tmp_path))[0], tokens), logits(model, tokens))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.float16, "torch.float64"])
+def test_dtype_is_the_one_asked_for(series, dtype):
+    model, _ = checkpoints.load(str(series), dtype=dtype)
+    wanted = getattr(torch, str(dtype).removeprefix("torch."))
+    assert {parameter.dtype for parameter in model.parameters()} == {wanted}
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float33", torch.int64])
+def test_a_dtype_that_is_none_is_refused(series, dtype):
+    with pytest.raises(WorkbenchError, match="dtype="):
+        checkpoints.load(str(series), dtype=dtype)
+
+
+def test_an_unknown_quantisation_names_the_choices(series):
+    with pytest.raises(WorkbenchError, match="8bit, 4bit"):
+        checkpoints.load(str(series), quantize="3bit")
+
+
+@pytest.mark.parametrize("form", ["transformers", "original"])
+def test_quantised_models_run_and_are_near(tmp_path, make_model, tokenizer, tokens, form):
+    model = make_model("olmo2", hidden_size=128, intermediate_size=128, num_hidden_layers=2)  # blocks of 64 numbers
+    if form == "original":
+        save_original(model, tmp_path, "config.json")
+    else:
+        model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    quantised, _ = checkpoints.load(str(tmp_path), quantize="4bit")
+    assert quantised.is_loaded_in_4bit
+    distance = (logits(quantised, tokens) - logits(model, tokens)).norm() / logits(model, tokens).norm()
+    assert distance < 0.6
+
+
+def test_progress_rises_to_one_and_cancelling_reaches_the_caller(series):
+    heard: list[float] = []
+    checkpoints.load(str(series), progress=lambda fraction, text: heard.append(fraction))
+    assert heard == sorted(heard)
+    assert (heard[0], heard[-1]) == (0.0, 1.0)
+
+    def cancel(fraction: float, text: str) -> None:
+        if fraction > 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.load(str(series), progress=cancel)
+
+
+def test_a_checkpoint_without_tokenizer_files_has_its_parents_or_none_aloud(series, tmp_path):
+    with pytest.warns(UserWarning, match=r"no tokenizer\.json"):
+        alone = shutil.copytree(series / "step10", tmp_path / "elsewhere" / "step10")
+        assert checkpoints.load(str(alone))[1] is None
+    assert checkpoints.load(str(series / "step10"))[1] is not None
+
+
+def test_a_wrong_name_names_the_choices(series, tmp_path):
+    with pytest.raises(WorkbenchError, match="step0, step10, step20-order2, step20"):
+        checkpoints.load(f"{series}@step11")
+    with pytest.raises(WorkbenchError, match="tiny-olmo"):
+        checkpoints.load("nothing-of-the-kind")
+    with pytest.raises(WorkbenchError):
+        checkpoints.load(f"{series}@../{tmp_path.name}")
+
+
+def test_the_estimate_is_what_the_model_weighs(series):
+    for dtype in (torch.float32, torch.bfloat16):
+        model, _ = checkpoints.load(str(series), dtype=dtype)
+        need = checkpoints.estimate(str(series), dtype=dtype)
+        assert need.resident == sum(parameter.nbytes for parameter in model.parameters())
+        assert need.peak > need.resident
+
+
+def test_quantising_takes_less_in_the_end_and_more_on_the_way(series):
+    plain, small = checkpoints.estimate(str(series)), checkpoints.estimate(str(series), quantize="4bit")
+    assert small.resident < plain.resident < small.peak
+
+
+def test_what_does_not_fit_is_refused_with_both_numbers_before_it_is_read(series, monkeypatch):
+    monkeypatch.setattr(loading, "free_memory", lambda device: 10_000)
+    monkeypatch.setattr(loading, "_read", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(WorkbenchError, match=r"takes 0\.00 GB to load and 0\.00 GB are free on cpu"):
+        checkpoints.load(str(series))

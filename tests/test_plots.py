@@ -1,0 +1,103 @@
+"""Every shape has a picture that is readable, harmless, and holds its numbers in binary."""
+
+import json
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from workbench.plots import plot, value_range
+from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores
+
+HOSTILE = ["<b>x</b>", "$a^2$", "&amp;", "▁the", "▁the", "<script>"]
+N = len(HOSTILE)
+CURVES = Curves(torch.rand(2, N), HOSTILE[:2], range(N), x_labels=HOSTILE, errors=torch.rand(2, N), title=HOSTILE[0])
+RESULTS: dict[str, Result] = {
+    "grid": Grid(torch.rand(2, N), HOSTILE[:2], HOSTILE, text=[HOSTILE] * 2, title=HOSTILE[1], value_name=HOSTILE[0]),
+    "signed grid": Grid(torch.randn(2, N), HOSTILE[:2], HOSTILE, signed=True),
+    "logarithmic grid": Grid(torch.tensor([[1.0, 1000.0, float("nan")]]), ["a"], HOSTILE[:3], log=True),
+    "one map": Maps(torch.rand(1, N, N), HOSTILE[:1], HOSTILE, value_name=HOSTILE[0]),
+    "maps": Maps(torch.rand(5, 2, N), HOSTILE[:5], HOSTILE, queries=[1, 4]),
+    "scores": Scores(torch.randn(N), HOSTILE, signed=True, total=1.0, value_name=HOSTILE[0]),
+    "curves": CURVES,
+    "ordered curves": Curves(torch.rand(3, 4), HOSTILE[:3], range(1, 5), ordered=True, log_x=True),
+    "points": Points(torch.rand(N, 2), HOSTILE, HOSTILE[:2], colour=range(N), colour_name=HOSTILE[0]),
+    "points in space": Points(torch.rand(N, 3), HOSTILE, HOSTILE[:3]),
+}
+
+
+@pytest.fixture(params=RESULTS)
+def result(request: pytest.FixtureRequest) -> Result:
+    return RESULTS[request.param]
+
+
+def test_backgrounds_are_transparent_and_text_is_grey(result: Result) -> None:
+    layout = plot(result).layout
+    assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0,0,0,0)"
+    assert layout.font.color == "#808080"
+
+
+def test_no_label_is_read_as_markup_or_mathematics(result: Result) -> None:
+    text = json.dumps(json.loads(plot(result).to_json()), ensure_ascii=False).replace("<br>", "")
+    text = text.replace("<extra>", "").replace("</extra>", "")
+    assert "<b>" not in text and "<script" not in text and "$a" not in text
+
+
+def test_numbers_travel_in_binary(result: Result) -> None:
+    for trace in json.loads(plot(result).to_json())["data"]:
+        for name in {"x", "y", "z"} & set(trace):
+            assert "bdata" in trace[name], f"{trace['type']}.{name} is a list"
+
+
+def test_equal_tokens_stay_apart() -> None:
+    for name in ("grid", "one map"):
+        axis = plot(RESULTS[name]).layout.xaxis
+        assert axis.tickmode == "array" and len(axis.tickvals) == N
+
+
+def test_zero_is_the_centre_of_what_is_signed() -> None:
+    assert value_range(np.array([-1.0, 3.0, np.nan]), signed=True) == (-3, 3)
+    assert value_range(np.array([0.2, 0.5]), signed=False) == (0, 0.5)
+    assert value_range(np.array([np.nan]), signed=True) == (0, 1)
+    (heatmap,) = plot(RESULTS["signed grid"]).data
+    assert heatmap.zmin == -heatmap.zmax
+
+
+def test_logarithms_are_labelled_by_what_they_stand_for() -> None:
+    (heatmap,) = plot(RESULTS["logarithmic grid"]).data
+    np.testing.assert_allclose(heatmap.z, [[0, 3, np.nan]])
+    assert heatmap.colorbar.ticktext == ("1", "10", "100", "1,000")
+    assert heatmap.customdata[0, 1, 3] == "1000"
+
+
+def test_keys_after_the_query_are_empty() -> None:
+    figure = plot(RESULTS["maps"])
+    assert len(figure.data) == 5
+    z = figure.data[0].z
+    assert np.isnan(z[0, 2:]).all() and np.isfinite(z[0, :2]).all() and np.isnan(z[1, 5:]).all()
+
+
+def test_attention_axes_are_named() -> None:
+    layout = plot(RESULTS["one map"]).layout
+    assert (layout.xaxis.title.text, layout.yaxis.title.text) == ("key (source)", "query (destination)")
+
+
+def test_long_axes_are_thinned() -> None:
+    figure = plot(Grid(torch.rand(1, 500), ["a"], range(500)))
+    assert len(figure.layout.xaxis.tickvals) <= 48
+
+
+def test_provenance_travels_with_the_figure() -> None:
+    assert plot(CURVES.with_provenance({"seed": 3})).layout.meta == {"seed": 3}
+
+
+def test_what_has_no_plot_says_so() -> None:
+    with pytest.raises(TypeError, match=r"several measures \(loss\); plot one of them"):
+        plot(Measures(loss=CURVES))
+    with pytest.raises(TypeError, match="no plot for a list"):
+        plot([1])
+
+
+def test_every_shape_gives_a_figure(result: Result) -> None:
+    assert isinstance(plot(result), go.Figure)

@@ -1,0 +1,53 @@
+"""Norms are those of the residual stream, and what is massive is named."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from workbench.analyses.residual_norms import massive_activations, residual_norms
+
+POSITION, DIMENSION = 3, 7
+
+
+def test_norms_are_those_of_the_residual_stream(model: OlmoForCausalLM, tokens: Tensor) -> None:
+    run = model.run(tokens[:1], capture=["embed", "blocks.*.resid_post"])
+    found = residual_norms(model, tokens[0])
+    assert found["norm"].rows == ("embed", "0", "1", "2", "3")
+    np.testing.assert_allclose(found["norm"].values[0], run["embed"][0].norm(dim=-1), rtol=1e-5)
+    np.testing.assert_allclose(found["norm"].values[1:], run.stack("resid_post")[:, 0].norm(dim=-1), rtol=1e-5)
+
+
+def test_the_largest_entry_is_named(model: OlmoForCausalLM, tokens: Tensor) -> None:
+    resid = model.run(tokens[:1], capture="blocks.2.resid_post")["blocks.2.resid_post"][0]
+    largest = residual_norms(model, tokens[0])["largest"]
+    for position, dimension in enumerate(largest.text[3]):
+        assert largest.values[3, position] == resid[position, int(dimension)]
+        assert abs(largest.values[3, position]) == resid[position].abs().max()
+
+
+def with_a_massive_token(make_model: Callable[..., OlmoForCausalLM], family: str, token: int) -> OlmoForCausalLM:
+    model = make_model(family)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[token, DIMENSION] = -1e5
+    return model
+
+
+def test_a_massive_activation_is_found(
+    make_model: Callable[..., OlmoForCausalLM], family: str, tokens: Tensor, tokenizer: object
+) -> None:
+    token = int(tokens[0, POSITION])
+    model = with_a_massive_token(make_model, family, token)
+    table = massive_activations(model, tokens[0], tokenizer=tokenizer)
+    assert set(table.dimension) == {DIMENSION} and POSITION in set(table.position)
+    assert set(table.token) == {f"w{token}"}
+    assert table["layer"].tolist()[0] in ("embed", "0", "1", "2", "3")
+    assert (table.value < -9e4).all() and (table.ratio >= 1000).all()
+
+
+def test_an_ordinary_model_has_none(model: OlmoForCausalLM, tokens: Tensor) -> None:
+    table = massive_activations(model, tokens[0])
+    assert len(table) == 0 and list(table) == ["layer", "position", "token", "dimension", "value", "ratio"]
+    assert residual_norms(model, tokens[0])["ratio"].values.max() < 1000

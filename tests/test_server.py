@@ -1,0 +1,205 @@
+"""The server's routes, and every guard it promises."""
+
+import base64
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from small_series import small_bench
+
+import app
+from hooks import Capture
+from workbench.server import HEADERS, MOST_BYTES, create_app
+
+ROOT = Path(__file__).parents[1]
+PROMPT = "w5 w17 w3 w42 w8 w5 w17"
+GRADIO_ROUTES = ("/", "/config", "/gradio_api/info", "/theme.css", "/gradio_api/app_id")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory, make_model, tokenizer):
+    return small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def client(bench):
+    return TestClient(create_app(bench), base_url="http://127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def guarded(bench):
+    return TestClient(create_app(bench, auth=("ada", "s3:cret")), base_url="http://127.0.0.1")
+
+
+def question(bench, **more):
+    return {"checkpoint": bench.default, "prompt": PROMPT, **more}
+
+
+def maps_of(reply):
+    """The answer's maps as numbers: count side side."""
+    assert reply.status_code == 200, reply.text
+    side, scale, signed = (float(reply.headers[name]) for name in ("x-side", "x-scale", "x-signed"))
+    levels = np.frombuffer(reply.content, dtype=np.uint8).reshape(-1, int(side), int(side)).astype(float)
+    root = (levels - 128) / 127 if signed else levels / 255
+    return np.sign(root) * root**2 * scale
+
+
+def pattern(bench, name, layer, head):
+    opened = bench.read(name, PROMPT)
+    site = f"blocks.{layer}.attn.pattern"
+    return opened.model.run(opened.ids, capture=Capture(site, heads=[head]))[site][0, 0].numpy()
+
+
+def test_a_map_is_the_heads_pattern(client, bench):
+    found = maps_of(client.post("/data/attention/map", json=question(bench, layer=2, head=1)))
+    assert np.abs(found[0] - pattern(bench, bench.default, 2, 1)).max() < 0.01
+
+
+def test_a_difference_is_a_less_b(client, bench):
+    a, b = bench.known
+    found = maps_of(client.post("/data/attention/map", json=question(bench, checkpoint=a, other=b, layer=1, head=3)))
+    assert np.abs(found[0] - (pattern(bench, a, 1, 3) - pattern(bench, b, 1, 3))).max() < 0.02
+
+
+@pytest.mark.parametrize("combine", ["mean", "max"])
+def test_a_layer_can_be_looked_at_as_one(client, bench, combine):
+    heads = np.stack([pattern(bench, bench.default, 0, head) for head in range(4)])
+    found = maps_of(client.post("/data/attention/map", json=question(bench, combine=combine)))
+    assert np.abs(found[0] - getattr(heads, combine)(0)).max() < 0.01
+
+
+def test_thumbnails_of_a_short_text_are_the_patterns(client, bench):
+    found = maps_of(client.post("/data/attention/thumbnails", json=question(bench)))
+    expected = np.stack([pattern(bench, bench.default, place // 4, place % 4) for place in range(16)])
+    assert np.abs(found - expected).max() < 0.01
+
+
+def test_thumbnails_of_a_long_text_keep_the_strongest_weight(client, bench):
+    prompt = " ".join(f"w{1 + place % 97}" for place in range(150))
+    found = maps_of(client.post("/data/attention/thumbnails", json=question(bench, prompt=prompt)))
+    assert found.shape == (16, 64, 64)
+    opened = bench.read(bench.default, prompt)
+    whole = opened.model.run(opened.ids, capture="blocks.1.attn.pattern")["blocks.1.attn.pattern"][0]  # head query key
+    assert found[4:8].max(axis=(1, 2)) == pytest.approx(whole.amax(dim=(1, 2)).numpy(), abs=0.01)
+    pooled = torch.nn.functional.adaptive_max_pool2d(whole[None], 64)[0]
+    assert np.abs(found[4:8] - pooled.numpy()).mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"checkpoint": "nobody@step1"}, "no checkpoint 'nobody@step1'"),
+        ({"checkpoint": "/etc"}, "no checkpoint '/etc'"),
+        ({"other": "../step0"}, "no checkpoint '../step0'"),
+        ({"layer": 9}, "no head L9H0"),
+        ({"head": -1}, "no head L0H-1"),
+        ({"prompt": "  "}, "empty"),
+        ({"prompt": "w1 " * 2049}, "at most 2,048"),
+    ],
+)
+def test_what_can_be_mended_is_said(client, bench, wrong, said):
+    reply = client.post("/data/attention/map", json=question(bench) | wrong)
+    assert reply.status_code == 422
+    assert said in reply.json()["detail"]
+    assert client.post("/data/attention/map", json=question(bench)).status_code == 200
+
+
+@pytest.mark.parametrize("wrong", [{"layer": "x"}, {"combine": "sum"}, {"more": 1}, {"layer": 1e30}, {"prompt": None}])
+def test_what_is_no_question_is_refused(client, bench, wrong):
+    assert client.post("/data/attention/map", json=question(bench) | wrong).status_code == 422
+
+
+def test_it_says_that_it_is_well(client):
+    assert client.get("/healthz").json() == {"status": "ok", "checkpoints": 2}
+
+
+@pytest.mark.parametrize("path", [*GRADIO_ROUTES, "/healthz", "/nowhere", "/gradio_api/upload"])
+def test_every_answer_carries_the_headers(client, path):
+    headers = client.get(path).headers
+    assert {name: headers[name] for name in HEADERS} == HEADERS
+
+
+def test_the_policy_names_no_other_host():
+    policy = HEADERS["content-security-policy"]
+    assert "http:" not in policy and "https:" not in policy and "*" not in policy
+    assert "frame-ancestors 'none'" in policy and "object-src 'none'" in policy
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/upload/", "/gradio_api/upload_progress"])
+def test_nothing_can_be_uploaded(client, path):
+    assert client.post(path, files={"files": b"x"}).status_code == 404
+
+
+def test_large_bodies_are_refused(client, bench):
+    reply = client.post("/data/attention/map", json=question(bench, prompt="x" * MOST_BYTES))
+    assert reply.status_code == 413
+
+
+def test_large_bodies_of_unstated_length_are_refused(client):
+    def parts():
+        for _ in range(40):
+            yield b"x" * 10_000
+
+    assert client.post("/data/attention/map", content=parts()).status_code >= 400
+
+
+def test_files_of_the_machine_are_not_served(client):
+    for path in ("/gradio_api/file=/etc/passwd", f"/gradio_api/file={ROOT / 'app.py'}", "/gradio_api/file=../app.py"):
+        assert client.get(path).status_code in (403, 404)
+
+
+def test_events_cannot_go_round_the_queue(client):
+    for number in range(5):
+        direct = client.post("/gradio_api/run/predict", json={"data": [], "fn_index": number})
+        assert direct.status_code in (401, 403, 404)
+
+
+def test_the_queue_is_short_and_the_api_is_closed(bench):
+    from workbench.tabs import TABS, shell
+
+    demo = shell.build(bench, TABS)
+    assert demo._queue.max_size == 16
+    assert demo.api_open is False
+    assert demo.state_session_capacity == 64
+    models = [fn for fn in demo.fns.values() if fn.concurrency_id == "model"]
+    assert models and all(fn.concurrency_limit == 1 for fn in models)
+
+
+def test_other_names_do_not_lead_here(client):
+    assert client.get("/healthz", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_other_sites_cannot_ask(client, bench):
+    reply = client.post("/data/attention/map", json=question(bench), headers={"origin": "http://evil.example"})
+    assert reply.status_code == 403
+    same = client.post("/data/attention/map", json=question(bench), headers={"origin": "http://127.0.0.1"})
+    assert same.status_code == 200
+
+
+@pytest.mark.parametrize("path", [*GRADIO_ROUTES, "/healthz", "/data/attention/map", "/gradio_api/queue/join"])
+def test_one_login_guards_every_route(guarded, path):
+    for login in ({}, {"authorization": "Basic !"}, basic("ada", "wrong"), basic("eve", "s3:cret")):
+        reply = guarded.get(path, headers=login)
+        assert reply.status_code == 401
+        assert reply.headers["www-authenticate"].startswith("Basic")
+    assert guarded.get(path, headers=basic("ada", "s3:cret")).status_code != 401
+
+
+def basic(name, password):
+    return {"authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
+
+
+@pytest.mark.parametrize("auth", [[], ["--auth", "name"], ["--auth", "name:"], ["--auth", ":secret"]])
+def test_others_are_let_in_with_a_login_only(auth, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--host", "0.0.0.0", *auth])
+    with pytest.raises(SystemExit, match="--auth"):
+        app.main()
+
+
+def test_an_unknown_series_is_said(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--series", "no/such/series/here"])
+    with pytest.raises(SystemExit, match="no series 'no/such/series/here'"):
+        app.main()

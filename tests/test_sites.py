@@ -1,0 +1,150 @@
+"""The sites: their names, their order, their shapes, and the spellings they are found by."""
+
+import pytest
+
+from hooks import edits
+
+BLOCK = {
+    "resid_pre": "batch pos d_model",
+    "ln1.scale": "batch pos 1",
+    "attn_in": "batch pos d_model",
+    "attn.q": "batch pos head d_head",
+    "attn.k": "batch pos kv_head d_head",
+    "attn.v": "batch pos kv_head d_head",
+    "attn.rot_q": "batch pos head d_head",
+    "attn.rot_k": "batch pos kv_head d_head",
+    "attn.scores": "batch head query key",
+    "attn.pattern": "batch head query key",
+    "attn.z": "batch pos head d_head",
+    "attn.result": "batch pos head d_model",
+    "attn_out": "batch pos d_model",
+    "resid_mid": "batch pos d_model",
+    "ln2.scale": "batch pos 1",
+    "mlp_in": "batch pos d_model",
+    "mlp.pre": "batch pos d_mlp",
+    "mlp.pre_linear": "batch pos d_mlp",
+    "mlp.post": "batch pos d_mlp",
+    "mlp_out": "batch pos d_model",
+    "resid_post": "batch pos d_model",
+}
+LAYERS = range(4)
+SITES = {
+    "embed": "batch pos d_model",
+    **{f"blocks.{layer}.{name}": shape for layer in LAYERS for name, shape in BLOCK.items()},
+    "ln_final.scale": "batch pos 1",
+    "ln_final.normalized": "batch pos d_model",
+    "logits": "batch pos vocab",
+}
+WORDS = {
+    "batch": 2, "pos": 14, "query": 14, "key": 14, "1": 1,
+    "d_model": 32, "d_head": 8, "d_mlp": 48, "head": 4, "vocab": 99,
+}  # fmt: skip
+
+
+def test_every_site_of_the_table_with_its_shape(model):
+    """The order is that of the family: the norms of OLMo 2 and 3 come after their sublayers."""
+    assert dict(model.sites) == SITES
+    names = list(model.sites)
+    after = model.config.model_type != "olmo"
+    for norm, output, entry in (("ln1.scale", "attn_out", "attn_in"), ("ln2.scale", "mlp_out", "mlp_in")):
+        scale = names.index(f"blocks.1.{norm}")
+        assert (scale > names.index(f"blocks.1.{entry}")) == after
+        assert scale < names.index(f"blocks.1.{output}")
+
+
+def test_everything_is_captured_in_forward_order(family, pair, tokens):
+    model = pair.ours
+    run = model.run(tokens, capture="*")
+    assert list(run) == list(model.sites)
+    sizes = WORDS | {"kv_head": model.config.num_key_value_heads}
+    for name in run:
+        assert tuple(run[name].shape) == tuple(sizes[word] for word in model.sites[name].split()), name
+
+
+def test_the_order_of_sites_is_the_order_of_the_forward_pass(model, tokens):
+    """A site changed after another is captured leaves it as it was; one changed before does not."""
+    names = list(model.sites)
+    clean = model.run(tokens, capture="*")
+    for index in range(0, len(names), 5):
+        run = model.run(tokens, capture="*", edits=[edits.scale(names[index], 2.0)])
+        before = [name for name in names[:index] if not run[name].equal(clean[name])]
+        assert before == [], f"editing {names[index]} changed {before}"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("embed", ["embed"]),
+        ("blocks.*.resid_post", [f"blocks.{layer}.resid_post" for layer in LAYERS]),
+        ("blocks.2.attn.[qk]", ["blocks.2.attn.q", "blocks.2.attn.k"]),
+        (
+            "blocks.[13].mlp.p*",
+            [f"blocks.{layer}.mlp.{name}" for layer in (1, 3) for name in ("pre", "pre_linear", "post")],
+        ),
+        ("blocks.?.ln1.scale", [f"blocks.{layer}.ln1.scale" for layer in LAYERS]),
+        ("ln_final.*", ["ln_final.scale", "ln_final.normalized"]),
+        (["logits", "embed", "blocks.1.attn_out"], ["embed", "blocks.1.attn_out", "logits"]),
+        (["embed", "em*"], ["embed"]),
+    ],
+)
+def test_names_and_globs(model, tokens, pattern, names):
+    assert list(model.run(tokens, capture=pattern)) == names
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("hook_embed", "embed"),
+        ("blocks.1.hook_resid_pre", "blocks.1.resid_pre"),
+        ("blocks.1.hook_resid_mid", "blocks.1.resid_mid"),
+        ("blocks.1.hook_resid_post", "blocks.1.resid_post"),
+        ("blocks.1.ln1.hook_scale", "blocks.1.ln1.scale"),
+        ("blocks.1.ln2.hook_scale", "blocks.1.ln2.scale"),
+        ("blocks.1.hook_attn_in", "blocks.1.attn_in"),
+        ("blocks.1.hook_attn_out", "blocks.1.attn_out"),
+        ("blocks.1.hook_mlp_in", "blocks.1.mlp_in"),
+        ("blocks.1.hook_mlp_out", "blocks.1.mlp_out"),
+        ("blocks.1.attn.hook_q", "blocks.1.attn.q"),
+        ("blocks.1.attn.hook_rot_k", "blocks.1.attn.rot_k"),
+        ("blocks.1.attn.hook_attn_scores", "blocks.1.attn.scores"),
+        ("blocks.1.attn.hook_scores", "blocks.1.attn.scores"),
+        ("blocks.1.attn.hook_pattern", "blocks.1.attn.pattern"),
+        ("blocks.1.attn.hook_z", "blocks.1.attn.z"),
+        ("blocks.1.attn.hook_result", "blocks.1.attn.result"),
+        ("blocks.1.mlp.hook_pre", "blocks.1.mlp.pre"),
+        ("blocks.1.mlp.hook_pre_linear", "blocks.1.mlp.pre_linear"),
+        ("blocks.1.mlp.hook_post", "blocks.1.mlp.post"),
+        ("ln_final.hook_scale", "ln_final.scale"),
+        ("ln_final.hook_normalized", "ln_final.normalized"),
+    ],
+)
+def test_the_spelling_of_transformerlens(model, tokens, theirs, ours):
+    run = model.run(tokens, capture=theirs, edits=[edits.zero(theirs)])
+    assert list(run) == [ours]
+    assert run[theirs] is run[ours]
+    assert theirs in run
+    assert not run[ours].any()
+
+
+def test_a_glob_in_the_spelling_of_transformerlens(model, tokens):
+    run = model.run(tokens, capture="blocks.*.hook_resid_post")
+    assert list(run) == [f"blocks.{layer}.resid_post" for layer in LAYERS]
+    assert run.stack("hook_resid_post").equal(run.stack("resid_post"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "choices"),
+    [
+        ("blocks.9.mlp_out", "4 layers.*blocks.3"),
+        ("blocks.4.attn.q", "4 layers.*blocks.3"),
+        ("blocks.0.mlp", "4 layers.*resid_pre.*mlp.post.*ln_final.scale"),
+        ("blocks.*.atn.q", "4 layers.*resid_pre"),
+        ("resid_post", "blocks.*resid_post"),
+        ("", "4 layers.*resid_pre"),
+    ],
+)
+def test_a_wrong_site_names_itself_and_the_choices(model, tokens, wrong, choices):
+    for options in ({"capture": wrong}, {"edits": [edits.zero(wrong)]}):
+        with pytest.raises((KeyError, ValueError), match=choices) as error:
+            model.run(tokens, **options)
+        assert repr(wrong) in str(error.value)

@@ -1,0 +1,1 @@
+"""The OLMo workbench: checkpoints, analyses of what happens inside them, and plots of the results."""

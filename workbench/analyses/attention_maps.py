@@ -1,0 +1,75 @@
+"""Where heads look: their attention patterns, by weight or by the size of what is moved."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hooks import Capture, OlmoForCausalLM, Run
+from workbench.analyses.common import chosen, head_name, one_text, values_by_head, written
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress
+from workbench.results import Maps
+from workbench.text import Tokenizer, token_labels
+
+WEIGHTINGS = {"probability": "attention", "value-norm": "‖α v W_O‖"}
+
+
+@torch.no_grad()
+def attention_maps(
+    model: OlmoForCausalLM,
+    tokens: Tensor,
+    *,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    queries: Sequence[int] | None = None,
+    weighting: str = "probability",
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> Maps:
+    """Attention of the chosen heads of the chosen layers, at the chosen query positions; all of them where None.
+
+    `weighting` is `probability`, where each row sums to 1, or `value-norm`: the norm of what a head adds to the
+    residual stream of the query on account of the key, ‖α v W_O‖ (Kobayashi et al. 2020, "Attention is not only a
+    weight"), which shows sinks for what they are: in OLMo 2 and 3 the norm that follows attention is part of W_O, its
+    scale frozen. Only the chosen heads and rows are computed; nothing after the last chosen layer is.
+    """
+    if weighting not in WEIGHTINGS:
+        raise WorkbenchError(f"weighting is {weighting!r}; choose from {', '.join(WEIGHTINGS)}")
+    batch = one_text(tokens)
+    layers = chosen(layers, model.config.num_hidden_layers, "layer")
+    heads = chosen(heads, model.config.num_attention_heads, "head")
+    queries = chosen(queries, batch.shape[1], "position")
+    if not (layers and heads and queries):
+        raise WorkbenchError("an attention map needs at least one layer, one head and one query position")
+    if progress is not None:
+        progress(0.0, "attention")
+    capture = [Capture(f"blocks.{layer}.attn.pattern", heads=heads, queries=queries) for layer in sorted(set(layers))]
+    if weighting == "value-norm":
+        capture += [f"blocks.{layer}.{site}" for layer in sorted(set(layers)) for site in ("attn.v", "ln1.scale")]
+    run = model.run(batch, capture=capture, stop_at_layer=max(layers) + 1)
+    maps = []
+    for layer in layers:
+        pattern = run[f"blocks.{layer}.attn.pattern"][0].float()  # head query key
+        if weighting == "value-norm":
+            pattern = pattern * _norms(model, run, layer, heads, queries)
+        maps.append(pattern.cpu())
+    if progress is not None:
+        progress(1.0, "attention")
+    return Maps(
+        torch.cat(maps),
+        [head_name(layer, head) for layer in layers for head in heads],
+        token_labels(batch[0], tokenizer),
+        queries=queries,
+        title="Attention",
+        value_name=WEIGHTINGS[weighting],
+    )
+
+
+def _norms(model: OlmoForCausalLM, run: Run, layer: int, heads: list[int], queries: list[int]) -> Tensor:
+    """‖v W_O‖ of each head's values, at each query's scale of the norm that follows: head query key."""
+    values = values_by_head(run[f"blocks.{layer}.attn.v"][0], model.config.num_attention_heads)  # key head d_head
+    norms = torch.stack([written(model, layer, values, head, 1.0).float().norm(dim=-1) for head in heads])
+    if model.model.layers[layer].norm_first:
+        return norms[:, None]
+    return norms[:, None] / run[f"blocks.{layer}.ln1.scale"][0, queries]  # query 1

@@ -1,0 +1,107 @@
+"""What several analyses need: tokens in order, names of heads, and statistics of next-token distributions."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hooks import OlmoForCausalLM
+from workbench.errors import WorkbenchError
+
+CHUNK = 2**25  # logits turned into probabilities at a time: 128 MiB in float32
+
+
+def as_batch(tokens: Tensor, at_least: int = 1) -> Tensor:
+    """Tokens as batch pos; pos alone becomes a batch of one.
+
+    Raises WorkbenchError if they are not token ids, or the texts are shorter than `at_least` tokens.
+    """
+    if tokens.dtype not in (torch.int64, torch.int32):
+        raise WorkbenchError(f"tokens are {tokens.dtype}; they should be a LongTensor of token ids")
+    if tokens.ndim not in (1, 2):
+        raise WorkbenchError(
+            f"tokens have {tokens.ndim} dimensions {tuple(tokens.shape)}; they should be batch pos, or pos"
+        )
+    batch = tokens if tokens.ndim == 2 else tokens[None]
+    if batch.shape[0] == 0 or batch.shape[1] < at_least:
+        raise WorkbenchError(
+            f"the text has {batch.shape[1]} tokens (in {batch.shape[0]} texts); this needs at least {at_least}"
+        )
+    return batch
+
+
+def one_text(tokens: Tensor, at_least: int = 1) -> Tensor:
+    """Tokens as a batch of exactly one: 1 pos. Raises WorkbenchError for more texts, or for too short a one."""
+    batch = as_batch(tokens, at_least)
+    if batch.shape[0] != 1:
+        raise WorkbenchError(f"this draws one text, not a batch of {batch.shape[0]}; pass one row of it, tokens[0]")
+    return batch
+
+
+def chosen(wanted: Sequence[int] | None, there: int, what: str) -> list[int]:
+    """The wanted indices, counted from the end where negative; all of them for None.
+
+    Raises WorkbenchError for one that is not there.
+    """
+    if wanted is None:
+        return list(range(there))
+    outside = [index for index in wanted if not -there <= index < there]
+    if outside:
+        raise WorkbenchError(f"no {what} {outside[0]}; there are {there}: {-there} … {there - 1}")
+    return [index % there for index in wanted]
+
+
+def residuals(model: OlmoForCausalLM, batch: Tensor) -> Tensor:
+    """The residual stream entering the first block and leaving each: layer+1 batch pos d_model."""
+    last = model.config.num_hidden_layers
+    run = model.run(batch, capture=["embed", "blocks.*.resid_post"], stop_at_layer=last)
+    return torch.cat([run["embed"][None], run.stack("resid_post")])
+
+
+def residual_names(model: OlmoForCausalLM) -> list[str]:
+    """What the rows of `residuals` are called: `embed`, then the number of the block each leaves."""
+    return ["embed", *(str(layer) for layer in range(model.config.num_hidden_layers))]
+
+
+def head_name(layer: int, head: int) -> str:
+    """How a head is called everywhere: L3H5."""
+    return f"L{layer}H{head}"
+
+
+def values_by_head(values: Tensor, heads: int) -> Tensor:
+    """Each head's values, where heads share them: … kv_head d_head -> … head d_head."""
+    return values.repeat_interleave(heads // values.shape[-2], dim=-2)
+
+
+def normed(norm: nn.Module, x: Tensor, scale: Tensor | float) -> Tensor:
+    """A norm of the model with a divisor given from outside, which makes it linear in x; float32."""
+    x = x.float()
+    return norm(x) * norm.scale(x) / scale
+
+
+def written(model: OlmoForCausalLM, layer: int, z: Tensor, head: int, scale: Tensor | float) -> Tensor:
+    """What one head adds to the residual stream for its part of z: pos head d_head -> pos d_model.
+
+    Where a norm follows attention (OLMo 2 and 3), `scale` is its divisor; the others have none.
+    """
+    block = model.model.layers[layer]
+    result = block.self_attn.by_head(z[None], torch.tensor([head], device=z.device))[0, :, 0]
+    return result if block.norm_first else normed(getattr(block, block.attn_norm), result, scale)
+
+
+def next_token_statistics(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Loss, rank and entropy of next-token distributions, float32.
+
+    logits: … vocab; targets: … token ids. loss = −log p(target), in nats; rank = 1 + the number of tokens with a
+    higher logit; entropy = −Σ p log p, in nats. Works in chunks, so that a large vocabulary costs no second copy.
+    """
+    flat, wanted = logits.flatten(0, -2), targets.flatten()
+    size = max(1, CHUNK // flat.shape[-1])
+    parts: dict[str, list[Tensor]] = {"loss": [], "rank": [], "entropy": []}
+    for rows, target in zip(flat.split(size), wanted.split(size), strict=True):
+        log_p = rows.float().log_softmax(-1)
+        of_target = log_p.gather(-1, target[:, None])
+        parts["loss"].append(-of_target[:, 0])
+        parts["rank"].append(1 + (log_p > of_target).sum(-1))
+        parts["entropy"].append(torch.special.entr(log_p.exp()).sum(-1))
+    return {name: torch.cat(chunks).float().reshape(targets.shape) for name, chunks in parts.items()}

@@ -1,0 +1,132 @@
+"""Where two checkpoints predict differently, token by token."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from workbench.analyses.common import CHUNK, as_batch
+from workbench.analyses.pairs import Subject, name_of, side_by_side
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress
+from workbench.results import Curves, Measures, Scores
+from workbench.text import Tokenizer, token_labels
+
+NAMES = {
+    "loss_difference": ("loss of B − loss of A", "nats"),
+    "loss_a": ("loss of A", "nats"),
+    "loss_b": ("loss of B", "nats"),
+    "kl": ("KL(A ‖ B)", "nats"),
+    "kl_reverse": ("KL(B ‖ A)", "nats"),
+    "js": ("JS(A, B)", "nats"),
+    "overlap": ("share of the likeliest tokens in common", ""),
+    "flip": ("1 where the likeliest token differs", ""),
+}
+
+
+def compare_behaviour(
+    a: Subject,
+    b: Subject,
+    tokens: Tensor,
+    *,
+    top: int = 10,
+    window: int = 2048,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> Measures:
+    """How A's and B's predictions of each token of a text differ. Curves over positions, a line a text:
+
+    `loss_difference`, B's −log p of the token less A's; `loss_a`, `loss_b`; `kl` Σ a log(a/b) and `kl_reverse`, of the
+    whole next-token distributions; `js`, the Jensen–Shannon divergence (½ KL(a‖m) + ½ KL(b‖m), m their mean; at most
+    log 2, Lin 1991); `overlap`, the share of the `top` likeliest tokens that both have; `flip`, 1 where the likeliest
+    one differs. The value at a position is about the token *at* that position; the first is undefined (NaN).
+
+    `tokens` batch pos. Texts longer than `window` (or than the models take) are read in windows that overlap by one
+    token. A and B may be models, entries of a series or ids; those that are not models are loaded one after the other.
+    Errors: WorkbenchError if the two have vocabularies of different size.
+    """
+    batch = as_batch(tokens, at_least=2)
+    if window < 2:
+        raise WorkbenchError(f"window={window}; a window needs at least 2 tokens")
+
+    def logits(model: OlmoForCausalLM) -> Iterator[Tensor]:
+        for text in batch:
+            for start, stop in _windows(len(text), min(window, model.config.max_position_embeddings)):
+                yield model.run(text[None, start:stop].to(model.device)).logits[0, :-1]  # pos-1 vocab
+
+    done, wanted = 0, batch[:, 1:].numel()
+    targets, found = batch[:, 1:].flatten().cpu(), {name: [] for name in NAMES}
+    for one, other in side_by_side(a, b, logits, progress):
+        for name, values in _differences(one, other, targets[done : done + len(one)], top).items():
+            found[name].append(values)
+        done += len(one)
+        if progress is not None:
+            progress(0.8 + 0.2 * done / wanted, "comparing predictions")
+    title = f"{name_of(a, 'A')} and {name_of(b, 'B')}"
+    return Measures(
+        **{name: _curves(name, torch.cat(values), batch, title, tokenizer) for name, values in found.items()}
+    )
+
+
+def behaviour_summary(measures: Measures) -> Scores:
+    """The mean of each measure over all tokens, so that pairs of checkpoints can be set beside each other."""
+    means = [torch.from_numpy(measure.values.copy()).nanmean().item() for measure in measures.values()]
+    return Scores(means, list(measures), title="Mean over tokens", value_name="mean", signed=True)
+
+
+def divergences(log_a: Tensor, log_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """KL(a ‖ b), KL(b ‖ a) and JS(a, b) in nats of log-probabilities … vocab."""
+    a, b = log_a.exp(), log_b.exp()
+    log_mean = torch.logaddexp(log_a, log_b) - math.log(2)
+    js = ((a * (log_a - log_mean)).sum(-1) + (b * (log_b - log_mean)).sum(-1)) / 2
+    kl, reverse = (a * (log_a - log_b)).sum(-1), (b * (log_b - log_a)).sum(-1)
+    return kl.clamp_min(0), reverse.clamp_min(0), js.clamp_min(0)
+
+
+def _differences(a: Tensor, b: Tensor, targets: Tensor, top: int) -> dict[str, Tensor]:
+    """All measures of `NAMES` for logits pos vocab, in chunks of positions: pos each."""
+    if not 1 <= top <= a.shape[-1]:
+        raise WorkbenchError(f"top={top}; choices: 1 … {a.shape[-1]}")
+    size = max(1, CHUNK // a.shape[-1])
+    chunks = [_difference(*part, top) for part in zip(a.split(size), b.split(size), targets.split(size), strict=True)]
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in NAMES}
+
+
+def _difference(a: Tensor, b: Tensor, targets: Tensor, top: int) -> dict[str, Tensor]:
+    log_a, log_b = a.log_softmax(-1), b.log_softmax(-1)
+    loss_a, loss_b = (-log.gather(-1, targets[:, None])[:, 0] for log in (log_a, log_b))
+    best_a, best_b = a.topk(top).indices, b.topk(top).indices  # pos top
+    kl, reverse, js = divergences(log_a, log_b)
+    return {
+        "loss_difference": loss_b - loss_a,
+        "loss_a": loss_a,
+        "loss_b": loss_b,
+        "kl": kl,
+        "kl_reverse": reverse,
+        "js": js,
+        "overlap": (best_a[:, :, None] == best_b[:, None]).any(-1).float().mean(-1),
+        "flip": (best_a[:, 0] != best_b[:, 0]).float(),
+    }
+
+
+def _windows(length: int, window: int) -> list[tuple[int, int]]:
+    """Stretches of a text in which all but the first token of each is predicted, and every token but the first once."""
+    return [(start, min(start + window, length)) for start in range(0, length - 1, window - 1)]
+
+
+def _curves(name: str, values: Tensor, batch: Tensor, title: str, tokenizer: Tokenizer | None) -> Curves:
+    texts, length = batch.shape
+    lines = torch.cat([torch.full((texts, 1), float("nan")), values.reshape(texts, length - 1)], dim=1)
+    label, unit = NAMES[name]
+    return Curves(
+        lines,
+        [f"text {n}" for n in range(texts)],
+        range(length),
+        x_labels=token_labels(batch[0], tokenizer) if texts == 1 else None,
+        title=f"{title}: {label}",
+        value_name=label,
+        unit=unit,
+        signed=name == "loss_difference",
+    )

@@ -1,0 +1,255 @@
+"""How far two checkpoints' weights lie apart, read from their files a block of rows at a time."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.utils.extmath import randomized_svd
+from torch import Tensor
+
+from workbench.analyses.common import head_name
+from workbench.analyses.tensors import NamedTensors, Source, weights_of
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress
+from workbench.results import Grid, Measures, Scores
+
+MATRICES = {
+    "self_attn.q_proj": "q",
+    "self_attn.k_proj": "k",
+    "self_attn.v_proj": "v",
+    "self_attn.o_proj": "o",
+    "mlp.gate_proj": "gate",
+    "mlp.up_proj": "up",
+    "mlp.down_proj": "down",
+    "self_attn.q_norm": "q_norm",
+    "self_attn.k_norm": "k_norm",
+    "post_attention_layernorm": "attn_norm",
+    "post_feedforward_layernorm": "mlp_norm",
+}
+OUTSIDE = {"model.embed_tokens": "embed", "model.norm": "ln_final", "lm_head": "unembed"}
+HEADED = ("q", "k", "v", "o")
+BLOCK = 2**17
+"""Numbers compared at a time: few enough for a processor's cache, which makes several passes over them cheap."""
+
+UNITS = {
+    "relative_change": "‖B − A‖ / ‖A‖",
+    "cosine": "⟨A, B⟩ / ‖A‖ ‖B‖",
+    "distance": "‖B − A‖",
+    "norm_a": "‖A‖",
+    "norm_b": "‖B‖",
+}
+
+
+class Named(NamedTuple):
+    """A tensor's place in the model: its layer (None outside the layers), what it is called here, and its own name."""
+
+    layer: int | None
+    matrix: str
+    tensor: str
+
+
+class Directions(NamedTuple):
+    """The strongest singular directions of a difference: B − A ≈ Σ strength · left ⊗ right."""
+
+    strengths: Scores
+    left: Tensor  # direction row
+    right: Tensor  # direction column
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Squared norms of A, B and B − A, float64, one number a group (a head, or the whole tensor)."""
+
+    a: np.ndarray
+    b: np.ndarray
+    difference: np.ndarray
+
+    def measures(self) -> dict[str, np.ndarray]:
+        """The measures of `UNITS`; undefined (NaN) where a norm that divides is zero."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inner = (self.a + self.b - self.difference) / 2
+            return {
+                "relative_change": np.where(self.a > 0, np.sqrt(self.difference / self.a), np.nan),
+                "cosine": np.where(self.a * self.b > 0, inner / np.sqrt(self.a * self.b), np.nan),
+                "distance": np.sqrt(self.difference),
+                "norm_a": np.sqrt(self.a),
+                "norm_b": np.sqrt(self.b),
+            }
+
+    def total(self) -> "Sums":
+        return Sums(*(part.sum(keepdims=True) for part in (self.a, self.b, self.difference)))
+
+
+def compare_weights(a: Source, b: Source, *, heads_of: str | None = None, progress: Progress | None = None) -> Measures:
+    """What changed from A to B, for every matrix and layer; or for every layer and head of one of q, k, v, o.
+
+    Measures, with Frobenius norms: `relative_change` ‖B − A‖ / ‖A‖, which is √2 for unrelated matrices of equal norm;
+    `cosine` of the two as vectors; `distance` ‖B − A‖; `norm_a`, `norm_b`. Grids of matrix × layer; with `heads_of`
+    of layer × head. A head has its rows of q, k and v (k and v by key-value head) and its columns of o. What lies
+    outside the layers is in `weight_table`. A and B may be ids, whose files are read block by block in either layout
+    and never become a model, or models in memory.
+    Errors: WorkbenchError if the two are not of one shape.
+    """
+    first, second = weights_of(a), weights_of(b)
+    known = [named for named in _tensors(first, second) if named.layer is not None]
+    if heads_of is None:
+        rows = list(dict.fromkeys(named.matrix for named in known))
+        found = {(n.matrix, n.layer): s.total().measures() for n, s in _changes(first, second, known, progress)}
+        columns = [str(layer) for layer in range(first.config.num_hidden_layers)]
+        return _grids(
+            {m: [[found[row, int(c)][m][0] for c in columns] for row in rows] for m in UNITS},
+            (rows, columns),
+            ("matrix", "layer"),
+        )
+    if heads_of not in HEADED:
+        raise WorkbenchError(f"heads_of={heads_of!r}; choices: {', '.join(HEADED)}")
+    mine = [named for named in known if named.matrix == heads_of]
+    layers = [sums.measures() for _, sums in _changes(first, second, mine, progress)]
+    heads = range(len(layers[0]["distance"]))
+    return _grids(
+        {m: np.stack([layer[m] for layer in layers]) for m in UNITS},
+        ([str(named.layer) for named in mine], [str(head) for head in heads]),
+        ("layer", "head" if heads_of in "qo" else "key-value head"),
+        f" of {heads_of}",
+    )
+
+
+def weight_table(a: Source, b: Source, *, progress: Progress | None = None) -> pd.DataFrame:
+    """Every tensor and every head in one table, in one pass over both checkpoints: `tensor`, `layer`, `matrix`, `head`
+    (L3H5, empty for whole tensors), and the measures of `compare_weights`.
+
+    Errors: WorkbenchError if the two are not of one shape.
+    """
+    first, second = weights_of(a), weights_of(b)
+    rows = []
+    for named, sums in _changes(first, second, _tensors(first, second), progress):
+        place = {"tensor": named.tensor, "layer": named.layer, "matrix": named.matrix}
+        rows.append({**place, "head": "", **{m: values[0] for m, values in sums.total().measures().items()}})
+        if len(sums.a) > 1:
+            measures = sums.measures()
+            for head in range(len(sums.a)):
+                each = {m: values[head] for m, values in measures.items()}
+                rows.append({**place, "head": head_name(named.layer, head), **each})
+    return pd.DataFrame(rows).astype({"layer": "Int64"})
+
+
+def singular_directions(
+    a: Source, b: Source, layer: int | None, matrix: str, *, count: int = 8, seed: int = 0
+) -> Directions:
+    """The strongest directions of one matrix's change: singular values and vectors of B − A, largest first.
+
+    Randomised SVD (Halko, Martinsson and Tropp 2011, arXiv 0909.4061). Three tensors are in memory at a time.
+    Errors: WorkbenchError if there is no such matrix, or the two are not of one shape.
+    """
+    first, second = weights_of(a), weights_of(b)
+    there = [named for named in _tensors(first, second) if len(first.shape(named.tensor)) == 2]
+    named = next((n for n in there if (n.layer, n.matrix) == (layer, matrix)), None)
+    if named is None:
+        names = ", ".join(dict.fromkeys(n.matrix for n in there))
+        raise WorkbenchError(f"no matrix {matrix!r} in layer {layer}; matrices: {names} (embed, unembed: layer None)")
+    rows, columns = first.shape(named.tensor)
+    difference = second.rows(named.tensor, 0, rows).float()
+    difference -= first.rows(named.tensor, 0, rows)
+    count = min(count, rows, columns)
+    left, strengths, right = randomized_svd(difference.numpy(), count, n_iter=6, random_state=seed)
+    scores = Scores(
+        strengths,
+        [str(index) for index in range(count)],
+        title=f"Singular values of the change of {matrix}" + ("" if layer is None else f" in layer {layer}"),
+        value_name="singular value",
+    )
+    return Directions(scores, torch.from_numpy(left.T.copy()), torch.from_numpy(right.copy()))
+
+
+def _tensors(a: NamedTensors, b: NamedTensors) -> list[Named]:
+    """The tensors of both, in the order of the model, embedding first."""
+    if set(a) != set(b):
+        odd = sorted(set(a) ^ set(b))
+        raise WorkbenchError(f"the checkpoints are of different architecture: only one has {', '.join(odd[:3])}")
+    for name in a:
+        if a.shape(name) != b.shape(name):
+            raise WorkbenchError(f"the checkpoints differ in size: {name} is {a.shape(name)} and {b.shape(name)}")
+    named = [_named(name) for name in a]
+    order = [*OUTSIDE.values(), *MATRICES.values()]
+    return sorted(named, key=lambda n: (-1 if n.layer is None else n.layer, order.index(n.matrix.split(" ")[0])))
+
+
+def _named(tensor: str) -> Named:
+    path, _, kind = tensor.rpartition(".")
+    ending = "" if kind == "weight" else f" {kind}"
+    if path in OUTSIDE:
+        return Named(None, OUTSIDE[path] + ending, tensor)
+    _, _, layer, part = path.split(".", 3)
+    return Named(int(layer), MATRICES[part] + ending, tensor)
+
+
+def _changes(
+    a: NamedTensors, b: NamedTensors, tensors: list[Named], progress: Progress | None
+) -> Iterator[tuple[Named, Sums]]:
+    """The sums of each tensor in turn; progress by numbers read."""
+    done, total = 0, sum(math.prod(a.shape(named.tensor)) for named in tensors)
+    for named in tensors:
+        if progress is not None:
+            progress(done / total, f"comparing weights: {named.tensor}")
+        yield named, _sums(a, b, named)
+        done += math.prod(a.shape(named.tensor))
+    if progress is not None:
+        progress(1.0, "compared weights")
+
+
+def _sums(a: NamedTensors, b: NamedTensors, named: Named) -> Sums:
+    """Squared norms by head where the tensor has heads, else of the whole, a block of rows at a time."""
+    shape = a.shape(named.tensor)
+    config = a.config
+    groups = {"q": config.num_attention_heads, "o": config.num_attention_heads}.get(
+        named.matrix, config.num_key_value_heads if named.matrix in HEADED else 1
+    )
+    by_column = named.matrix == "o"
+    per_group = shape[0] if by_column else shape[0] // groups
+    sums = np.zeros((3, groups))
+    for group in range(1 if by_column else groups):
+        start, stop = group * per_group, (group + 1) * per_group
+        step = max(1, BLOCK // math.prod(shape[1:]))
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            x, y = a.rows(named.tensor, first, last).float(), b.rows(named.tensor, first, last).float()
+            if by_column:
+                sums += _squares_by_column(x, y, groups)
+            else:
+                sums[:, group] += _squares(x.flatten(), y.flatten())
+    return Sums(*sums)
+
+
+def _squares(x: Tensor, y: Tensor) -> tuple[float, float, float]:
+    squares = x.dot(x).item(), y.dot(y).item()
+    y = y.sub_(x)  # y is a copy made for this comparison; a third block would not stay in the cache
+    return *squares, y.dot(y).item()
+
+
+def _squares_by_column(x: Tensor, y: Tensor, groups: int) -> np.ndarray:
+    """The same for `groups` equal parts of the columns: kind group."""
+    parts = [part.square().sum(0).unflatten(0, (groups, -1)).sum(1) for part in (x, y, y - x)]
+    return torch.stack(parts).double().numpy()
+
+
+def _grids(
+    measures: dict[str, object], labels: tuple[list[str], list[str]], names: tuple[str, str], suffix: str = ""
+) -> Measures:
+    return Measures(
+        **{
+            measure: Grid(
+                values,
+                *labels,
+                row_name=names[0],
+                column_name=names[1],
+                title=f"Weights{suffix}: {measure.replace('_', ' ')}",
+                value_name=UNITS[measure],
+                signed=measure == "cosine",
+            )
+            for measure, values in measures.items()
+        }
+    )

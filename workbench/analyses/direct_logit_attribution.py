@@ -1,0 +1,131 @@
+"""A token's logit as a sum over everything that wrote into the residual stream."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hooks import Capture, OlmoForCausalLM, Run
+from workbench.analyses.common import chosen, head_name, normed, one_text, values_by_head, written
+from workbench.progress import Progress
+from workbench.results import Grid, Scores
+from workbench.text import Tokenizer, token_id, token_labels, vocabulary_labels
+
+
+@torch.no_grad()
+def direct_logit_attribution(
+    model: OlmoForCausalLM,
+    tokens: Tensor,
+    token: int | str,
+    against: int | str | None = None,
+    *,
+    position: int = -1,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> Scores:
+    """What each part of the model adds directly to the logit of `token`, or to its difference from `against`'s.
+
+    At one `position` of one text. Parts: `embed`, every head (`L0H3`), the output bias of attention where there is one
+    (`L0 bias`) and every MLP (`L0 MLP`), each seen through the final norm with its scale frozen and the unembedding.
+    In OLMo 2 and 3 a part is what remains after the sublayer's own norm, its scale frozen too. The parts add up to
+    `total`, the logit itself, to rounding error (Elhage et al. 2021, "A mathematical framework for transformer
+    circuits").
+
+    `token` and `against` are ids, or the texts of single tokens where there is a `tokenizer`. Effects by way of later
+    layers are not counted: see activation patching for those.
+    """
+    batch = one_text(tokens)
+    (position,) = chosen([position], batch.shape[1], "position")
+    target = target_ids(model, token, against, tokenizer)
+    if progress is not None:
+        progress(0.0, "direct logit attribution")
+    sites = ("embed", "blocks.*.attn.result", "blocks.*.attn_out", "blocks.*.mlp_out", "ln_final.scale")
+    run = model.run(batch, capture=[Capture(site, positions=[position]) for site in sites])
+    parts = {"embed": run["embed"][0, 0]}  # d_model each
+    for layer in range(model.config.num_hidden_layers):
+        heads = run[f"blocks.{layer}.attn.result"][0, 0]  # head d_model
+        parts |= {head_name(layer, head): part for head, part in enumerate(heads)}
+        if model.config.attention_bias:
+            parts[f"L{layer} bias"] = run[f"blocks.{layer}.attn_out"][0, 0] - heads.sum(0)
+        parts[f"L{layer} MLP"] = run[f"blocks.{layer}.mlp_out"][0, 0]
+    if progress is not None:
+        progress(1.0, "direct logit attribution")
+    logits = run.logits[0, position, target].double()
+    return Scores(
+        read_out(model, torch.stack(list(parts.values())), run["ln_final.scale"][0, 0], target),
+        list(parts),
+        total=float(logits[0] if against is None else logits[0] - logits[1]),
+        title=_title(target, position, tokenizer),
+        value_name="logit" if against is None else "logit difference",
+        signed=True,
+    )
+
+
+@torch.no_grad()
+def head_sources(
+    model: OlmoForCausalLM,
+    tokens: Tensor,
+    token: int | str,
+    against: int | str | None = None,
+    *,
+    heads: Sequence[tuple[int, int]],
+    position: int = -1,
+    tokenizer: Tokenizer | None = None,
+) -> Grid:
+    """Where the direct effect of heads comes from: each head's part of a logit, by the position it was read from.
+
+    `heads` are (layer, head). A cell is α[position, key] · v_key W_O, seen as in `direct_logit_attribution`; a row
+    adds up to that head's part there. Rows are the heads, columns the tokens of the text.
+    """
+    batch = one_text(tokens)
+    (position,) = chosen([position], batch.shape[1], "position")
+    layers = chosen([layer for layer, _ in heads], model.config.num_hidden_layers, "layer")
+    columns = chosen([head for _, head in heads], model.config.num_attention_heads, "head")
+    target = target_ids(model, token, against, tokenizer)
+    capture: list[Capture | str] = ["ln_final.scale"]
+    for layer in sorted(set(layers)):
+        capture.append(Capture(f"blocks.{layer}.attn.pattern", queries=[position]))
+        capture += [f"blocks.{layer}.attn.v", f"blocks.{layer}.ln1.scale"]
+    run = model.run(batch, capture=capture)
+    rows = []
+    for layer, head in zip(layers, columns, strict=True):
+        parts = _read_from(model, run, layer, head, position)  # key d_model
+        rows.append(read_out(model, parts, run["ln_final.scale"][0, position], target))
+    return Grid(
+        torch.stack(rows),
+        [head_name(layer, head) for layer, head in zip(layers, columns, strict=True)],
+        token_labels(batch[0], tokenizer),
+        row_name="head",
+        column_name="key (source)",
+        title=_title(target, position, tokenizer),
+        value_name="logit" if against is None else "logit difference",
+        signed=True,
+    )
+
+
+def target_ids(
+    model: OlmoForCausalLM, token: int | str, against: int | str | None, tokenizer: Tokenizer | None
+) -> list[int]:
+    """The ids of a target: one token, or two whose difference is meant."""
+    wanted = [token] if against is None else [token, against]
+    return [token_id(one, tokenizer, model.config.vocab_size) for one in wanted]
+
+
+def read_out(model: OlmoForCausalLM, parts: Tensor, scale: Tensor, target: list[int]) -> Tensor:
+    """What parts of the residual stream add to the target's logit, the final norm's scale held: … d_model -> …"""
+    rows = model.get_output_embeddings().weight[target].double()  # token d_model
+    unembedding = rows[0] - rows[1] if len(rows) == 2 else rows[0]
+    return normed(model.model.norm, parts, scale).double() @ unembedding
+
+
+def _read_from(model: OlmoForCausalLM, run: Run, layer: int, head: int, position: int) -> Tensor:
+    """What a head adds to the residual stream at `position`, by the position it was read from: key d_model."""
+    block = f"blocks.{layer}."
+    values = values_by_head(run[block + "attn.v"][0], model.config.num_attention_heads)  # key head d_head
+    moved = run[block + "attn.pattern"][0, :, 0].T[..., None] * values
+    return written(model, layer, moved, head, run[block + "ln1.scale"][0, position])
+
+
+def _title(target: list[int], position: int, tokenizer: Tokenizer | None) -> str:
+    names = vocabulary_labels(target, tokenizer)
+    return f"Direct effect on the logit of {' over that of '.join(names)}, at position {position}"

@@ -1,0 +1,123 @@
+"""What every head of a model does, in a few numbers each."""
+
+import torch
+from torch import Tensor
+
+from hooks import Capture, OlmoForCausalLM
+from hooks.attention import HeadStatistics
+from workbench.analyses.common import as_batch
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress, part, steps
+from workbench.results import Grid, Measures
+
+TOKENS = 4096  # run at a time
+SPAN = 16  # tokens that are repeated
+GAPS = (0, 16)  # random tokens before the first copy, and between the two
+UNITS = {"entropy": "nats", "distance": "tokens"}
+TITLES = {
+    "entropy": "Entropy of attention",
+    "previous": "Attention to the previous token",
+    "first": "Attention to the first token",
+    "self": "Attention to the token itself",
+    "distance": "Mean distance looked back",
+    "duplicate": "Attention to earlier copies of the token",
+    "induction": "Attention to what followed the token's first copy",
+    "induction_error": "Standard error of the induction score",
+}
+
+
+def head_atlas(
+    model: OlmoForCausalLM, tokens: Tensor, *, samples: int = 64, seed: int = 0, progress: Progress | None = None
+) -> Measures:
+    """Per head: what it attends to on the given texts, and its induction score on random ones. Grids layer × head.
+
+    On `tokens` (batch pos, two positions or more), means over all queries but each text's first:
+    `entropy` −Σ p log p; `previous`, `first`, `self`: the weight on the token before, on the first token, on the token
+    itself; `distance` Σ p (query − key); `duplicate`: the weight on earlier copies of the query's token, over the
+    queries that have one (NaN where none has).
+
+    On `samples` rows of random tokens in which a span of 16 comes twice, after random gaps, so that position alone
+    tells nothing: `induction`, the weight from the second copy of a token on the token after its first copy (Olsson et
+    al. 2022, "In-context learning and induction heads"), and `induction_error`, its standard error over the rows.
+
+    `atlas.rank("induction")` lists the heads by any measure. No head × query × key tensor is ever held. With
+    `samples=0` induction is left out.
+    """
+    batch = as_batch(tokens, at_least=2)
+    measures = _text_statistics(model, batch, part(progress, 0.0, 0.5 if samples else 1.0))
+    if samples:
+        scores = induction_scores(model, samples, seed, part(progress, 0.5, 1.0))  # layer sample head
+        measures |= {"induction": scores.mean(1), "induction_error": scores.std(1) / samples**0.5}
+    layers, heads = measures["entropy"].shape
+    return Measures(
+        **{
+            name: Grid(
+                values,
+                range(layers),
+                range(heads),
+                column_name="head",
+                title=TITLES[name],
+                value_name=name.replace("_", " "),
+                unit=UNITS.get(name, ""),
+            )
+            for name, values in measures.items()
+        }
+    )
+
+
+def _text_statistics(model: OlmoForCausalLM, batch: Tensor, progress: Progress | None) -> dict[str, Tensor]:
+    """The mean of each statistic over the queries where it is defined: layer head."""
+    sums, counts = 0.0, 0
+    for texts in steps(batch.split(max(1, TOKENS // batch.shape[1])), progress, "attention on the text"):
+        statistics = HeadStatistics(tokens=texts)
+        found = _statistics(model, texts, statistics)[..., 1:].double()  # layer stat batch head query
+        sums = sums + found.nansum(dim=(2, 4))
+        counts = counts + found.isfinite().sum(dim=(2, 4))
+    means = (sums / counts).float()  # layer stat head
+    return {name: means[:, n] for n, name in enumerate(statistics.names)}
+
+
+def induction_scores(model: OlmoForCausalLM, samples: int, seed: int, progress: Progress | None = None) -> Tensor:
+    """Each head's induction score on each of many random rows: layer sample head."""
+    if samples < 2:
+        raise WorkbenchError(f"samples is {samples}; a standard error needs at least 2")
+    rows, targets = repeated_spans(model.config.vocab_size, samples, seed)
+    size = max(1, TOKENS // rows.shape[1])
+    scores = []
+    for some, target in steps(list(zip(rows.split(size), targets.split(size), strict=True)), progress, "induction"):
+        statistics = HeadStatistics(targets={"induction": target})
+        found = _statistics(model, some.to(model.device), statistics)
+        scores.append(found[:, statistics.names.index("induction")].nanmean(-1))  # layer batch head
+    return torch.cat(scores, dim=1)
+
+
+def repeated_spans(vocab_size: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows of random tokens that hold a span twice, and for each position the key an induction head would choose.
+
+    Rows are: up to 16 tokens, the span, up to 16 tokens, the span again, and tokens up to equal length; all but the
+    span's are different within a row. The key is the one after the first copy of the query's token, and −1 where the
+    token is not a second copy, or is the span's last, which nothing of the span follows.
+    """
+    shortest, longest = GAPS
+    distinct = SPAN + 2 * longest
+    if vocab_size < distinct:
+        raise WorkbenchError(f"a vocabulary of {vocab_size} is too small for {distinct} different random tokens")
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.stack([torch.randperm(vocab_size, generator=generator)[:distinct] for _ in range(samples)])
+    gaps = torch.randint(shortest, longest + 1, (samples, 2), generator=generator)
+    targets = torch.full((samples, distinct + SPAN), -1)
+    rows = torch.cat([rows, torch.empty(samples, SPAN, dtype=torch.long)], dim=1)
+    for row, target, (before, between) in zip(rows, targets, gaps.tolist(), strict=True):
+        first, second = before, before + SPAN + between
+        rest = row[second:distinct].clone()
+        row[second : second + SPAN] = row[first : first + SPAN]
+        row[second + SPAN :] = rest
+        target[second : second + SPAN - 1] = torch.arange(first + 1, first + SPAN)
+    return rows, targets
+
+
+def _statistics(model: OlmoForCausalLM, batch: Tensor, statistics: HeadStatistics) -> Tensor:
+    """Every layer's statistics, streamed: layer stat batch head query."""
+    capture = Capture("blocks.*.attn.pattern", reduce=statistics)
+    run = model.run(batch, capture=capture, stop_at_layer=model.config.num_hidden_layers)
+    return run.stack("attn.pattern")

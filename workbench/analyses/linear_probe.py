@@ -1,0 +1,114 @@
+"""From which layer on a property of a text can be read off linearly."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from hooks import OlmoForCausalLM
+from workbench.analyses.common import as_batch, residual_names, residuals
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress, part, steps
+from workbench.results import Curves
+
+TEXTS = 8  # run at a time
+LINES = ("held-out texts", "shuffled labels", "most frequent label")
+
+
+def linear_probe(
+    model: OlmoForCausalLM,
+    tokens: Tensor | Sequence[Tensor],
+    labels: Sequence[object],
+    *,
+    pool: str = "last",
+    held_out: float = 0.25,
+    splits: int = 5,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Curves:
+    """Accuracy per layer of a linear classifier that reads a text's label from the residual stream.
+
+    `tokens` are the texts: batch pos, or a sequence of LongTensors of any lengths; `labels` one a text. `pool` is what
+    the classifier reads: the hidden state at the `last` token, or the `mean` over tokens. Logistic regression on
+    standardised states (scikit-learn, its default penalty) is trained on a part of the texts and tested on the
+    `held_out` share, over `splits` stratified splits; the line `held-out texts` is the mean, its error the standard
+    error over the splits. `shuffled labels` is the control: the same with labels dealt out at random, which shows what
+    the classifier can learn by heart (Hewitt and Liang 2019). `most frequent label` is what a constant guess gets.
+    """
+    classes, wanted = _classes(labels, splits, held_out)
+    states = _pooled(model, tokens, wanted, pool, part(progress, 0.0, 0.3))  # layer text d_model
+    splitter = StratifiedShuffleSplit(splits, test_size=held_out, random_state=seed)
+    targets = (wanted, np.random.default_rng(seed).permutation(wanted))
+    accuracies = np.empty((len(targets), len(states), splits))
+    for layer in steps(range(len(states)), part(progress, 0.3, 1.0), "training probes"):
+        for line, target in enumerate(targets):
+            for split, (train, test) in enumerate(splitter.split(states[layer], target)):
+                accuracies[line, layer, split] = _accuracy(states[layer], target, train, test)
+    constant = np.full(len(states), max(np.mean(wanted == c) for c in range(len(classes))))
+    names = residual_names(model)
+    return Curves(
+        np.stack([*accuracies.mean(-1), constant]),
+        LINES,
+        range(len(names)),
+        x_name="layer",
+        x_labels=names,
+        errors=np.stack([*accuracies.std(-1, ddof=1) / np.sqrt(splits), np.zeros(len(states))]),
+        title=f"Linear probe: {len(wanted)} texts, {len(classes)} labels",
+        value_name="accuracy",
+    )
+
+
+def _classes(labels: Sequence[object], splits: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
+    """The different labels, and each text's label as a number among them; enough texts of each to split."""
+    if splits < 2:
+        raise WorkbenchError(f"splits is {splits}; a standard error needs at least 2")
+    if not 0 < held_out < 1:
+        raise WorkbenchError(f"held_out is {held_out}; it is the share of texts to test on, between 0 and 1")
+    classes, wanted, counts = np.unique([str(label) for label in labels], return_inverse=True, return_counts=True)
+    if len(classes) < 2:
+        raise WorkbenchError(f"all {len(labels)} texts have the label {str(classes[0])!r}; a probe needs at least two")
+    if counts.min() < 2:
+        raise WorkbenchError(f"label {str(classes[counts.argmin()])!r} has {counts.min()} text; each needs at least 2")
+    tested = int(np.ceil(held_out * len(labels)))
+    if min(tested, len(labels) - tested) < len(classes):
+        raise WorkbenchError(f"{len(labels)} texts are too few to train and test {len(classes)} labels; give more")
+    return classes, wanted
+
+
+def _pooled(
+    model: OlmoForCausalLM, tokens: Tensor | Sequence[Tensor], labels: np.ndarray, pool: str, progress: Progress | None
+) -> np.ndarray:
+    """What the classifier reads of each text: layer text d_model, float32."""
+    if pool not in ("last", "mean"):
+        raise WorkbenchError(f"pool is {pool!r}; choose 'last' or 'mean'")
+    texts = [as_batch(text) for text in tokens]
+    if len(texts) != len(labels):
+        raise WorkbenchError(f"there are {len(texts)} texts and {len(labels)} labels; give one label a text")
+    lengths = torch.tensor([text.shape[1] for text in texts])
+    order = lengths.argsort()
+    padded = pad_sequence([texts[n][0] for n in order], batch_first=True)  # what follows a text does not change it
+    pooled = []
+    for some in steps(order.split(TEXTS), progress, "reading hidden states"):
+        start, longest = sum(len(p) for p in pooled), int(lengths[some].max())
+        resid = residuals(model, padded[start : start + len(some), :longest]).float().cpu()  # layer batch pos d_model
+        position, length = torch.arange(longest), lengths[some][:, None]
+        weight = (position == length - 1).float() if pool == "last" else (position < length) / length
+        pooled.append(torch.einsum("lbpd,bp->bld", resid, weight))
+    return torch.cat(pooled)[order.argsort()].transpose(0, 1).numpy()
+
+
+def _accuracy(states: np.ndarray, target: np.ndarray, train: np.ndarray, test: np.ndarray) -> float:
+    """Share of the held-out texts whose label is read off rightly."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a probe near its optimum is as good as one at it
+        probe.fit(states[train], target[train])
+    return float(probe.score(states[test], target[test]))

@@ -1,0 +1,101 @@
+"""What each layer would say if it were the last."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from workbench.analyses.common import CHUNK, next_token_statistics, one_text, residual_names, residuals
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress, steps
+from workbench.results import Grid, Measures
+from workbench.text import Tokenizer, token_labels, vocabulary_labels
+
+UNITS = {"entropy": "nats", "kl": "nats"}
+TITLES = {
+    "probability": "Probability of the likeliest next token",
+    "entropy": "Entropy of the next token",
+    "kl": "Divergence of the final distribution from this one",
+    "rank": "Rank of the true next token",
+}
+
+
+@torch.no_grad()
+def logit_lens(
+    model: OlmoForCausalLM,
+    tokens: Tensor,
+    *,
+    top_k: int = 5,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> Measures:
+    """Every layer's residual stream through the final norm and the unembedding (nostalgebraist 2020).
+
+    Returns Grids of (`embed` and every layer) × position of one text: `probability` of the likeliest next token, its
+    text in the cells; `entropy`; `kl` = KL(final ‖ layer), both in nats; `rank` of the true next token (1 = likeliest;
+    undefined at the last position); and `top_2` … `top_k`, the probabilities of the runners-up with their texts. The
+    last row is the model's own output: its `kl` is 0.
+    """
+    batch = one_text(tokens)
+    if not 1 <= top_k <= model.config.vocab_size:
+        raise WorkbenchError(
+            f"top_k is {top_k}; choose from 1 to {model.config.vocab_size}, the size of the vocabulary"
+        )
+    resid = residuals(model, batch)[:, 0]  # layer pos d_model
+    following = torch.cat([batch[0, 1:], batch[0, :1]]).to(resid.device)  # the last one has no next: cut out below
+    size = max(1, CHUNK // model.config.vocab_size)
+    rows: list[dict[str, Tensor]] = []
+    for layer in steps(range(len(resid)), progress, "logit lens"):
+        chunks = [
+            _lens(model, *chunk, top_k)
+            for chunk in zip(resid[layer].split(size), resid[-1].split(size), following.split(size), strict=True)
+        ]
+        rows.append({name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]})
+    measures = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}  # layer pos, or layer pos k
+    measures["rank"][:, -1] = float("nan")
+    return _as_grids(model, batch[0], measures, tokenizer)
+
+
+def _lens(model: OlmoForCausalLM, resid: Tensor, final: Tensor, following: Tensor, top_k: int) -> dict[str, Tensor]:
+    """The measures at some positions of one layer. resid, final: pos d_model."""
+    logits = unembed(model, resid).float()  # pos vocab
+    log_p, log_final = logits.log_softmax(-1), unembed(model, final).float().log_softmax(-1)
+    top = log_p.topk(top_k, dim=-1)
+    statistics = next_token_statistics(logits, following)
+    return {
+        "top": top.values.exp(),
+        "ids": top.indices,
+        "entropy": statistics["entropy"],
+        "kl": torch.nn.functional.kl_div(log_p, log_final, reduction="none", log_target=True).sum(-1),
+        "rank": statistics["rank"],
+    }
+
+
+def unembed(model: OlmoForCausalLM, resid: Tensor) -> Tensor:
+    """The logits of a residual stream: final norm, then unembedding. … d_model -> … vocab"""
+    return model.lm_head(model.model.norm(resid))
+
+
+def _as_grids(
+    model: OlmoForCausalLM, ids: Tensor, measures: dict[str, Tensor], tokenizer: Tokenizer | None
+) -> Measures:
+    """The measures of all layers as Grids; those about the whole distribution carry the likeliest token as text."""
+    top, top_ids = measures.pop("top"), measures.pop("ids")  # layer pos k
+    texts = np.array(vocabulary_labels(top_ids.flatten().tolist(), tokenizer), dtype=object).reshape(top.shape)
+    measures = {"probability": top[..., 0]} | measures
+    runners_up = {f"top_{k + 1}": top[..., k] for k in range(1, top.shape[-1])}
+    return Measures(
+        **{
+            name: Grid(
+                values,
+                residual_names(model),
+                token_labels(ids, tokenizer),
+                text=texts[..., int(name[4:]) - 1 if name in runners_up else 0],
+                title=TITLES.get(name, f"Probability of candidate {name[4:]} for the next token"),
+                value_name="probability" if name in runners_up else name,
+                unit=UNITS.get(name, ""),
+                log=name == "rank",
+            )
+            for name, values in (measures | runners_up).items()
+        }
+    )

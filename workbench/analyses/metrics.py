@@ -1,0 +1,151 @@
+"""Ready metrics for `trajectory`. Each function here makes a `Metric`; texts are token ids, batch pos."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from workbench.analyses.common import as_batch, next_token_statistics
+from workbench.analyses.compare_weights import weight_table
+from workbench.analyses.effective_rank import effective_rank as rank_of
+from workbench.analyses.grafting import Part, Tensors, grafted, part_tensors
+from workbench.analyses.head_atlas import head_atlas
+from workbench.analyses.residual_norms import residual_norms as norms_of
+from workbench.analyses.tensors import ModelTensors
+from workbench.analyses.trajectory import Metric
+from workbench.checkpoints import Weights
+from workbench.errors import WorkbenchError
+from workbench.results import Curves, Grid
+
+TEXTS = 8
+"""Texts run at a time."""
+
+
+def held_out_loss(tokens: Tensor) -> Metric:
+    """Mean −log p of the tokens of texts that the run was not trained on, nats a token."""
+    return Metric("held-out loss", mean_loss, {"tokens": as_batch(tokens, 2)}, unit="nats")
+
+
+def head_scores(tokens: Tensor, score: str, *, samples: int = 64, seed: int = 0) -> Metric:
+    """One score of `head_atlas` for every head: entropy, previous, first (sinks), self, distance, induction, …"""
+    arguments = {"tokens": as_batch(tokens, 2), "score": score, "samples": samples, "seed": seed}
+    return Metric(f"{score.replace('_', ' ')} of heads", _head_score, arguments)
+
+
+def residual_norms(tokens: Tensor) -> Metric:
+    """The mean norm of the residual stream after each layer; a text's first token, often a sink, is left out."""
+    return Metric("norm of the residual stream", _mean_norms, {"tokens": as_batch(tokens, 2)})
+
+
+def effective_rank(tokens: Tensor) -> Metric:
+    """RankMe of the hidden states of each layer (Garrido et al. 2023); its phases along OLMo: arXiv 2509.23024."""
+    return Metric("effective rank", _rank, {"tokens": as_batch(tokens)}, unit="directions")
+
+
+def continuation_log_prob(prompt: Tensor, continuation: Tensor) -> Metric:
+    """The log-probability of a continuation after a prompt, both pos, in nats, summed over its tokens."""
+    arguments = {"prompt": prompt.flatten(), "continuation": continuation.flatten()}
+    return Metric("log-probability of the continuation", _continuation, arguments, unit="nats")
+
+
+def kl_to_last(tokens: Tensor) -> Metric:
+    """KL(last ‖ checkpoint) of next-token distributions, mean over the tokens of texts, nats: what is left to learn."""
+    arguments = {"tokens": as_batch(tokens)}
+    return Metric("KL to the last checkpoint", _kl, arguments, unit="nats", reference=log_probs)
+
+
+def weight_change() -> Metric:
+    """‖B − A‖ / ‖A‖ of all parameters from the checkpoint before, by layer, divided by the steps between them.
+
+    Read from the files; the first checkpoint has nothing before it (NaN).
+    """
+    return Metric("relative weight change a step", _change, reads="weights")
+
+
+def head_needed(tokens: Tensor, layer: int, head: int) -> Metric:
+    """How much the loss rises when a head is as it was at the run's first checkpoint, nats.
+
+    About zero while the head has not become what the others rely on; see `needed_from`.
+    """
+    arguments = {"tokens": as_batch(tokens, 2), "part": Part("head", layer, (head,))}
+    return Metric(f"need of L{layer}H{head}", _need, arguments, unit="nats", reference=_of_part, reference_at=0)
+
+
+def needed_from(curve: Curves, floor: float, line: int = 0) -> float | None:
+    """The place on the axis from which a line stays above a floor to the end; None if it does not end above it.
+
+    With `head_needed` and the noise floor of the loss: the step from which the head is needed.
+    """
+    above = curve.values[line] > floor
+    if not above[-1]:
+        return None
+    below = [index for index, high in enumerate(above) if not high]
+    return float(curve.x[below[-1] + 1 if below else 0])
+
+
+@torch.no_grad()
+def mean_loss(model: OlmoForCausalLM, tokens: Tensor) -> float:
+    """Mean −log p of each token but every text's first, nats."""
+    losses = [
+        next_token_statistics(model.run(texts).logits[:, :-1], texts[:, 1:])["loss"].double().sum().item()
+        for texts in tokens.to(model.device).split(TEXTS)
+    ]
+    return sum(losses) / tokens[:, 1:].numel()
+
+
+def log_probs(model: OlmoForCausalLM, tokens: Tensor) -> np.ndarray:
+    """Log-probabilities of the next token at every position: batch pos vocab, float32."""
+    logits = [model.run(texts).logits.float().log_softmax(-1).cpu() for texts in tokens.to(model.device).split(TEXTS)]
+    return torch.cat(logits).numpy()
+
+
+def _head_score(model: OlmoForCausalLM, tokens: Tensor, score: str, samples: int, seed: int) -> Grid:
+    needs_samples = score.startswith("induction")
+    atlas = head_atlas(model, tokens.to(model.device), samples=samples if needs_samples else 0, seed=seed)
+    if score not in atlas:
+        raise WorkbenchError(f"no score {score!r} of heads; scores: {', '.join(atlas)}, induction")
+    return atlas[score]
+
+
+def _mean_norms(model: OlmoForCausalLM, tokens: Tensor) -> dict[str, float]:
+    norms = [norms_of(model, text.to(model.device))["norm"] for text in tokens]
+    means = sum(norm.values[:, 1:].mean(1) for norm in norms) / len(norms)
+    return dict(zip(norms[0].rows, means.tolist(), strict=True))
+
+
+def _rank(model: OlmoForCausalLM, tokens: Tensor) -> Curves:
+    return rank_of(model, tokens.to(model.device))
+
+
+def _continuation(model: OlmoForCausalLM, prompt: Tensor, continuation: Tensor) -> float:
+    tokens = torch.cat([prompt, continuation])[None].to(model.device)
+    logits = model.run(tokens, logits_to_keep=len(continuation) + 1).logits[:, :-1]
+    return -next_token_statistics(logits, tokens[:, len(prompt) :])["loss"].double().sum().item()
+
+
+def _kl(model: OlmoForCausalLM, tokens: Tensor, reference: np.ndarray) -> float:
+    total = 0.0
+    for text, of_last in zip(tokens, reference, strict=True):
+        mine = model.run(text[None].to(model.device)).logits[0].float().log_softmax(-1).cpu()
+        last = torch.tensor(of_last)
+        total += (last.exp() * (last - mine)).sum(dtype=torch.float64).item()
+    return max(0.0, total / tokens.numel())
+
+
+def _change(weights: Weights, previous: Weights | None, steps: int | None) -> dict[str, float]:
+    names = [f"layer {layer}" for layer in range(weights.config.num_hidden_layers)]
+    if previous is None or not steps:
+        return dict.fromkeys(["all", *names], float("nan"))
+    table = weight_table(previous, weights)
+    whole = table[table["head"] == ""].assign(changed=lambda t: t["distance"] ** 2, size=lambda t: t["norm_a"] ** 2)
+    sums = whole.groupby("layer")[["changed", "size"]].sum()
+    relative = [whole["changed"].sum() / whole["size"].sum(), *(sums["changed"] / sums["size"])]
+    return {name: square**0.5 / steps for name, square in zip(["all", *names], relative, strict=True)}
+
+
+def _of_part(model: OlmoForCausalLM, tokens: Tensor, part: Part) -> Tensors:
+    return part_tensors(ModelTensors(model), part)
+
+
+def _need(model: OlmoForCausalLM, tokens: Tensor, part: Part, reference: Tensors) -> float:
+    return mean_loss(grafted(model, reference, part), tokens) - mean_loss(model, tokens)

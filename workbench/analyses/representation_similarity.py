@@ -1,0 +1,84 @@
+"""Which layers, of one model or of two, represent texts alike."""
+
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from workbench.analyses.common import as_batch, residual_names, residuals
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress, steps
+from workbench.results import Grid
+
+SAMPLES = 1024  # tokens compared with each other at a time
+
+
+def representation_similarity(
+    model: OlmoForCausalLM,
+    tokens: Tensor,
+    other: OlmoForCausalLM | None = None,
+    *,
+    skip: int = 0,
+    progress: Progress | None = None,
+) -> Grid:
+    """Debiased linear CKA between every two layers' residual streams: rows of `model`, columns of `other` or itself.
+
+    CKA = HSIC(K, L) / √(HSIC(K, K) HSIC(L, L)), K and L the Gram matrices of the two sets of hidden states: 1 for the
+    same states up to rotation and scale, about 0 for unrelated ones (slightly below is possible). HSIC is the unbiased
+    estimate of Song et al. 2012, averaged over minibatches (Nguyen et al. 2021, "Do wide and deep networks learn the
+    same things?"; Kornblith et al. 2019), so memory does not grow with the number of texts. `skip` leaves out the
+    first tokens of each text, whose massive norms would drown the others. The two models must share their tokenizer,
+    not their width.
+    """
+    batch = as_batch(tokens)
+    if batch.shape[1] <= skip:
+        raise WorkbenchError(f"texts of {batch.shape[1]} tokens leave none after skipping {skip}; use longer ones")
+    groups = _groups(batch, batch.shape[1] - skip)
+    sums: dict[str, Tensor | float] = {"xy": 0.0, "xx": 0.0, "yy": 0.0}
+    for texts in steps(groups, progress, "similarity of representations"):
+        x = _gram(residuals(model, texts)[:, :, skip:])
+        y = x if other is None else _gram(residuals(other, texts)[:, :, skip:]).to(x.device)
+        sums["xy"] = sums["xy"] + hsic(x, y)
+        sums["xx"] = sums["xx"] + hsic(x, x).diagonal()
+        sums["yy"] = sums["yy"] + hsic(y, y).diagonal()
+    similarity = sums["xy"] / (sums["xx"][:, None] * sums["yy"]).sqrt()
+    return Grid(
+        similarity,
+        residual_names(model),
+        residual_names(model if other is None else other),
+        row_name="layer" if other is None else "layer of the first model",
+        column_name="layer" if other is None else "layer of the second model",
+        title="Similarity of representations (debiased linear CKA)",
+        value_name="CKA",
+    )
+
+
+def hsic(x: Tensor, y: Tensor) -> Tensor:
+    """Unbiased HSIC of every Gram matrix of `x` with every one of `y`, each layer sample sample with a zero diagonal.
+
+    Returns layer layer: (tr KL + 1ᵀK1 1ᵀL1 / ((n−1)(n−2)) − 2 · 1ᵀKL1 / (n−2)) / (n (n−3)); Song et al. 2012,
+    "Feature selection via dependence maximization", equation 5.
+    """
+    n = x.shape[-1]
+    x_rows, y_rows = x.sum(-1), y.sum(-1)  # layer sample
+    trace = x.flatten(1) @ y.flatten(1).T
+    product = x_rows.sum(-1)[:, None] * y_rows.sum(-1) / ((n - 1) * (n - 2))
+    return (trace + product - 2 * (x_rows @ y_rows.T) / (n - 2)) / (n * (n - 3))
+
+
+def _groups(batch: Tensor, kept: int) -> list[Tensor]:
+    """Texts in minibatches of about equally many, at most `SAMPLES` tokens (or one text) each."""
+    if batch.shape[0] * kept < 4:
+        raise WorkbenchError(f"{batch.shape[0] * kept} tokens are too few to compare; give at least 4")
+    minibatches = -(-batch.shape[0] // max(1, SAMPLES // kept))
+    groups = list(batch.tensor_split(minibatches))
+    if len(groups[-1]) * kept < 4:
+        raise WorkbenchError(f"texts of {kept} tokens are too short to compare; give at least 4")
+    return groups
+
+
+def _gram(states: Tensor) -> Tensor:
+    """Products of every two tokens' hidden states, diagonal zero: layer batch pos d_model -> layer sample sample."""
+    flat = states.double().flatten(1, 2)
+    flat = flat / flat.square().mean(dim=(1, 2), keepdim=True).sqrt()  # scale does not matter; this keeps it in range
+    gram = flat @ flat.mT
+    gram.diagonal(dim1=1, dim2=2).zero_()
+    return gram

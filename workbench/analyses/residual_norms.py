@@ -1,0 +1,86 @@
+"""How large the residual stream is at each layer and token, and which few of its entries make it so."""
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from workbench.analyses.common import one_text, residual_names, residuals
+from workbench.progress import Progress
+from workbench.results import Grid, Measures
+from workbench.text import Tokenizer, token_labels
+
+
+def residual_norms(
+    model: OlmoForCausalLM, tokens: Tensor, *, tokenizer: Tokenizer | None = None, progress: Progress | None = None
+) -> Measures:
+    """Norms of the residual stream per layer and position of one text.
+
+    Returns Grids of (`embed` and every layer) × position: `norm`, the Euclidean norm; `largest`, the entry that is
+    largest in size, with its dimension as text; `ratio`, its size over the median size of that token's entries,
+    which is 3–5 for an ordinary hidden state and past 1,000 for a massive activation (Sun et al. 2024, "Massive
+    activations in large language models").
+    """
+    batch = one_text(tokens)
+    if progress is not None:
+        progress(0.0, "residual norms")
+    resid = residuals(model, batch)[:, 0].float()  # layer pos d_model
+    size, dimension = resid.abs().max(-1)
+    numbers = {
+        "norm": resid.norm(dim=-1),
+        "largest": resid.gather(-1, dimension[..., None])[..., 0],
+        "ratio": size / resid.abs().median(-1).values,
+    }
+    titles = {
+        "norm": "Norm of the residual stream",
+        "largest": "Largest entry of the residual stream, with its dimension",
+        "ratio": "Largest entry over the median entry",
+    }
+    if progress is not None:
+        progress(1.0, "residual norms")
+    names = [[str(d) for d in row] for row in dimension.tolist()]
+    return Measures(
+        **{
+            name: Grid(
+                values,
+                residual_names(model),
+                token_labels(batch[0], tokenizer),
+                text=None if name == "norm" else names,
+                title=titles[name],
+                value_name=name,
+                signed=name == "largest",
+            )
+            for name, values in numbers.items()
+        }
+    )
+
+
+def massive_activations(
+    model: OlmoForCausalLM,
+    tokens: Tensor,
+    *,
+    tokenizer: Tokenizer | None = None,
+    at_least: float = 100.0,
+    ratio: float = 1000.0,
+) -> pd.DataFrame:
+    """The entries of the residual stream that are massive: of size `at_least` and `ratio` times their token's median.
+
+    The bounds are those of Sun et al. 2024. One row an entry, largest first: `layer`, `position`, `token`,
+    `dimension`, `value`, `ratio`; no rows where nothing is massive.
+    """
+    batch = one_text(tokens)
+    resid = residuals(model, batch)[:, 0].float()  # layer pos d_model
+    ratios = resid.abs() / resid.abs().median(-1, keepdim=True).values
+    layer, position, dimension = torch.where((resid.abs() >= at_least) & (ratios >= ratio))
+    rows, names = residual_names(model), token_labels(batch[0], tokenizer)
+    table = pd.DataFrame(
+        {
+            "layer": [rows[i] for i in layer.tolist()],
+            "position": position.tolist(),
+            "token": [names[i] for i in position.tolist()],
+            "dimension": dimension.tolist(),
+            "value": resid[layer, position, dimension].tolist(),
+            "ratio": ratios[layer, position, dimension].tolist(),
+        }
+    )
+    return table.sort_values("value", key=abs, ascending=False, kind="stable", ignore_index=True)

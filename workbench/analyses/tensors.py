@@ -1,0 +1,52 @@
+"""Parameters by name, of a checkpoint's files or of a model in memory, read a few rows at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from hooks import OlmoForCausalLM
+from workbench.checkpoints import Checkpoint, locate, open_weights
+
+
+class NamedTensors(Protocol):
+    """Tensors by transformers' names, read by rows: `checkpoints.Weights`, or a model's own."""
+
+    config: PreTrainedConfig
+
+    def __iter__(self) -> Iterator[str]: ...
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def rows(self, name: str, start: int, stop: int) -> Tensor: ...
+
+
+Source = str | Checkpoint | OlmoForCausalLM | NamedTensors
+"""What can be compared: a checkpoint's id, an entry of a series, opened weights, or a model in memory."""
+
+
+@dataclass(frozen=True)
+class ModelTensors:
+    """The parameters of a model in memory, read like those of a file."""
+
+    model: OlmoForCausalLM
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        return self.model.config
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.model.named_parameters())
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.model.get_parameter(name).shape)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        return self.model.get_parameter(name).detach()[start:stop].to("cpu", copy=True)
+
+
+def weights_of(source: Source) -> NamedTensors:
+    """Opened weights of whatever can be compared. Errors: those of `checkpoints.locate` and `open_weights`."""
+    if isinstance(source, str | Checkpoint):
+        return open_weights(locate(source))
+    return ModelTensors(source) if isinstance(source, OlmoForCausalLM) else source

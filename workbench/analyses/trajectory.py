@@ -1,0 +1,281 @@
+"""Any number of a checkpoint, along a whole training run: one checkpoint at a time, and never twice.
+
+    curves = trajectory(checkpoints.series("tiny-olmo"), metrics.head_scores(tokens, "induction"))
+
+Results are kept on disk by what they depend on (the checkpoint's contents, the metric's function, version and
+arguments), so a run that was stopped goes on where it was, and a second one reads what the first has found.
+"""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import joblib
+import numpy as np
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from workbench import checkpoints
+from workbench.analyses.common import head_name
+from workbench.checkpoints import Checkpoint, Weights
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress
+from workbench.results import Curves, Grid, Measures, Scores
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "olmo-workbench"
+Value = float | Tensor | np.ndarray | Mapping[str, float] | Scores | Grid | Curves
+"""What a metric may return: a number, one a layer, one a layer and head, or named ones; or a result that holds such."""
+
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What to measure of each checkpoint, in a form that can be cached and sent to another process.
+
+    `function(model, **arguments)` gives a `Value`; it is a function of a module and depends on nothing else. With
+    `reads="weights"` it is `function(weights, previous, steps, **arguments)` on opened files, and no model is loaded;
+    `previous` are those of the checkpoint before, `steps` earlier; both None at the first. A `reference` is called
+    once, with the model of the run's checkpoint number `reference_at` and the arguments, and what it returns reaches
+    `function` as the argument `reference`. Raise `version` when the function changes its meaning.
+    """
+
+    name: str
+    function: Callable[..., Value]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    unit: str = ""
+    version: int = 1
+    reads: str = "model"
+    reference: Callable[..., Any] | None = None
+    reference_at: int = -1
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How checkpoints are loaded: the arguments of `checkpoints.load`."""
+
+    dtype: torch.dtype | str | None = None
+    device: torch.device | str | None = None
+    quantize: str | None = None
+
+    def __call__(self, checkpoint: Checkpoint) -> OlmoForCausalLM:
+        options = {"dtype": self.dtype, "device": self.device, "quantize": self.quantize}
+        return checkpoints.load(checkpoint, **options)[0]
+
+
+def trajectory(
+    series: Sequence[Checkpoint],
+    metric: Metric | Callable[[OlmoForCausalLM], Value],
+    *,
+    axis: str = "step",
+    loading: Loading = Loading(),
+    cache: str | Path | None = CACHE,
+    executor: str = "serial",
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> Curves:
+    """A metric at every checkpoint of a run, as Curves over `axis`, "step" or "tokens": a line a name.
+
+    `series` is taken along its main run (`checkpoints.main_run`): other data orders, ingredients and entries without
+    a step are left out; `checkpoints.pick` thins a long one. `metric` is one of `workbench.analyses.metrics`, or any
+    function of a model, such as `functools.partial(token_losses, tokens=ids)` with a result of one measure.
+
+    One checkpoint is in memory at a time in each process. `executor` is "serial", or a backend of joblib: "loky"
+    (processes), "threading", one that was registered ("dask", "ray"), or "joblib" for whichever
+    `joblib.parallel_config` has set; they give the same numbers. `cache` is a folder, None to keep nothing. To cancel,
+    `progress` raises; what was measured until then stays in the cache.
+    Errors: WorkbenchError if the axis is unknown at a checkpoint, the metric returns names that differ between
+    checkpoints, or a checkpoint cannot be loaded.
+    """
+    run = checkpoints.main_run(series)
+    places = _places(run, axis)
+    metric = metric if isinstance(metric, Metric) else of_model(metric)
+    task = functools.partial(_measure, run, metric, loading, cache, _reference(run, metric, loading, cache))
+    found: dict[int, dict[str, float]] = {}
+    for index, values in _all(task, len(run), executor, workers):
+        found[index] = values
+        if progress is not None:
+            progress(len(found) / len(run), f"{metric.name}: {len(found)} of {len(run)} checkpoints")
+    lines = list(found[0])
+    odd = [run[index].id for index in range(len(run)) if list(found[index]) != lines]
+    if odd:
+        raise WorkbenchError(
+            f"{metric.name} has other names at {odd[0]} than at {run[0].id}: {', '.join(lines[:4])}, …"
+        )
+    return Curves(
+        [[found[index][line] for index in range(len(run))] for line in lines],
+        lines,
+        places,
+        x_name=axis,
+        x_labels=[checkpoint.revision or checkpoint.id for checkpoint in run],
+        title=f"{metric.name} along {run[0].name}",
+        value_name=metric.name,
+        unit=metric.unit,
+    )
+
+
+def of_model(function: Callable[[OlmoForCausalLM], Value]) -> Metric:
+    """A metric of any function of a model; `functools.partial` gives it arguments.
+
+    Its version is its own source, so that a changed function is measured anew (what it calls is not looked at).
+    Errors: WorkbenchError for a function whose source cannot be read.
+    """
+    inner = function
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    return Metric(getattr(inner, "__name__", type(inner).__name__), _call, {"function": function})
+
+
+def _call(model: OlmoForCausalLM, function: Callable[[OlmoForCausalLM], Value]) -> Value:
+    return function(model)
+
+
+def _places(run: Sequence[Checkpoint], axis: str) -> list[int]:
+    if axis not in ("step", "tokens"):
+        raise WorkbenchError(f"axis={axis!r}; choices: step, tokens")
+    if not run:
+        raise WorkbenchError("a series without checkpoints has no trajectory")
+    unknown = [checkpoint.id for checkpoint in run if getattr(checkpoint, axis) is None]
+    if unknown:
+        raise WorkbenchError(f"the {axis} of {unknown[0]} is not known; take the other axis, or leave it out")
+    return [getattr(checkpoint, axis) for checkpoint in run]
+
+
+def _all(
+    task: Callable[[int], dict[str, float]], count: int, executor: str, workers: int
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Each index with its result, as they come."""
+    if executor == "serial":
+        yield from ((index, task(index)) for index in range(count))
+        return
+    backend = None if executor == "joblib" else executor
+    try:
+        parallel = joblib.Parallel(
+            n_jobs=None if executor == "joblib" else workers, backend=backend, return_as="generator_unordered"
+        )
+    except ValueError as error:
+        raise WorkbenchError(f"executor={executor!r}: {error}") from error
+    yield from parallel(joblib.delayed(_numbered)(task, index) for index in range(count))
+
+
+def _numbered(task: Callable[[int], dict[str, float]], index: int) -> tuple[int, dict[str, float]]:
+    return index, task(index)
+
+
+def _measure(
+    run: Sequence[Checkpoint],
+    metric: Metric,
+    loading: Loading,
+    cache: str | Path | None,
+    reference: tuple[str, Any] | None,
+    index: int,
+) -> dict[str, float]:
+    """The metric at one checkpoint, from the cache or made now."""
+    weights = _open(run[index])
+    previous = _open(run[index - 1]) if metric.reads == "weights" and index else None
+
+    def make() -> dict[str, float]:
+        given = {} if reference is None else {"reference": reference[1]}
+        if metric.reads == "weights":
+            steps = None if previous is None else (run[index].step or 0) - (run[index - 1].step or 0)
+            value = metric.function(weights, previous, steps, **metric.arguments, **given)
+        else:
+            value = metric.function(loading(run[index]), **metric.arguments, **given)
+        return named_values(value, metric.name)
+
+    depends = (_mark(weights), _mark(previous) if previous else None, reference[0] if reference else None)
+    return _kept(cache, (_key(metric), repr(loading), depends), make)
+
+
+def _reference(
+    run: Sequence[Checkpoint], metric: Metric, loading: Loading, cache: str | Path | None
+) -> tuple[str, Any] | None:
+    """What the metric wants to know of one checkpoint of the run beforehand, and what that depends on."""
+    if metric.reference is None:
+        return None
+    at = run[metric.reference_at]
+    mark = _mark(_open(at))
+    key = ("reference", _key(metric.reference), _key(metric.arguments), repr(loading), mark)
+    return mark, _kept(cache, key, lambda: metric.reference(loading(at), **metric.arguments))
+
+
+def _kept(cache: str | Path | None, key: object, make: Callable[[], Made]) -> Made:
+    """`make()`, or what it returned before for an equal key."""
+    if cache is None:
+        return make()
+    return joblib.Memory(cache, verbose=0).cache(_made, ignore=["make"])(joblib.hash(key), make)
+
+
+def _made(key: str, make: Callable[[], Made]) -> Made:
+    return make()
+
+
+def _open(checkpoint: Checkpoint) -> Weights:
+    return checkpoints.open_weights(checkpoints.locate(checkpoint))
+
+
+def _mark(weights: Weights) -> str:
+    return checkpoints.fingerprint(weights)
+
+
+def _key(value: object) -> object:
+    """A value in a form whose hash depends on its contents alone."""
+    if isinstance(value, Tensor):
+        return ("tensor", str(value.dtype), value.detach().cpu().double().numpy())
+    if isinstance(value, functools.partial):
+        return (_key(value.func), _key(value.args), _key(value.keywords))
+    if isinstance(value, Metric):
+        return ("metric", value.name, _key(value.function), value.version, value.reads, _key(value.arguments))
+    if isinstance(value, Mapping):
+        return [(name, _key(item)) for name, item in sorted(value.items())]
+    if isinstance(value, list | tuple):
+        return [_key(item) for item in value]
+    if inspect.isfunction(value):
+        try:
+            source = inspect.getsource(value)
+        except OSError as error:
+            raise WorkbenchError(
+                f"the source of {value.__qualname__} cannot be read, so its results cannot be cached; pass cache=None"
+            ) from error
+        held = [_key(cell.cell_contents) for cell in value.__closure__ or ()]
+        return (value.__module__, value.__qualname__, source, _key(value.__defaults__), held)
+    return repr(value) if isinstance(value, torch.dtype | torch.device) else value
+
+
+def named_values(value: Value, name: str) -> dict[str, float]:
+    """A metric's value as numbers with names: the lines of the curves.
+
+    Errors: WorkbenchError for a value of another form.
+    """
+    if isinstance(value, Measures):
+        raise WorkbenchError(f"{name} gives several measures, and one can be followed: {', '.join(value)}")
+    if isinstance(value, Mapping):
+        return {str(key): float(number) for key, number in value.items()}
+    if isinstance(value, Scores):
+        return dict(zip(value.names, value.values.tolist(), strict=True))
+    if isinstance(value, Curves):
+        points = value.x_labels or [f"{x:g}" for x in value.x]
+        several = len(value.lines) > 1
+        pairs = ((f"{line}, {point}" if several else point) for line in value.lines for point in points)
+        return dict(zip(pairs, value.values.ravel().tolist(), strict=True))
+    if isinstance(value, Grid):
+        heads = value.row_name == "layer" and "head" in value.column_name
+        join = head_name if heads else (lambda row, column: f"{row}, {column}")
+        pairs = (join(row, column) for row in value.rows for column in value.columns)
+        return dict(zip(pairs, value.values.ravel().tolist(), strict=True))
+    numbers = np.asarray(value.detach().float().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
+    if numbers.ndim == 0:
+        return {name: float(numbers)}
+    if numbers.ndim == 1:
+        return {f"layer {layer}": number for layer, number in enumerate(numbers.tolist())}
+    if numbers.ndim == 2:
+        return {head_name(*index): number for index, number in np.ndenumerate(numbers)}
+    raise WorkbenchError(
+        f"{name} has shape {numbers.shape}; it should be a number, one a layer, or one a layer and head"
+    )

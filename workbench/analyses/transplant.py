@@ -1,0 +1,158 @@
+"""What changes when a checkpoint runs with a part of another: which head, MLP or layer carries a difference.
+
+The idea is that of activation patching between models (model stitching: Lenc and Vedaldi 2015, arXiv 1411.5908;
+CMAP: Prakash et al. 2024, arXiv 2402.14811), with the part's weights as well as with its activations.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hooks import Edit, OlmoForCausalLM, Run, edits
+from workbench.analyses.common import as_batch, chosen, next_token_statistics
+from workbench.analyses.grafting import Part, grafted, part_tensors
+from workbench.analyses.pairs import Subject, name_of, opened
+from workbench.analyses.tensors import NamedTensors, weights_of
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress, steps
+from workbench.results import Grid, Measures, Scores
+
+CAPTURED = ("attn.z", "attn_out", "mlp_out", "resid_post")
+
+
+def transplant(
+    a: Subject, b: Subject, tokens: Tensor, part: Part, *, using: str = "weights", target: int | None = None
+) -> Scores:
+    """Run B with one part taken from A, and see what that does to its loss on a text, and to a target.
+
+    `using` "weights": B has A's parameters there and computes with them on its own residual stream. `using`
+    "activations": the part writes what it wrote in A's run over the same tokens. A head has its rows of q, its columns
+    of o and its part of the q norm; keys and values go along where all query heads that share them do, which is always
+    so without grouped queries. An MLP and attention have the norms that are theirs alone.
+
+    Scores: `loss of B`, `loss with the part of A`, `effect on loss` (positive: A's part does worse in B); with a
+    `target`, a token id, also its log-probability after the last token: `target in B`, `target with the part of A`,
+    `effect on target`.
+    Errors: WorkbenchError if there is no such part, or A and B are not of one shape.
+    """
+    batch = as_batch(tokens, at_least=2)
+    donor = _donor(a, batch, [part], using)
+    model = opened(b)
+    before = _outcome(model.run(batch.to(model.device)), batch, target)
+    after = _outcome(_with_part(model, batch, donor, part, using), batch, target)
+    names = ["loss", "target"][: len(before)]
+    numbers = {}
+    for name, old, new in zip(names, before, after, strict=True):
+        what = "loss of B" if name == "loss" else "target in B"
+        numbers |= {what: old, f"{name} with the part of A": new, f"effect on {name}": new - old}
+    return Scores(
+        list(numbers.values()),
+        list(numbers),
+        title=f"{name_of(b, 'B')} with {part} of {name_of(a, 'A')} ({using})",
+        value_name="loss or log-probability",
+        unit="nats",
+        signed=True,
+    )
+
+
+def transplant_heads(
+    a: Subject,
+    b: Subject,
+    tokens: Tensor,
+    *,
+    using: str = "weights",
+    target: int | None = None,
+    progress: Progress | None = None,
+) -> Measures:
+    """The effect of every head of A in B, one at a time. Grids layer × head: `loss`, the change of B's loss, and with
+    a `target` also `target`, the change of its log-probability after the last token.
+
+    See `transplant`. Each run starts at the head's layer, from B's own residual stream.
+    """
+    batch = as_batch(tokens, at_least=2)
+    model = opened(b, None)
+    layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
+    grid = [Part("head", layer, (head,)) for layer in range(layers) for head in range(heads)]
+    donor = _donor(a, batch, grid, using)
+    own = model.run(batch.to(model.device), capture="blocks.*.resid_pre")
+    before = _outcome(own, batch, target)
+    effects = []
+    for one in steps(grid, progress, "transplanting heads"):
+        run = _with_part(model, batch, donor, one, using, own[f"blocks.{one.layer}.resid_pre"])
+        effects.append([new - old for new, old in zip(_outcome(run, batch, target), before, strict=True)])
+    values = torch.tensor(effects).T.reshape(len(before), layers, heads)
+    title = f"{name_of(b, 'B')} with one head of {name_of(a, 'A')} ({using})"
+    return Measures(
+        **{
+            name: Grid(
+                grid_values,
+                range(layers),
+                range(heads),
+                column_name="head",
+                title=title,
+                value_name=f"change of {'loss' if name == 'loss' else 'log-probability of the target'}",
+                unit="nats",
+                signed=True,
+            )
+            for name, grid_values in zip(["loss", "target"], values, strict=False)
+        }
+    )
+
+
+def _donor(a: Subject, batch: Tensor, parts: Sequence[Part], using: str) -> NamedTensors | dict[str, Tensor]:
+    """A's tensors, read when they are needed; or what its parts wrote in a run over the tokens, by site."""
+    if using == "weights":
+        return weights_of(a)
+    if using != "activations":
+        raise WorkbenchError(f"using={using!r}; choices: weights, activations")
+    model = opened(a)
+    layers = chosen(sorted({part.layer for part in parts}), model.config.num_hidden_layers, "layer")
+    run = model.run(
+        batch.to(model.device),
+        capture=[f"blocks.{layer}.{site}" for layer in layers for site in CAPTURED],
+        logits_to_keep=1,
+    )
+    return {site: run[site].cpu() for site in run}
+
+
+def _with_part(
+    model: OlmoForCausalLM,
+    batch: Tensor,
+    donor: NamedTensors | dict[str, Tensor],
+    part: Part,
+    using: str,
+    resid: Tensor | None = None,
+) -> Run:
+    """B's run with the part; from the part's layer on, where its residual stream there is given."""
+    chosen([part.layer], model.config.num_hidden_layers, "layer")
+    chosen(part.heads, model.config.num_attention_heads, "head")
+    start = (
+        {"start_at_layer": part.layer, "resid": resid} if resid is not None else {"input_ids": batch.to(model.device)}
+    )
+    if using == "weights":
+        return grafted(model, part_tensors(donor, part), part).run(**start)
+    return model.run(**start, edits=_edits(donor, part))
+
+
+def _edits(written: dict[str, Tensor], part: Part) -> list[Edit]:
+    block, heads = f"blocks.{part.layer}.", list(part.heads)
+    if part.kind == "head":
+        return [edits.replace(block + "attn.z", written[block + "attn.z"][:, :, heads], heads=heads)]
+    sites = {
+        "attention": ("attn_out",),
+        "mlp": ("mlp_out",),
+        "layer": ("attn_out", "mlp_out"),
+        "residual": ("resid_post",),
+    }[part.kind]
+    return [edits.replace(block + site, written[block + site]) for site in sites]
+
+
+def _outcome(run: Run, batch: Tensor, target: int | None) -> list[float]:
+    """The mean loss, and with a target its mean log-probability after the last token."""
+    logits = run.logits
+    losses = next_token_statistics(logits[:, :-1], batch[:, 1:].to(logits.device))["loss"]
+    if target is None:
+        return [losses.mean().item()]
+    chosen([target], logits.shape[-1], "token")
+    return [losses.mean().item(), logits[:, -1].float().log_softmax(-1)[:, target].mean().item()]

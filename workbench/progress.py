@@ -1,0 +1,43 @@
+"""How long-running analyses say how far they are, and how they are stopped.
+
+Every analysis takes `progress`, called as `progress(fraction, text)` with a fraction from 0 to 1. To cancel, the
+callback raises: whatever it raises reaches the caller of the analysis unchanged.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from tqdm.auto import tqdm
+
+Progress = Callable[[float, str], None]
+Item = TypeVar("Item")
+
+
+def steps(items: Sequence[Item], progress: Progress | None, text: str) -> Iterator[Item]:
+    """The items one by one; before each, and after the last, the callback hears how many are done."""
+    for done, item in enumerate(items):
+        if progress is not None:
+            progress(done / len(items), text)
+        yield item
+    if progress is not None:
+        progress(1.0, text)
+
+
+def part(progress: Progress | None, start: float, end: float) -> Progress | None:
+    """A callback for one stage of a longer run: its 0…1 is `start`…`end` of the whole."""
+    if progress is None:
+        return None
+    return lambda fraction, text: progress(start + fraction * (end - start), text)
+
+
+def tqdm_progress() -> Progress:
+    """A callback that draws a bar, in a notebook or a terminal; it closes itself at 1."""
+    bar = tqdm(total=100, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}")
+
+    def report(fraction: float, text: str) -> None:
+        bar.set_description_str(text)
+        bar.update(100 * fraction - bar.n)
+        if fraction >= 1:
+            bar.close()
+
+    return report
