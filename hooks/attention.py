@@ -7,6 +7,7 @@ None means causal (query i sees keys 0 to i), or everything for a single query.
 
 from collections.abc import Callable, Iterator
 from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -17,7 +18,7 @@ from transformers import PreTrainedConfig
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .taps import Capture, Tap, Untapped
+from .taps import Tap, Untapped
 
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
 # So many query rows at a time: their scores fit the processor's cache, and fresh memory is asked for once.
@@ -59,6 +60,32 @@ class Masks:
         return {kind: MASKS[kind](config, layer_idx=layer, **arguments) for kind, layer in kinds.items()}
 
 
+@dataclass(frozen=True)
+class QK:
+    """The queries and keys of one layer, and what each query may see.
+
+    Attributes:
+        q: batch head query d_head, and k: batch kv_head key d_head, both after RoPE.
+        mask: see the top of this file.
+        scaling: what products are multiplied by.
+    """
+
+    q: Tensor
+    k: Tensor
+    mask: Tensor | None
+    scaling: float
+
+    def of(self, heads: Tensor) -> "QK":
+        """Some heads alone."""
+        group = self.q.shape[1] // self.k.shape[1]
+        return replace(self, q=self.q[:, heads], k=self.k[:, heads // group])
+
+    @property
+    def causal(self) -> bool:
+        """Whether query i sees keys 0 to i, with no mask to say so."""
+        return self.mask is None and self.q.shape[2] > 1
+
+
 def attend(
     module: nn.Module,
     qkv: tuple[Tensor, Tensor, Tensor],
@@ -95,72 +122,63 @@ def attend(
     if not looked_at and not output_pattern and fused is not None:
         return fused, None
 
-    mask = _on(q.device, masks.explicit[module.kind])
-    if on_the_path:
-        return _attend_explicitly(q, k, v, mask, module.scaling, tap, dropout, fused if edited else None)
-    for name, compute in (("attn.scores", scores), ("attn.pattern", pattern)):
-        if capture := looked_at and tap.capture(name):
-            tap.record(name, *_looked_at(compute, q, k, mask, module.scaling, tap, capture))
-    return fused, pattern(q, k, mask, module.scaling) if output_pattern else None
-
-
-def _attend_explicitly(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    scaling: float,
-    tap: Tap | Untapped,
-    dropout: float,
-    fused: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Attention with scores and pattern on the path. Rows that no edit changed keep the fused kernel's bits."""
-    plain = scores(q, k, mask, scaling)
-    edited = tap("attn.scores", plain)
-    weights = tap("attn.pattern", softmax(edited))
+    qk = QK(q, k, _on(q.device, masks.explicit[module.kind]), module.scaling)
+    if not on_the_path:
+        _record_beside(qk, tap)
+        return fused, pattern(qk) if output_pattern else None
+    plain = scores(qk)
+    weights = tap("attn.pattern", softmax(tap("attn.scores", plain)))
     z = weigh(F.dropout(weights, dropout), v)
-    if fused is not None:
-        untouched = (weights == softmax(plain)).all(-1)  # batch head query
+    if fused is not None:  # rows that no edit changed keep the fused kernel's bits
+        untouched = (weights == softmax(plain)).all(-1)
         z = torch.where(rearrange(untouched, "batch head query -> batch query head 1"), fused, z)
     return z, weights
 
 
-def scores(q: Tensor, k: Tensor, mask: Tensor | None, scaling: float, queries: Tensor | None = None) -> Tensor:
+def _record_beside(qk: QK, tap: Tap | Untapped) -> None:
+    """Compute and record what is captured of scores and pattern, for the named heads and rows alone."""
+    for name, compute in (("attn.scores", scores), ("attn.pattern", pattern)):
+        if not tap.wants(name):
+            continue
+        capture = tap.capture(name)
+        chosen = qk if capture.heads is None else qk.of(tap.heads(capture, qk.q.shape[1], qk.q.device))
+        queries = torch.tensor(tap.rows(capture), dtype=torch.long, device=qk.q.device)
+        if capture.reduce is None:
+            tap.record(name, compute(chosen, queries), head_axis=1)
+        else:
+            reduce = partial(tap.reduced, capture, qk.k.shape[2])
+            tap.record(name, streamed(chosen, reduce, queries), head_axis=2)
+
+
+def scores(qk: QK, queries: Tensor | None = None) -> Tensor:
     """Scaled scores of the query rows `queries` (all by default); -inf where a query may not look.
 
     Returns:
         batch head query key.
     """
-    rows = _row_chunks(queries, q.shape[2], size=q.shape[2])
-    return next(part for _, part in _masked_scores(q, k, mask, scaling, rows, whole_rows=True))
+    rows = _row_chunks(queries, qk.q.shape[2], size=qk.q.shape[2])
+    return next(part for _, part in _masked_scores(qk, rows, whole_rows=True))
 
 
-def pattern(q: Tensor, k: Tensor, mask: Tensor | None, scaling: float, queries: Tensor | None = None) -> Tensor:
+def pattern(qk: QK, queries: Tensor | None = None) -> Tensor:
     """Attention weights of the query rows `queries` (all by default). A row that sees nothing, as those of padding
     do, holds zeros, as in the fused kernel.
 
     Returns:
         batch head query key, in the dtype of q.
     """
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
-        return softmax(scores(q, k, mask, scaling, queries))
-    n_rows = q.shape[2] if queries is None else len(queries)
-    weights = q.new_zeros(*q.shape[:2], n_rows, k.shape[2])
+    if torch.is_grad_enabled() and (qk.q.requires_grad or qk.k.requires_grad):
+        return softmax(scores(qk, queries))
+    n_rows = qk.q.shape[2] if queries is None else len(queries)
+    weights = qk.q.new_zeros(*qk.q.shape[:2], n_rows, qk.k.shape[2])
     start = 0
-    for rows, part in _masked_scores(q, k, mask, scaling, _row_chunks(queries, q.shape[2])):
-        weights[:, :, start : start + len(rows), : part.shape[-1]] = softmax(part, may_be_blind=mask is not None)
+    for rows, part in _masked_scores(qk, _row_chunks(queries, qk.q.shape[2])):
+        weights[:, :, start : start + len(rows), : part.shape[-1]] = softmax(part, may_be_blind=not qk.causal)
         start += len(rows)
     return weights
 
 
-def streamed(
-    q: Tensor,
-    k: Tensor,
-    mask: Tensor | None,
-    scaling: float,
-    reduce: Callable[[Tensor, Tensor], Tensor],
-    queries: Tensor | None = None,
-) -> Tensor:
+def streamed(qk: QK, reduce: Callable[[Tensor, Tensor], Tensor], queries: Tensor | None = None) -> Tensor:
     """`reduce` of the pattern, chunk by chunk of query rows, so that no whole pattern is held.
 
     Args:
@@ -170,8 +188,8 @@ def streamed(
     Returns:
         stat batch head query.
     """
-    chunks = _masked_scores(q, k, mask, scaling, _row_chunks(queries, q.shape[2]))
-    return torch.cat([reduce(softmax(part, may_be_blind=mask is not None), rows) for rows, part in chunks], -1)
+    chunks = _masked_scores(qk, _row_chunks(queries, qk.q.shape[2]))
+    return torch.cat([reduce(softmax(part, may_be_blind=not qk.causal), rows) for rows, part in chunks], -1)
 
 
 def softmax(scores: Tensor, may_be_blind: bool = True) -> Tensor:
@@ -195,25 +213,6 @@ def weigh(weights: Tensor, v: Tensor) -> Tensor:
     )
 
 
-def _looked_at(
-    compute: Callable[..., Tensor],
-    q: Tensor,
-    k: Tensor,
-    mask: Tensor | None,
-    scaling: float,
-    tap: Tap,
-    capture: Capture,
-) -> tuple[Tensor, int]:
-    """What a capture names of scores or pattern, and the axis of its heads."""
-    queries = torch.tensor(tap.rows(capture), dtype=torch.long, device=q.device)
-    if capture.heads is not None and tap.shards is None:
-        heads = tap.heads(capture, q.shape[1], q.device)
-        q, k = q[:, heads], k[:, heads // (q.shape[1] // k.shape[1])]
-    if capture.reduce is not None:
-        return streamed(q, k, mask, scaling, partial(tap.reduced, capture, k.shape[2]), queries), 2
-    return compute(q, k, mask, scaling, queries), 1
-
-
 Rows = tuple[Tensor, int, int]
 
 
@@ -228,24 +227,21 @@ def _row_chunks(queries: Tensor | None, n_queries: int, size: int = CHUNK) -> It
             yield rows, int(rows.min()), int(rows.max()) + 1
 
 
-def _masked_scores(
-    q: Tensor, k: Tensor, mask: Tensor | None, scaling: float, chunks: Iterator[Rows], whole_rows: bool = False
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _masked_scores(qk: QK, chunks: Iterator[Rows], whole_rows: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
     """Masked scores of one chunk of query rows after the other: (rows: query, scores: batch head query key).
 
     Where the mask is causal, keys that no row of the chunk sees are left out unless `whole_rows`.
     """
-    n_keys = k.shape[2]
-    causal = mask is None and q.shape[2] > 1
+    device, n_keys = qk.q.device, qk.k.shape[2]
     for rows, first, last in chunks:
-        rows = rows.to(q.device)
-        seen = last if causal and not whole_rows else n_keys
-        part = _products(q[:, :, rows] * scaling, k[:, :, :seen])
-        if causal:
-            hidden = torch.arange(first, seen, device=q.device) > rows[:, None]  # query key
+        rows = rows.to(device)
+        seen = last if qk.causal and not whole_rows else n_keys
+        part = _products(qk.q[:, :, rows] * qk.scaling, qk.k[:, :, :seen])
+        if qk.causal:
+            hidden = torch.arange(first, seen, device=device) > rows[:, None]  # query key
             part[..., first:].masked_fill_(hidden, -torch.inf)
-        elif mask is not None:
-            _hide(part, mask[:, :, rows, :seen])
+        elif qk.mask is not None:
+            _hide(part, qk.mask[:, :, rows, :seen])
         yield rows, part
 
 

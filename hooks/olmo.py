@@ -302,14 +302,11 @@ class OlmoDecoderLayer(GradientCheckpointingLayer):
         def total(parts: Tensor) -> Tensor:
             return parts.sum(2) if shards is None else shards.total(parts.sum(2))
 
-        z = (
-            z if shards is None else shards.own_heads(z)
-        )  # under tensor parallelism OLMo 2 and 3 hold all heads, but only a part of the projection
         if not tap.changes("attn.result") and not tap.grad:
             capture = tap.capture("attn.result")
             rows = torch.tensor(tap.rows(capture), device=z.device)
             heads = tap.heads(capture, z.shape[2], z.device)
-            tap.record("attn.result", self._result(z, scale, heads, rows), head_dim=2)
+            tap.record("attn.result", self._result(z, scale, heads, rows), head_axis=2)
             return out
         result = self._result(z, scale, torch.arange(z.shape[2], device=z.device))
         new = tap("attn.result", result)

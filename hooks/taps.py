@@ -270,14 +270,14 @@ class Tap:
         keys = torch.arange(first_key, first_key + pattern.shape[-1], device=pattern.device)
         return capture.reduce(pattern, rows + present.start, keys)
 
-    def record(self, name: str, x: Tensor, head_dim: int = 1) -> None:
+    def record(self, name: str, x: Tensor, head_axis: int) -> None:
         """Keep `x`, computed for just the rows (and, unless they are sharded, the heads) that are captured."""
         capture = self.capture(name)
         if self.shards is not None:
             n_heads = self.taps.sites.sizes["head"]
-            x = self.shards.gathered(x, head_dim, n_heads)
+            x = self.shards.gathered(x, head_axis, n_heads)
             if capture.heads is not None:
-                x = x.index_select(head_dim, _tensor(capture.heads, n_heads, x.device))
+                x = x.index_select(head_axis, _tensor(capture.heads, n_heads, x.device))
         self._keep(self.prefix + name, x, capture)
 
     def _keep(self, site: str, x: Tensor, capture: Capture) -> None:

@@ -40,7 +40,9 @@ def form(request):
 
 @pytest.mark.parametrize("pickled", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_logits_are_those_of_the_model_that_was_written(tmp_path, make_model, tokenizer, tokens, form, pickled, variant):
+def test_logits_are_those_of_the_model_that_was_written(
+    tmp_path, make_model, tokenizer, tokens, form, pickled, variant
+):
     family, options = VARIANTS[variant]
     model = make_model(family, **options)
     folder = save_original(model, tmp_path / "step5", form, pickled)
@@ -126,6 +128,10 @@ def test_a_config_without_a_size_is_broken(tmp_path, make_model, form):
 
 
 def test_the_known_mistake_about_the_end_of_text_is_mended_aloud(make_model):
-    settings = original_settings(make_model("olmo")) | {"eos_token_id": 0, "vocab_size": 50_280, "embedding_size": 50_304}
+    settings = original_settings(make_model("olmo")) | {
+        "eos_token_id": 0,
+        "vocab_size": 50_280,
+        "embedding_size": 50_304,
+    }
     with pytest.warns(UserWarning, match="eos_token_id: 0"):
         assert original.config_of(settings, set()).eos_token_id == 50_279

@@ -1,0 +1,18 @@
+"""A series of two tiny random checkpoints on disk, for tests of what reads checkpoints by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from hooks import OlmoForCausalLM
+from workbench import checkpoints
+from workbench.tabs.bench import Bench
+
+
+def small_bench(folder: Path, make_model: Callable[..., OlmoForCausalLM], tokenizer: PreTrainedTokenizerBase) -> Bench:
+    """A bench over `step0` and `step10` of an OLMo 2 with 4 layers of 4 heads."""
+    for seed, step in enumerate(("step0", "step10")):
+        make_model("olmo2", seed=seed, max_position_embeddings=4096).save_pretrained(folder / step)
+    tokenizer.save_pretrained(folder)
+    return Bench(checkpoints.series(str(folder)))
