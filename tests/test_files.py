@@ -134,7 +134,7 @@ def test_safetensors_come_before_pickles_and_shards_before_single_files(tmp_path
 def test_missing_shards_and_ways_out_of_the_folder_are_refused(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
-    with pytest.raises(WorkbenchError, match="half written.*one.safetensors"):
+    with pytest.raises(WorkbenchError, match=r"half written.*one\.safetensors"):
         tensor_files(tmp_path)
     index.write_text(json.dumps({"weight_map": {"a": "../../secret.safetensors"}}))
     with pytest.raises(WorkbenchError, match="outside its folder"):

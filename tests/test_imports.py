@@ -9,7 +9,10 @@ ROOT = Path(__file__).parents[1]
 
 LEVELS = {
     "app": 6,
+    "workbench.__main__": 6,
     "workbench.server": 5,
+    "workbench.command_line": 5,
+    "workbench.report": 4,
     "workbench.tabs": 4,
     "workbench.generation": 3,
     "workbench.views": 3,

@@ -108,6 +108,12 @@ def test_a_checkpoint_without_tokenizer_files_has_its_parents_or_none_aloud(seri
     assert checkpoints.load(str(series / "step10"))[1] is not None
 
 
+def test_a_tokenizer_comes_without_its_model(series, monkeypatch):
+    monkeypatch.setattr(loading, "open_weights", lambda *_: pytest.fail("weights were opened"))
+    for name in (f"{series}@step10", checkpoints.series(str(series))[0], series / "step0"):
+        assert checkpoints.tokenizer_of(name)("w3 w98")["input_ids"] == [3, 98]
+
+
 def test_a_wrong_name_names_the_choices(series, tmp_path):
     with pytest.raises(WorkbenchError, match="step0, step10, step20-order2, step20"):
         checkpoints.load(f"{series}@step11")

@@ -1,11 +1,13 @@
 """CKA is 1 for the same states however turned and scaled, and about 0 for unrelated ones."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.representation_similarity import _gram, hsic, representation_similarity
@@ -81,3 +83,16 @@ def test_minibatches_estimate_the_same(model: OlmoForCausalLM, monkeypatch: pyte
 def test_too_little_text_is_refused(model: OlmoForCausalLM, shape: tuple[int, int], skip: int, sentence: str) -> None:
     with pytest.raises(WorkbenchError, match=sentence):
         representation_similarity(model, torch.ones(shape, dtype=torch.long), skip=skip)
+
+
+def test_checkpoints_by_name_give_the_same_as_models(
+    tmp_path: Path, make_model: Callable[..., OlmoForCausalLM], tokenizer: PreTrainedTokenizerFast, tokens: Tensor
+) -> None:
+    """One after the other in memory, or side by side."""
+    two = [make_model("olmo", seed=seed) for seed in (1, 2)]
+    for name, model in zip("ab", two, strict=True):
+        model.save_pretrained(tmp_path / name)
+    tokenizer.save_pretrained(tmp_path)
+    by_name = representation_similarity(str(tmp_path / "a"), tokens, str(tmp_path / "b"))
+    side_by_side = representation_similarity(two[0], tokens, two[1])
+    np.testing.assert_array_equal(by_name.values, side_by_side.values)

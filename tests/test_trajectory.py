@@ -129,7 +129,7 @@ def test_an_unknown_executor_or_axis_is_refused(series):
         trajectory(series, first_weight, cache=None, executor="no-such")
     with pytest.raises(WorkbenchError, match="step, tokens"):
         trajectory(series, first_weight, cache=None, axis="epoch")
-    with pytest.raises(WorkbenchError, match="tokens of .*step0 is not known"):
+    with pytest.raises(WorkbenchError, match=r"tokens of .*step0 is not known"):
         trajectory(series, first_weight, cache=None, axis="tokens")
     with pytest.raises(WorkbenchError, match="without checkpoints"):
         trajectory([], first_weight, cache=None)
@@ -139,7 +139,7 @@ def test_a_broken_checkpoint_is_named_and_the_others_stay_in_the_cache(series, c
     broken = checkpoints.locate(series[1]) / "model.safetensors"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:-8])
-    with pytest.raises(WorkbenchError, match="step10.*cut short"):
+    with pytest.raises(WorkbenchError, match=r"step10.*cut short"):
         trajectory(series, metrics.held_out_loss(tokens), cache=cache)
     broken.write_bytes(whole)
     trajectory(series, metrics.held_out_loss(tokens), cache=cache)
@@ -167,7 +167,7 @@ def test_what_has_no_lines_is_refused(model, tokens):
 
 def test_names_that_differ_between_checkpoints_are_refused(series, monkeypatch):
     names = iter("aab")
-    with pytest.raises(WorkbenchError, match="other names at .*step20"):
+    with pytest.raises(WorkbenchError, match=r"other names at .*step20"):
         trajectory(series, lambda model: {next(names): 1.0}, cache=None)
 
 

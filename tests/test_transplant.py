@@ -106,7 +106,8 @@ def test_the_residual_stream_of_the_last_layer_gives_the_other_models_reading_of
 
 
 @pytest.mark.parametrize("using", USING)
-def test_the_grid_is_each_head_by_itself(two, tokens, using):
+def test_the_grid_is_each_head_by_itself(make_model, tokens, using):
+    two = [make_model("olmo3", seed=seed, num_key_value_heads=2) for seed in (1, 2)]
     grid = transplant_heads(*two, tokens, using=using, target=7)
     for layer, head in ((0, 0), (2, 3)):
         scores = transplant(*two, tokens, Part("head", layer, (head,)), using=using, target=7)

@@ -107,7 +107,7 @@ def test_a_config_that_cannot_be_read_is_refused(folder, content):
 
 
 def test_a_folder_without_a_config_is_no_checkpoint(tmp_path):
-    with pytest.raises(WorkbenchError, match="neither config.json nor config.yaml"):
+    with pytest.raises(WorkbenchError, match=r"neither config\.json nor config\.yaml"):
         checkpoints.open_weights(tmp_path)
 
 

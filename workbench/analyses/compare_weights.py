@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.utils.extmath import randomized_svd
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from workbench.analyses.common import head_name
@@ -191,11 +192,14 @@ def _changes(
     a: NamedTensors, b: NamedTensors, tensors: list[Named], progress: Progress | None
 ) -> Iterator[tuple[Named, Sums]]:
     """The sums of each tensor in turn; progress by numbers read."""
+    one_thread = ThreadpoolController()  # blocks are too small to share: waiting for each other costs 20 × the work
     done, total = 0, sum(math.prod(a.shape(named.tensor)) for named in tensors)
     for named in tensors:
         if progress is not None:
             progress(done / total, f"comparing weights: {named.tensor}")
-        yield named, _sums(a, b, named)
+        with one_thread.limit(limits=1):
+            sums = _sums(a, b, named)
+        yield named, sums
         done += math.prod(a.shape(named.tensor))
     if progress is not None:
         progress(1.0, "compared weights")

@@ -1,9 +1,12 @@
 """Which layers, of one model or of two, represent texts alike."""
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import as_batch, residual_names, residuals
+from workbench.analyses.common import as_batch, residuals
+from workbench.analyses.pairs import Subject, opened, side_by_side
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.results import Grid
@@ -12,9 +15,9 @@ SAMPLES = 1024  # tokens compared with each other at a time
 
 
 def representation_similarity(
-    model: OlmoForCausalLM,
+    model: Subject,
     tokens: Tensor,
-    other: OlmoForCausalLM | None = None,
+    other: Subject | None = None,
     *,
     skip: int = 0,
     progress: Progress | None = None,
@@ -26,24 +29,30 @@ def representation_similarity(
     estimate of Song et al. 2012, averaged over minibatches (Nguyen et al. 2021, "Do wide and deep networks learn the
     same things?"; Kornblith et al. 2019), so memory does not grow with the number of texts. `skip` leaves out the
     first tokens of each text, whose massive norms would drown the others. The two models must share their tokenizer,
-    not their width.
+    not their width. They may be models, entries of a series or ids; those that are not models are loaded one after the
+    other.
     """
     batch = as_batch(tokens)
     if batch.shape[1] <= skip:
         raise WorkbenchError(f"texts of {batch.shape[1]} tokens leave none after skipping {skip}; use longer ones")
     groups = _groups(batch, batch.shape[1] - skip)
+
+    def states(model: OlmoForCausalLM) -> Iterator[Tensor]:
+        return (residuals(model, texts.to(model.device))[:, :, skip:] for texts in groups)  # layer batch pos d_model
+
+    alone = ((resid, resid) for resid in states(opened(model))) if other is None else None
+    pairs = alone or side_by_side(model, other, states)
     sums: dict[str, Tensor | float] = {"xy": 0.0, "xx": 0.0, "yy": 0.0}
-    for texts in steps(groups, progress, "similarity of representations"):
-        x = _gram(residuals(model, texts)[:, :, skip:])
-        y = x if other is None else _gram(residuals(other, texts)[:, :, skip:]).to(x.device)
+    for _, (one, another) in zip(steps(groups, progress, "similarity of representations"), pairs, strict=True):
+        x = _gram(one)
+        y = x if another is one else _gram(another)
         sums["xy"] = sums["xy"] + hsic(x, y)
         sums["xx"] = sums["xx"] + hsic(x, x).diagonal()
         sums["yy"] = sums["yy"] + hsic(y, y).diagonal()
     similarity = sums["xy"] / (sums["xx"][:, None] * sums["yy"]).sqrt()
     return Grid(
         similarity,
-        residual_names(model),
-        residual_names(model if other is None else other),
+        *(["embed", *range(count - 1)] for count in similarity.shape),
         row_name="layer" if other is None else "layer of the first model",
         column_name="layer" if other is None else "layer of the second model",
         title="Similarity of representations (debiased linear CKA)",

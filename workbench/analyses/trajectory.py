@@ -189,6 +189,8 @@ def _measure(
             value = metric.function(loading(run[index]), **metric.arguments, **given)
         return named_values(value, metric.name)
 
+    if cache is None:
+        return make()
     depends = (_mark(weights), _mark(previous) if previous else None, reference[0] if reference else None)
     return _kept(cache, (_key(metric), repr(loading), depends), make)
 
@@ -201,14 +203,14 @@ def _reference(
         return None
     at = run[metric.reference_at]
     mark = _mark(_open(at))
+    if cache is None:
+        return mark, metric.reference(loading(at), **metric.arguments)
     key = ("reference", _key(metric.reference), _key(metric.arguments), repr(loading), mark)
     return mark, _kept(cache, key, lambda: metric.reference(loading(at), **metric.arguments))
 
 
-def _kept(cache: str | Path | None, key: object, make: Callable[[], Made]) -> Made:
+def _kept(cache: str | Path, key: object, make: Callable[[], Made]) -> Made:
     """`make()`, or what it returned before for an equal key."""
-    if cache is None:
-        return make()
     return joblib.Memory(cache, verbose=0).cache(_made, ignore=["make"])(joblib.hash(key), make)
 
 

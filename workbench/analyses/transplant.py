@@ -37,7 +37,7 @@ def transplant(
     Errors: WorkbenchError if there is no such part, or A and B are not of one shape.
     """
     batch = as_batch(tokens, at_least=2)
-    donor = _donor(a, batch, [part], using)
+    donor = _donor(a, batch, [part.layer], using)
     model = opened(b)
     before = _outcome(model.run(batch.to(model.device)), batch, target)
     after = _outcome(_with_part(model, batch, donor, part, using), batch, target)
@@ -71,10 +71,10 @@ def transplant_heads(
     See `transplant`. Each run starts at the head's layer, from B's own residual stream.
     """
     batch = as_batch(tokens, at_least=2)
-    model = opened(b, None)
+    donor = _donor(a, batch, None, using)  # before B, so that one model is in memory at a time
+    model = opened(b)
     layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
     grid = [Part("head", layer, (head,)) for layer in range(layers) for head in range(heads)]
-    donor = _donor(a, batch, grid, using)
     own = model.run(batch.to(model.device), capture="blocks.*.resid_pre")
     before = _outcome(own, batch, target)
     effects = []
@@ -100,19 +100,16 @@ def transplant_heads(
     )
 
 
-def _donor(a: Subject, batch: Tensor, parts: Sequence[Part], using: str) -> NamedTensors | dict[str, Tensor]:
+def _donor(a: Subject, batch: Tensor, layers: Sequence[int] | None, using: str) -> NamedTensors | dict[str, Tensor]:
     """A's tensors, read when they are needed; or what its parts wrote in a run over the tokens, by site."""
     if using == "weights":
         return weights_of(a)
     if using != "activations":
         raise WorkbenchError(f"using={using!r}; choices: weights, activations")
     model = opened(a)
-    layers = chosen(sorted({part.layer for part in parts}), model.config.num_hidden_layers, "layer")
-    run = model.run(
-        batch.to(model.device),
-        capture=[f"blocks.{layer}.{site}" for layer in layers for site in CAPTURED],
-        logits_to_keep=1,
-    )
+    layers = chosen(layers, model.config.num_hidden_layers, "layer")
+    capture = [f"blocks.{layer}.{site}" for layer in layers for site in CAPTURED]
+    run = model.run(batch.to(model.device), capture=capture, logits_to_keep=1)
     return {site: run[site].cpu() for site in run}
 
 

@@ -1,0 +1,53 @@
+"""Start the OLMo workbench's page: `python app.py`, then open http://127.0.0.1:7860."""
+
+import argparse
+import sys
+
+import torch
+import uvicorn
+
+from workbench import checkpoints
+from workbench.checkpoints.loading import free_memory
+from workbench.errors import WorkbenchError
+from workbench.server import create_app
+from workbench.tabs.bench import Bench
+
+HERE = ("127.0.0.1", "localhost", "::1")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    option = parser.add_argument
+    option("--series", nargs="+", default=["tiny-olmo"], metavar="NAME", help="embedded, a folder, or a hub repository")
+    option("--checkpoint", metavar="ID", help="name@revision to open first; the last of the series if not given")
+    option("--dtype", choices=["float32", "bfloat16", "float16"], help="the files' own if not given")
+    option("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
+    option("--quantize", choices=["8bit", "4bit"], help="linear layers by bitsandbytes")
+    option("--memory", type=float, metavar="GB", help="for loaded models; three quarters of what is free if not given")
+    option("--threads", type=int, help="of torch; its own choice if not given")
+    option("--host", default="127.0.0.1", help="another than this machine's own (the default) needs --auth")
+    option("--port", type=int, default=7860, help="7860 if not given")
+    option("--auth", metavar="NAME:PASSWORD", help="a login that every request must carry")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    auth = tuple(args.auth.split(":", 1)) if args.auth else None
+    if (auth or args.host not in HERE) and not (auth and len(auth) == 2 and all(auth)):
+        sys.exit(f"--host {args.host} with --auth {args.auth}: others are let in with --auth NAME:PASSWORD only")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        known = [checkpoint for name in args.series for checkpoint in checkpoints.series(name)]
+        budget = int(args.memory * 1e9) if args.memory else free_memory(torch.device(args.device)) * 3 // 4
+        residents = checkpoints.Residents(budget, dtype=args.dtype, device=args.device, quantize=args.quantize)
+        app = create_app(Bench(known, residents, default=args.checkpoint), host=args.host, auth=auth)
+    except WorkbenchError as error:
+        sys.exit(str(error))
+    print(f"OLMo workbench: http://{args.host}:{args.port}", flush=True)
+    uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

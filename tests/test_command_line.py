@@ -1,0 +1,221 @@
+"""The command line: the same numbers as the functions, tables, files, and exit codes that scripts can rely on."""
+
+import math
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from playwright.sync_api import sync_playwright
+
+from workbench import checkpoints
+from workbench.analyses.logit_lens import logit_lens
+from workbench.analyses.token_losses import token_losses
+from workbench.command_line import COMMANDS, main, parser
+from workbench.report import Report, Section, as_html, as_text
+
+TEXT = "w5 w9 w12 w5 w9 w40 w3"
+PAGE = " ".join(f"w{1 + (7 * n * n + n) % 98}" for n in range(40))
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory, make_model: Callable, tokenizer) -> str:
+    """A series of three random checkpoints, the last with another data order beside it."""
+    folder = tmp_path_factory.mktemp("series")
+    for seed, name in enumerate(("step0", "step10", "step20", "step20-order2")):
+        make_model("olmo2", seed=seed, max_position_embeddings=256).save_pretrained(folder / name)
+    tokenizer.save_pretrained(folder)
+    (folder / "page.txt").write_text(PAGE)
+    return str(folder)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[..., pd.DataFrame]:
+    """`table(*arguments)`: what a command that succeeds writes with --csv."""
+
+    def run(*arguments: str) -> pd.DataFrame:
+        assert main([*arguments, "--csv", str(tmp_path / "out.csv")]) == 0
+        return pd.read_csv(tmp_path / "out.csv", keep_default_na=False, na_values=[""])
+
+    return run
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples_that_parse(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    examples = [line.strip() for line in COMMANDS[command].EXAMPLES.splitlines() if line.strip()]
+    assert examples and all(example in shown for example in examples)
+    for example in examples:
+        words = shlex.split(re.sub(r" (<|\|\|) .*", "", example).replace("--html ", "--html ./"))
+        assert words[:4] == ["python", "-m", "workbench", command]
+        assert parser().parse_args(words[3:]).command == command
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["dance"], ["lens"], ["compare", "tiny-olmo"], ["check", "a", "--html", "/no/where"]]
+)
+def test_what_is_not_understood_ends_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["check", "no-such-model"], "no-such-model"),
+        (["lens", "w1 w2", "--position", "9"], "no position 9"),
+        (["lens", ""], "0 tokens"),
+        (["generate", "w1", "--tokens", "9999"], "do not fit"),
+        (["attention", "w1 w2", "--head", "L9H0"], "no layer 9"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_ends_with_1(arguments, sentence, series, capsys):
+    given = arguments if arguments[0] == "check" else [*arguments, "--checkpoint", series]
+    assert main(given) == 1
+    captured = capsys.readouterr()
+    assert sentence in captured.err and "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_the_command_runs_as_a_module_and_without_gradio():
+    code = "import sys; from workbench.command_line import main; print('gradio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+    done = subprocess.run([sys.executable, "-m", "workbench", "check", "nothing"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "") and "'nothing'" in done.stderr
+
+
+def test_generate_continues_the_text_the_same_way_for_one_seed(series, table, capsys):
+    arguments = ["generate", TEXT, "--checkpoint", series, "--tokens", "6", "--seed", "3"]
+    first, again = table(*arguments), table(*arguments)
+    assert capsys.readouterr().out.startswith(TEXT)
+    assert len(first) == 6 and first.equals(again)
+    assert (first["probability"].map(math.log) + first["surprisal"]).abs().max() < 1e-4
+    assert not table(*arguments[:-1], "4").equals(first)
+
+
+def test_generate_without_temperature_takes_the_likeliest(series, table):
+    found = table("generate", TEXT, "--checkpoint", series, "--tokens", "5", "--temperature", "0")
+    assert (found["token"] == found["likeliest"].str.split().str[0]).all()
+
+
+def test_lens_writes_the_numbers_of_the_analysis(series, table):
+    model, tokenizer = checkpoints.load(f"{series}@step20")
+    tokens = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    expected = logit_lens(model, tokens, tokenizer=tokenizer).table()
+    found = table("lens", TEXT, "--checkpoint", f"{series}@step20")
+    assert (found["kl"] - expected["kl"]).abs().max() < 1e-5
+    assert list(found["probability_text"]) == list(expected["probability_text"])
+    assert found[found["layer"] == "3"]["kl"].abs().max() < 1e-5
+
+
+def test_attention_lists_heads_in_order_and_rows_that_sum_to_one(series, table):
+    found = table("attention", TEXT, "--checkpoint", series, "--by", "previous", "--head", "L1H2", "--head", "L3H0")
+    heads = found[found["section"] == "Heads by previous"]
+    assert len(heads) == 16 and heads["previous"].is_monotonic_decreasing
+    for name in ("L1H2", "L3H0"):
+        rows = found[found["section"] == f"Where {name} looks"].groupby("query")["value"].sum()
+        assert len(rows) == 7 and (rows - 1).abs().max() < 1e-5
+
+
+def test_a_checkpoint_does_not_differ_from_itself(series, table):
+    found = table("compare", f"{series}@step10", f"{series}@step10", "--text", f"{series}/page.txt", "--length", "20")
+    for column in ("loss_difference", "kl", "flip", "moved", "relative_change"):
+        assert found[column].notna().any() and found[column].abs().max() < 1e-5, column
+
+
+def test_compare_gives_the_same_with_one_in_memory(series, table):
+    arguments = ["compare", f"{series}@step0", f"{series}@step10", "--text", f"{series}/page.txt", "--length", "20"]
+    both, one = table(*arguments), table(*arguments, "--one-at-a-time")
+    pd.testing.assert_frame_equal(both, one, rtol=1e-4, atol=1e-5)
+
+
+def test_the_noise_floor_is_the_difference_of_the_finals(series, table):
+    text = ["--text", f"{series}/page.txt"]
+    pair = table("compare", f"{series}@step20", f"{series}@step20-order2", "--noise-floor", *text)
+    measured = pair[pair["section"] == "Weights"]
+    assert (measured["relative_change"] - measured["noise floor"]).abs().max() < 1e-4 * measured["noise floor"].max()
+    means = pair[pair["section"] == "Predictions"].dropna(subset="noise floor")
+    assert len(means) == 6 and (means["mean"].abs() - means["noise floor"]).abs().max() < 1e-4
+
+
+def test_a_noise_floor_needs_finals(series, tmp_path, capsys):
+    shutil.copytree(Path(series) / "step0", tmp_path / "step0")
+    shutil.copy(Path(series) / "tokenizer.json", tmp_path)
+    assert main(["compare", f"{tmp_path}@step0", f"{tmp_path}@step0", "--noise-floor"]) == 1
+    assert "data order" in capsys.readouterr().err
+
+
+def test_trajectory_has_the_loss_of_every_checkpoint_of_the_main_run(series, table, tmp_path):
+    arguments = ["trajectory", series, "--text", f"{series}/page.txt", "--length", "20", "--cache", str(tmp_path / "c")]
+    found = table(*arguments, "--metrics", "loss", "induction")
+    summary = found[found["section"] == "At each checkpoint"]
+    assert list(summary["revision"]) == ["step0", "step10", "step20"]
+    for name, loss in zip(summary["revision"], summary["loss"], strict=True):
+        model, tokenizer = checkpoints.load(f"{series}@{name}")
+        tokens = tokenizer(PAGE, return_tensors="pt")["input_ids"].reshape(2, 20)
+        assert abs(torch.tensor(token_losses(model, tokens)["loss"].values).nanmean().item() - loss) < 1e-4
+    assert len(found[found["section"] == "Induction of heads"]) == 3 * 16
+    assert table(*arguments, "--metrics", "loss", "--checkpoints", "2")["step"].dropna().tolist()[:2] == [0, 20]
+
+
+def test_check_says_what_is_broken_by_its_exit_code(tmp_path, make_model, capsys):
+    assert main(["check", "tiny-olmo"]) == 0
+    assert "checks passed" in capsys.readouterr().out
+    model = make_model("olmo2")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    with pytest.warns(UserWarning, match="tokenizer"):
+        assert main(["check", str(tmp_path / "broken")]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_a_report_holds_plotly_once_and_asks_for_nothing(series, tmp_path):
+    page = tmp_path / "report.html"
+    assert main(["attention", TEXT, "--checkpoint", f"{series}@step10", "--html", str(page)]) == 0
+    written = page.read_text()
+    assert written.count("plotly.js v") == 1
+    assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=", written)
+    for fact in (f"{series}@step10", "float32", "torch", "transformers", "seed"):
+        assert fact in written[written.index("Where this comes from") :]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        context = browser.new_context(offline=True)
+        tab, problems = context.new_page(), []
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on("request", lambda request: None if request.url == page.as_uri() else problems.append(request.url))
+        tab.goto(page.as_uri())
+        tab.wait_for_function("document.querySelectorAll('.plotly-graph-div .main-svg').length >= 5")
+        browser.close()
+    assert problems == []
+
+
+def test_a_report_reads_nothing_as_markup():
+    hostile = "<script>alert(1)</script>"
+    report = Report(
+        hostile, [Section(hostile, pd.DataFrame({hostile: [hostile]}), note=hostile)], {"x": hostile}, hostile
+    )
+    assert "<script>" not in as_html(report)
+
+
+def test_numbers_stand_to_the_right_and_long_tables_are_cut():
+    table = pd.DataFrame({"token": ["a", "bcd"], "loss": [1.23456, float("nan")]})
+    assert as_text(Report("", [Section("Losses", table)])).splitlines() == [
+        "Losses",
+        "token   loss",
+        "a      1.235",
+        "bcd",
+    ]
+    long = Report("", [Section("Many", pd.DataFrame({"n": range(50)}))])
+    assert as_text(long).splitlines()[-1] == "… 10 more rows"

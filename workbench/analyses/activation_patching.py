@@ -1,0 +1,101 @@
+"""Which activations carry the difference between two prompts."""
+
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM, Run
+from hooks.sites import axis_of, layer_of
+from workbench.analyses.cells import KEYS_AND_VALUES, RESIDUALS, Swap, groups, one_each, run_cells
+from workbench.analyses.contrast import Contrast, Scale, Target, contrast, grids, scale_between
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress, steps
+from workbench.results import Measures
+from workbench.text import Tokenizer, token_labels
+
+AXES = {"position": ("pos", "query"), "head": ("head", "kv_head")}
+POSITIONS = 8  # whose cells run together: fewer spare more of the text before them, more make fuller batches
+
+
+def activation_patching(
+    model: OlmoForCausalLM,
+    clean: Tensor,
+    corrupted: Tensor,
+    token: Target,
+    against: Target | None = None,
+    *,
+    site: str = "resid_pre",
+    by: str = "position",
+    position: int = -1,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> Measures:
+    """Run the corrupted prompt with one activation of the clean one: how much of the clean answer does it bring back?
+
+    Grids layer × position (`by="position"`), or layer × head over all positions (`by="head"`), of what is read off the
+    next token after `position`: the `logit` of `token`, or its `logit_difference` from that of `against`; its
+    `probability`; and `kl`, KL(clean ‖ run). Each is normalised, (run − corrupted) / (clean − corrupted): 0 is the
+    corrupted run and 1 the clean one. Their raw values are in the title and the provenance (`at 0`, `at 1`). Exchange
+    the prompts to see what the clean run loses instead (Meng et al. 2022, "Locating and editing factual associations
+    in GPT"; Heimersheim and Nanda 2024, "How to use and interpret activation patching").
+
+    `clean` and `corrupted` are a prompt each, or batches of pairs (measures are then means over the pairs, and targets
+    one for all or one for each), equal in length token for token. `site` is one within a block: `resid_pre`,
+    `attn_out`, `mlp_out`, `attn.z`, `attn.pattern`, `mlp.post`, …
+
+    Errors: WorkbenchError if the prompts differ in length or not at all, a target is not one token, or the site has no
+    such axis.
+    """
+    pair = contrast(model, clean, corrupted, token, against, position, tokenizer)
+    axis = column_axis(model, site, by)
+    clean_run = model.run(pair.clean, capture=f"blocks.*.{site}", logits_to_keep=1)
+    base = model.run(pair.corrupted, capture=[RESIDUALS, *KEYS_AND_VALUES], logits_to_keep=1)
+    scale = scale_between(pair, clean_run.logits, base.logits, one="clean")
+    layers = range(model.config.num_hidden_layers)
+    rows = []
+    for layer in steps(layers, progress, f"patching {site}"):
+        name = f"blocks.{layer}.{site}"
+        rows.append(_layer(model, base, scale, name, clean_run[name], axis))
+    values = {name: torch.stack([row[name] for row in rows]) for name in pair.measures}  # layer column
+    title = f"Patching {site} from the clean prompt"
+    return grids(scale, values, layers, column_names(model, pair, axis, tokenizer), by, title)
+
+
+def _layer(
+    model: OlmoForCausalLM, base: Run, scale: Scale, site: str, source: Tensor, axis: str
+) -> dict[str, Tensor]:
+    """The normalised measures of one row of cells: column each."""
+    shape = model.sites[site]
+    size = source.shape[axis_of(shape, axis)]
+    texts, length = base[f"blocks.{layer_of(site)[0]}.resid_pre"].shape[:2]
+    by_position = axis in AXES["position"]
+    found = []
+    for columns in groups(size, texts * length, at_most=POSITIONS if by_position else size):
+        swap = Swap(site, source, one_each(shape, axis, columns, size))
+        start = columns.start if by_position else 0
+        logits = run_cells(model, base, swap, start=start, logits_to_keep=1).logits[:, -1]
+        found.append(scale.normalised(logits.unflatten(0, (len(columns), texts))))
+    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
+
+
+def column_axis(model: OlmoForCausalLM, site: str, by: str) -> str:
+    """The word for the axis of a site in a block that a grid has as its columns.
+
+    Raises WorkbenchError if there is no such site, or it has no such axis.
+    """
+    if by not in AXES:
+        raise WorkbenchError(f"by={by!r}; choices: {', '.join(AXES)}")
+    shapes = {layer_of(name)[1]: shape for name, shape in model.sites.items() if layer_of(name)[0] == 0}
+    fitting = {name: axis_of(shape, *AXES[by]) for name, shape in shapes.items()}
+    fitting = {name: axis for name, axis in fitting.items() if axis is not None}
+    if site not in fitting:
+        raise WorkbenchError(f"no site {site!r} in a block that has a {by} axis; choices: {', '.join(fitting)}")
+    return shapes[site].split()[fitting[site]]
+
+
+def column_names(
+    model: OlmoForCausalLM, pair: Contrast, axis: str, tokenizer: Tokenizer | None
+) -> tuple[str, ...]:
+    """What the columns of a grid over an axis are called: heads by number, positions by the clean prompt's tokens."""
+    if axis in AXES["head"]:
+        return tuple(str(head) for head in range(model.sites.sizes[axis]))
+    return token_labels(pair.clean[0], tokenizer)

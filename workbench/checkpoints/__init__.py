@@ -1,0 +1,35 @@
+"""Checkpoints: which there are, what is in their files, and how one becomes a model."""
+
+from workbench.checkpoints.catalog import Checkpoint, Gap, Series, finals, folder_series, gaps, main_run, pick, series
+from workbench.checkpoints.check import check
+from workbench.checkpoints.loading import Need, estimate, load, locate, tokenizer_of
+from workbench.checkpoints.names import Revision, parse
+from workbench.checkpoints.published import PUBLISHED, Published
+from workbench.checkpoints.residency import Residents
+from workbench.checkpoints.weights import Weights, fingerprint, open_weights
+
+__all__ = [
+    "PUBLISHED",
+    "Checkpoint",
+    "Gap",
+    "Need",
+    "Published",
+    "Residents",
+    "Revision",
+    "Series",
+    "Weights",
+    "check",
+    "estimate",
+    "finals",
+    "fingerprint",
+    "folder_series",
+    "gaps",
+    "load",
+    "locate",
+    "main_run",
+    "open_weights",
+    "parse",
+    "pick",
+    "series",
+    "tokenizer_of",
+]

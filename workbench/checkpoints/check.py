@@ -1,0 +1,156 @@
+"""A short self-check of a loaded model: is what was loaded an OLMo that computes what it should?"""
+
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hooks import OlmoForCausalLM, Run
+
+LENGTH = 24
+LONGEST_WINDOW_MEASURED = 128
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "ln1.scale", "ln2.scale")
+ATTENTION_SITES = ("attn.q", "attn.rot_q", "attn.pattern", "attn.result")
+SAMPLE = "OLMo reads  café, naïve\n\tx = [1, 2]; 語 🙂"
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    check: str
+    ok: bool
+    detail: str
+
+
+def check(model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase | None = None, *, seed: int = 0) -> pd.DataFrame:
+    """What a short run over random tokens and a look at the weights say: a row a check, with `check`, `ok`, `detail`.
+
+    Looked at: weights (NaN, Inf), norm weights, identities (parts of the residual stream sum to the whole; heads sum
+    to what attention adds), patterns (rows sum to 1), the divisors of the norms, the angles of the rotary embedding
+    of each layer, how far back each layer looks, and the tokenizer against the vocabulary.
+    """
+    config = model.config
+    windows = [layer.self_attn.sliding_window for layer in model.model.layers]
+    measured = [window for window in windows if window is not None and window <= LONGEST_WINDOW_MEASURED]
+    length = min(max([LENGTH, *(window + 4 for window in measured)]), config.max_position_embeddings)
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(config.vocab_size, (1, length), generator=generator).to(model.device)
+    run = model.run(tokens, capture=[f"blocks.*.{site}" for site in SITES + ATTENTION_SITES])
+    findings = [
+        _finite(model),
+        _norm_weights(model),
+        *_identities(model, run),
+        _norm_scales(run),
+        *_rotations(model, run),
+        *_windows(run, windows, length),
+        *([] if tokenizer is None else _tokenizer(tokenizer, config.vocab_size)),
+    ]
+    return pd.DataFrame(findings)
+
+
+def _finite(model: OlmoForCausalLM) -> Finding:
+    named = list(model.named_parameters())
+    bad = [name for name, parameter in named if not torch.isfinite(parameter).all()]
+    detail = f"NaN or Inf in {', '.join(bad[:4])} ({len(bad)} tensors)" if bad else f"{len(named)} tensors"
+    return Finding("weights are finite", not bad, detail)
+
+
+def _norm_weights(model: OlmoForCausalLM) -> Finding:
+    weights = {name: weight for name, weight in model.named_parameters() if "norm" in name}
+    if not weights:
+        return Finding("norm weights", True, "none: this family's norms have no weights")
+    dead = [name for name, weight in weights.items() if not weight.any()]
+    low, high = (min(w.min().item() for w in weights.values()), max(w.max().item() for w in weights.values()))
+    return Finding("norm weights", not dead, f"all zero: {', '.join(dead)}" if dead else f"{low:.3g} … {high:.3g}")
+
+
+def _identities(model: OlmoForCausalLM, run: Run) -> list[Finding]:
+    attn_out, pattern = run.stack("attn_out"), run.stack("attn.pattern")
+    sums = {
+        "resid_pre + attn_out = resid_mid": (run.stack("resid_pre") + attn_out, run.stack("resid_mid")),
+        "resid_mid + mlp_out = resid_post": (run.stack("resid_mid") + run.stack("mlp_out"), run.stack("resid_post")),
+        "heads sum to attn_out": (run.stack("attn.result").sum(3) + _bias_part(model, run), attn_out),
+        "rows of the pattern sum to 1": (pattern.sum(-1), torch.ones_like(pattern[..., 0])),
+    }
+    tolerance = TOLERANCE.get(model.dtype, 5e-2)
+    findings = []
+    for name, (left, right) in sums.items():
+        error = ((left.float() - right.float()).abs().max() / right.float().abs().max()).item()
+        findings.append(Finding(name, error <= tolerance, f"relative error {error:.1e} (at most {tolerance:.0e})"))
+    return findings
+
+
+def _bias_part(model: OlmoForCausalLM, run: Run) -> Tensor:
+    """What the output projections' biases add to the residual stream: layer batch pos d_model."""
+    parts = []
+    for index, layer in enumerate(model.model.layers):
+        bias, out = layer.self_attn.o_proj.bias, run[f"blocks.{index}.attn_out"]
+        part = torch.zeros_like(out) if bias is None else bias.expand_as(out)
+        if not layer.norm_first:
+            part = getattr(layer, layer.attn_norm).weight * part / run[f"blocks.{index}.ln1.scale"]
+        parts.append(part.detach())
+    return torch.stack(parts)
+
+
+def _norm_scales(run: Run) -> Finding:
+    scales = torch.stack([run.stack("ln1.scale"), run.stack("ln2.scale")]).float()
+    ok = bool(torch.isfinite(scales).all() and (scales > 0).all())
+    return Finding("divisors of the norms", ok, f"{scales.min().item():.3g} … {scales.max().item():.3g}")
+
+
+def _rotations(model: OlmoForCausalLM, run: Run) -> list[Finding]:
+    """For each kind of layer, the angles by which position 1 turned each pair of dimensions of q.
+
+    Unscaled, pair i turns by theta^(-2i / d_head) radians a position; scaled kinds (YaRN, …) turn by no more.
+    """
+    attention = [layer.self_attn for layer in model.model.layers]
+    findings = []
+    for kind in dict.fromkeys(part.kind for part in attention):
+        layers = [index for index, part in enumerate(attention) if part.kind == kind]
+        settings = model.model.rotary_emb[kind].config.rope_parameters
+        angles = torch.stack([_angles(run, index) for index in layers])  # layer pair
+        exponents = torch.arange(angles.shape[1]) / angles.shape[1]
+        unscaled = settings["rope_theta"] ** -exponents
+        tolerance = max(0.02, TOLERANCE.get(model.dtype, 5e-2))
+        scaled = settings["rope_type"] != "default"
+        ok = bool((angles <= unscaled + tolerance).all() if scaled else ((angles - unscaled).abs() <= tolerance).all())
+        detail = f"{settings['rope_type']}, base {settings['rope_theta']:g}, layers {', '.join(map(str, layers))}"
+        findings.append(Finding(f"RoPE of {kind.replace('_', ' ')}", ok, detail))
+    return findings
+
+
+def _angles(run: Run, layer: int) -> Tensor:
+    """Radians that each pair (i, i + d_head/2) turned at position 1, from the head where the pair is longest: pair."""
+    before, after = (run[f"blocks.{layer}.attn.{site}"][0, 1].double().cpu() for site in ("q", "rot_q"))  # head d_head
+    before, after = (torch.complex(*x.chunk(2, -1)) for x in (before, after))  # head pair
+    head = before.abs().argmax(0, keepdim=True)
+    return (after.gather(0, head) / before.gather(0, head)).angle()[0]
+
+
+def _windows(run: Run, windows: list[int | None], length: int) -> list[Finding]:
+    """For each window, how many keys the last query gives any weight, against how many it may."""
+    findings = []
+    for window in dict.fromkeys(windows):
+        layers = [index for index, other in enumerate(windows) if other == window]
+        seen = [int((run[f"blocks.{i}.attn.pattern"][0, :, -1] > 0).sum(-1).max()) for i in layers]
+        allowed = min(length, window or length)
+        name = "attention to all keys" if window is None else f"attention to the last {window} keys"
+        short = window is not None and window >= length
+        detail = f"layers {', '.join(map(str, layers))}: {max(seen)} of {length} keys" + (
+            "; the run is too short to see the window" if short else ""
+        )
+        findings.append(Finding(name, max(seen) <= allowed, detail))
+    return findings
+
+
+def _tokenizer(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[Finding]:
+    largest = max(tokenizer.get_vocab().values())
+    ids = tokenizer(SAMPLE)["input_ids"]
+    back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    return [
+        Finding("tokenizer fits the vocabulary", largest < vocab_size, f"largest id {largest} of {vocab_size}"),
+        Finding("tokenizer gives a text back", back == SAMPLE, f"{len(ids)} tokens for {len(SAMPLE)} characters"),
+    ]

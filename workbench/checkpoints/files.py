@@ -1,0 +1,230 @@
+"""Tensors read straight from checkpoint files, one at a time and by rows, with every file checked before it is trusted.
+
+A safetensors file is 8 bytes of header length, a JSON header and the raw numbers (the format's specification,
+https://github.com/huggingface/safetensors). Its numbers are read with ordinary file reads and not through a memory
+map, so that what is resident is what was asked for. A pickle file is opened through `torch.load(weights_only=True)`
+only, which refuses code.
+"""
+
+import json
+import math
+import pickle
+from dataclasses import dataclass
+from functools import cached_property
+from io import RawIOBase
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from workbench.errors import WorkbenchError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
+MOST_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a file says about one tensor; `start` is where its numbers begin, None in a pickle."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    start: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class TensorFile(Protocol):
+    """A file of named tensors."""
+
+    path: Path
+
+    @property
+    def entries(self) -> dict[str, Entry]: ...
+
+    def rows(self, key: str, start: int, stop: int) -> Tensor:
+        """Rows `start:stop` of a tensor along its first dimension, in the file's dtype, in memory of their own."""
+        ...
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """One safetensors file."""
+
+    path: Path
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """All tensors of the file.
+
+        Errors: WorkbenchError if the file is cut short, longer than it says, or no safetensors file.
+        """
+        size = self.path.stat().st_size
+        header, data_start = self._header(size)
+        entries = {key: self._entry(key, said, data_start) for key, said in header.items() if key != "__metadata__"}
+        end = max((entry.start + entry.nbytes for entry in entries.values()), default=data_start)
+        if size < end:
+            raise WorkbenchError(
+                f"{self.path} is cut short: its header promises {end:,} bytes and the file holds {size:,}; "
+                "download or copy it again"
+            )
+        if size > end:
+            raise WorkbenchError(f"{self.path} holds {size:,} bytes but its header accounts for only {end:,}")
+        return entries
+
+    def rows(self, key: str, start: int, stop: int) -> Tensor:
+        entry = self.entries[key]
+        row_bytes = entry.nbytes // entry.shape[0] if entry.shape and entry.shape[0] else entry.nbytes
+        shape = (stop - start, *entry.shape[1:]) if entry.shape else ()
+        out = torch.empty(shape, dtype=entry.dtype)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(entry.start + start * row_bytes)
+            _fill(out, file, self.path)
+        return out
+
+    def _header(self, size: int) -> tuple[dict[str, dict], int]:
+        with self.path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, MOST_HEADER_BYTES):
+                raise WorkbenchError(f"{self.path} ({size:,} bytes) is cut short or is not a safetensors file")
+            raw = file.read(length)
+        try:
+            header = json.loads(raw)
+        except ValueError as error:
+            raise WorkbenchError(f"{self.path} is not a safetensors file: its header is not JSON ({error})") from error
+        if not isinstance(header, dict):
+            raise WorkbenchError(f"{self.path} is not a safetensors file: its header is no table of tensors")
+        return header, 8 + length
+
+    def _entry(self, key: str, said: dict, data_start: int) -> Entry:
+        try:
+            name, shape, (begin, end) = said["dtype"], tuple(said["shape"]), said["data_offsets"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise WorkbenchError(f"{self.path}: the header's entry for {key!r} is broken: {said!r}") from error
+        if name not in DTYPES:
+            raise WorkbenchError(f"{self.path}: {key!r} has dtype {name}; readable dtypes: {', '.join(DTYPES)}")
+        entry = Entry(shape, DTYPES[name], data_start + begin)
+        if begin < 0 or end - begin != entry.nbytes:
+            raise WorkbenchError(
+                f"{self.path}: {key!r} of shape {list(shape)} and dtype {name} needs {entry.nbytes:,} bytes "
+                f"but the header gives it {end - begin:,}"
+            )
+        return entry
+
+
+@dataclass(frozen=True)
+class PickleFile:
+    """One file written by `torch.save`, read without running any code that it may hold."""
+
+    path: Path
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """All tensors of the file.
+
+        Errors: WorkbenchError if the file holds anything but tensors, or cannot be read.
+        """
+        return {key: Entry(tuple(tensor.shape), tensor.dtype) for key, tensor in self._tensors.items()}
+
+    def rows(self, key: str, start: int, stop: int) -> Tensor:
+        tensor = self._tensors[key]
+        return (tensor[start:stop] if tensor.ndim else tensor).clone()
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        try:
+            loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=_is_zip(self.path))
+        except pickle.UnpicklingError as error:
+            raise WorkbenchError(
+                f"{self.path} holds pickled code or objects, which are never run; only tensors are read from pickle "
+                "files. Convert it to safetensors where you trust it"
+            ) from error
+        except (RuntimeError, EOFError, ValueError) as error:
+            raise WorkbenchError(f"{self.path} is cut short or is not a file of tensors: {error}") from error
+        if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+            raise WorkbenchError(f"{self.path} is no table of tensors")
+        return loaded
+
+
+def tensor_files(folder: Path) -> list[TensorFile]:
+    """The weight files of a checkpoint folder: shards by their index, or a single file; safetensors before pickles.
+
+    Errors: WorkbenchError naming what is missing.
+    """
+    for name in INDEX_FILES:
+        if (folder / name).is_file():
+            return [_open(path) for path in _shards(folder / name)]
+    for name in SINGLE_FILES:
+        if (folder / name).is_file():
+            return [_open(folder / name)]
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    raise WorkbenchError(
+        f"no weights in {folder}: looked for {', '.join(INDEX_FILES + SINGLE_FILES)}; "
+        f"found {', '.join(there[:12]) or 'nothing'}"
+    )
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file that holds a table. Errors: WorkbenchError naming the file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkbenchError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise WorkbenchError(f"{path} holds {type(found).__name__} where a table was expected")
+    return found
+
+
+def _shards(index: Path) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WorkbenchError(f"{index} has no weight_map")
+    names = sorted({str(name) for name in weight_map.values()})
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise WorkbenchError(f"{index} points outside its folder: {outside[0]!r}")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise WorkbenchError(
+            f"{index.parent} is half written: {len(missing)} of {len(names)} shards that {index.name} names are "
+            f"missing: {', '.join(missing[:4])}"
+        )
+    return [index.parent / name for name in names]
+
+
+def _open(path: Path) -> TensorFile:
+    return SafetensorsFile(path) if path.suffix == ".safetensors" else PickleFile(path)
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _fill(out: Tensor, file: RawIOBase, path: Path) -> None:
+    """Read the next bytes of an open file into a tensor's memory."""
+    if out.numel() == 0:
+        return
+    view = memoryview(out.view(-1).view(torch.uint8).numpy())
+    done = 0
+    while done < len(view):
+        got = file.readinto(view[done:])
+        if not got:
+            raise WorkbenchError(f"{path} ended while it was read")
+        done += got

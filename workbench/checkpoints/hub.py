@@ -1,0 +1,111 @@
+"""The Hugging Face hub: the revisions of a repository and their files; the local cache when it cannot be reached."""
+
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, scan_cache_dir, snapshot_download
+from huggingface_hub.errors import (
+    CacheNotFound,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from workbench.errors import WorkbenchError
+
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+UNREACHABLE = (OfflineModeIsEnabled, HTTPError, LocalEntryNotFoundError)
+SECONDS = 10.0
+WANTED = (
+    "config.json",
+    "config.yaml",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
+PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "model.pt")
+
+
+@dataclass(frozen=True)
+class Revisions:
+    """The revisions of a repository; `note` says so where they are only those in the local cache."""
+
+    names: tuple[str, ...]
+    note: str = ""
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name could be a repository of the hub: `owner/name`."""
+    return REPOSITORY.fullmatch(name) is not None and not name.startswith((".", "-"))
+
+
+def revisions(repository: str) -> Revisions:
+    """The branches and tags of a repository; when the hub cannot be reached, those in the local cache, and a note.
+
+    Errors: WorkbenchError if the repository does not exist, or cannot be reached and nothing of it is cached.
+    """
+    try:
+        refs = HfApi().list_repo_refs(repository)
+    except RepositoryNotFoundError as error:
+        raise WorkbenchError(f"the hub has no repository {repository!r}, or it is not open to you") from error
+    except UNREACHABLE as error:
+        return _cached_revisions(repository, error)
+    return Revisions(tuple(ref.name for ref in refs.branches + refs.tags))
+
+
+def fetch(repository: str, revision: str | None) -> Path:
+    """The folder with the files of one revision, downloaded where the cache lacks them; never any code.
+
+    Pickled weights are fetched only where there are no safetensors.
+    Errors: WorkbenchError if there is no such revision, or it is neither reachable nor cached.
+    """
+    name = f"{repository}@{revision or 'main'}"
+    try:
+        try:
+            files = HfApi().model_info(repository, revision=revision, timeout=SECONDS).siblings or []
+            safe = any(file.rfilename.endswith(".safetensors") for file in files)
+            wanted = WANTED if safe else WANTED + PICKLES
+            return Path(snapshot_download(repository, revision=revision, allow_patterns=list(wanted)))
+        except RepositoryNotFoundError as error:
+            raise WorkbenchError(f"the hub has no repository {repository!r}, or it is not open to you") from error
+        except RevisionNotFoundError as error:
+            raise WorkbenchError(
+                f"{repository} has no revision {revision!r}; series({repository!r}) lists them"
+            ) from error
+        except UNREACHABLE as error:
+            folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+            warnings.warn(f"the hub cannot be reached ({_reason(error)}): {name} comes from the cache", stacklevel=2)
+            return folder
+    except LocalEntryNotFoundError as error:
+        raise WorkbenchError(f"the hub cannot be reached and {name} is not in the local cache") from error
+
+
+def _cached_revisions(repository: str, error: Exception) -> Revisions:
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        repositories = frozenset()
+    names = {ref for repo in repositories if repo.repo_id == repository for ref in repo.refs}
+    if not names:
+        raise WorkbenchError(
+            f"the hub cannot be reached ({_reason(error)}) and nothing of {repository} is in the local cache"
+        ) from error
+    there = f"{len(names)} revision{'s' if len(names) > 1 else ''}"
+    return Revisions(
+        tuple(sorted(names)),
+        f"the hub cannot be reached ({_reason(error)}): listed are the {there} of {repository} in the local cache",
+    )
+
+
+def _reason(error: Exception) -> str:
+    """One line of what went wrong."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__

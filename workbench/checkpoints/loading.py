@@ -1,0 +1,202 @@
+"""From an id to a model and a tokenizer: find the files, check them, see that they fit, read them."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from hooks import OlmoForCausalLM
+from workbench.checkpoints import catalog, hub
+from workbench.checkpoints.catalog import Checkpoint
+from workbench.checkpoints.names import split_id
+from workbench.checkpoints.weights import Weights, open_weights
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress
+
+BITS = {"8bit": 8, "4bit": 4}
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Need:
+    """What loading takes, in bytes: resident afterwards, and at most on the way."""
+
+    resident: int
+    peak: int
+
+
+def load(
+    checkpoint: str | Checkpoint,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    quantize: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase | None]:
+    """The model and the tokenizer of a checkpoint: an entry of a series, or an id.
+
+    An id is `name@revision`; without a revision it is a checkpoint's own folder, or the last of a series' main run.
+    `dtype` is a torch dtype or its name, the files' own if None; `device` is the CPU if None; `quantize` is "8bit" or
+    "4bit" (bitsandbytes, linear layers). The model is in evaluation mode. A checkpoint without tokenizer files has
+    its parent folder's; if there are none either, the tokenizer is None and a warning says so.
+    Errors: WorkbenchError if it is not found, broken, not an OLMo, or does not fit into free memory.
+    """
+    folder = locate(checkpoint)
+    weights = open_weights(folder)
+    dtype, device = _dtype(dtype, weights), torch.device(device or "cpu")
+    needed = _need(weights, dtype, quantize)
+    wanted, free = (needed.peak if device.type == "cpu" else needed.resident), free_memory(device)
+    if wanted > free:
+        raise WorkbenchError(
+            f"{folder} takes {gigabytes(wanted)} to load and {gigabytes(free)} are free on {device}; "
+            "a smaller dtype (bfloat16) or quantize='4bit' takes less"
+        )
+    model = _build(weights, dtype, device, quantize, progress)
+    return model, tokenizer_of(folder)
+
+
+def estimate(
+    checkpoint: str | Checkpoint, *, dtype: torch.dtype | str | None = None, quantize: str | None = None
+) -> Need:
+    """What loading a checkpoint would take, from its files' headers alone.
+
+    Errors: WorkbenchError if it is not found, broken, or not an OLMo.
+    """
+    weights = open_weights(locate(checkpoint))
+    return _need(weights, _dtype(dtype, weights), quantize)
+
+
+def locate(checkpoint: str | Checkpoint) -> Path:
+    """The folder of a checkpoint, downloaded if need be.
+
+    Errors: WorkbenchError if there is no such checkpoint, naming the choices.
+    """
+    checkpoint_id = checkpoint if isinstance(checkpoint, str) else checkpoint.id
+    if Path(checkpoint_id).is_dir():
+        return _inside(Path(checkpoint_id), checkpoint_id, None)
+    name, revision = split_id(checkpoint_id)
+    if name in catalog.EMBEDDED:
+        return _inside(catalog.EMBEDDED[name], name, revision)
+    if Path(name).is_dir():
+        return _inside(Path(name), name, revision)
+    if hub.is_repository(name):
+        return hub.fetch(name, revision)
+    raise WorkbenchError(
+        f"no checkpoint {checkpoint_id!r}: an id is `name@revision` with an embedded series "
+        f"({', '.join(catalog.EMBEDDED)}), a folder, or a hub repository such as {catalog.PUBLISHED[0].repository}"
+    )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had on a device without swapping."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def gigabytes(count: int) -> str:
+    """Bytes as people read them: "2.35 GB"."""
+    return f"{count / 1e9:.2f} GB"
+
+
+def tokenizer_of(checkpoint: str | Path | Checkpoint) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a checkpoint without its model: its folder's, or the parent's; None with a warning if neither
+    has one. Errors: WorkbenchError if there is no such checkpoint."""
+    folder = checkpoint if isinstance(checkpoint, Path) else locate(checkpoint)
+    for place in (folder, folder.parent):
+        if (place / "tokenizer.json").is_file():
+            return PreTrainedTokenizerFast.from_pretrained(place)
+    warnings.warn(f"no tokenizer.json in {folder} or {folder.parent}: the tokenizer is None", stacklevel=3)
+    return None
+
+
+def _inside(folder: Path, name: str, revision: str | None) -> Path:
+    """The folder of one revision of a local series; of the last of its main run if none is named."""
+    if revision is None:
+        is_checkpoint = any((folder / config).is_file() for config in ("config.json", "config.yaml"))
+        return folder if is_checkpoint else folder / (catalog.folder_series(folder, name)[-1].revision or "")
+    if Path(revision).name == revision and (folder / revision).is_dir():
+        return folder / revision
+    raise WorkbenchError(
+        f"{name} has no checkpoint {revision!r}; it has {_choices(catalog.folder_series(folder, name))}"
+    )
+
+
+def _choices(series: catalog.Series) -> str:
+    names = [checkpoint.revision or checkpoint.id for checkpoint in series]
+    return ", ".join(names if len(names) <= 24 else [*names[:12], "…", *names[-8:]])
+
+
+def _need(weights: Weights, dtype: torch.dtype, quantize: str | None) -> Need:
+    """On the way there is one tensor besides, in its file's form; quantising keeps the whole in `dtype` until done."""
+    if quantize is not None and quantize not in BITS:
+        raise WorkbenchError(f"quantize={quantize!r}; choices: {', '.join(BITS)}, or None")
+    whole = weights.parameters * dtype.itemsize
+    largest = max(place.nbytes for place in weights.places.values())
+    if quantize is None:
+        return Need(whole, whole + largest)
+    linear = sum(weights.size(name) for name in weights if name.split(".")[-2] in LINEAR)
+    resident = whole - linear * dtype.itemsize + linear * BITS[quantize] // 8
+    return Need(resident, whole + resident + largest)
+
+
+def _dtype(dtype: torch.dtype | str | None, weights: Weights) -> torch.dtype:
+    if dtype is None:
+        return max((place.dtype for place in weights.places.values()), key=lambda d: d.itemsize)
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise WorkbenchError(f"dtype={dtype!r}; choices: float32, bfloat16, float16, float64, or None for the files'")
+    return found
+
+
+def _build(
+    weights: Weights, dtype: torch.dtype, device: torch.device, quantize: str | None, progress: Progress | None
+) -> OlmoForCausalLM:
+    quantization = None
+    if quantize is not None:
+        bits = {f"load_in_{quantize}": True}
+        quantization = BitsAndBytesConfig(**bits, bnb_4bit_compute_dtype=dtype)
+    tensors = _read(weights, dtype, progress)
+    with _no_progress_bar():
+        model = OlmoForCausalLM.from_pretrained(
+            None,
+            config=weights.config,
+            state_dict=tensors,
+            dtype=dtype,
+            device_map=None if device.type == "cpu" and quantize is None else {"": device},
+            quantization_config=quantization,
+            attn_implementation="sdpa",
+        )
+    return model.eval()
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Without transformers' own bar, which would count tensors that are in memory already."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _read(weights: Weights, dtype: torch.dtype, progress: Progress | None) -> dict[str, Tensor]:
+    """Every tensor in the dtype asked for; progress by bytes."""
+    tensors, done, total = {}, 0, weights.nbytes
+    for name in weights:
+        if progress is not None:
+            progress(done / total, f"reading {weights.folder.name}: {name}")
+        tensors[name] = weights.tensor(name).to(dtype)
+        done += weights.places[name].nbytes
+    if progress is not None:
+        progress(1.0, f"read {weights.folder.name}")
+    return tensors

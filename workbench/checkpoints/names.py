@@ -1,0 +1,88 @@
+"""What a checkpoint's name says: the spellings in use for steps, tokens, stages, ingredients and data orders.
+
+Revisions of hub repositories (`step1000-tokens4B`, `stage2-ingredient3-step11931-tokens50B`, `stage1-step99000`,
+`step_360`, `main`) and folders of training runs (`step1000`, `step1000-unsharded`, `checkpoint-500`,
+`global_step500`, `iter_0000500`, `500`) are read by the same rules.
+"""
+
+import re
+from dataclasses import dataclass
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+LAST = ("main", "latest", "final")
+
+STEP = re.compile(
+    r"(?:^|[-_.])(?:global[-_]?step|step|checkpoint|ckpt|iter(?:ation)?)[-_]?0*(\d+)(?=$|[-_.])", re.IGNORECASE
+)
+BARE_STEP = re.compile(r"^0*(\d+)$")
+TOKENS = re.compile(r"(?:^|[-_])tokens?[-_]?(\d+(?:\.\d+)?)([KMBT]?)(?=$|[-_])", re.IGNORECASE)
+STAGE = re.compile(r"(?:^|[-_])stage[-_]?(\d+)(?=$|[-_])", re.IGNORECASE)
+INGREDIENT = re.compile(r"(?:^|[-_])ingredient[-_]?(\d+)(?=$|[-_])", re.IGNORECASE)
+ORDER = re.compile(r"(?:^|[-_])(?:order|seed)[-_]?(\d+)(?=$|[-_])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One revision or folder name, read; what the name does not say is None."""
+
+    name: str
+    step: int | None = None
+    tokens: int | None = None
+    stage: int | None = None
+    ingredient: int | None = None
+    order: int | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the name means the end of training and not a step of it."""
+        return self.step is None and self.name in LAST
+
+    @property
+    def is_branch(self) -> bool:
+        """Whether this lies off the main run: another data order, or one ingredient of several."""
+        return self.order is not None or self.ingredient is not None
+
+    @property
+    def sort_key(self) -> tuple[bool, int, int, int, bool, int]:
+        """By stage, ingredient and step; at one step other data orders come before the main run; `main` is last.
+
+        So the last of a sorted series is the end of its main run.
+        """
+        return (
+            self.step is None,
+            self.stage or 0,
+            self.ingredient or 0,
+            self.step or 0,
+            self.order is None,
+            self.order or 0,
+        )
+
+
+def parse(name: str) -> Revision | None:
+    """Read a revision or folder name; None if it names neither a step nor the end of training.
+
+    Tokens are counted in units of the suffix: `tokens84B` is 84 × 10⁹.
+    """
+    step = STEP.search(name) or BARE_STEP.match(name)
+    if step is None and name not in LAST:
+        return None
+    tokens = TOKENS.search(name)
+    return Revision(
+        name=name,
+        step=int(step[1]) if step else None,
+        tokens=round(float(tokens[1]) * UNITS[tokens[2].upper()]) if tokens else None,
+        stage=_number(STAGE, name),
+        ingredient=_number(INGREDIENT, name),
+        order=_number(ORDER, name),
+    )
+
+
+def split_id(checkpoint_id: str) -> tuple[str, str | None]:
+    """`name@revision` as (name, revision); the revision is None where the id has none."""
+    name, at, revision = checkpoint_id.rpartition("@")
+    return (name, revision) if at and name else (checkpoint_id, None)
+
+
+def _number(pattern: re.Pattern[str], name: str) -> int | None:
+    found = pattern.search(name)
+    return int(found[1]) if found else None

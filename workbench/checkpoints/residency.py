@@ -1,0 +1,69 @@
+"""Loaded models kept within a byte budget, so that going back to one costs nothing."""
+
+import threading
+from collections import OrderedDict
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from hooks import OlmoForCausalLM
+from workbench.checkpoints.catalog import Checkpoint
+from workbench.checkpoints.loading import estimate, gigabytes, load
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress
+
+Loaded = tuple[OlmoForCausalLM, PreTrainedTokenizerBase | None]
+
+
+class Residents:
+    """Models by checkpoint, at most `budget` bytes of them; the least recently used goes first.
+
+        residents = Residents(4 * 10**9, dtype="bfloat16")
+        model, tokenizer = residents.load("tiny-olmo@step400")
+
+    Room is made before a model is read, so that the budget holds while it loads. All threads may use it; one loads at
+    a time. A model that was dropped lives on in the hands of whoever still uses it.
+    """
+
+    def __init__(
+        self,
+        budget: int,
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        quantize: str | None = None,
+    ) -> None:
+        self.budget = budget
+        self._dtype, self._device, self._quantize = dtype, device, quantize
+        self._kept: OrderedDict[str, tuple[Loaded, int]] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def load(self, checkpoint: str | Checkpoint, progress: Progress | None = None) -> Loaded:
+        """The model and the tokenizer of a checkpoint, loaded unless they are kept.
+
+        Errors: WorkbenchError with both numbers if it is larger than the budget, and those of `checkpoints.load`.
+        """
+        name = checkpoint if isinstance(checkpoint, str) else checkpoint.id
+        with self._lock:
+            if name not in self._kept:
+                size = estimate(name, dtype=self._dtype, quantize=self._quantize).resident
+                if size > self.budget:
+                    raise WorkbenchError(
+                        f"{name} takes {gigabytes(size)} and the budget for loaded models is {gigabytes(self.budget)}"
+                    )
+                while self.nbytes + size > self.budget:
+                    self._kept.popitem(last=False)
+                options = {"dtype": self._dtype, "device": self._device, "quantize": self._quantize}
+                self._kept[name] = load(name, **options, progress=progress), size
+            self._kept.move_to_end(name)
+            return self._kept[name][0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the models that are kept."""
+        return sum(size for _, size in self._kept.values())
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The checkpoints that are kept, least recently used first."""
+        return tuple(self._kept)

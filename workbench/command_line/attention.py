@@ -1,0 +1,89 @@
+"""What every head attends to, and where chosen heads look."""
+
+import argparse
+import re
+
+import pandas as pd
+from torch import Tensor
+
+from workbench.analyses.attention_maps import attention_maps
+from workbench.analyses.head_atlas import head_atlas
+from workbench.command_line.common import Opened, add_loading_arguments, add_prompt, bar, opened, prompt_of
+from workbench.errors import WorkbenchError
+from workbench.report import Report, Section
+from workbench.results import Maps, Measures
+
+EXAMPLES = """
+  python -m workbench attention "The cat sat. The cat sat."
+  python -m workbench attention "The cat sat. The cat sat." --head L2H1 --head L1H3
+  python -m workbench attention "The cat sat. The cat sat." --by previous --csv heads.csv --html heads.html
+"""
+SCORES = ("induction", "previous", "first", "self", "duplicate", "entropy", "distance")
+PICTURED = ("induction", "previous", "first", "entropy")
+NOTE = (
+    "Mean weights over the text's queries on the previous token, the first (high where a head has nothing to say: a "
+    "sink), the token itself and its earlier copies; induction: the weight from the second copy of a token on what "
+    "followed its first copy, in random text; entropy in nats, 0 where a head always looks at one token; mean distance "
+    "in tokens."
+)
+SHOWN = 12  # heads listed
+KEYS = 3  # named of each query
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_prompt(parser)
+    parser.add_argument("--by", choices=SCORES, default="induction", help="score to list heads by (induction)")
+    parser.add_argument(
+        "--head",
+        type=head,
+        action="append",
+        metavar="L2H1",
+        help="a head to look at, repeatable (the first by --by)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random text that induction is measured on (0)")
+    add_loading_arguments(parser)
+
+
+def head(name: str) -> tuple[int, int]:
+    """A head by its name."""
+    found = re.fullmatch(r"[Ll](\d+)[Hh](\d+)", name)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{name!r} is no head; say L2H1 for head 1 of layer 2")
+    return int(found[1]), int(found[2])
+
+
+def run(args: argparse.Namespace) -> Report:
+    """A row a head with its scores, and what each query of the chosen heads looks at most."""
+    subject = opened(args, args.checkpoint)
+    tokens = subject.tokens(prompt_of(args))
+    atlas = head_atlas(subject.model, tokens, seed=args.seed, progress=bar(args))
+    ranked = ranking(atlas, args.by)
+    best = ranked.iloc[0]
+    looked_at = args.head or [(int(best["layer"]), int(best["head"]))]
+    pictures = [atlas[name] for name in dict.fromkeys([args.by, *PICTURED]) if name in atlas]
+    sections = [Section(f"Heads by {args.by}", ranked, pictures, NOTE, shown=ranked.head(SHOWN))]
+    sections += [_head_section(subject, tokens, *one) for one in looked_at]
+    return Report(f"Attention of {subject.id}", sections, subject.provenance(args) | {"tokens": tokens.shape[1]})
+
+
+def ranking(atlas: Measures, by: str) -> pd.DataFrame:
+    """Layer, head and all scores, highest first by one of them."""
+    return atlas.rank(by)[["layer", "head", *(name for name in SCORES if name in atlas)]]
+
+
+def _head_section(subject: Opened, tokens: Tensor, layer: int, which: int) -> Section:
+    maps = attention_maps(subject.model, tokens, layers=[layer], heads=[which], tokenizer=subject.tokenizer)
+    note = "One row a query token, one column a key token; a row sums to 1."
+    return Section(f"Where {maps.heads[0]} looks", maps.table(), [maps], note, shown=strongest(maps))
+
+
+def strongest(maps: Maps) -> pd.DataFrame:
+    """For each query of a single head, the keys with most weight: a row a query."""
+    if len(maps.heads) != 1:
+        raise WorkbenchError(f"this lists one head, not {len(maps.heads)}")
+    rows = []
+    for query, weights in zip(maps.queries, maps.values[0], strict=True):
+        keys = (-weights[: query + 1]).argsort(kind="stable")[:KEYS]
+        named = "   ".join(f"{key} {maps.tokens[key]} {weights[key]:.2f}" for key in keys)
+        rows.append((query, maps.tokens[query], named))
+    return pd.DataFrame(rows, columns=["query", "token", "looks at"])

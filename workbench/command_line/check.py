@@ -1,0 +1,32 @@
+"""Is a checkpoint an OLMo that computes what it should? Exit code 1 if not."""
+
+import argparse
+
+from workbench import checkpoints
+from workbench.command_line.common import add_loading_arguments, bar, full_id, provenance
+from workbench.report import Report, Section, dtype_name
+
+EXAMPLES = """
+  python -m workbench check tiny-olmo
+  python -m workbench check runs/mine/step1000 --dtype float32
+  python -m workbench check allenai/OLMo-2-0425-1B@main --html check.html || echo broken
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="name@revision, or a folder")
+    parser.add_argument("--seed", type=int, default=0, help="of the random tokens it runs over (0)")
+    add_loading_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> Report:
+    """A row a check, those that failed first."""
+    model, tokenizer = checkpoints.load(
+        args.checkpoint, dtype=args.dtype, device=args.device, quantize=args.quantize, progress=bar(args)
+    )
+    found = checkpoints.check(model, tokenizer, seed=args.seed).sort_values("ok", kind="stable")
+    shown = found.assign(ok=found["ok"].map({True: "ok", False: "FAILED"}))[["ok", "check", "detail"]]
+    failed = int((~found["ok"]).sum())
+    title = f"{failed} of {len(found)} checks failed" if failed else f"All {len(found)} checks passed"
+    origin = provenance(args, {"checkpoint": full_id(args.checkpoint), "dtype": dtype_name(model.dtype)})
+    return Report(f"Check of {args.checkpoint}", [Section(title, found, shown=shown)], origin, ok=failed == 0)

@@ -1,0 +1,149 @@
+"""What the commands share: arguments, a checkpoint opened, a text read, and progress."""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hooks import OlmoForCausalLM
+from workbench import checkpoints
+from workbench.analyses.sample_text import SAMPLE_TEXT
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress, tqdm_progress
+from workbench.report import dtype_name, versions
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint in memory, with its tokenizer."""
+
+    id: str
+    model: OlmoForCausalLM
+    tokenizer: PreTrainedTokenizerBase
+
+    def tokens(self, text: str) -> Tensor:
+        """A text as token ids, 1 pos. Errors: WorkbenchError for one that is empty or longer than the model takes."""
+        ids = self.tokenizer(text, return_tensors="pt")["input_ids"]
+        longest = self.model.config.max_position_embeddings
+        if not 0 < ids.shape[1] <= longest:
+            raise WorkbenchError(f"the text has {ids.shape[1]} tokens; {self.id} takes 1 to {longest}")
+        return ids.to(self.model.device)
+
+    def provenance(self, args: argparse.Namespace) -> dict[str, Any]:
+        """Where numbers of this checkpoint come from."""
+        return provenance(args, {"checkpoint": self.id, "dtype": dtype_name(self.model.dtype)})
+
+
+def add_prompt(parser: argparse.ArgumentParser) -> None:
+    """The text and the checkpoint to run it through."""
+    parser.add_argument("prompt", metavar="TEXT", help="the text; - reads it from standard input")
+    parser.add_argument(
+        "--checkpoint",
+        default="tiny-olmo",
+        metavar="ID",
+        help="name@revision: the embedded series, a folder or a hub repository (tiny-olmo)",
+    )
+
+
+def add_text(parser: argparse.ArgumentParser) -> None:
+    """A longer text to measure on."""
+    parser.add_argument(
+        "--text", metavar="FILE", help="a text to measure on (a built-in page of prose); - reads standard input"
+    )
+
+
+def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
+    """How checkpoints are loaded."""
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (the files' own)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (cpu)")
+    parser.add_argument("--quantize", choices=["8bit", "4bit"], help="linear layers by bitsandbytes")
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where results go besides the terminal."""
+    parser.add_argument("--csv", type=output_file, metavar="FILE", help="write every number")
+    parser.add_argument("--html", type=output_file, metavar="FILE", help="write a page with pictures that stands alone")
+    parser.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=sys.stderr.isatty(),
+        help="a bar on stderr (where that is a terminal)",
+    )
+
+
+def output_file(name: str) -> Path:
+    """A file that can be written; said before anything is computed."""
+    path = Path(name)
+    if not path.parent.is_dir() or path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{name} cannot be written")
+    return path
+
+
+def bar(args: argparse.Namespace) -> Progress | None:
+    """A new progress bar, if one is wanted."""
+    return tqdm_progress() if args.progress else None
+
+
+def opened(args: argparse.Namespace, checkpoint: str) -> Opened:
+    """A checkpoint, loaded as the arguments say. Errors: WorkbenchError if there is none, or it has no tokenizer."""
+    model, tokenizer = checkpoints.load(
+        checkpoint, dtype=args.dtype, device=args.device, quantize=args.quantize, progress=bar(args)
+    )
+    return Opened(full_id(checkpoint), model, needed(tokenizer, checkpoint))
+
+
+def needed(tokenizer: PreTrainedTokenizerBase | None, checkpoint: str) -> PreTrainedTokenizerBase:
+    """The tokenizer. Errors: WorkbenchError if there is none."""
+    if tokenizer is None:
+        raise WorkbenchError(f"{checkpoint} has no tokenizer.json; a text cannot be read without it")
+    return tokenizer
+
+
+def full_id(checkpoint: str) -> str:
+    """An id with its revision: that of the folder that it stands for, where it names none."""
+    folder = checkpoints.locate(checkpoint)
+    return checkpoint if "@" in checkpoint or Path(checkpoint) == folder else f"{checkpoint}@{folder.name}"
+
+
+def read_text(source: str | None) -> str:
+    """The text of a file or of standard input; without either, the built-in sample."""
+    if source is None:
+        return SAMPLE_TEXT
+    if source == "-":
+        return sys.stdin.read()
+    path = Path(source)
+    if not path.is_file():
+        raise WorkbenchError(f"no file {source}")
+    return path.read_text(encoding="utf-8")
+
+
+def prompt_of(args: argparse.Namespace) -> str:
+    """The text given on the command line, or on standard input."""
+    return sys.stdin.read() if args.prompt == "-" else args.prompt
+
+
+def provenance(args: argparse.Namespace, first: Mapping[str, Any]) -> dict[str, Any]:
+    """Where numbers come from: checkpoints, how they were loaded, the seed, the command, and what computed."""
+    options = {"device": args.device, "quantize": args.quantize, "seed": getattr(args, "seed", None)}
+    named = {name: value for name, value in options.items() if value is not None}
+    return dict(first) | named | {"threads": torch.get_num_threads()} | versions()
+
+
+def rows_of(ids: Tensor, length: int) -> Tensor:
+    """A text in rows of equal length, 1 pos -> batch pos; what is left over at the end is left out.
+
+    Errors: WorkbenchError for a length or a text of less than 2 tokens.
+    """
+    length = min(length, ids.shape[1])
+    if length < 2:
+        raise WorkbenchError(f"rows of {length} tokens say nothing; give a longer text, or a length of at least 2")
+    return ids[0, : ids.shape[1] // length * length].reshape(-1, length)

@@ -1,0 +1,177 @@
+"""What differs between two checkpoints: predictions, weights, attention."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from workbench import checkpoints
+from workbench.analyses.compare_attention import compare_attention
+from workbench.analyses.compare_behaviour import compare_behaviour
+from workbench.analyses.compare_weights import compare_weights
+from workbench.analyses.noise_floor import noise_floor
+from workbench.analyses.pairs import Subject
+from workbench.checkpoints import Checkpoint
+from workbench.checkpoints.loading import tokenizer_of
+from workbench.checkpoints.names import split_id
+from workbench.command_line.common import (
+    add_loading_arguments,
+    add_text,
+    bar,
+    full_id,
+    needed,
+    opened,
+    provenance,
+    read_text,
+    rows_of,
+)
+from workbench.errors import WorkbenchError
+from workbench.report import Report, Section, dtype_name
+from workbench.results import Grid, Measures, Scores
+
+EXAMPLES = """
+  python -m workbench compare tiny-olmo@step1000 tiny-olmo@step6000
+  python -m workbench compare tiny-olmo@step4000 tiny-olmo@step6000 --noise-floor --html compare.html
+  python -m workbench compare runs/a/step2000 runs/b/step2000 --only predictions attention --text page.txt
+"""
+PARTS = ("predictions", "weights", "attention")
+SHOWN = 12  # tokens, matrices or heads listed, those that differ most
+SHOWN_OF_TOKENS = ("loss_difference", "loss_a", "loss_b", "kl", "overlap", "flip")
+OWN = ("loss_a", "loss_b")  # of one checkpoint, so that a difference of finals says nothing of them
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A", help="a checkpoint: name@revision, or a folder")
+    parser.add_argument("b", metavar="B", help="the other one, of the same tokenizer")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}"
+    )
+    parser.add_argument(
+        "--noise-floor",
+        action="store_true",
+        help="set beside it how much the finals of A's series differ, which saw the same data in other orders",
+    )
+    parser.add_argument("--length", type=int, default=128, help="tokens a row that the text is cut into (128)")
+    parser.add_argument("--one-at-a-time", action="store_true", help="never hold both in memory (the files' own dtype)")
+    add_text(parser)
+    add_loading_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> Report:
+    """A table a part, with what differs most."""
+    pair = _pair(args)
+    makers = {"predictions": _predictions, "weights": _weights, "attention": _attention}
+    sections = [section for part in PARTS if part in args.only for section in makers[part](pair, args)]
+    a, b = full_id(args.a), full_id(args.b)
+    origin = {"A": a, "B": b, "dtype": pair.dtype, "text": args.text or "the built-in page", "tokens": len(pair.ids)}
+    if pair.finals:
+        origin["noise floor"] = ", ".join(final.id for final in pair.finals)
+    return Report(f"{a} (A) and {b} (B)", sections, provenance(args, origin))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models (or their names), a text, and the checkpoints whose differences are the noise floor, if any."""
+
+    a: Subject
+    b: Subject
+    ids: Tensor  # pos
+    tokenizer: PreTrainedTokenizerBase
+    dtype: str
+    finals: Sequence[Checkpoint]
+
+
+def _pair(args: argparse.Namespace) -> Pair:
+    """What is compared, as the arguments say."""
+    text = read_text(args.text)
+    finals = _finals(args.a) if args.noise_floor else []
+    if args.one_at_a_time:
+        tokenizer = needed(tokenizer_of(checkpoints.locate(args.a)), args.a)
+        return Pair(args.a, args.b, torch.tensor(tokenizer(text)["input_ids"]), tokenizer, "of the files", finals)
+    a, b = opened(args, args.a), opened(args, args.b)
+    ids = torch.tensor(a.tokenizer(text)["input_ids"], device=a.model.device)
+    return Pair(a.model, b.model, ids, a.tokenizer, dtype_name(a.model.dtype), finals)
+
+
+def _finals(checkpoint: str) -> Sequence[Checkpoint]:
+    """The checkpoints that differ by the order of their data only. Errors: WorkbenchError if there are not two."""
+    name, _ = split_id(checkpoint)
+    found = checkpoints.finals(checkpoints.series(name))
+    if len(found) < 2:
+        raise WorkbenchError(f"--noise-floor needs checkpoints that differ by data order; {name} has {len(found)}")
+    return found
+
+
+def _predictions(pair: Pair, args: argparse.Namespace) -> list[Section]:
+    """Means over the text, and the tokens whose loss differs most."""
+
+    def compared(a: Subject, b: Subject) -> Measures:
+        return compare_behaviour(a, b, pair.ids, window=args.length, tokenizer=pair.tokenizer)
+
+    measures = compare_behaviour(
+        pair.a, pair.b, pair.ids, window=args.length, tokenizer=pair.tokenizer, progress=bar(args)
+    )
+    summary = pd.DataFrame(
+        {"measure": list(measures), "mean": means(measures).values(), "unit": [m.unit for m in measures.values()]}
+    )
+    if pair.finals:
+        floor = noise_floor(pair.finals, lambda a, b: as_scores(means(compared(a, b))), progress=bar(args))
+        summary["noise floor"] = [float("nan") if name in OWN else float(floor[name].values[0]) for name in measures]
+    table = measures.table()
+    note = "Means over the tokens of the text; loss_difference is the loss of B less that of A."
+    return [
+        Section("Predictions", summary, note=note),
+        Section(
+            "Loss by token",
+            table,
+            [measures["loss_difference"]],
+            "Below zero where B predicts the token better.",
+            shown=_furthest(table, "loss_difference")[["position", "label", *SHOWN_OF_TOKENS]],
+        ),
+    ]
+
+
+def means(measures: Measures) -> dict[str, float]:
+    """The mean of each measure over the tokens where it is defined."""
+    return {name: float(np.nanmean(measure.values)) for name, measure in measures.items()}
+
+
+def as_scores(numbers: dict[str, float]) -> Measures:
+    """Numbers by name as measures, which is what a noise floor is taken of."""
+    return Measures(**{name: Scores([number], ["mean"]) for name, number in numbers.items()})
+
+
+def _weights(pair: Pair, args: argparse.Namespace) -> list[Section]:
+    """The matrices that changed most, of their norm; from the files."""
+    measures = compare_weights(args.a, args.b, progress=bar(args))
+    floor = noise_floor(pair.finals, compare_weights, progress=bar(args))["relative_change"] if pair.finals else None
+    note = "‖B − A‖ / ‖A‖ of each matrix: 0 where nothing changed, √2 for unrelated matrices of equal norm."
+    return [_grid_section("Weights", measures, "relative_change", floor, note)]
+
+
+def _attention(pair: Pair, args: argparse.Namespace) -> list[Section]:
+    """The heads whose weight moved most."""
+    rows = rows_of(pair.ids[None], args.length)
+    measures, floor = compare_attention(pair.a, pair.b, rows, progress=bar(args)), None
+    if pair.finals:
+        floor = noise_floor(pair.finals, lambda a, b: compare_attention(a, b, rows), progress=bar(args))["moved"]
+    note = "moved: the share of a head's weight that lies elsewhere in B, 0 to 1; js: Jensen–Shannon divergence, nats."
+    return [_grid_section("Attention", measures, "moved", floor, note)]
+
+
+def _grid_section(title: str, measures: Measures, by: str, floor: Grid | None, note: str) -> Section:
+    """A section of grids, listed by one measure, with its noise floor where there is one."""
+    table = measures.table()
+    if floor is not None:
+        table["noise floor"] = floor.values.ravel()
+    return Section(title, table, [measures[by]], note, shown=_furthest(table, by).drop(columns=["row", "column"]))
+
+
+def _furthest(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """The rows that are furthest from zero."""
+    return table.dropna(subset=by).sort_values(by, key=abs, ascending=False, kind="stable").head(SHOWN)

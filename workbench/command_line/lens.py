@@ -1,0 +1,54 @@
+"""What each layer would say if it were the last (logit lens)."""
+
+import argparse
+
+import pandas as pd
+
+from workbench.analyses.common import chosen
+from workbench.analyses.logit_lens import logit_lens
+from workbench.command_line.common import add_loading_arguments, add_prompt, bar, opened, prompt_of
+from workbench.report import Report, Section
+from workbench.results import Measures
+
+EXAMPLES = """
+  python -m workbench lens "The cat sat on the"
+  python -m workbench lens "The cat sat on the" --position 2 --checkpoint tiny-olmo@step200
+  python -m workbench lens "The cat sat on the" --csv lens.csv --html lens.html
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_prompt(parser)
+    parser.add_argument("--position", type=int, default=-1, help="of the table on the terminal (-1, the last)")
+    add_loading_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> Report:
+    """A row a layer at one position; in files and pictures every position."""
+    subject = opened(args, args.checkpoint)
+    tokens = subject.tokens(prompt_of(args))
+    (position,) = chosen([args.position], tokens.shape[1], "position")
+    lens = logit_lens(subject.model, tokens, tokenizer=subject.tokenizer, progress=bar(args))
+    here = lens["probability"].columns[position]
+    sections = [
+        Section(
+            f"After token {position}, {here}",
+            lens.table(),
+            [lens["probability"], lens["entropy"]],
+            "Each layer's residual stream through the final norm and the unembedding. kl: from the final distribution "
+            "to this one, in nats; rank: of the token that really follows, 1 being the likeliest.",
+            shown=_at(lens, position),
+        ),
+    ]
+    return Report(f"Logit lens of {subject.id}", sections, subject.provenance(args) | {"tokens": tokens.shape[1]})
+
+
+def _at(lens: Measures, position: int) -> pd.DataFrame:
+    """The lens at one position: a row a layer, last layer first."""
+    first = lens["probability"]
+    table = pd.DataFrame({"layer": first.rows, "likeliest": first.text[:, position]})
+    for name in ("probability", "entropy", "kl", "rank"):
+        table[name] = lens[name].values[:, position]
+    runners = [measure.text[:, position] for name, measure in lens.items() if name.startswith("top_")]
+    table["then"] = [" ".join(texts) for texts in zip(*runners, strict=True)]
+    return table[::-1]

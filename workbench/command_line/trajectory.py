@@ -1,0 +1,136 @@
+"""How a model learns: what can be measured, at every checkpoint of a series. A report for one training run."""
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from workbench import checkpoints
+from workbench.analyses import metrics
+from workbench.analyses.trajectory import CACHE, Loading, Metric, trajectory
+from workbench.checkpoints import Checkpoint
+from workbench.checkpoints.loading import tokenizer_of
+from workbench.command_line.common import add_loading_arguments, add_text, bar, needed, provenance, read_text, rows_of
+from workbench.report import Report, Section
+from workbench.results import Curves
+
+EXAMPLES = """
+  python -m workbench trajectory tiny-olmo
+  python -m workbench trajectory tiny-olmo --metrics loss induction --csv run.csv --html run.html
+  python -m workbench trajectory allenai/OLMo-2-0425-1B --checkpoints 12 --axis tokens --dtype bfloat16
+"""
+METRICS: dict[str, Callable[[Tensor], Metric]] = {
+    "loss": metrics.held_out_loss,
+    "previous": lambda tokens: metrics.head_scores(tokens, "previous"),
+    "induction": lambda tokens: metrics.head_scores(tokens, "induction"),
+    "sinks": lambda tokens: metrics.head_scores(tokens, "first"),
+    "norms": metrics.residual_norms,
+    "rank": metrics.effective_rank,
+    "change": lambda tokens: metrics.weight_change(),
+}
+NOTES = {
+    "loss": "Mean loss of the text's tokens, in nats; lower is better.",
+    "previous": "Each head's mean weight on the token before.",
+    "induction": "Each head's weight from the second copy of a token on what followed its first copy, in random text "
+    "with random gaps.",
+    "sinks": "Each head's mean weight on the text's first token.",
+    "norms": "Mean norm of the residual stream at each layer, the first token left out.",
+    "rank": "RankMe of the hidden states of each layer: how many directions they use.",
+    "change": "‖B − A‖ / ‖A‖ of the parameters from the checkpoint before, divided by the steps between.",
+}
+OF_HEADS = ("previous", "induction", "sinks")
+LINES = 8  # heads drawn and listed, those that go highest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("series", metavar="SERIES", help="tiny-olmo, a folder of step folders, or a hub repository")
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        choices=METRICS,
+        default=list(METRICS),
+        metavar="METRIC",
+        help=f"of {', '.join(METRICS)}",
+    )
+    parser.add_argument("--axis", choices=["step", "tokens"], default="step", help="what to plot over (step)")
+    parser.add_argument("--checkpoints", type=int, metavar="N", help="only N of them, spaced by logarithm (all)")
+    parser.add_argument("--length", type=int, default=128, help="tokens a row that the text is cut into (128)")
+    parser.add_argument("--workers", type=int, default=1, help="processes (1)")
+    parser.add_argument(
+        "--cache", default=os.fspath(CACHE), metavar="FOLDER", help="where measured numbers are kept; none keeps none"
+    )
+    add_text(parser)
+    add_loading_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> Report:
+    """A row a checkpoint with a column a metric; every line of every metric in files and pictures."""
+    series = checkpoints.main_run(checkpoints.series(args.series))
+    if args.checkpoints is not None:
+        series = checkpoints.pick(series, args.checkpoints)
+    tokenizer = needed(tokenizer_of(checkpoints.locate(series[-1])), args.series)
+    tokens = rows_of(tokenizer(read_text(args.text), return_tensors="pt")["input_ids"], args.length)
+    curves = {name: _measured(series, METRICS[name](tokens), args) for name in args.metrics}
+    sections = [Section("At each checkpoint", summary(series, curves, args.axis))]
+    sections += [
+        Section(
+            curve.value_name.capitalize(),
+            curve.table(),
+            [evenly(highest(curve, LINES) if name in OF_HEADS else curve, args.axis)],
+            NOTES[name],
+            shown=_wide(curve, args.axis),
+            page_only=True,
+        )
+        for name, curve in curves.items()
+    ]
+    origin = {"series": args.series, "checkpoints": len(series), "first": series[0].id, "last": series[-1].id}
+    origin |= {"dtype": args.dtype or "of the files", "rows": f"{tokens.shape[0]} of {tokens.shape[1]}"}
+    origin |= {"text": args.text or "the built-in page"}
+    return Report(f"{args.series} along its training", sections, provenance(args, origin))
+
+
+def _measured(series: list[Checkpoint], metric: Metric, args: argparse.Namespace) -> Curves:
+    return trajectory(
+        series,
+        metric,
+        axis=args.axis,
+        loading=Loading(args.dtype, args.device, args.quantize),
+        cache=None if args.cache == "none" else args.cache,
+        executor="serial" if args.workers == 1 else "loky",
+        workers=args.workers,
+        progress=bar(args),
+    )
+
+
+def summary(series: list[Checkpoint], curves: dict[str, Curves], axis: str) -> pd.DataFrame:
+    """A row a checkpoint; of each metric its telling line: the best head, or the last layer, or all parameters."""
+    table = pd.DataFrame({"revision": [c.revision or c.id for c in series], axis: [getattr(c, axis) for c in series]})
+    for name, curve in curves.items():
+        best = highest(curve, 1)
+        line = curve.lines.index(best.lines[0]) if name in OF_HEADS else 0 if name == "change" else -1
+        title = name if len(curve.lines) == 1 else f"{name} {curve.lines[line]}"
+        table[title] = curve.values[line]
+    return table
+
+
+def highest(curves: Curves, count: int) -> Curves:
+    """The lines whose highest point is highest."""
+    peaks = np.nan_to_num(curves.values, nan=-np.inf).max(1)
+    order = np.argsort(-peaks, kind="stable")[:count]
+    return replace(curves, values=curves.values[order], lines=[curves.lines[n] for n in order])
+
+
+def evenly(curves: Curves, axis: str) -> Curves:
+    """Checkpoints side by side at equal distance, so that those taken early, close to each other, can be told apart."""
+    places = [f"{x:,.0f}" for x in curves.x] if axis == "step" else [f"{x / 1e6:,.0f} M" for x in curves.x]
+    return replace(curves, x=range(len(curves.x)), x_labels=places, x_name=f"{axis} (not to scale)")
+
+
+def _wide(curves: Curves, axis: str) -> pd.DataFrame:
+    """A row a checkpoint and a column for each of the highest lines."""
+    top = highest(curves, LINES)
+    return pd.DataFrame({axis: top.x_labels} | dict(zip(top.lines, top.values, strict=True)))

@@ -1,0 +1,169 @@
+"""A report: titled tables with their pictures and where they come from; on a terminal, as CSV, or as one HTML page.
+
+The page stands alone: plotly.js is inside it, once, and nothing is fetched.
+"""
+
+import html
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from workbench.plots import plot
+from workbench.results import Result
+
+ROWS = 40  # of a table that are shown on a terminal
+PAGE_ROWS = 200  # … and on the page
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 14px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2em auto; padding: 0 1.5em; }
+h1 { font-size: 1.5em; margin-bottom: .2em; } h2 { font-size: 1.1em; margin: 2.2em 0 .3em; }
+p { max-width: 46em; margin: .4em 0; } p.text { white-space: pre-wrap; font-family: ui-monospace, monospace; }
+nav { margin: 1em 0; } nav a { margin-right: 1em; color: inherit; }
+.table { overflow-x: auto; max-height: 32em; margin: .6em 0; }
+table { border-collapse: collapse; font: 12.5px/1.5 ui-monospace, monospace; }
+th, td { padding: 1px 10px; border-bottom: 1px solid #8883; white-space: pre; text-align: right; }
+summary { cursor: pointer; font-size: 13px; }
+th { position: sticky; top: 0; background: Canvas; } .words { text-align: left; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1.2em; font-size: 13px; color: GrayText; }
+dd { margin: 0; color: CanvasText; overflow-wrap: anywhere; }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One titled table, with what is drawn above it on the page and a note on how to read it.
+
+    `shown` is what a reader sees, where that is not the whole table. A `page_only` section is left out on the terminal,
+    and the page folds its table.
+    """
+
+    title: str
+    table: pd.DataFrame
+    pictures: Sequence[Result] = ()
+    note: str = ""
+    shown: pd.DataFrame | None = None
+    page_only: bool = False
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        return self.table if self.shown is None else self.shown
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one command found. `text` stands before the sections; `ok` is False where a check failed."""
+
+    title: str
+    sections: list[Section]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+    ok: bool = True
+
+
+def versions() -> dict[str, str]:
+    """What computed: the packages that numbers depend on, and the time."""
+    packages = {name: version(name) for name in ("torch", "transformers", "numpy")}
+    made = datetime.now().astimezone().isoformat("T", "minutes")
+    return packages | {"python": platform.python_version(), "made": made}
+
+
+def as_text(report: Report) -> str:
+    """For a terminal: the first rows of each table, and how many there are."""
+    parts = [report.text] if report.text else []
+    for section in (section for section in report.sections if not section.page_only):
+        rows = section.summary
+        more = [f"… {len(rows) - ROWS} more rows"] if len(rows) > ROWS else []
+        parts.append("\n".join([section.title, *aligned(rows.head(ROWS)), *more]))
+    return "\n\n".join(parts)
+
+
+def aligned(table: pd.DataFrame) -> list[str]:
+    """Lines of a table: numbers to the right, words to the left."""
+    columns = []
+    for name in table:
+        cells = [str(name), *(number(cell) for cell in table[name])]
+        width = max(map(len, cells))
+        columns.append([cell.ljust(width) if is_words(table[name]) else cell.rjust(width) for cell in cells])
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+
+
+def is_words(column: pd.Series) -> bool:
+    return not pd.api.types.is_numeric_dtype(column)
+
+
+def write_csv(report: Report, path: Path) -> None:
+    """Every number of every section, whole; where there are several sections, a column says which."""
+    tables = [section.table for section in report.sections]
+    if len(tables) > 1:
+        tables = [t.assign(section=s.title)[["section", *t]] for s, t in zip(report.sections, tables, strict=True)]
+    pd.concat(tables, ignore_index=True).to_csv(path, index=False)
+
+
+def write_html(report: Report, path: Path) -> None:
+    """The page."""
+    path.write_text(as_html(report), encoding="utf-8")
+
+
+def as_html(report: Report) -> str:
+    """The page, as text."""
+    links = "".join(f'<a href="#s{n}">{html.escape(s.title)}</a>' for n, s in enumerate(report.sections))
+    drawn = [n for n, section in enumerate(report.sections) if section.pictures]
+    sections = [_section(section, n, library=drawn[:1] == [n]) for n, section in enumerate(report.sections)]
+    text = f'<p class="text">{html.escape(report.text)}</p>' if report.text else ""
+    title = html.escape(report.title)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body><h1>{title}</h1>'
+        f"{text}<nav>{links if len(report.sections) > 1 else ''}</nav>{''.join(sections)}"
+        f"<h2>Where this comes from</h2>{_provenance(report.provenance)}</body></html>"
+    )
+
+
+def _section(section: Section, place: int, library: bool) -> str:
+    options = {"displaylogo": False, "responsive": True}
+    pictures = "".join(
+        plot(picture).to_html(full_html=False, include_plotlyjs=library and n == 0, config=options)
+        for n, picture in enumerate(section.pictures)
+    )
+    note = f"<p>{html.escape(section.note)}</p>" if section.note else ""
+    table = _table(section.summary)
+    if section.page_only:
+        table = f"<details><summary>numbers</summary>{table}</details>"
+    return f'<h2 id="s{place}">{html.escape(section.title)}</h2>{note}{pictures}{table}'
+
+
+def _table(table: pd.DataFrame) -> str:
+    words = ['class="words"' if is_words(table[name]) else "" for name in table]
+    head = "".join(f"<th {kind}>{html.escape(str(name))}</th>" for name, kind in zip(table, words, strict=True))
+    rows = [
+        "".join(f"<td {kind}>{html.escape(number(cell))}</td>" for cell, kind in zip(row, words, strict=True))
+        for row in table.head(PAGE_ROWS).itertuples(index=False)
+    ]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    more = f"<p>… {len(table) - PAGE_ROWS} more rows</p>" if len(table) > PAGE_ROWS else ""
+    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}'
+
+
+def _provenance(provenance: Mapping[str, Any]) -> str:
+    terms = (f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in provenance.items())
+    return f"<dl>{''.join(terms)}</dl>"
+
+
+def number(cell: object) -> str:
+    """A cell as people read it: four significant digits, and nothing where nothing is defined."""
+    if isinstance(cell, float):
+        return "" if math.isnan(cell) else f"{cell:.4g}"
+    return str(cell)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

