@@ -19,8 +19,8 @@ def test_parts_sum_to_the_logit(pair: Pair, tokens: Tensor, against: int | None,
     parts = direct_logit_attribution(pair.ours, tokens[0], 5, against, position=position)
     logits = pair.theirs(tokens[:1]).logits[0, position].detach()
     expected = float(logits[5] - (0 if against is None else logits[against]))
-    assert parts.values.astype(np.float64).sum() == pytest.approx(expected, abs=1e-5)
-    assert parts.total == pytest.approx(expected, abs=1e-5)
+    assert parts.values.astype(np.float64).sum() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert parts.total == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def test_parts_are_named(pair: Pair, tokens: Tensor) -> None:

@@ -60,9 +60,7 @@ def activation_patching(
     return grids(scale, values, layers, column_names(model, pair, axis, tokenizer), by, title)
 
 
-def _layer(
-    model: OlmoForCausalLM, base: Run, scale: Scale, site: str, source: Tensor, axis: str
-) -> dict[str, Tensor]:
+def _layer(model: OlmoForCausalLM, base: Run, scale: Scale, site: str, source: Tensor, axis: str) -> dict[str, Tensor]:
     """The normalised measures of one row of cells: column each."""
     shape = model.sites[site]
     size = source.shape[axis_of(shape, axis)]
@@ -92,9 +90,7 @@ def column_axis(model: OlmoForCausalLM, site: str, by: str) -> str:
     return shapes[site].split()[fitting[site]]
 
 
-def column_names(
-    model: OlmoForCausalLM, pair: Contrast, axis: str, tokenizer: Tokenizer | None
-) -> tuple[str, ...]:
+def column_names(model: OlmoForCausalLM, pair: Contrast, axis: str, tokenizer: Tokenizer | None) -> tuple[str, ...]:
     """What the columns of a grid over an axis are called: heads by number, positions by the clean prompt's tokens."""
     if axis in AXES["head"]:
         return tuple(str(head) for head in range(model.sites.sizes[axis]))

@@ -76,7 +76,7 @@ def run_cells(
     stop_at_layer: int | None = None,
     logits_to_keep: int = 0,
 ) -> Run:
-    """The cells of a swap, from its layer and from position `start` on; before it nothing may change. Batch (cell text).
+    """The cells of a swap, from its layer and from position `start` on; before it nothing may change. Batch cell text.
 
     `base` is the run that they are cells of, with `RESIDUALS` captured, and with `KEYS_AND_VALUES` where `start` is not
     0. `freeze` are further edits.
