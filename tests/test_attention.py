@@ -204,9 +204,8 @@ def test_only_what_is_named_is_computed_and_held(model, text, options, share):
 
 
 @pytest.fixture
-def kernels(monkeypatch, model) -> dict[str, int]:
+def kernels(monkeypatch) -> dict[str, int]:
     """How many times attention was computed by the fused kernel, and by the explicit softmax."""
-    model.set_attn_implementation("sdpa")
     count = {"fused": 0, "explicit": 0}
     fused, explicit = torch.nn.functional.scaled_dot_product_attention, attention.softmax
 

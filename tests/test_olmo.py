@@ -1,6 +1,7 @@
 """The forward pass is transformers' own, argument by argument and output by output, on all families and variants."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def no_grad():
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_logits_hidden_states_and_attentions_are_theirs(case, make_pair, pair, tokens, attention):
-    own = OlmoForCausalLM._from_config(pair.ours.config, attn_implementation=attention).eval()
+    own = OlmoForCausalLM._from_config(deepcopy(pair.ours.config), attn_implementation=attention).eval()
     own.load_state_dict(pair.ours.state_dict())
     ours = own(tokens, output_hidden_states=True, output_attentions=True)
     theirs = pair.eager(tokens, output_hidden_states=True, output_attentions=True)
