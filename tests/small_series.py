@@ -15,4 +15,4 @@ def small_bench(folder: Path, make_model: Callable[..., OlmoForCausalLM], tokeni
     for seed, step in enumerate(("step0", "step10")):
         make_model("olmo2", seed=seed, max_position_embeddings=4096).save_pretrained(folder / step)
     tokenizer.save_pretrained(folder)
-    return Bench(checkpoints.series(str(folder)), checkpoints.Residents(10**9))
+    return Bench(checkpoints.series(str(folder)), 10**9)

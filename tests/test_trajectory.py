@@ -184,3 +184,12 @@ def test_keys_tell_equal_tensors_from_others():
     assert same[0] == same[1]
     assert module.joblib.hash(key({"tokens": torch.arange(4) + 1})) != same[0]
     assert module.joblib.hash(key({"tokens": torch.arange(4).float()})) != same[0]
+
+
+def test_a_reference_is_made_once_and_not_read_when_nothing_is_missing(series, cache, tokens, loaded, monkeypatch):
+    metric = metrics.kl_to_last(tokens)
+    first = trajectory(series, metric, cache=cache)
+    assert loaded == ["step20", "step0", "step10", "step20"]
+    monkeypatch.setattr(module, "_refer", lambda *_: pytest.fail("the reference was made again"))
+    monkeypatch.setattr(checkpoints, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert np.array_equal(trajectory(series, metric, cache=cache).values, first.values)

@@ -173,7 +173,7 @@ def _measure(
     metric: Metric,
     loading: Loading,
     cache: str | Path | None,
-    reference: tuple[str, Any] | None,
+    reference: tuple[str, Callable[[], Any]] | None,
     index: int,
 ) -> dict[str, float]:
     """The metric at one checkpoint, from the cache or made now."""
@@ -181,7 +181,7 @@ def _measure(
     previous = _open(run[index - 1]) if metric.reads == "weights" and index else None
 
     def make() -> dict[str, float]:
-        given = {} if reference is None else {"reference": reference[1]}
+        given = {} if reference is None else {"reference": reference[1]()}
         if metric.reads == "weights":
             steps = None if previous is None else (run[index].step or 0) - (run[index - 1].step or 0)
             value = metric.function(weights, previous, steps, **metric.arguments, **given)
@@ -192,26 +192,36 @@ def _measure(
     if cache is None:
         return make()
     depends = (_mark(weights), _mark(previous) if previous else None, reference[0] if reference else None)
-    return _kept(cache, (_key(metric), repr(loading), depends), make)
+    return _keeper(cache)(joblib.hash((_key(metric), repr(loading), depends)), make)
 
 
 def _reference(
     run: Sequence[Checkpoint], metric: Metric, loading: Loading, cache: str | Path | None
-) -> tuple[str, Any] | None:
-    """What the metric wants to know of one checkpoint of the run beforehand, and what that depends on."""
+) -> tuple[str, Callable[[], Any]] | None:
+    """What the metric's reference depends on, and how to get it: it is made here, and read when it is needed."""
     if metric.reference is None:
         return None
     at = run[metric.reference_at]
-    mark = _mark(_open(at))
+    mark, make = _mark(_open(at)), functools.partial(_refer, metric, loading, at)
     if cache is None:
-        return mark, metric.reference(loading(at), **metric.arguments)
-    key = ("reference", _key(metric.reference), _key(metric.arguments), repr(loading), mark)
-    return mark, _kept(cache, key, lambda: metric.reference(loading(at), **metric.arguments))
+        return mark, functools.partial(_same, make())
+    key = joblib.hash(("reference", _key(metric.reference), _key(metric.arguments), repr(loading), mark))
+    if not _keeper(cache).check_call_in_cache(key, make):
+        _keeper(cache)(key, make)
+    return mark, functools.partial(_keeper(cache), key, make)
 
 
-def _kept(cache: str | Path, key: object, make: Callable[[], Made]) -> Made:
-    """`make()`, or what it returned before for an equal key."""
-    return joblib.Memory(cache, verbose=0).cache(_made, ignore=["make"])(joblib.hash(key), make)
+def _refer(metric: Metric, loading: Loading, checkpoint: Checkpoint) -> object:
+    return metric.reference(loading(checkpoint), **metric.arguments)
+
+
+def _same(value: Made) -> Made:
+    return value
+
+
+def _keeper(cache: str | Path) -> Callable[[str, Callable[[], Any]], Any]:
+    """A function of a key and a maker: what the maker returned when the key was first seen."""
+    return joblib.Memory(cache, verbose=0).cache(_made, ignore=["make"])
 
 
 def _made(key: str, make: Callable[[], Made]) -> Made:
