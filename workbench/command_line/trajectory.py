@@ -40,7 +40,8 @@ NOTES = {
     "sinks": "Each head's mean weight on the text's first token.",
     "norms": "Mean norm of the residual stream at each layer, the first token left out.",
     "rank": "RankMe of the hidden states of each layer: how many directions they use.",
-    "change": "‖B − A‖ / ‖A‖ of the parameters from the checkpoint before, divided by the steps between.",
+    "change": "‖B − A‖ / ‖A‖ of the parameters from the checkpoint before, divided by the steps between: "
+    "steps in different directions add up to less the further apart two checkpoints are, so compare equal distances.",
 }
 OF_HEADS = ("previous", "induction", "sinks")
 LINES = 8  # heads drawn and listed, those that go highest

@@ -1,0 +1,115 @@
+"""The notebooks run from top to bottom, what their text claims holds, and what is committed can be read anywhere."""
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BYTES = 500_000
+PLOTLY, HTML, PNG = "application/vnd.plotly.v1+json", "text/html", "image/png"
+
+CLAIMS = {
+    "01_first_look": """
+assert repetition < first_time / 4
+torch.testing.assert_close(total, resid[-1], rtol=1e-5, atol=1e-3)
+assert (lens["probability"].text[0] == token_labels(tokens[0], tokenizer)).mean() > 0.8
+assert (rank[-1] == 1).all() and (rank[0] == 1).mean() < 0.1
+""",
+    "02_attention_heads": """
+def best(scores, count):
+    return {(row.layer, row.head) for row in scores.rank().head(count).itertuples()}
+
+
+assert best(atlas["previous"], 2) == {(1, 4), (1, 5)} and best(atlas["induction"], 2) == {(2, 5), (3, 1)}
+assert atlas.rank("previous")["previous"][2] < 0.5 and atlas.rank("induction")["induction"][2] < 0.05
+assert best(ablated, 3) == {(1, 5), (2, 5), (0, 4)} and ablated.rank()["value"][2] > 7
+assert 0.4 < ablated.values[3, 1] < 0.7 and abs(atlas["self"].values[0, 4] - 1) < 0.01
+assert copy_losses(*induction_off)[1] - second > 7 and page_loss(*induction_off) - page_loss() < 0.25
+score = dict(zip(off, scores, strict=True))
+assert max(score["L1H5"]) < 0.05 and min(score["L1H0 to L1H3"]) > 0.65 and max(score["L0H4"]) < 0.3
+""",
+    "03_where_does_a_logit_come_from": """
+assert tokenizer.decode(top.indices[0]) == " ring"
+assert abs(parts.values.sum() - parts.total) < 1e-4
+assert list(parts.top(3).names) == ["L3 MLP", "L3H1", "L2H5"]
+assert list(last["likeliest"] == "▁ring") == [False, False, False, False, True]
+assert (sources.values.argmax(1) == position).all()
+columns = abs(patched.values).max(0)
+assert columns[position] > 0.95 and columns[-1] > 0.4 and sorted(columns)[-3] < 0.05
+assert abs(by_head.values[1, 5]) < 0.02 and by_head.values[2, 5] > 0.4 and by_head.values[3, 1] > 0.4
+""",
+    "04_comparing_checkpoints": """
+flips = [floor.values[list(floor.names).index("flip")] for floor in floors]
+means = dict(zip(pair.names, pair.values, strict=True))
+assert -0.18 < means["loss_difference"] < -0.16 and 0.28 < means["flip"] < 0.3
+assert 0.15 < min(flips) < max(flips) < 0.2
+assert 1.4 < ratio.min() < ratio.max() < 2.2
+assert heads["moved"][0] > 2 * heads["noise floor"][0] and (heads["layer"][0], heads["head"][0]) == (1, 0)
+top = effect.rank()
+assert set(zip(top["layer"][:3], top["head"][:3])) == {(2, 5), (1, 5), (0, 4)}
+assert top["value"][3] < top["value"][2] / 3 and abs(floor.values).max() < 0.05
+""",
+    "05_how_a_model_learns": """
+losses = dict(zip(steps, copy.values.T, strict=True))
+assert abs(losses[600] - losses[600].mean()).max() < 0.15 and losses[2000][1] < 1.5 and losses[0].min() > 8
+assert score["L1H5"][550] > 0.9 and score["L2H5"][550] < 0.1 and score["L2H5"][700] > 0.8
+assert score["L2H5"][600] > 0.25 and score["L3H1"][600] < 0.1
+assert [needed_from(curves, 0.1) for curves in needs.values()] == [700, 700, 700, 1000]
+ranks = rank.values[1:]
+assert (ranks[:, 1:3].min(1) < ranks[:, [0, -1]].min(1) / 2).all()
+""",
+}
+OFFLINE = {"06_real_olmo"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_its_claims_hold(path, monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")
+    if path.stem in OFFLINE:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(CLAIMS.get(path.stem, "assert not online")))
+    resources = {"metadata": {"path": str(ROOT)}}
+    NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
+
+
+def test_each_notebook_has_its_claims():
+    assert [path.stem for path in NOTEBOOKS] == sorted([*CLAIMS, *OFFLINE])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_committed_is_whole_small_and_visible_without_javascript(path):
+    written = path.read_text(encoding="utf-8")
+    assert len(written) < BYTES and "plotly.js v" not in written and str(Path.home()) not in written
+    cells = [cell for cell in nbformat.reads(written, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "not run from top to bottom"
+    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+    for cell in cells:
+        shown = [output.get("data", {}) for output in cell.outputs]
+        for place, data in enumerate(shown):
+            if PLOTLY in data:
+                assert PNG in data and HTML not in data
+            if data.get(HTML, "").startswith("<iframe"):
+                assert PNG in shown[place + 1]
+
+
+def test_pictures_are_added_beside_what_is_interactive():
+    """The helper that renews the notebooks knows the same outputs as the tests above."""
+    source = importlib.util.spec_from_file_location("execute", ROOT / "notebooks" / "execute.py")
+    execute = importlib.util.module_from_spec(source)
+    source.loader.exec_module(execute)
+    assert (execute.PLOTLY, execute.HTML, execute.PNG) == (PLOTLY, HTML, PNG)
+    assert execute.notebooks() == NOTEBOOKS
+
+
+def test_links_between_notebooks_lead_somewhere():
+    names = {path.name for path in NOTEBOOKS}
+    for path in NOTEBOOKS:
+        targets = re.findall(r"\]\(([\w./]+\.ipynb)\)", " ".join(c.source for c in nbformat.read(path, 4).cells))
+        assert set(targets) <= names, os.fspath(path)

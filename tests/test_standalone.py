@@ -1,0 +1,103 @@
+"""The attention view on a page of its own: it opens offline, draws every head, and shows the numbers it was given."""
+
+import re
+import shutil
+from collections.abc import Iterator
+
+import pytest
+import torch
+from playwright.sync_api import Page, sync_playwright
+
+from workbench.analyses.attention_maps import attention_maps
+from workbench.analyses.head_atlas import head_atlas
+from workbench.errors import WorkbenchError
+from workbench.results import Maps
+from workbench.views.standalone import attention
+
+HEADS = tuple(f"L{layer}H{head}" for layer in range(2) for head in range(3))
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        tab, problems = browser.new_context(offline=True, viewport={"width": 1000, "height": 900}).new_page(), []
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on("request", lambda request: problems.append(request.url))
+        yield tab
+        browser.close()
+    assert [problem for problem in problems if not problem.startswith(("about:", "data:", "blob:"))] == []
+
+
+def random_maps(**options) -> Maps:
+    scores = torch.randn(6, 9, 9, generator=torch.Generator().manual_seed(0)) * 2
+    hidden = torch.ones(9, 9, dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+    return Maps(weights, HEADS, [f"t{n}" for n in range(8)] + ["</script><b>"], **options)
+
+
+def weights_shown(frame) -> dict[int, float]:
+    """What the list of the last query says: key -> weight."""
+    rows = frame.locator(".to p").evaluate_all(
+        "rows => rows.map(row => [row.querySelector('.index').textContent, row.querySelector('.number').textContent])"
+    )
+    return {int(key): float(weight) for key, weight in rows}
+
+
+def test_a_frame_shows_the_weights_it_was_given(page):
+    maps = random_maps()
+    page.set_content(attention(maps)._repr_html_())
+    frame = page.frame_locator("iframe")
+    frame.locator("#view[data-drawn='L0H0']").wait_for()
+    assert frame.locator(".thumb").count() == 6
+    frame.locator(".thumb[data-layer='1'][data-head='2']").click()
+    frame.locator("#view[data-drawn='L1H2']").wait_for()
+    for key, weight in weights_shown(frame).items():
+        assert abs(maps.values[5, -1, key] - weight) < 0.006
+
+
+def test_a_token_that_looks_like_markup_is_shown_as_text(page):
+    page.set_content(attention(random_maps())._repr_html_())
+    frame = page.frame_locator("iframe")
+    frame.locator("#view[data-drawn='L0H0']").wait_for()
+    frame.locator(".plane").press("ArrowDown")
+    frame.locator(".cell", has_text="query 8 </script><b>").wait_for()
+
+
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_heads_of_a_layer_are_put_together(page, how):
+    maps = random_maps()
+    page.set_content(attention(maps)._repr_html_())
+    frame = page.frame_locator("iframe")
+    frame.locator("#view[data-drawn='L0H0']").wait_for()
+    frame.locator(".combine").select_option(how)
+    frame.locator(f"#view[data-drawn='L0 {how}']").wait_for()
+    together = maps.values[:3].mean(0) if how == "mean" else maps.values[:3].max(0)
+    shown = weights_shown(frame)
+    assert shown and all(abs(together[-1, key] - weight) < 0.01 for key, weight in shown.items())
+
+
+def test_it_opens_at_the_best_induction_head(page, make_model, tokens, tmp_path):
+    model = make_model("olmo3")
+    atlas = head_atlas(model, tokens[:1], samples=4)
+    view = attention(attention_maps(model, tokens[0]), atlas)
+    view.save(tmp_path / "view.html")
+    assert (tmp_path / "view.html").read_text() == view.page
+    best = atlas["induction"].rank().iloc[0]
+    page.set_content(view._repr_html_())
+    page.frame_locator("iframe").locator(f"#view[data-drawn='L{int(best['layer'])}H{int(best['head'])}']").wait_for()
+
+
+def test_the_page_asks_for_nothing_and_tokens_are_no_markup():
+    view = attention(random_maps())
+    assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=", view.page)
+    assert view.page.count("</script>") == view.page.count("<script")
+
+
+def test_the_view_needs_every_head_and_every_query():
+    maps = random_maps()
+    some = Maps(maps.values[:2, -2:], HEADS[:2], maps.tokens, queries=[7, 8])
+    with pytest.raises(WorkbenchError, match="every query"):
+        attention(some)
+    with pytest.raises(WorkbenchError, match="L1H0"):
+        attention(Maps(maps.values[3:], HEADS[3:], maps.tokens))
