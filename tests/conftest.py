@@ -5,7 +5,8 @@ large enough that attention is far from uniform. `model` and `pair` are shared b
 changes its model makes its own with `make_model` or `make_pair`.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
 from hooks import Olmo2Config, Olmo3Config, OlmoConfig, OlmoForCausalLM
+
+# One thread for each test process and what it starts: two processes with two threads each on two cores wait for each
+# other far more than they compute.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 VOCAB = 99
 PAD = 0
@@ -129,6 +135,14 @@ def shared_pair(case: str) -> Pair:
     return build_pair(family, **options)
 
 
+def check_unchanged(case: str) -> None:
+    """A shared pair must be left as it was built: its attention and its mode."""
+    pair = shared_pair(case)
+    for model, attention in ((pair.ours, "sdpa"), (pair.theirs, "sdpa"), (pair.eager, "eager")):
+        assert model.config._attn_implementation == attention, "a test changed the attention of a shared model"
+        assert not any(module.training for module in model.modules()), "a test left a shared model in training mode"
+
+
 @pytest.fixture(scope="session")
 def make_config() -> Callable[..., transformers.PretrainedConfig]:
     """`make_config(family, **options)`: a fresh tiny configuration."""
@@ -158,15 +172,17 @@ def case(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def model(family: str) -> OlmoForCausalLM:
+def model(family: str) -> Iterator[OlmoForCausalLM]:
     """Our model of each family; shared, not to be changed."""
-    return shared_pair(family).ours
+    yield shared_pair(family).ours
+    check_unchanged(family)
 
 
 @pytest.fixture
-def pair(case: str) -> Pair:
+def pair(case: str) -> Iterator[Pair]:
     """Ours and theirs for each family and variant; shared, not to be changed."""
-    return shared_pair(case)
+    yield shared_pair(case)
+    check_unchanged(case)
 
 
 @pytest.fixture(scope="session")
