@@ -21,7 +21,7 @@ def arguments() -> argparse.Namespace:
     option("--series", nargs="+", default=["tiny-olmo"], metavar="NAME", help="embedded, a folder, or a hub repository")
     option("--checkpoint", metavar="ID", help="name@revision to open first; the last of the series if not given")
     option("--dtype", choices=["float32", "bfloat16", "float16"], help="the files' own if not given")
-    option("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
+    option("--device", help="cpu if not given; cuda, cuda:1, …")
     option("--quantize", choices=["8bit", "4bit"], help="linear layers by bitsandbytes")
     option("--memory", type=float, metavar="GB", help="for loaded models; three quarters of what is free if not given")
     option("--threads", type=int, help="of torch; its own choice if not given")
@@ -40,13 +40,14 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     try:
         known = [checkpoint for name in args.series for checkpoint in checkpoints.series(name)]
-        budget = int(args.memory * 1e9) if args.memory else free_memory(torch.device(args.device)) * 3 // 4
-        residents = checkpoints.Residents(budget, dtype=args.dtype, device=args.device, quantize=args.quantize)
-        app = create_app(Bench(known, residents, default=args.checkpoint), host=args.host, auth=auth)
+        budget = int(args.memory * 1e9) if args.memory else free_memory(torch.device(args.device or "cpu")) * 3 // 4
+        loading = {"dtype": args.dtype, "device": args.device, "quantize": args.quantize}
+        bench = Bench(known, budget, default=args.checkpoint, **loading)
+        app = create_app(bench, host=args.host, auth=auth)
     except WorkbenchError as error:
         sys.exit(str(error))
     print(f"OLMo workbench: http://{args.host}:{args.port}", flush=True)
-    uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
+    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=2)
 
 
 if __name__ == "__main__":

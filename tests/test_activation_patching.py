@@ -1,35 +1,159 @@
 """Activation patching: the resumed, batched cells are those of one whole forward pass a cell."""
 
+import numpy as np
 import pytest
 import torch
+from conftest import Pair
 from torch import Tensor
 
-from hooks import OlmoForCausalLM, edits
+from hooks import Edit, OlmoForCausalLM, edits
 from workbench.analyses.activation_patching import activation_patching
+from workbench.errors import WorkbenchError
+from workbench.results import Measures
+
+LAYERS, HEADS = 4, 4
 
 
-@pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out"])
-def test_cells_are_those_of_whole_forward_passes(model: OlmoForCausalLM, tokens: Tensor, site: str) -> None:
-    corrupted, clean = tokens[:1], tokens[:1].clone()
-    clean[0, 3] = corrupted[0, 3] % 90 + 1
-    grid = activation_patching(model, clean, corrupted, 5, 7, site=site)["logit_difference"]
+def readings(logits: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    """The raw measures after the last position, written out: mean over texts."""
+    log_p, log_reference = (x[:, -1].double().log_softmax(-1) for x in (logits, reference))
+    return {
+        "logit_difference": (logits[:, -1, 5] - logits[:, -1, 7]).double().mean(),
+        "probability": log_p[:, 5].exp().mean(),
+        "kl": (log_reference.exp() * (log_reference - log_p)).sum(-1).mean(),
+    }
 
-    def difference(logits: Tensor) -> float:
-        return float(logits[0, -1, 5] - logits[0, -1, 7])
 
-    one, zero = (difference(model.run(ids).logits) for ids in (clean, corrupted))
-    source = model.run(clean, capture=f"blocks.*.{site}")
-    for layer in range(4):
-        name = f"blocks.{layer}.{site}"
-        for position in range(tokens.shape[1]):
-            edit = edits.replace(name, source[name][:, [position]], positions=[position])
-            expected = (difference(model.run(corrupted, edits=[edit]).logits) - zero) / (one - zero)
-            assert grid.values[layer, position] == pytest.approx(expected, abs=1e-3)
+def expected(model: OlmoForCausalLM, clean: Tensor, corrupted: Tensor, cells: list[list[Edit]]) -> dict[str, Tensor]:
+    """Normalised measures by one whole forward pass a cell, each with its one edit: layer column."""
+    reference = model.run(clean).logits
+    one, zero = (readings(model.run(ids).logits, reference) for ids in (clean, corrupted))
+    found = [[readings(model.run(corrupted, edits=edit).logits, reference) for edit in row] for row in cells]
+    return {
+        name: torch.tensor([[(cell[name] - zero[name]) / (one[name] - zero[name]) for cell in row] for row in found])
+        for name in one
+    }
+
+
+def assert_same(grids: Measures, wanted: dict[str, Tensor]) -> None:
+    assert list(grids) == list(wanted)
+    for name, values in wanted.items():
+        # Rounding is relative to the raw measure, which the normalised one may be far larger than.
+        np.testing.assert_allclose(
+            grids[name].values, values, atol=2e-4 * max(1.0, float(values.abs().max())), err_msg=name
+        )
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "attn.k", "attn.pattern"])
+def test_cells_by_position_are_those_of_whole_forward_passes(
+    pair: Pair, tokens: Tensor, other_tokens: Tensor, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.analyses.activation_patching.POSITIONS", 5)
+    model, clean, corrupted = pair.ours, tokens[:1], other_tokens[:1]
+    source = model.run(clean, capture=f"blocks.*.{site}").stack(site)
+    axis = 2 if site == "attn.pattern" else 1
+    cells = [
+        [
+            edits.replace(f"blocks.{layer}.{site}", source[layer].narrow(axis, p, 1), positions=[p])
+            for p in range(clean.shape[1])
+        ]
+        for layer in range(LAYERS)
+    ]
+    assert_same(activation_patching(model, clean, corrupted, 5, 7, site=site), expected(model, clean, corrupted, cells))
+
+
+@pytest.mark.parametrize("shared", [0, 6])
+@pytest.mark.parametrize("site", ["attn.z", "attn.result", "attn.scores"])
+def test_cells_by_head_are_those_of_whole_forward_passes(
+    model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor, site: str, shared: int
+) -> None:
+    other_tokens = torch.cat([tokens[:, :shared], other_tokens[:, shared:]], dim=1)
+    source = model.run(tokens, capture=f"blocks.*.{site}").stack(site)
+    axis = 1 if site == "attn.scores" else 2
+    cells = [
+        [
+            edits.replace(f"blocks.{layer}.{site}", source[layer].narrow(axis, head, 1), heads=[head])
+            for head in range(HEADS)
+        ]
+        for layer in range(LAYERS)
+    ]
+    assert_same(
+        activation_patching(model, tokens, other_tokens, 5, 7, site=site, by="head"),
+        expected(model, tokens, other_tokens, cells),
+    )
+
+
+def test_a_batch_of_pairs_may_have_a_target_each(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
+    """Raw measures of a batch are means of those of its pairs."""
+    together = activation_patching(model, tokens, other_tokens, [5, 6])["logit"]
+    apart = [
+        activation_patching(model, tokens[[n]], other_tokens[[n]], target)["logit"] for n, target in enumerate([5, 6])
+    ]
+    ends = [[grid.provenance[end] for grid in (together, *apart)] for end in ("at 0", "at 1")]
+    for whole, *parts in ends:
+        assert whole == pytest.approx(sum(parts) / 2, abs=1e-5)
+    raw = [g.values * (g.provenance["at 1"] - g.provenance["at 0"]) + g.provenance["at 0"] for g in (together, *apart)]
+    np.testing.assert_allclose(raw[0], (raw[1] + raw[2]) / 2, atol=1e-4)
 
 
 def test_patching_all_that_differs_brings_the_answer_back(model: OlmoForCausalLM, tokens: Tensor) -> None:
     corrupted, clean = tokens[:1], tokens[:1].clone()
     clean[0, 3] = corrupted[0, 3] % 90 + 1
-    grid = activation_patching(model, clean, corrupted, 5, 7)["logit_difference"]
-    assert grid.values[0, 3] == pytest.approx(1.0, abs=1e-3)
-    assert torch.from_numpy(grid.values[0, :3].copy()).abs().max() < 1e-3
+    for name, grid in activation_patching(model, clean, corrupted, 5, 7).items():
+        assert grid.values[0, 3] == pytest.approx(1.0, abs=1e-3), name
+        assert np.abs(grid.values[:, :3]).max() < 1e-3, f"{name}: nothing differs there"
+
+
+def test_the_last_residual_is_the_answer(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
+    grid = activation_patching(model, tokens, other_tokens, 5, 7, site="resid_post", position=9)["probability"]
+    assert grid.values.shape == (LAYERS, 10), "later positions cannot matter"
+    assert grid.values[-1, -1] == pytest.approx(1.0, abs=1e-3)
+    assert np.abs(grid.values[-1, :-1]).max() < 1e-3
+
+
+def test_columns_are_named(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor, tokenizer: object) -> None:
+    grid = activation_patching(model, tokens[0], other_tokens[0], "w5", "w7", tokenizer=tokenizer)["kl"]
+    assert grid.columns == tuple(f"w{index}" for index in tokens[0].tolist())
+    assert "w5 over w7" in grid.title
+    assert grid.provenance["at 1"] == pytest.approx(0.0, abs=1e-9) and grid.provenance["at 0"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"corrupted": torch.arange(1, 10)}, "14 tokens .* and the corrupted one 9"),
+        ({"clean": torch.arange(0)}, "needs at least 1"),
+        ({"token": "w5 w6"}, "'w5 w6' is 2 tokens"),
+        ({"token": [5, 6, 7]}, "3 target tokens for 1 prompts"),
+        ({"position": 14}, "no position 14"),
+        ({"site": "resid"}, "no site 'resid' .*choices: resid_pre"),
+        ({"by": "head"}, "no site 'resid_pre' in a block that has a head axis; choices: attn.q"),
+        ({"by": "layer"}, "choices: position, head"),
+    ],
+)
+def test_what_cannot_be_patched_is_refused(
+    model: OlmoForCausalLM,
+    tokens: Tensor,
+    other_tokens: Tensor,
+    tokenizer: object,
+    change: dict[str, object],
+    sentence: str,
+) -> None:
+    arguments = {"clean": tokens[0], "corrupted": other_tokens[0], "token": 5, "tokenizer": tokenizer} | change
+    with pytest.raises(WorkbenchError, match=sentence):
+        activation_patching(model, **arguments)
+
+
+def test_prompts_that_do_not_differ_yet_are_refused(model: OlmoForCausalLM, tokens: Tensor) -> None:
+    other = tokens.clone()
+    other[:, 8] = tokens[:, 8] % 90 + 1
+    with pytest.raises(WorkbenchError, match="nothing to explain"):
+        activation_patching(model, tokens, other, 5, 7, position=7)
+
+
+def test_progress_rises_to_one(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
+    heard: list[float] = []
+    activation_patching(
+        model, tokens, other_tokens, 5, site="attn_out", progress=lambda fraction, text: heard.append(fraction)
+    )
+    assert heard == sorted(heard) and heard[0] == 0 and heard[-1] == 1

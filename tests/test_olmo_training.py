@@ -1,5 +1,7 @@
 """Training: gradients are transformers' own, with dropout and with checkpointing."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -33,7 +35,7 @@ def test_gradients_are_theirs(pair, tokens):
 def test_dropout_is_theirs(make_pair, family, tokens, attention):
     pair = make_pair(family, attention_dropout=0.5)
     theirs = (pair.eager if attention == "eager" else pair.theirs).train()
-    ours = OlmoForCausalLM._from_config(pair.ours.config, attn_implementation=attention).train()
+    ours = OlmoForCausalLM._from_config(deepcopy(pair.ours.config), attn_implementation=attention).train()
     ours.load_state_dict(pair.ours.state_dict())
     still = gradients(ours.eval(), tokens)
     dropped = gradients(ours.train(), tokens)

@@ -1,12 +1,11 @@
 """The attention view on a page of its own: it opens offline, draws every head, and shows the numbers it was given."""
 
 import re
-import shutil
 from collections.abc import Iterator
 
 import pytest
 import torch
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.head_atlas import head_atlas
@@ -17,15 +16,15 @@ from workbench.views.standalone import attention
 HEADS = tuple(f"L{layer}H{head}" for layer in range(2) for head in range(3))
 
 
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        tab, problems = browser.new_context(offline=True, viewport={"width": 1000, "height": 900}).new_page(), []
-        tab.on("pageerror", lambda error: problems.append(str(error)))
-        tab.on("request", lambda request: problems.append(request.url))
-        yield tab
-        browser.close()
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    """A page that may fetch nothing."""
+    context, problems = chromium.new_context(offline=True, viewport={"width": 1000, "height": 900}), []
+    tab = context.new_page()
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.on("request", lambda request: problems.append(request.url))
+    yield tab
+    context.close()
     assert [problem for problem in problems if not problem.startswith(("about:", "data:", "blob:"))] == []
 
 

@@ -24,9 +24,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workbench import views
 from workbench.errors import WorkbenchError
+from workbench.report import Report, Section, as_html
+from workbench.results import Result
 from workbench.tabs import TABS, shell
 from workbench.tabs.bench import Bench
-from workbench.tabs.pictures import Ask, head_picture, thumbnails
+from workbench.tabs.calls import code, result
+from workbench.tabs.panel import as_csv, keep
+from workbench.tabs.pictures import Ask, checked, head_picture, map_call, thumbnails, whole_page
 from workbench.views.pixels import Picture
 from workbench.views.theme import theme
 
@@ -97,9 +101,43 @@ def add_routes(app: FastAPI, bench: Bench) -> None:
     def attention_thumbnails(question: AttentionQuestion) -> Response:
         return pixels(thumbnails(bench, Ask(**question.model_dump())))
 
+    @app.post("/data/attention/offer")
+    def attention_offer(question: AttentionQuestion) -> dict[str, str]:
+        ask = Ask(**question.model_dump())
+        checked(bench, ask)
+        return {"key": keep(bench, map_call(ask)), "code": code(map_call(ask), bench)}
+
+    @app.post("/data/attention/page")
+    def attention_page(question: AttentionQuestion) -> Response:
+        return attachment(whole_page(bench, Ask(**question.model_dump())), "html", "text/html")
+
+    @app.get("/data/export/{key}.csv")
+    def export_csv(key: str) -> Response:
+        return attachment(as_csv(offered(bench, key)), "csv", "text/csv")
+
+    @app.get("/data/export/{key}.html")
+    def export_page(key: str) -> Response:
+        found = offered(bench, key)
+        section = Section(found.title, found.table(), pictures=[found])
+        return attachment(as_html(Report(found.title, [section], found.provenance)), "html", "text/html")
+
     @app.exception_handler(WorkbenchError)
     def refuse(request: Request, error: WorkbenchError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, status_code=422)
+
+
+def offered(bench: Bench, key: str) -> Result:
+    """The result of a call that the page has shown lately."""
+    if key not in bench.offered:
+        raise WorkbenchError("this view is no longer kept; run it again")
+    return result(bench.offered[key], bench)
+
+
+def attachment(text: str, ending: str, kind: str) -> Response:
+    """A text to be saved as a file."""
+    return Response(
+        text, media_type=kind, headers={"Content-Disposition": f'attachment; filename="olmo-workbench.{ending}"'}
+    )
 
 
 def pixels(picture: Picture) -> Response:

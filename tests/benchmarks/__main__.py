@@ -9,7 +9,7 @@ import json
 
 import torch
 
-from . import model
+from . import analyses, model
 from .timing import KEEP_MEMORY, in_own_process
 
 
@@ -19,7 +19,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--measure", choices=["time", "peak"], help="measure one thing in this process and print it")
+    parser.add_argument(
+        "--measure", choices=["time", "peak", "analyses"], help="measure one thing in this process and print it"
+    )
     parser.add_argument("--what", choices=model.MEMORY)
     return parser.parse_args()
 
@@ -28,6 +30,8 @@ def measure(options: argparse.Namespace) -> object:
     torch.set_num_threads(options.threads)
     if options.measure == "peak":
         return model.peak(options.family, options.tokens, options.what)
+    if options.measure == "analyses":
+        return analyses.time_analyses(options.family, options.tokens, options.rounds)
     forward = model.time_forward(options.family, options.tokens, options.rounds)
     return forward | model.time_generate(options.family, 64, options.rounds)
 
@@ -35,8 +39,8 @@ def measure(options: argparse.Namespace) -> object:
 def table(options: argparse.Namespace) -> str:
     """Every row with its limit and what was measured, in Markdown."""
     common = ["--family", options.family, "--tokens", str(options.tokens), "--threads", str(options.threads)]
-    timing = [*common, "--rounds", str(options.rounds), "--measure", "time"]
-    plain, kept = (json.loads(in_own_process(timing, environment)) for environment in ({}, KEEP_MEMORY))
+    timing = [*common, "--rounds", str(options.rounds), "--measure"]
+    plain, kept = (json.loads(in_own_process([*timing, "time"], environment)) for environment in ({}, KEEP_MEMORY))
     limits = {row.what: row.limit for row in model.ROWS} | {"generate without edits": model.GENERATE_LIMIT}
     lines = [
         f"{options.family}, 8 layers, {options.tokens} tokens, {options.threads} threads",
@@ -53,6 +57,11 @@ def table(options: argparse.Namespace) -> str:
         limit = f"{model.MEMORY_LIMIT:.2f} ×" if what.startswith("streamed") else ""
         ratio = size / peaks["forward without taps"]
         lines.append(f"| {what} | {limit} | {size / 1e6:.0f} | {ratio:.2f} × |")
+    lines += ["", "| analyses | limit | measured | with memory kept |", "|---|---|---|---|"]
+    plain, kept = (json.loads(in_own_process([*timing, "analyses"], environment)) for environment in ({}, KEEP_MEMORY))
+    lines += [
+        f"| {what} | {limit} | {plain[what]:.2f} × | {kept[what]:.2f} × |" for what, limit in analyses.LIMITS.items()
+    ]
     return "\n".join(lines)
 
 

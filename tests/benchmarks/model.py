@@ -76,8 +76,11 @@ def some_tokens(length: int) -> Tensor:
 def time_forward(family: str, length: int, rounds: int) -> dict[str, float]:
     """Each row's time as a multiple of transformers' `sdpa` forward; transformers' own attentions beside them."""
     (ours, theirs), ids = build(family), some_tokens(length)
-    eager = FAMILIES[family][1]._from_config(theirs.config, attn_implementation="eager").eval()
+    config_class, their_class = FAMILIES[family]
+    # A configuration of its own: `_from_config` writes the attention implementation into the one it is given.
+    eager = their_class._from_config(config_class(**SIZES), attn_implementation="eager").eval()
     eager.load_state_dict(theirs.state_dict(), assign=True)
+    assert ours.config._attn_implementation == theirs.config._attn_implementation == "sdpa"
     contenders = {row.what: lambda row=row: row.call(ours, ids) for row in ROWS}
     contenders["transformers with output_attentions"] = lambda: eager(ids, use_cache=False, output_attentions=True)
     return {what: ratio(call, lambda: theirs(ids, use_cache=False), rounds) for what, call in contenders.items()}

@@ -61,18 +61,21 @@ def activation_patching(
 
 
 def _layer(model: OlmoForCausalLM, base: Run, scale: Scale, site: str, source: Tensor, axis: str) -> dict[str, Tensor]:
-    """The normalised measures of one row of cells: column each."""
-    shape = model.sites[site]
-    size = source.shape[axis_of(shape, axis)]
-    texts, length = base[f"blocks.{layer_of(site)[0]}.resid_pre"].shape[:2]
+    """The normalised measures of one row of cells: column each.
+
+    Nothing differs before the first position at which the prompts do, so that nothing is computed for it.
+    """
+    shape, pair = model.sites[site], scale.contrast
+    size, differ = source.shape[axis_of(shape, axis)], pair.first_difference
     by_position = axis in AXES["position"]
-    found = []
-    for columns in groups(size, texts * length, at_most=POSITIONS if by_position else size):
+    cells, at_most = (range(differ, size), POSITIONS) if by_position else (range(size), size)
+    found = [{name: torch.zeros(cells.start, dtype=torch.double) for name in pair.measures}]
+    for columns in groups(cells, pair.clean.numel(), at_most):
         swap = Swap(site, source, one_each(shape, axis, columns, size))
-        start = columns.start if by_position else 0
-        logits = run_cells(model, base, swap, start=start, logits_to_keep=1).logits[:, -1]
-        found.append(scale.normalised(logits.unflatten(0, (len(columns), texts))))
-    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
+        start = columns.start if by_position else differ
+        logits = run_cells(model, base, swap, start=start, logits_to_keep=1).logits[:, -1]  # (cell text) vocab
+        found.append(scale.normalised(logits.unflatten(0, (len(columns), -1))))
+    return {name: torch.cat([part[name].cpu() for part in found]) for name in pair.measures}
 
 
 def column_axis(model: OlmoForCausalLM, site: str, by: str) -> str:

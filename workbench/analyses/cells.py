@@ -106,7 +106,7 @@ def _cache(base: Run, layers: range, start: int, cells: int) -> DynamicCache:
     return cache
 
 
-def groups(cells: int, tokens: int, at_most: int) -> list[range]:
+def groups(cells: range, tokens: int, at_most: int) -> list[range]:
     """Consecutive cells to run at a time, where one cell has so many tokens."""
     size = max(1, min(at_most, TOKENS // tokens))
-    return [range(first, min(first + size, cells)) for first in range(0, cells, size)]
+    return [cells[first : first + size] for first in range(0, len(cells), size)]

@@ -34,6 +34,12 @@ class Contrast:
         """The names of what a `Scale` measures."""
         return "logit" if self.targets.shape[1] == 1 else "logit_difference", "probability", "kl"
 
+    @property
+    def first_difference(self) -> int:
+        """The first position at which the two versions of any prompt differ; their number where none does."""
+        same = (self.clean == self.corrupted).all(0)
+        return int(same.cumprod(0).sum())
+
 
 def contrast(
     model: OlmoForCausalLM,

@@ -5,6 +5,7 @@ here: a checkpoint that was not named, an empty or over-long prompt, a head that
 """
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
-from workbench.checkpoints import Checkpoint, Residents
+from workbench.checkpoints import Checkpoint, Residents, main_run
 from workbench.errors import WorkbenchError
 from workbench.text import token_labels
 
@@ -61,14 +62,21 @@ class Opened:
 
 
 class Bench:
-    """The checkpoints that may be opened, by id, in order, and the models that are loaded of them."""
+    """The checkpoints that may be opened, by id, in order, and the models of them that are loaded.
 
-    def __init__(self, known: Sequence[Checkpoint], residents: Residents, *, default: str | None = None) -> None:
+    `budget` is the most bytes of models to keep; `options` (dtype, device, quantize) say how they are loaded.
+    """
+
+    def __init__(
+        self, known: Sequence[Checkpoint], budget: int, *, default: str | None = None, **options: str | None
+    ) -> None:
         if not known:
             raise WorkbenchError("no checkpoints to show; name a series or a checkpoint")
         self.known = {checkpoint.id: checkpoint for checkpoint in known}
         self.default = default or known[-1].id
-        self.residents = residents
+        self.options = {name: value for name, value in options.items() if value is not None}
+        self.residents = Residents(budget, **options)
+        self.offered: OrderedDict[str, Any] = OrderedDict()  # what can be downloaded, by key
         self._results: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
         self._waiting = 0
@@ -85,6 +93,14 @@ class Bench:
         """(label, id) of every checkpoint, for a menu."""
         return [(label(checkpoint), name) for name, checkpoint in self.known.items()]
 
+    def series_of(self, name: object) -> str:
+        """The name of the series that a checkpoint belongs to."""
+        return self.checkpoint(name).name
+
+    def main_run(self, series: str) -> list[Checkpoint]:
+        """The checkpoints of a series' main run, in order."""
+        return main_run([checkpoint for checkpoint in self.known.values() if checkpoint.name == series])
+
     @contextmanager
     def turn(self) -> Iterator[None]:
         """The model's lock: one run at a time. Raises WorkbenchError when others keep it too long."""
@@ -98,6 +114,13 @@ class Bench:
             yield
         finally:
             self._lock.release()
+
+    def give_way(self) -> None:
+        """Between two steps of a long run, let whoever waits have a turn."""
+        if self._waiting:
+            self._lock.release()
+            time.sleep(0.002)
+            self._lock.acquire()
 
     def load(self, name: object) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase]:
         """A named checkpoint's model and tokenizer; the last ones used are kept, within the budget of `residents`."""

@@ -8,9 +8,11 @@ import gradio as gr
 import torch
 from gradio.components import Component
 
+from hooks import Edit
 from workbench import generation, views
 from workbench.errors import WorkbenchError
 from workbench.tabs.bench import Bench, Opened
+from workbench.tabs.edit_lines import parse_edits
 from workbench.tabs.place import Due, Place
 from workbench.tabs.strips import strip
 from workbench.text import token_labels, vocabulary_labels
@@ -20,6 +22,7 @@ HOW = (
     "The prompt in grey, then what the model writes. Colour and bar: surprisal, −log probability in nats under the "
     "model's own distribution. Click a token for what was expected there, and go on from another."
 )
+EDIT_EXAMPLE = "zero blocks.2.attn.z heads=5\nscale blocks.3.mlp_out 0.5"
 MOST_NEW = 512
 MOST_SECONDS = 120.0
 PERIOD = 0.1  # seconds between two updates of the page
@@ -32,11 +35,16 @@ def build(place: Place) -> None:
         use = gr.Button("Use as prompt", size="sm", min_width=120, scale=0)
         settings = sampling_controls(place)
     written = views.token_strip({"empty": "Nothing generated yet."}, elem_id="written", label="generated tokens")
-    shown = place.shows(generate, inputs=settings, outputs=[written], redraws=[])
-    pressed = place.on(again.click, regenerate, inputs=settings, outputs=[written])
+    with gr.Accordion("Edits: change the model and see what it writes then", open=False):
+        changes = gr.Textbox("", label="One a line", placeholder=EDIT_EXAMPLE, lines=2, elem_id="edits")
+        place.link("edits", changes)
+        edited = views.token_strip({"empty": "No edits."}, elem_id="edited", label="tokens generated with the edits")
+    inputs, outputs = [changes, *settings], [written, edited]
+    shown = place.shows(generate, inputs=inputs, outputs=outputs, redraws=[])
+    pressed = place.on(again.click, regenerate, inputs=inputs, outputs=outputs)
     branched = place.on(written.branch, branch, inputs=[written, *settings], outputs=[written])
     stop.click(None, cancels=[shown, pressed, branched])
-    place.on(use.click, text_of, inputs=[written], outputs=[place.prompt])
+    place.asks.append(place.on(use.click, text_of, inputs=[written], outputs=[place.prompt]))
 
 
 def sampling_controls(place: Place, prefix: str = "") -> list[Component]:
@@ -48,7 +56,7 @@ def sampling_controls(place: Place, prefix: str = "") -> list[Component]:
 
     return [
         number("length", 60, "Length", minimum=1, maximum=MOST_NEW, precision=0),
-        number("temperature", 0.8, "Temperature", minimum=0, maximum=5, step=0.1),
+        number("temperature", 0, "Temperature", minimum=0, maximum=5, step=0.1),
         number("top_p", 1, "Top-p", minimum=0.05, maximum=1, step=0.05),
         number("top_k", 0, "Top-k", minimum=0, precision=0),
         number("seed", 0, "Seed", minimum=0, precision=0),
@@ -56,15 +64,23 @@ def sampling_controls(place: Place, prefix: str = "") -> list[Component]:
     ]
 
 
-def generate(bench: Bench, due: Due, *settings: float) -> Iterator[dict[str, Any]]:
-    """Stream a continuation of the prompt into the strip."""
+def generate(bench: Bench, due: Due, changes: str, *settings: float) -> Iterator[list[Any]]:
+    """Stream a continuation of the prompt into the strip; then, with edits, another into the second one."""
     opened = bench.read(due.subject.checkpoint, due.subject.prompt)
-    yield from write(bench, opened, opened.ids[0].tolist(), opened.ids.shape[1], *settings)
+    edits = parse_edits(changes, opened.model, opened.tokenizer)
+    start, given = opened.ids[0].tolist(), opened.ids.shape[1]
+    for grown in write(bench, opened, start, given, *settings):
+        yield [grown, gr.skip()]
+    if not edits:
+        yield [gr.skip(), {"empty": "No edits."}]
+        return
+    for grown in write(bench, opened, start, given, *settings, edits=edits):
+        yield [gr.skip(), grown | {"title": f"With {len(edits)} edit{'s' if len(edits) > 1 else ''}, by surprisal"}]
 
 
-def regenerate(bench: Bench, due: Due, _: Mapping[str, Any], *settings: float) -> Iterator[dict[str, Any]]:
+def regenerate(bench: Bench, due: Due, _: Mapping[str, Any], changes: str, *settings: float) -> Iterator[list[Any]]:
     """The same again, with the settings as they are now."""
-    yield from generate(bench, due, *settings)
+    yield from generate(bench, due, changes, *settings)
 
 
 def branch(
@@ -79,12 +95,14 @@ def branch(
     yield from write(bench, opened, checked_ids(opened, {"ids": start}), min(place, opened.ids.shape[1]), *settings)
 
 
-def write(bench: Bench, opened: Opened, start: list[int], given: int, *settings: float) -> Iterator[dict[str, Any]]:
+def write(
+    bench: Bench, opened: Opened, start: list[int], given: int, *settings: float, edits: Sequence[Edit] = ()
+) -> Iterator[dict[str, Any]]:
     """The strip of a text that grows, at most every `PERIOD` seconds."""
     ids, scores = list(start), [float("nan")] * len(start)
     options: list[list[Any]] = [[] for _ in start]
     sent, began = 0.0, time.monotonic()
-    for step in steps(bench, opened, start, *settings):
+    for step in steps(bench, opened, start, *settings, edits=edits):
         ids.append(step.id)
         scores.append(step.surprisal)
         names = vocabulary_labels([i for i, _ in step.alternatives], opened.tokenizer)
@@ -98,7 +116,9 @@ def write(bench: Bench, opened: Opened, start: list[int], given: int, *settings:
     yield as_strip(opened, ids, scores, options, given)
 
 
-def steps(bench: Bench, opened: Opened, start: Sequence[int], *settings: float) -> Iterator[generation.Step]:
+def steps(
+    bench: Bench, opened: Opened, start: Sequence[int], *settings: float, edits: Sequence[Edit] = ()
+) -> Iterator[generation.Step]:
     """Generated steps; the model's lock is held for one token at a time, so that others get in between."""
     *numbers, ends = settings
     length, temperature, top_p, top_k, seed = checked_settings(numbers)
@@ -110,6 +130,7 @@ def steps(bench: Bench, opened: Opened, start: Sequence[int], *settings: float) 
         top_p=top_p,
         top_k=top_k,
         seed=seed,
+        edits=edits,
         stop_at=[end] if ends and (end := opened.tokenizer.eos_token_id) is not None else [],
     )
     while True:

@@ -1,6 +1,6 @@
 """Attention as pictures for the browser: every head as a thumbnail, one head (or a layer) as a full map."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -8,8 +8,13 @@ from einops import rearrange
 from torch import Tensor
 
 from hooks import Capture
+from workbench.analyses.attention_difference import attention_difference
+from workbench.analyses.attention_maps import attention_maps
+from workbench.analyses.head_atlas import head_atlas
 from workbench.errors import WorkbenchError
 from workbench.tabs.bench import MOST_ATTENTION_TOKENS, Bench, Opened
+from workbench.tabs.calls import Call, Model, Tokenizer, Tokens, run
+from workbench.views import standalone
 from workbench.views.pixels import Picture, encode, pool_last
 
 
@@ -26,22 +31,48 @@ class Ask:
     weigh: Literal["weight", "value"] = "weight"
 
 
+MOST_PAGE_TOKENS = 512
+WEIGHTINGS = {"weight": "probability", "value": "value-norm"}
+
+
 def head_picture(bench: Bench, ask: Ask) -> Picture:
     """The full map of a head (or of a layer's heads together): query × key."""
-    return bench.once(("map", ask), lambda: _difference([_one_map(one, ask) for one in _opened(bench, ask)]))
+
+    def make() -> Picture:
+        checked(bench, ask)
+        found = run(map_call(ask), bench)
+        maps = torch.tensor(found.values)  # head query key
+        return encode(maps.amax(0) if ask.combine == "max" else maps.mean(0), signed=found.signed)
+
+    return bench.once(("map", ask), make)
+
+
+def map_call(ask: Ask) -> Call:
+    """A head's map as a call; of all heads of the layer where they are looked at together."""
+    heads = [ask.head] if ask.combine == "one" else None
+    tokens, tokenizer = Tokens(ask.checkpoint, ask.prompt), Tokenizer(ask.checkpoint)
+    options = (
+        ("layers", (ask.layer,)),
+        *((("heads", tuple(heads)),) if heads else ()),
+        *((("weighting", WEIGHTINGS[ask.weigh]),) if ask.weigh != "weight" else ()),
+        ("tokenizer", tokenizer),
+    )
+    if ask.other is None:
+        return Call(attention_maps, (Model(ask.checkpoint), tokens), options)
+    return Call(attention_difference, (Model(ask.checkpoint), Model(ask.other), tokens), options)
 
 
 def thumbnails(bench: Bench, ask: Ask) -> Picture:
     """Every head of every layer at thumbnail size."""
-    return bench.once(("thumbnails", ask), lambda: _difference([_pooled(one) for one in _opened(bench, ask)]))
+
+    def make() -> Picture:
+        maps = [_pooled(one) for one in checked(bench, ask)]  # layer head side side
+        return encode(maps[0] - maps[1], signed=True) if len(maps) == 2 else encode(maps[0])
+
+    return bench.once(("thumbnails", ask), make)
 
 
-def _difference(maps: list[Tensor]) -> Picture:
-    """A, or A − B."""
-    return encode(maps[0] - maps[1], signed=True) if len(maps) == 2 else encode(maps[0])
-
-
-def _opened(bench: Bench, ask: Ask) -> list[Opened]:
+def checked(bench: Bench, ask: Ask) -> list[Opened]:
     """The one or two checkpoints, checked."""
     names = [ask.checkpoint] if ask.other is None else [ask.checkpoint, ask.other]
     opened = [bench.read(name, ask.prompt, MOST_ATTENTION_TOKENS) for name in names]
@@ -55,21 +86,6 @@ def _opened(bench: Bench, ask: Ask) -> list[Opened]:
     return opened
 
 
-def _one_map(opened: Opened, ask: Ask) -> Tensor:
-    """One head's pattern, or the layer's mean or maximum over heads: query key."""
-    heads = [ask.head] if ask.combine == "one" else None
-    pattern, value = f"blocks.{ask.layer}.attn.pattern", f"blocks.{ask.layer}.attn.v"
-    capture = [Capture(pattern, heads=heads)] + ([Capture(value)] if ask.weigh == "value" else [])
-    run = opened.model.run(opened.ids, capture=capture, stop_at_layer=ask.layer + 1)
-    maps = run[pattern][0].float()  # head query key
-    if ask.weigh == "value":
-        norms = rearrange(run[value][0].float().norm(dim=-1), "key kv_head -> kv_head 1 key")
-        shared = opened.model.config.num_attention_heads // norms.shape[0]
-        of_head = norms.repeat_interleave(shared, dim=0)
-        maps = maps * (of_head if heads is None else of_head[heads])
-    return maps.amax(0) if ask.combine == "max" else maps.mean(0)
-
-
 def _pooled(opened: Opened) -> Tensor:
     """Every head's pattern at thumbnail size, never a whole pattern at once: layer head side side."""
 
@@ -81,3 +97,16 @@ def _pooled(opened: Opened) -> Tensor:
     run = opened.model.run(opened.ids, capture=[Capture("blocks.*.attn.pattern", reduce=pool_keys)])
     by_query = rearrange(run.stack("attn.pattern")[:, :, 0], "layer bin head query -> layer head query bin")
     return pool_last(by_query.mT).mT
+
+
+def whole_page(bench: Bench, ask: Ask) -> str:
+    """The attention view of one checkpoint as a page that stands alone."""
+    (opened,) = checked(bench, replace(ask, other=None))
+    if opened.ids.shape[1] > MOST_PAGE_TOKENS:
+        raise WorkbenchError(f"a page of its own holds at most {MOST_PAGE_TOKENS} tokens, not {opened.ids.shape[1]}")
+
+    def make() -> str:
+        maps = attention_maps(opened.model, opened.ids, tokenizer=opened.tokenizer)
+        return standalone.attention(maps, head_atlas(opened.model, opened.ids, samples=16)).page
+
+    return bench.once(("page", ask.checkpoint, ask.prompt), make)

@@ -16,6 +16,7 @@ from workbench.tabs.bench import Bench, Selection, Subject
 log = logging.getLogger("workbench")
 
 MENDABLE = (WorkbenchError, ValueError, KeyError, IndexError)  # hooks/ raises the last three, with good sentences
+BAR = gr.Progress()  # as the default of an argument it makes Gradio hand in the event's own bar
 MODEL = {"concurrency_limit": 1, "concurrency_id": "model"}  # for every event that runs a model
 
 
@@ -30,8 +31,9 @@ class Due:
 class Place:
     """A tab being built. Its `due` state says what it should show; changing it makes the tab draw."""
 
-    def __init__(self, bench: Bench, title: str, prompt: Component, linked: dict[str, Component]) -> None:
-        self.bench, self.title, self.prompt = bench, title, prompt
+    def __init__(self, bench: Bench, checkpoint: Component, prompt: Component, linked: dict[str, Component]) -> None:
+        self.bench, self.checkpoint, self.prompt = bench, checkpoint, prompt
+        self.asks: list[Dependency] = []  # events after which the bar's checkpoint and prompt are run
         self.due = gr.State(None)
         self._linked, self._follows = linked, ()
         self.notice = gr.Markdown("", elem_classes="problem")
@@ -52,14 +54,17 @@ class Place:
     ) -> Dependency:
         """Draw the tab when what it should show changes, or a control of `redraws` does (all inputs if None).
 
-        `render(bench, due, *inputs)` returns or yields the outputs' values. `follows` names what of the selection it
+        `render(bench, due, *inputs)` returns or yields the outputs' values; one that takes `progress=` is given a
+        callback that draws a bar. `follows` names what of the selection it
         depends on: "token", "layer", "head".
         """
         self._follows = (*self._follows, *follows)
         controls = inputs if redraws is None else redraws
         changes = [self.due.change, *[control.change for control in controls]]
-        work = guarded(lambda due, _, *values: render(self.bench, due, *values), len(outputs))
-        return gr.on(changes, work, **self._wiring(inputs, outputs))
+        work = guarded(
+            lambda due, _, *values, **more: render(self.bench, due, *values, **more), len(outputs), tells(render)
+        )
+        return gr.on(changes, work, **self._wiring(inputs, outputs, "full" if tells(render) else "minimal"))
 
     def on(
         self,
@@ -70,34 +75,42 @@ class Place:
         outputs: Sequence[Component],
     ) -> Dependency:
         """Do something at an event: `render(bench, due, told, *inputs)`, where `told` is what the event carries."""
-        work = guarded(lambda due, told, *values: render(self.bench, due, told, *values), len(outputs))
-        return event(work, **self._wiring(inputs, outputs))
+        work = guarded(lambda due, told, *values: render(self.bench, due, told, *values), len(outputs), False)
+        return event(work, **self._wiring(inputs, outputs, "minimal"))
 
     def due_for(self, subject: Subject, selection: Selection) -> Due | None:
         """What the tab should show; None before anything was run."""
         chosen = {name: value for name, value in asdict(selection).items() if name in self._follows}
         return Due(subject, Selection(**chosen)) if subject.run else None
 
-    def _wiring(self, inputs: Sequence[Component], outputs: Sequence[Component]) -> dict[str, Any]:
+    def _wiring(self, inputs: Sequence[Component], outputs: Sequence[Component], waiting: str) -> dict[str, Any]:
         return {
             "inputs": [self.due, *inputs],
             "outputs": [self.notice, *outputs],
             "trigger_mode": "always_last",
-            "show_progress": "minimal",
-            "show_progress_on": list(outputs),
+            "show_progress": waiting,
+            "show_progress_on": list(outputs[:1]),
             **MODEL,
         }
 
 
-def guarded(render: Callable[..., object], outputs: int) -> Callable[..., Iterator[list[Any]]]:
+def tells(render: Callable[..., object]) -> bool:
+    """Whether a function says how far it is."""
+    return "progress" in inspect.signature(render).parameters
+
+
+def guarded(render: Callable[..., object], outputs: int, says_how_far: bool) -> Callable[..., Iterator[list[Any]]]:
     """`render` with its errors shown where the result would be, the last result left; idle while nothing is due."""
 
-    def work(event: gr.EventData, due: Due | None, *inputs: object) -> Iterator[list[Any]]:
+    def work(
+        event: gr.EventData, bar: gr.Progress = BAR, due: Due | None = None, *inputs: object
+    ) -> Iterator[list[Any]]:
         if due is None:
             yield [gr.skip()] * (outputs + 1)
             return
         try:
-            found = render(due, event._data or {}, *inputs)
+            more = {"progress": lambda fraction, text: bar(fraction, desc=text)} if says_how_far else {}
+            found = render(due, event._data or {}, *inputs, **more)
             for values in found if inspect.isgenerator(found) else [found]:
                 yield ["", *(values if outputs > 1 else [values])]
         except MENDABLE as error:

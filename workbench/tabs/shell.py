@@ -17,10 +17,10 @@ from workbench.tabs.place import MENDABLE, MODEL, Place, message
 from workbench.tabs.strips import surprisal_strip
 
 EXAMPLES = (
+    "Old Marta lives in Lisbon and sells oranges. Young Pedro lives in Porto and sells lemons. Old Marta lives in",
     "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over the",
-    "Mary gave the book to John. John gave the ball to Mary. Mary gave the",
     "def add(first, second):\n    return first + second\n\n\ndef multiply(first, second):\n    return",
-    "Is the Great Wall of China visible from the moon? The Great Wall of China is",
+    "How to bake a loaf of bread: First, mix the flour with water and salt. Then",
 )
 TURNED = "() => workbench.remember(['tab'], [document.querySelector('#tabs [role=tab][aria-selected=true]').innerText])"
 READY = "() => { document.body.dataset.ready = 'yes'; }"
@@ -54,9 +54,10 @@ class Page:
             gr.State(Selection()),
             gr.State(""),
         )
+        gr.HTML("<h1>OLMo workbench</h1>", elem_id="brand", apply_default_css=False)
         with gr.Row(elem_id="bar", equal_height=True):
             self.checkpoint = gr.Dropdown(
-                bench.choices(), value=bench.default, label="Checkpoint", elem_id="checkpoint", scale=2, min_width=230
+                bench.choices(), value=bench.default, label="Checkpoint", elem_id="checkpoint", scale=3, min_width=290
             )
             self.prompt = gr.Textbox(
                 EXAMPLES[0], label="Prompt", lines=2, max_lines=6, elem_id="prompt", scale=5, min_width=280
@@ -72,7 +73,7 @@ class Page:
 
     def place(self, title: str) -> Place:
         """The place of one more tab."""
-        self.places[title] = Place(self.bench, title, self.prompt, self.linked)
+        self.places[title] = Place(self.bench, self.checkpoint, self.prompt, self.linked)
         return self.places[title]
 
     def wire(self, demo: gr.Blocks, tabs: gr.Tabs) -> None:
@@ -95,7 +96,9 @@ class Page:
         opened = demo.load(self._open, None, [self.active, self.selection, tabs, *controls.values()])
         opened.then(**asking).then(None, js=READY)
         gr.on([self.run.click, self.checkpoint.input, self.prompt.submit], **asking).then(**remember)
-        self.examples.input(lambda text: text, self.examples, self.prompt).then(**asking).then(**remember)
+        exampled = self.examples.input(lambda text: text, self.examples, self.prompt)
+        for changed in (exampled, *[event for place in self.places.values() for event in place.asks]):
+            changed.then(**asking).then(**remember)
         gr.on([control.change for control in self.linked.values()], **remember)
         counted = {"fn": self._count, "inputs": [self.checkpoint, self.prompt], "outputs": self.count}
         gr.on(

@@ -28,17 +28,3 @@ def surprisal_strip(opened: Opened, selection: Selection) -> dict[str, Any]:
         spine=True,
         selected=selection.token,
     )
-
-
-def loss_difference_strip(a: Opened, b: Opened) -> dict[str, Any]:
-    """Loss under A less loss under B: blue where A predicts better, orange where B does."""
-    of_a, of_b = (token_losses(one.model, one.ids)["loss"].values[0] for one in (a, b))
-    return strip(
-        a.labels,
-        a.ids[0].tolist(),
-        (of_a - of_b).tolist(),
-        title="Loss of A − loss of B at each token: blue where A predicts better, orange where B does",
-        signed=True,
-        high=4.0,
-        measure="A − B",
-    )

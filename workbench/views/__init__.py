@@ -25,6 +25,11 @@ def attention_view(value: Mapping[str, Any] | None = None, *, elem_id: str, labe
     return _component("attention", value, elem_id=elem_id, label=label)
 
 
+def tools(value: Mapping[str, Any] | None = None, *, elem_id: str) -> gr.HTML:
+    """The line under a plot: Python, CSV, PNG, HTML, link. Event: `select` ({x, y, curve}), a click on the plot."""
+    return _component("tools", value, elem_id=elem_id, label="tools")
+
+
 def asset(name: str) -> str:
     """The text of a file of this folder."""
     return (HERE / name).read_text(encoding="utf-8")

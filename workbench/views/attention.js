@@ -32,7 +32,7 @@ async function guarded(work) {
 
 function makePlane(title) {
   const panel = make("div", "panel"), plane = make("div", "plane"), axis = make("div", "axis");
-  const heading = document.createElement("h4");
+  const heading = make("p", "which");
   heading.textContent = title;
   const parts = { map: make("canvas", "map"), threads: make("canvas", "threads"), row: make("div", "rule row"), column: make("div", "rule column") };
   plane.tabIndex = 0;
@@ -128,8 +128,7 @@ function follow() {
 
 function rules({ row, column }) {
   for (const [rule, index, edge, extent] of [[row, at?.query, "top", "height"], [column, at?.key, "left", "width"]]) {
-    rule.hidden = index === undefined;
-    rule.style.display = index === undefined ? "none" : "";
+    rule.style.display = index === undefined ? "none" : "block";
     rule.style[edge] = `${(100 * index) / size()}%`;
     rule.style[extent] = `${Math.max(100 / size(), 0.2)}%`;
   }
@@ -214,9 +213,9 @@ function open(next, tell = true) {
   }
   if (tell) wb.select({ layer: head.layer, head: head.head }, "attention");
   return guarded(async (current) => {
-    const asked = { ...head, combine: control.combine.value, weigh: control.weigh.value };
+    const wanted = { ...head, combine: control.combine.value, weigh: control.weigh.value };
     const pair = value.other ? [{}, { checkpoint: value.other }, { other: value.other }] : [{}];
-    const found = await Promise.all(pair.map((extra) => wb.maps("data/attention/map", body({ ...asked, ...extra }))));
+    const found = await Promise.all(pair.map((extra) => wb.maps("data/attention/map", body({ ...wanted, ...extra }))));
     if (!current()) return;
     planes.forEach((plane, index) => (plane.map = found[index]));
     title();
@@ -255,7 +254,7 @@ async function drawThumbs() {
 function draw() {
   value = props.value ?? {};
   if (!size()) return;
-  const titles = value.other ? ["A", "B", "A − B"] : [""];
+  const titles = value.other ? ["A", "B", "A − B"] : [value.title ?? ""];
   panels.replaceChildren();
   root.classList.toggle("pair", Boolean(value.other));
   planes = titles.map((text) => ({ title: text, ...makePlane(text) }));
@@ -294,6 +293,20 @@ find(".png").addEventListener("click", () => {
   link.href = planes.at(-1).parts.map.toDataURL("image/png");
   link.click();
 });
+const asked = () => body({ ...head, combine: control.combine.value, weigh: control.weigh.value, other: value.other ?? null });
+const offer = async () => (await wb.post("data/attention/offer", asked())).json();
+const shown = find(".code");
+find(".python").addEventListener("click", () =>
+  guarded(async () => {
+    shown.hidden = !shown.hidden;
+    if (shown.hidden) return;
+    shown.textContent = (await offer()).code;
+    await navigator.clipboard?.writeText(shown.textContent).catch(() => {});
+  }),
+);
+find(".csv").addEventListener("click", () => guarded(async () => wb.download(`data/export/${(await offer()).key}.csv`)));
+find(".page").addEventListener("click", () => guarded(() => wb.download("data/attention/page", asked())));
+if (window.standalone) element.querySelectorAll(".python, .csv, .page").forEach((button) => (button.hidden = true));
 wb.hear("hover", (index) => {
   if (locked || !element.offsetParent) return;
   move(index === null ? null : { query: index, key: index });

@@ -135,6 +135,17 @@ window.workbench = (() => {
   }
   hear("selection", ({ token, layer, head }) => remember(["token", "layer", "head"], [token, layer, head]));
 
+  // Gradio's tabs do not move with the arrow keys.
+  document.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const tab = event.target.closest?.("#tabs [role=tab]");
+    if (!step || !tab) return;
+    const all = [...tab.parentElement.querySelectorAll("[role=tab]")];
+    const next = all[(all.indexOf(tab) + step + all.length) % all.length];
+    next.focus();
+    next.click();
+  });
+
   async function post(path, body) {
     const reply = await fetch(new URL(path, document.baseURI), {
       method: "POST",
@@ -146,6 +157,16 @@ window.workbench = (() => {
     throw new Error(typeof problem.detail === "string" ? problem.detail : "the request was not understood");
   }
 
+  async function download(path, body = null) {
+    const reply = body ? await post(path, body) : await fetch(new URL(path, document.baseURI));
+    if (!reply.ok) throw new Error((await reply.json()).detail);
+    const link = document.createElement("a");
+    link.download = /filename="([^"]+)"/.exec(reply.headers.get("Content-Disposition") ?? "")?.[1] ?? "download";
+    link.href = URL.createObjectURL(await reply.blob());
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
   // A map of bytes: { bytes, side, scale, signed }, `count` of them one after another.
   async function maps(path, body) {
     const reply = await post(path, body);
@@ -154,5 +175,5 @@ window.workbench = (() => {
     return { bytes, side: number("X-Side"), scale: number("X-Scale"), signed: number("X-Signed") === 1 };
   }
 
-  return { sequential, diverging, decode, strongest, paint, digits, write, hear, say, select, selection, remember, post, maps, dark };
+  return { sequential, diverging, decode, strongest, paint, digits, write, hear, say, select, selection, remember, post, download, maps, dark };
 })();

@@ -1,0 +1,117 @@
+"""Ablation: every cell is a run in which one part is replaced."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hooks import OlmoForCausalLM, edits
+from workbench.analyses.ablation import METHODS, ablation
+from workbench.errors import WorkbenchError
+
+LAYERS, HEADS, TARGET, POSITION = 4, 4, 5, 9
+
+
+def replacement(model: OlmoForCausalLM, tokens: Tensor, site: str, method: str) -> Tensor:
+    """What takes a part's place, written out for two texts, each of which has only the other to resample from."""
+    x = model.run(tokens, capture=site)[site]
+    return {"zero": torch.zeros_like(x), "mean": x.mean((0, 1), keepdim=True), "resample": x.flip(0)}[method]
+
+
+def outcomes(logits: Tensor, tokens: Tensor) -> tuple[float, float]:
+    """The mean loss of all tokens but the first, and the target's mean log-probability."""
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    return float(loss), float(logits[:, POSITION].log_softmax(-1)[:, TARGET].mean())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_cell_is_a_run_with_one_part_replaced(model: OlmoForCausalLM, tokens: Tensor, method: str) -> None:
+    grids = ablation(model, tokens, TARGET, method=method, position=POSITION)
+    before = outcomes(model.run(tokens).logits, tokens)
+    for layer in range(LAYERS):
+        z, mlp = f"blocks.{layer}.attn.z", f"blocks.{layer}.mlp_out"
+        heads = replacement(model, tokens, z, method)
+        cells = [edits.replace(z, heads[:, :, [head]], heads=[head]) for head in range(HEADS)]
+        cells.append(edits.replace(mlp, replacement(model, tokens, mlp, method)))
+        for part, edit in enumerate(cells):
+            after = outcomes(model.run(tokens, edits=edit).logits, tokens)
+            for name, old, new in zip(grids, before, after, strict=True):
+                assert grids[name].values[layer, part] == pytest.approx(new - old, abs=1e-4), (name, layer, part)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_texts_at_once_or_one_by_one_are_the_same(
+    model: OlmoForCausalLM, tokens: Tensor, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = ablation(model, tokens, TARGET, method=method)
+    for name in ("ablation.TOKENS", "cells.TOKENS", "ablation.CHUNK"):
+        monkeypatch.setattr(f"workbench.analyses.{name}", 1)
+    apart = ablation(model, tokens, TARGET, method=method)
+    for name, grid in together.items():
+        np.testing.assert_allclose(apart[name].values, grid.values, atol=1e-4)
+
+
+def test_only_scored_tokens_count(model: OlmoForCausalLM, tokens: Tensor) -> None:
+    """The whole is the mean of what two halves of the tokens say; the first, unpredicted token belongs to neither."""
+    first = torch.zeros_like(tokens, dtype=torch.bool)
+    first[:, :7] = True
+    halves = [ablation(model, tokens, method="zero", scored=mask)["loss"].values for mask in (first, ~first)]
+    whole = ablation(model, tokens, method="zero")["loss"].values
+    np.testing.assert_allclose((6 * halves[0] + 7 * halves[1]) / 13, whole, atol=1e-5)
+    assert np.abs(halves[0] - halves[1]).max() > 1e-3
+
+
+def test_a_text_resampled_from_itself_is_itself(model: OlmoForCausalLM, tokens: Tensor) -> None:
+    grid = ablation(model, tokens[:1], method="resample", reference=tokens[:1])["loss"]
+    assert np.abs(grid.values).max() < 1e-5
+
+
+def test_means_are_those_of_the_reference(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
+    grid = ablation(model, tokens, method="mean", reference=other_tokens[:, :9])["loss"]
+    site = "blocks.2.mlp_out"
+    mean = replacement(model, other_tokens[:, :9], site, "mean")
+    after, before = (model.run(tokens, edits=edit).logits for edit in (edits.replace(site, mean), ()))
+    change = outcomes(after, tokens)[0] - outcomes(before, tokens)[0]
+    assert grid.values[2, -1] == pytest.approx(change, abs=1e-5)
+
+
+def test_the_seed_decides(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
+    texts = torch.cat([tokens, other_tokens, tokens.flip(1), other_tokens.flip(1)])
+    first, again, other = (ablation(model, texts, method="resample", seed=seed)["loss"].values for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_parts_and_targets_are_named(model: OlmoForCausalLM, tokens: Tensor, tokenizer: object) -> None:
+    grids = ablation(model, tokens, "w5", tokenizer=tokenizer)
+    assert grids["loss"].columns == ("0", "1", "2", "3", "MLP")
+    assert "w5" in grids["log_probability"].title
+    assert list(ablation(model, tokens)) == ["loss"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"method": "melt"}, "no method 'melt'; choices: zero, mean, resample"),
+        ({"tokens": torch.tensor([[3, 4, 5]]), "method": "resample"}, "one text has no other"),
+        ({"reference": torch.tensor([[3, 4, 5]]), "method": "resample"}, "14 tokens .* reference of 3"),
+        ({"tokens": torch.tensor([3])}, "needs at least 2"),
+        ({"scored": torch.zeros(2, 14, dtype=torch.bool)}, "nothing to score"),
+        ({"scored": torch.ones(2, 14)}, "should be a boolean mask"),
+        ({"token": 99}, "no token 99"),
+        ({"position": 14}, "no position 14"),
+    ],
+)
+def test_what_cannot_be_ablated_is_refused(
+    model: OlmoForCausalLM, tokens: Tensor, options: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(WorkbenchError, match=sentence):
+        ablation(model, **{"tokens": tokens} | options)
+
+
+def test_progress_rises_to_one(model: OlmoForCausalLM, tokens: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.analyses.ablation.TOKENS", 1)
+    heard: list[float] = []
+    ablation(model, tokens, progress=lambda fraction, text: heard.append(fraction))
+    assert heard == sorted(heard) and heard[0] == 0 and heard[-1] == 1
