@@ -8,6 +8,7 @@ writes; they also norm q and k. OLMo 3 looks back a limited window in most layer
     run = model.run(input_ids, capture="blocks.*.resid_post")
 """
 
+import threading
 from copy import copy
 from dataclasses import dataclass
 
@@ -337,6 +338,9 @@ def normed(
     return divided(norm, x, scale) if on_the_path else norm(x), scale
 
 
+_LOADING = threading.RLock()
+
+
 class OlmoPreTrainedModel(Hookable, PreTrainedModel):
     """What both models share: loading, the abilities they declare to transformers, and the methods of `Hookable`."""
 
@@ -359,6 +363,16 @@ class OlmoPreTrainedModel(Hookable, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    @classmethod
+    def from_pretrained(cls, *args: object, **kwargs: object) -> object:
+        """As transformers' `from_pretrained`; one at a time, so that threads may load models at once.
+
+        Transformers replaces its own methods while it loads. Two threads at it could leave `tie_weights` replaced for
+        good, and every tied model loaded afterwards without an unembedding.
+        """
+        with _LOADING:
+            return super().from_pretrained(*args, **kwargs)
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:

@@ -1,5 +1,7 @@
 """Whatever transformers does with its own OLMo, it does with ours: generation, pipelines, files, compilation."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import transformers
@@ -174,3 +176,12 @@ def test_compiles_without_a_graph_break(make_model, family, tokens):
         torch.testing.assert_close(compiled(tokens).logits, model(tokens).logits)
         cache = StaticCache(config=model.config, max_cache_len=20)
         assert compiled(tokens, past_key_values=cache, use_cache=True).logits.shape == (2, 14, 99)
+
+
+def test_threads_may_load_at_once(make_model, tmp_path):
+    """Loading patches transformers' own classes for a while; what threads do at once must not leave them so."""
+    make_model("olmo", tie_word_embeddings=True).save_pretrained(tmp_path)
+    with ThreadPoolExecutor(4) as threads:
+        models = list(threads.map(lambda _: OlmoForCausalLM.from_pretrained(tmp_path), range(40)))
+    for model in [*models, OlmoForCausalLM.from_pretrained(tmp_path)]:
+        assert model.lm_head.weight is model.get_input_embeddings().weight
