@@ -442,19 +442,11 @@ class OlmoModel(OlmoPreTrainedModel):
             past_key_values = DynamicCache(config=config)
         layers = range(len(self.layers)) if taps is UNTAPPED else taps.layers
         seen = 0 if past_key_values is None else past_key_values.get_seq_length(layers.start)
-        if position_ids is None:
-            new = torch.arange(x.shape[1], device=x.device) + seen if cache_position is None else cache_position
-            position_ids = new[None]
+        position_ids = self._position_ids(x, seen, cache_position) if position_ids is None else position_ids
         kernel_arguments["position_ids"] = position_ids
-        masks = Masks(
-            config,
-            {kind: self._first(kind, layers) for kind in self.rotary_emb},
-            looked_at=output_attentions or taps is not UNTAPPED,
-            inputs_embeds=x,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+        asked = dict(attention_mask=attention_mask, past_key_values=past_key_values, position_ids=position_ids)
+        first = {kind: self._first(kind, layers) for kind in self.rotary_emb}
+        masks = Masks(config, first, output_attentions or taps is not UNTAPPED, inputs_embeds=x, **asked)
         rotary = {kind: embedding(x, position_ids) for kind, embedding in self.rotary_emb.items()}
 
         tap = UNTAPPED
@@ -471,10 +463,7 @@ class OlmoModel(OlmoPreTrainedModel):
                 x, rotary[self.kinds[layer]], masks, past_key_values, taps, output_attentions, kernel_arguments
             )
             patterns += [pattern] if output_attentions else []
-        if layers.stop < len(self.layers):
-            x = taps.resid = taps.at(layers.stop)("resid_pre", x)
-        else:
-            x = tap("ln_final.normalized", normed(self.norm, x, tap, "ln_final.scale")[0])
+        x = self._ended(x, layers, taps, tap)
         hidden_states.append(x if len(self.layers) in shown else None)
         return BaseModelOutputWithPast(
             last_hidden_state=x,
@@ -482,6 +471,17 @@ class OlmoModel(OlmoPreTrainedModel):
             hidden_states=tuple(hidden_states) if shown else None,
             attentions=tuple(patterns) if output_attentions else None,
         )
+
+    def _ended(self, x: Tensor, layers: range, taps: Taps | Untapped, tap: Tap | Untapped) -> Tensor:
+        """The residual stream after the last computed block: normed, or what the next block would have read."""
+        if layers.stop == len(self.layers):
+            return tap("ln_final.normalized", normed(self.norm, x, tap, "ln_final.scale")[0])
+        taps.resid = taps.at(layers.stop)("resid_pre", x)
+        return taps.resid
+
+    def _position_ids(self, x: Tensor, seen: int | Tensor, cache_position: Tensor | None) -> Tensor:
+        """The positions of the new tokens, 1 pos: those after the ones that were seen."""
+        return (torch.arange(x.shape[1], device=x.device) + seen if cache_position is None else cache_position)[None]
 
     def _first(self, kind: str, layers: range) -> int | None:
         """The first computed layer of a kind, whose cache tells the mask what was seen; None where all run."""
