@@ -9,7 +9,6 @@ import os
 import secrets
 import socket
 import zlib
-from typing import Literal
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -17,7 +16,6 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import gradio as gr
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,20 +44,6 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-
-
-class AttentionQuestion(BaseModel):
-    """What the attention view asks for; see `Ask`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    checkpoint: str
-    prompt: str
-    other: str | None = None
-    layer: int = 0
-    head: int = 0
-    combine: Literal["one", "mean", "max"] = "one"
-    weigh: Literal["weight", "value"] = "weight"
 
 
 def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] | None = None) -> FastAPI:
@@ -94,22 +78,22 @@ def add_routes(app: FastAPI, bench: Bench) -> None:
         return {"status": "ok", "checkpoints": len(bench.known)}
 
     @app.post("/data/attention/map")
-    def attention_map(question: AttentionQuestion) -> Response:
-        return pixels(head_picture(bench, Ask(**question.model_dump())))
+    def attention_map(ask: Ask) -> Response:
+        return pixels(head_picture(bench, ask))
 
     @app.post("/data/attention/thumbnails")
-    def attention_thumbnails(question: AttentionQuestion) -> Response:
-        return pixels(thumbnails(bench, Ask(**question.model_dump())))
+    def attention_thumbnails(ask: Ask) -> Response:
+        return pixels(thumbnails(bench, ask))
 
     @app.post("/data/attention/offer")
-    def attention_offer(question: AttentionQuestion) -> dict[str, str]:
-        ask = Ask(**question.model_dump())
+    def attention_offer(ask: Ask) -> dict[str, str]:
+        ask = ask
         checked(bench, ask)
         return {"key": keep(bench, map_call(ask)), "code": code(map_call(ask), bench)}
 
     @app.post("/data/attention/page")
-    def attention_page(question: AttentionQuestion) -> Response:
-        return attachment(whole_page(bench, Ask(**question.model_dump())), "html", "text/html")
+    def attention_page(ask: Ask) -> Response:
+        return attachment(whole_page(bench, ask), "html", "text/html")
 
     @app.get("/data/export/{key}.csv")
     def export_csv(key: str) -> Response:

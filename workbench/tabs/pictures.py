@@ -1,7 +1,7 @@
 """Attention as pictures for the browser: every head as a thumbnail, one head (or a layer) as a full map."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -20,7 +20,9 @@ from workbench.views.pixels import Picture, encode, pool_last
 
 @dataclass(frozen=True)
 class Ask:
-    """Which map: of `checkpoint`, less that of `other` if there is one."""
+    """Which map: of `checkpoint`, less that of `other` if there is one. Data routes read it from the request's body."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     checkpoint: str
     prompt: str
