@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from workbench.plots import plot, value_range
+from workbench.plots import apart, plot, value_range
 from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores
 
 HOSTILE = ["<b>x</b>", "$a^2$", "&amp;", "▁the", "▁the", "<script>"]
@@ -101,3 +101,10 @@ def test_what_has_no_plot_says_so() -> None:
 
 def test_every_shape_gives_a_figure(result: Result) -> None:
     assert isinstance(plot(result), go.Figure)
+
+
+def test_labels_of_an_axis_do_not_run_into_each_other():
+    steps = np.array([0, 50, 100, 200, 2000, 4000, 6000], dtype=np.float32)
+    assert apart(steps) == [0, 4, 5, 6]
+    assert apart(np.arange(12)) == list(range(12))
+    assert apart(np.zeros(1)) == [0]

@@ -160,8 +160,19 @@ def plot_curves(curves: Curves) -> go.Figure:
     figure.update_xaxes(title=escape(curves.x_name), type="log" if curves.log_x else "linear", showgrid=True)
     figure.update_yaxes(title=escape(curves.value_label), showgrid=True, zeroline=curves.signed)
     if curves.x_labels is not None and len(curves.x) <= MAX_TICKS:
-        figure.update_xaxes(tickmode="array", tickvals=curves.x, ticktext=[escape(label) for label in curves.x_labels])
+        kept = apart(np.log(np.maximum(curves.x, 1)) if curves.log_x else curves.x)
+        texts = [escape(curves.x_labels[n]) for n in kept]
+        figure.update_xaxes(tickmode="array", tickvals=curves.x[kept], ticktext=texts)
     return figure
+
+
+def apart(places: np.ndarray, least: float = 0.06) -> list[int]:
+    """Which labels of an axis can stand: none nearer to the one before than a share of the axis's length."""
+    kept: list[int] = []
+    for n in np.argsort(places, kind="stable"):
+        if not kept or places[n] - places[kept[-1]] >= least * np.ptp(places):
+            kept.append(int(n))
+    return kept
 
 
 @plot.register
