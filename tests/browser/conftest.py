@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 ROOT = Path(__file__).parents[2]
 SERIES = "tiny-olmo"
 SECONDS = 30
+expect.set_options(timeout=SECONDS * 1000)  # as patient as everything else here: other tests keep the machine busy
 
 
 def free_port() -> int:
