@@ -15,6 +15,7 @@ test: $(VENV)/.installed chromium
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 benchmarks: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks

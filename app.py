@@ -7,22 +7,28 @@ import torch
 import uvicorn
 
 from workbench import checkpoints
-from workbench.checkpoints.loading import free_memory
+from workbench.checkpoints.loading import BITS, free_memory
 from workbench.errors import WorkbenchError
 from workbench.server import create_app
 from workbench.tabs.bench import Bench
 
 HERE = ("127.0.0.1", "localhost", "::1")
+EXAMPLES = """A series is tiny-olmo, a folder with one sub-folder a step, or a hub repository; nothing else is opened:
+  python app.py --series allenai/OLMo-2-1124-7B --dtype bfloat16 --quantize nf4 --device cuda
+"""
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("--series", nargs="+", default=["tiny-olmo"], metavar="NAME", help="embedded, a folder, or a hub repository")
+    series = (
+        "tiny-olmo (if not given), a folder with one sub-folder a step, or a hub repository; only these can be opened"
+    )
+    option("--series", nargs="+", default=["tiny-olmo"], metavar="NAME", help=series)
     option("--checkpoint", metavar="ID", help="name@revision to open first; the last of the series if not given")
     option("--dtype", choices=["float32", "bfloat16", "float16"], help="the files' own if not given")
     option("--device", help="cpu if not given; cuda, cuda:1, …")
-    option("--quantize", choices=["8bit", "4bit"], help="linear layers by bitsandbytes")
+    option("--quantize", choices=list(BITS), help="linear layers in 4 bits (nf4, 4bit) or 8, by bitsandbytes")
     option("--memory", type=float, metavar="GB", help="for loaded models; three quarters of what is free if not given")
     option("--threads", type=int, help="of torch; its own choice if not given")
     option("--host", default="127.0.0.1", help="another than this machine's own (the default) needs --auth")
@@ -36,17 +42,17 @@ def main() -> None:
     auth = tuple(args.auth.split(":", 1)) if args.auth else None
     if (auth or args.host not in HERE) and not (auth and len(auth) == 2 and all(auth)):
         sys.exit(f"--host {args.host} with --auth {args.auth}: others are let in with --auth NAME:PASSWORD only")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads or torch.get_num_threads())
     try:
-        known = [checkpoint for name in args.series for checkpoint in checkpoints.series(name)]
+        found = [checkpoints.series(name) for name in args.series]
         budget = int(args.memory * 1e9) if args.memory else free_memory(torch.device(args.device or "cpu")) * 3 // 4
         loading = {"dtype": args.dtype, "device": args.device, "quantize": args.quantize}
-        bench = Bench(known, budget, default=args.checkpoint, **loading)
+        bench = Bench([one for series in found for one in series], budget, default=args.checkpoint, **loading)
         app = create_app(bench, host=args.host, auth=auth)
     except WorkbenchError as error:
         sys.exit(str(error))
-    print(f"OLMo workbench: http://{args.host}:{args.port}", flush=True)
+    notes = [f"{series.name}: {series.note}" for series in found if series.note]
+    print(*notes, f"OLMo workbench: http://{args.host}:{args.port}", sep="\n", flush=True)
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=2)
 
 

@@ -5,7 +5,7 @@ what `scaled_dot_product_attention` takes: True where a query may look, or a num
 None means causal (query i sees keys 0 to i), or everything for a single query.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,7 +36,11 @@ class Masks:
     Attributes:
         kernel: in the form that the model's attention implementation takes.
         explicit: for explicit attention, if anybody looks: sdpa's, so that none is built where causal is enough.
+        rows: which of the new positions ask; every position may be asked.
+        by_row: whether one query alone can be asked with the kernel's masks.
     """
+
+    rows = slice(None)
 
     def __init__(
         self, config: PreTrainedConfig, kinds: dict[str, int | None], looked_at: bool, **arguments: object
@@ -44,10 +48,24 @@ class Masks:
         implementation = config._attn_implementation
         if implementation == "eager":  # ours is explicit attention
             implementation = "sdpa"
+        cache = arguments["past_key_values"]
+        # Without a mask, a single query would see the places of a static cache that are not taken yet.
+        self.by_row = implementation == "sdpa" and not (cache is not None and cache.is_compileable)
         self.kernel = self._made(config, implementation, kinds, arguments)
         self.explicit = self.kernel
         if looked_at and implementation != "sdpa":
             self.explicit = self._made(config, "sdpa", kinds, arguments)
+
+    def last_row(self) -> "Masks":
+        """Those of the last position alone; unchanged where one query cannot be asked alone."""
+        if not self.by_row:
+            return self
+        last = copy(self)
+        last.rows = slice(-1, None)
+        last.kernel = last.explicit = {
+            kind: mask if mask is None else mask[:, :, -1:] for kind, mask in self.kernel.items()
+        }
+        return last
 
     @staticmethod
     def _made(config: PreTrainedConfig, implementation: str, kinds: dict[str, int | None], arguments: dict) -> dict:
@@ -127,7 +145,7 @@ def attend(
         _record_beside(qk, tap)
         return fused, pattern(qk) if output_pattern else None
     plain = scores(qk)
-    weights = tap("attn.pattern", softmax(tap("attn.scores", plain)))
+    weights = tap("attn.pattern", softmax(tap("attn.scores", plain), may_be_blind=edited or not qk.causal))
     z = weigh(F.dropout(weights, dropout), v)
     if fused is not None:  # rows that no edit changed keep the fused kernel's bits
         untouched = (weights == softmax(plain)).all(-1)
@@ -142,25 +160,23 @@ def _record_beside(qk: QK, tap: Tap | Untapped) -> None:
             continue
         capture = tap.capture(name)
         chosen = qk if capture.heads is None else qk.of(tap.heads(capture, qk.q.shape[1], qk.q.device))
-        queries = torch.tensor(tap.rows(capture), dtype=torch.long, device=qk.q.device)
         if capture.reduce is None:
-            tap.record(name, compute(chosen, queries), head_axis=1)
+            tap.record(name, compute(chosen, tap.rows(capture)), head_axis=1)
         else:
             reduce = partial(tap.reduced, capture, qk.k.shape[2])
-            tap.record(name, streamed(chosen, reduce, queries), head_axis=2)
+            tap.record(name, streamed(chosen, reduce, tap.rows(capture)), head_axis=2)
 
 
-def scores(qk: QK, queries: Tensor | None = None) -> Tensor:
+def scores(qk: QK, queries: Sequence[int] | None = None) -> Tensor:
     """Scaled scores of the query rows `queries` (all by default); -inf where a query may not look.
 
     Returns:
         batch head query key.
     """
-    rows = _row_chunks(queries, qk.q.shape[2], size=qk.q.shape[2])
-    return next(part for _, part in _masked_scores(qk, rows, whole_rows=True))
+    return _masked_scores(qk, range(qk.q.shape[2]) if queries is None else queries, qk.k.shape[2])
 
 
-def pattern(qk: QK, queries: Tensor | None = None) -> Tensor:
+def pattern(qk: QK, queries: Sequence[int] | None = None) -> Tensor:
     """Attention weights of the query rows `queries` (all by default). A row that sees nothing, as those of padding
     do, holds zeros, as in the fused kernel.
 
@@ -168,39 +184,39 @@ def pattern(qk: QK, queries: Tensor | None = None) -> Tensor:
         batch head query key, in the dtype of q.
     """
     if torch.is_grad_enabled() and (qk.q.requires_grad or qk.k.requires_grad):
-        return softmax(scores(qk, queries))
+        return softmax(scores(qk, queries), may_be_blind=not qk.causal)
     n_rows = qk.q.shape[2] if queries is None else len(queries)
     weights = qk.q.new_zeros(*qk.q.shape[:2], n_rows, qk.k.shape[2])
     start = 0
-    for rows, part in _masked_scores(qk, _row_chunks(queries, qk.q.shape[2])):
-        weights[:, :, start : start + len(rows), : part.shape[-1]] = softmax(part, may_be_blind=not qk.causal)
+    for rows, part in _chunks(qk, queries):
+        weights[:, :, start : start + len(rows), : part.shape[-1]] = part
         start += len(rows)
     return weights
 
 
-def streamed(qk: QK, reduce: Callable[[Tensor, Tensor], Tensor], queries: Tensor | None = None) -> Tensor:
+def streamed(qk: QK, reduce: Callable[[Tensor, Sequence[int]], Tensor], queries: Sequence[int] | None = None) -> Tensor:
     """`reduce` of the pattern, chunk by chunk of query rows, so that no whole pattern is held.
 
     Args:
-        reduce: (pattern: batch head query key, rows: query) -> stat batch head query. The keys of a chunk end
-            with the last one that any of its rows sees.
+        reduce: (pattern: batch head query key, rows: the chunk's query rows) -> stat batch head query. The keys of a
+            chunk end with the last one that any of its rows sees.
 
     Returns:
         stat batch head query.
     """
-    chunks = _masked_scores(qk, _row_chunks(queries, qk.q.shape[2]))
-    return torch.cat([reduce(softmax(part, may_be_blind=not qk.causal), rows) for rows, part in chunks], -1)
+    return torch.cat([reduce(part, rows) for rows, part in _chunks(qk, queries)], -1)
 
 
 def softmax(scores: Tensor, may_be_blind: bool = True) -> Tensor:
     """Softmax over keys in float32, in the dtype of the scores; zeros for a row that is -inf throughout."""
-    if may_be_blind:
-        blind = scores.amax(-1, keepdim=True).isneginf()
-        # Not merely a mask over NaN, whose gradient would be NaN too.
-        weights = F.softmax(scores.masked_fill(blind, 0.0), dim=-1, dtype=torch.float32).masked_fill(blind, 0.0)
-    else:
-        weights = F.softmax(scores, dim=-1, dtype=torch.float32)
-    return weights.to(scores.dtype)
+    if not may_be_blind:
+        return F.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
+    blind = scores.amax(-1, keepdim=True).isneginf()
+    if not scores.requires_grad:
+        return F.softmax(scores, dim=-1, dtype=torch.float32).masked_fill_(blind, 0.0).to(scores.dtype)
+    # Not merely a mask over NaN, whose gradient would be NaN too.
+    weights = F.softmax(scores.masked_fill(blind, 0.0), dim=-1, dtype=torch.float32)
+    return weights.masked_fill(blind, 0.0).to(scores.dtype)
 
 
 def weigh(weights: Tensor, v: Tensor) -> Tensor:
@@ -213,36 +229,30 @@ def weigh(weights: Tensor, v: Tensor) -> Tensor:
     )
 
 
-Rows = tuple[Tensor, int, int]
+def _chunks(qk: QK, queries: Sequence[int] | None) -> Iterator[tuple[Sequence[int], Tensor]]:
+    """One chunk of the pattern after the other: its query rows, and their weights (batch head query key).
 
-
-def _row_chunks(queries: Tensor | None, n_queries: int, size: int = CHUNK) -> Iterator[Rows]:
-    """Query rows, `size` at a time, each with the first and one past the last of them; all rows by default."""
-    if queries is None:
-        for start in range(0, n_queries, size):
-            stop = min(start + size, n_queries)
-            yield torch.arange(start, stop), start, stop
-    else:
-        for rows in queries.split(size):
-            yield rows, int(rows.min()), int(rows.max()) + 1
-
-
-def _masked_scores(qk: QK, chunks: Iterator[Rows], whole_rows: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-    """Masked scores of one chunk of query rows after the other: (rows: query, scores: batch head query key).
-
-    Where the mask is causal, keys that no row of the chunk sees are left out unless `whole_rows`.
+    Where the mask is causal, keys that no row of the chunk sees are left out.
     """
-    device, n_keys = qk.q.device, qk.k.shape[2]
-    for rows, first, last in chunks:
-        rows = rows.to(device)
-        seen = last if qk.causal and not whole_rows else n_keys
-        part = _products(qk.q[:, :, rows] * qk.scaling, qk.k[:, :, :seen])
-        if qk.causal:
-            hidden = torch.arange(first, seen, device=device) > rows[:, None]  # query key
-            part[..., first:].masked_fill_(hidden, -torch.inf)
-        elif qk.mask is not None:
-            _hide(part, qk.mask[:, :, rows, :seen])
-        yield rows, part
+    n_keys = qk.k.shape[2]
+    queries = range(qk.q.shape[2]) if queries is None else queries
+    for start in range(0, max(len(queries), 1), CHUNK):  # of no rows there is one empty chunk
+        rows = queries[start : start + CHUNK]
+        seen = max(rows, default=n_keys - 1) + 1 if qk.causal else n_keys
+        yield rows, softmax(_masked_scores(qk, rows, seen), may_be_blind=not qk.causal)
+
+
+def _masked_scores(qk: QK, rows: Sequence[int], seen: int) -> Tensor:
+    """Masked scores of some query rows for the first `seen` keys: batch head query key."""
+    index = torch.tensor(rows, dtype=torch.long, device=qk.q.device)
+    part = _products(qk.q[:, :, index] * qk.scaling, qk.k[:, :, :seen])
+    if qk.causal:
+        first = min(rows, default=0)  # every row sees the keys before it
+        hidden = torch.arange(first, seen, device=qk.q.device) > index[:, None]  # query key
+        part[..., first:].masked_fill_(hidden, -torch.inf)
+    elif qk.mask is not None:
+        _hide(part, qk.mask[:, :, index, :seen])
+    return part
 
 
 def _on(device: torch.device, mask: object) -> object:

@@ -11,6 +11,7 @@ writes; they also norm q and k. OLMo 3 looks back a limited window in most layer
 import threading
 from copy import copy
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from einops import rearrange
@@ -35,10 +36,11 @@ from transformers.utils import can_return_tuple
 
 from .attention import Masks, attend
 from .run import Hookable, taps_of_this_thread
-from .sites import Sites
+from .sites import AFTER_BLOCKS, IN_BLOCK, Sites
 from .taps import UNTAPPED, Tap, Taps, Untapped
 
 AnyOlmoConfig = OlmoConfig | Olmo2Config | Olmo3Config
+EVERY_ROW = {"resid_pre", "attn_in", "attn.k", "attn.v", "attn.rot_k"}  # of a block that runs for one position too
 
 
 class OlmoLayerNorm(nn.Module):
@@ -203,14 +205,15 @@ class OlmoAttention(nn.Module):
         kernel_arguments: dict,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """What attention makes of x (batch pos d_model), before any norm of it; z; and the pattern if asked for."""
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = self.q_proj(x[:, masks.rows]), self.k_proj(x), self.v_proj(x)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.clip is not None:
             q, k, v = (part.clamp(-self.clip, self.clip) for part in (q, k, v))
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))  # batch pos head d_head
         q, k, v = tap("attn.q", q), tap("attn.k", k), tap("attn.v", v)
-        q, k = tap("attn.rot_q", rotated(q, rotary)), tap("attn.rot_k", rotated(k, rotary))
+        q, k = rotated(q, [part[:, masks.rows] for part in rotary]), rotated(k, rotary)
+        q, k = tap("attn.rot_q", q), tap("attn.rot_k", k)
 
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # batch head pos d_head
         if past_key_values is not None:
@@ -286,7 +289,7 @@ class OlmoDecoderLayer(GradientCheckpointingLayer):
             out, scale = normed(norm1, out, tap, "ln1.scale", tap.wants("attn.result"))
         if tap.wants("attn.result"):
             out = self._with_results(out, z, scale, tap)
-        x = tap("resid_mid", x + tap("attn_out", out))
+        x = tap("resid_mid", x[:, masks.rows] + tap("attn_out", out))
 
         read = normed(norm2, x, tap, "ln2.scale")[0] if self.norm_first else x
         out = self.mlp(tap("mlp_in", read), tap)
@@ -365,7 +368,7 @@ class OlmoPreTrainedModel(Hookable, PreTrainedModel):
     _can_compile_fullgraph = True
 
     @classmethod
-    def from_pretrained(cls, *args: object, **kwargs: object) -> object:
+    def from_pretrained(cls, *args: object, **kwargs: object) -> Self:
         """As transformers' `from_pretrained`; one at a time, so that threads may load models at once.
 
         Transformers replaces its own methods while it loads. Two threads at it could leave `tie_weights` replaced for
@@ -422,12 +425,14 @@ class OlmoModel(OlmoPreTrainedModel):
         output_attentions: bool | None = None,
         cache_position: Tensor | None = None,
         taps: Taps | None = None,
+        last_only: bool = False,
         **kernel_arguments: object,
     ) -> BaseModelOutputWithPast:
         """As transformers' `OlmoModel.forward`, with `taps`: what this call records and changes (see `run`).
 
-        `output_attentions` is answered by every attention implementation. Further keywords go to the attention
-        function.
+        `output_attentions` is answered by every attention implementation. With `last_only` the last hidden state may
+        be that of the last position alone: no other goes through the last block where nobody looks at it there.
+        Further keywords go to the attention function.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
@@ -456,9 +461,11 @@ class OlmoModel(OlmoPreTrainedModel):
         if layers.start == 0:
             x = tap("embed", x)
         shown = hidden_states_shown(output_hidden_states, len(self.layers) + 1)
+        last_only = last_only and not (shown or output_attentions or self._looked_at(taps, tap))
         hidden_states, patterns = [], []
         for layer in layers:
             hidden_states.append(x if layer in shown else None)
+            masks = masks.last_row() if last_only and layer == len(self.layers) - 1 else masks
             x, pattern = self.layers[layer](
                 x, rotary[self.kinds[layer]], masks, past_key_values, taps, output_attentions, kernel_arguments
             )
@@ -478,6 +485,10 @@ class OlmoModel(OlmoPreTrainedModel):
             return tap("ln_final.normalized", normed(self.norm, x, tap, "ln_final.scale")[0])
         taps.resid = taps.at(layers.stop)("resid_pre", x)
         return taps.resid
+
+    def _looked_at(self, taps: Taps | Untapped, tap: Tap | Untapped) -> bool:
+        """Whether anybody looks at what the last block makes of a position, or after it."""
+        return taps.at(len(self.layers) - 1).wants(*(IN_BLOCK.keys() - EVERY_ROW)) or tap.wants(*AFTER_BLOCKS)
 
     def _position_ids(self, x: Tensor, seen: int | Tensor, cache_position: Tensor | None) -> Tensor:
         """The positions of the new tokens, 1 pos: those after the ones that were seen."""
@@ -534,6 +545,7 @@ class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin):
             output_attentions=output_attentions,
             cache_position=cache_position,
             taps=taps,
+            last_only=isinstance(logits_to_keep, int) and logits_to_keep == 1,
             return_dict=True,
             **kwargs,
         )

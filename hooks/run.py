@@ -134,7 +134,8 @@ class Hookable:
             grad: keep the graph, so that captured tensors can be differentiated with respect to and through. What is
                 captured then lies on the path to the logits, which may change their last bits; else it changes none.
             past_key_values: a cache to go on from; it is extended in place.
-            logits_to_keep: compute logits for the last few positions, or for these, only; 0 for all.
+            logits_to_keep: compute logits for the last few positions, or for these, only; 0 for all. With 1, the last
+                block computes no more than they need either, unless it is looked at (which may change their last bits).
 
         Raises:
             KeyError: no such site. IndexError: no such head, position or layer. ValueError: the rest.

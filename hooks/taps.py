@@ -262,13 +262,14 @@ class Tap:
         whole = capture.heads is None or self.shards is not None
         return _tensor(slice(None) if whole else capture.heads, n_heads, device)
 
-    def reduced(self, capture: Capture, n_keys: int, pattern: Tensor, rows: Tensor) -> Tensor:
+    def reduced(self, capture: Capture, n_keys: int, pattern: Tensor, rows: Sequence[int]) -> Tensor:
         """A capture's reduction of a chunk of rows of a pattern that has `n_keys` in all: stat batch head query."""
         present = self.taps.present
         # A cache may have dropped keys that left the window; a static one has places that are not taken yet.
         first_key = max(0, present.stop - n_keys)
         keys = torch.arange(first_key, first_key + pattern.shape[-1], device=pattern.device)
-        return capture.reduce(pattern, rows + present.start, keys)
+        queries = torch.tensor([present[row] for row in rows], dtype=torch.long, device=pattern.device)
+        return capture.reduce(pattern, queries, keys)
 
     def record(self, name: str, x: Tensor, head_axis: int) -> None:
         """Keep `x`, computed for just the rows (and, unless they are sharded, the heads) that are captured."""
@@ -294,7 +295,7 @@ class Tap:
             here = [present.index(position) for position in self.taps.resolve(rows) if position in present]
             x = x.index_select(position_axis(shape), torch.tensor(here, dtype=torch.long, device=x.device))
         if capture.reduce is not None:
-            return self.reduced(capture, x.shape[-1], x, torch.tensor(self.rows(capture), device=x.device))
+            return self.reduced(capture, x.shape[-1], x, self.rows(capture))
         return x
 
     def _edited(self, site: str, x: Tensor, edit: Edit, present: Sequence[int]) -> Tensor:

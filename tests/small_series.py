@@ -1,6 +1,6 @@
-"""A series of two tiny random checkpoints on disk, for tests of what reads checkpoints by name."""
+"""A series of tiny random checkpoints on disk, for tests of what reads checkpoints by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -10,9 +10,14 @@ from workbench import checkpoints
 from workbench.tabs.bench import Bench
 
 
-def small_bench(folder: Path, make_model: Callable[..., OlmoForCausalLM], tokenizer: PreTrainedTokenizerBase) -> Bench:
-    """A bench over `step0` and `step10` of an OLMo 2 with 4 layers of 4 heads."""
-    for seed, step in enumerate(("step0", "step10")):
+def small_bench(
+    folder: Path,
+    make_model: Callable[..., OlmoForCausalLM],
+    tokenizer: PreTrainedTokenizerBase,
+    orders: Sequence[str] = (),
+) -> Bench:
+    """A bench over `step0` and `step10` of an OLMo 2 with 4 layers of 4 heads, and those of other data `orders`."""
+    for seed, step in enumerate(("step0", "step10", *orders)):
         make_model("olmo2", seed=seed, max_position_embeddings=4096).save_pretrained(folder / step)
     tokenizer.save_pretrained(folder)
     return Bench(checkpoints.series(str(folder)), 10**9)

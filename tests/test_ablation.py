@@ -36,7 +36,7 @@ def test_every_cell_is_a_run_with_one_part_replaced(model: OlmoForCausalLM, toke
         cells.append(edits.replace(mlp, replacement(model, tokens, mlp, method)))
         for part, edit in enumerate(cells):
             after = outcomes(model.run(tokens, edits=edit).logits, tokens)
-            for name, old, new in zip(grids, before, after, strict=True):
+            for name, old, new in zip(("loss", "log_probability"), before, after, strict=True):
                 assert grids[name].values[layer, part] == pytest.approx(new - old, abs=1e-4), (name, layer, part)
 
 
@@ -83,6 +83,23 @@ def test_the_seed_decides(model: OlmoForCausalLM, tokens: Tensor, other_tokens: 
     assert not np.array_equal(first, other)
 
 
+def test_draws_are_averaged(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
+    """Several draws are those of one reference text each, drawn again and again: their mean, and how far it is off."""
+    options = {"method": "resample", "reference": other_tokens}
+    grids = ablation(model, tokens[:1], TARGET, draws=5, seed=3, **options)
+    outcomes = [
+        ablation(model, tokens[:1], TARGET, draws=1, **options | {"reference": text}) for text in other_tokens.split(1)
+    ]
+    for name in ("loss", "log_probability"):
+        one, other = (outcome[name].values for outcome in outcomes)
+        drawn = (grids[name].values - other) / (one - other)  # the share of draws of the first text, in every cell
+        share = np.round(5 * np.median(drawn)) / 5
+        assert 0 < share < 1, "with this seed both are drawn"
+        np.testing.assert_allclose(grids[name].values, share * one + (1 - share) * other, atol=1e-5)
+        spread = np.abs(one - other) * np.sqrt(share * (1 - share) / 4)
+        np.testing.assert_allclose(grids[f"{name}_error"].values, spread, atol=1e-5)
+
+
 def test_parts_and_targets_are_named(model: OlmoForCausalLM, tokens: Tensor, tokenizer: object) -> None:
     grids = ablation(model, tokens, "w5", tokenizer=tokenizer)
     assert grids["loss"].columns == ("0", "1", "2", "3", "MLP")
@@ -96,6 +113,7 @@ def test_parts_and_targets_are_named(model: OlmoForCausalLM, tokens: Tensor, tok
         ({"method": "melt"}, "no method 'melt'; choices: zero, mean, resample"),
         ({"tokens": torch.tensor([[3, 4, 5]]), "method": "resample"}, "one text has no other"),
         ({"reference": torch.tensor([[3, 4, 5]]), "method": "resample"}, "14 tokens .* reference of 3"),
+        ({"method": "resample", "draws": 0}, "draws is 0"),
         ({"tokens": torch.tensor([3])}, "needs at least 2"),
         ({"scored": torch.zeros(2, 14, dtype=torch.bool)}, "nothing to score"),
         ({"scored": torch.ones(2, 14)}, "should be a boolean mask"),

@@ -3,11 +3,12 @@
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache
 
-from hooks import Capture, attention, edits
-from hooks.attention import HeadStatistics
+from hooks import Capture, HeadStatistics, OlmoConfig, OlmoForCausalLM, attention, edits
 
 LONG = 150  # more than one chunk of query rows
 
@@ -64,9 +65,8 @@ def test_chosen_rows_are_rows_of_the_whole(parts, kind):
     whole = naive(q, k, visible)
     assert_close(attention.pattern(attention.QK(q, k, mask, 8**-0.5)), whole)
     for rows in ([149], [0], [5, 2, 131, 3, 17, 149, 1], list(range(LONG))):
-        queries = torch.tensor(rows)
-        assert_close(attention.pattern(attention.QK(q, k, mask, 8**-0.5), queries), whole[:, :, rows])
-        scores = attention.scores(attention.QK(q, k, mask, 8**-0.5), queries)
+        assert_close(attention.pattern(attention.QK(q, k, mask, 8**-0.5), rows), whole[:, :, rows])
+        scores = attention.scores(attention.QK(q, k, mask, 8**-0.5), rows)
         assert scores.shape == (2, 4, len(rows), LONG)
         assert_close(attention.softmax(scores), whole[:, :, rows])
 
@@ -201,6 +201,50 @@ def test_only_what_is_named_is_computed_and_held(model, text, options, share):
     with Largest() as looking:
         model.run(text, logits_to_keep=1, capture=Capture("blocks.*.attn.pattern", **options))
     assert looking.numel <= max(plain.numel, share * 4 * 600 * 600)
+
+
+class Held(TorchDispatchMode):
+    """Notes how many bytes the tensors made by operations weigh together at most, at any one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(value, Tensor):
+                storage = value.untyped_storage()
+                self.storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.storages = {key: held for key, held in self.storages.items() if not held[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.storages.values()))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("options", "own"),
+    [
+        ({"reduce": HeadStatistics()}, 0.0),
+        ({"queries": [-1, 100]}, 0.0),
+        ({"heads": [2]}, 1.1 / 8),
+        ({}, 1.05),
+    ],
+    ids=["statistics", "rows", "one head", "one layer"],
+)
+def test_8192_tokens_need_no_more_than_the_plain_pass_and_what_is_kept(options, own):
+    """8 layers, 8 heads, d_model 512, in tensors without numbers: beside the plain pass's, a share of one pattern."""
+    sizes = {"num_hidden_layers": 8, "num_attention_heads": 8, "hidden_size": 512, "intermediate_size": 2048}
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        model = OlmoForCausalLM(
+            OlmoConfig(vocab_size=4096, max_position_embeddings=8192, eos_token_id=None, **sizes)
+        ).eval()
+        call = {"input_ids": torch.zeros(1, 8192, dtype=torch.long), "attention_mask": {"full_attention": None}}
+        with Held() as plain:
+            model(**call, use_cache=False)
+        with Held() as looking, model.tapped(capture=Capture("blocks.3.attn.pattern", **options)):
+            model(**call, use_cache=False)
+    assert looking.peak <= 1.1 * plain.peak + own * 8 * 8192**2 * 4
 
 
 @pytest.fixture

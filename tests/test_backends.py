@@ -63,6 +63,7 @@ def test_attention_implementations_agree(make_model, family, tokens, padded, imp
         options = {"attention_mask": padded.attention_mask}
         ours, wanted = model(padded.input_ids, **options).logits, reference(padded.input_ids, **options).logits
         assert_close(ours[padded.real], wanted[padded.real])
+        assert_close(model(padded.input_ids, **options, logits_to_keep=1).logits, wanted[:, -1:])
     assert_close(
         model.run(tokens, capture="blocks.*.attn.pattern").stack("attn.pattern"),
         reference.run(tokens, capture="blocks.*.attn.pattern").stack("attn.pattern"),

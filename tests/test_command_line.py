@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -61,7 +62,15 @@ def test_help_has_examples_that_parse(command, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["dance"], ["lens"], ["compare", "tiny-olmo"], ["check", "a", "--html", "/no/where"]]
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["lens"],
+        ["compare", "tiny-olmo"],
+        ["check", "a", "--html", "/no/where"],
+        ["trajectory", "a", "--workers", "0"],
+    ],
 )
 def test_what_is_not_understood_ends_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
@@ -93,6 +102,21 @@ def test_the_command_runs_as_a_module_and_without_gradio():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
     done = subprocess.run([sys.executable, "-m", "workbench", "check", "nothing"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "") and "'nothing'" in done.stderr
+
+
+def test_csv_to_a_dash_is_all_that_is_printed(series, table, capsys):
+    arguments = ["lens", TEXT, "--checkpoint", f"{series}@step20"]
+    written = table(*arguments)
+    capsys.readouterr()
+    assert main([*arguments, "--csv", "-"]) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(StringIO(capsys.readouterr().out)), written)
+
+
+def test_a_reader_who_stops_early_is_no_error(series):
+    command = [sys.executable, "-m", "workbench", "attention", TEXT, "--checkpoint", series]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        running.stdout.close()
+        assert (running.stderr.read(), running.wait()) == ("", 0)
 
 
 def test_generate_continues_the_text_the_same_way_for_one_seed(series, table, capsys):

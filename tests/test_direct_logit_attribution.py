@@ -7,7 +7,12 @@ from conftest import Pair
 from torch import Tensor
 
 from hooks import OlmoForCausalLM, edits
-from workbench.analyses.direct_logit_attribution import direct_logit_attribution, head_sources
+from workbench.analyses.direct_logit_attribution import (
+    by_head,
+    by_layer,
+    direct_logit_attribution,
+    head_sources,
+)
 from workbench.errors import WorkbenchError
 
 ALL_HEADS = [(layer, head) for layer in range(4) for head in range(4)]
@@ -40,6 +45,17 @@ def test_a_part_of_the_last_layer_is_what_the_logit_loses_with_it(model: OlmoFor
     ).logits[0, -1]
     lost = parts.total - float(without[5] - without[7])
     assert parts.values[parts.names.index("L3 MLP")] == pytest.approx(lost, abs=1e-5)
+
+
+def test_layers_and_heads_are_the_same_parts(pair: Pair, tokens: Tensor) -> None:
+    parts = direct_logit_attribution(pair.ours, tokens[0], 5)
+    layers, heads = by_layer(parts), by_head(parts)
+    assert layers.names[:3] == ("embed", "L0 attention", "L0 MLP") and len(layers.names) == 9
+    assert layers.values.sum() == pytest.approx(parts.values.sum(), abs=1e-4) and layers.total == parts.total
+    assert heads.columns == ("0", "1", "2", "3", "MLP")
+    for layer in range(4):
+        assert heads.values[layer, 2] == parts.values[parts.names.index(f"L{layer}H2")]
+        assert heads.values[layer, 4] == parts.values[parts.names.index(f"L{layer} MLP")]
 
 
 def test_sources_sum_to_the_heads_part(pair: Pair, tokens: Tensor) -> None:

@@ -148,3 +148,26 @@ def test_a_folder_without_weights_says_what_was_looked_for_and_found(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(WorkbenchError, match=r"looked for.*model\.safetensors.*found notes\.txt"):
         tensor_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [
+        ("model_and_optim/.metadata", r"convert_checkpoint_to_hf\.py"),
+        ("model_and_optim/__0_0.distcp", r"convert_checkpoint_to_hf\.py"),
+        ("model/rank0.pt", r"unshard\.py"),
+        ("rank3.pt", r"unshard\.py"),
+        ("__0_0.distcp", "dcp_to_torch_save"),
+    ],
+)
+def test_shards_of_a_distributed_run_are_refused_with_what_converts_them(tmp_path, file, remedy):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("")
+    with pytest.raises(WorkbenchError, match=f"{tmp_path.name} holds the shards of a distributed run.*{remedy}"):
+        tensor_files(tmp_path)
+
+
+def test_shards_without_an_index_are_half_written(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "model-00001-of-00002.safetensors")
+    with pytest.raises(WorkbenchError, match=r"half written.*model-00001-of-00002.*index"):
+        tensor_files(tmp_path)

@@ -29,7 +29,7 @@ class Reachable:
     def list_repo_refs(self, repository: str) -> SimpleNamespace:
         return SimpleNamespace(branches=[SimpleNamespace(name=name) for name in BRANCHES], tags=[])
 
-    def model_info(self, repository: str, revision: str | None, timeout: float) -> SimpleNamespace:
+    def model_info(self, repository: str, revision: str | None = None, *, timeout: float) -> SimpleNamespace:
         return SimpleNamespace(siblings=[SimpleNamespace(rfilename="model.safetensors")])
 
 

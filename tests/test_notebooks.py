@@ -49,6 +49,7 @@ flips = [floor.values[list(floor.names).index("flip")] for floor in floors]
 means = dict(zip(pair.names, pair.values, strict=True))
 assert -0.18 < means["loss_difference"] < -0.16 and 0.28 < means["flip"] < 0.3
 assert 0.15 < min(flips) < max(flips) < 0.2
+assert 0.5 < better < 0.56 and np.sort(difference.values[0, 1:])[:10].sum() < 0.6 * np.nansum(difference.values)
 assert 1.4 < ratio.min() < ratio.max() < 2.2
 assert heads["moved"][0] > 2 * heads["noise floor"][0] and (heads["layer"][0], heads["head"][0]) == (1, 0)
 top = effect.rank()

@@ -6,6 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, StaticCache
 
 from hooks import OlmoForCausalLM, OlmoModel
@@ -109,6 +110,36 @@ def test_logits_to_keep(pair, tokens, keep):
     assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_last_position_alone(pair, padded, attention):
+    """With left padding, and after a cache of either kind."""
+    model = OlmoForCausalLM._from_config(deepcopy(pair.ours.config), attn_implementation=attention).eval()
+    model.load_state_dict(pair.ours.state_dict())
+    ids, mask = padded.input_ids, padded.attention_mask
+    whole = pair.ours(ids, attention_mask=mask).logits[:, -1:]
+    assert_close(model(ids, attention_mask=mask, logits_to_keep=1).logits, whole)
+    for cache in (DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=20)):
+        model(ids[:, :9], attention_mask=mask[:, :9], past_key_values=cache, logits_to_keep=1)
+        rest = model(ids[:, 9:], attention_mask=mask, past_key_values=cache, logits_to_keep=1)
+        assert_close(rest.logits, whole)
+
+
+def test_no_other_position_goes_through_the_last_block(model, tokens):
+    """Neither its query, nor its output projection, nor its MLP is computed, unless somebody looks at them."""
+
+    def operations(**options):
+        with FlopCounterMode(display=False) as counter:
+            model.run(tokens, logits_to_keep=1, **options)
+        return counter.get_total_flops()
+
+    config = model.config
+    per_position = 2 * config.hidden_size * (2 * config.hidden_size + 3 * config.intermediate_size)
+    for site in ("blocks.3.mlp.post", "blocks.3.attn.z", "ln_final.scale"):
+        assert operations(capture=site) - operations() >= per_position * (tokens.numel() - len(tokens))
+    for site in ("blocks.3.attn.v", "blocks.3.resid_pre", "blocks.2.mlp.post"):
+        assert operations(capture=site) < operations() + per_position
+
+
 def test_loss(pair, tokens):
     labels = tokens.clone()
     labels[0, :4] = -100
@@ -187,6 +218,18 @@ def test_a_cache_with_left_padding_and_attentions(pair, padded, kind):
         for mine, reference in zip(ours.attentions, theirs.attentions, strict=True):
             assert mine.shape == reference.shape
             assert_close(mine.transpose(1, 2)[real], reference.transpose(1, 2)[real])
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_the_last_logits_with_a_cache(pair, tokens, kind):
+    """A cache with places that are not taken yet, of which only the last logits are asked."""
+    cache = DynamicCache(config=pair.ours.config)
+    if kind == "static":
+        cache = StaticCache(config=pair.ours.config, max_cache_len=20)
+    whole = pair.ours(tokens).logits
+    for start, stop in ((0, 9), (9, 10), (10, 14)):
+        last = pair.ours(tokens[:, start:stop], past_key_values=cache, logits_to_keep=1).logits
+        assert_close(last, whole[:, stop - 1 : stop])
 
 
 def test_cache_position_is_accepted(pair, tokens):

@@ -14,8 +14,11 @@ LAYERS, HEADS = 4, 4
 
 
 def written_out(model: OlmoForCausalLM, clean: Tensor, corrupted: Tensor, sender: tuple[int, int]) -> Tensor:
-    """What a sender's change adds to the residual stream directly: batch pos d_model."""
+    """What a sender's change adds to the residual stream directly: batch pos d_model. The MLP comes after the heads."""
     layer, head = sender
+    if head == HEADS:
+        mlp = f"blocks.{layer}.mlp_out"
+        return model.run(corrupted, capture=mlp)[mlp] - model.run(clean, capture=mlp)[mlp]
     z, out = f"blocks.{layer}.attn.z", f"blocks.{layer}.attn_out"
     other = model.run(corrupted, capture=z)[z][:, :, [head]]
     after = model.run(clean, edits=edits.replace(z, other, heads=[head]), capture=out)[out]
@@ -39,7 +42,7 @@ def test_a_frozen_path_to_the_logits_is_a_sum(pair: Pair, tokens: Tensor, other_
     model = pair.ours
     grid = path_patching(model, tokens, other_tokens, 5, 7)["logit_difference"]
     resid = model.run(tokens, capture="blocks.3.resid_post")["blocks.3.resid_post"]
-    for sender in ((0, 1), (2, 3), (3, 0)):
+    for sender in ((0, 1), (2, 3), (3, 0), (1, HEADS), (3, HEADS)):
         changed = resid + written_out(model, tokens, other_tokens, sender)
         logits = model.lm_head(model.model.norm(changed)).detach()
         assert close(grid.values[sender], share(model, logits, tokens, other_tokens))
@@ -52,9 +55,9 @@ def test_a_frozen_path_to_a_head_is_a_sum(pair: Pair, tokens: Tensor, other_toke
     head = receiver[1] if letter == "q" else receiver[1] // group
     site = f"blocks.2.attn.{letter}"
     grid = path_patching(model, tokens, other_tokens, 5, 7, receivers=[receiver], inputs=letter)["logit_difference"]
-    assert grid.values.shape == (2, HEADS), "only layers before the receiver send"
+    assert grid.values.shape == (2, HEADS + 1), "only layers before the receiver send"
     resid = model.run(tokens, capture="blocks.2.resid_pre")["blocks.2.resid_pre"]
-    for sender in ((0, 0), (1, 2)):
+    for sender in ((0, 0), (1, 2), (0, HEADS), (1, HEADS)):
         changed = resid + written_out(model, tokens, other_tokens, sender)
         read = model.run(resid=changed, start_at_layer=2, stop_at_layer=3, capture=site)[site][:, :, [head]]
         logits = model.run(tokens, edits=edits.replace(site, read, heads=[head])).logits
@@ -77,8 +80,8 @@ def test_nothing_lies_between_the_last_layer_and_the_logits(
     """There the direct path, with its own MLP, is all that patching the head changes."""
     paths = path_patching(model, tokens, other_tokens, 5, 7, mlps="recomputed")["logit_difference"]
     whole = activation_patching(model, other_tokens, tokens, 5, 7, site="attn.z", by="head")["logit_difference"]
-    np.testing.assert_allclose(paths.values[-1], whole.values[-1], atol=1e-6)
-    assert np.abs(paths.values[0] - whole.values[0]).max() > 1e-4, "earlier heads act through others too"
+    np.testing.assert_allclose(paths.values[-1, :-1], whole.values[-1], atol=1e-6)
+    assert np.abs(paths.values[0, :-1] - whole.values[0]).max() > 1e-4, "earlier heads act through others too"
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,164 @@
-"""The README's Python runs as it stands."""
+"""Every block of the README is run: its Python, its commands, and its worked example in a copy of the project."""
 
+import inspect
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
+from socket import socket
 
-README = Path(__file__).parents[1] / "README.md"
+import httpx
+import pytest
+
+import app
+from hooks import OlmoForCausalLM
+from workbench import checkpoints
+from workbench.checkpoints.names import split_id
+from workbench.command_line import main
+from workbench.tabs import TABS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+FILES = {text.splitlines()[0][2:]: text.partition("\n")[2] for kind, text in BLOCKS if text.startswith("# ")}
+COMMANDS = [line.partition("  #")[0] for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
+BEHIND_ANOTHER_NAME = {".venv/bin/python": sys.executable, "python": sys.executable}
+OURS = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def test_its_python_runs() -> None:
+def ran(*command: str, where: Path = ROOT) -> str:
+    """What a command that succeeds prints."""
+    done = subprocess.run(command, cwd=where, env=OURS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_block_is_of_a_kind_that_is_run():
+    assert {kind for kind, _ in BLOCKS} == {"python", "bash"}
+    prose = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)
+    assert not re.search(r"^ {4,}\S", prose, flags=re.MULTILINE), "an indented block is run by nobody"
+
+
+def test_its_python_runs(monkeypatch):
+    """Published checkpoints by a stand-in, once name and options are found to be right."""
+    load, series, from_pretrained = checkpoints.load, checkpoints.series, OlmoForCausalLM.from_pretrained
+    published = []
+
+    def load_stand_in(name, **options):
+        inspect.signature(load).bind(name, **options)
+        published.extend([split_id(name)] if "allenai/" in str(name) else [])
+        return load("tiny-olmo@step0" if "allenai/" in str(name) else name)
+
+    def model_stand_in(name, **options):
+        published.append((name, options))
+        return from_pretrained(ROOT / "workbench/tiny_olmo/checkpoints/step0")
+
+    monkeypatch.setattr(checkpoints, "load", load_stand_in)
+    monkeypatch.setattr(checkpoints, "series", lambda name: series("tiny-olmo" if "allenai/" in name else name))
+    monkeypatch.setattr(OlmoForCausalLM, "from_pretrained", model_stand_in)
     names: dict[str, object] = {}
-    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= 3
-    for block in blocks:
-        exec(compile(block, str(README), "exec"), names)
+    for kind, text in BLOCKS:
+        if kind == "python" and not text.startswith("# "):
+            exec(compile(text, "README.md", "exec"), names)
     assert names["run"].logits is not None
+    assert ("allenai/OLMo-1B-hf", "step20000-tokens84B") in published
 
 
-def test_what_it_links_to_is_there() -> None:
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text()):
-        assert (README.parent / link).exists(), link
+@pytest.mark.parametrize("command", COMMANDS)
+def test_its_commands_run(command, tmp_path, monkeypatch, capsys):
+    """Each as it stands, or as much of it as changes nothing on this machine."""
+    words = [BEHIND_ANOTHER_NAME.get(word, word) for word in shlex.split(command)]
+    match words[1:]:
+        case [("app" | "test") as target]:
+            plan = ran("make", "-n", target, "PYTHON=python3")
+            assert {"app": "python app.py", "test": "python -m pytest"}[target] in plan
+        case ["-m", "venv", ".venv"] | ["-m", "pip", "install", "-r", "requirements.txt"]:
+            plan = ran("make", "-n", "-B", ".venv/.installed", "PYTHON=python3")
+            assert " ".join(words[2:4]) in plan.replace("install -q", "install")
+        case ["-m", "workbench", *arguments]:
+            monkeypatch.chdir(tmp_path)
+            if arguments == ["--help"]:
+                assert "trajectory" in ran(*words)
+            else:
+                assert main(arguments) == 0 and capsys.readouterr().out
+        case ["-m", "playwright", *_]:
+            ran(*words, "--dry-run")
+        case ["-m", "pytest", *_]:
+            ran(*words, "--version")
+        case ["-m", "tests.benchmarks", *_]:
+            ran(*words)
+        case ["app.py"]:
+            assert answers(words)
+        case ["app.py", *arguments]:
+            monkeypatch.setattr(sys, "argv", ["app.py", *arguments])
+            assert app.arguments().series
+        case _:
+            pytest.fail(f"nothing here runs {command!r}")
+
+
+def answers(command: list[str]) -> bool:
+    """Whether a server that is started on a free port gives its page."""
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with subprocess.Popen([*command, "--port", str(port)], cwd=ROOT, env=OURS, stdout=subprocess.DEVNULL) as server:
+        try:
+            for _ in range(240):
+                try:
+                    return "OLMo workbench" in httpx.get(f"http://127.0.0.1:{port}/").text
+                except httpx.TransportError:
+                    assert server.poll() is None, "the server ended"
+                    time.sleep(0.25)
+        finally:
+            server.terminate()
+    return False
+
+
+def test_an_analysis_is_added_as_it_says(tmp_path):
+    """In a copy of the project: its test passes, and the page has the new tab and can draw it."""
+    for package in ("hooks", "workbench"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=without)
+    (tmp_path / "tests").mkdir()
+    for name in ("tests/conftest.py", "tests/small_series.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name, text in FILES.items():
+        assert (tmp_path / name).exists() == name.endswith("__init__.py")
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "tests" / "test_page.py").write_text(PAGE)
+    quietly = ("-p", "no:cacheprovider", "-W", "ignore::ResourceWarning")  # Gradio's event loops are left open
+    ran(sys.executable, "-m", "pytest", "-q", *quietly, "tests", where=tmp_path)
+    ran(sys.executable, "-m", "ruff", "check", "--select", "F,E,I,UP,B", *FILES, where=tmp_path)
+
+
+def without(folder: str, names: list[str]) -> set[str]:
+    """What a copy does without: bytecode, and the weights of the embedded series."""
+    return {name for name in names if name == "__pycache__" or (name == "checkpoints" and "tiny_olmo" in folder)}
+
+
+PAGE = f"""
+import gradio as gr
+from small_series import small_bench
+from workbench.tabs import TABS, shell, updates
+from workbench.tabs.bench import Selection, Subject
+from workbench.tabs.panel import Panel
+from workbench.tabs.place import Due
+
+
+def test_the_page_has_it(make_model, tokenizer, tmp_path):
+    bench = small_bench(tmp_path, make_model, tokenizer)
+    assert [tab.TITLE for tab in TABS] == {[tab.TITLE for tab in TABS]!r} + ["Updates"]
+    assert "Updates" in str(shell.build(bench, TABS).config)
+    view = updates.updates_view(bench, Due(Subject(bench.default, "w1 w2 w3", 1), Selection()))
+    with gr.Blocks():
+        figure, about = Panel("other").show(bench, view)
+    assert len(figure.data) == 1 and "relative_update(" in about["code"]
+"""
+
+
+def test_what_it_links_to_is_there():
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link

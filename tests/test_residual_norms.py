@@ -28,6 +28,25 @@ def test_the_largest_entry_is_named(model: OlmoForCausalLM, tokens: Tensor) -> N
         assert abs(largest.values[3, position]) == resid[position].abs().max()
 
 
+def test_cosines_are_to_the_layer_before(model: OlmoForCausalLM, tokens: Tensor) -> None:
+    run = model.run(tokens[:1], capture=["blocks.1.resid_post", "blocks.2.resid_post"])
+    one, other = (run[f"blocks.{layer}.resid_post"][0] for layer in (1, 2))
+    cosine = residual_norms(model, tokens[0])["cosine"].values
+    assert np.isnan(cosine[0]).all() and np.isfinite(cosine[1:]).all()
+    np.testing.assert_allclose(cosine[3], (one * other).sum(-1) / one.norm(dim=-1) / other.norm(dim=-1), rtol=1e-4)
+
+
+def test_a_layer_that_writes_nothing_turns_nothing(
+    make_model: Callable[..., OlmoForCausalLM], family: str, tokens: Tensor
+) -> None:
+    model = make_model(family)
+    with torch.no_grad():
+        block = model.model.layers[2]
+        for weight in (block.self_attn.o_proj.weight, block.mlp.down_proj.weight):
+            weight.zero_()
+    np.testing.assert_allclose(residual_norms(model, tokens[0])["cosine"].values[3], 1, rtol=1e-5)
+
+
 def with_a_massive_token(make_model: Callable[..., OlmoForCausalLM], family: str, token: int) -> OlmoForCausalLM:
     model = make_model(family)
     with torch.no_grad():

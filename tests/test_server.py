@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import re
 import sys
 from pathlib import Path
 
@@ -10,11 +11,16 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from small_series import small_bench
+from starlette.websockets import WebSocketDisconnect
 
 import app
 from hooks import Capture
+from workbench import checkpoints
+from workbench.errors import WorkbenchError
 from workbench.server import HEADERS, MOST_BYTES, create_app
 from workbench.tabs import TABS, shell
+from workbench.tabs.bench import Bench
+from workbench.tabs.kept import Kept
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "w5 w17 w3 w42 w8 w5 w17"
@@ -67,6 +73,47 @@ def test_a_map_is_the_heads_pattern(client, bench):
     assert np.abs(found[0] - pattern(bench, bench.default, 2, 1)).max() < 0.01
 
 
+@pytest.mark.parametrize("combine", ["one", "mean", "max"])
+def test_the_numbers_of_a_cell_are_exact(client, bench, combine):
+    asked = question(bench, layer=2, head=1, combine=combine)
+    reply = client.post("/data/attention/cells/5/3", json=asked)
+    row, column = np.frombuffer(reply.content, "<f4").reshape(2, 7)
+    heads = range(4) if combine != "one" else [1]
+    maps = np.stack([pattern(bench, bench.default, 2, head) for head in heads])
+    expected = maps.max(0) if combine == "max" else maps.mean(0)
+    assert np.allclose(row, expected[5], rtol=1e-6, atol=0) and np.allclose(column, expected[:, 3], rtol=1e-6, atol=0)
+    for query, key in ((7, 0), (0, 7), (-1, 0)):
+        refused = client.post(f"/data/attention/cells/{query}/{key}", json=asked)
+        assert refused.status_code == 422 and "tokens are 0 to 6" in refused.json()["detail"]
+
+
+def test_the_scale_of_a_map_is_exact_with_and_without_the_first_token(client, bench):
+    headers = client.post("/data/attention/map", json=question(bench, layer=2, head=1)).headers
+    expected = pattern(bench, bench.default, 2, 1)
+    assert float(headers["x-scale"]) == pytest.approx(expected.max(), rel=1e-6)
+    assert float(headers["x-rest"]) == pytest.approx(expected[:, 1:].max(), rel=1e-6)
+
+
+def test_the_page_of_its_own_is_of_what_is_shown(client, bench):
+    a, b = bench.known
+    reply = client.post("/data/attention/page", json=question(bench, checkpoint=a, other=b))
+    assert '"other": "B"' in reply.text and "attachment" in reply.headers["content-disposition"]
+    assert '"other": null' in client.post("/data/attention/page", json=question(bench)).text
+
+
+def test_a_page_of_its_own_is_not_too_large(client, bench, monkeypatch):
+    monkeypatch.setattr("workbench.tabs.pictures.MOST_PAGE_BYTES", 100)
+    reply = client.post("/data/attention/page", json=question(bench))
+    assert reply.status_code == 422 and "shorter text" in reply.json()["detail"]
+
+
+def test_it_says_which_models_are_in_memory(client, bench):
+    client.post("/data/attention/map", json=question(bench))
+    told = client.get("/data/status").json()
+    assert "step 10" in " ".join(told["models"]) and 0 < told["bytes"] <= told["budget"] == 10**9
+    assert told["device"] == "cpu" and told["loading"] is None
+
+
 def test_a_difference_is_a_less_b(client, bench):
     a, b = bench.known
     found = maps_of(client.post("/data/attention/map", json=question(bench, checkpoint=a, other=b, layer=1, head=3)))
@@ -107,6 +154,7 @@ def test_thumbnails_of_a_long_text_keep_the_strongest_weight(client, bench):
         ({"head": -1}, "no head L0H-1"),
         ({"prompt": "  "}, "empty"),
         ({"prompt": "w1 " * 2049}, "at most 2,048"),
+        ({"prompt": "w1 " * 4097}, "at most 2,048"),
     ],
 )
 def test_what_can_be_mended_is_said(client, bench, wrong, said):
@@ -152,7 +200,7 @@ def test_large_bodies_of_unstated_length_are_refused(client):
         for _ in range(40):
             yield b"x" * 10_000
 
-    assert client.post("/data/attention/map", content=parts()).status_code >= 400
+    assert client.post("/data/attention/map", content=parts()).status_code == 413
 
 
 def test_files_of_the_machine_are_not_served(client):
@@ -181,6 +229,75 @@ def test_the_queue_is_short_and_the_api_is_closed(bench):
     assert demo.state_session_capacity == 64
     models = [fn for fn in demo.fns.values() if fn.concurrency_id == "model"]
     assert models and all(fn.concurrency_limit == 1 for fn in models)
+
+
+def test_nothing_is_kept_that_need_not_be(bench):
+    assert page_of(bench).delete_cache == (600, 3600)
+
+
+@pytest.mark.parametrize("path", ["/monitoring", "/monitoring/summary", "/gradio_api/runs", "/docs"])
+def test_what_is_switched_off_is_not_there(client, path):
+    reply = client.get(path)
+    assert reply.status_code in (403, 404), path
+
+
+def test_nothing_is_a_websocket(client):
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/gradio_api/queue/data"):
+        pass
+
+
+def test_one_run_at_a_time_and_the_others_are_told(bench, monkeypatch):
+    monkeypatch.setattr("workbench.tabs.bench.PATIENCE", 0.05)
+    with bench.turn(), pytest.raises(WorkbenchError, match="busy: 0 before you"), bench.turn():
+        pass
+    with bench.turn():
+        pass
+
+
+def test_a_prompt_is_as_long_as_the_model_takes(bench, tmp_path, make_model, tokenizer):
+    assert bench.read(bench.default, "w1 " * 4096).ids.shape == (1, 4096)
+    with pytest.raises(WorkbenchError, match=r"4,097 tokens.*at most 4,096"):
+        bench.read(bench.default, "w1 " * 4097)
+    make_model("olmo2", max_position_embeddings=32).save_pretrained(tmp_path / "step0")
+    tokenizer.save_pretrained(tmp_path)
+    short = Bench(checkpoints.series(str(tmp_path)), 10**9)
+    with pytest.raises(WorkbenchError, match="at most 32"):
+        short.read(short.default, "w1 " * 33)
+
+
+def test_a_checkpoint_that_leads_out_of_its_series_is_not_opened(tmp_path, make_model, tokenizer):
+    make_model("olmo2").save_pretrained(tmp_path / "elsewhere" / "step0")
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "step0").symlink_to(tmp_path / "elsewhere" / "step0")
+    tokenizer.save_pretrained(tmp_path / "series")
+    led = Bench(checkpoints.series(str(tmp_path / "series")), 10**9)
+    with pytest.raises(WorkbenchError, match="leads out of its series"):
+        led.read(led.default, "w1 w2")
+
+
+def test_a_model_over_the_budget_is_refused_before_it_is_read(bench, monkeypatch):
+    small = Bench(list(bench.known.values()), 1000)
+    monkeypatch.setattr("workbench.checkpoints.residency.load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(WorkbenchError, match=r"takes .* and the budget for loaded models is"):
+        small.read(small.default, "w1 w2")
+
+
+def test_templates_take_nothing_from_tokens():
+    for path in (ROOT / "workbench" / "views").glob("*.html"):
+        assert not re.search(r"\$\{|\{\{", path.read_text()), path.name
+    for path in (ROOT / "workbench" / "views").glob("*.js"):
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", path.read_text()), path.name
+
+
+def test_what_is_kept_is_bounded_by_number_and_by_bytes():
+    kept = Kept(3, 1000)
+    for number in range(5):
+        kept.put(number, np.zeros(50, np.float32))
+    assert [kept.get(number) is not None for number in range(5)] == [False, False, True, True, True]
+    kept.put("most", (np.zeros(200, np.float32), {"title": np.zeros(10, np.float32)}))
+    assert kept.get("most") is not None and kept.nbytes <= 1000
+    kept.put("too much", np.zeros(251, np.float32))
+    assert kept.get("too much") is None and kept.get("most") is not None
 
 
 def test_other_names_do_not_lead_here(client):
@@ -212,6 +329,23 @@ def test_others_are_let_in_with_a_login_only(auth, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["app.py", "--host", "0.0.0.0", *auth])
     with pytest.raises(SystemExit, match="--auth"):
         app.main()
+
+
+def test_this_machine_alone_is_served_by_default(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    assert app.arguments().host == "127.0.0.1"
+    for spelling in ("nf4", "4bit", "8bit"):
+        monkeypatch.setattr(sys, "argv", ["app.py", "--quantize", spelling])
+        assert app.arguments().quantize == spelling
+
+
+def test_help_explains_every_option(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--help"])
+    with pytest.raises(SystemExit):
+        app.main()
+    shown = capsys.readouterr().out
+    for option in ("series", "checkpoint", "dtype", "device", "quantize", "port", "auth", "host", "memory", "threads"):
+        assert re.search(rf"--{option}\b.*\n? +\S", shown)
 
 
 def test_an_unknown_series_is_said(monkeypatch):

@@ -1,29 +1,32 @@
 """Every view of the page is a call: it runs, and its Python gives the same numbers."""
 
 import asyncio
+from itertools import product
 
 import gradio as gr
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from small_series import small_bench
 
 from workbench.errors import WorkbenchError
 from workbench.results import Measures
-from workbench.tabs import TABS, attribution, compare, generate, hidden_states, shell, training
+from workbench.tabs import TABS, attribution, compare, hidden_states, shell, training
 from workbench.tabs.bench import Selection, Subject, amount, label
 from workbench.tabs.calls import code, result
-from workbench.tabs.edit_lines import parse_edits
-from workbench.tabs.panel import as_csv, keep
+from workbench.tabs.panel import Panel, as_csv, definition, keep
 from workbench.tabs.pictures import Ask, map_call
 from workbench.tabs.place import Due, guarded
 
 PROMPT = "w5 w17 w3 w42 w8 w5 w17 w3"
+SECOND = "w5 w17 w4 w42 w8 w5 w17 w3"
+EACH, SITE, MEASURE = (next(iter(menu)) for menu in (attribution.DIRECT, attribution.SITES, attribution.MEASURES))
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory, make_model, tokenizer):
-    return small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer)
+    return small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer, orders=["step10-order2"])
 
 
 @pytest.fixture(autouse=True)
@@ -36,25 +39,49 @@ def due(bench):
     return Due(Subject(bench.default, PROMPT, 1), Selection(token=4, layer=1, head=2))
 
 
+def views(bench, due):
+    """What every panel of every tab shows for each entry of its menus, by a name for it."""
+    other, written = next(iter(bench.known)), (6, 0, 1, 0, 0)
+    for measure in hidden_states.LENS:
+        yield f"lens: {measure}", hidden_states.lens_view(bench, due, measure)
+    for state in hidden_states.STATES:
+        yield f"states: {state}", hidden_states.states_view(bench, due, state)
+    for asked in (("", ""), ("w9", "w10")):
+        for direct in attribution.DIRECT:
+            yield f"direct: {direct} {asked}", attribution.direct_view(bench, due, *asked, direct)
+        for method in attribution.ABLATIONS:
+            yield f"ablation: {method} {asked}", attribution.ablation_view(bench, due, *asked, method)
+        for saliency in attribution.SALIENCIES:
+            yield f"saliency: {saliency} {asked}", attribution.saliency_view(bench, due, *asked, saliency)
+        yield f"sources {asked}", attribution.sources_view(bench, due, *asked)
+        for site, measure in product(attribution.SITES, attribution.MEASURES):
+            patching = attribution.patching_view(bench, due, *asked, SECOND, site, measure)
+            yield f"patching: {site}, {measure} {asked}", patching
+    yield "text of A", compare.text_of_a(bench, due, other, *written)
+    yield "text of B", compare.text_of_b(bench, due, other, *written)
+    for part in compare.PARTS:
+        yield f"text of B with {part}", compare.mixed_text(bench, due, other, part, *written)
+    for what in compare.BY_TOKEN:
+        yield f"by token: {what}", compare.by_token_view(bench, due, other, what)
+        yield f"floor of {what}", compare.by_token_floor(bench, due, other, what)
+    for what in compare.DIFFERENCES:
+        yield f"difference: {what}", compare.difference_view(bench, due, other, what)
+        yield f"floor of {what}", compare.difference_floor(bench, due, other, what)
+    for metric, axis in [
+        *((metric, "step") for metric in training.METRICS),
+        *product(["held-out loss"], training.AXES),
+    ]:
+        if "tokens" not in axis:  # which the small series does not know
+            yield f"training: {metric}, {axis}", training.training_view(bench, due, metric, axis, "w7 w8")
+
+
 def calls(bench, due):
     """Each view's call, by a name for it."""
-    other = next(iter(bench.known))
-    for measure in hidden_states.LENS:
-        yield f"lens: {measure}", hidden_states.lens_call(bench, due, measure)
-    for state in hidden_states.STATES:
-        yield f"states: {state}", hidden_states.states_call(bench, due, state)
-    yield "direct", attribution.direct_call(bench, due, "", "")
-    yield "direct, against", attribution.direct_call(bench, due, "w9", "w10")
-    for site in attribution.SITES:
-        second = "w5 w17 w4 w42 w8 w5 w17 w3"
-        yield f"patching {site}", attribution.patching_call(bench, due, "w9", "w10", second, site, "logit_difference")
-    for difference in compare.DIFFERENCES:
-        yield f"compare: {difference}", compare.difference_call(bench, due, other, difference)
-    for metric in training.METRICS:
-        yield f"training: {metric}", training.training_call(bench, due, metric, "step", "w7 w8")
+    for name, view in views(bench, due):
+        yield name, view.call
     yield "a head", map_call(Ask(bench.default, PROMPT, layer=1, head=2))
     yield "a layer by value", map_call(Ask(bench.default, PROMPT, layer=1, combine="mean", weigh="value"))
-    yield "a difference", map_call(Ask(bench.default, PROMPT, other=other, layer=1, head=2))
+    yield "a difference", map_call(Ask(bench.default, PROMPT, other=next(iter(bench.known)), layer=1, head=2))
 
 
 def test_every_views_python_gives_the_same_numbers(bench, due):
@@ -92,21 +119,21 @@ def test_what_is_offered_for_download_is_bounded(bench, due):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda b, d: hidden_states.lens_call(b, d, "no"), "no measure 'no'; choose from"),
-        (lambda b, d: hidden_states.states_call(b, d, None), "no view None"),
-        (lambda b, d: attribution.direct_call(b, d, "w1 w2", ""), "'w1 w2' is 2 tokens"),
-        (lambda b, d: attribution.patching_call(b, d, "", "", "", "mlp", "kl"), "no site 'mlp'"),
-        (lambda b, d: compare.difference_call(b, d, "/etc", next(iter(compare.DIFFERENCES))), "no checkpoint '/etc'"),
-        (lambda b, d: training.training_call(b, d, "no", "step", ""), "no metric 'no'"),
+        (lambda b, d: hidden_states.lens_view(b, d, "no"), "no measure 'no'; choose from"),
+        (lambda b, d: hidden_states.states_view(b, d, ["norm"]), r"no view \['norm'\]"),
+        (lambda b, d: attribution.direct_view(b, d, "w1 w2", "", EACH), "'w1 w2' is 2 tokens"),
+        (lambda b, d: attribution.ablation_view(b, d, "", "", None), "no ablation None"),
+        (lambda b, d: attribution.saliency_view(b, d, "", "", "no"), "no saliency 'no'"),
+        (lambda b, d: attribution.patching_view(b, d, "", "", "", "mlp", "kl"), "no site 'mlp'"),
+        (lambda b, d: compare.difference_view(b, d, "/etc", next(iter(compare.DIFFERENCES))), "no checkpoint '/etc'"),
+        (lambda b, d: compare.by_token_view(b, d, b.default, 3), "no difference 3"),
+        (lambda b, d: compare.mixed_text(b, d, b.default, "its soul", 6, 0, 1, 0, 0), "no part 'its soul'"),
+        (lambda b, d: compare.text_of_a(b, d, "", float("nan"), 0, 1, 0, 0), "numbers"),
+        (lambda b, d: training.training_view(b, d, "no", "step", ""), "no metric 'no'"),
+        (lambda b, d: training.training_view(b, d, "held-out loss", "time", ""), "no axis 'time'"),
         (lambda b, d: training.checkpoint_at(b, d, {}, float("nan")), "no checkpoint number nan"),
-        (lambda b, d: list(generate.generate(b, d, "", 10, float("nan"), 1, 0, 0, True)), "numbers"),
-        (lambda b, d: list(generate.generate(b, d, "", 5000, 1, 1, 0, 0, True)), "at most 512"),
-        (lambda b, d: list(generate.generate(b, d, "burn it", 5, 1, 1, 0, 0, True)), "no edit"),
-        (lambda b, d: list(generate.branch(b, d, {"token": 99, "id": 1}, {"ids": [1, 2]}, 5, 1, 1, 0, 0, True)), "99"),
-        (
-            lambda b, d: list(generate.branch(b, d, {"token": 1, "id": 1}, {"ids": [1, 1e9]}, 5, 1, 1, 0, 0, True)),
-            "ids",
-        ),
+        (lambda b, d: training.clicked(b, d, {"point": 99}), "no checkpoint 99"),
+        (lambda b, d: training.clicked(b, d, {}), "no checkpoint None"),
     ],
 )
 def test_bad_input_is_said(bench, due, make, said):
@@ -123,33 +150,108 @@ def test_an_error_leaves_the_last_result(bench, due):
     assert shown[1]["__type__"] == shown[2]["__type__"] == "update" and "value" not in shown[1]
 
 
-def test_generated_text_is_the_models_and_edits_change_it(bench, due):
-    opened = bench.read(bench.default, PROMPT)
-    settings = (12, 0, 1, 0, 0, False)
-    *_, (plain, _), (_, none) = generate.generate(bench, due, "", *settings)
-    expected = opened.model.generate(opened.ids, max_new_tokens=12, do_sample=False)[0].tolist()
-    assert plain["ids"] == expected and none == {"empty": "No edits."}
-    *_, (_, edited) = generate.generate(
-        bench, due, "zero blocks.*.attn.z heads=0,1\nscale blocks.1.mlp_out 0", *settings
-    )
-    edits = parse_edits("zero blocks.*.attn.z heads=0,1\nscale blocks.1.mlp_out 0", opened.model, opened.tokenizer)
-    assert (
-        edited["ids"] == opened.model.generate(opened.ids, max_new_tokens=12, do_sample=False, edits=edits)[0].tolist()
-    )
+@pytest.mark.parametrize(
+    ("view", "said"),
+    [
+        (lambda b, d: hidden_states.states_view(b, d, "principal components of a layer"), "0 tokens are left"),
+        (lambda b, d: hidden_states.states_view(b, d, "similarity of layers (CKA)"), "leave none after skipping"),
+        (lambda b, d: attribution.patching_view(b, d, "", "", "w5 w6", SITE, MEASURE), "equal length"),
+        (lambda b, d: compare.by_token_view(b, d, b.default, next(iter(compare.BY_TOKEN))), "at least 2"),
+        (lambda b, d: compare.difference_view(b, d, b.default, next(iter(compare.DIFFERENCES))), "at least 2"),
+        (lambda b, d: training.training_view(b, d, next(iter(training.METRICS)), "step", ""), "at least 2"),
+    ],
+)
+def test_a_prompt_of_one_token_is_refused_where_it_shows_nothing(bench, view, said):
+    due = Due(Subject(bench.default, "w5", 1), Selection())
+    with pytest.raises(WorkbenchError, match=said):
+        result(view(bench, due).call, bench)
 
 
-def test_a_direction_that_is_added_raises_its_token(bench):
-    opened = bench.read(bench.default, PROMPT)
-    edits = parse_edits("add blocks.3.resid_post 50 w9", opened.model, opened.tokenizer)
-    token = opened.tokenizer("w9")["input_ids"][0]
-    before, after = (opened.model.run(opened.ids, edits=some).logits[0, -1].softmax(-1)[token] for some in ([], edits))
-    assert after > before
+def test_a_prompt_of_one_token_is_shown_where_it_can_be(bench):
+    due = Due(Subject(bench.default, "w5", 1), Selection())
+    for measure in hidden_states.LENS:
+        assert result(hidden_states.lens_view(bench, due, measure).call, bench).columns == ("w5",)
+    assert result(attribution.direct_view(bench, due, "", "", EACH).call, bench).values.shape == (4, 5)
+    assert training.head_through_training(bench, due, 1)[0]["texts"] == ["w5"]
 
 
-def test_a_branch_goes_on_from_the_other_token(bench, due):
-    written = {"ids": [*bench.read(bench.default, PROMPT).ids[0].tolist(), 7, 8, 9]}
-    *_, strip = generate.branch(bench, due, {"token": 9, "id": 11}, written, 5, 0, 1, 0, 0, False)
-    assert strip["ids"][:10] == [*written["ids"][:9], 11] and len(strip["ids"]) == 15
+def test_a_selection_of_a_larger_model_is_brought_within_this_one(bench):
+    due = Due(Subject(bench.default, PROMPT, 1), Selection(token=99, layer=50, head=50))
+    assert hidden_states.states_view(bench, due, "principal components of a layer").call.arguments[-1] == 3
+    sources = attribution.sources_view(bench, due, "", "")
+    (layer, head), strongest = dict(sources.call.options)["heads"][0], sources.pick.options[sources.pick.chosen]
+    assert strongest == (f"L{layer}H{head}", {"layer": layer, "head": head}) and layer < 4 and head < 4
+    assert result(sources.call, bench).values.shape == (1, 8)
+
+
+def test_a_checkpoint_does_not_differ_from_itself(bench, due):
+    for what in compare.DIFFERENCES:
+        found = result(compare.difference_view(bench, due, bench.default, what).call, bench)
+        still = found.values.diagonal() if what == "hidden states (CKA)" else found.values
+        assert np.allclose(still, what == "hidden states (CKA)", atol=1e-4), what
+
+
+def test_checkpoints_that_read_the_prompt_differently_are_not_compared(bench, due, monkeypatch):
+    other = next(iter(bench.known))
+    load = bench.load
+
+    def another(name):
+        model, known = load(name)
+        return model, (lambda text, **_: {"input_ids": known(text)["input_ids"][::-1]}) if name == other else known
+
+    monkeypatch.setattr(bench, "load", another)
+    with pytest.raises(WorkbenchError, match="tokenise differently"):
+        compare.difference_view(bench, due, other, next(iter(compare.DIFFERENCES)))
+
+
+def test_a_series_without_other_data_orders_has_no_noise_floor_and_says_so(tmp_path, make_model, tokenizer):
+    bench = small_bench(tmp_path, make_model, tokenizer)
+    due = Due(Subject(bench.default, PROMPT, 1), Selection())
+    for floor, menu in ((compare.difference_floor, compare.DIFFERENCES), (compare.by_token_floor, compare.BY_TOKEN)):
+        told = floor(bench, due, bench.default, next(iter(menu)))
+        assert isinstance(told, str) and told.startswith("No noise floor")
+
+
+def test_a_noise_floor_is_the_most_that_finals_differ(bench, due):
+    what = "attention of each head"
+    floor = result(compare.difference_floor(bench, due, bench.default, what).call, bench)
+    pair = [checkpoint.id for checkpoint in bench.finals(bench.series_of(bench.default))]
+    assert len(pair) == 2 and bench.default in pair
+    (other,) = set(pair) - {bench.default}
+    assert np.allclose(floor.values, result(compare.difference_view(bench, due, other, what).call, bench).values)
+
+
+def test_the_prompt_is_changed_where_that_moves_the_prediction_most(bench, due):
+    asked = attribution.asked_of(bench, due, "", "")
+    text, change = attribution.other_prompt(bench, due, asked)
+    assert text != PROMPT and len(text.split()) == 8 and "for its first" in change
+    own = bench.read(bench.default, PROMPT).model.run(asked.opened.ids).logits[0, asked.position].log_softmax(-1)
+
+    def moved(ids):
+        other = asked.opened.model.run(torch.tensor([ids])).logits[0, asked.position].log_softmax(-1)
+        return float((own.exp() * (own - other)).sum())
+
+    tried = attribution.exchanges(PROMPT, asked)
+    most = max(moved(ids) for ids, _, _ in tried)
+    assert moved(bench.read(bench.default, text).ids[0].tolist()) == pytest.approx(most, abs=1e-4)
+
+
+def test_a_panel_says_how_it_is_read_and_defined(bench, due):
+    async def made():
+        with gr.Blocks():
+            return Panel("plain"), Panel("strip", of_tokens=True)
+
+    plain, strip = asyncio.run(made())
+    for name, view in views(bench, due):
+        told = definition(view.call)
+        assert view.note and told.startswith("workbench.") and len(told) > 100, (name, told)
+    lens = hidden_states.lens_view(bench, due, "entropy")
+    figure, tools = plain.show(bench, lens)
+    assert figure.layout.title.text is None and tools["title"] == "Entropy of the next token"
+    assert tools["chooses"] == {"token": ("x", 0, 8), "layer": ("y", -1, 4)}
+    floor = compare.by_token_floor(bench, due, bench.default, next(iter(compare.BY_TOKEN)))
+    shown, tools = strip.show(bench, floor)
+    assert len(shown["texts"]) == 8 and shown["scores"][0] is None and "noise floor" in tools["title"]
 
 
 def test_only_the_tab_in_sight_is_due(bench):

@@ -1,6 +1,7 @@
 """A trajectory is the metric at each checkpoint, measured once, in whatever way the work is done."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,6 +123,33 @@ def test_two_workers_give_the_same_as_one(series, cache, tokens, executor):
     spread = trajectory(series, metric, cache=cache, executor=executor, workers=2)
     assert spread.lines == serial.lines
     assert np.allclose(spread.values, serial.values, rtol=1e-5, atol=1e-6)
+
+
+def test_a_list_is_followed_as_it_is(series):
+    branch = [c for c in series if c.revision in ("step0", "step10", "step20-order2")]
+    assert trajectory(branch, first_weight, cache=None).x_labels == ("step0", "step10", "step20-order2")
+
+
+def test_stages_are_put_end_to_end(series, tokens):
+    stages = [replace(c, stage=c.step, tokens=c.step, before=(c.step, c.step)) for c in checkpoints.main_run(series)]
+    assert trajectory(stages, first_weight, cache=None, axis="tokens").x.tolist() == [0, 20, 40]
+    change = trajectory(stages, metrics.weight_change(), cache=None).values[0]
+    whole = trajectory(series, metrics.weight_change(), cache=None).values[0]
+    assert change[1:] == pytest.approx(whole[1:] / 2)
+
+
+def test_what_is_no_one_run_is_refused(series):
+    with pytest.raises(WorkbenchError, match=r"step20-order2 and .*step20 do not follow one another"):
+        trajectory(list(series), first_weight, cache=None)
+
+
+@pytest.mark.parametrize("executor", ["serial", "threading", "loky"])
+def test_cancelling_reaches_the_caller_and_stops_the_workers(series, cache, tokens, executor):
+    def stop(fraction: float, text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trajectory(series, metrics.held_out_loss(tokens), cache=cache, executor=executor, progress=stop)
 
 
 def test_an_unknown_executor_or_axis_is_refused(series):

@@ -7,7 +7,7 @@ import torch
 from workbench.analyses.grafting import KINDS, Part, grafted, part_tensors
 from workbench.analyses.metrics import mean_loss
 from workbench.analyses.tensors import ModelTensors
-from workbench.analyses.transplant import transplant, transplant_heads
+from workbench.analyses.transplant import WHOLE, transplant, transplant_heads, transplant_parts, with_part
 from workbench.errors import WorkbenchError
 
 ALL = (0, 1, 2, 3)
@@ -115,6 +115,30 @@ def test_the_grid_is_each_head_by_itself(make_model, tokens, using):
         assert grid["loss"].values[layer, head] == pytest.approx(numbers["effect on loss"], abs=1e-5)
         assert grid["target"].values[layer, head] == pytest.approx(numbers["effect on target"], abs=1e-5)
     assert np.abs(grid["loss"].values).min() > 0
+
+
+@pytest.mark.parametrize("using", USING)
+def test_the_grid_of_parts_holds_the_heads_and_each_part_by_itself(make_model, tokens, using):
+    two = [make_model("olmo2", seed=seed) for seed in (1, 2)]
+    grid = transplant_parts(*two, tokens, using=using)["loss"]
+    heads = transplant_heads(*two, tokens, using=using)["loss"]
+        transplant_parts(*two, tokens, using=using)["loss"],
+        transplant_heads(*two, tokens, using=using)["loss"],
+    )
+    assert np.array_equal(grid.values[:, :4], heads.values)
+    assert grid.columns == ("0", "1", "2", "3", "attention", "MLP", WHOLE[using][-1])
+    for column, kind in enumerate(WHOLE[using], start=4):
+        found = effect(transplant(*two, tokens, Part(kind, 2), using=using))
+        assert grid.values[2, column] == pytest.approx(found, abs=1e-5)
+
+
+def test_a_model_with_a_part_is_what_the_transplant_ran(two, tokens):
+    for part in (part_of("head"), part_of("mlp")):
+        mixed = with_part(*two, part.kind, part.layer, part.heads)
+        found = mean_loss(mixed, tokens) - mean_loss(two[1], tokens)
+        assert effect(transplant(*two, tokens, part)) == pytest.approx(found, abs=1e-5)
+    with pytest.raises(WorkbenchError, match="no layer 9"):
+        with_part(*two, "mlp", 9)
 
 
 def test_checkpoints_by_name_give_the_same_as_models(tmp_path, make_model, tokens, tokenizer):

@@ -1,23 +1,32 @@
 """Text generation one token at a time, with what the model expected at each.
 
-`stream` is a plain generator: it computes a token when asked for the next one and stops when it is closed.
+`stream` is a plain generator: it computes a token when asked for the next one and stops when it is closed. `generate`
+is the same as one call, with a labelled result.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from hooks import Edit, OlmoForCausalLM
+from workbench.analyses.common import CHUNK, one_text
 from workbench.errors import WorkbenchError
+from workbench.progress import Progress
+from workbench.results import Labelled, Values, check_shape, count, frozen_array, labels
+from workbench.text import Tokenizer, token_labels, vocabulary_labels
+
+ALTERNATIVES = 10  # kept for each token
 
 
 @dataclass(frozen=True)
 class Step:
-    """One generated token.
+    """One token of a text, and what the model expected in its place.
 
     `log_probability` (nats, at most 0) and `alternatives`, the likeliest tokens as (id, probability) with the
     likeliest first, are of the model's own distribution: temperature, top-k and top-p change the draw only.
@@ -33,6 +42,85 @@ class Step:
         return -self.log_probability
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Written(Labelled):
+    """A text token by token: the surprisal of each (nats), and what was likeliest in its place.
+
+    The first `given` tokens were read, the others written. `alternatives` are (token, id, probability), the likeliest
+    first; nothing predicted the first token, which has none, and whose surprisal is NaN.
+    """
+
+    values: Values  # token
+    tokens: Sequence[str]
+    ids: Sequence[int]
+    alternatives: Sequence[Sequence[tuple[str, int, float]]]
+    given: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        values, tokens = frozen_array(self.values), labels(self.tokens)
+        check_shape(values, (len(tokens),), count(tokens, "token"))
+        for what in ("ids", "alternatives"):
+            check_shape(np.empty(len(getattr(self, what))), values.shape, count(tokens, "token"), what=what)
+        self._keep(values=values, tokens=tokens, ids=tuple(self.ids), alternatives=tuple(self.alternatives))
+
+    @property
+    def probability(self) -> np.ndarray:
+        """The probability of each token, given those before it."""
+        return np.exp(-self.values)
+
+    def table(self) -> pd.DataFrame:
+        """One row a token: its place, id, surprisal and probability, and the likeliest tokens there with theirs."""
+        table = pd.DataFrame({"position": range(len(self.ids)), "token": self.tokens, "id": self.ids})
+        table["given"] = table["position"] < self.given
+        table["surprisal"], table["probability"] = self.values, self.probability
+        for rank in range(max(map(len, self.alternatives))):
+            for part, name in enumerate(("", "_id", "_probability")):
+                column = [likely[rank][part] if likely else None for likely in self.alternatives]
+                table[f"likeliest_{rank + 1}{name}"] = column
+        return table
+
+
+def generate(
+    model: OlmoForCausalLM,
+    tokens: Tensor,
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
+    edits: Sequence[Edit] = (),
+    stop_at: Sequence[int] = (),
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> Written:
+    """Continue a text, as `stream` does, and tell how surprising each token was, those that were given included."""
+    ids = one_text(tokens)[0].tolist()
+    steps: list[Step] = []
+    settings = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "stop_at": stop_at}
+    for step in stream(model, one_text(tokens), max_new_tokens=max_new_tokens, edits=edits, read=True, **settings):
+        steps.append(step)
+        if progress is not None:
+            progress(len(steps) / (len(ids) - 1 + max_new_tokens), "generating")
+    return written(ids, steps, tokenizer)
+
+
+def written(given: Sequence[int], steps: Sequence[Step], tokenizer: Tokenizer | None) -> Written:
+    """The result of the steps of a text: of each given token after the first, then of each new one."""
+    ids = [*given, *(step.id for step in steps[len(given) - 1 :])]
+    names = iter(vocabulary_labels([i for step in steps for i, _ in step.alternatives], tokenizer))
+    return Written(
+        [math.nan, *(step.surprisal for step in steps)],
+        token_labels(ids, tokenizer),
+        ids,
+        [(), *(tuple((next(names), i, p) for i, p in step.alternatives) for step in steps)],
+        given=len(given),
+        title="Written text, by surprisal",
+        value_name="surprisal",
+        unit="nats",
+    )
+
+
 def stream(
     model: OlmoForCausalLM,
     input_ids: Tensor,
@@ -44,9 +132,11 @@ def stream(
     seed: int = 0,
     edits: Sequence[Edit] = (),
     stop_at: Sequence[int] = (),
+    read: bool = False,
 ) -> Iterator[Step]:
     """Continue a text (1 pos), a step a token, until `max_new_tokens` or a token of `stop_at`, which is yielded too.
 
+    With `read`, a step for each given token after the first comes before those.
     `temperature` 0 takes the likeliest token; `top_k` 0 and `top_p` 1 leave all tokens in. `edits` hold for the prompt
     and for every token after it. One seed gives one text; two models that agree on a distribution draw the same token.
     Errors: WorkbenchError, at the call, for a setting that makes no sense or a text that would not fit.
@@ -59,32 +149,47 @@ def stream(
         raise WorkbenchError(
             f"{max_new_tokens} new tokens do not fit: the model has room for {max(room, 0)} after this text"
         )
-    return _stream(
-        model, input_ids, max_new_tokens, (temperature, top_p, top_k), seed, tuple(edits), frozenset(stop_at)
-    )
+
+    def steps() -> Iterator[Step]:
+        chance, ends = torch.Generator().manual_seed(seed), frozenset(stop_at)
+        seen = {"past_key_values": DynamicCache(config=model.config), "edits": tuple(edits)}
+        logits = model.run(input_ids, logits_to_keep=0 if read else 1, **seen).logits[0]  # pos vocab
+        if read:
+            yield from _read(logits[:-1], input_ids[0, 1:])
+        for left in reversed(range(max_new_tokens)):
+            log_p = logits[-1].float().cpu().log_softmax(-1)  # vocab
+            if log_p.isnan().any():
+                raise WorkbenchError("what the model computes is no longer a number; an edit may be too strong")
+            chosen = torch.tensor([draw(log_p, temperature, top_p, top_k, chance)])
+            yield from _expected(log_p[None], chosen)
+            if left and chosen.item() not in ends:
+                logits = model.run(chosen[None].to(input_ids.device), logits_to_keep=1, **seen).logits[0]
+            else:
+                return
+
+    return steps()
 
 
-def _stream(
-    model: OlmoForCausalLM,
-    input_ids: Tensor,
-    max_new_tokens: int,
-    sampling: tuple[float, float, int],
-    seed: int,
-    edits: tuple[Edit, ...],
-    stop_at: frozenset[int],
-) -> Iterator[Step]:
-    chance = torch.Generator().manual_seed(seed)
-    cache, given = DynamicCache(config=model.config), input_ids
-    for _ in range(max_new_tokens):
-        run = model.run(given, edits=edits, past_key_values=cache, logits_to_keep=1)
-        log_p = run.logits[0, -1].float().cpu().log_softmax(-1)  # vocab
-        chosen = draw(log_p, *sampling, chance)
-        likely = log_p.topk(min(10, len(log_p)))
-        alternatives = zip(likely.indices.tolist(), likely.values.exp().tolist(), strict=True)
-        yield Step(chosen, log_p[chosen].item(), tuple(alternatives))
-        if chosen in stop_at:
-            return
-        given = torch.tensor([[chosen]], device=input_ids.device)
+def _read(logits: Tensor, ids: Tensor) -> Iterator[Step]:
+    """The steps of tokens that are known (pos), from the logits in their places (pos vocab), some at a time."""
+    size = max(1, CHUNK // logits.shape[-1])
+    for some, known in zip(logits.split(size), ids.split(size), strict=True):
+        yield from _expected(some.float().log_softmax(-1), known.to(some.device))
+
+
+def _expected(log_p: Tensor, ids: Tensor) -> Iterator[Step]:
+    """The steps of tokens (pos) where these log-probabilities were expected: pos vocab."""
+    own = log_p.gather(-1, ids[:, None])[:, 0].tolist()
+    likely = log_p.topk(min(ALTERNATIVES, log_p.shape[-1]))
+    numbers = (ids.tolist(), own, likely.indices.tolist(), likely.values.exp().tolist())
+    for token, log_probability, others, probabilities in zip(*numbers, strict=True):
+        yield Step(token, log_probability, tuple(zip(others, probabilities, strict=True)))
+
+
+def toward(model: OlmoForCausalLM, token: int, length: float) -> Tensor:
+    """A vector (d_model) that raises a token's logit where it is added: its row of the unembedding, at this length."""
+    row = model.get_output_embeddings().weight[token].detach().float()
+    return length * row / row.norm()
 
 
 def draw(log_p: Tensor, temperature: float, top_p: float, top_k: int, chance: torch.Generator) -> int:

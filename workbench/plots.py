@@ -25,7 +25,9 @@ DASHES = ["solid", "dash", "dot", "dashdot"]
 GREY, FAINT = "#808080", "rgba(128,128,128,0.25)"
 MAX_TICKS = 48  # more labels than this on one axis run into each other
 ROW_CHARACTERS = 130  # that fit side by side into the cells of one row
-MAX_CELL_CHARACTERS = 12
+LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS = 5, 12
+CELL_WIDTH = 42  # pixels that the fewest characters need
+MAX_TEXT_COLUMNS = 128  # cells of more have no texts
 
 
 @singledispatch
@@ -46,8 +48,9 @@ def _(measures: Measures) -> go.Figure:
 def plot_grid(grid: Grid) -> go.Figure:
     """A heatmap, first row at the bottom (layers rise), with the cells' texts where they can be read."""
     rows, columns = [escape(r) for r in grid.rows], [escape(c) for c in grid.columns]
-    room = min(ROW_CHARACTERS // len(columns), MAX_CELL_CHARACTERS)
-    texts = None if grid.text is None or room < 2 else cell_texts(grid.text, room)
+    room = clamp(ROW_CHARACTERS // len(columns), LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS)
+    readable = grid.text is not None and len(columns) <= MAX_TEXT_COLUMNS
+    texts = cell_texts(grid.text, room) if readable else None
     shown = np.log10(grid.values) if grid.log else grid.values
     low, high = value_range(shown, grid.signed)
     heatmap = go.Heatmap(
@@ -57,9 +60,10 @@ def plot_grid(grid: Grid) -> go.Figure:
         zmin=low,
         zmax=high,
         colorscale=colours(grid),
-        colorbar=colour_bar(grid.value_label) | (powers_of_ten(high) if grid.log else {}),
+        colorbar=colour_bar(fitting(grid)) | (powers_of_ten(high) if grid.log else {}),
         text=texts,
         texttemplate=None if texts is None else "%{text}",
+        textfont_size=11,
         customdata=hover_names(grid),
         hovertemplate=f"{escape(grid.row_name)} %{{customdata[0]}}<br>{escape(grid.column_name)} %{{customdata[1]}}"
         f"%{{customdata[2]}}<br>{escape(grid.value_label)} %{{customdata[3]}}<extra></extra>",
@@ -68,6 +72,8 @@ def plot_grid(grid: Grid) -> go.Figure:
         ygap=1 if len(rows) <= MAX_TICKS else 0,
     )
     figure = finish(go.Figure(heatmap), grid, height=190 + min(26 * len(rows), 900))
+    if readable and room * len(columns) > ROW_CHARACTERS:  # wider than a window rather than not to be read
+        figure.update_layout(width=150 + CELL_WIDTH * len(columns))
     figure.update_xaxes(title=escape(grid.column_name), **ticks(columns))
     figure.update_yaxes(title=escape(grid.row_name), **ticks(rows))
     return figure
@@ -137,22 +143,24 @@ def plot_scores(scores: Scores) -> go.Figure:
 def plot_curves(curves: Curves) -> go.Figure:
     """A line each, told apart by colour and dash (by shade where the lines stand in order), in bands of ± 1 error."""
     figure = go.Figure()
+    x = log_places(curves.x) if curves.log_x else curves.x
     for n, name in enumerate(curves.lines):
         colour, dash = line_style(n, len(curves.lines), curves.ordered)
         if curves.errors is not None:
             edges = np.concatenate([curves.values[n] + curves.errors[n], (curves.values[n] - curves.errors[n])[::-1]])
-            band = go.Scatter(x=np.concatenate([curves.x, curves.x[::-1]]), y=edges, fill="toself", opacity=0.25)
+            band = go.Scatter(x=np.concatenate([x, x[::-1]]), y=edges, fill="toself", opacity=0.25)
             band.update(
                 fillcolor=colour, line_width=0, mode="lines", hoverinfo="skip", showlegend=False, legendgroup=str(n)
             )
             figure.add_trace(band)
-        line = go.Scatter(x=curves.x, y=curves.values[n], name=escape(name), legendgroup=str(n))
+        line = go.Scatter(x=x, y=curves.values[n], name=escape(name), legendgroup=str(n))
         line.update(
             mode="lines+markers" if len(curves.x) <= MAX_TICKS else "lines", line={"color": colour, "dash": dash}
         )
         if curves.x_labels is not None:
-            line.update(customdata=np.array([escape(label) for label in curves.x_labels], dtype=object))
-        shown = "%{customdata} (%{x})" if curves.x_labels is not None else "%{x}"
+            places = zip(curves.x_labels, curves.x.tolist(), strict=True)
+            line.update(customdata=np.array([f"{escape(label)} ({at:,.7g})" for label, at in places], dtype=object))
+        shown = "%{customdata}" if curves.x_labels is not None else "%{x}"
         line.update(hovertemplate=f"{escape(curves.x_name)} {shown}<br>{escape(curves.value_label)} %{{y}}")
         figure.add_trace(line)
     figure = finish(figure, curves, height=420)
@@ -160,10 +168,32 @@ def plot_curves(curves: Curves) -> go.Figure:
     figure.update_xaxes(title=escape(curves.x_name), type="log" if curves.log_x else "linear", showgrid=True)
     figure.update_yaxes(title=escape(curves.value_label), showgrid=True, zeroline=curves.signed)
     if curves.x_labels is not None and len(curves.x) <= MAX_TICKS:
-        kept = apart(np.log(np.maximum(curves.x, 1)) if curves.log_x else curves.x)
+        kept = apart(np.log(x) if curves.log_x else x)
         texts = [escape(curves.x_labels[n]) for n in kept]
-        figure.update_xaxes(tickmode="array", tickvals=curves.x[kept], ticktext=texts)
+        figure.update_xaxes(tickmode="array", tickvals=x[kept], ticktext=texts)
     return figure
+
+
+def emphasise(figure: go.Figure, name: str) -> go.Figure:
+    """A figure of many curves with one of them in front, the others thin and grey; the names are left to hovering."""
+    front, names = escape(name), [trace.name for trace in figure.data]
+    for trace in figure.data:
+        mine = trace.name == front
+        trace.update(line={"color": BLUE if mine else GREY, "width": 3 if mine else 1, "dash": "solid"})
+        trace.update(opacity=1 if mine else 0.5, marker_size=7 if mine else 5)
+    if front in names:
+        figure.data = [*(trace for trace in figure.data if trace.name != front), figure.data[names.index(front)]]
+    return figure.update_layout(showlegend=False)
+
+
+def same_colours(figure: go.Figure, other: go.Figure) -> go.Figure:
+    """A heatmap with the colours of another, so that equal numbers look equal."""
+    return figure.update_traces(zmin=other.data[0].zmin, zmax=other.data[0].zmax)
+
+
+def log_places(x: np.ndarray) -> np.ndarray:
+    """Where points stand on a logarithmic axis: zero, which has no place there, at half the least of the others."""
+    return np.where(x > 0, x, x[x > 0].min() / 2) if (x > 0).any() else x + 1
 
 
 def apart(places: np.ndarray, least: float = 0.06) -> list[int]:
@@ -223,6 +253,11 @@ def value_range(values: np.ndarray, signed: bool) -> tuple[float, float]:
 def colours(result: Result) -> str | list[list[float | str]]:
     """The colour scale of a result: cividis, or blue–orange where zero is the centre."""
     return DIVERGING if result.signed else SEQUENTIAL
+
+
+def fitting(grid: Grid) -> str:
+    """The title of a colour bar: what the numbers are, where that fits beside the rows; else their unit."""
+    return grid.value_label if len(grid.value_label) <= max(16, 4 * len(grid.rows)) else grid.unit
 
 
 def colour_bar(title: str) -> dict[str, object]:

@@ -31,8 +31,8 @@ def part(progress: Progress | None, start: float, end: float) -> Progress | None
 
 
 def tqdm_progress() -> Progress:
-    """A callback that draws a bar, in a notebook or a terminal; it closes itself at 1."""
-    bar = tqdm(total=100, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}")
+    """A callback that draws a bar, in a notebook or a terminal; it goes away at 1."""
+    bar = tqdm(total=100, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}", leave=False, dynamic_ncols=True)
 
     def report(fraction: float, text: str) -> None:
         bar.set_description_str(text)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -100,21 +99,16 @@ def is_words(column: pd.Series) -> bool:
     return not pd.api.types.is_numeric_dtype(column)
 
 
-def write_csv(report: Report, path: Path) -> None:
+def as_csv(report: Report) -> str:
     """Every number of every section, whole; where there are several sections, a column says which."""
     tables = [section.table for section in report.sections]
     if len(tables) > 1:
         tables = [t.assign(section=s.title)[["section", *t]] for s, t in zip(report.sections, tables, strict=True)]
-    pd.concat(tables, ignore_index=True).to_csv(path, index=False)
-
-
-def write_html(report: Report, path: Path) -> None:
-    """The page."""
-    path.write_text(as_html(report), encoding="utf-8")
+    return pd.concat(tables, ignore_index=True).to_csv(index=False)
 
 
 def as_html(report: Report) -> str:
-    """The page, as text."""
+    """The page."""
     links = "".join(f'<a href="#s{n}">{html.escape(s.title)}</a>' for n, s in enumerate(report.sections))
     drawn = [n for n, section in enumerate(report.sections) if section.pictures]
     sections = [_section(section, n, library=drawn[:1] == [n]) for n, section in enumerate(report.sections)]

@@ -8,13 +8,14 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 
-Values = torch.Tensor | np.ndarray | Sequence[Any]
+Values = np.ndarray | Any  # at birth anything that `np.array` takes, or a tensor
+Names = tuple[str, ...] | Any  # at birth a sequence of anything that prints
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -30,6 +31,7 @@ class Labelled:
     unit: str = ""
     signed: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    values: Values
 
     @property
     def value_label(self) -> str:
@@ -55,11 +57,11 @@ class Grid(Labelled):
     """Rows × columns of numbers, with an optional text in each cell; `log` if they are best seen by order of size."""
 
     values: Values  # row column
-    rows: Sequence[str]
-    columns: Sequence[str]
+    rows: Names
+    columns: Names
     row_name: str = field(default="layer", kw_only=True)
     column_name: str = field(default="position", kw_only=True)
-    text: Sequence[Sequence[str]] | np.ndarray | None = field(default=None, kw_only=True)
+    text: Values | None = field(default=None, kw_only=True)
     log: bool = field(default=False, kw_only=True)  # positive numbers
 
     def __post_init__(self) -> None:
@@ -99,9 +101,9 @@ class Maps(Labelled):
     """Attention: head × query × key, with the tokens. `queries` are the positions of the rows; all of them if None."""
 
     values: Values  # head query key
-    heads: Sequence[str]
-    tokens: Sequence[str]  # one a key position
-    queries: Sequence[int] | None = field(default=None, kw_only=True)
+    heads: Names
+    tokens: Names  # one a key position
+    queries: tuple[int, ...] | Any = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         values, heads, tokens = frozen_array(self.values), labels(self.heads), labels(self.tokens)
@@ -129,7 +131,7 @@ class Scores(Labelled):
     """Named numbers. `total` is what they add up to, where they do."""
 
     values: Values  # name
-    names: Sequence[str]
+    names: Names
     total: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -152,10 +154,10 @@ class Curves(Labelled):
     """Named lines over one axis, with an optional standard error and optional labels of the axis's points."""
 
     values: Values  # line x
-    lines: Sequence[str]
+    lines: Names
     x: Values
     x_name: str = field(default="position", kw_only=True)
-    x_labels: Sequence[str] | None = field(default=None, kw_only=True)
+    x_labels: Names | None = field(default=None, kw_only=True)
     errors: Values | None = field(default=None, kw_only=True)  # line x
     ordered: bool = field(default=False, kw_only=True)  # the lines themselves stand in order (layers, steps)
     log_x: bool = field(default=False, kw_only=True)
@@ -189,8 +191,8 @@ class Points(Labelled):
     """Labelled points in two or three dimensions, with an optional number each (`colour`) to colour them by."""
 
     values: Values  # point axis
-    names: Sequence[str]
-    axes: Sequence[str]
+    names: Names
+    axes: Names
     colour: Values | None = field(default=None, kw_only=True)  # point
     colour_name: str = field(default="position", kw_only=True)
 
@@ -215,23 +217,24 @@ class Points(Labelled):
 
 
 Result = Grid | Maps | Scores | Curves | Points
+Shape = TypeVar("Shape", bound=Result)
 
 
-class Measures(Mapping[str, Result]):
+class Measures(Mapping[str, Shape]):
     """Several measures of the same things: results of one shape and the same labels, by name.
 
     A mapping: with `atlas = head_atlas(model, tokens)` there are `list(atlas)`, `atlas["entropy"]`, `atlas.table()` and
     `atlas.rank("induction")`.
     """
 
-    def __init__(self, /, **measures: Result) -> None:
+    def __init__(self, /, **measures: Shape) -> None:
         first = next(iter(measures.values()))
         for name, measure in measures.items():
             if type(measure) is not type(first) or not _frame(measure).equals(_frame(first)):
                 raise ValueError(f"measure {name!r} does not have the shape and labels of {next(iter(measures))!r}")
         self._measures = MappingProxyType(dict(measures))
 
-    def __getitem__(self, name: str) -> Result:
+    def __getitem__(self, name: str) -> Shape:
         return self._measures[self._known(name)]
 
     def __iter__(self) -> Iterator[str]:
@@ -245,7 +248,8 @@ class Measures(Mapping[str, Result]):
 
     def table(self) -> pd.DataFrame:
         """The labels once, and a column for each measure, with its cells' texts where they are its own."""
-        table, seen = _frame(next(iter(self.values()))).copy(), []
+        table = _frame(next(iter(self.values()))).copy()
+        seen: list[np.ndarray] = []
         for name, measure in self.items():
             table[name] = measure.table()["value"]
             text = getattr(measure, "text", None)
@@ -264,9 +268,10 @@ class Measures(Mapping[str, Result]):
             raise KeyError(f"no measure {name!r}; there are {', '.join(self._measures)}")
         return name
 
-    def with_provenance(self, provenance: Mapping[str, Any]) -> Self:
+    def with_provenance(self, provenance: Mapping[str, Any]) -> "Measures[Shape]":
         """The same measures that also say where they come from."""
-        return Measures(**{name: measure.with_provenance(provenance) for name, measure in self.items()})
+        said: dict[str, Any] = {name: measure.with_provenance(provenance) for name, measure in self.items()}
+        return Measures(**said)
 
 
 def _frame(measure: Result) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import zlib
+from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -24,12 +25,15 @@ from workbench import views
 from workbench.errors import WorkbenchError
 from workbench.report import Report, Section, as_html
 from workbench.results import Result
-from workbench.tabs import TABS, shell
+from workbench.tabs import TABS, shell, texts
 from workbench.tabs.bench import Bench
-from workbench.tabs.calls import code, result
-from workbench.tabs.panel import as_csv, keep
-from workbench.tabs.pictures import Ask, checked, head_picture, map_call, thumbnails, whole_page
+from workbench.tabs.calls import Call, code, result
+from workbench.tabs.panel import as_csv, definition, keep
+from workbench.tabs.pictures import Ask, checked, head_cells, head_picture, map_call, thumbnails, whole_page
+from workbench.tabs.place import MENDABLE, message
 from workbench.views.pixels import Picture
+from workbench.views.standalone import described
+from workbench.views.text_page import text_page
 from workbench.views.theme import theme
 
 MOST_BYTES = 256_000  # of a request's body
@@ -45,6 +49,8 @@ HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 
+TOO_LARGE = JSONResponse({"detail": f"the request is larger than {MOST_BYTES:,} bytes"}, 413)
+
 
 def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] | None = None) -> FastAPI:
     """The whole application. `auth` is a name and a password that every request must carry."""
@@ -56,7 +62,9 @@ def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] |
         path="/",
         theme=theme(),
         css=views.asset("page.css"),
-        head=f"<script>{views.asset('common.js')}</script>",
+        head="".join(
+            f"<script>{views.asset(name)}</script>" for name in ("common.js", "offers.js", "maps.js", "status.js")
+        ),
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
@@ -77,6 +85,10 @@ def add_routes(app: FastAPI, bench: Bench) -> None:
     def healthz() -> dict[str, str | int]:
         return {"status": "ok", "checkpoints": len(bench.known)}
 
+    @app.get("/data/status")
+    def status() -> dict[str, Any]:
+        return bench.status()
+
     @app.post("/data/attention/map")
     def attention_map(ask: Ask) -> Response:
         return pixels(head_picture(bench, ask))
@@ -85,15 +97,31 @@ def add_routes(app: FastAPI, bench: Bench) -> None:
     def attention_thumbnails(ask: Ask) -> Response:
         return pixels(thumbnails(bench, ask))
 
+    @app.post("/data/attention/cells/{query}/{key}")
+    def attention_cells(ask: Ask, query: int, key: int) -> Response:
+        return Response(head_cells(bench, ask, query, key), media_type="application/octet-stream")
+
     @app.post("/data/attention/offer")
     def attention_offer(ask: Ask) -> dict[str, str]:
-        ask = ask
         checked(bench, ask)
-        return {"key": keep(bench, map_call(ask)), "code": code(map_call(ask), bench)}
+        call = map_call(ask)
+        return offer(bench, call) | {"about": described(result(call, bench).provenance)}
 
     @app.post("/data/attention/page")
     def attention_page(ask: Ask) -> Response:
         return attachment(whole_page(bench, ask), "html", "text/html")
+
+    @app.post("/data/text/offer")
+    def text_offer(ask: texts.Ask) -> dict[str, str]:
+        return offer(bench, texts.text_call(bench, ask))
+
+    @app.post("/data/text/token")
+    def text_token(look: texts.Look) -> dict[str, Any]:
+        return texts.looked_at(bench, look)
+
+    @app.post("/data/text/token/offer")
+    def text_token_offer(look: texts.Look) -> dict[str, str]:
+        return offer(bench, texts.look_call(bench, look))
 
     @app.get("/data/export/{key}.csv")
     def export_csv(key: str) -> Response:
@@ -102,12 +130,21 @@ def add_routes(app: FastAPI, bench: Bench) -> None:
     @app.get("/data/export/{key}.html")
     def export_page(key: str) -> Response:
         found = offered(bench, key)
+        if bench.offered[key].show is text_page:
+            return attachment(text_page(found).page, "html", "text/html")
         section = Section(found.title, found.table(), pictures=[found])
         return attachment(as_html(Report(found.title, [section], found.provenance)), "html", "text/html")
 
-    @app.exception_handler(WorkbenchError)
-    def refuse(request: Request, error: WorkbenchError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, status_code=422)
+    def refuse(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": message(error)}, status_code=422)
+
+    for kind in MENDABLE:
+        app.add_exception_handler(kind, refuse)
+
+
+def offer(bench: Bench, call: Call) -> dict[str, str]:
+    """A call as Python, the definitions of its functions, and the key of its downloads."""
+    return {"key": keep(bench, call), "code": code(call, bench), "definition": definition(call)}
 
 
 def offered(bench: Bench, key: str) -> Result:
@@ -131,6 +168,7 @@ def pixels(picture: Picture) -> Response:
         "Cache-Control": "no-store",
         "X-Side": str(picture.side),
         "X-Scale": repr(picture.scale),
+        "X-Rest": repr(picture.rest),
         "X-Signed": str(int(picture.signed)),
     }
     return Response(zlib.compress(picture.pixels, 1), media_type="application/octet-stream", headers=headers)
@@ -149,12 +187,18 @@ class Guard:
         self.app, self.auth = app, auth
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1008})  # nothing here needs one
+        send = with_headers(send)
         refusal = self.refusal(scope)
         if refusal is not None:
-            return await refusal(scope, receive, with_headers(send))
-        await self.app(scope, limited(receive), with_headers(send))
+            return await refusal(scope, receive, send)
+        body = Body(receive)
+        await self.app(scope, body.receive, body.unless_large(send))
+        if body.is_large:
+            await TOO_LARGE(scope, receive, send)
 
     def refusal(self, scope: Scope) -> Response | None:
         """The answer to a request that is not let in; None if it is."""
@@ -168,7 +212,7 @@ class Guard:
             return JSONResponse({"detail": "asked from another site"}, 403)
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MOST_BYTES:
-            return JSONResponse({"detail": f"the request is larger than {MOST_BYTES:,} bytes"}, 413)
+            return TOO_LARGE
         return None
 
     def knows(self, authorization: str) -> bool:
@@ -181,17 +225,29 @@ class Guard:
         return kind.lower() == "basic" and secrets.compare_digest(given, ":".join(self.auth).encode())
 
 
-def limited(receive: Receive) -> Receive:
-    """A body without a stated length ends the connection when it grows too large."""
-    seen = 0
+class Body:
+    """A request's body, counted as it comes, since its length may not be stated. Past the limit it seems to end."""
 
-    async def receive_some() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        return message if seen <= MOST_BYTES else {"type": "http.disconnect"}
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._seen = receive, 0
 
-    return receive_some
+    @property
+    def is_large(self) -> bool:
+        return self._seen > MOST_BYTES
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._seen += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if self.is_large else message
+
+    def unless_large(self, send: Send) -> Send:
+        """Hold back the answer to a body that is too large: another is given."""
+
+        async def send_unless(message: Message) -> None:
+            if not self.is_large:
+                await send(message)
+
+        return send_unless
 
 
 def with_headers(send: Send) -> Send:

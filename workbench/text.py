@@ -133,7 +133,8 @@ def _join(parts: list[str | int]) -> str:
     """Runs of characters made visible, runs of stray bytes as `‹E8 AA›`."""
     groups = groupby(parts, key=lambda part: isinstance(part, int))
     return "".join(
-        f"‹{' '.join(f'{byte:02X}' for byte in run)}›" if stray else visible("".join(run)) for stray, run in groups
+        f"‹{' '.join(f'{byte:02X}' for byte in run)}›" if stray else visible("".join(map(str, run)))
+        for stray, run in groups
     )
 
 

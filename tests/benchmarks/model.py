@@ -1,16 +1,15 @@
 """What looking costs: the hookable model against transformers' own, with the same weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 import transformers
 from torch import Tensor
 
-from hooks import Capture, Olmo2Config, Olmo3Config, OlmoConfig, OlmoForCausalLM
-from hooks.attention import HeadStatistics
+from hooks import Capture, HeadStatistics, Olmo2Config, Olmo3Config, OlmoConfig, OlmoForCausalLM
 
-from .timing import peak_bytes, ratio
+from .timing import ratio
 
 FAMILIES = {
     "olmo": (OlmoConfig, transformers.OlmoForCausalLM),
@@ -25,79 +24,78 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what is measured, the most it may take, and what."""
+    """One line of the table: the most that a way of looking may take, and how it is done."""
 
-    what: str
     limit: float
     call: Callable[[OlmoForCausalLM, Tensor], object]
 
 
-ROWS = [
-    Row("forward without taps", 1.02, lambda model, ids: model(ids, use_cache=False)),
-    Row("run without taps", 1.02, lambda model, ids: model.run(ids)),
-    Row("every resid_post", 1.03, lambda model, ids: model.run(ids, capture="blocks.*.resid_post")),
-    Row("one layer's patterns", 1.2, lambda model, ids: model.run(ids, capture="blocks.4.attn.pattern")),
-    Row("every layer's patterns", 2.0, lambda model, ids: model.run(ids, capture="blocks.*.attn.pattern")),
-    Row(
-        "last query row of every head and layer", 1.05,
-        lambda model, ids: model.run(ids, capture=Capture("blocks.*.attn.pattern", queries=[-1])),
+LOOKING = {
+    "forward without taps": Row(1.02, lambda model, ids: model(ids, use_cache=False)),
+    "run without taps": Row(1.02, lambda model, ids: model.run(ids)),
+    "every `resid_post`": Row(1.03, lambda model, ids: model.run(ids, capture="blocks.*.resid_post")),
+    "one layer's patterns": Row(1.2, lambda model, ids: model.run(ids, capture="blocks.4.attn.pattern")),
+    "every layer's patterns": Row(2.0, lambda model, ids: model.run(ids, capture="blocks.*.attn.pattern")),
+    "last query row of every head and layer": Row(
+        1.05, lambda model, ids: model.run(ids, capture=Capture("blocks.*.attn.pattern", queries=[-1]))
     ),
-    Row(
-        "streamed statistics of all heads", 1.7,
-        lambda model, ids: model.run(ids, capture=Capture("blocks.*.attn.pattern", reduce=HeadStatistics(ids))),
+    "streamed statistics of all heads": Row(
+        1.7, lambda model, ids: model.run(ids, capture=Capture("blocks.*.attn.pattern", reduce=HeadStatistics(ids)))
     ),
-]  # fmt: skip
-MEMORY_LIMIT = 1.3
-GENERATE_LIMIT = 1.0
-MEMORY = {
-    "transformers forward": None,
-    "forward without taps": ROWS[0].call,
-    "last query row of every head and layer": ROWS[5].call,
-    "streamed statistics of all heads": ROWS[6].call,
-    "every layer's patterns": ROWS[4].call,
 }
+GENERATE_LIMIT = 1.0
+TRAINING_LIMIT = 1.03
+PROMPT, NEW = 64, 32  # tokens
+BATCH = (4, 256)  # texts and tokens of a training step
 
 
-def build(family: str) -> tuple[OlmoForCausalLM, torch.nn.Module]:
+def build(family: str, attention: str = "sdpa") -> tuple[OlmoForCausalLM, torch.nn.Module]:
     """Our model and transformers' with the same random weights."""
     config_class, their_class = FAMILIES[family]
     torch.manual_seed(0)
-    theirs = their_class(config_class(**SIZES)).eval()
-    ours = OlmoForCausalLM(config_class(**SIZES)).eval()
+    # A configuration for each: `_from_config` writes the attention implementation into the one it is given.
+    theirs = their_class._from_config(config_class(**SIZES), attn_implementation=attention).eval()
+    ours = OlmoForCausalLM._from_config(config_class(**SIZES), attn_implementation=attention).eval()
     ours.load_state_dict(theirs.state_dict(), assign=True)
+    assert ours.config._attn_implementation == theirs.config._attn_implementation == attention
     return ours, theirs
 
 
-def some_tokens(length: int) -> Tensor:
-    return torch.randint(2, SIZES["vocab_size"], (1, length), generator=torch.Generator().manual_seed(0))
+def some_tokens(*shape: int) -> Tensor:
+    return torch.randint(2, SIZES["vocab_size"], shape, generator=torch.Generator().manual_seed(0))
 
 
-@torch.no_grad()
-def time_forward(family: str, length: int, rounds: int) -> dict[str, float]:
-    """Each row's time as a multiple of transformers' `sdpa` forward; transformers' own attentions beside them."""
-    (ours, theirs), ids = build(family), some_tokens(length)
-    config_class, their_class = FAMILIES[family]
-    # A configuration of its own: `_from_config` writes the attention implementation into the one it is given.
-    eager = their_class._from_config(config_class(**SIZES), attn_implementation="eager").eval()
-    eager.load_state_dict(theirs.state_dict(), assign=True)
-    assert ours.config._attn_implementation == theirs.config._attn_implementation == "sdpa"
-    contenders = {row.what: lambda row=row: row.call(ours, ids) for row in ROWS}
-    contenders["transformers with output_attentions"] = lambda: eager(ids, use_cache=False, output_attentions=True)
-    return {what: ratio(call, lambda: theirs(ids, use_cache=False), rounds) for what, call in contenders.items()}
+def time_looking(family: str, length: int, rounds: int) -> Iterator[tuple[str, ...]]:
+    """Each way of looking against transformers' `sdpa` forward; transformers' own attentions and `generate` beside."""
+    yield f"time, {length} tokens", "at most", "measured"
+    (ours, theirs), ids = build(family), some_tokens(1, length)
+
+    def forward() -> object:
+        return theirs(ids, use_cache=False)
+
+    with torch.no_grad():
+        for what, row in LOOKING.items():
+            found = ratio(lambda row=row: row.call(ours, ids), forward, rounds)
+            yield what, f"{row.limit:.2f} ×", f"{found:.3f} ×"
+        eager = build(family, "eager")[1]
+        found = ratio(lambda: eager(ids, use_cache=False, output_attentions=True), forward, rounds)
+        yield "transformers with `output_attentions`", "", f"{found:.3f} ×"
+    prompt = some_tokens(1, PROMPT)
+    options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": NEW, "do_sample": False}
+    found = ratio(lambda: ours.generate(prompt, **options), lambda: theirs.generate(prompt, **options), rounds)
+    yield f"`generate` without edits, {PROMPT} + {NEW} tokens", f"{GENERATE_LIMIT:.2f} ×", f"{found:.3f} ×"
 
 
-def time_generate(family: str, length: int, rounds: int) -> dict[str, float]:
-    """Generating 32 tokens after a prompt, as a multiple of transformers' time."""
-    (ours, theirs), ids = build(family), some_tokens(length)
-    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 32, "do_sample": False}
-    found = ratio(lambda: ours.generate(ids, **options), lambda: theirs.generate(ids, **options), rounds)
-    return {"generate without edits": found}
+def time_training(family: str, length: int, rounds: int) -> Iterator[tuple[str, ...]]:
+    """A forward and backward pass against transformers' with the same attention, on a few short texts."""
+    yield f"training step, {BATCH[0]} texts of {BATCH[1]} tokens", "at most", "measured"
+    ids = some_tokens(*BATCH)
 
+    def step(model: torch.nn.Module) -> None:
+        model.zero_grad()
+        model(ids, labels=ids, use_cache=False).loss.backward()
 
-@torch.no_grad()
-def peak(family: str, length: int, what: str) -> int:
-    """Bytes that a process holds at most that builds a model and makes one call."""
-    (ours, theirs), ids = build(family), some_tokens(length)
-    call = MEMORY[what]
-    theirs(ids, use_cache=False) if call is None else call(ours, ids)
-    return peak_bytes()
+    for attention in ("sdpa", "eager"):
+        ours, theirs = (model.train() for model in build(family, attention))
+        found = ratio(lambda ours=ours: step(ours), lambda theirs=theirs: step(theirs), rounds)
+        yield attention, f"{TRAINING_LIMIT:.2f} ×", f"{found:.3f} ×"

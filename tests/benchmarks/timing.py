@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 # glibc gives freed memory back at once, a page fault for each page of the next large tensor. These make it keep it.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_MMAP_THRESHOLD_": str(1 << 34)}
@@ -37,8 +37,22 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def in_own_process(arguments: list[str], environment: dict[str, str] | None = None) -> str:
+def in_own_process(arguments: Sequence[str]) -> str:
     """What `python -m tests.benchmarks` prints when started afresh with these arguments."""
     command = [sys.executable, "-m", "tests.benchmarks", *arguments]
-    done = subprocess.run(command, env=os.environ | (environment or {}), capture_output=True, text=True, check=True)
-    return done.stdout
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def with_kept_memory() -> None:
+    """Start this program again with glibc told to keep memory, unless it was."""
+    if not KEEP_MEMORY.items() <= os.environ.items():
+        os.execve(sys.executable, sys.orig_argv, os.environ | KEEP_MEMORY)
+
+
+def show(rows: Iterable[Sequence[str]]) -> None:
+    """A table in Markdown, each row as soon as it is measured; the first names the columns."""
+    for number, row in enumerate(rows):
+        print("| " + " | ".join(row) + " |", flush=True)
+        if number == 0:
+            print("|---" * len(row) + "|", flush=True)
+    print(flush=True)

@@ -1,4 +1,5 @@
-"""The real page in a real browser: a server process of its own, and a Chromium that may talk to nothing else."""
+"""The real page in a real browser: a server process of its own that may talk to this machine only, and a Chromium that
+may talk to nothing but that server."""
 
 import os
 import socket
@@ -18,6 +19,34 @@ SERIES = "tiny-olmo"
 SECONDS = 30
 expect.set_options(timeout=SECONDS * 1000)  # as patient as everything else here: other tests keep the machine busy
 
+# Runs a program in a process that ends, and says why, as soon as it looks up or connects to anything but this machine.
+CONFINED = """
+import os, runpy, socket, sys
+
+HERE = ("127.0.0.1", "::1", "localhost", None, socket.gethostname())
+
+def watch(event, arguments):
+    if event == "socket.getaddrinfo":
+        host = arguments[0]
+    elif event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    else:
+        return
+    if (host.decode() if isinstance(host, bytes) else host) not in HERE:
+        print(f"left the machine: {event} {host!r}", file=sys.stderr, flush=True)
+        os._exit(77)
+
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.getcwd())
+sys.addaudithook(watch)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def confined(program: str, *arguments: str) -> list[str]:
+    """The command that runs a program which may talk to this machine only."""
+    return [sys.executable, "-c", CONFINED, program, *arguments]
+
 
 def free_port() -> int:
     with socket.socket() as listener:
@@ -25,11 +54,12 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(*arguments: str) -> tuple[subprocess.Popen, str]:
+def start(*arguments: str, series: str = SERIES) -> tuple[subprocess.Popen, str]:
     """The page's process and its address, once it answers."""
     port = free_port()
-    command = [sys.executable, "app.py", "--series", SERIES, "--port", str(port), "--threads", "1", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    command = confined("app.py", "--series", series, "--port", str(port), "--threads", "1", *arguments)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
     address, until = f"http://127.0.0.1:{port}", time.monotonic() + SECONDS
     while True:
         try:
@@ -42,12 +72,23 @@ def start(*arguments: str) -> tuple[subprocess.Popen, str]:
             time.sleep(0.1)
 
 
-@pytest.fixture(scope="session")
-def address() -> Iterator[str]:
-    process, address = start()
-    yield address
+def stop(process: subprocess.Popen) -> None:
+    """End the page's process, which must have lived, and talked to this machine only, until now."""
+    assert process.poll() is None, f"the server ended by itself, with {process.poll()}"
     process.terminate()
     process.wait(timeout=SECONDS)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[tuple[subprocess.Popen, str]]:
+    process, address = start()
+    yield process, address
+    stop(process)
+
+
+@pytest.fixture(scope="session")
+def address(server: tuple[subprocess.Popen, str]) -> str:
+    return server[1]
 
 
 class Visit:
@@ -83,3 +124,40 @@ def visit(chromium: Browser, address: str) -> Iterator[Visit]:
     visit = Visit(chromium, address)
     yield visit
     visit.close()
+
+
+def tab(page: Page, name: str) -> None:
+    """Turn to a tab; in a narrow window some are behind a menu."""
+    if page.get_by_role("tab", name=name).count() == 0:
+        page.get_by_label("More tabs").click()
+        page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
+    else:
+        page.get_by_role("tab", name=name).click()
+
+
+def ask(page: Page, prompt: str) -> None:
+    """Write a prompt and run it."""
+    page.locator("#prompt textarea").fill(prompt)
+    page.locator("#run").click()
+
+
+def drawn(page: Page, view: str = "#attention") -> str:
+    """The name of the head whose map is painted."""
+    page.wait_for_selector(f"{view} [data-drawn], {view}[data-drawn]")
+    return page.locator(f"{view} .name").evaluate("(name) => name.firstChild.textContent")
+
+
+def colours(page: Page, canvas: str) -> int:
+    """How many different colours a canvas shows."""
+    return page.locator(canvas).evaluate(
+        """(canvas) => {
+            const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+            return new Set(new Uint32Array(data.buffer)).size;
+        }"""
+    )
+
+
+def plotted(page: Page, panel: str) -> None:
+    """Wait until a panel's plot is drawn."""
+    expect(page.locator(f"{panel} .js-plotly-plot .main-svg").first).to_be_visible()
+    expect(page.locator(f"{panel} .python")).to_be_visible()

@@ -1,14 +1,15 @@
 """What a text loses with each head and each MLP."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hooks import OlmoForCausalLM
-from workbench.analyses.cells import RESIDUALS, TOKENS, Swap, groups, one_each, repeated, run_cells
+from hooks import OlmoForCausalLM, Run
+from workbench.analyses.cells import PARTS, RESIDUALS, TOKENS, heads_and_mlp, repeated, run_cells
 from workbench.analyses.common import CHUNK, as_batch, chosen
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
@@ -16,7 +17,6 @@ from workbench.results import Grid, Measures
 from workbench.text import Tokenizer, token_id, vocabulary_labels
 
 METHODS = ("zero", "mean", "resample")
-CAPTURED = ("blocks.*.attn.z", "blocks.*.mlp_out")
 Source = Callable[[slice], Mapping[str, Tensor]]
 """What some of the texts get at each site in the place of their own: (text or 1) (pos or 1) …"""
 
@@ -31,6 +31,7 @@ def ablation(
     reference: Tensor | None = None,
     scored: Tensor | None = None,
     position: int = -1,
+    draws: int = 4,
     seed: int = 0,
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
@@ -44,29 +45,26 @@ def ablation(
     Methods: "zero" writes zeros; "mean" writes the part's mean over all texts and positions of `reference` (the texts
     themselves unless given); "resample" writes what the part does at the same position of another text, drawn with
     `seed` from `reference`, which then has the texts' length (Wang et al. 2022, arXiv 2211.00593; Chan et al. 2022,
-    "Causal scrubbing"). A head is replaced before the output projection, so in OLMo 2 and 3 the norm after attention is
-    computed anew; an MLP is replaced in what it adds to the residual stream.
+    "Causal scrubbing"): the mean over so many `draws`, and, where they are several, its standard error as `loss_error`
+    and `log_probability_error`. A head is replaced before the output projection, so in OLMo 2 and 3 the norm after
+    attention is computed anew; an MLP is replaced in what it adds to the residual stream.
 
     `tokens` batch pos, two positions or more. `scored`, a boolean mask batch pos, restricts the loss to the tokens
     where it is true (say, a span's second copy); nothing predicts a text's first token, so that never counts.
 
-    Errors: WorkbenchError for an unknown method, a single text to resample from, a mask that leaves nothing to score.
+    Errors: WorkbenchError for an unknown method, a single text to resample from, no draw, a mask that leaves nothing to
+    score.
     """
     batch = as_batch(tokens, at_least=2).to(model.device)
     (position,) = chosen([position], batch.shape[1], "position")
     target = None if token is None else token_id(token, tokenizer, model.config.vocab_size)
-    counted = _counted(batch, scored)
-    source = _source(model, batch, method, reference, seed)
-    totals, size = 0.0, max(1, TOKENS // batch.shape[1])
-    for first in range(0, len(batch), size):
-        chunk = slice(first, first + size)
-        stage = part(progress, first / len(batch), min(1.0, (first + size) / len(batch)))
-        texts = Texts(batch[chunk], counted[chunk], target, position)
-        totals = totals + _changes(model, texts, source(chunk), stage, f"{method} ablation")
-    values = {"loss": totals[..., 0] / counted.sum().cpu()}
-    if target is not None:
-        values["log_probability"] = totals[..., 1] / len(batch)
-    return _grids(model, values, method, None if target is None else vocabulary_labels([target], tokenizer)[0])
+    texts = Texts(batch, _counted(batch, scored), target, position)
+    sources = _sources(model, batch, method, reference, draws, seed)
+    found = []
+    for n, source in enumerate(sources):
+        stage = part(progress, n / len(sources), (n + 1) / len(sources))
+        found.append(_changes(model, texts, source, stage, f"{method} ablation"))
+    return _grids(torch.stack(found), method, None if target is None else vocabulary_labels([target], tokenizer)[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,23 +86,34 @@ class Texts:
             found.append(logits[:, self.position].float().log_softmax(-1)[:, self.target])
         return torch.stack(found, dim=1).double().unflatten(0, (cells, -1)).sum(1).cpu()
 
+    def means(self, sums: Tensor) -> Tensor:
+        """The mean loss of a token that counts, and the target's mean log-probability, from sums over all texts."""
+        return sums / torch.tensor([int(self.counted.sum()), len(self.ids)])[: sums.shape[-1]]
 
-def _changes(
+    def some(self, chunk: slice) -> "Texts":
+        return replace(self, ids=self.ids[chunk], counted=self.counted[chunk])
+
+
+def _changes(model: OlmoForCausalLM, texts: Texts, source: Source, progress: Progress | None, text: str) -> Tensor:
+    """By how much each ablation changes the means: layer part 1|2."""
+    totals, n_texts, size = torch.tensor(0.0), len(texts.ids), max(1, TOKENS // texts.ids.shape[1])
+    for first in range(0, n_texts, size):
+        chunk = slice(first, first + size)
+        stage = part(progress, first / n_texts, min(1.0, (first + size) / n_texts))
+        totals = totals + _sums(model, texts.some(chunk), source(chunk), stage, text)
+    return texts.means(totals)
+
+
+def _sums(
     model: OlmoForCausalLM, texts: Texts, source: Mapping[str, Tensor], progress: Progress | None, text: str
 ) -> Tensor:
-    """By how much each ablation changes the sums: layer head+1 1|2."""
+    """By how much each ablation changes the sums over texts that fit at a time: layer part 1|2."""
     base = model.run(texts.ids, capture=RESIDUALS)
     before = texts.sums(base.logits)
-    n_heads = model.config.num_attention_heads
     at_most = max(1, CHUNK // (texts.ids.numel() * model.config.vocab_size))
     rows = []
     for layer in steps(range(model.config.num_hidden_layers), progress, text):
-        heads, mlp = f"blocks.{layer}.attn.z", f"blocks.{layer}.mlp_out"
-        swaps = [
-            Swap(heads, source[heads], one_each(model.sites[heads], "head", some, n_heads))
-            for some in groups(range(n_heads), texts.ids.numel(), at_most)
-        ]
-        swaps.append(Swap(mlp, source[mlp], torch.ones(1, 1, 1, dtype=torch.bool)))
+        swaps = heads_and_mlp(model, source, layer, texts.ids.numel(), at_most)
         rows.append(torch.cat([texts.sums(run_cells(model, base, swap).logits) for swap in swaps]) - before)
     return torch.stack(rows)
 
@@ -122,64 +131,80 @@ def _counted(batch: Tensor, scored: Tensor | None) -> Tensor:
     return counted[:, 1:]
 
 
-def _source(model: OlmoForCausalLM, batch: Tensor, method: str, reference: Tensor | None, seed: int) -> Source:
-    """What takes the place of the parts of some texts."""
+def _sources(
+    model: OlmoForCausalLM, batch: Tensor, method: str, reference: Tensor | None, draws: int, seed: int
+) -> list[Source]:
+    """What takes the place of the parts of some texts: one answer, or one a draw."""
     reference = None if reference is None else as_batch(reference).to(model.device)
     if method == "zero":
-        sizes, sites = model.sites.sizes, [site for pattern in CAPTURED for site in model.sites.match(pattern)]
+        sizes, sites = model.sites.sizes, [site for pattern in PARTS for site in model.sites.match(pattern)]
         zeros = {site: torch.zeros(1, 1, *(sizes[word] for word in model.sites[site].split()[2:])) for site in sites}
-        return lambda chunk: zeros
+        return [lambda chunk: zeros]
     if method == "mean":
         means = _means(model, batch if reference is None else reference)
-        return lambda chunk: means
+        return [lambda chunk: means]
     if method == "resample":
-        donors = _donors(batch, reference, seed)
-        return lambda chunk: model.run(donors[chunk], capture=CAPTURED, stop_at_layer=model.config.num_hidden_layers)
+        return [partial(_resampled, model, donors) for donors in _donors(batch, reference, draws, seed)]
     raise WorkbenchError(f"no method {method!r}; choices: {', '.join(METHODS)}")
+
+
+def _resampled(model: OlmoForCausalLM, donors: Tensor, chunk: slice) -> Run:
+    """What the parts do after some of the donors."""
+    return model.run(donors[chunk], capture=PARTS, stop_at_layer=model.config.num_hidden_layers)
 
 
 def _means(model: OlmoForCausalLM, texts: Tensor) -> dict[str, Tensor]:
     """The mean of every part over texts and positions, by site: 1 1 …"""
     sums: dict[str, Tensor] = {}
     for some in texts.split(max(1, TOKENS // texts.shape[1])):
-        run = model.run(some, capture=CAPTURED, stop_at_layer=model.config.num_hidden_layers)
+        run = model.run(some, capture=PARTS, stop_at_layer=model.config.num_hidden_layers)
         for site, x in run.items():
             sums[site] = sums.get(site, 0.0) + x.double().sum((0, 1), keepdim=True)
     return {site: total / texts.numel() for site, total in sums.items()}
 
 
-def _donors(batch: Tensor, reference: Tensor | None, seed: int) -> Tensor:
-    """For each text another one: text pos."""
-    generator = torch.Generator().manual_seed(seed)
-    if reference is None:
-        if len(batch) < 2:
-            raise WorkbenchError("one text has no other to resample from; give more texts, or reference=")
-        order = torch.randperm(len(batch), generator=generator)
-        donors = torch.empty_like(batch)
-        donors[order] = batch[order.roll(1)]
-        return donors
-    if reference.shape[1] != batch.shape[1]:
+def _donors(batch: Tensor, reference: Tensor | None, draws: int, seed: int) -> list[Tensor]:
+    """For each text another one, drawn so many times: text pos each."""
+    if draws < 1:
+        raise WorkbenchError(f"draws is {draws}; resampling needs at least 1, and several for a standard error")
+    if reference is None and len(batch) < 2:
+        raise WorkbenchError("one text has no other to resample from; give more texts, or reference=")
+    if reference is not None and reference.shape[1] != batch.shape[1]:
         raise WorkbenchError(
             f"texts of {batch.shape[1]} tokens cannot be resampled from a reference of {reference.shape[1]}; "
             "cut them to one length"
         )
-    return reference[torch.randint(len(reference), (len(batch),), generator=generator)]
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        _others(batch, generator) if reference is None else _any(reference, len(batch), generator) for _ in range(draws)
+    ]
 
 
-def _grids(model: OlmoForCausalLM, values: dict[str, Tensor], method: str, target: str | None) -> Measures:
-    names = {"loss": "loss", "log_probability": f"log-probability of {target}"}
-    return Measures(
-        **{
-            name: Grid(
-                value,
-                range(len(value)),
-                [*range(model.config.num_attention_heads), "MLP"],
-                column_name="part",
-                title=f"Change of the {names[name]} without a head or an MLP ({method} ablation)",
-                value_name=f"change of {names[name]}",
-                unit="nats",
-                signed=True,
-            )
-            for name, value in values.items()
-        }
-    )
+def _others(batch: Tensor, generator: torch.Generator) -> Tensor:
+    """Every text in the place of another one."""
+    order = torch.randperm(len(batch), generator=generator)
+    others = torch.empty_like(batch)
+    others[order] = batch[order.roll(1)]
+    return others
+
+
+def _any(reference: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """So many texts of the reference, with replacement."""
+    return reference[torch.randint(len(reference), (n,), generator=generator)]
+
+
+def _grids(changes: Tensor, method: str, target: str | None) -> Measures:
+    """The means over draws, and their standard errors where there are several, of draw layer part 1|2."""
+    draws = len(changes)
+    how = f"{method} ablation" + (f", {draws} draws" if draws > 1 else "")
+    grids: dict[str, Grid] = {}
+    for key, values in zip(("loss", "log_probability"), changes.unbind(-1), strict=False):
+        name = "loss" if key == "loss" else f"log-probability of {target}"
+        rows, columns = range(values.shape[1]), [*range(values.shape[2] - 1), "MLP"]
+        look = {"column_name": "part", "unit": "nats"}
+        title, change = f"Change of the {name} without a head or an MLP ({how})", f"change of {name}"
+        grids[key] = Grid(values.mean(0), rows, columns, title=title, value_name=change, signed=True, **look)
+        if draws > 1:
+            title, error = f"Standard error of the change of the {name} ({how})", values.std(0) / draws**0.5
+            grids[f"{key}_error"] = Grid(error, rows, columns, title=title, value_name="standard error", **look)
+    return Measures(**grids)

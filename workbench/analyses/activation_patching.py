@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor
 
-from hooks import OlmoForCausalLM, Run
+from hooks import OlmoForCausalLM
 from hooks.sites import axis_of, layer_of
-from workbench.analyses.cells import KEYS_AND_VALUES, RESIDUALS, Swap, groups, one_each, run_cells
-from workbench.analyses.contrast import Contrast, Scale, Target, contrast, grids, scale_between
+from workbench.analyses.cells import KEYS_AND_VALUES, RESIDUALS, Swap, groups, one_each, swept
+from workbench.analyses.contrast import Contrast, Target, contrast, grids, scale_between
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.results import Measures
 from workbench.text import Tokenizer, token_labels
 
 AXES = {"position": ("pos", "query"), "head": ("head", "kv_head")}
-POSITIONS = 8  # whose cells run together: fewer spare more of the text before them, more make fuller batches
+POSITIONS = 4  # whose cells run together: fewer spare more of the text before them, more make fuller batches
 
 
 def activation_patching(
@@ -50,32 +50,20 @@ def activation_patching(
     clean_run = model.run(pair.clean, capture=f"blocks.*.{site}", logits_to_keep=1)
     base = model.run(pair.corrupted, capture=[RESIDUALS, *KEYS_AND_VALUES], logits_to_keep=1)
     scale = scale_between(pair, clean_run.logits, base.logits, one="clean")
-    layers = range(model.config.num_hidden_layers)
-    rows = []
-    for layer in steps(layers, progress, f"patching {site}"):
-        name = f"blocks.{layer}.{site}"
-        rows.append(_layer(model, base, scale, name, clean_run[name], axis))
-    values = {name: torch.stack([row[name] for row in rows]) for name in pair.measures}  # layer column
+    sites = [f"blocks.{layer}.{site}" for layer in range(model.config.num_hidden_layers)]
+    size, differ = clean_run[sites[0]].shape[axis_of(model.sites[sites[0]], axis)], pair.first_difference
+    cells, at_most = (range(differ, size), POSITIONS) if by == "position" else (range(size), size)
+    # Nothing differs before the first position at which the prompts do, so that nothing is computed for it.
+    found = {name: [torch.zeros(len(sites), cells.start, dtype=torch.double)] for name in pair.measures}
+    for columns in steps(groups(cells, pair.clean.numel() * len(sites), at_most), progress, f"patching {site}"):
+        swaps = [Swap(name, clean_run[name], one_each(model.sites[name], axis, columns, size)) for name in sites]
+        logits = swept(model, base, swaps, start=columns.start if by == "position" else differ)
+        measures = scale.normalised(logits.unflatten(0, (len(sites) * len(columns), -1)))  # (layer column) each
+        for name, value in measures.items():
+            found[name].append(value.cpu().unflatten(0, (len(sites), -1)))
+    values = {name: torch.cat(parts, dim=1) for name, parts in found.items()}  # layer column
     title = f"Patching {site} from the clean prompt"
-    return grids(scale, values, layers, column_names(model, pair, axis, tokenizer), by, title)
-
-
-def _layer(model: OlmoForCausalLM, base: Run, scale: Scale, site: str, source: Tensor, axis: str) -> dict[str, Tensor]:
-    """The normalised measures of one row of cells: column each.
-
-    Nothing differs before the first position at which the prompts do, so that nothing is computed for it.
-    """
-    shape, pair = model.sites[site], scale.contrast
-    size, differ = source.shape[axis_of(shape, axis)], pair.first_difference
-    by_position = axis in AXES["position"]
-    cells, at_most = (range(differ, size), POSITIONS) if by_position else (range(size), size)
-    found = [{name: torch.zeros(cells.start, dtype=torch.double) for name in pair.measures}]
-    for columns in groups(cells, pair.clean.numel(), at_most):
-        swap = Swap(site, source, one_each(shape, axis, columns, size))
-        start = columns.start if by_position else differ
-        logits = run_cells(model, base, swap, start=start, logits_to_keep=1).logits[:, -1]  # (cell text) vocab
-        found.append(scale.normalised(logits.unflatten(0, (len(columns), -1))))
-    return {name: torch.cat([part[name].cpu() for part in found]) for name in pair.measures}
+    return grids(scale, values, range(len(sites)), column_names(model, pair, axis, tokenizer), by, title)
 
 
 def column_axis(model: OlmoForCausalLM, site: str, by: str) -> str:

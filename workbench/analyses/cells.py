@@ -1,12 +1,12 @@
 """Many runs at once that differ in one place each: cells, beside each other in one batch.
 
 A cell is a copy of all texts of a batch in which one position, or one head, of one site is taken from elsewhere. Cells
-of one layer start at that layer, from the stored residual stream; and since causal models read leftwards only, cells
-whose changes lie at or after a position compute nothing before it: keys and values there are those of the run itself.
+start at their layer, from the stored residual stream; and since causal models read leftwards only, cells whose changes
+lie at or after a position compute nothing before it: keys and values there are those of the run itself.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange, repeat
@@ -19,6 +19,8 @@ from hooks.sites import layer_of, position_axis
 RESIDUALS = "blocks.*.resid_pre"
 KEYS_AND_VALUES = ("blocks.*.attn.rot_k", "blocks.*.attn.v")
 """What a run must have captured for its cells to start from any layer, and from any position."""
+PARTS = ("blocks.*.attn.z", "blocks.*.mlp_out")
+"""What a run must have captured for `heads_and_mlp` to take from."""
 TOKENS = 4096  # run at a time
 
 
@@ -60,6 +62,19 @@ def one_each(shape: str, axis: str, indices: Sequence[int], size: int) -> Tensor
     return rearrange(masks, f"cell {axis} -> cell {axes}")
 
 
+def heads_and_mlp(
+    model: OlmoForCausalLM, source: Mapping[str, Tensor], layer: int, tokens: int, at_most: int
+) -> list[Swap]:
+    """Cells that take each head of a layer and then its MLP from elsewhere, as many at a time as `groups` says."""
+    heads, mlp = f"blocks.{layer}.attn.z", f"blocks.{layer}.mlp_out"
+    n_heads = model.config.num_attention_heads
+    swaps = [
+        Swap(heads, source[heads], one_each(model.sites[heads], "head", some, n_heads))
+        for some in groups(range(n_heads), tokens, at_most)
+    ]
+    return [*swaps, Swap(mlp, source[mlp], torch.ones(1, 1, 1, dtype=torch.bool))]
+
+
 def repeated(texts: Tensor, cells: int) -> Tensor:
     """A batch of texts once for each cell: text … -> (cell text) …"""
     return repeat(texts, "text ... -> (cell text) ...", cell=cells)
@@ -70,6 +85,7 @@ def run_cells(
     base: Run,
     swap: Swap,
     *,
+    resid: Tensor | None = None,
     start: int = 0,
     freeze: Sequence[Edit] = (),
     capture: Sequence[Capture] = (),
@@ -79,19 +95,52 @@ def run_cells(
     """The cells of a swap, from its layer and from position `start` on; before it nothing may change. Batch cell text.
 
     `base` is the run that they are cells of, with `RESIDUALS` captured, and with `KEYS_AND_VALUES` where `start` is not
-    0. `freeze` are further edits.
+    0. `resid` is what the cells' layer reads, from `start` on, where that is not the same as in `base`. `freeze` are
+    further edits.
     """
     layer, _ = layer_of(swap.site)
-    cells = len(swap.masks)
+    cells, stop = len(swap.masks), model.config.num_hidden_layers if stop_at_layer is None else stop_at_layer
     return model.run(
-        resid=repeated(base[f"blocks.{layer}.resid_pre"][:, start:], cells),
+        resid=entering(base, layer, start, cells) if resid is None else resid,
         start_at_layer=layer,
-        stop_at_layer=stop_at_layer,
+        stop_at_layer=stop,
         edits=[swap.edit(model.sites[swap.site], start), *freeze],
         capture=capture,
-        past_key_values=_cache(base, range(layer, model.config.num_hidden_layers), start, cells) if start else None,
+        past_key_values=_cache(base, range(layer, stop), start, cells) if start else None,
         logits_to_keep=logits_to_keep,
     )
+
+
+def swept(model: OlmoForCausalLM, base: Run, swaps: Sequence[Swap], start: int = 0) -> Tensor:
+    """The last logits of the cells of every layer, (layer cell text) vocab: a swap each, in order, of as many cells.
+
+    Cells join those of earlier layers at their own, so that each block runs once for all that have come so far. `base`
+    and `start` as in `run_cells`.
+    """
+    x = entering(base, 0, start, 0)  # (layer cell text) pos d_model
+    for layer, swap in enumerate(swaps):
+        cells = len(swap.masks)
+        joining = entering(base, layer, start, cells)
+        others = swap.masks.new_zeros(layer * cells, *swap.masks.shape[1:])
+        x = torch.cat([x.to(joining.device), joining])
+        x = _after_block(model, base, replace(swap, masks=torch.cat([others, swap.masks])), x, start)
+    return x
+
+
+def _after_block(model: OlmoForCausalLM, base: Run, swap: Swap, x: Tensor, start: int) -> Tensor:
+    """Cells after the swap's block, (cell text) pos d_model; after the last their last logits, (cell text) vocab."""
+    texts, layer = len(x) // len(swap.masks), layer_of(swap.site)[0]
+    size, options = max(1, TOKENS // (texts * x.shape[1])), {"start": start, "stop_at_layer": layer + 1}
+    runs = [
+        run_cells(model, base, replace(swap, masks=masks), resid=resid, logits_to_keep=1, **options)
+        for masks, resid in zip(swap.masks.split(size), x.split(size * texts), strict=True)
+    ]
+    return torch.cat([run.resid if run.logits is None else run.logits[:, -1] for run in runs])
+
+
+def entering(base: Run, layer: int, start: int, cells: int) -> Tensor:
+    """What a layer of the base run reads from position `start` on, once for each cell: (cell text) pos d_model."""
+    return repeated(base[f"blocks.{layer}.resid_pre"][:, start:], cells)
 
 
 def _cache(base: Run, layers: range, start: int, cells: int) -> DynamicCache:

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,8 +35,8 @@ MATRICES = {
 }
 OUTSIDE = {"model.embed_tokens": "embed", "model.norm": "ln_final", "lm_head": "unembed"}
 HEADED = ("q", "k", "v", "o")
-BLOCK = 2**17
-"""Numbers compared at a time: few enough for a processor's cache, which makes several passes over them cheap."""
+BLOCK = 2**19
+"""Numbers that one thread compares at a time: few enough for a processor's cache, where several passes are cheap."""
 
 UNITS = {
     "relative_change": "‖B − A‖ / ‖A‖",
@@ -192,46 +194,57 @@ def _changes(
     a: NamedTensors, b: NamedTensors, tensors: list[Named], progress: Progress | None
 ) -> Iterator[tuple[Named, Sums]]:
     """The sums of each tensor in turn; progress by numbers read."""
-    one_thread = ThreadpoolController()  # blocks are too small to share: waiting for each other costs 20 × the work
     done, total = 0, sum(math.prod(a.shape(named.tensor)) for named in tensors)
-    for named in tensors:
-        if progress is not None:
-            progress(done / total, f"comparing weights: {named.tensor}")
-        with one_thread.limit(limits=1):
-            sums = _sums(a, b, named)
-        yield named, sums
-        done += math.prod(a.shape(named.tensor))
+    with _workers() as pool:
+        for named in tensors:
+            if progress is not None:
+                progress(done / total, f"comparing weights: {named.tensor}")
+            yield named, _sums(a, b, named, pool)
+            done += math.prod(a.shape(named.tensor))
     if progress is not None:
         progress(1.0, "compared weights")
 
 
-def _sums(a: NamedTensors, b: NamedTensors, named: Named) -> Sums:
+@contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch has, each of which computes by itself: a block is too small to share."""
+    libraries, threads = ThreadpoolController(), torch.get_num_threads()
+
+    def alone() -> None:
+        torch.get_num_threads()  # or torch would set this thread's number later
+        libraries.select(user_api="openmp").limit(limits=1)  # this thread's alone
+
+    with libraries.limit(limits=1), ThreadPoolExecutor(threads, initializer=alone) as pool:
+        yield pool
+
+
+def _sums(a: NamedTensors, b: NamedTensors, named: Named, pool: ThreadPoolExecutor) -> Sums:
     """Squared norms by head where the tensor has heads, else of the whole, a block of rows at a time."""
-    shape = a.shape(named.tensor)
+    rows, *inner = a.shape(named.tensor)
     config = a.config
     groups = {"q": config.num_attention_heads, "o": config.num_attention_heads}.get(
         named.matrix, config.num_key_value_heads if named.matrix in HEADED else 1
     )
     by_column = named.matrix == "o"
-    per_group = shape[0] if by_column else shape[0] // groups
+    in_group, most = rows if by_column else rows // groups, max(1, BLOCK // math.prod(inner))
+    starts = [start for group in range(0, rows, in_group) for start in range(group, group + in_group, most)]
+
+    def squares(start: int) -> np.ndarray:
+        stop = min(start + most, (start // in_group + 1) * in_group)
+        x, y = (source.rows(named.tensor, start, stop).float() for source in (a, b))
+        return _squares_by_column(x, y, groups) if by_column else _squares(x.flatten(), y.flatten())
+
     sums = np.zeros((3, groups))
-    for group in range(1 if by_column else groups):
-        start, stop = group * per_group, (group + 1) * per_group
-        step = max(1, BLOCK // math.prod(shape[1:]))
-        for first in range(start, stop, step):
-            last = min(first + step, stop)
-            x, y = a.rows(named.tensor, first, last).float(), b.rows(named.tensor, first, last).float()
-            if by_column:
-                sums += _squares_by_column(x, y, groups)
-            else:
-                sums[:, group] += _squares(x.flatten(), y.flatten())
+    for start, block in zip(starts, pool.map(squares, starts), strict=True):
+        sums[:, slice(None) if by_column else start // in_group] += block
     return Sums(*sums)
 
 
-def _squares(x: Tensor, y: Tensor) -> tuple[float, float, float]:
-    squares = x.dot(x).item(), y.dot(y).item()
+def _squares(x: Tensor, y: Tensor) -> np.ndarray:
+    """Squared norms of x, y and y − x."""
+    squares = x.dot(x), y.dot(y)
     y = y.sub_(x)  # y is a copy made for this comparison; a third block would not stay in the cache
-    return *squares, y.dot(y).item()
+    return torch.stack([*squares, y.dot(y)]).double().numpy()
 
 
 def _squares_by_column(x: Tensor, y: Tensor, groups: int) -> np.ndarray:

@@ -1,6 +1,8 @@
 """A token's logit as a sum over everything that wrote into the residual stream."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -59,6 +61,42 @@ def direct_logit_attribution(
         value_name="logit" if against is None else "logit difference",
         signed=True,
     )
+
+
+def by_layer(parts: Scores) -> Scores:
+    """The parts of `direct_logit_attribution` with those of each attention sublayer added up; the same total."""
+    sums: dict[str, float] = {}
+    for name, value in zip(parts.names, parts.values.astype(float), strict=True):
+        layer, kind = _place(name)
+        key = name if layer is None or kind == "MLP" else f"L{layer} attention"
+        sums[key] = sums.get(key, 0.0) + value
+    return replace(parts, values=list(sums.values()), names=list(sums))
+
+
+def by_head(parts: Scores) -> Grid:
+    """The parts of `direct_logit_attribution` that lie in a layer as a Grid, layer × (heads, MLP), like `ablation`'s.
+
+    The embedding's part is left out; so are biases.
+    """
+    found = {_place(name): value for name, value in zip(parts.names, parts.values.tolist(), strict=True)}
+    found = {(layer, kind): value for (layer, kind), value in found.items() if layer is not None and kind != "bias"}
+    layers, columns = (list(dict.fromkeys(keys)) for keys in zip(*found, strict=True))
+    return Grid(
+        [[found[layer, column] for column in columns] for layer in layers],
+        layers,
+        columns,
+        column_name="part",
+        title=parts.title,
+        value_name=parts.value_name,
+        signed=True,
+        provenance=parts.provenance,
+    )
+
+
+def _place(name: str) -> tuple[int | None, str]:
+    """Layer and kind of a part: (0, "3") of `L0H3`, (0, "MLP") of `L0 MLP`, (None, "embed")."""
+    match = re.fullmatch(r"L(\d+)(?:H| )(\w+)", name)
+    return (None, name) if match is None else (int(match[1]), match[2])
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Which heads act on which, or on the answer, with nothing between them."""
+"""Which parts act on which heads, or on the answer, with nothing between them."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hooks import Capture, Edit, OlmoForCausalLM, Run, edits
 from hooks.sites import layer_of
-from workbench.analyses.cells import RESIDUALS, Swap, groups, one_each, repeated, run_cells
+from workbench.analyses.cells import PARTS, RESIDUALS, Swap, heads_and_mlp, repeated, run_cells
 from workbench.analyses.common import chosen, head_name
 from workbench.analyses.contrast import Target, contrast, grids, scale_between
 from workbench.errors import WorkbenchError
@@ -35,21 +35,22 @@ def path_patching(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """How much of the corrupted answer reaches the clean run by the direct path from a head to its receivers alone?
+    """How much of the corrupted answer reaches the clean run by the direct path from a part to its receivers alone?
 
-    Grids layer × head of the sender, of the measures of `activation_patching`, each normalised the other way round,
-    (run − clean) / (corrupted − clean): 0 where the path carries nothing, 1 where it alone carries everything. Rows end
-    where no receiver comes after them (Wang et al. 2022, arXiv 2211.00593; Goldowsky-Dill et al. 2023, arXiv
+    Grids layer × (heads, MLP) of the sender, of the measures of `activation_patching`, each normalised the other way
+    round, (run − clean) / (corrupted − clean): 0 where the path carries nothing, 1 where it alone carries everything.
+    Rows end where no receiver comes after them (Wang et al. 2022, arXiv 2211.00593; Goldowsky-Dill et al. 2023, arXiv
     2304.05969).
 
     For each sender, first the clean prompt is run with the sender as it is after the corrupted prompt and all other
-    heads frozen as they are after the clean one; `mlps` are "frozen" too, or "recomputed", by which paths through them
-    count as direct. What the receivers read in that run then takes its place in a clean run, where all else follows.
-    `receivers` are (layer, head), all changed together, in their `inputs`: any of the letters of "qkv". In models with
-    grouped queries k and v are those of the head's group. Without receivers, the path goes to the logits.
+    heads frozen as they are after the clean one; other `mlps` are "frozen" too, or "recomputed", by which paths through
+    them count as direct. What the receivers read in that run then takes its place in a clean run, where all else
+    follows. `receivers` are (layer, head), all changed together, in their `inputs`: any of the letters of "qkv". In
+    models with grouped queries k and v are those of the head's group. Without receivers, the path goes to the logits.
 
     No norm is frozen: in OLMo 2 and 3 the norm after the sender's attention is computed anew, and so are those of
-    queries and keys, those before receivers in OLMo 1, and the final one.
+    queries and keys, those before receivers in OLMo 1, and the final one. An MLP sends what it adds to the residual
+    stream.
 
     Errors: WorkbenchError as in `activation_patching`, and for receivers that are not there or that nothing precedes.
     """
@@ -59,21 +60,22 @@ def path_patching(
     receivers = None if receivers is None else _present(model, receivers)
     readers = None if receivers is None else _readers(model, receivers, inputs)
     base = model.run(pair.clean, capture=[RESIDUALS, "blocks.*.attn_out", "blocks.*.mlp_out"], logits_to_keep=1)
-    other = model.run(pair.corrupted, capture="blocks.*.attn.z", logits_to_keep=1)
+    other = model.run(pair.corrupted, capture=PARTS, logits_to_keep=1)
     scale = scale_between(pair, base.logits, other.logits, one="corrupted")
     end = model.config.num_hidden_layers if readers is None else max(layer_of(site)[0] for site in readers)
     n_heads = model.config.num_attention_heads
     rows = []
     for layer in steps(range(end), progress, "patching paths"):
-        site, found = f"blocks.{layer}.attn.z", []
-        for heads in groups(range(n_heads), pair.clean.numel(), at_most=n_heads):
-            sender = Swap(site, other[site], one_each(model.sites[site], "head", heads, n_heads))
-            logits = _through(model, base, sender, readers, range(layer, end), mlps)  # (cell text) vocab
-            found.append(logits.unflatten(0, (len(heads), -1)))
+        senders = heads_and_mlp(model, other, layer, pair.clean.numel(), at_most=n_heads)
+        found = [
+            _through(model, base, sender, readers, range(layer, end), mlps).unflatten(0, (len(sender.masks), -1))
+            for sender in senders
+        ]  # cell text vocab each
         rows.append(scale.normalised(torch.cat(found)))
-    values = {name: torch.stack([row[name] for row in rows]) for name in pair.measures}  # layer head
+    values = {name: torch.stack([row[name] for row in rows]) for name in pair.measures}  # layer part
     what = "logits" if receivers is None else f"{inputs} of {', '.join(head_name(*one) for one in receivers)}"
-    return grids(scale, values, range(end), range(n_heads), "head", f"Direct path from a head to {what} (MLPs {mlps})")
+    title = f"Direct path from a head or an MLP to {what} (other MLPs {mlps})"
+    return grids(scale, values, range(end), [*range(n_heads), "MLP"], "part", title)
 
 
 def _present(model: OlmoForCausalLM, receivers: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -107,7 +109,7 @@ def _through(
     `between` are the layers from the sender's to the last receiver's, that one left out.
     """
     cells = len(sender.masks)
-    frozen = _frozen(model, base, between, cells, mlps)
+    frozen = _frozen(model, base, sender, between, mlps)
     if readers is None:
         return run_cells(model, base, sender, freeze=frozen, logits_to_keep=1).logits[:, -1]
     after = {site: heads for site, heads in readers.items() if layer_of(site)[0] > between.start}
@@ -123,12 +125,12 @@ def _through(
     return run.logits[:, -1]
 
 
-def _frozen(model: OlmoForCausalLM, base: Run, between: range, cells: int, mlps: str) -> list[Edit]:
-    """Edits that keep attention after the sender's layer, and MLPs from it on, as in the base run.
+def _frozen(model: OlmoForCausalLM, base: Run, sender: Swap, between: range, mlps: str) -> list[Edit]:
+    """Edits that keep attention after the sender's layer, and MLPs after the sender, as in the base run.
 
     The sender's own layer needs none for its other heads: what they read has not changed.
     """
     sites = [f"blocks.{layer}.attn_out" for layer in between[1:]]
     sites += [f"blocks.{layer}.mlp_out" for layer in between if mlps == "frozen"]
-    everywhere = torch.ones(cells, 1, 1, dtype=torch.bool)
-    return [Swap(site, base[site], everywhere).edit(model.sites[site]) for site in sites]
+    everywhere = torch.ones(len(sender.masks), 1, 1, dtype=torch.bool)
+    return [Swap(site, base[site], everywhere).edit(model.sites[site]) for site in sites if site != sender.site]

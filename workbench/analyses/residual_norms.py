@@ -1,8 +1,9 @@
-"""How large the residual stream is at each layer and token, and which few of its entries make it so."""
+"""How large the residual stream is at each layer and token, which few of its entries make it so, and how it turns."""
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.common import one_text, residual_names, residuals
@@ -19,7 +20,8 @@ def residual_norms(
     Returns Grids of (`embed` and every layer) × position: `norm`, the Euclidean norm; `largest`, the entry that is
     largest in size, with its dimension as text; `ratio`, its size over the median size of that token's entries,
     which is 3–5 for an ordinary hidden state and past 1,000 for a massive activation (Sun et al. 2024, "Massive
-    activations in large language models").
+    activations in large language models"); `cosine`, ⟨x, y⟩ / ‖x‖ ‖y‖ with the residual stream y one row before: 1
+    where a layer changes no direction, undefined at `embed`.
     """
     batch = one_text(tokens)
     if progress is not None:
@@ -30,11 +32,15 @@ def residual_norms(
         "norm": resid.norm(dim=-1),
         "largest": resid.gather(-1, dimension[..., None])[..., 0],
         "ratio": size / resid.abs().median(-1).values,
+        "cosine": torch.cat(
+            [torch.full_like(size[:1], float("nan")), cosine_similarity(resid[1:], resid[:-1], dim=-1)]
+        ),
     }
     titles = {
         "norm": "Norm of the residual stream",
         "largest": "Largest entry of the residual stream, with its dimension",
         "ratio": "Largest entry over the median entry",
+        "cosine": "Cosine of the residual stream to that of the layer before",
     }
     if progress is not None:
         progress(1.0, "residual norms")
@@ -45,7 +51,7 @@ def residual_norms(
                 values,
                 residual_names(model),
                 token_labels(batch[0], tokenizer),
-                text=None if name == "norm" else names,
+                text=names if name in ("largest", "ratio") else None,
                 title=titles[name],
                 value_name=name,
                 signed=name == "largest",

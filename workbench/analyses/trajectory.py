@@ -9,8 +9,11 @@ arguments), so a run that was stopped goes on where it was, and a second one rea
 import functools
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,6 +77,7 @@ def trajectory(
     metric: Metric | Callable[[OlmoForCausalLM], Value],
     *,
     axis: str = "step",
+    log_x: bool = False,
     loading: Loading = Loading(),
     cache: str | Path | None = CACHE,
     executor: str = "serial",
@@ -82,26 +86,32 @@ def trajectory(
 ) -> Curves:
     """A metric at every checkpoint of a run, as Curves over `axis`, "step" or "tokens": a line a name.
 
-    `series` is taken along its main run (`checkpoints.main_run`): other data orders, ingredients and entries without
-    a step are left out; `checkpoints.pick` thins a long one. `metric` is one of `workbench.analyses.metrics`, or any
-    function of a model, such as `functools.partial(token_losses, tokens=ids)` with a result of one measure.
+    `log_x` draws the axis logarithmically.
+
+    A `Series` is taken along its main run; a list is taken as it is, such as `checkpoints.main_run(series, 2)` for the
+    second ingredient, or `checkpoints.pick(run, 12)` of a long run. Stages that count anew are put end to end. `metric`
+    is one of `workbench.analyses.metrics`, or any function of a model, such as
+    `functools.partial(effective_rank, tokens=ids)`.
 
     One checkpoint is in memory at a time in each process. `executor` is "serial", or a backend of joblib: "loky"
     (processes), "threading", one that was registered ("dask", "ray"), or "joblib" for whichever
-    `joblib.parallel_config` has set; they give the same numbers. `cache` is a folder, None to keep nothing. To cancel,
-    `progress` raises; what was measured until then stays in the cache.
-    Errors: WorkbenchError if the axis is unknown at a checkpoint, the metric returns names that differ between
-    checkpoints, or a checkpoint cannot be loaded.
+    `joblib.parallel_config` has set; they give the same numbers. On a cluster that shares the checkpoints' folder and
+    the cache: `client = distributed.Client(address)`, then `executor="dask", workers=n` (Ray by
+    `ray.util.joblib.register_ray()` and "ray"). `cache` is a folder, None to keep nothing. To cancel, `progress`
+    raises; what was measured until then stays in the cache.
+    Errors: WorkbenchError if the axis is unknown at a checkpoint, two checkpoints lie at one step, the metric returns
+    names that differ between checkpoints, or a checkpoint cannot be loaded.
     """
-    run = checkpoints.main_run(series)
+    run = checkpoints.main_run(series) if isinstance(series, checkpoints.Series) else list(series)
     places = _places(run, axis)
     metric = metric if isinstance(metric, Metric) else of_model(metric)
     task = functools.partial(_measure, run, metric, loading, cache, _reference(run, metric, loading, cache))
     found: dict[int, dict[str, float]] = {}
-    for index, values in _all(task, len(run), executor, workers):
-        found[index] = values
-        if progress is not None:
-            progress(len(found) / len(run), f"{metric.name}: {len(found)} of {len(run)} checkpoints")
+    with closing(_all(task, len(run), executor, workers)) as results:  # closed at once, so that workers stop
+        for index, values in results:
+            found[index] = values
+            if progress is not None:
+                progress(len(found) / len(run), f"{metric.name}: {len(found)} of {len(run)} checkpoints")
     lines = list(found[0])
     odd = [run[index].id for index in range(len(run)) if list(found[index]) != lines]
     if odd:
@@ -113,6 +123,7 @@ def trajectory(
         lines,
         places,
         x_name=axis,
+        log_x=log_x,
         x_labels=[checkpoint.revision or checkpoint.id for checkpoint in run],
         title=f"{metric.name} along {run[0].name}",
         value_name=metric.name,
@@ -137,14 +148,19 @@ def _call(model: OlmoForCausalLM, function: Callable[[OlmoForCausalLM], Value]) 
 
 
 def _places(run: Sequence[Checkpoint], axis: str) -> list[int]:
-    if axis not in ("step", "tokens"):
-        raise WorkbenchError(f"axis={axis!r}; choices: step, tokens")
+    """Where the checkpoints lie on the axis, which must know them all and have them in order."""
     if not run:
         raise WorkbenchError("a series without checkpoints has no trajectory")
-    unknown = [checkpoint.id for checkpoint in run if getattr(checkpoint, axis) is None]
-    if unknown:
-        raise WorkbenchError(f"the {axis} of {unknown[0]} is not known; take the other axis, or leave it out")
-    return [getattr(checkpoint, axis) for checkpoint in run]
+    for name in dict.fromkeys([axis, "step"]):
+        unknown = [checkpoint.id for checkpoint in run if checkpoint.place(name) is None]
+        if unknown:
+            raise WorkbenchError(f"the {name} of {unknown[0]} is not known; take the other axis, or leave it out")
+    for one, other in pairwise(run):
+        if one.place("step") >= other.place("step"):
+            raise WorkbenchError(
+                f"{one.id} and {other.id} do not follow one another on one run; take checkpoints.main_run(series)"
+            )
+    return [checkpoint.place(axis) for checkpoint in run]
 
 
 def _all(
@@ -154,14 +170,19 @@ def _all(
     if executor == "serial":
         yield from ((index, task(index)) for index in range(count))
         return
-    backend = None if executor == "joblib" else executor
     try:
-        parallel = joblib.Parallel(
-            n_jobs=None if executor == "joblib" else workers, backend=backend, return_as="generator_unordered"
-        )
+        with nullcontext() if executor == "joblib" else joblib.parallel_config(backend=executor, n_jobs=workers):
+            parallel = joblib.Parallel(return_as="generator_unordered")
     except ValueError as error:
         raise WorkbenchError(f"executor={executor!r}: {error}") from error
-    yield from parallel(joblib.delayed(_numbered)(task, index) for index in range(count))
+    results = parallel(joblib.delayed(_numbered)(task, index) for index in range(count))
+    try:
+        for result in results:  # noqa: UP028 - `yield from` would close them before the warning is silenced
+            yield result
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a cancelled run leaves work undone is meant
+            results.close()
 
 
 def _numbered(task: Callable[[int], dict[str, float]], index: int) -> tuple[int, dict[str, float]]:
@@ -183,7 +204,7 @@ def _measure(
     def make() -> dict[str, float]:
         given = {} if reference is None else {"reference": reference[1]()}
         if metric.reads == "weights":
-            steps = None if previous is None else (run[index].step or 0) - (run[index - 1].step or 0)
+            steps = None if previous is None else run[index].place("step") - run[index - 1].place("step")
             value = metric.function(weights, previous, steps, **metric.arguments, **given)
         else:
             value = metric.function(loading(run[index]), **metric.arguments, **given)

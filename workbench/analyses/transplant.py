@@ -19,6 +19,8 @@ from workbench.progress import Progress, steps
 from workbench.results import Grid, Measures, Scores
 
 CAPTURED = ("attn.z", "attn_out", "mlp_out", "resid_post")
+WHOLE = {"weights": ("attention", "mlp", "layer"), "activations": ("attention", "mlp", "residual")}
+"""Parts of a layer that can be exchanged as a whole."""
 
 
 def transplant(
@@ -70,26 +72,71 @@ def transplant_heads(
 
     See `transplant`. Each run starts at the head's layer, from B's own residual stream.
     """
+    return _one_at_a_time(a, b, tokens, (), using, target, progress)
+
+
+def transplant_parts(
+    a: Subject,
+    b: Subject,
+    tokens: Tensor,
+    *,
+    using: str = "weights",
+    target: int | None = None,
+    progress: Progress | None = None,
+) -> Measures:
+    """As `transplant_heads`, with a layer's attention, its MLP, and all of it beside its heads. Grids layer × part.
+
+    All of a layer is `layer`, its weights; or with activations `residual`, A's residual stream where it leaves the
+    layer, with which B goes on from what A has made of the text so far.
+    """
+    kinds = WHOLE.get(using, ())
+    return _one_at_a_time(a, b, tokens, kinds, using, target, progress)
+
+
+def with_part(
+    a: OlmoForCausalLM, b: OlmoForCausalLM, kind: str, layer: int, heads: Sequence[int] = ()
+) -> OlmoForCausalLM:
+    """B with the weights of one part of A (see `grafting.Part`), a model to run or to write text with; B is unchanged.
+
+    Errors: WorkbenchError if there is no such part, or A and B are not of one shape.
+    """
+    part = Part(kind, layer, tuple(heads))
+    _there(b, part)
+    return grafted(b, part_tensors(weights_of(a), part), part)
+
+
+def _one_at_a_time(
+    a: Subject,
+    b: Subject,
+    tokens: Tensor,
+    kinds: Sequence[str],
+    using: str,
+    target: int | None,
+    progress: Progress | None,
+) -> Measures:
+    """The effects of every head, and of some kinds of parts, of every layer: Grids layer × part."""
     batch = as_batch(tokens, at_least=2)
     donor = _donor(a, batch, None, using)  # before B, so that one model is in memory at a time
     model = opened(b)
     layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
-    grid = [Part("head", layer, (head,)) for layer in range(layers) for head in range(heads)]
+    columns = [*(("head", (head,)) for head in range(heads)), *((kind, ()) for kind in kinds)]
+    grid = [Part(kind, layer, some) for layer in range(layers) for kind, some in columns]
     own = model.run(batch.to(model.device), capture="blocks.*.resid_pre")
     before = _outcome(own, batch, target)
     effects = []
-    for one in steps(grid, progress, "transplanting heads"):
+    for one in steps(grid, progress, "transplanting parts" if kinds else "transplanting heads"):
         run = _with_part(model, batch, donor, one, using, own[f"blocks.{one.layer}.resid_pre"])
         effects.append([new - old for new, old in zip(_outcome(run, batch, target), before, strict=True)])
-    values = torch.tensor(effects).T.reshape(len(before), layers, heads)
-    title = f"{name_of(b, 'B')} with one head of {name_of(a, 'A')} ({using})"
+    values = torch.tensor(effects).T.reshape(len(before), layers, len(columns))
+    what = "part" if kinds else "head"
+    title = f"{name_of(b, 'B')} with one {what} of {name_of(a, 'A')} ({using})"
     return Measures(
         **{
             name: Grid(
                 grid_values,
                 range(layers),
-                range(heads),
-                column_name="head",
+                [*range(heads), *("MLP" if kind == "mlp" else kind for kind in kinds)],
+                column_name=what,
                 title=title,
                 value_name=f"change of {'loss' if name == 'loss' else 'log-probability of the target'}",
                 unit="nats",
@@ -122,14 +169,19 @@ def _with_part(
     resid: Tensor | None = None,
 ) -> Run:
     """B's run with the part; from the part's layer on, where its residual stream there is given."""
-    chosen([part.layer], model.config.num_hidden_layers, "layer")
-    chosen(part.heads, model.config.num_attention_heads, "head")
+    _there(model, part)
     start = (
         {"start_at_layer": part.layer, "resid": resid} if resid is not None else {"input_ids": batch.to(model.device)}
     )
     if using == "weights":
         return grafted(model, part_tensors(donor, part), part).run(**start)
     return model.run(**start, edits=_edits(donor, part))
+
+
+def _there(model: OlmoForCausalLM, part: Part) -> None:
+    """Raise WorkbenchError unless the model has such a part."""
+    chosen([part.layer], model.config.num_hidden_layers, "layer")
+    chosen(part.heads, model.config.num_attention_heads, "head")
 
 
 def _edits(written: dict[str, Tensor], part: Part) -> list[Edit]:

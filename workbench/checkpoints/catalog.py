@@ -7,27 +7,35 @@ An id is `name@revision`. A series is sorted by stage, ingredient and step; its 
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from workbench.checkpoints import hub
-from workbench.checkpoints.files import INDEX_FILES, SINGLE_FILES, read_json
+from workbench.checkpoints.files import has_weights, read_json, why_no_weights
 from workbench.checkpoints.names import Revision, parse, split_id
-from workbench.checkpoints.published import PUBLISHED
+from workbench.checkpoints.published import PUBLISHED, repository_of
 from workbench.checkpoints.weights import family_of, read_settings
 from workbench.errors import WorkbenchError
 
 EMBEDDED = {"tiny-olmo": Path(__file__).parents[1] / "tiny_olmo" / "checkpoints"}
 """Series that ship with the workbench, and their folders."""
 
+AXES = ("step", "tokens")
+"""What a run can be followed along."""
+
+MOST_NAMED = 4  # gaps, and folders left out, that a note names
+
 
 @dataclass(frozen=True)
 class Checkpoint:
     """One checkpoint of a series. What its name does not say is None.
 
-    `measured` holds the numbers that the series' own `series.json` gives for it, where there is one.
+    `step` and `tokens` are those of its name, which begin anew in every stage; `before` are the steps and tokens of the
+    stages before its own. `measured` holds what the series' own `series.json` says about it, where there is one.
     """
 
     id: str
@@ -38,6 +46,7 @@ class Checkpoint:
     family: str | None = None
     ingredient: int | None = None
     order: int | None = None
+    before: tuple[int, int | None] = field(default=(0, 0), compare=False, repr=False)
     measured: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -50,16 +59,39 @@ class Checkpoint:
         """Whether this lies off the main run: another data order, or one ingredient of several."""
         return self.order is not None or self.ingredient is not None
 
+    def place(self, axis: str) -> int | None:
+        """Steps ("step") or tokens ("tokens") since the beginning of training, all stages together; None if unknown.
+
+        Errors: WorkbenchError for another axis.
+        """
+        if axis not in AXES:
+            raise WorkbenchError(f"axis={axis!r}; choices: {', '.join(AXES)}")
+        within, before = getattr(self, axis), self.before[AXES.index(axis)]
+        return None if within is None or before is None else before + within
+
 
 class Series(list[Checkpoint]):
     """A sorted list of checkpoints that knows where it was read: "embedded", "folder", "hub" or "cache".
 
-    `note` is a sentence for the reader where the list may be incomplete, else empty.
+    `note` is a sentence for the reader where the list may be incomplete or leaves out steps, else empty.
     """
 
-    def __init__(self, checkpoints: Iterable[Checkpoint], name: str, source: str, note: str = "") -> None:
-        super().__init__(checkpoints)
-        self.name, self.source, self.note = name, source, note
+    def __init__(self, checkpoints: Iterable[Checkpoint], name: str, source: str, notes: Iterable[str] = ()) -> None:
+        super().__init__(_counted(checkpoints))
+        self.name, self.source = name, source
+        missing = [f"{gap.missing} between {gap.after.revision} and {gap.before.revision}" for gap in gaps(self)]
+        more = [f"and {len(missing) - MOST_NAMED} more gaps"] if len(missing) > MOST_NAMED else []
+        told = [f"missing at the usual spacing: {', '.join(missing[:MOST_NAMED] + more)}"] if missing else []
+        self.note = "; ".join([*notes, *told])
+
+    def table(self) -> pd.DataFrame:
+        """A row a checkpoint: its id, step, tokens, stage, ingredient, data order and family; `missing` says how many
+        are left out before it, at its run's usual spacing."""
+        names = ["id", "step", "tokens", "stage", "ingredient", "order"]
+        table = pd.DataFrame([[getattr(c, name) for name in names] for c in self], columns=names)
+        table = table.astype(dict.fromkeys(names[1:], "Int64")).assign(family=[c.family for c in self])
+        missing = {gap.before.id: gap.missing for gap in gaps(self)}
+        return table.assign(missing=[missing.get(c.id, 0) for c in self])
 
 
 @dataclass(frozen=True)
@@ -72,10 +104,12 @@ class Gap:
 
 
 def series(name: str) -> Series:
-    """All checkpoints of a series by name: an embedded one, a local folder, or a hub repository.
+    """All checkpoints of a series by name: an embedded one, a local folder, a published model ("OLMo 2 1B") or a hub
+    repository.
 
     Errors: WorkbenchError if nothing of that name is found, with the choices.
     """
+    name = repository_of(name)
     if name in EMBEDDED:
         return folder_series(EMBEDDED[name], name, "embedded")
     if Path(name).is_dir():
@@ -83,36 +117,35 @@ def series(name: str) -> Series:
     if hub.is_repository(name):
         return _hub_series(name)
     raise WorkbenchError(
-        f"no series {name!r}: neither embedded ({', '.join(EMBEDDED)}), nor a folder here, nor a hub repository "
-        f"such as {PUBLISHED[0].repository}"
+        f"no series {name!r}: neither embedded ({', '.join(EMBEDDED)}), nor a folder here, nor a hub repository such "
+        f"as {PUBLISHED[0].repository}, nor a published model: {', '.join(known.name for known in PUBLISHED)}"
     )
 
 
 def folder_series(folder: Path, name: str, source: str = "folder") -> Series:
     """The series of a folder with one sub-folder a step; a folder that is itself a checkpoint is a series of one.
 
-    Sub-folders whose name is no step or that hold no weights are left out, and the note says which hold none.
+    Sub-folders whose name is no step are left out; those that hold no weights, or a config that cannot be read, are
+    left out and named in the note.
     Errors: WorkbenchError if there is no checkpoint at all.
     """
     if not folder.is_dir():
         raise WorkbenchError(f"the folder of {name} is not there: {folder}")
-    told = _told(folder)
-    read = [revision for path in sorted(folder.iterdir()) if path.is_dir() and (revision := parse(path.name))]
-    whole = [revision for revision in read if has_weights(folder / revision.name)]
-    if not whole and has_weights(folder):
-        revision = parse(folder.name) or Revision(folder.name)
-        return Series([_local(folder, name, revision, None, {})], name, source)
-    if not whole:
-        raise WorkbenchError(f"no checkpoints in {folder}: no sub-folder named after a step (step1000, …) has weights")
-    whole.sort(key=lambda revision: revision.sort_key)
-    empty = [revision.name for revision in read if revision not in whole]
-    note = f"without weights, left out: {', '.join(empty)}" if empty else ""
-    return Series([_local(folder / r.name, name, r, r.name, told.get(r.name, {})) for r in whole], name, source, note)
-
-
-def has_weights(folder: Path) -> bool:
-    """Whether a folder holds a file that weights are read from."""
-    return any((folder / name).is_file() for name in INDEX_FILES + SINGLE_FILES)
+    told, found, left_out = _told(folder), [], []
+    read = [revision for path in folder.iterdir() if path.is_dir() and (revision := parse(path.name))]
+    for revision in sorted(read, key=lambda revision: revision.sort_key):
+        try:
+            found.append(_local(folder / revision.name, name, revision, revision.name, told.get(revision.name, {})))
+        except WorkbenchError as error:
+            left_out.append(str(error))
+    if not found and has_weights(folder):
+        return Series([_local(folder, name, parse(folder.name) or Revision(folder.name), None, {})], name, source)
+    if not found:
+        reason = left_out[0] if left_out else "no sub-folder is named after a step (step1000, …)"
+        raise WorkbenchError(f"no checkpoints in {folder}: {reason}")
+    more = [f"and {len(left_out) - MOST_NAMED} more"] if len(left_out) > MOST_NAMED else []
+    notes = [f"left out: {'; '.join(left_out[:MOST_NAMED] + more)}"] if left_out else []
+    return Series(found, name, source, notes)
 
 
 def main_run(checkpoints: Sequence[Checkpoint], ingredient: int | None = None) -> list[Checkpoint]:
@@ -122,6 +155,11 @@ def main_run(checkpoints: Sequence[Checkpoint], ingredient: int | None = None) -
     """
     kept = [c for c in checkpoints if c.order is None and c.ingredient in (None, ingredient)]
     return [c for c in kept if c.step is not None] or kept
+
+
+def last(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """The end of training: the last checkpoint of a sorted series that lies on no branch, if there is one."""
+    return next((c for c in reversed(checkpoints) if not c.is_branch), checkpoints[-1])
 
 
 def finals(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
@@ -150,7 +188,8 @@ def gaps(checkpoints: Sequence[Checkpoint]) -> list[Gap]:
 
 
 def pick(checkpoints: Sequence[Checkpoint], count: int) -> list[Checkpoint]:
-    """At most `count` checkpoints of a long run, spaced evenly in log(1 + step), the first and the last among them.
+    """`count` checkpoints of a long run, as evenly spaced in log(1 + step) as they are, the first and the last among
+    them; all of them where there are no more. Those whose neighbours are closest to each other are dropped first.
 
     Errors: WorkbenchError if count is below 2 or the run has entries without a step.
     """
@@ -158,15 +197,15 @@ def pick(checkpoints: Sequence[Checkpoint], count: int) -> list[Checkpoint]:
         raise WorkbenchError(f"{count} checkpoints to pick; at least 2, the first and the last")
     if any(c.step is None for c in checkpoints):
         raise WorkbenchError("only checkpoints with a step can be picked from; take main_run(series)")
-    if len(checkpoints) <= count:
-        return list(checkpoints)
-    places = [math.log1p(c.step) for c in checkpoints]
-    targets = [places[0] + (places[-1] - places[0]) * i / (count - 1) for i in range(count)]
-    chosen = {min(range(len(places)), key=lambda i: abs(places[i] - target)) for target in targets}
-    return [checkpoints[i] for i in sorted(chosen | {0, len(places) - 1})]
+    kept = [(math.log1p(c.place("step")), c) for c in checkpoints]
+    while len(kept) > count:
+        del kept[min(range(1, len(kept) - 1), key=lambda i: kept[i + 1][0] - kept[i - 1][0])]
+    return [checkpoint for _, checkpoint in kept]
 
 
 def _local(folder: Path, name: str, revision: Revision, named: str | None, told: Mapping[str, Any]) -> Checkpoint:
+    if not has_weights(folder):
+        raise WorkbenchError(why_no_weights(folder))
     settings, _ = read_settings(folder)
     tokens = told.get("tokens", revision.tokens)
     return _checkpoint(name, revision, named, family_of(settings), tokens, told)
@@ -193,6 +232,17 @@ def _checkpoint(
     )
 
 
+def _counted(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """Sorted checkpoints, each with what the stages before its own took: as far as the furthest of each goes."""
+    counted, before = [], (0, 0)
+    for _, group in groupby(checkpoints, key=lambda checkpoint: (checkpoint.stage, checkpoint.step is None)):
+        stage = [replace(checkpoint, before=before) for checkpoint in group]
+        counted += stage
+        steps, tokens = ([c.place(axis) for c in stage] for axis in AXES)
+        before = (max(s or 0 for s in steps), None if None in tokens else max(tokens))
+    return counted
+
+
 def _told(folder: Path) -> dict[str, dict[str, Any]]:
     """What `series.json` says, by revision: `{"checkpoints": [{"revision": "step50", "tokens": …, …}]}`."""
     path = folder / "series.json"
@@ -211,7 +261,7 @@ def _hub_series(repository: str) -> Series:
         raise WorkbenchError(f"{repository} has no revision that names a step; it has {', '.join(found.names[:8])}")
     family = next((known.family for known in PUBLISHED if known.repository == repository), None)
     checkpoints = [_checkpoint(repository, r, r.name, family, r.tokens, {}) for r in read]
-    return Series(checkpoints, repository, "cache" if found.note else "hub", found.note)
+    return Series(checkpoints, repository, "cache" if found.note else "hub", [found.note] if found.note else [])
 
 
 def _gaps_of_run(run: Sequence[Checkpoint]) -> list[Gap]:

@@ -34,6 +34,15 @@ DTYPES = {
 }
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
+UNCONVERTED = {
+    "model_and_optim": "OLMo-core's src/examples/huggingface/convert_checkpoint_to_hf.py converts it (of a run with "
+    "config.yaml, OLMo's scripts/unshard.py)",
+    "model/rank*.pt": "OLMo's scripts/unshard.py makes model.pt of it",
+    "rank*.pt": "OLMo's scripts/unshard.py makes model.pt of it",
+    "*.distcp": "torch.distributed.checkpoint.format_utils.dcp_to_torch_save makes one file of it",
+}
+"""What checkpoints hold as distributed training leaves them, and what makes them readable."""
+
 MOST_HEADER_BYTES = 100_000_000
 
 
@@ -173,8 +182,27 @@ def tensor_files(folder: Path) -> list[TensorFile]:
     for name in SINGLE_FILES:
         if (folder / name).is_file():
             return [_open(folder / name)]
+    raise WorkbenchError(why_no_weights(folder))
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds a file that weights are read from."""
+    return any((folder / name).is_file() for name in INDEX_FILES + SINGLE_FILES)
+
+
+def why_no_weights(folder: Path) -> str:
+    """What a folder that weights cannot be read from holds instead, and what would do."""
+    for place, remedy in UNCONVERTED.items():
+        if next(folder.glob(place), None) is not None:
+            return f"{folder} holds the shards of a distributed run ({place}), which are not read as they are; {remedy}"
+    pieces = sorted(path.name for path in folder.glob("*-of-*"))
+    if pieces:
+        return (
+            f"{folder} is half written: it has {len(pieces)} shards ({pieces[0]}, …) but no index of them "
+            f"({' or '.join(INDEX_FILES)})"
+        )
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    raise WorkbenchError(
+    return (
         f"no weights in {folder}: looked for {', '.join(INDEX_FILES + SINGLE_FILES)}; "
         f"found {', '.join(there[:12]) or 'nothing'}"
     )

@@ -53,6 +53,7 @@ def revisions(repository: str) -> Revisions:
     Errors: WorkbenchError if the repository does not exist, or cannot be reached and nothing of it is cached.
     """
     try:
+        HfApi().model_info(repository, timeout=SECONDS)  # listing takes no time limit: is anybody there?
         refs = HfApi().list_repo_refs(repository)
     except RepositoryNotFoundError as error:
         raise WorkbenchError(f"the hub has no repository {repository!r}, or it is not open to you") from error

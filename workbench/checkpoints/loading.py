@@ -16,11 +16,12 @@ from hooks import OlmoForCausalLM
 from workbench.checkpoints import catalog, hub
 from workbench.checkpoints.catalog import Checkpoint
 from workbench.checkpoints.names import split_id
+from workbench.checkpoints.published import repository_of
 from workbench.checkpoints.weights import Weights, open_weights
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 
-BITS = {"8bit": 8, "4bit": 4}
+BITS = {"nf4": 4, "8bit": 8, "4bit": 4}  # "4bit" is another name for NF4
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -43,8 +44,8 @@ def load(
     """The model and the tokenizer of a checkpoint: an entry of a series, or an id.
 
     An id is `name@revision`; without a revision it is a checkpoint's own folder, or the last of a series' main run.
-    `dtype` is a torch dtype or its name, the files' own if None; `device` is the CPU if None; `quantize` is "8bit" or
-    "4bit" (bitsandbytes, linear layers). The model is in evaluation mode. A checkpoint without tokenizer files has
+    `dtype` is a torch dtype or its name, the files' own if None; `device` is the CPU if None; `quantize` is "nf4" or
+    "8bit" (bitsandbytes, linear layers). The model is in evaluation mode. A checkpoint without tokenizer files has
     its parent folder's; if there are none either, the tokenizer is None and a warning says so.
     Errors: WorkbenchError if it is not found, broken, not an OLMo, or does not fit into free memory.
     """
@@ -56,7 +57,7 @@ def load(
     if wanted > free:
         raise WorkbenchError(
             f"{folder} takes {gigabytes(wanted)} to load and {gigabytes(free)} are free on {device}; "
-            "a smaller dtype (bfloat16) or quantize='4bit' takes less"
+            "a smaller dtype (bfloat16) or quantize='nf4' takes less"
         )
     model = _build(weights, dtype, device, quantize, progress)
     return model, tokenizer_of(folder)
@@ -82,6 +83,7 @@ def locate(checkpoint: str | Checkpoint) -> Path:
     if Path(checkpoint_id).is_dir():
         return _inside(Path(checkpoint_id), checkpoint_id, None)
     name, revision = split_id(checkpoint_id)
+    name = repository_of(name)
     if name in catalog.EMBEDDED:
         return _inside(catalog.EMBEDDED[name], name, revision)
     if Path(name).is_dir():
@@ -121,7 +123,7 @@ def _inside(folder: Path, name: str, revision: str | None) -> Path:
     """The folder of one revision of a local series; of the last of its main run if none is named."""
     if revision is None:
         is_checkpoint = any((folder / config).is_file() for config in ("config.json", "config.yaml"))
-        return folder if is_checkpoint else folder / (catalog.folder_series(folder, name)[-1].revision or "")
+        return folder if is_checkpoint else folder / (catalog.last(catalog.folder_series(folder, name)).revision or "")
     if Path(revision).name == revision and (folder / revision).is_dir():
         return folder / revision
     raise WorkbenchError(
@@ -161,8 +163,8 @@ def _build(
 ) -> OlmoForCausalLM:
     quantization = None
     if quantize is not None:
-        bits = {f"load_in_{quantize}": True}
-        quantization = BitsAndBytesConfig(**bits, bnb_4bit_compute_dtype=dtype)
+        bits = {f"load_in_{BITS[quantize]}bit": True}
+        quantization = BitsAndBytesConfig(**bits, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     tensors = _read(weights, dtype, progress)
     with _no_progress_bar():
         model = OlmoForCausalLM.from_pretrained(

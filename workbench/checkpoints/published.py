@@ -40,3 +40,8 @@ PUBLISHED: tuple[Published, ...] = (
     Published("OLMo 3 32B", "allenai/Olmo-3-1125-32B", "OLMo 3", "32B"),
     Published("OLMo 3 32B Think", "allenai/Olmo-3-32B-Think", "OLMo 3", "32B"),
 )
+
+
+def repository_of(name: str) -> str:
+    """The repository of a published model by its name ("OLMo 2 1B"); any other name as it is."""
+    return next((known.repository for known in PUBLISHED if known.name == name), name)

@@ -6,13 +6,15 @@
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from workbench.command_line import attention, check, compare, generate, lens, trajectory
 from workbench.command_line.common import add_output_arguments
 from workbench.errors import WorkbenchError
-from workbench.report import as_text, write_csv, write_html
+from workbench.report import as_csv, as_html, as_text
 
 COMMANDS = {
     "generate": generate,
@@ -35,28 +37,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    print(as_text(report))
-    if args.csv:
-        write_csv(report, args.csv)
     if args.html:
-        write_html(report, args.html)
+        args.html.write_text(as_html(report), encoding="utf-8")
+    if args.csv and args.csv != Path("-"):
+        args.csv.write_text(as_csv(report), encoding="utf-8")
+    show(as_csv(report) if args.csv == Path("-") else as_text(report) + "\n")
     return 0 if report.ok else 1
+
+
+def show(text: str) -> None:
+    """Print to a reader who may stop reading early, as `head` does."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
+    summaries = {name: str(command.__doc__).splitlines()[0] for name, command in COMMANDS.items()}
+    listed = "\n".join(f"  {name:<12}{summary}" for name, summary in summaries.items())
     top = argparse.ArgumentParser(
         prog="python -m workbench",
         description="Look inside OLMo checkpoints: tables on the terminal, CSV, or a page to keep.",
-        epilog=f"{CODES}\nEach command has examples: python -m workbench lens --help",
+        epilog=f"commands:\n{listed}\n\n{CODES}\nEach command has examples: python -m workbench lens --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", help="one of those below")
     for name, command in COMMANDS.items():
-        summary = command.__doc__.splitlines()[0]
         sub = commands.add_parser(
             name,
-            help=summary,
             description=command.__doc__,
             epilog=f"examples:\n{command.EXAMPLES.rstrip()}\n\n{CODES}",
             formatter_class=argparse.RawDescriptionHelpFormatter,

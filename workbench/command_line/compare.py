@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench import checkpoints
 from workbench.analyses.compare_attention import compare_attention
-from workbench.analyses.compare_behaviour import compare_behaviour
+from workbench.analyses.compare_behaviour import behaviour_summary, compare_behaviour
 from workbench.analyses.compare_weights import compare_weights
 from workbench.analyses.noise_floor import noise_floor
 from workbench.analyses.pairs import Subject
@@ -31,8 +30,9 @@ from workbench.command_line.common import (
     rows_of,
 )
 from workbench.errors import WorkbenchError
+from workbench.progress import Progress
 from workbench.report import Report, Section, dtype_name
-from workbench.results import Grid, Measures, Scores
+from workbench.results import Grid, Measures
 
 EXAMPLES = """
   python -m workbench compare tiny-olmo@step1000 tiny-olmo@step6000
@@ -42,7 +42,6 @@ EXAMPLES = """
 PARTS = ("predictions", "weights", "attention")
 SHOWN = 12  # tokens, matrices or heads listed, those that differ most
 SHOWN_OF_TOKENS = ("loss_difference", "loss_a", "loss_b", "kl", "overlap", "flip")
-OWN = ("loss_a", "loss_b")  # of one checkpoint, so that a difference of finals says nothing of them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,20 +109,23 @@ def _finals(checkpoint: str) -> Sequence[Checkpoint]:
 def _predictions(pair: Pair, args: argparse.Namespace) -> list[Section]:
     """Means over the text, and the tokens whose loss differs most."""
 
-    def compared(a: Subject, b: Subject) -> Measures:
-        return compare_behaviour(a, b, pair.ids, window=args.length, tokenizer=pair.tokenizer)
+    def compared(a: Subject, b: Subject, progress: Progress | None = None) -> Measures:
+        return compare_behaviour(a, b, pair.ids, window=args.length, tokenizer=pair.tokenizer, progress=progress)
 
-    measures = compare_behaviour(
-        pair.a, pair.b, pair.ids, window=args.length, tokenizer=pair.tokenizer, progress=bar(args)
-    )
+    measures = compared(pair.a, pair.b, bar(args))
+    means = behaviour_summary(measures)
     summary = pd.DataFrame(
-        {"measure": list(measures), "mean": means(measures).values(), "unit": [m.unit for m in measures.values()]}
+        {"measure": means.names, "mean": means.values, "unit": [measure.unit for measure in measures.values()]}
     )
     if pair.finals:
-        floor = noise_floor(pair.finals, lambda a, b: as_scores(means(compared(a, b))), progress=bar(args))
-        summary["noise floor"] = [float("nan") if name in OWN else float(floor[name].values[0]) for name in measures]
+        floor = noise_floor(pair.finals, lambda a, b: behaviour_summary(compared(a, b)), progress=bar(args))
+        summary["noise floor"] = floor.values
     table = measures.table()
-    note = "Means over the tokens of the text; loss_difference is the loss of B less that of A."
+    note = (
+        "Means over the tokens of the text. loss_difference: the loss of B less that of A; kl, js: divergence of the "
+        "two distributions; overlap: share of the ten likeliest tokens that both have; flip: share of tokens after "
+        "which the likeliest one differs."
+    )
     return [
         Section("Predictions", summary, note=note),
         Section(
@@ -134,16 +136,6 @@ def _predictions(pair: Pair, args: argparse.Namespace) -> list[Section]:
             shown=_furthest(table, "loss_difference")[["position", "label", *SHOWN_OF_TOKENS]],
         ),
     ]
-
-
-def means(measures: Measures) -> dict[str, float]:
-    """The mean of each measure over the tokens where it is defined."""
-    return {name: float(np.nanmean(measure.values)) for name, measure in measures.items()}
-
-
-def as_scores(numbers: dict[str, float]) -> Measures:
-    """Numbers by name as measures, which is what a noise floor is taken of."""
-    return Measures(**{name: Scores([number], ["mean"]) for name, number in numbers.items()})
 
 
 def _weights(pair: Pair, args: argparse.Namespace) -> list[Section]:

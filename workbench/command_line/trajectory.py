@@ -14,7 +14,16 @@ from workbench.analyses import metrics
 from workbench.analyses.trajectory import CACHE, Loading, Metric, trajectory
 from workbench.checkpoints import Checkpoint
 from workbench.checkpoints.loading import tokenizer_of
-from workbench.command_line.common import add_loading_arguments, add_text, bar, needed, provenance, read_text, rows_of
+from workbench.command_line.common import (
+    add_loading_arguments,
+    add_text,
+    bar,
+    needed,
+    positive,
+    provenance,
+    read_text,
+    rows_of,
+)
 from workbench.report import Report, Section
 from workbench.results import Curves
 
@@ -44,6 +53,7 @@ NOTES = {
     "steps in different directions add up to less the further apart two checkpoints are, so compare equal distances.",
 }
 OF_HEADS = ("previous", "induction", "sinks")
+OF_LAYERS = ("norms", "rank")
 LINES = 8  # heads drawn and listed, those that go highest
 
 
@@ -60,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--axis", choices=["step", "tokens"], default="step", help="what to plot over (step)")
     parser.add_argument("--checkpoints", type=int, metavar="N", help="only N of them, spaced by logarithm (all)")
     parser.add_argument("--length", type=int, default=128, help="tokens a row that the text is cut into (128)")
-    parser.add_argument("--workers", type=int, default=1, help="processes (1)")
+    parser.add_argument("--workers", type=positive, default=1, help="processes (1)")
     parser.add_argument(
         "--cache", default=os.fspath(CACHE), metavar="FOLDER", help="where measured numbers are kept; none keeps none"
     )
@@ -70,13 +80,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     """A row a checkpoint with a column a metric; every line of every metric in files and pictures."""
-    series = checkpoints.main_run(checkpoints.series(args.series))
+    found = checkpoints.series(args.series)
+    series = checkpoints.main_run(found)
     if args.checkpoints is not None:
         series = checkpoints.pick(series, args.checkpoints)
     tokenizer = needed(tokenizer_of(checkpoints.locate(series[-1])), args.series)
     tokens = rows_of(tokenizer(read_text(args.text), return_tensors="pt")["input_ids"], args.length)
     curves = {name: _measured(series, METRICS[name](tokens), args) for name in args.metrics}
-    sections = [Section("At each checkpoint", summary(series, curves, args.axis))]
+    sections = [Section("At each checkpoint", summary(series, curves, args.axis), note=found.note)]
     sections += [
         Section(
             curve.value_name.capitalize(),
@@ -109,12 +120,15 @@ def _measured(series: list[Checkpoint], metric: Metric, args: argparse.Namespace
 
 def summary(series: list[Checkpoint], curves: dict[str, Curves], axis: str) -> pd.DataFrame:
     """A row a checkpoint; of each metric its telling line: the best head, or the last layer, or all parameters."""
-    table = pd.DataFrame({"revision": [c.revision or c.id for c in series], axis: [getattr(c, axis) for c in series]})
+    table = pd.DataFrame({"revision": [c.revision or c.id for c in series], axis: [c.place(axis) for c in series]})
     for name, curve in curves.items():
-        best = highest(curve, 1)
-        line = curve.lines.index(best.lines[0]) if name in OF_HEADS else 0 if name == "change" else -1
-        title = name if len(curve.lines) == 1 else f"{name} {curve.lines[line]}"
-        table[title] = curve.values[line]
+        if name in OF_HEADS:
+            best = highest(curve, 1)
+            table[f"{name} {best.lines[0]}"] = best.values[0]
+        elif name in OF_LAYERS:
+            table[f"{name} layer {curve.lines[-1]}"] = curve.values[-1]
+        else:
+            table[name] = curve.values[0]
     return table
 
 

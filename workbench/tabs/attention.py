@@ -1,16 +1,15 @@
 """Attention: every head of every layer, and one of them in full."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from workbench import views
-from workbench.analyses.head_atlas import head_atlas
 from workbench.results import Grid
 from workbench.tabs.bench import MOST_ATTENTION_TOKENS, Bench, Opened
+from workbench.tabs.pictures import atlas_of
 from workbench.tabs.place import Due, Place
+from workbench.views.standalone import ORDERS
 
 TITLE = "Attention"
-ORDERS = ("induction", "previous", "first", "self", "duplicate", "entropy", "distance")
 HOW = (
     "Each map: one row a query token, one column a key token; a row sums to 1 and says where its query looks. "
     "Thumbnails show the strongest weight under each pixel. Click one for the full map, click a cell to lock it."
@@ -25,19 +24,18 @@ def build(place: Place) -> None:
 def attention(bench: Bench, due: Due) -> dict[str, Any]:
     """What the view needs to know; the maps themselves it fetches."""
     opened = bench.read(due.subject.checkpoint, due.subject.prompt, MOST_ATTENTION_TOKENS)
-    atlas = atlas_of(bench, opened, due)
-    orders = {name: atlas[name].values.ravel().tolist() for name in ORDERS if name in atlas}
-    best = atlas["induction"].rank().iloc[0] if "induction" in atlas else None
-    chosen = None if best is None else {"layer": int(best["row"]), "head": int(best["column"])}
-    return view_value(opened, due) | {"orders": orders, "best": chosen}
+    atlas = atlas_of(bench, opened, due.subject.prompt)
+    if atlas is None:
+        return view_value(opened, due)
+    orders = {name: finite(atlas[name]) for name in ORDERS if name in atlas}
+    first = atlas["induction"].rank().iloc[0]
+    best = {"layer": int(first["row"]), "head": int(first["column"])}
+    return view_value(opened, due) | {"orders": orders, "best": best}
 
 
-def atlas_of(bench: Bench, opened: Opened, due: Due) -> Mapping[str, Grid]:
-    """The statistics of all heads on the prompt; nothing for a prompt too short to have any."""
-    if opened.ids.shape[1] < 2:
-        return {}
-    key = ("atlas", due.subject.checkpoint, due.subject.prompt)
-    return bench.once(key, lambda: head_atlas(opened.model, opened.ids, samples=16))
+def finite(scores: Grid) -> list[float | None]:
+    """A score of every head, head 0 of layer 0 first; None where it is not defined, which JSON can say."""
+    return [None if score != score else score for score in scores.values.ravel().tolist()]
 
 
 def view_value(opened: Opened, due: Due, other: str | None = None) -> dict[str, Any]:

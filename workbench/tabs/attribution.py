@@ -1,94 +1,248 @@
 """Attribution: which parts of the model make a prediction, directly and by way of what follows."""
 
-import gradio as gr
+from dataclasses import dataclass
 
+import gradio as gr
+import torch
+
+from workbench.analyses.ablation import ablation
 from workbench.analyses.activation_patching import activation_patching
-from workbench.analyses.direct_logit_attribution import direct_logit_attribution
+from workbench.analyses.direct_logit_attribution import by_head, by_layer, direct_logit_attribution, head_sources
+from workbench.analyses.token_saliency import token_saliency
 from workbench.errors import WorkbenchError
-from workbench.tabs.bench import Bench
-from workbench.tabs.calls import Call, Tokens, choice, prompt_of, with_tokenizer
+from workbench.tabs.bench import Bench, Opened
+from workbench.tabs.calls import Call, Tokens, choice, prompt_of, result, with_tokenizer
 from workbench.tabs.edit_lines import token_id
-from workbench.tabs.panel import Panel
+from workbench.tabs.panel import Chooses, Panel, View, head_pick
 from workbench.tabs.place import Due, Place
 
 TITLE = "Attribution"
 HOW = (
-    "The prediction after the chosen token (the last, unless one is chosen in the strip above). First, what each part "
-    "adds directly to the logit; then, what comes back when one activation of this prompt is put into a run on another."
+    "Why this next token? Asked after the chosen token (the last, unless one is chosen in the strip above) about the "
+    "likeliest next token, or the one written here. Orange speaks for it, blue against it."
 )
-SITES = ("resid_pre", "attn_out", "mlp_out", "attn.z")
-MEASURES = ("logit_difference", "probability", "kl")
+DIRECT = {
+    "each head and MLP": (
+        by_head,
+        "What each part adds directly to the logit, through the final norm and unembedding. Click a cell to choose its "
+        "head.",
+    ),
+    "each layer": (
+        by_layer,
+        "What attention and MLP of each layer add directly to the logit; all parts with the embedding sum to it.",
+    ),
+    "every part, in order": (None, "What each part adds directly to the logit; the parts sum to it."),
+}
+ABLATIONS = {
+    "replaced by their mean": "mean",
+    "replaced by zeros": "zero",
+}
+SALIENCIES = {
+    "integrated gradients": (
+        "integrated_gradients",
+        "What each token of the prompt contributes, from a text of average embeddings to this one; they sum to the "
+        "change of the logit but for the gap in the title.",
+    ),
+    "gradient × input": (
+        "gradient_x_input",
+        "To first order, what the logit loses with each token's embedding; these need not sum to it.",
+    ),
+}
+SITES = {
+    "residual stream entering a layer": "resid_pre",
+    "output of attention": "attn_out",
+    "output of the MLP": "mlp_out",
+    "output of each head": "attn.z",
+}
+MEASURES = {"whole prediction (KL)": "kl", "logit (difference)": "logit_difference", "probability": "probability"}
+WORDS = ("Paris", "Berlin", "Mary", "John", "red", "two", "water", "small", "other", "house")
+MOST_TRIED, MOST_EXCHANGES = 256, 16  # exchanges of a word that are looked at, and run
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the tab asks about: which next token, over which other, after which position."""
+
+    opened: Opened
+    position: int
+    targets: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many layers, and heads in each."""
+        config = self.opened.model.config
+        return config.num_hidden_layers, config.num_attention_heads
+
+    @property
+    def heads(self) -> Chooses:
+        """What a click chooses in a grid of layers × heads."""
+        return {"head": ("x", 0, self.shape[1]), "layer": ("y", 0, self.shape[0])}
 
 
 def build(place: Place) -> None:
     with gr.Row(elem_classes="tools"):
-        token = place.link("token_text", gr.Textbox("", label="Token (empty: the likeliest)", min_width=150))
-        against = place.link("against", gr.Textbox("", label="Against (empty: none)", min_width=150))
-    direct = Panel("direct")
-    place.shows(direct.drawing(direct_call), inputs=[token, against], outputs=direct.outputs, follows=["token"])
+        token = place.link("token_text", gr.Textbox("", label="Next token", placeholder="the likeliest", min_width=150))
+        against = place.link("against", gr.Textbox("", label="Against another", placeholder="none", min_width=150))
+    with gr.Row():
+        with gr.Column(min_width=420):
+            direct = gr.Dropdown(list(DIRECT), value=next(iter(DIRECT)), label="Direct effect of", elem_classes="menu")
+            controls = [token, against, place.link("direct", direct)]
+            Panel("direct").draws(place, direct_view, inputs=controls, follows=["token"])
+        with gr.Column(min_width=420):
+            method = gr.Dropdown(
+                list(ABLATIONS), value=next(iter(ABLATIONS)), label="Heads and MLPs taken away", elem_classes="menu"
+            )
+            controls = [token, against, place.link("ablation", method)]
+            Panel("ablation").draws(place, ablation_view, inputs=controls, follows=["token"])
+    sources = Panel("sources", of_tokens=True)
+    sources.draws(place, sources_view, inputs=[token, against], follows=["token", "layer", "head"])
+    method = gr.Dropdown(
+        list(SALIENCIES), value=next(iter(SALIENCIES)), label="Saliency of tokens", elem_classes="menu"
+    )
+    saliency = Panel("saliency", of_tokens=True)
+    controls = [token, against, place.link("saliency", method)]
+    saliency.draws(place, saliency_view, inputs=controls, follows=["token"])
     with gr.Row(elem_classes="tools"):
         second = gr.Textbox(
             "",
-            label="Second prompt, as many tokens (empty: one word changed)",
+            label="Second prompt, of as many tokens",
+            placeholder="this one with one word changed",
+            elem_classes="wide",
             min_width=300,
             scale=3,
-            elem_classes="wide",
         )
-        place.link("second", second)
-        site = place.link("site", gr.Dropdown(list(SITES), value="resid_pre", label="Site", min_width=110))
-        measure = place.link("effect", gr.Dropdown(list(MEASURES), value="kl", label="Measure", min_width=110))
-    patching = Panel("patching", {"x": "token"})
-    controls = [token, against, second, site, measure]
-    place.shows(patching.drawing(patching_call), inputs=controls, outputs=patching.outputs, follows=["token"])
+    with gr.Row(elem_classes="tools"):
+        site = gr.Dropdown(list(SITES), value=next(iter(SITES)), label="What is patched", min_width=240)
+        measure = gr.Dropdown(list(MEASURES), value=next(iter(MEASURES)), label="Measured by", min_width=200)
+    controls = [place.link(name, part) for name, part in (("second", second), ("site", site), ("effect", measure))]
+    Panel("patching").draws(place, patching_view, inputs=[token, against, *controls], follows=["token"])
 
 
-def direct_call(bench: Bench, due: Due, token: str, against: str) -> Call:
+def direct_view(bench: Bench, due: Due, token: str, against: str, what: str) -> View:
     """What each part adds to the logit of a token, or to its difference from another's."""
-    position = position_of(bench, due)
-    targets = targets_of(bench, due, position, token, against)
-    return Call(direct_logit_attribution, (*prompt_of(due), *targets), (("position", position), *with_tokenizer(due)))
+    gather, note = choice(what, DIRECT, "view")
+    asked = asked_of(bench, due, token, against)
+    call = direct_call(due, asked)
+    if gather is by_head:
+        return View(Call(by_head, (call,), progress=False), note, chooses=asked.heads)
+    return View(call if gather is None else Call(gather, (call,), progress=False), note)
 
 
-def patching_call(bench: Bench, due: Due, token: str, against: str, second: str, site: str, measure: str) -> Call:
+def ablation_view(bench: Bench, due: Due, token: str, against: str, method: str) -> View:
+    """What the token loses without each head and MLP."""
+    method = choice(method, ABLATIONS, "ablation")
+    asked = asked_of(bench, due, token, "")
+    options = (("method", method), ("position", asked.position), *with_tokenizer(due))
+    call = Call(ablation, (*prompt_of(due), *asked.targets), options, measure="log_probability")
+    note = "What taking a part away does to the log-probability, later layers included: blue, the token needs the part."
+    return View(call, note + (" The other token plays no part here." if against else ""), chooses=asked.heads)
+
+
+def sources_view(bench: Bench, due: Due, token: str, against: str) -> View:
+    """From which tokens one head's direct effect comes."""
+    asked = asked_of(bench, due, token, against)
+    strongest = strongest_head(bench, due, asked)
+    pick = head_pick(due, asked.shape, strongest)
+    layer, head = pick.options[pick.chosen][1].values()
+    options = (("heads", ((layer, head),)), ("position", asked.position), *with_tokenizer(due))
+    name = pick.options[pick.chosen][0]
+    note = (
+        f"What {name} adds to the logit, by the token it was read from (weight times what is moved). Choose the head "
+        "here or in the grids above."
+    )
+    call = Call(head_sources, (*prompt_of(due), *asked.targets), options, progress=False)
+    chooses = {"token": ("x", 0, asked.opened.ids.shape[1])}
+    return View(call, note, title=f"Where the direct effect of {name} comes from", chooses=chooses, pick=pick)
+
+
+def saliency_view(bench: Bench, due: Due, token: str, against: str, method: str) -> View:
+    """Which tokens of the prompt the prediction rests on."""
+    measure, note = choice(method, SALIENCIES, "saliency")
+    asked = asked_of(bench, due, token, against)
+    options = (("position", asked.position), *with_tokenizer(due))
+    call = Call(token_saliency, (*prompt_of(due), *asked.targets), options, measure=measure)
+    return View(call, note, chooses={"token": ("x", 0, asked.opened.ids.shape[1])})
+
+
+def patching_view(bench: Bench, due: Due, token: str, against: str, second: str, site: str, measure: str) -> View:
     """What one activation of the prompt brings back in a run on the second prompt."""
-    site = choice(site, {name: name for name in SITES}, "site")
-    measure = choice(measure, {name: name for name in MEASURES}, "measure")
-    position = position_of(bench, due)
-    targets = targets_of(bench, due, position, token, against)
-    if measure == "logit_difference" and len(targets) == 1:
+    site = choice(site, SITES, "site")
+    measure = choice(measure, MEASURES, "measure")
+    asked = asked_of(bench, due, token, against)
+    if measure == "logit_difference" and len(asked.targets) == 1:
         measure = "logit"
-    other = Tokens(due.subject.checkpoint, second if second.strip() else changed(bench, due))
+    other, told = (second, "the second prompt") if second.strip() else other_prompt(bench, due, asked)
     by = "head" if site == "attn.z" else "position"
-    options = (("site", site), ("by", by), ("position", position), *with_tokenizer(due))
-    return Call(activation_patching, (*prompt_of(due), other, *targets), options, measure=measure)
+    options = (("site", site), ("by", by), ("position", asked.position), *with_tokenizer(due))
+    arguments = (*prompt_of(due), Tokens(due.subject.checkpoint, other), *asked.targets)
+    call = Call(activation_patching, arguments, options, measure=measure)
+    note = (
+        f"A run on {told}, with one activation of this prompt's own run put in: 1 brings this prompt's prediction "
+        "back in full, 0 changes nothing."
+    )
+    tokens = {"token": ("x", 0, asked.opened.ids.shape[1]), "layer": ("y", 0, asked.shape[0])}
+    return View(call, note, chooses=asked.heads if by == "head" else tokens)
 
 
-def position_of(bench: Bench, due: Due) -> int:
-    """The chosen token's position, or the last one's."""
-    last = bench.read(due.subject.checkpoint, due.subject.prompt).ids.shape[1] - 1
-    return last if due.selection.token is None else min(due.selection.token, last)
+def direct_call(due: Due, asked: Asked) -> Call:
+    """The direct effect of every part."""
+    options = (("position", asked.position), *with_tokenizer(due))
+    return Call(direct_logit_attribution, (*prompt_of(due), *asked.targets), options)
 
 
-def targets_of(bench: Bench, due: Due, position: int, token: str, against: str) -> tuple[int, ...]:
-    """The token asked about, and the one it is compared with if there is one, as ids."""
+def strongest_head(bench: Bench, due: Due, asked: Asked) -> tuple[int, int]:
+    """The head of the largest direct effect: layer, head."""
+    heads = result(Call(by_head, (direct_call(due, asked),), progress=False), bench)
+    best = heads.rank().query("part != 'MLP'").iloc[0]
+    return int(best["row"]), int(best["column"])
+
+
+def asked_of(bench: Bench, due: Due, token: str, against: str) -> Asked:
+    """The question: the chosen position or the last; the token that is written or the likeliest; and the other."""
     opened = bench.read(due.subject.checkpoint, due.subject.prompt)
+    last = opened.ids.shape[1] - 1
+    position = last if due.selection.token is None else min(due.selection.token, last)
     if token:
         first = token_id(token, opened.tokenizer)
     else:
         key = ("likeliest", due.subject.checkpoint, due.subject.prompt, position)
         first = bench.once(key, lambda: opened.model.run(opened.ids).logits[0, position].argmax().item())
-    return (first, token_id(against, opened.tokenizer)) if against else (first,)
+    return Asked(opened, position, (first, token_id(against, opened.tokenizer)) if against else (first,))
 
 
-def changed(bench: Bench, due: Due) -> str:
-    """The prompt with one word exchanged for another of as many tokens: the first that comes once, if it can be."""
-    tokenizer = bench.load(due.subject.checkpoint)[1]
-    prompt = due.subject.prompt
-    length = len(tokenizer(prompt)["input_ids"])
-    words = prompt.split()
-    for word in sorted(dict.fromkeys(words), key=words.count):
-        for other in ("Berlin", "Mary", "John", "water", "small", "other", "house"):
-            text = prompt.replace(word, other, 1)
-            if text != prompt and len(tokenizer(text)["input_ids"]) == length:
-                return text
-    raise WorkbenchError("write a second prompt of as many tokens; no single word of this one could be exchanged")
+def other_prompt(bench: Bench, due: Due, asked: Asked) -> tuple[str, str]:
+    """The prompt with one word exchanged, that whose exchange moves the prediction most; and how it was changed.
+
+    Words are exchanged for others of the prompt, or everyday ones, of as many tokens.
+    """
+    found = exchanges(due.subject.prompt, asked)
+    if not found:
+        raise WorkbenchError("write a second prompt of as many tokens; no single word of this one could be exchanged")
+
+    def furthest() -> int:
+        rows = [asked.opened.ids[0].tolist(), *(ids for ids, _, _ in found)]
+        batch = torch.tensor(rows, device=asked.opened.ids.device)[:, : asked.position + 1]
+        own, *others = asked.opened.model.run(batch, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+        return max(range(len(others)), key=lambda n: float((own.exp() * (own - others[n])).sum()))
+
+    key = ("exchanged", due.subject.checkpoint, due.subject.prompt, asked.position)
+    _, text, change = found[bench.once(key, furthest)]
+    return text, change
+
+
+def exchanges(prompt: str, asked: Asked) -> list[tuple[list[int], str, str]]:
+    """Exchanges of one word that leave the number of tokens as it is: ids, text, and what was changed.
+
+    Longer words first, and those that begin alike in size, since they are more likely to leave a sentence.
+    """
+    own, tokenizer = asked.opened.ids[0].tolist(), asked.opened.tokenizer
+    words = [word.strip(".,:;") for word in dict.fromkeys(prompt.split())]
+    pairs = [(word, other) for word in words for other in (*words, *WORDS) if word and other and word != other]
+    pairs.sort(key=lambda pair: min(map(len, pair)) > 3 and pair[0][0].isupper() == pair[1][0].isupper(), reverse=True)
+    found = []
+    for word, other in pairs[:MOST_TRIED]:
+        text = prompt.replace(word, other, 1)
+        ids = tokenizer(text)["input_ids"]
+        if len(ids) == len(own) and ids[: asked.position + 1] != own[: asked.position + 1]:
+            found.append((ids, text, f"this prompt with “{other}” for its first “{word}”"))
+    return found[:MOST_EXCHANGES]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,13 +19,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
-from workbench.checkpoints import Checkpoint, Residents, main_run
+from workbench.checkpoints import Checkpoint, Residents, finals, main_run
 from workbench.errors import WorkbenchError
+from workbench.tabs.kept import Kept
 from workbench.text import token_labels
 
 MOST_TOKENS = 4096  # of a prompt, unless the model takes fewer
 MOST_ATTENTION_TOKENS = 2048
-KEPT_RESULTS = 24
+KEPT_RESULTS = 64
+KEPT_BYTES = 256_000_000
 Result = TypeVar("Result")
 PATIENCE = 120.0  # seconds to wait for the model before giving up with a message
 
@@ -77,7 +80,8 @@ class Bench:
         self.options = {name: value for name, value in options.items() if value is not None}
         self.residents = Residents(budget, **options)
         self.offered: OrderedDict[str, Any] = OrderedDict()  # what can be downloaded, by key
-        self._results: OrderedDict[Hashable, Any] = OrderedDict()
+        self.results = Kept(KEPT_RESULTS, KEPT_BYTES)
+        self.reading: tuple[str, float] | None = None  # the checkpoint that is being loaded, and how far it is
         self._lock = threading.Lock()
         self._waiting = 0
         self.checkpoint(self.default)
@@ -100,6 +104,10 @@ class Bench:
     def main_run(self, series: str) -> list[Checkpoint]:
         """The checkpoints of a series' main run, in order."""
         return main_run([checkpoint for checkpoint in self.known.values() if checkpoint.name == series])
+
+    def finals(self, series: str) -> list[Checkpoint]:
+        """The last checkpoints of a series, which differ by data order only; fewer than two where there are none."""
+        return finals([checkpoint for checkpoint in self.known.values() if checkpoint.name == series])
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -125,20 +133,39 @@ class Bench:
     def load(self, name: object) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase]:
         """A named checkpoint's model and tokenizer; the last ones used are kept, within the budget of `residents`."""
         known = self.checkpoint(name).id
-        model, tokenizer = self.residents.load(known)
+        check_root(self.known[known])
+        try:
+            model, tokenizer = self.residents.load(known, lambda fraction, _: self._tell(known, fraction))
+        finally:
+            self.reading = None
         if tokenizer is None:
             raise WorkbenchError(f"{known} comes without a tokenizer; the page cannot read a prompt for it")
         return model, tokenizer
 
+    def _tell(self, checkpoint: str, fraction: float) -> None:
+        self.reading = checkpoint, fraction
+
+    def status(self) -> dict[str, Any]:
+        """What people may want to know while they wait: models and their bytes, and what is being loaded."""
+        loading = self.reading and {"checkpoint": label(self.known[self.reading[0]]), "part": self.reading[1]}
+        return {
+            "models": [label(self.known[name]) for name in self.residents.ids],
+            "bytes": self.residents.nbytes,
+            "budget": self.residents.budget,
+            "device": self.options.get("device", "cpu"),
+            "loading": loading,
+        }
+
     def once(self, key: Hashable, make: Callable[[], Result]) -> Result:
-        """`make()` under the model's lock, or what it returned for this key lately: people go back and forth."""
-        with self.turn():
-            if key not in self._results:
-                self._results[key] = make()
-            self._results.move_to_end(key)
-            while len(self._results) > KEPT_RESULTS:
-                self._results.popitem(last=False)
-            return self._results[key]
+        """`make()` under the model's lock, or at once what it returned for this key lately."""
+        found = self.results.get(key)
+        if found is None:
+            with self.turn():
+                found = self.results.get(key)  # somebody may have made it in the meantime
+                if found is None:
+                    found = make()
+                    self.results.put(key, found)
+        return found
 
     def count(self, name: object, prompt: object) -> int:
         """How many tokens a prompt has for a checkpoint."""
@@ -159,6 +186,14 @@ class Bench:
         """Raise WorkbenchError unless two checkpoints read the prompt as the same tokens."""
         if one.ids.shape != other.ids.shape or not torch.equal(one.ids.cpu(), other.ids.cpu()):
             raise WorkbenchError(f"{one.checkpoint} and {other.checkpoint} tokenise differently and cannot be compared")
+
+
+def check_root(checkpoint: Checkpoint) -> None:
+    """Raise WorkbenchError for a checkpoint of a local series whose real folder lies outside the series' folder."""
+    root = Path(checkpoint.name)
+    real = (root / (checkpoint.revision or "")).resolve()
+    if root.is_dir() and not real.is_relative_to(root.resolve()):
+        raise WorkbenchError(f"{checkpoint.id} leads out of its series, to {real}; to open it, name that with --series")
 
 
 def label(checkpoint: Checkpoint) -> str:

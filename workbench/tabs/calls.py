@@ -2,67 +2,146 @@
 
     Call(logit_lens, (Model(id), Tokens(id, prompt)), (("tokenizer", Tokenizer(id)),), measure="entropy")
 
-`run` puts the loaded models in the places of `Model`, `Tokens` and so on; `code` prints the same call with
-`checkpoints.load` before it. Both read one description, so they cannot differ.
+An argument that has to be opened is a `Source`, which knows both its value and how it is written. So `run` and `code`
+read one description and cannot differ.
 """
 
 import platform
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from textwrap import indent
 from typing import Any
 
+import torch
+
+from workbench.checkpoints import Checkpoint
 from workbench.errors import WorkbenchError
+from workbench.plots import plot
 from workbench.progress import Progress
 from workbench.results import Result
 from workbench.tabs.bench import Bench
 from workbench.tabs.place import Due
 
+LINE = 100  # characters of a call before its arguments go on lines of their own
+
 
 @dataclass(frozen=True)
-class Model:
+class Source:
+    """An argument that has to be opened: something of a checkpoint or of a series, given by its name."""
+
+    name: str
+
+    def value(self, bench: Bench) -> object:
+        """The argument itself."""
+        raise NotImplementedError
+
+    def code(self, names: "Names") -> str:
+        """How it is written, with the variables of a piece of code."""
+        raise NotImplementedError
+
+
+class Model(Source):
     """The model of a checkpoint."""
 
-    checkpoint: str
+    def value(self, bench: Bench) -> object:
+        return bench.load(self.name)[0]
+
+    def code(self, names: "Names") -> str:
+        return f"model{names.ending(self)}"
 
 
-@dataclass(frozen=True)
-class Named:
-    """A checkpoint by its id, for what reads files and loads no model."""
-
-    checkpoint: str
-
-
-@dataclass(frozen=True)
-class Tokenizer:
+class Tokenizer(Source):
     """The tokenizer of a checkpoint."""
 
-    checkpoint: str
+    def value(self, bench: Bench) -> object:
+        return bench.load(self.name)[1]
+
+    def code(self, names: "Names") -> str:
+        return f"tokenizer{names.ending(self)}"
 
 
 @dataclass(frozen=True)
-class Tokens:
+class Tokens(Source):
     """A text as a checkpoint's tokens: 1 pos."""
 
-    checkpoint: str
     text: str
+
+    def value(self, bench: Bench) -> object:
+        return bench.read(self.name, self.text).ids
+
+    def code(self, names: "Names") -> str:
+        return names.tokens(self)
+
+    def ids_code(self, names: "Names") -> str:
+        """How its ids are written, once, where the variable gets its value."""
+        return f"tokenizer{names.ending(self)}({self.text!r}).input_ids"
 
 
 @dataclass(frozen=True)
-class Run:
-    """The checkpoints of a series' main run."""
+class Ids(Source):
+    """Tokens by their ids, where no text says which they are: 1 pos."""
 
-    series: str
+    ids: tuple[int, ...]
+
+    def value(self, bench: Bench) -> object:
+        return torch.tensor([self.ids], device=bench.load(self.name)[0].device)
+
+    def code(self, names: "Names") -> str:
+        return names.tokens(self)
+
+    def ids_code(self, names: "Names") -> str:
+        """How they are written, once, where the variable gets its value."""
+        return repr(list(self.ids))
 
 
-Place = Model | Named | Tokenizer | Tokens | Run
+class Id(Source):
+    """A checkpoint by its id, for what reads files and loads no model."""
+
+    def value(self, bench: Bench) -> object:
+        return bench.checkpoint(self.name).id
+
+    def code(self, names: "Names") -> str:
+        return repr(self.name)
+
+
+class Run(Source):
+    """A series along its main run."""
+
+    def value(self, bench: Bench) -> object:
+        return bench.main_run(self.name)
+
+    def code(self, names: "Names") -> str:
+        return f"checkpoints.series({self.name!r})"
+
+
+class Finals(Source):
+    """The last checkpoints of a series, which differ by data order only."""
+
+    def value(self, bench: Bench) -> object:
+        return bench.finals(self.name)
+
+    def code(self, names: "Names") -> str:
+        return f"checkpoints.finals(checkpoints.series({self.name!r}))"
+
+
+class Slot(Source):
+    """One of the two checkpoints that a `Between` is given; its name is that of the variable."""
+
+    def code(self, names: "Names") -> str:
+        return names.loading(self.name) if names.options else self.name
+
+
+A, B = Slot("a"), Slot("b")
 
 
 @dataclass(frozen=True)
 class Call:
-    """A function of `workbench.analyses`, with arguments that are literals, places, or calls themselves.
+    """A function, with arguments that are literals, sources, calls themselves, or tuples of these.
 
-    `measure` picks one of several results. `progress` says whether the function takes a progress callback.
+    `measure` picks one of several results. `progress` says whether the function takes a progress callback; `show` is
+    what a notebook shows the result with, its table if None.
     """
 
     function: Callable[..., Any]
@@ -70,41 +149,66 @@ class Call:
     options: tuple[tuple[str, Any], ...] = ()
     measure: str | None = None
     progress: bool = True
+    show: Callable[..., Any] | None = plot
 
-    def places(self) -> Iterator[Place]:
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """All arguments, those with a name at the end."""
+        return tuple(flat((*self.arguments, *(value for _, value in self.options))))
+
+    def sources(self) -> Iterator[Source]:
         """Everything that has to be opened, in order."""
-        for value in (*self.arguments, *dict(self.options).values()):
-            if isinstance(value, Call):
-                yield from value.places()
-            elif isinstance(value, Place):
-                yield value
+        for part in self.parts:
+            if isinstance(part, Call | Between):
+                yield from part.sources()
+            elif isinstance(part, Source):
+                yield part
 
     def calls(self) -> Iterator["Call"]:
         """This call and those within it."""
         yield self
-        for value in (*self.arguments, *dict(self.options).values()):
-            if isinstance(value, Call):
-                yield from value.calls()
+        for part in self.parts:
+            if isinstance(part, Call | Between):
+                yield from part.calls()
+
+    def filled(self, slots: Mapping[str, Source]) -> "Call":
+        """The same call with something in the place of its slots."""
+
+        def fill(part: object) -> object:
+            return slots[part.name] if isinstance(part, Slot) else part
+
+        return replace(
+            self,
+            arguments=tuple(fill(part) for part in self.arguments),
+            options=tuple((name, fill(part)) for name, part in self.options),
+        )
+
+
+@dataclass(frozen=True)
+class Between:
+    """A call with the slots `A` and `B` as a function of two checkpoints, to be handed to another function."""
+
+    call: Call
+
+    def sources(self) -> Iterator[Source]:
+        return (source for source in self.call.sources() if not isinstance(source, Slot))
+
+    def calls(self) -> Iterator[Call]:
+        return self.call.calls()
+
+    def value(self, bench: Bench) -> Callable[[Checkpoint, Checkpoint], Any]:
+        return lambda a, b: run(self.call.filled({"a": Model(a.id), "b": Model(b.id)}), bench)
 
 
 def run(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # noqa: ANN401 - whatever the call returns
     """What a call returns, on the bench's models."""
 
     def value(part: object) -> object:
-        match part:
-            case Call():
-                return run(part, bench)
-            case Model(checkpoint):
-                return bench.load(checkpoint)[0]
-            case Named(checkpoint):
-                return bench.checkpoint(checkpoint).id
-            case Tokenizer(checkpoint):
-                return bench.load(checkpoint)[1]
-            case Tokens(checkpoint, text):
-                return bench.read(checkpoint, text).ids
-            case Run(series):
-                return bench.main_run(series)
-        return part
+        if isinstance(part, tuple):
+            return [value(each) for each in part]
+        if isinstance(part, Call):
+            return run(part, bench, progress)
+        return part.value(bench) if isinstance(part, Source | Between) else part
 
     options = {name: value(part) for name, part in call.options}
     if progress is not None and call.progress:
@@ -122,11 +226,11 @@ def result(call: Call, bench: Bench, progress: Progress | None = None) -> Result
             progress(fraction, text)
 
     def make() -> Result:
-        texts = [part.text for part in call.places() if isinstance(part, Tokens)]
-        names = dict.fromkeys(part.checkpoint for part in call.places() if not isinstance(part, Run))
-        series = [part.series for part in call.places() if isinstance(part, Run)]
-        about = {"checkpoints": ", ".join([*names, *series]), "analysis": call.function.__name__, **dict(bench.options)}
-        about |= {f"text {place}": text for place, text in enumerate(dict.fromkeys(texts))}
+        sources = list(call.sources())
+        texts = dict.fromkeys(source.text for source in sources if isinstance(source, Tokens))
+        about = {"checkpoints": ", ".join(dict.fromkeys(source.name for source in sources))}
+        about |= {"analysis": call.function.__name__, **dict(bench.options)}
+        about |= {f"text {place}": text for place, text in enumerate(texts)}
         about |= {name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()}
         return run(call, bench, step).with_provenance(about)
 
@@ -135,19 +239,93 @@ def result(call: Call, bench: Bench, progress: Progress | None = None) -> Result
 
 def code(call: Call, bench: Bench) -> str:
     """A call as Python that gives the same numbers."""
-    names = _Names(bench, call)
-    measure = f"[{call.measure!r}]" if call.measure is not None else ""
+    names = Names(bench, call)
     lines = [
-        *(["import torch", ""] if names.uses(Tokens) else []),
-        "from workbench import checkpoints",
-        *sorted({f"from {part.function.__module__} import {part.function.__name__}" for part in call.calls()}),
-        "from workbench.plots import plot",
+        *(["import torch", ""] if names.texts else []),
+        *sorted({"from workbench import checkpoints", *(imported(part.function) for part in call.calls())}),
+        *([imported(call.show)] if call.show else []),
         "",
         *names.loads(),
-        f"result = {names.call(call)}{measure}",
-        "plot(result)",
+        f"result = {names.write(call)}",
+        f"{called(call.show)}(result)" if call.show else "result.table()",
     ]
     return "\n".join(lines) + "\n"
+
+
+class Names:
+    """The variables of a piece of code: a model, a tokenizer and tokens for each checkpoint and text."""
+
+    def __init__(self, bench: Bench, call: Call) -> None:
+        self.options = "".join(f", {name}={value!r}" for name, value in bench.options.items())
+        sources = list(dict.fromkeys(call.sources()))
+        self.loaded = list(dict.fromkeys(s.name for s in sources if isinstance(s, Model | Tokenizer | Tokens | Ids)))
+        self.texts = [source for source in sources if isinstance(source, Tokens | Ids)]
+
+    def ending(self, source: Source) -> str:
+        """What tells the variables of several checkpoints apart."""
+        return f"_{'ab'[self.loaded.index(source.name)]}" if len(self.loaded) > 1 else ""
+
+    def tokens(self, source: Tokens | Ids) -> str:
+        place = self.texts.index(source)
+        return "tokens" if place == 0 else f"tokens_{place + 1}"
+
+    def loading(self, checkpoint: str) -> str:
+        """A model that is loaded where it stands."""
+        return f"checkpoints.load({checkpoint}{self.options})[0]"
+
+    def loads(self) -> list[str]:
+        """The lines that give the variables their values."""
+        lines = []
+        for name in self.loaded:
+            ending = self.ending(Model(name))
+            lines.append(f"model{ending}, tokenizer{ending} = checkpoints.load({name!r}{self.options})")
+        for source in self.texts:
+            lines.append(f"{self.tokens(source)} = torch.tensor([{source.ids_code(self)}])")
+        return lines
+
+    def write(self, part: object) -> str:
+        """An argument, or a whole call."""
+        if isinstance(part, Source):
+            return part.code(self)
+        if isinstance(part, Between):
+            return f"lambda a, b: {self.write(part.call)}"
+        if isinstance(part, tuple):
+            return f"[{', '.join(self.write(each) for each in part)}]"
+        if not isinstance(part, Call):
+            return repr(part)
+        arguments = [self.write(each) for each in part.arguments]
+        arguments += [f"{name}={self.write(each)}" for name, each in part.options]
+        inside = ", ".join(arguments)
+        if len(inside) > LINE:
+            inside = "\n" + indent(",\n".join(arguments), "    ") + ",\n"
+        measure = "" if part.measure is None else f"[{part.measure!r}]"
+        return f"{called(part.function)}({inside}){measure}"
+
+
+def flat(values: tuple[Any, ...]) -> Iterator[Any]:
+    """What stands in a tuple, and in the tuples within it."""
+    for value in values:
+        yield from flat(value) if isinstance(value, tuple) else [value]
+
+
+def called(function: Callable[..., Any]) -> str:
+    """A function's name in a piece of code: with its module's, unless that is the file of one analysis."""
+    module, name = function.__module__.rpartition(".")[2], function.__name__
+    return name if stands_alone(function) else f"{module}.{name}"
+
+
+def imported(function: Callable[..., Any]) -> str:
+    """The line that imports what `called` names."""
+    package, _, module = function.__module__.rpartition(".")
+    if stands_alone(function):
+        return f"from {function.__module__} import {function.__name__}"
+    return f"from {package} import {module}"
+
+
+def stands_alone(function: Callable[..., Any]) -> bool:
+    """Whether a function is known by its own name: `plot`, and all of a file that is named after one of them."""
+    module = function.__module__
+    return function is plot or hasattr(sys.modules[module], module.rpartition(".")[2])
 
 
 def prompt_of(due: Due) -> tuple[Model, Tokens]:
@@ -160,58 +338,8 @@ def with_tokenizer(due: Due) -> tuple[tuple[str, Tokenizer]]:
     return (("tokenizer", Tokenizer(due.subject.checkpoint)),)
 
 
-def choice(name: object, choices: Mapping[str, str], what: str) -> str:
+def choice(name: object, choices: Mapping[str, Any], what: str) -> Any:  # noqa: ANN401 - whatever the menu holds
     """What a menu's entry stands for. Raises WorkbenchError for one that is not on the menu."""
-    if name not in choices:
+    if not isinstance(name, str) or name not in choices:
         raise WorkbenchError(f"no {what} {name!r}; choose from {', '.join(choices)}")
     return choices[name]
-
-
-class _Names:
-    """The variables of a piece of code: a model, a tokenizer and tokens for each checkpoint and text."""
-
-    def __init__(self, bench: Bench, call: Call) -> None:
-        self.bench, self.parts = bench, list(dict.fromkeys(call.places()))
-        loaded = dict.fromkeys(part.checkpoint for part in self.parts if not isinstance(part, Run | Named))
-        self.endings = {checkpoint: f"_{'ab'[n]}" if len(loaded) > 1 else "" for n, checkpoint in enumerate(loaded)}
-        self.texts = list(dict.fromkeys(part for part in self.parts if isinstance(part, Tokens)))
-
-    def uses(self, kind: type) -> bool:
-        return any(isinstance(part, kind) for part in self.parts)
-
-    def loads(self) -> list[str]:
-        options = "".join(f", {name}={value!r}" for name, value in self.bench.options.items())
-        lines = [
-            f"model{ending}, tokenizer{ending} = checkpoints.load({checkpoint!r}{options})"
-            for checkpoint, ending in self.endings.items()
-        ]
-        lines += [
-            f"{self.tokens(part)} = torch.tensor([tokenizer{self.endings[part.checkpoint]}({part.text!r}).input_ids])"
-            for part in self.texts
-        ]
-        return lines
-
-    def tokens(self, part: Tokens) -> str:
-        place = self.texts.index(part)
-        return "tokens" if place == 0 else f"tokens_{place + 1}"
-
-    def value(self, part: object) -> str:
-        match part:
-            case Call():
-                return self.call(part)
-            case Model(checkpoint):
-                return f"model{self.endings[checkpoint]}"
-            case Named(checkpoint):
-                return repr(checkpoint)
-            case Tokenizer(checkpoint):
-                return f"tokenizer{self.endings[checkpoint]}"
-            case Tokens():
-                return self.tokens(part)
-            case Run(series):
-                return f"checkpoints.series({series!r})"
-        return repr(part)
-
-    def call(self, call: Call) -> str:
-        arguments = [self.value(part) for part in call.arguments]
-        arguments += [f"{name}={self.value(part)}" for name, part in call.options]
-        return f"{call.function.__name__}({', '.join(arguments)})"

@@ -3,43 +3,52 @@
 zero blocks.1.attn.z heads=3,4        set to zero, at these heads
 scale blocks.2.mlp_out 0.5            multiply
 add blocks.2.resid_post 8 lemon       add a vector of this length in the direction that raises a token's logit
+# zero blocks.0.attn.z                switched off
 """
 
 import math
 
 from transformers import PreTrainedTokenizerBase
 
-from hooks import Edit, OlmoForCausalLM, edits
+from hooks import edits
 from workbench.errors import WorkbenchError
+from workbench.generation import toward
+from workbench.tabs.calls import Call, Model
 from workbench.text import vocabulary_labels
 
 SHAPES = ("zero SITE", "scale SITE FACTOR", "add SITE LENGTH TOKEN")
 
 
-def parse_edits(text: str, model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase) -> list[Edit]:
-    """The edits that a text describes. Raises WorkbenchError that names the line; the model checks the sites."""
-    return [_parse(line, model, tokenizer) for line in text.splitlines() if line.strip()]
+def edit_calls(text: str, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> tuple[Call, ...]:
+    """The edits that a text describes, as calls of `hooks.edits`: they can be made, and written down as Python.
+
+    Raises WorkbenchError that names the line; the model checks the sites.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    return tuple(_edit(line, checkpoint, tokenizer) for line in lines if line and not line.startswith("#"))
 
 
-def _parse(line: str, model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase) -> Edit:
-    heads = None
-    words = []
-    for word in line.split():
-        if word.startswith("heads="):
-            heads = [int(number) for number in word.removeprefix("heads=").split(",") if number.isdigit()]
-        else:
-            words.append(word)
-    match words:
+def _edit(line: str, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> Call:
+    heads = [word.removeprefix("heads=") for word in line.split() if word.startswith("heads=")]
+    options = tuple(("heads", _whole(numbers, line)) for numbers in heads)
+    match [word for word in line.split() if not word.startswith("heads=")]:
         case ["zero", site]:
-            return edits.zero(site, heads=heads)
+            return Call(edits.zero, (site,), options, progress=False)
         case ["scale", site, factor]:
-            return edits.scale(site, _number(factor, line), heads=heads)
+            return Call(edits.scale, (site, _number(factor, line)), options, progress=False)
         case ["add", site, length, token]:
-            row = model.get_output_embeddings().weight[token_id(token, tokenizer)].detach().float()
-            return edits.add(site, _number(length, line) * row / row.norm(), heads=heads)
+            direction = (Model(checkpoint), token_id(token, tokenizer), _number(length, line))
+            return Call(edits.add, (site, Call(toward, direction, progress=False)), options, progress=False)
     raise WorkbenchError(
         f"{line!r} is no edit; write {' or '.join(SHAPES)}, and heads=0,1 after it for some heads only"
     )
+
+
+def _whole(text: str, line: str) -> tuple[int, ...]:
+    numbers = text.split(",")
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        raise WorkbenchError(f"heads={text} in {line!r} names no heads; write their numbers, as in heads=0,5")
+    return tuple(map(int, numbers))
 
 
 def _number(text: str, line: str) -> float:

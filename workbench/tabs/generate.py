@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import zip_longest
 from typing import Any
 
 import gradio as gr
@@ -12,18 +14,23 @@ from hooks import Edit
 from workbench import generation, views
 from workbench.errors import WorkbenchError
 from workbench.tabs.bench import Bench, Opened
-from workbench.tabs.edit_lines import parse_edits
+from workbench.tabs.calls import run
+from workbench.tabs.edit_lines import edit_calls
 from workbench.tabs.place import Due, Place
-from workbench.tabs.strips import strip
-from workbench.text import token_labels, vocabulary_labels
+from workbench.tabs.texts import MOST_NEW, Ask, branch_of, checked_ids, checked_settings, start_of
+from workbench.text import token_labels
+from workbench.views.strip import surprisals
 
 TITLE = "Generate"
 HOW = (
-    "The prompt in grey, then what the model writes. Colour and bar: surprisal, −log probability in nats under the "
-    "model's own distribution. Click a token for what was expected there, and go on from another."
+    "The prompt in grey, then what the model writes. The stronger a token's colour, the less it was expected "
+    "(surprisal: −log probability, in nats). Click a token for what was expected there, and go on from another."
 )
-EDIT_EXAMPLE = "zero blocks.2.attn.z heads=5\nscale blocks.3.mlp_out 0.5"
-MOST_NEW = 512
+EDITS = {
+    "zero a head": "zero blocks.2.attn.z heads=5",
+    "scale an MLP": "scale blocks.3.mlp_out 0.5",
+    "add a direction": "add blocks.2.resid_post 8 ▁the",
+}
 MOST_SECONDS = 120.0
 PERIOD = 0.1  # seconds between two updates of the page
 
@@ -32,92 +39,117 @@ def build(place: Place) -> None:
     with gr.Row(elem_classes="tools"):
         again = gr.Button("Generate", size="sm", variant="secondary", min_width=90, scale=0)
         stop = gr.Button("Stop", size="sm", min_width=60, scale=0, elem_id="stop")
-        use = gr.Button("Use as prompt", size="sm", min_width=120, scale=0)
         settings = sampling_controls(place)
-    written = views.token_strip({"empty": "Nothing generated yet."}, elem_id="written", label="generated tokens")
-    with gr.Accordion("Edits: change the model and see what it writes then", open=False):
-        changes = gr.Textbox("", label="One a line", placeholder=EDIT_EXAMPLE, lines=2, elem_id="edits")
+    with gr.Accordion("Edits: change the model and see what it writes then", open=False, elem_id="edits-fold"):
+        with gr.Row(elem_classes="tools"):
+            changes = gr.Textbox(
+                "", label="One a line; # before a line switches it off", lines=2, elem_id="edits", elem_classes="wide"
+            )
+            example = gr.Dropdown(list(EDITS), value=None, label="Add an example", min_width=150, scale=0)
         place.link("edits", changes)
-        edited = views.token_strip({"empty": "No edits."}, elem_id="edited", label="tokens generated with the edits")
-    inputs, outputs = [changes, *settings], [written, edited]
-    shown = place.shows(generate, inputs=inputs, outputs=outputs, redraws=[])
-    pressed = place.on(again.click, regenerate, inputs=inputs, outputs=outputs)
-    branched = place.on(written.branch, branch, inputs=[written, *settings], outputs=[written])
-    stop.click(None, cancels=[shown, pressed, branched])
-    place.asks.append(place.on(use.click, text_of, inputs=[written], outputs=[place.prompt]))
+    with gr.Row(elem_id="texts"):
+        strips = [
+            views.token_strip({"empty": "Nothing written yet."}, elem_id="written", label="written text"),
+            views.token_strip({"empty": ""}, elem_id="edited", label="text written with the edits"),
+        ]
+    details = views.token_details(elem_id="details")
+    branched = place.link("branch", gr.Textbox("", elem_id="branch", visible="hidden"))
+    inputs, outputs = [changes, *settings], [*strips, branched]
+    runs = [
+        place.shows(generate, inputs=[branched, *inputs], outputs=outputs, redraws=[]),
+        place.on(again.click, regenerate, inputs=inputs, outputs=outputs),
+        place.on(details.branch, branch, inputs=inputs, outputs=outputs),
+    ]
+    stop.click(None, cancels=runs)
+    example.input(with_example, [changes, example], [changes, example], show_progress="hidden")
+    place.asks.append(place.on(details.use, text_of, outputs=[place.prompt]))
 
 
 def sampling_controls(place: Place, prefix: str = "") -> list[Component]:
     """Length, temperature, top-p, top-k, seed, and whether the text may end; kept in the page's address."""
 
-    def number(name: str, value: float, label: str, **limits: float) -> Component:
-        box = gr.Number(value, label=label, min_width=74, scale=0, elem_classes="number", **limits)
+    def number(name: str, value: float, label: str, kind: str = "number", **limits: float) -> Component:
+        box = gr.Number(value, label=label, min_width=74, scale=0, elem_classes=kind, **limits)
         return place.link(prefix + name, box)
 
-    return [
-        number("length", 60, "Length", minimum=1, maximum=MOST_NEW, precision=0),
-        number("temperature", 0, "Temperature", minimum=0, maximum=5, step=0.1),
-        number("top_p", 1, "Top-p", minimum=0.05, maximum=1, step=0.05),
-        number("top_k", 0, "Top-k", minimum=0, precision=0),
-        number("seed", 0, "Seed", minimum=0, precision=0),
-        place.link(prefix + "ends", gr.Checkbox(True, label="Stop at end of text", min_width=150, scale=0)),
-    ]
+    length = number("length", 60, "Length", minimum=1, maximum=MOST_NEW, precision=0)
+    temperature = number("temperature", 0, "Temperature", minimum=0, maximum=5, step=0.1)
+    seed = number("seed", 0, "Seed", minimum=0, precision=0)
+    more = gr.Checkbox(False, label="More", min_width=60, scale=0, elem_classes="more")
+    place.link(prefix + "more", more)
+    top_p = number("top_p", 1, "Top-p", "number rare", minimum=0.05, maximum=1, step=0.05)
+    top_k = number("top_k", 0, "Top-k", "number rare", minimum=0, precision=0)
+    ends = gr.Checkbox(True, label="Stop at end of text", min_width=150, scale=0, elem_classes="rare")
+    return [length, temperature, top_p, top_k, seed, place.link(prefix + "ends", ends)]
 
 
-def generate(bench: Bench, due: Due, changes: str, *settings: float) -> Iterator[list[Any]]:
-    """Stream a continuation of the prompt into the strip; then, with edits, another into the second one."""
-    opened = bench.read(due.subject.checkpoint, due.subject.prompt)
-    edits = parse_edits(changes, opened.model, opened.tokenizer)
-    start, given = opened.ids[0].tolist(), opened.ids.shape[1]
-    for grown in write(bench, opened, start, given, *settings):
-        yield [grown, gr.skip()]
-    if not edits:
-        yield [gr.skip(), {"empty": "No edits."}]
-        return
-    for grown in write(bench, opened, start, given, *settings, edits=edits):
-        yield [gr.skip(), grown | {"title": f"With {len(edits)} edit{'s' if len(edits) > 1 else ''}, by surprisal"}]
+def with_example(changes: str, example: str) -> list[object]:
+    """The edits with one more line, and the menu as it was."""
+    return ["\n".join([*changes.splitlines(), EDITS[example]]) if example in EDITS else changes, None]
+
+
+def generate(bench: Bench, due: Due, branch: str, changes: str, *settings: float) -> Iterator[list[Any]]:
+    """Stream a continuation of the prompt into the strip and, with edits, another beside it.
+
+    A branch comes from a link: it holds for the first run.
+    """
+    branch = branch if due.subject.run == 1 else ""
+    yield from both(bench, Ask(due.subject.checkpoint, due.subject.prompt, branch), changes, *settings)
 
 
 def regenerate(bench: Bench, due: Due, _: Mapping[str, Any], changes: str, *settings: float) -> Iterator[list[Any]]:
-    """The same again, with the settings as they are now."""
-    yield from generate(bench, due, changes, *settings)
+    """The prompt's continuation, with the settings as they are now."""
+    yield from both(bench, Ask(due.subject.checkpoint, due.subject.prompt), changes, *settings)
 
 
-def branch(
-    bench: Bench, due: Due, told: Mapping[str, Any], written: dict[str, Any], *settings: float
-) -> Iterator[dict[str, Any]]:
+def branch(bench: Bench, due: Due, told: Mapping[str, Any], changes: str, *settings: float) -> Iterator[list[Any]]:
     """Go on from another token than the one that was drawn."""
     opened = bench.read(due.subject.checkpoint, due.subject.prompt)
-    ids, place, chosen = checked_ids(opened, written), told.get("token"), told.get("id")
-    if not isinstance(place, int) or not isinstance(chosen, int) or not 0 < place < len(ids):
+    ids, place, chosen = checked_ids(bench, opened.checkpoint, told.get("ids")), told.get("token"), told.get("id")
+    if type(place) is not int or not 0 < place < len(ids):
         raise WorkbenchError(f"no token {place!r} to branch from; there are {len(ids)}")
-    start = [*ids[:place], chosen]
-    yield from write(bench, opened, checked_ids(opened, {"ids": start}), min(place, opened.ids.shape[1]), *settings)
+    start = checked_ids(bench, opened.checkpoint, [*ids[:place], chosen])
+    ask = Ask(opened.checkpoint, due.subject.prompt, branch_of(opened.ids[0].tolist(), start))
+    yield from both(bench, ask, changes, *settings)
 
 
-def write(
-    bench: Bench, opened: Opened, start: list[int], given: int, *settings: float, edits: Sequence[Edit] = ()
-) -> Iterator[dict[str, Any]]:
+def both(bench: Bench, ask: Ask, changes: str, *settings: float) -> Iterator[list[Any]]:
+    """The strips of the plain model's text and of the edited one's, growing side by side; and where they start from."""
+    *numbers, ends = settings
+    length, temperature, top_p, top_k, seed = checked_settings(numbers)
+    opened = bench.read(ask.checkpoint, ask.prompt)
+    edits = edit_calls(changes, opened.checkpoint, opened.tokenizer)
+    ask = replace(ask, length=length, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+    asks = [ask, replace(ask, edits=changes)] if edits else [ask]
+    texts = [write(bench, opened, one, bool(ends)) for one in asks]
+    shown: list[dict[str, Any] | None] = [None] * len(asks)
+    for frames in zip_longest(*texts):
+        shown = [new or old for new, old in zip(frames, shown, strict=True)]
+        strips = beside(*shown, len(edits)) if edits else [shown[0], gr.update(visible=False)]
+        yield [*strips, ask.branch]
+
+
+def write(bench: Bench, opened: Opened, ask: Ask, ends: bool) -> Iterator[dict[str, Any]]:
     """The strip of a text that grows, at most every `PERIOD` seconds."""
-    ids, scores = list(start), [float("nan")] * len(start)
-    options: list[list[Any]] = [[] for _ in start]
-    sent, began = 0.0, time.monotonic()
-    for step in steps(bench, opened, start, *settings, edits=edits):
+    start = start_of(opened, ask.branch)
+    edits = [run(call, bench) for call in edit_calls(ask.edits, opened.checkpoint, opened.tokenizer)]
+    settings = (ask.length, ask.temperature, ask.top_p, ask.top_k, ask.seed, ends)
+    labels, ids, scores = list(opened.labels), start[:1], [float("nan")]
+    sent = began = time.monotonic()
+    for step in steps(bench, opened, start, *settings, edits=edits, read=True):
         ids.append(step.id)
         scores.append(step.surprisal)
-        names = vocabulary_labels([i for i, _ in step.alternatives], opened.tokenizer)
-        options.append([[name, i, round(p, 6)] for name, (i, p) in zip(names, step.alternatives, strict=True)])
         now = time.monotonic()
-        if now - sent >= PERIOD:
-            sent = now
-            yield as_strip(opened, ids, scores, options, given)
+        if len(ids) >= len(start) and now - sent >= PERIOD:
+            sent, labels = now, grown(labels, ids, opened)
+            yield as_strip(opened, ask, start, labels, ids, scores)
         if now - began > MOST_SECONDS:
             break
-    yield as_strip(opened, ids, scores, options, given)
+    yield as_strip(opened, ask, start, grown(labels, ids, opened), ids, scores) | {"final": True}
 
 
 def steps(
-    bench: Bench, opened: Opened, start: Sequence[int], *settings: float, edits: Sequence[Edit] = ()
+    bench: Bench, opened: Opened, start: Sequence[int], *settings: float, edits: Sequence[Edit] = (), read: bool = False
 ) -> Iterator[generation.Step]:
     """Generated steps; the model's lock is held for one token at a time, so that others get in between."""
     *numbers, ends = settings
@@ -132,6 +164,7 @@ def steps(
         seed=seed,
         edits=edits,
         stop_at=[end] if ends and (end := opened.tokenizer.eos_token_id) is not None else [],
+        read=read,
     )
     while True:
         with bench.turn():
@@ -141,44 +174,50 @@ def steps(
         yield step
 
 
-def checked_settings(settings: Sequence[object]) -> tuple[int, float, float, int, int]:
-    """Settings as they came from a browser: numbers, and no more tokens than a page may ask for."""
-    if not all(isinstance(value, int | float) and value == value for value in settings):
-        raise WorkbenchError(f"length, temperature, top-p, top-k and seed are numbers, not {settings}")
-    length, temperature, top_p, top_k, seed = settings
-    generation.check_sampling(length, temperature, top_p, top_k, seed)
-    if length > MOST_NEW:
-        raise WorkbenchError(f"{length:,.0f} new tokens; this page generates at most {MOST_NEW}")
-    return int(length), float(temperature), float(top_p), int(top_k), int(seed)
-
-
-def checked_ids(opened: Opened, written: object) -> list[int]:
-    """Token ids as they came from a browser."""
-    ids = written.get("ids", []) if isinstance(written, dict) else []
-    size = opened.model.config.vocab_size
-    if not ids or not all(isinstance(i, int) and 0 <= i < size for i in ids):
-        raise WorkbenchError(f"not tokens of {opened.checkpoint}; ids go from 0 to {size - 1}")
-    return ids
+def grown(labels: list[str], ids: Sequence[int], opened: Opened) -> list[str]:
+    """The labels of a text that went on; a character spans at most four tokens, so only the last ones can change."""
+    same = max(0, min(len(labels), len(ids)) - 3)
+    context = max(0, same - 3)
+    return labels[:same] + list(token_labels(ids[context:], opened.tokenizer))[same - context :]
 
 
 def as_strip(
-    opened: Opened, ids: Sequence[int], scores: Sequence[float], options: Sequence[object], given: int
+    opened: Opened, ask: Ask, start: Sequence[int], labels: Sequence[str], ids: Sequence[int], scores: Sequence[float]
 ) -> dict[str, Any]:
-    return strip(
-        token_labels(ids, opened.tokenizer),
+    """A text that is so far written as a strip (see token_strip.js)."""
+    kept = int(ask.branch.partition(":")[0]) if ask.branch else opened.ids.shape[1]
+    about = [f"gone on from token {len(start) - 1}"] if ask.branch else []
+    look = {"checkpoint": opened.checkpoint, "edits": ask.edits, "main": not ask.edits}
+    return surprisals(
+        labels,
         ids,
         scores,
-        title="Written text, by surprisal",
-        high=8.0,
-        measure="surprisal",
-        probability=True,
-        given=given,
-        alternatives=list(options),
-        follow=True,
+        title=" · ".join(["Written text", manner(ask), *about]),
+        given=kept,
+        ask=asdict(replace(ask, length=len(ids) - len(start))),
+        look=look | {"name": "with the edits" if ask.edits else ""},
     )
 
 
-def text_of(bench: Bench, due: Due, _: Mapping[str, Any], written: object) -> str:
+def manner(ask: Ask) -> str:
+    """How tokens are drawn, in words."""
+    if not ask.temperature:
+        return "the likeliest token each time"
+    top_p = f", top-p {ask.top_p:g}" if ask.top_p < 1 else ""
+    top_k = f", top-k {ask.top_k}" if ask.top_k else ""
+    return f"temperature {ask.temperature:g}{top_p}{top_k}, seed {ask.seed}"
+
+
+def beside(plain: dict[str, Any], edited: dict[str, Any], edits: int) -> list[Any]:
+    """The strips of a text and of the one that was written with edits; both are marked where they part."""
+    pairs = zip(plain["ids"], edited["ids"], strict=False)
+    parts = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
+    where = "no other token so far" if parts is None else f"another text from token {parts}"
+    title = f"With {edits} edit{'' if edits == 1 else 's'} · {where}"
+    return [plain | {"parts": parts}, gr.update(value=edited | {"parts": parts, "title": title}, visible=True)]
+
+
+def text_of(bench: Bench, due: Due, told: Mapping[str, Any]) -> str:
     """The whole written text, to be the next prompt."""
     opened = bench.read(due.subject.checkpoint, due.subject.prompt)
-    return opened.tokenizer.decode(checked_ids(opened, written), skip_special_tokens=True)
+    return opened.tokenizer.decode(checked_ids(bench, opened.checkpoint, told.get("ids")), skip_special_tokens=True)

@@ -9,54 +9,87 @@ from workbench.analyses.representation_similarity import representation_similari
 from workbench.analyses.residual_norms import residual_norms
 from workbench.tabs.bench import Bench
 from workbench.tabs.calls import Call, choice, prompt_of, with_tokenizer
-from workbench.tabs.panel import Panel
+from workbench.tabs.panel import Panel, View, layer_pick
 from workbench.tabs.place import Due, Place
 
 TITLE = "Hidden states"
 HOW = (
-    "The residual stream after the embedding and after each layer, one column a token. The logit lens reads it as if "
-    "it were the last: the cell holds the likeliest next token. Click a column to choose its token."
+    "The residual stream: what is there after the embedding and after each layer, one column a token, layers rising. "
+    "Click a cell to choose its token and layer on all tabs."
 )
 LENS = {
-    "likeliest next token": "probability",
-    "entropy": "entropy",
-    "KL from the final distribution": "kl",
-    "rank of the true next token": "rank",
+    "likeliest next token": (
+        "probability",
+        "Each layer read as if it were the last: the cell names the token it would say next, its colour how surely. "
+        "Go up a column to see where the answer appears.",
+    ),
+    "entropy": ("entropy", "How undecided each layer is about the next token: 0 is certain, bright is undecided."),
+    "KL from the final distribution": (
+        "kl",
+        "How far each layer's prediction is from the model's own, which is the top row: dark where nothing changes.",
+    ),
+    "rank of the true next token": (
+        "rank",
+        "Where each layer puts the token that really comes next: 1 is first. The last token has no next one.",
+    ),
 }
 STATES = {
-    "norm": "norm",
-    "largest entry": "largest",
-    "largest over median entry": "ratio",
-    "principal components of a layer": "pca",
-    "similarity of layers (CKA)": "cka",
-    "effective rank": "rank",
+    "norm": ("norm", "‖x‖ of each token's residual stream. A bright column is a token used as a resting place."),
+    "cosine to the layer before": (
+        "cosine",
+        "How much of its direction each layer keeps: 1 where it turns nothing, 0 where it turns the stream aside.",
+    ),
+    "largest entry": ("largest", "The one entry of the residual stream that is largest in size; its dimension inside."),
+    "largest over median entry": (
+        "ratio",
+        "How far the largest entry stands out: 3–5 is ordinary, past 1,000 is a massive activation.",
+    ),
+    "principal components of a layer": (
+        "pca",
+        "A point a token (the first is left out, it would hide the rest), along the two directions in which the states "
+        "after this layer differ most; colour is the position. Choose the layer here or by clicking a row above.",
+    ),
+    "similarity of layers (CKA)": (
+        "cka",
+        "How alike two layers represent the prompt's tokens: 1 is the same up to rotation and scale, 0 unrelated.",
+    ),
+    "effective rank": ("rank", "How many directions the prompt's tokens use after each layer; at most one each."),
 }
 
 
 def build(place: Place) -> None:
-    with gr.Row(elem_classes="tools"):
-        lens = place.link("lens", gr.Dropdown(list(LENS), value=next(iter(LENS)), label="Logit lens", min_width=220))
-        state = place.link("state", gr.Dropdown(list(STATES), value="norm", label="Residual stream", min_width=220))
-    panels = Panel("lens", {"x": "token"}), Panel("states", {"x": "token"})
-    place.shows(panels[0].drawing(lens_call), inputs=[lens], outputs=panels[0].outputs)
-    place.shows(panels[1].drawing(states_call), inputs=[state], outputs=panels[1].outputs, follows=["layer"])
+    lens = place.link("lens", gr.Dropdown(list(LENS), value=next(iter(LENS)), label="Logit lens", elem_classes="menu"))
+    Panel("lens").draws(place, lens_view, inputs=[lens])
+    state = gr.Dropdown(list(STATES), value="norm", label="Residual stream", elem_classes="menu")
+    Panel("states").draws(place, states_view, inputs=[place.link("state", state)], follows=["layer"])
 
 
-def lens_call(bench: Bench, due: Due, measure: str) -> Call:
+def lens_view(bench: Bench, due: Due, measure: str) -> View:
     """The logit lens of the prompt."""
-    return Call(logit_lens, prompt_of(due), with_tokenizer(due), measure=choice(measure, LENS, "measure"))
+    measure, note = choice(measure, LENS, "measure")
+    call = Call(logit_lens, prompt_of(due), with_tokenizer(due), measure=measure)
+    return View(call, note, chooses=token_and_layer(bench, due))
 
 
-def states_call(bench: Bench, due: Due, what: str) -> Call:
+def states_view(bench: Bench, due: Due, what: str) -> View:
     """Norms, components, similarity or rank of the residual stream."""
-    what = choice(what, STATES, "view")
+    what, note = choice(what, STATES, "view")
+    opened = bench.read(due.subject.checkpoint, due.subject.prompt)
+    layers, tokens = opened.model.config.num_hidden_layers, opened.ids.shape[1]
     if what == "pca":
-        layer = due.selection.layer
-        last = bench.load(due.subject.checkpoint)[0].config.num_hidden_layers - 1
-        chosen = last if layer is None else min(layer, last)
-        return Call(hidden_state_pca, (*prompt_of(due), chosen), (("skip", 1), *with_tokenizer(due)))
+        pick = layer_pick(due, layers)
+        call = Call(hidden_state_pca, (*prompt_of(due), pick.chosen), (("skip", 1), *with_tokenizer(due)))
+        return View(call, note, chooses={"token": ("pointNumber", 1, tokens)}, pick=pick)
     if what == "cka":
-        return Call(representation_similarity, prompt_of(due), (("skip", 1),))
+        call = Call(representation_similarity, prompt_of(due), (("skip", 1),))
+        return View(call, note, chooses={"layer": ("y", -1, layers)})
     if what == "rank":
-        return Call(effective_rank, prompt_of(due))
-    return Call(residual_norms, prompt_of(due), with_tokenizer(due), measure=what)
+        return View(Call(effective_rank, prompt_of(due)), note, chooses={"layer": ("x", -1, layers)})
+    call = Call(residual_norms, prompt_of(due), with_tokenizer(due), measure=what)
+    return View(call, note, chooses=token_and_layer(bench, due))
+
+
+def token_and_layer(bench: Bench, due: Due) -> dict[str, tuple[str, int, int]]:
+    """What a click chooses in a grid of (embedding and layers) × tokens."""
+    opened = bench.read(due.subject.checkpoint, due.subject.prompt)
+    return {"token": ("x", 0, opened.ids.shape[1]), "layer": ("y", -1, opened.model.config.num_hidden_layers)}

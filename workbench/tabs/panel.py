@@ -1,46 +1,152 @@
-"""A plot with everything that belongs to a view: its Python, its data, its picture, a page of its own, and a link."""
+"""A picture of a result with what belongs to it: how it is read, its definition, its Python, its data, and a link."""
 
 import hashlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
 from workbench import views
-from workbench.plots import plot
+from workbench.analyses.common import head_name
+from workbench.generation import Written
+from workbench.plots import emphasise, plot, same_colours
 from workbench.progress import Progress
 from workbench.results import Measures, Result
 from workbench.tabs.bench import Bench
-from workbench.tabs.calls import Call, code, result
-from workbench.tabs.place import Due
+from workbench.tabs.calls import Call, Tokens, code, result
+from workbench.tabs.place import Due, Place
+from workbench.views.strip import strip, strip_of
+
+Chooses = Mapping[str, tuple[str, int, int]]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A menu that selects a layer or a head on all tabs: `options` are pairs of a label and what is selected."""
+
+    label: str
+    options: Sequence[tuple[str, Mapping[str, int]]]
+    chosen: int
+
+
+@dataclass(frozen=True)
+class View:
+    """What a panel shows: a call, and how its picture is read and used.
+
+    Attributes:
+        note: one line on how to read it.
+        title: what stands above it, the result's own title unless given.
+        chooses: what a click on the picture selects on all tabs: of "token", "layer", "head" each the axis of the
+            clicked point ("x", "y", or "pointNumber"), what to add to its place there, and how many there are.
+        pick: a menu that selects the same.
+        line: the curve that is emphasised among many.
+        scale: the call whose colours it shares.
+    """
+
+    call: Call
+    note: str
+    title: str = ""
+    chooses: Chooses = field(default_factory=dict)
+    pick: Pick | None = None
+    line: str | None = None
+    scale: Call | None = None
 
 
 class Panel:
-    """One plot and its tools. `chooses` says what of the selection a click on the plot sets: {"x": "head", …}."""
+    """The place of one picture: its heading and tools, its own errors, and a plot or a strip of tokens."""
 
-    def __init__(self, elem_id: str, chooses: dict[str, str] | None = None) -> None:
-        self._about = {"panel": elem_id, "chooses": chooses or {}}
-        with gr.Column(elem_id=elem_id, min_width=300):
-            self.plot = gr.Plot(show_label=False, elem_classes="figure")
-            self.tools = views.tools(self._about, elem_id=f"{elem_id}-tools")
+    def __init__(self, elem_id: str, *, of_tokens: bool = False) -> None:
+        self._id, self._of_tokens = elem_id, of_tokens
+        with gr.Column(elem_id=elem_id, min_width=300, elem_classes="panel"):
+            self.tools = views.tools({"panel": elem_id}, elem_id=f"{elem_id}-tools")
+            self.notice = gr.Markdown("", elem_classes="problem")
+            if of_tokens:
+                self.picture = views.token_strip({"empty": ""}, elem_id=f"{elem_id}-strip", label=elem_id)
+            else:
+                self.picture = gr.Plot(show_label=False, elem_classes="figure")
 
-    @property
-    def outputs(self) -> list[Component]:
-        return [self.plot, self.tools]
-
-    def drawing(self, call_of: Callable[..., Call]) -> Callable[..., list[Any]]:
-        """What draws the panel, given what says which call it shows: `call_of(bench, due, *controls)`."""
+    def draws(
+        self,
+        place: Place,
+        view_of: Callable[..., View | str],
+        *,
+        inputs: Sequence[Component] = (),
+        follows: Sequence[str] = (),
+    ) -> None:
+        """Draw `view_of(bench, due, *inputs)` when the tab is drawn or a control changes; or say the sentence it is."""
 
         def draw(bench: Bench, due: Due, *controls: object, progress: Progress) -> list[Any]:
-            return self.show(bench, call_of(bench, due, *controls), progress)
+            view = view_of(bench, due, *controls)
+            if isinstance(view, str):
+                return [{"empty": ""} if self._of_tokens else None, {"panel": self._id, "note": view}]
+            return self.show(bench, view, progress)
 
-        return draw
+        outputs = [self.picture, self.tools]
+        place.shows(draw, inputs=inputs, outputs=outputs, follows=follows, notice=self.notice)
 
-    def show(self, bench: Bench, call: Call, progress: Progress | None = None) -> list[Any]:
-        """The outputs' values: the call's result as a figure, and what the tools need to know of it."""
-        found = result(call, bench, progress)
-        return [plot(found), self._about | {"key": keep(bench, call), "code": code(call, bench)}]
+    def show(self, bench: Bench, view: View, progress: Progress | None = None) -> list[Any]:
+        """The values of the picture and of the tools."""
+        found = result(view.call, bench, progress)
+        scale = found if view.scale is None else result(view.scale, bench, progress)
+        if self._of_tokens:
+            picture = as_strip(bench, view.call, found, scale)
+        else:
+            picture = plot(found)
+            picture.update_layout(title=None, margin_t=12, height=picture.layout.height - 36)  # it stands above
+            picture = picture if view.line is None else emphasise(picture, view.line)
+            picture = picture if view.scale is None else same_colours(picture, plot(scale))
+        about = {
+            "panel": self._id,
+            "title": view.title or found.title,
+            "note": view.note,
+            "chooses": dict(view.chooses),
+            "pick": None if view.pick is None else asdict(view.pick),
+            "key": keep(bench, view.call),
+            "code": code(view.call, bench),
+            "definition": definition(view.call),
+        }
+        return [picture, about]
+
+
+def layer_pick(due: Due, layers: int) -> Pick:
+    """A menu of the layers; the last one is chosen unless another is selected."""
+    layer = due.selection.layer
+    chosen = layers - 1 if layer is None else min(layer, layers - 1)
+    return Pick("layer", [(str(n), {"layer": n}) for n in range(layers)], chosen)
+
+
+def head_pick(due: Due, shape: tuple[int, int], default: tuple[int, int]) -> Pick:
+    """A menu of all heads, where there are (layers, heads): the selected one if it is there, else the default."""
+    names = [(layer, head) for layer in range(shape[0]) for head in range(shape[1])]
+    wanted = (due.selection.layer, due.selection.head)
+    options = [(head_name(layer, head), {"layer": layer, "head": head}) for layer, head in names]
+    return Pick("head", options, names.index(wanted if wanted in names else default))
+
+
+def as_strip(bench: Bench, call: Call, found: Result, scale: Result) -> dict[str, Any]:
+    """A result with a number for each token of the call's text, as a strip of these tokens."""
+    if isinstance(found, Written):
+        return strip_of(found) | {"title": ""}
+    text = next(source for source in call.sources() if isinstance(source, Tokens))
+    opened = bench.read(text.name, text.text)
+    scores = found.values.ravel().tolist()
+    scores += [float("nan")] * (len(opened.labels) - len(scores))
+    high = max((abs(number) for number in scale.values.ravel().tolist() if number == number), default=1.0)
+    about = {"signed": found.signed, "measure": found.value_name, "unit": found.unit, "high": high or 1.0}
+    return strip(opened.labels, opened.ids[0].tolist(), scores, **about)
+
+
+def definition(call: Call) -> str:
+    """What the functions of a call say of themselves: idea, formula, units and source."""
+    told = []
+    for function in dict.fromkeys(part.function for part in call.calls()):
+        text = inspect.getdoc(function) or ""
+        kept = [paragraph for paragraph in text.split("\n\n") if not paragraph.startswith("Errors:")]
+        told.append(f"{function.__module__}.{function.__name__}\n\n" + "\n\n".join(kept))
+    return "\n\n\n".join(told)
 
 
 def keep(bench: Bench, call: Call) -> str:

@@ -1,8 +1,9 @@
-"""Attention as pictures for the browser: every head as a thumbnail, one head (or a layer) as a full map."""
+"""Attention for the browser: every head as a thumbnail, one head (or a layer) as a full map, and its exact numbers."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -12,8 +13,9 @@ from workbench.analyses.attention_difference import attention_difference
 from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.head_atlas import head_atlas
 from workbench.errors import WorkbenchError
+from workbench.results import Measures
 from workbench.tabs.bench import MOST_ATTENTION_TOKENS, Bench, Opened
-from workbench.tabs.calls import Call, Model, Tokenizer, Tokens, run
+from workbench.tabs.calls import Call, Model, Tokenizer, Tokens, result
 from workbench.views import standalone
 from workbench.views.pixels import Picture, encode, pool_last
 
@@ -33,20 +35,32 @@ class Ask:
     weigh: Literal["weight", "value"] = "weight"
 
 
-MOST_PAGE_TOKENS = 512
+MOST_PAGE_BYTES = 64_000_000  # of weights in a page of its own
 WEIGHTINGS = {"weight": "probability", "value": "value-norm"}
 
 
 def head_picture(bench: Bench, ask: Ask) -> Picture:
     """The full map of a head (or of a layer's heads together): query × key."""
+    return encode(torch.tensor(head_map(bench, ask)), signed=ask.other is not None)
 
-    def make() -> Picture:
+
+def head_cells(bench: Bench, ask: Ask, query: int, key: int) -> bytes:
+    """The exact numbers of one row and of one column of a map: twice as many little-endian float32 as tokens."""
+    found = head_map(bench, ask)
+    if not (0 <= query < len(found) and 0 <= key < len(found)):
+        raise WorkbenchError(f"no query {query} or no key {key}; tokens are 0 to {len(found) - 1}")
+    return np.concatenate([found[query], found[:, key]]).astype("<f4").tobytes()
+
+
+def head_map(bench: Bench, ask: Ask) -> np.ndarray:
+    """The numbers of a map: query key."""
+    call = map_call(ask)
+    if bench.results.get(call) is None:
         checked(bench, ask)
-        found = run(map_call(ask), bench)
-        maps = torch.tensor(found.values)  # head query key
-        return encode(maps.amax(0) if ask.combine == "max" else maps.mean(0), signed=found.signed)
-
-    return bench.once(("map", ask), make)
+    maps = result(call, bench).values  # head query key
+    if ask.combine == "one":
+        return maps[0]
+    return bench.once(("together", ask), lambda: maps.max(0) if ask.combine == "max" else maps.mean(0))
 
 
 def map_call(ask: Ask) -> Call:
@@ -66,6 +80,7 @@ def map_call(ask: Ask) -> Call:
 
 def thumbnails(bench: Bench, ask: Ask) -> Picture:
     """Every head of every layer at thumbnail size."""
+    ask = replace(ask, layer=0, head=0, combine="one", weigh="weight")
 
     def make() -> Picture:
         maps = [_pooled(one) for one in checked(bench, ask)]  # layer head side side
@@ -102,13 +117,31 @@ def _pooled(opened: Opened) -> Tensor:
 
 
 def whole_page(bench: Bench, ask: Ask) -> str:
-    """The attention view of one checkpoint as a page that stands alone."""
-    (opened,) = checked(bench, replace(ask, other=None))
-    if opened.ids.shape[1] > MOST_PAGE_TOKENS:
-        raise WorkbenchError(f"a page of its own holds at most {MOST_PAGE_TOKENS} tokens, not {opened.ids.shape[1]}")
+    """The attention view as a page that stands alone: of one checkpoint, or of A, B and A − B."""
+    opened = checked(bench, ask)
+    config, length = opened[0].model.config, opened[0].ids.shape[1]
+    heads = config.num_hidden_layers * config.num_attention_heads
+    size = len(opened) * heads * length * (length + 1) * 2  # bytes
+    if size > MOST_PAGE_BYTES:
+        raise WorkbenchError(
+            f"a page of its own would hold {size / 1e6:,.0f} MB of weights; at most {MOST_PAGE_BYTES / 1e6:.0f}, "
+            "with a shorter text"
+        )
+    maps = [result(all_maps(one.checkpoint, ask.prompt), bench) for one in opened]
+    if len(maps) == 2:
+        return standalone.attention(maps[0], other=maps[1]).page
+    return standalone.attention(maps[0], atlas_of(bench, opened[0], ask.prompt)).page
 
-    def make() -> str:
-        maps = attention_maps(opened.model, opened.ids, tokenizer=opened.tokenizer)
-        return standalone.attention(maps, head_atlas(opened.model, opened.ids, samples=16)).page
 
-    return bench.once(("page", ask.checkpoint, ask.prompt), make)
+def atlas_of(bench: Bench, opened: Opened, prompt: str) -> Measures | None:
+    """The statistics of all heads on a prompt; None for one too short to have any."""
+    if opened.ids.shape[1] < 2:
+        return None
+    key = ("atlas", opened.checkpoint, prompt)
+    return bench.once(key, lambda: head_atlas(opened.model, opened.ids, samples=16))
+
+
+def all_maps(checkpoint: str, prompt: str) -> Call:
+    """The maps of all heads, as a call."""
+    tokens, tokenizer = Tokens(checkpoint, prompt), Tokenizer(checkpoint)
+    return Call(attention_maps, (Model(checkpoint), tokens), (("tokenizer", tokenizer),))

@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -26,6 +26,10 @@ class Due:
 
     subject: Subject
     selection: Selection
+
+    def only(self, follows: Sequence[str]) -> "Due":
+        """The same without what of the selection is not followed."""
+        return Due(self.subject, Selection(**{name: getattr(self.selection, name) for name in follows}))
 
 
 class Place:
@@ -51,20 +55,34 @@ class Place:
         outputs: Sequence[Component],
         redraws: Sequence[Component] | None = None,
         follows: Sequence[str] = (),
+        notice: Component | None = None,
     ) -> Dependency:
         """Draw the tab when what it should show changes, or a control of `redraws` does (all inputs if None).
 
         `render(bench, due, *inputs)` returns or yields the outputs' values; one that takes `progress=` is given a
-        callback that draws a bar. `follows` names what of the selection it
-        depends on: "token", "layer", "head".
+        callback that draws a bar. `follows` names what of the selection it depends on: "token", "layer", "head";
+        nothing is drawn anew when another part of it changes. Errors stand in `notice`, the tab's own unless given.
         """
         self._follows = (*self._follows, *follows)
         controls = inputs if redraws is None else redraws
-        changes = [self.due.change, *[control.change for control in controls]]
-        work = guarded(
-            lambda due, _, *values, **more: render(self.bench, due, *values, **more), len(outputs), tells(render)
+        changes = [self.due.change, *[event for control in controls for event in settled(control)]]
+        wanted = gr.State(None)  # what to draw, by which controls: only when that changes is there work for the model
+        gr.on(
+            changes,
+            lambda due, *values: gr.skip() if due is None else (due.only(follows), values),
+            [self.due, *controls],
+            wanted,
+            show_progress="hidden",
+            trigger_mode="always_last",
+            concurrency_limit=None,
         )
-        return gr.on(changes, work, **self._wiring(inputs, outputs, "full" if tells(render) else "minimal"))
+        work = guarded(
+            lambda wanted, _, *values, **more: render(self.bench, wanted[0], *values, **more),
+            len(outputs),
+            tells(render),
+        )
+        waiting = "full" if tells(render) else "minimal"
+        return gr.on(wanted.change, work, **self._wiring(wanted, inputs, outputs, waiting, notice or self.notice))
 
     def on(
         self,
@@ -76,22 +94,28 @@ class Place:
     ) -> Dependency:
         """Do something at an event: `render(bench, due, told, *inputs)`, where `told` is what the event carries."""
         work = guarded(lambda due, told, *values: render(self.bench, due, told, *values), len(outputs), False)
-        return event(work, **self._wiring(inputs, outputs, "minimal"))
+        return event(work, **self._wiring(self.due, inputs, outputs, "minimal", self.notice))
 
     def due_for(self, subject: Subject, selection: Selection) -> Due | None:
         """What the tab should show; None before anything was run."""
-        chosen = {name: value for name, value in asdict(selection).items() if name in self._follows}
-        return Due(subject, Selection(**chosen)) if subject.run else None
+        return Due(subject, selection).only(self._follows) if subject.run else None
 
-    def _wiring(self, inputs: Sequence[Component], outputs: Sequence[Component], waiting: str) -> dict[str, Any]:
+    def _wiring(
+        self, due: gr.State, inputs: Sequence[Component], outputs: Sequence[Component], waiting: str, notice: Component
+    ) -> dict[str, Any]:
         return {
-            "inputs": [self.due, *inputs],
-            "outputs": [self.notice, *outputs],
+            "inputs": [due, *inputs],
+            "outputs": [notice, *outputs],
             "trigger_mode": "always_last",
             "show_progress": waiting,
             "show_progress_on": list(outputs[:1]),
             **MODEL,
         }
+
+
+def settled(control: Component) -> list[Callable[..., Dependency]]:
+    """The events after which a control's value is meant: a text when it is entered or left, not at every letter."""
+    return [control.submit, control.blur] if isinstance(control, gr.Textbox) else [control.change]
 
 
 def tells(render: Callable[..., object]) -> bool:

@@ -22,6 +22,7 @@ EXAMPLES = (
     "def add(first, second):\n    return first + second\n\n\ndef multiply(first, second):\n    return",
     "How to bake a loaf of bread: First, mix the flour with water and salt. Then",
 )
+BRAND = '<div class="brand"><h1>OLMo workbench</h1><p id="status" role="status"></p></div>'
 TURNED = "() => workbench.remember(['tab'], [document.querySelector('#tabs [role=tab][aria-selected=true]').innerText])"
 READY = "() => { document.body.dataset.ready = 'yes'; }"
 
@@ -54,7 +55,7 @@ class Page:
             gr.State(Selection()),
             gr.State(""),
         )
-        gr.HTML("<h1>OLMo workbench</h1>", elem_id="brand", apply_default_css=False)
+        gr.HTML(BRAND, elem_id="brand", apply_default_css=False)
         with gr.Row(elem_id="bar", equal_height=True):
             self.checkpoint = gr.Dropdown(
                 bench.choices(), value=bench.default, label="Checkpoint", elem_id="checkpoint", scale=3, min_width=290
@@ -126,7 +127,7 @@ class Page:
                 opened = self.bench.read(checkpoint, prompt)
                 if selection.token is not None and selection.token >= opened.ids.shape[1]:
                     selection = replace(selection, token=None)
-                strip = surprisal_strip(opened, selection)
+                strip = surprisal_strip(opened, selection, prompt)
         except MENDABLE as error:
             return [message(error), *[gr.skip()] * (3 + len(self.places))]
         subject = Subject(opened.checkpoint, prompt, subject.run + 1)
@@ -171,4 +172,6 @@ def from_address(text: str, component: Component) -> object:
         return text == "true"
     if isinstance(component, gr.Slider | gr.Number):
         return float(text) if text.replace(".", "", 1).isdigit() else gr.skip()
+    if isinstance(component, gr.Dropdown) and text not in [value for _, value in component.choices]:
+        return gr.skip()
     return text

@@ -4,102 +4,173 @@ from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
+import torch
 
 from workbench import views
 from workbench.analyses import metrics
 from workbench.analyses.sample_text import SAMPLE_TEXT
 from workbench.analyses.trajectory import trajectory
+from workbench.checkpoints import Checkpoint
 from workbench.errors import WorkbenchError
+from workbench.results import Curves
 from workbench.tabs.attention import view_value
 from workbench.tabs.bench import MOST_ATTENTION_TOKENS, Bench, label
-from workbench.tabs.calls import Call, Run, Tokens, choice
-from workbench.tabs.panel import Panel
+from workbench.tabs.calls import Call, Run, Tokens, choice, result
+from workbench.tabs.panel import Panel, View, head_pick
+from workbench.tabs.pictures import atlas_of
 from workbench.tabs.place import Due, Place
 
 TITLE = "Training"
 HOW = (
-    "Every checkpoint of the series' main run, left to right, measured on the prompt (induction on random tokens, the "
-    "loss on a text written for this page). Below, the maps of all heads at one checkpoint: move the slider."
+    "Every checkpoint of the series' main run, left to right. Click a point to open its checkpoint on all tabs. Below, "
+    "every head's map at one of them: move the slider, or let it play."
 )
+FOLLOWED = "log-probability of a continuation"
 METRICS = {
-    "induction score of heads": "induction",
-    "attention to the previous token": "previous",
-    "attention to the first token": "first",
-    "loss on a sample text": "loss",
-    "log-probability of a continuation": "continuation",
-    "KL to the last checkpoint": "kl",
-    "norm of the residual stream": "norm",
-    "effective rank": "rank",
-    "weight change a step": "weights",
+    "induction score of heads": (
+        "induction",
+        "Does a head look at what followed this token the last time? Measured on random tokens, 0 to 1.",
+    ),
+    "attention to the previous token": ("previous", "The weight that a head's queries give the token before them."),
+    "attention to the first token": ("first", "The weight that a head's queries give the text's first token, a sink."),
+    "entropy of attention": ("entropy", "How widely a head looks, in nats: 0 is one token only."),
+    "held-out loss": ("loss", "Mean −log probability of the tokens of a text written for this page."),
+    FOLLOWED: ("continuation", ""),
+    "KL to the last checkpoint": ("kl", "How far predictions on the prompt are from the last checkpoint's."),
+    "norm of the residual stream": ("norm", "Mean ‖x‖ after each layer over the prompt's tokens but the first."),
+    "effective rank": ("rank", "How many directions the tokens of a text written for this page use after each layer."),
+    "weight change a step": ("weights", "‖B − A‖ / ‖A‖ from the checkpoint before, by layer, divided by the steps."),
 }
-AXES = {"step": "step", "tokens": "tokens"}
+AXES = {
+    "step, logarithmic": ("step", True),
+    "step": ("step", False),
+    "tokens, logarithmic": ("tokens", True),
+    "tokens": ("tokens", False),
+}
+SCORES = ("induction", "previous", "first", "entropy")
+PLAYS = {"slider": "moment", "view": "through"}
+MOST_WORDS = 4  # tokens of the continuation that is followed unless one is written
 
 
 def build(place: Place) -> None:
     with gr.Row(elem_classes="tools"):
         metric = place.link(
-            "metric", gr.Dropdown(list(METRICS), value=next(iter(METRICS)), label="What", min_width=220)
+            "metric", gr.Dropdown(list(METRICS), value=next(iter(METRICS)), label="What", min_width=270)
         )
-        axis = place.link("axis", gr.Dropdown(list(AXES), value="step", label="Axis", min_width=90))
-        words = place.link("continuation", gr.Textbox(" lazy", label="Continuation", min_width=120))
+        axis = place.link("axis", gr.Dropdown(list(AXES), value=next(iter(AXES)), label="Axis", min_width=190))
+        words = gr.Textbox("", label="Continuation", placeholder="what the last one writes", visible=False)
+        metric.change(lambda chosen: gr.Textbox(visible=chosen == FOLLOWED), metric, words, show_progress="hidden")
+        place.link("continuation", words)
     panel = Panel("training")
-    place.shows(panel.drawing(training_call), inputs=[metric, axis, words], outputs=panel.outputs)
+    panel.draws(place, training_view, inputs=[metric, axis, words], follows=["layer", "head"])
     most = max(len(place.bench.main_run(name)) for name in {c.name for c in place.bench.known.values()})
     with gr.Row(elem_classes="tools"):
         moment = gr.Slider(
             1, most, most, step=1, label="Checkpoint of the main run", elem_id="moment", interactive=True
         )
-        opened = gr.Button("Open it in all tabs", size="sm", min_width=150, scale=0)
+        player = views.player(PLAYS, elem_id="player")
+        opened = gr.Button("Open it on all tabs", size="sm", min_width=150, scale=0)
     place.link("moment", moment)
     view = views.attention_view(elem_id="through")
-    place.shows(head_through_training, inputs=[moment], outputs=[view])
-    place.on(panel.tools.select, moment_of, inputs=[axis], outputs=[moment])
+    place.shows(head_through_training, inputs=[moment], outputs=[view, player])
+    place.asks.append(place.on(panel.tools.select, clicked, outputs=[moment, place.checkpoint]))
     place.asks.append(place.on(opened.click, checkpoint_at, inputs=[moment], outputs=[place.checkpoint]))
 
 
-def training_call(bench: Bench, due: Due, metric: str, axis: str, continuation: str) -> Call:
+def training_view(bench: Bench, due: Due, metric: str, axis: str, continuation: str) -> View:
     """A metric along the main run of the checkpoint's series."""
-    subject = due.subject
-    prompt, sample = Tokens(subject.checkpoint, subject.prompt), Tokens(subject.checkpoint, SAMPLE_TEXT)
-    match choice(metric, METRICS, "metric"):
-        case "induction" | "previous" | "first" as score:
-            samples = 64 if score == "induction" else 0
-            measured = Call(metrics.head_scores, (prompt, score), (("samples", samples),))
+    metric, note = choice(metric, METRICS, "metric")
+    axis, log = choice(axis, AXES, "axis")
+    run = run_of(bench, due)
+    if metric == "continuation":
+        continuation = continuation or written_next(bench, run[-1].id, due.subject.prompt)
+        note = f"How likely “{continuation}” is after the prompt, summed over its tokens; write another above."
+    options = (("axis", axis), *((("log_x", True),) if log else ()))
+    measured = metric_call(run[-1].id, due.subject.prompt, metric, continuation)
+    call = Call(trajectory, (Run(run[-1].name), measured), options)
+    if metric not in SCORES:
+        return View(call, note)
+    curves = result(call, bench)
+    model = bench.load(run[-1].id)[0]
+    shape = (model.config.num_hidden_layers, model.config.num_attention_heads)
+    pick = head_pick(due, shape, highest(curves, shape))
+    line = pick.options[pick.chosen][0]
+    return View(call, f"{note} A line a head, {line} in front: choose it here or click a line.", pick=pick, line=line)
+
+
+def metric_call(checkpoint: str, prompt: str, metric: str, continuation: str) -> Call:
+    """What is measured of each checkpoint. Tokens are those of one of them, since they share their tokenizer."""
+    prompted, sample = Tokens(checkpoint, prompt), Tokens(checkpoint, SAMPLE_TEXT)
+    match metric:
         case "loss":
-            measured = Call(metrics.held_out_loss, (sample,))
+            return Call(metrics.held_out_loss, (sample,), progress=False)
         case "continuation":
-            if not continuation:
-                raise WorkbenchError("write the continuation whose probability is to be followed")
-            measured = Call(metrics.continuation_log_prob, (prompt, Tokens(subject.checkpoint, continuation)))
+            return Call(metrics.continuation_log_prob, (prompted, Tokens(checkpoint, continuation)), progress=False)
         case "kl":
-            measured = Call(metrics.kl_to_last, (prompt,))
+            return Call(metrics.kl_to_last, (prompted,), progress=False)
         case "norm":
-            measured = Call(metrics.residual_norms, (prompt,))
+            return Call(metrics.residual_norms, (prompted,), progress=False)
         case "rank":
-            measured = Call(metrics.effective_rank, (sample,))
-        case _:
-            measured = Call(metrics.weight_change)
-    series = Run(bench.series_of(subject.checkpoint))
-    return Call(trajectory, (series, measured), (("axis", choice(axis, AXES, "axis")),))
+            return Call(metrics.effective_rank, (sample,), progress=False)
+        case "weights":
+            return Call(metrics.weight_change, progress=False)
+    samples = (("samples", 64 if metric == "induction" else 0),)
+    return Call(metrics.head_scores, (prompted, metric), samples, progress=False)
 
 
-def moment_of(bench: Bench, due: Due, told: Mapping[str, Any], axis: str) -> int:
-    """The slider's place for a point of the curve that was clicked."""
-    run, place = bench.main_run(bench.series_of(due.subject.checkpoint)), told.get("x")
-    if not isinstance(place, int | float):
-        raise WorkbenchError(f"no checkpoint at {place!r}")
-    return 1 + min(range(len(run)), key=lambda n: abs((getattr(run[n], choice(axis, AXES, "axis")) or 0) - place))
+def highest(curves: Curves, shape: tuple[int, int]) -> tuple[int, int]:
+    """The head that scores highest at the end of the run: layer, head."""
+    return divmod(int(curves.values[:, -1].argmax()), shape[1])
+
+
+def written_next(bench: Bench, checkpoint: str, prompt: str) -> str:
+    """The few likeliest next tokens of a checkpoint, up to the end of a word."""
+
+    def make() -> str:
+        opened = bench.read(checkpoint, prompt)
+        ids, given = opened.ids, opened.ids.shape[1]
+        while ids.shape[1] < given + MOST_WORDS:
+            following = opened.model.run(ids, logits_to_keep=1).logits[0, -1].argmax()
+            text = opened.tokenizer.decode([following.item()])
+            if ids.shape[1] > given and not text.isalnum():
+                break
+            ids = torch.cat([ids, following[None, None]], dim=1)
+        return opened.tokenizer.decode(ids[0, given:].tolist())
+
+    return bench.once(("written next", checkpoint, prompt), make)
+
+
+def run_of(bench: Bench, due: Due) -> list[Checkpoint]:
+    """The main run of the series that the bar's checkpoint belongs to."""
+    return bench.main_run(bench.series_of(due.subject.checkpoint))
+
+
+def clicked(bench: Bench, due: Due, told: Mapping[str, Any]) -> list[Any]:
+    """The slider's place and the checkpoint of a point that was clicked."""
+    run, point = run_of(bench, due), told.get("point")
+    if not isinstance(point, int) or not 0 <= point < len(run):
+        raise WorkbenchError(f"no checkpoint {point!r} on this run of {len(run)}")
+    return [point + 1, run[point].id]
 
 
 def checkpoint_at(bench: Bench, due: Due, _: Mapping[str, Any], moment: float) -> str:
     """The id of the slider's checkpoint."""
-    run = bench.main_run(bench.series_of(due.subject.checkpoint))
+    run = run_of(bench, due)
     if not isinstance(moment, int | float) or moment != moment:
         raise WorkbenchError(f"no checkpoint number {moment}; there are {len(run)}")
     return run[min(max(int(moment), 1), len(run)) - 1].id
 
 
-def head_through_training(bench: Bench, due: Due, moment: float) -> dict[str, Any]:
-    """The attention view at one checkpoint of the run; the head stays the one that is chosen."""
+def head_through_training(bench: Bench, due: Due, moment: float) -> list[dict[str, Any]]:
+    """The attention view at one checkpoint of the run, the head staying the chosen one; and what the player says."""
     opened = bench.read(checkpoint_at(bench, due, {}, moment), due.subject.prompt, MOST_ATTENTION_TOKENS)
-    return view_value(opened, due) | {"title": label(bench.known[opened.checkpoint])}
+    names = [label(checkpoint) for checkpoint in run_of(bench, due)]
+    about = {"title": label(bench.known[opened.checkpoint]), "best": best_at_the_end(bench, due)}
+    return [view_value(opened, due) | about, PLAYS | {"names": names, "at": moment}]
+
+
+def best_at_the_end(bench: Bench, due: Due) -> dict[str, int] | None:
+    """The head to open first: the strongest induction head of the last checkpoint."""
+    atlas = atlas_of(bench, bench.read(run_of(bench, due)[-1].id, due.subject.prompt), due.subject.prompt)
+    most = None if atlas is None else atlas["induction"].rank().iloc[0]
+    return None if most is None else {"layer": int(most["row"]), "head": int(most["column"])}

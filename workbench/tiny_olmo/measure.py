@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,11 +99,11 @@ def copy_losses(losses: torch.Tensor, repeats: Repeats) -> tuple[float, float]:
 @torch.inference_mode()
 def measure(model: OlmoForCausalLM, probes: Probes) -> Measurement:
     """Measure a model."""
-    held_out = [float(token_losses(model, probes.natural[name]).mean()) for name in ("english", "code")]
+    english, code = (float(token_losses(model, probes.natural[name]).mean()) for name in ("english", "code"))
     copies = copy_losses(token_losses(model, probes.text.rows), probes.text)
     previous = best_head(previous_token_scores(patterns(model, probes.natural["english"])))
     induction = best_head(induction_scores(patterns(model, probes.random.rows), probes.random))
-    return Measurement(*held_out, *copies, *previous, *induction)
+    return Measurement(english, code, *copies, *previous, *induction)
 
 
 @torch.inference_mode()
@@ -112,7 +113,7 @@ def loss_by_position(model: OlmoForCausalLM, rows: np.ndarray) -> dict[str, floa
     return {f"{begin}-{end}": round(float(losses[:, begin - 1 : end - 1].mean()), 3) for begin, end in POSITIONS}
 
 
-def as_record(measurement: Measurement) -> dict[str, float | str]:
+def as_record(measurement: Measurement) -> dict[str, Any]:
     """A measurement with its numbers rounded to what means something."""
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(measurement).items()}
 
@@ -125,10 +126,11 @@ def revisions(series: Path) -> list[tuple[str, int, int]]:
 
 def load(folder: Path) -> OlmoForCausalLM:
     """A checkpoint in float32, so that rounding in the arithmetic adds nothing to that of the weights."""
-    return OlmoForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: OlmoForCausalLM = OlmoForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval()
 
 
-def measure_series(series: Path, cache: Path) -> list[dict[str, float | str | dict]]:
+def measure_series(series: Path, cache: Path) -> list[dict[str, Any]]:
     """One record per checkpoint of a folder that also holds the tokenizer."""
     held_out = held_out_source(prepare(cache, series))
     probes = make_probes(held_out, ROWS)

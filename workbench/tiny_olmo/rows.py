@@ -91,10 +91,10 @@ def repeat_row(source: Source, length: int, rng: np.random.Generator, random_tok
     """
 
     def gap() -> np.ndarray:
-        size = rng.integers(GAP[0], GAP[1] + 1)
+        size = int(rng.integers(GAP[0], GAP[1] + 1))
         return rng.choice(source.random_ids, size) if random_tokens else natural_row(source, size, rng)
 
-    size = rng.integers(SPAN[0], SPAN[1] + 1)
+    size = int(rng.integers(SPAN[0], SPAN[1] + 1))
     span = rng.choice(source.random_ids, size) if random_tokens else natural_span(source, size, rng)
     pieces: list[np.ndarray] = []
     while sum(map(len, pieces)) < length:

@@ -1,23 +1,34 @@
-"""The page's own components: a token strip and an attention view, each an .html, .css and .js file beside this one.
+"""The page's own components: a token strip, its details, an attention view; an .html, .css and .js file each.
 
 Their templates are fixed and their scripts build the page with `textContent`, so that no token is read as markup.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gradio as gr
+if TYPE_CHECKING:
+    import gradio as gr
 
 HERE = Path(__file__).parent
 
 
 def token_strip(value: Mapping[str, Any] | None = None, *, elem_id: str, label: str = "tokens") -> gr.HTML:
-    """A text token by token, coloured by one number each; its value is a `strip.Strip`, see token_strip.js.
+    """A text token by token, coloured by one number each; its value is made by `strip.strip`, see token_strip.js.
 
-    Events: `select` ({token}) and `branch` ({token, id}: go on from this alternative).
+    Event: `select` ({token}).
     """
     return _component("token_strip", value, elem_id=elem_id, label=label)
+
+
+def token_details(*, elem_id: str, label: str = "token") -> gr.HTML:
+    """What was expected at a strip's chosen token, how that formed, which heads look where; see token_details.js.
+
+    Events: `branch` ({token, id, ids}: go on from this alternative) and `use` ({token, ids}: as the next prompt).
+    """
+    return _component("token_details", None, elem_id=elem_id, label=label)
 
 
 def attention_view(value: Mapping[str, Any] | None = None, *, elem_id: str, label: str = "attention") -> gr.HTML:
@@ -26,8 +37,13 @@ def attention_view(value: Mapping[str, Any] | None = None, *, elem_id: str, labe
 
 
 def tools(value: Mapping[str, Any] | None = None, *, elem_id: str) -> gr.HTML:
-    """The line under a plot: Python, CSV, PNG, HTML, link. Event: `select` ({x, y, curve}), a click on the plot."""
+    """The heading of a picture and its tools; see tools.js. Event: `select` ({point}), a click on the plot."""
     return _component("tools", value, elem_id=elem_id, label="tools")
+
+
+def player(value: Mapping[str, Any], *, elem_id: str) -> gr.HTML:
+    """A button that moves a slider along by itself, and the name of where it stands; see player.js."""
+    return _component("player", value, elem_id=elem_id, label="play")
 
 
 def asset(name: str) -> str:
@@ -36,6 +52,8 @@ def asset(name: str) -> str:
 
 
 def _component(name: str, value: Mapping[str, Any] | None, *, elem_id: str, label: str) -> gr.HTML:
+    import gradio as gr  # not above: notebooks use `standalone`, which needs no page, and this takes seconds
+
     return gr.HTML(
         dict(value or {}),
         html_template=asset(f"{name}.html"),

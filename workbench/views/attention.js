@@ -1,21 +1,38 @@
-// The attention view. value: {checkpoint, other, prompt, texts, layers, heads, orders, best}
+// The attention view. value: {checkpoint, other, prompt, texts, layers, heads, orders, best, title, about}
 //   one map when `other` is null; A, B and A−B when it is a checkpoint. orders: {name: [score of head 0 of layer 0, …]}.
+// Colours come from bytes; every number that is written comes from the server exactly (wb.cells).
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 const root = find(".attention"), thumbs = find(".heads"), panels = find(".panels"), problem = find(".problem");
-const control = { order: find(".order"), combine: find(".combine"), weigh: find(".weigh"), curve: find(".curve") };
-const first = find(".first"), lines = find(".lines");
-let value = {}, planes = [], head = { layer: 0, head: 0 }, at = null, locked = false, wanted = 0;
+const control = { order: find(".order"), combine: find(".combine"), weigh: find(".weigh"), curve: find(".curve"), first: find(".first"), lines: find(".lines") };
+let value = {}, planes = [], pictures = null, head = { layer: 0, head: 0 }, at = null, locked = false, wanted = 0;
 
-const name = (spot) => (control.combine.value === "one" ? `L${spot.layer}H${spot.head}` : `L${spot.layer} ${control.combine.value}`);
 const size = () => value.texts?.length ?? 0;
+const threaded = () => control.lines.checked && !control.lines.disabled;
+const shades = () => ({ curve: control.curve.value, skipFirst: control.first.checked });
+const name = (spot) => (control.combine.value === "one" ? `L${spot.layer}H${spot.head}` : `L${spot.layer} ${control.combine.value}`);
+const ink = () => {
+  const style = getComputedStyle(root), get = (variable) => style.getPropertyValue(variable);
+  const colours = { plain: get("--color-accent"), above: get("--wb-above"), below: get("--wb-below") };
+  return { ink: style.color, sans: get("--font"), mono: get("--font-mono"), colours };
+};
 const make = (tag, className, text = "") => {
   const made = document.createElement(tag);
   made.className = className;
   if (text) wb.write(made, text);
   return made;
 };
-const body = (extra) => ({ checkpoint: value.checkpoint, other: null, prompt: value.prompt, ...extra });
+const number = (className, exact) => {
+  const made = make("span", className, wb.digits(exact));
+  made.title = exact;
+  return made;
+};
+
+// Which map each plane shows, as a question to the server.
+const asks = () => {
+  const shown = { checkpoint: value.checkpoint, other: null, prompt: value.prompt, ...head, combine: control.combine.value, weigh: control.weigh.value };
+  return value.other ? [shown, { ...shown, checkpoint: value.other }, { ...shown, other: value.other }] : [shown];
+};
 
 async function guarded(work) {
   const ticket = ++wanted;
@@ -31,30 +48,57 @@ async function guarded(work) {
 }
 
 function makePlane(title) {
-  const panel = make("div", "panel"), plane = make("div", "plane"), axis = make("div", "axis");
-  const heading = make("p", "which");
+  const panel = make("div", "panel"), frame = make("div", "frame"), plane = make("div", "plane"), heading = make("p", "which");
   heading.textContent = title;
-  const parts = { map: make("canvas", "map"), threads: make("canvas", "threads"), row: make("div", "rule row"), column: make("div", "rule column") };
+  const parts = { axes: make("canvas", "axes"), map: make("canvas", "map"), threads: make("canvas", "threads"), row: make("div", "rule row"), column: make("div", "rule column"), scale: make("div", "scale") };
   plane.tabIndex = 0;
   plane.setAttribute("role", "application");
   plane.setAttribute("aria-label", `attention map ${title}: arrows move query and key`);
-  plane.append(parts.map, parts.threads, parts.row, parts.column);
-  parts.top = make("span", "top");
-  parts.ramp = make("span", "ramp");
-  axis.append(make("span", "", "→ key (source)   ↓ query (destination)"), parts.ramp, parts.top);
-  panel.append(heading, plane, axis);
+  plane.append(parts.map, parts.threads, parts.row, parts.column, parts.scale);
+  frame.append(parts.axes, plane);
+  panel.append(heading, frame, make("div", "axis", "→ key (source)   ↓ query (destination)"));
   panels.append(panel);
   plane.addEventListener("mousemove", (event) => !locked && move(cellUnder(plane, event)));
   plane.addEventListener("mouseleave", () => !locked && move(null));
   plane.addEventListener("click", (event) => lock(cellUnder(plane, event)));
   plane.addEventListener("keydown", keys);
-  return { plane, parts, map: null };
+  return { title, frame, plane, parts, map: null, layout: null };
+}
+
+// Room for the axes' labels beside each map; again whenever the width changes.
+function layOut() {
+  for (const plane of planes) {
+    const width = plane.frame.clientWidth;
+    if (!width || !size() || plane.layout?.width === width) continue;
+    plane.layout = { width, ...wb.fit(width, value.texts, ink().mono) };
+    const { edge, side } = plane.layout;
+    Object.assign(plane.plane.style, { left: `${edge}px`, width: `${side}px`, height: `${side}px` });
+    Object.assign(plane.parts.axes.style, { width: `${width}px`, height: `${side + edge}px` });
+    plane.frame.style.height = `${side + edge}px`;
+    label(plane);
+    thread(plane);
+  }
+}
+new ResizeObserver(() => requestAnimationFrame(layOut)).observe(panels);
+
+function label({ parts, layout }) {
+  if (!layout) return;
+  const context = wb.crisp(parts.axes, layout.width, layout.side + layout.edge);
+  if (!threaded()) wb.axes(context, layout, value.texts, { ...ink(), at });
+}
+
+function thread({ parts, layout, map }) {
+  if (!layout || !map || !threaded()) return void (parts.threads.width = 0);
+  const context = wb.crisp(parts.threads, layout.side, layout.side);
+  wb.threads(context, map, value.texts, layout.side, { ...ink(), ...shades(), query: at?.query ?? null });
 }
 
 function cellUnder(plane, event) {
   const box = plane.getBoundingClientRect();
   const place = (offset, length) => Math.min(size() - 1, Math.max(0, Math.floor((offset / length) * size())));
-  return { query: place(event.clientY - box.top, box.height), key: place(event.clientX - box.left, box.width) };
+  const row = place(event.clientY - box.top, box.height), right = event.clientX - box.left > box.width / 2;
+  if (!threaded()) return { query: row, key: place(event.clientX - box.left, box.width) };
+  return right ? { query: row, key: Math.min(row, at?.key ?? row) } : { query: Math.max(row, at?.query ?? size() - 1), key: row };
 }
 
 function lock(cell) {
@@ -64,35 +108,37 @@ function lock(cell) {
   if (locked) wb.select({ token: cell.query }, "attention");
 }
 
+function unlock() {
+  locked = false;
+  root.classList.remove("locked");
+  move(null);
+}
+
+const MOVES = {
+  ArrowUp: ({ query, key }) => ({ query: query - 1, key }),
+  ArrowDown: ({ query, key }) => ({ query: query + 1, key }),
+  ArrowLeft: ({ query, key }) => ({ query, key: key - 1 }),
+  ArrowRight: ({ query, key }) => ({ query, key: key + 1 }),
+  Home: ({ query }) => ({ query, key: 0 }),
+  End: ({ query }) => ({ query, key: query }),
+};
+
 function keys(event) {
-  const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-  const clamp = (index) => Math.min(size() - 1, Math.max(0, index));
-  if (step) {
-    const from = at ?? { query: size() - 1, key: 0 };
-    move({ query: clamp(from.query + step[0]), key: clamp(from.key + step[1]) });
+  if (event.key in MOVES) {
+    const { query, key } = MOVES[event.key](at ?? { query: size() - 1, key: 0 }), row = Math.min(size() - 1, Math.max(0, query));
+    move({ query: row, key: Math.min(row, Math.max(0, key)) });
   } else if (event.key === "[" || event.key === "]") neighbour(event.key === "]" ? 1 : -1);
   else if ((event.key === "Enter" || event.key === " ") && at) lock(at);
-  else if (event.key === "Escape") {
-    locked = false;
-    root.classList.remove("locked");
-    move(null);
-  } else return;
+  else if (event.key === "Escape") unlock();
+  else return;
   event.preventDefault();
 }
 
 function neighbour(step) {
   const order = [...thumbs.querySelectorAll(".thumb")];
-  const here = order.findIndex((thumb) => thumb.getAttribute("aria-selected") === "true");
+  const here = order.findIndex((thumb) => thumb.tabIndex === 0);
   const next = order[(here + step + order.length) % order.length];
   open({ layer: Number(next.dataset.layer), head: Number(next.dataset.head) });
-}
-
-// Rows of the map under the cursor: what the query looks at, and who looks at the key.
-function readRow(map, query) {
-  return Array.from({ length: size() }, (_, key) => (key > query || (first.checked && key === 0) ? 0 : wb.decode(map.bytes[query * map.side + key], map)));
-}
-function readColumn(map, key) {
-  return Array.from({ length: size() }, (_, query) => (query < key ? 0 : wb.decode(map.bytes[query * map.side + key], map)));
 }
 
 let scheduled = false;
@@ -106,24 +152,15 @@ function move(cell) {
   });
 }
 
+// What follows the cell at once: the rules and the axes' labels. Its numbers come when the server has answered.
 function follow() {
-  const map = planes.at(-1)?.map;
-  planes.forEach(({ parts }) => rules(parts));
-  find(".to").replaceChildren();
-  find(".by").replaceChildren();
-  find(".cell").replaceChildren();
-  if (!map) return;
-  if (!at) {
-    wb.say("weights", null);
-    return ranking(find(".to"), `${size() - 1}, the last token, attends to`, readRow(map, size() - 1));
+  for (const plane of planes) {
+    rules(plane.parts);
+    label(plane);
+    if (threaded()) thread(plane);
   }
-  const row = readRow(map, at.query), high = Math.max(...row.map(Math.abs)) || 1;
-  const title = `${name(head)}: ${map.signed ? "A − B, " : ""}what token ${at.query} attends to`;
-  wb.say("weights", { values: row.map((weight, key) => (key > at.query ? null : weight)), signed: map.signed, high, unit: "", query: at.query, title });
-  describe();
-  ranking(find(".to"), `${at.query} attends to`, row);
-  ranking(find(".by"), `${at.key} is attended by`, readColumn(map, at.key));
-  if (lines.checked) planes.forEach(threads);
+  if (!at) wb.say("weights", null);
+  read();
 }
 
 function rules({ row, column }) {
@@ -134,139 +171,154 @@ function rules({ row, column }) {
   }
 }
 
-function describe() {
-  const line = find(".cell"), { query, key } = at;
-  const token = (index) => make("b", "", value.texts[index]);
-  const numbers = planes.filter(({ map }) => map).map(({ map, title }) => `${planes.length > 1 ? `${title} ` : ""}${wb.digits(key > query ? 0 : wb.decode(map.bytes[query * map.side + key], map))}`);
-  line.append(`query ${query} `, token(query), ` → key ${key} `, token(key), `   ${key > query ? "masked" : numbers.join("   ")}`);
+// One question at a time; when its answer is there, the cell and the maps may be others, and it is asked again.
+let reading = false;
+async function read() {
+  if (reading || !planes.at(-1)?.map) return;
+  reading = true;
+  try {
+    for (let asked = null, shown = null; asked !== at || shown !== planes.at(-1).map; ) {
+      [asked, shown] = [at, planes.at(-1).map];
+      const cell = asked ?? { query: size() - 1, key: 0 };
+      const found = await Promise.all(asks().map((ask) => wb.cells({ ...ask, query: cell.query, key: Math.min(cell.key, cell.query) })));
+      if (asked === at && shown === planes.at(-1).map) numbers(asked, found);
+    }
+  } catch (error) {
+    problem.textContent = error.message;
+  }
+  reading = false;
+}
+
+function numbers(cell, found) {
+  const { row, column } = found.at(-1), query = cell?.query ?? size() - 1, { map } = planes.at(-1);
+  const from = control.first.checked ? 1 : 0, seen = Array.from(row, (weight, key) => (key > query || key < from ? null : weight));
+  element.querySelectorAll(".to, .by, .cell").forEach((part) => part.replaceChildren());
+  ranking(find(".to"), cell ? `token ${query} attends to` : `token ${query}, the last, attends to`, seen);
+  if (!cell) return;
+  const title = `${name(head)}: ${map.signed ? "A − B, " : ""}what token ${query} attends to`, high = Math.max(...seen.map(Math.abs)) || 1;
+  wb.say("weights", { values: seen, signed: map.signed, high, unit: "", query, title });
+  describe(cell, found);
+  if (cell.key <= query) ranking(find(".by"), `token ${cell.key} is attended by`, Array.from(column, (weight, place) => (place < cell.key ? null : weight)));
+}
+
+function describe({ query, key }, found) {
+  const line = find(".cell"), token = (index) => make("b", "", value.texts[index]);
+  line.append(`query ${query} `, token(query), ` → key ${key} `, token(key), " ");
+  if (key > query) return line.append("masked: it comes later");
+  planes.forEach(({ title }, index) => line.append(planes.length > 1 ? `${title} ` : "", number("weight", found[index].row[key])));
 }
 
 function ranking(list, title, weights) {
-  const heading = document.createElement("h5");
+  const heading = make("h2", "");
   heading.textContent = title;
   list.append(heading);
   const best = weights.map((weight, index) => [weight, index]).filter(([weight]) => weight).sort((a, b) => Math.abs(b[0]) - Math.abs(a[0])).slice(0, 6);
-  const high = Math.abs(best[0]?.[0] ?? 1);
   for (const [weight, index] of best) {
-    const line = document.createElement("p"), bar = make("span", "bar");
-    bar.style.width = `${(100 * Math.abs(weight)) / high}%`;
-    line.append(make("span", "index", String(index)), make("b", "", value.texts[index]), bar, make("span", "number", wb.digits(weight)));
+    const line = make("p", ""), bar = make("span", "bar");
+    bar.style.width = `${(100 * Math.abs(weight)) / Math.abs(best[0][0])}%`;
+    line.append(make("span", "index", String(index)), make("b", "", value.texts[index]), bar, number("number", weight));
     list.append(line);
   }
 }
 
-// Token-to-token lines: queries on the right, keys on the left, for texts short enough to tell them apart.
-function threads({ parts: { threads: canvas }, map }) {
-  const context = canvas.getContext("2d"), pixels = 960;
-  canvas.width = canvas.height = pixels;
-  if (!lines.checked || !map || size() > 64) return;
-  const step = pixels / size(), ink = getComputedStyle(root), top = Math.abs(wb.decode(wb.strongest(map, first.checked), map)) || 1;
-  context.fillStyle = ink.getPropertyValue("--background-fill-primary");
-  context.fillRect(0, 0, pixels, pixels);
-  context.font = `${Math.min(22, step * 0.8)}px ${ink.getPropertyValue("--font-mono")}`;
-  context.fillStyle = ink.color;
-  context.textBaseline = "middle";
-  value.texts.forEach((text, index) => {
-    context.textAlign = "right";
-    context.fillText(text.slice(0, 14), pixels * 0.28, (index + 0.5) * step);
-    context.textAlign = "left";
-    context.fillText(text.slice(0, 14), pixels * 0.72, (index + 0.5) * step);
-  });
-  context.lineWidth = Math.max(1.5, step * 0.12);
-  for (let query = 0; query < size(); query++) {
-    if (locked && at && at.query !== query) continue;
-    readRow(map, query).forEach((weight, key) => {
-      context.globalAlpha = Math.min(1, Math.abs(weight) / top);
-      if (context.globalAlpha < 0.03) return;
-      context.strokeStyle = ink.getPropertyValue(map.signed && weight < 0 ? "--wb-below" : map.signed ? "--wb-above" : "--color-accent");
-      context.beginPath();
-      context.moveTo(pixels * 0.71, (query + 0.5) * step);
-      context.lineTo(pixels * 0.29, (key + 0.5) * step);
-      context.stroke();
-    });
-  }
-  context.globalAlpha = 1;
-}
-
 function repaint() {
+  root.classList.toggle("threaded", threaded());
   for (const plane of planes) {
     if (!plane.map) continue;
-    const top = wb.strongest(plane.map, first.checked);
-    wb.paint(plane.parts.map, plane.map, { curve: control.curve.value, skipFirst: first.checked, top });
+    wb.paint(plane.parts.map, plane.map, shades());
     plane.plane.classList.toggle("smooth", size() > 300);
-    const colour = plane.map.signed ? wb.diverging : wb.sequential;
-    const stops = [0, 0.25, 0.5, 0.75, 1].map((t) => `rgb(${colour(plane.map.signed ? 2 * t - 1 : t)})`);
-    plane.parts.ramp.style.background = `linear-gradient(to right, ${stops})`;
-    const most = wb.digits(Math.abs(wb.decode(top, plane.map)));
-    plane.parts.top.textContent = plane.map.signed ? `± ${most}` : `0 … ${most}`;
-    threads(plane);
+    const { colours, numbers } = wb.scaleOf(plane.map, shades()), ramp = make("span", "ramp");
+    ramp.style.background = `linear-gradient(to right, ${colours})`;
+    plane.parts.scale.replaceChildren(ramp, ...numbers.map((text) => make("span", "", text)));
+    thread(plane);
   }
+  layOut();
   follow();
 }
 
-function open(next, tell = true) {
+async function load(next, current) {
   head = next;
   for (const thumb of thumbs.querySelectorAll(".thumb")) {
-    const here = Number(thumb.dataset.layer) === head.layer && (control.combine.value !== "one" || Number(thumb.dataset.head) === head.head);
-    thumb.setAttribute("aria-selected", String(here));
-    thumb.tabIndex = Number(thumb.dataset.layer) === head.layer && Number(thumb.dataset.head) === head.head ? 0 : -1;
+    const layer = Number(thumb.dataset.layer) === head.layer, here = layer && Number(thumb.dataset.head) === head.head;
+    thumb.setAttribute("aria-selected", String(here || (layer && control.combine.value !== "one")));
+    thumb.tabIndex = here ? 0 : -1;
   }
-  if (tell) wb.select({ layer: head.layer, head: head.head }, "attention");
-  return guarded(async (current) => {
-    const wanted = { ...head, combine: control.combine.value, weigh: control.weigh.value };
-    const pair = value.other ? [{}, { checkpoint: value.other }, { other: value.other }] : [{}];
-    const found = await Promise.all(pair.map((extra) => wb.maps("data/attention/map", body({ ...wanted, ...extra }))));
-    if (!current()) return;
-    planes.forEach((plane, index) => (plane.map = found[index]));
-    title();
-    repaint();
-    element.dataset.drawn = name(head);
-  });
+  const found = await Promise.all(asks().map((ask) => wb.maps("data/attention/map", ask)));
+  if (!current()) return;
+  planes.forEach((plane, index) => (plane.map = found[index]));
+  title();
+  repaint();
+  element.dataset.drawn = name(head);
+}
+
+function open(next, tell = true) {
+  if (tell) wb.select({ layer: next.layer, head: next.head }, "attention");
+  return guarded((current) => load(next, current));
 }
 
 function title() {
-  const scores = Object.entries(value.orders ?? {}).map(([order, all]) => `${order} ${wb.digits(all[head.layer * value.heads + head.head])}`);
-  find(".name").textContent = name(head);
-  find(".name").append(make("small", "", control.combine.value === "one" ? scores.join(" · ") : ""));
+  const scores = make("small", ""), place = head.layer * value.heads + head.head;
+  for (const [order, all] of Object.entries(control.combine.value === "one" ? value.orders ?? {} : {})) {
+    scores.append(scores.childNodes.length ? " · " : "", `${order} `, number("", all[place]));
+  }
+  find(".name").replaceChildren(name(head), scores);
 }
 
-async function drawThumbs() {
-  const pictures = await wb.maps("data/attention/thumbnails", body({ other: value.other ?? null }));
-  const order = control.order.value, scores = value.orders?.[order];
-  const places = Array.from({ length: value.layers * value.heads }, (_, place) => place);
-  if (scores) places.sort((a, b) => scores[b] - scores[a]);
-  thumbs.style.gridTemplateColumns = `repeat(${scores ? Math.min(8, places.length) : value.heads}, auto)`;
-  const side = pictures.side, drawn = places.map((place) => {
+function layThumbs() {
+  const scores = value.orders?.[control.order.value], places = Array.from({ length: value.layers * value.heads }, (_, place) => place);
+  if (scores) places.sort((a, b) => (scores[b] ?? -Infinity) - (scores[a] ?? -Infinity));
+  thumbs.style.setProperty("--columns", scores && value.heads < 8 ? 6 : value.heads);
+  const area = pictures.side ** 2;
+  const made = places.map((place) => {
     const spot = { layer: Math.floor(place / value.heads), head: place % value.heads };
-    const thumb = make("button", "thumb"), canvas = document.createElement("canvas"), label = document.createElement("span");
+    const thumb = make("button", "thumb"), canvas = make("canvas", ""), label = make("span", "");
     thumb.type = "button";
     thumb.setAttribute("role", "option");
     Object.assign(thumb.dataset, spot);
-    const map = { ...pictures, bytes: pictures.bytes.subarray(place * side * side, (place + 1) * side * side) };
-    wb.paint(canvas, map, { curve: control.curve.value, skipFirst: first.checked });
-    label.append(`L${spot.layer}H${spot.head}`, make("span", "", scores ? wb.digits(scores[place]) : ""));
+    wb.paint(canvas, { ...pictures, bytes: pictures.bytes.subarray(place * area, (place + 1) * area) }, { ...shades(), pixels: 64 });
+    label.append(`L${spot.layer}H${spot.head}`, scores ? number("", scores[place]) : "");
     thumb.append(canvas, label);
     return thumb;
   });
-  thumbs.replaceChildren(...drawn);
+  thumbs.replaceChildren(...made);
 }
 
 function draw() {
   value = props.value ?? {};
   if (!size()) return;
-  const titles = value.other ? ["A", "B", "A − B"] : [value.title ?? ""];
   panels.replaceChildren();
   root.classList.toggle("pair", Boolean(value.other));
-  planes = titles.map((text) => ({ title: text, ...makePlane(text) }));
-  const kept = control.order.value;
-  control.order.replaceChildren(new Option("layer, head", "place"), ...Object.keys(value.orders ?? {}).map((order) => new Option(order, order)));
-  if (value.orders?.[kept]) control.order.value = kept;
-  lines.disabled = size() > 64;
-  at = null;
-  locked = false;
+  root.classList.toggle("stacked", Boolean(value.other) || value.heads > 12);
+  planes = (value.other ? ["A", "B", "A − B"] : [value.title ?? ""]).map(makePlane);
+  const orders = Object.keys(value.orders ?? {}), order = control.order.value === "place" ? wb.remembered(`${view()}_order`) : control.order.value;
+  control.order.replaceChildren(new Option("layer, head", "place"), ...orders.map((each) => new Option(each, each)));
+  if (orders.includes(order)) control.order.value = order;
+  control.lines.disabled = size() > 64;
+  [at, locked] = [null, false];
+  root.classList.remove("locked");
   const layer = Math.min(wb.selection.layer ?? value.best?.layer ?? 0, value.layers - 1);
   const index = Math.min(wb.selection.head ?? value.best?.head ?? 0, value.heads - 1);
-  guarded(drawThumbs).then(() => open({ layer, head: index }, false));
+  guarded(async (current) => {
+    const found = await wb.maps("data/attention/thumbnails", asks().at(-1));
+    if (!current()) return;
+    pictures = found;
+    layThumbs();
+    await load({ layer, head: index }, current);
+  });
+}
+
+// The controls' settings stand in the page's address.
+const view = () => element.closest("[id]")?.id ?? "";
+for (const [key, box] of Object.entries(control)) {
+  const given = wb.remembered(`${view()}_${key}`), isCheck = box.type === "checkbox", plain = isCheck ? "false" : box.options[0].value;
+  if (isCheck) box.checked = given === "true";
+  else if ([...box.options].some((option) => option.value === given)) box.value = given;
+  const act = { combine: () => open(head), weigh: () => open(head), lines: repaint }[key] ?? (() => (layThumbs(), open(head, false)));
+  box.addEventListener("change", () => {
+    const now = String(isCheck ? box.checked : box.value);
+    wb.remember([`${view()}_${key}`], [now === plain ? null : now]);
+    act();
+  });
 }
 
 thumbs.addEventListener("click", (event) => {
@@ -280,33 +332,37 @@ thumbs.addEventListener("keydown", (event) => {
   neighbour(step);
   thumbs.querySelector("[tabindex='0']").focus();
 });
-const again = () => guarded(drawThumbs).then(() => open(head, false));
-control.order.addEventListener("change", again);
-control.curve.addEventListener("change", again);
-first.addEventListener("change", again);
-lines.addEventListener("change", repaint);
-control.combine.addEventListener("change", () => open(head));
-control.weigh.addEventListener("change", () => open(head));
-find(".png").addEventListener("click", () => {
-  const link = document.createElement("a");
-  link.download = `attention-${name(head)}.png`;
-  link.href = planes.at(-1).parts.map.toDataURL("image/png");
-  link.click();
-});
-const asked = () => body({ ...head, combine: control.combine.value, weigh: control.weigh.value, other: value.other ?? null });
-const offer = async () => (await wb.post("data/attention/offer", asked())).json();
-const shown = find(".code");
-find(".python").addEventListener("click", () =>
-  guarded(async () => {
-    shown.hidden = !shown.hidden;
-    if (shown.hidden) return;
-    shown.textContent = (await offer()).code;
-    await navigator.clipboard?.writeText(shown.textContent).catch(() => {});
-  }),
-);
-find(".csv").addEventListener("click", () => guarded(async () => wb.download(`data/export/${(await offer()).key}.csv`)));
-find(".page").addEventListener("click", () => guarded(() => wb.download("data/attention/page", asked())));
-if (window.standalone) element.querySelectorAll(".python, .csv, .page").forEach((button) => (button.hidden = true));
+
+const offer = async () => (await wb.post("data/attention/offer", asks().at(-1))).json();
+const code = find(".code"), said = find(".said");
+async function copy(text, what) {
+  const copied = await navigator.clipboard.writeText(text).then(() => true, () => false);
+  said.textContent = copied ? `${what} copied` : `${what} could not be copied`;
+  setTimeout(() => (said.textContent = ""), 2500);
+}
+const CHOICES = {
+  python: async () => {
+    code.hidden = !code.hidden;
+    if (code.hidden) return;
+    code.textContent = (await offer()).code;
+    await copy(code.textContent, "Python");
+  },
+  csv: async () => wb.download(`data/export/${(await offer()).key}.csv`),
+  page: () => wb.download("data/attention/page", asks().at(-1)),
+  link: () => copy(location.href, "link"),
+  png: async () => {
+    const about = value.about ?? (await offer()).about, measure = planes.at(-1).map.signed ? "A − B" : control.weigh.value === "value" ? "‖α v W_O‖" : "attention weight";
+    const picture = await wb.picture(planes, value.texts, { title: `${name(head)}, attention by ${measure}`, measure, about, ...shades() });
+    wb.save(picture, `attention-${name(head).replace(" ", "-")}.png`);
+  },
+};
+async function attempt(act) {
+  problem.textContent = "";
+  await act().catch((error) => (problem.textContent = error.message));
+}
+for (const [choice, act] of Object.entries(CHOICES)) find(`.${choice}`).addEventListener("click", () => attempt(act));
+if (window.standalone) element.querySelectorAll(".python, .csv, .page, .link, .weighing").forEach((part) => (part.hidden = true));
+
 wb.hear("hover", (index) => {
   if (locked || !element.offsetParent) return;
   move(index === null ? null : { query: index, key: index });
@@ -317,7 +373,7 @@ wb.hear("selection", ({ layer, head: index, token, from }) => {
   if (token !== null && token < size()) {
     locked = true;
     root.classList.add("locked");
-    move({ query: token, key: at?.key ?? token });
+    move({ query: token, key: Math.min(at?.key ?? token, token) });
   }
 });
 watch("value", draw);

@@ -3,6 +3,7 @@
     view = attention(attention_maps(model, tokens, tokenizer=tokenizer), head_atlas(model, tokens))
     view                            # as the last line of a notebook's cell
     view.save("attention.html")
+    attention(maps_of_a, other=maps_of_b)   # A, B and A−B
 
 The view's own files are used as they are; what they ask a server for is answered from the page itself.
 """
@@ -11,15 +12,16 @@ import base64
 import html
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
 
 from workbench.errors import WorkbenchError
 from workbench.results import Maps, Measures
 from workbench.views import asset
-from workbench.views.pixels import encode
 
 ORDERS = ("induction", "previous", "first", "self", "duplicate", "entropy", "distance")
 
@@ -43,38 +45,54 @@ class View:
         Path(path).write_text(self.page, encoding="utf-8")
 
 
-def attention(maps: Maps, atlas: Measures | None = None, *, height: int = 780) -> View:
+def attention(maps: Maps, atlas: Measures | None = None, *, other: Maps | None = None, height: int = 780) -> View:
     """The attention view of all heads over one text; with a `head_atlas`, heads can be put in order by its scores.
 
-    Errors: WorkbenchError unless the maps hold every head of every layer at every position, as weights from 0 to 1.
+    With the maps of an `other` checkpoint over the same tokens, A, B and A−B side by side. The page carries the weights
+    as they are, in float32: 2 bytes a token, token and head, so it is for short texts.
+    Errors: WorkbenchError unless the maps hold every head of every layer at every position.
     """
     layers, heads = _places(maps)
-    picture = encode(torch.tensor(maps.values))
+    if other is not None and (
+        other.tokens != maps.tokens or other.heads != maps.heads or other.queries != maps.queries
+    ):
+        raise WorkbenchError("A and B are maps of different heads or tokens and cannot stand side by side")
     orders = {name: atlas[name].values.ravel().tolist() for name in ORDERS if atlas is not None and name in atlas}
     value = {
-        "checkpoint": "",
-        "other": None,
+        "checkpoint": "A",
+        "other": None if other is None else "B",
         "prompt": "",
         "texts": list(maps.tokens),
         "layers": layers,
         "heads": heads,
+        "orders": {name: [None if score != score else score for score in scores] for name, scores in orders.items()},
+        "best": _best(orders, heads),
+        "about": described(maps.provenance),
     }
-    data = {
-        "value": value | {"orders": orders, "best": _best(orders, heads)},
-        "side": picture.side,
-        "scale": picture.scale,
-        "deflated": base64.b64encode(zlib.compress(picture.pixels, 9)).decode(),
-    }
-    inside = json.dumps(data).replace("<", "\\u003c")
+    packed = b"".join(_triangles(one) for one in (maps, other) if one is not None)
+    inside = json.dumps({"value": value, "deflated": base64.b64encode(zlib.compress(packed, 9)).decode()})
     view = f"((element, props, watch) => {{{asset('attention.js')}}})(...Object.values(window.standalone));"
-    scripts = "".join(f"<script>{text}</script>" for text in (asset("common.js"), asset("standalone.js"), view))
+    scripts = [*(asset(f"{name}.js") for name in ("common", "maps", "standalone")), view]
     return View(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>attention</title>'
         f"<style>{asset('standalone.css')}{asset('attention.css')}</style></head><body>"
-        f'<div id="view">{asset("attention.html")}</div>'
-        f'<script type="application/json" id="data">{inside}</script>{scripts}</body></html>',
+        f'<main id="view">{asset("attention.html")}</main><p class="about">{html.escape(value["about"])}</p>'
+        f'<script type="application/json" id="data">{inside.replace("<", chr(92) + "u003c")}</script>'
+        f"{''.join(f'<script>{text}</script>' for text in scripts)}</body></html>",
         height,
     )
+
+
+def described(provenance: Mapping[str, Any]) -> str:
+    """Where numbers come from, in one line; a long text is cut."""
+    told = {name: " ".join(str(value).split()) for name, value in provenance.items()}
+    return " · ".join(f"{name}: {text if len(text) <= 200 else text[:199] + '…'}" for name, text in told.items())
+
+
+def _triangles(maps: Maps) -> bytes:
+    """Each head's weights up to the diagonal, row by row, as little-endian float32."""
+    rows, columns = np.tril_indices(len(maps.tokens))
+    return maps.values[:, rows, columns].astype("<f4").tobytes()
 
 
 def _places(maps: Maps) -> tuple[int, int]:

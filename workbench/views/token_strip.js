@@ -1,22 +1,23 @@
-// The token strip. value: {title, texts, ids, scores, unit, signed, high, given, alternatives, spine, empty}
-//   scores[i] colours token i (null: no colour) and gives its bar; `given` tokens at the front were not generated;
-//   alternatives[i] = [[text, id, probability], …] of the model's next-token distribution at i.
+// The token strip. value: {title, texts, ids, scores, unit, signed, high, measure, probability, given, parts, spine, ask, look, empty}
+//   scores[i] colours token i (null: no colour) and gives its bar; `given` tokens at the front were read, not written;
+//   at `parts` the text goes another way than the one beside it; `ask` says which call it is, for the buttons below it;
+//   `look` what its tokens are looked at with (see token_details.js): {checkpoint, edits, name}.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
-const list = find(".tokens"), readout = find(".readout"), panel = find(".alternatives");
-let value = {}, cells = [], weights = null, chosen = null;
+const list = find(".tokens"), readout = find(".readout");
+let value = {}, cells = [], weights = null, chosen = null, pointed = null;
 
 const count = () => cells.length;
 const shown = () => weights ?? { values: value.scores ?? [], signed: value.signed, high: value.high, unit: value.unit };
 
 // Background and bar say the same thing twice: never colour alone.
 function colour(cell, score, { signed, high }) {
-  if (score === null || score === undefined) return cell.removeAttribute("style");
-  const part = Math.max(-1, Math.min(1, score / (high || 1)));
-  const hue = signed && part < 0 ? "var(--wb-below)" : signed ? "var(--wb-above)" : "var(--wb-shade)";
-  const size = Math.round(Math.abs(part) * 100);
-  cell.style.cssText = `background: color-mix(in srgb, ${hue} ${Math.round(size * 0.5)}%, transparent);
-    border-image: linear-gradient(to right, ${hue} ${size}%, transparent ${size}%) 1`;
+  const scored = score !== null && score !== undefined;
+  cell.classList.toggle("scored", scored);
+  if (!scored) return;
+  cell.classList.toggle("above", Boolean(signed) && score >= 0);
+  cell.classList.toggle("below", Boolean(signed) && score < 0);
+  cell.style.setProperty("--part", Math.min(1, Math.abs(score) / (high || 1)).toFixed(2));
 }
 
 function makeCell(index) {
@@ -25,6 +26,8 @@ function makeCell(index) {
   cell.setAttribute("role", "option");
   cell.dataset.index = index;
   cell.tabIndex = index === 0 ? 0 : -1;
+  wb.write(cell, value.texts[index]);
+  cell.setAttribute("aria-label", `${index} ${value.texts[index]}`);
   return cell;
 }
 
@@ -32,6 +35,7 @@ function legend() {
   const { signed, high, unit, values } = shown();
   find(".title").textContent = weights ? weights.title : value.title ?? "";
   find(".legend").style.visibility = values.length ? "visible" : "hidden";
+  find(".measure").textContent = weights ? "" : value.measure ?? "";
   find(".low").textContent = signed ? `−${wb.digits(high)}` : "0";
   find(".high").textContent = `${wb.digits(high)} ${unit ?? ""}`;
   const left = signed ? "var(--wb-below)" : "transparent", right = signed ? "var(--wb-above)" : "var(--wb-shade)";
@@ -39,39 +43,62 @@ function legend() {
   find(".ramp").style.background = `linear-gradient(to right, ${faded(left)}, ${signed ? "transparent," : ""} ${faded(right)})`;
 }
 
-function recolour() {
+function recolour(from = 0) {
   const now = shown();
-  cells.forEach((cell, index) => {
-    colour(cell, now.values[index], now);
-    cell.classList.toggle("query", weights?.query === index);
-  });
+  for (let index = from; index < count(); index++) {
+    colour(cells[index], now.values[index], now);
+    cells[index].classList.toggle("query", weights?.query === index);
+    cells[index].classList.toggle("given", index < (value.given ?? 0));
+    cells[index].classList.toggle("parts", index === value.parts);
+  }
   legend();
 }
 
+// How many tokens at the front are as they were: a text that grows is drawn from there on.
+function kept(before) {
+  const same = (name, index) => before[name]?.[index] === value[name]?.[index];
+  let index = 0;
+  while (index < count() && index < value.texts.length && same("texts", index) && same("ids", index)) index++;
+  const alike = ["given", "high", "signed", "parts"].every((name) => before[name] === value[name]) && !weights;
+  let coloured = 0;
+  while (alike && coloured < index && same("scores", coloured)) coloured++;
+  return [index, coloured];
+}
+
 function draw() {
-  const before = value, texts = props.value?.texts ?? [];
-  value = props.value ?? {};
+  const before = value;
+  value = { texts: [], ...props.value };
   list.dataset.empty = value.empty ?? "";
-  let same = 0;
-  while (same < count() && same < texts.length && before.texts[same] === texts[same]) same++;
-  cells.splice(same).forEach((cell) => cell.remove());
-  while (list.childNodes.length && list.lastChild.tagName === "BR" && same === 0) list.lastChild.remove();
+  const [same, coloured] = kept(before);
+  for (const cell of cells.splice(same)) {
+    if (cell.nextSibling?.tagName === "BR") cell.nextSibling.remove();
+    cell.remove();
+  }
   const fresh = document.createDocumentFragment();
-  for (let index = same; index < texts.length; index++) {
+  for (let index = same; index < value.texts.length; index++) {
     const cell = makeCell(index);
-    wb.write(cell, texts[index]);
-    cell.setAttribute("aria-label", `${index} ${texts[index]}`);
     cells.push(cell);
     fresh.append(cell);
-    if (texts[index].endsWith("⏎")) fresh.append(document.createElement("br"));
+    if (value.texts[index].endsWith("⏎")) fresh.append(document.createElement("br"));
   }
   list.append(fresh);
-  cells.forEach((cell, index) => cell.classList.toggle("given", index < (value.given ?? 0)));
-  if (same < texts.length && value.follow) list.scrollTop = list.scrollHeight;
-  if (!value.follow || chosen >= count()) weights = null;
+  find(".offers").hidden = !value.ask || Boolean(window.standalone);
+  if (same < value.texts.length && value.look) list.scrollTop = list.scrollHeight;
+  weights = null;
+  recolour(coloured);
   if (value.selected !== undefined && value.selected !== before.selected) chosen = value.selected;
-  recolour();
-  mark(chosen !== null && chosen < count() ? chosen : null);
+  if (same === 0) fold();
+  const stays = chosen !== null && chosen < count() && (chosen < same || before.ids === undefined || value.spine);
+  mark(stays ? chosen : null);
+  if (value.look) inspectAgain(stays);
+}
+
+// What stands below goes on to be about this text: about the chosen token, or the first that was written.
+function inspectAgain(stays) {
+  if (!stays) wb.say("inspect", { from: element, text: null });
+  if (!value.final || (stays && !value.look.main)) return;
+  if (!stays && value.look.main) mark(Math.min(wb.selection.token ?? value.given, value.given, count() - 1));
+  if (chosen !== null) inspect(chosen);
 }
 
 function describe(index) {
@@ -80,7 +107,7 @@ function describe(index) {
   const name = document.createElement("b");
   name.textContent = value.texts[index];
   const { values, unit } = shown(), score = values[index];
-  const parts = [` token ${index}, id ${value.ids[index]}`];
+  const parts = [` token ${index}${value.ids[index] === undefined ? "" : `, id ${value.ids[index]}`}`];
   if (score !== null && score !== undefined) parts.push(`${weights ? "weight" : value.measure ?? "score"} ${wb.digits(score)} ${unit ?? ""}`);
   if (!weights && value.probability && score !== null && score !== undefined) parts.push(`probability ${wb.digits(Math.exp(-score))}`);
   readout.append(name, parts.join("  ·  "));
@@ -88,51 +115,29 @@ function describe(index) {
 }
 
 function mark(index) {
-  cells.forEach((cell, at) => {
-    if (at === index || cell.hasAttribute("aria-selected")) cell.setAttribute("aria-selected", String(at === index));
-    cell.tabIndex = at === (index ?? 0) ? 0 : -1;
-  });
+  const before = cells[chosen];
+  for (const cell of [before, cells[0]]) if (cell) cell.tabIndex = -1;
+  list.querySelector("[aria-selected=true]")?.setAttribute("aria-selected", "false");
+  cells[index]?.setAttribute("aria-selected", "true");
+  if (count()) cells[index ?? 0].tabIndex = 0;
   chosen = index;
   describe(index);
-  alternatives(index);
 }
 
-function choose(index, focus) {
+function inspect(index) {
+  wb.say("inspect", { from: element, text: value, token: index });
+}
+
+function choose(index) {
   mark(index);
-  if (focus) cells[index].focus();
-  if (value.spine) wb.select({ token: index }, "spine");
+  cells[index].focus();
+  if (value.spine || index < (value.given ?? 0)) wb.select({ token: index }, value.spine ? "spine" : element);
+  if (value.look) inspect(index);
   trigger("select", { token: index });
 }
 
-function alternatives(index) {
-  const options = index === null ? null : value.alternatives?.[index];
-  panel.hidden = !options;
-  panel.replaceChildren();
-  if (!options) return;
-  const heading = document.createElement("p");
-  heading.textContent = `What the model expected at token ${index} (click to continue from it)`;
-  panel.append(heading);
-  for (const [text, id, probability] of options) {
-    const row = document.createElement("button");
-    row.type = "button";
-    row.title = `id ${id}, probability ${probability}`;
-    row.classList.toggle("chosen", id === value.ids[index]);
-    const [word, bar, number] = ["word", "bar", "number"].map((name) => {
-      const part = document.createElement("span");
-      part.className = name;
-      return part;
-    });
-    wb.write(word, text);
-    bar.style.width = `${100 * probability}%`;
-    number.textContent = wb.digits(probability);
-    row.append(word, bar, number);
-    row.addEventListener("click", () => trigger("branch", { token: index, id }));
-    panel.append(row);
-  }
-}
-
 const under = (event) => event.target.closest?.(".token");
-list.addEventListener("click", (event) => under(event) && choose(Number(under(event).dataset.index), true));
+list.addEventListener("click", (event) => under(event) && choose(Number(under(event).dataset.index)));
 list.addEventListener("mouseover", (event) => {
   if (!under(event)) return;
   describe(Number(under(event).dataset.index));
@@ -144,11 +149,54 @@ list.addEventListener("mouseleave", () => {
 });
 list.addEventListener("keydown", (event) => {
   const here = under(event) ? Number(under(event).dataset.index) : 0;
+  if (event.key === "Enter" && value.look) return wb.say("enter", element);
   const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10, Home: -count(), End: count() }[event.key];
   if (step === undefined || !count()) return;
   event.preventDefault();
-  choose(Math.max(0, Math.min(count() - 1, here + step)), true);
+  choose(Math.max(0, Math.min(count() - 1, here + step)));
 });
+
+let said = null;
+function tell(text) {
+  clearTimeout(said);
+  readout.textContent = text;
+  said = setTimeout(() => describe(chosen), 2500);
+}
+
+const { fold } = wb.offers(element, {
+  offer: async () => (await wb.post("data/text/offer", value.ask)).json(),
+  tell,
+  more: { png: async () => wb.save(await picture(), "olmo-workbench.png") },
+});
+
+// The whole text as it stands, on the page's own background.
+function picture() {
+  const frame = list.getBoundingClientRect(), top = 30, scale = 2;
+  const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+  canvas.width = frame.width * scale;
+  canvas.height = (list.scrollHeight + top) * scale;
+  pen.scale(scale, scale);
+  pen.fillStyle = getComputedStyle(document.body).backgroundColor;
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.fillStyle = getComputedStyle(find(".head")).color;
+  pen.font = `12px ${getComputedStyle(find(".head")).fontFamily}`;
+  const [title, measure, low, high] = ["title", "measure", "low", "high"].map((name) => find(`.${name}`).textContent);
+  pen.fillText(`${title}   (${measure} ${low} … ${high})`, 2, 16);
+  cells.forEach((cell) => {
+    const box = cell.getBoundingClientRect(), style = getComputedStyle(cell);
+    const x = box.x - frame.x, y = box.y - frame.y + list.scrollTop + top;
+    pen.fillStyle = style.backgroundColor;
+    pen.fillRect(x, y, box.width, box.height);
+    if (cell.classList.contains("scored")) {
+      pen.fillStyle = style.getPropertyValue("--hue");
+      pen.fillRect(x, y + box.height - 2, box.width * style.getPropertyValue("--part"), 2);
+    }
+    pen.fillStyle = style.color;
+    pen.font = `${style.fontSize} ${style.fontFamily}`;
+    pen.fillText(cell.textContent, x + 1, y + box.height - 6, box.width);
+  });
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+}
 
 if (props.value?.spine) {
   wb.hear("weights", (shownWeights) => {
@@ -156,10 +204,21 @@ if (props.value?.spine) {
     recolour();
     describe(chosen);
   });
-  wb.hear("selection", ({ token, from }) => {
+}
+wb.hear("selection", ({ token, from }) => {
+  if (value.spine) {
     if (from !== "spine" && token !== chosen && token < count()) mark(token);
     if (from !== "spine") trigger("select", { ...wb.selection });
-  });
-}
+  } else if (value.look?.main && from !== element && token !== null && token < value.given && element.offsetParent) {
+    mark(token);
+    inspect(token);
+  }
+});
+wb.hear("point", ({ from, token }) => {
+  if (from !== element) return;
+  cells[pointed]?.classList.remove("pointed");
+  pointed = token;
+  cells[token]?.classList.add("pointed");
+});
 watch("value", draw);
 draw();

@@ -1,8 +1,14 @@
-// What belongs to a plot: its Python (shown and copied), its data, its picture, a page of its own, a link to the view.
-// value: {panel, key, code, chooses}; panel is the id of what holds both; chooses says what a click on the plot selects: {x: "head", y: "layer"}.
+// The heading of a picture: its title, how to read it, its definition, its Python (shown and copied), its data, its
+// picture, a page of its own, a link to the view.
+// value: {panel, title, note, key, code, definition, chooses, pick}
+//   panel is the id of what holds the picture; chooses = {token|layer|head: [axis, shift, count]} says what a click on the
+//   picture selects; pick = {label, options: [[text, {layer, head}], …], chosen} is a menu that selects the same.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
-const said = find(".said"), shown = find(".code");
+const said = find(".said"), pick = find(".pick"), menu = find(".pick select");
+const panel = document.getElementById(props.value.panel);
+const figure = () => panel.querySelector(".js-plotly-plot");
+const strip = () => panel.querySelector(".tokens");
 
 function say(text) {
   said.textContent = text;
@@ -14,31 +20,49 @@ async function copy(text, what) {
     await navigator.clipboard.writeText(text);
     say(`${what} copied`);
   } catch {
-    say(`select it to copy`);
+    say("select it to copy");
   }
 }
 
-const download = (ending) => wb.download(`data/export/${props.value.key}.${ending}`);
-const panel = document.getElementById(props.value.panel);
-const figure = () => panel.querySelector(".js-plotly-plot");
+const download = (ending) => wb.download(`data/export/${props.value.key}.${ending}`).catch((error) => say(error.message));
 
-find(".python").addEventListener("click", () => {
-  shown.hidden = !shown.hidden;
-  if (!shown.hidden) copy(props.value.code, "Python");
-});
+function unfold(name) {
+  const shown = find(`.${name}`), folded = !shown.hidden;
+  shown.hidden = folded;
+  find(name === "code" ? ".python" : ".define").setAttribute("aria-expanded", String(!folded));
+  return !folded;
+}
+
+// The plot as it stands, with its title, on the page's own background.
+async function picture() {
+  const plot = figure(), { width, height } = plot.getBoundingClientRect();
+  const ground = getComputedStyle(document.body).backgroundColor;
+  const title = { text: find(".title").textContent.replace(/[&<>$]/g, (mark) => `&#${mark.charCodeAt(0)};`), font: { size: 14 }, x: 0.01 };
+  const layout = { ...plot.layout, width, height: height + 40, margin: { ...plot.layout.margin, t: 50 }, title, paper_bgcolor: ground };
+  const link = document.createElement("a");
+  link.href = await window.Plotly.toImage({ data: plot.data, layout }, { format: "png", width, height: height + 40, scale: 2 });
+  link.download = "olmo-workbench.png";
+  link.click();
+}
+
+find(".define").addEventListener("click", () => unfold("definition"));
+find(".python").addEventListener("click", () => unfold("code") && copy(props.value.code, "Python"));
 find(".csv").addEventListener("click", () => download("csv"));
 find(".page").addEventListener("click", () => download("html"));
-find(".png").addEventListener("click", () => figure()?.querySelector("[data-title^='Download plot']")?.click());
+find(".png").addEventListener("click", picture);
 find(".link").addEventListener("click", () => copy(location.href, "link"));
+menu.addEventListener("change", () => wb.select({ ...props.value.pick.options[menu.selectedIndex][1] }, "plot"));
 
 // A click on the plot selects the token, layer or head that it names.
 function clicked({ points: [point] }) {
-  const places = {};
-  for (const [axis, name] of Object.entries(props.value.chooses)) {
-    if (Number.isInteger(point[axis]) && point[axis] >= 0) places[name] = point[axis];
+  const places = {}, head = /^L(\d+)H(\d+)$/.exec(point.data.name ?? "");
+  if (head) Object.assign(places, { layer: Number(head[1]), head: Number(head[2]) });
+  for (const [name, [axis, shift, count]] of Object.entries(props.value.chooses ?? {})) {
+    const place = point[axis] + shift;
+    if (Number.isInteger(place) && place >= 0 && place < count) places[name] = place;
   }
   wb.select(places, "plot");
-  trigger("select", { x: point.x, y: point.y, curve: point.curveNumber });
+  trigger("select", { point: point.pointNumber });
 }
 
 // Redrawing a plot drops its listeners, so they are renewed whenever the pointer comes to it.
@@ -48,10 +72,33 @@ panel.addEventListener("pointerover", () => {
   plot.removeAllListeners("plotly_click");
   plot.on("plotly_click", clicked);
 });
+panel.addEventListener("click", (event) => {
+  const cell = event.target.closest?.(".token");
+  if (cell && props.value.chooses?.token) wb.select({ token: Number(cell.dataset.index) }, "plot");
+});
+
+// A plot that is wider than the window shows its end first, where the prediction is.
+new MutationObserver(() => {
+  const frame = figure()?.closest(".figure");
+  if (!frame || frame.dataset.width === String(frame.scrollWidth)) return;
+  frame.dataset.width = frame.scrollWidth;
+  frame.scrollLeft = frame.scrollWidth;
+}).observe(panel, { childList: true, subtree: true });
 
 function draw() {
-  element.style.display = props.value?.key ? "" : "none";
-  shown.textContent = props.value?.code ?? "";
+  const value = props.value ?? {};
+  element.style.display = value.note ? "" : "none";
+  find(".buttons").hidden = !value.key;  // a sentence stands where there is nothing to draw
+  find(".title").textContent = value.title ?? "";
+  find(".note").textContent = value.note ?? "";
+  find(".code").textContent = value.code ?? "";
+  find(".definition").textContent = value.definition ?? "";
+  find(".png").hidden = Boolean(strip());
+  pick.hidden = !value.pick;
+  if (!value.pick) return;
+  pick.querySelector("span").textContent = value.pick.label;
+  menu.replaceChildren(...value.pick.options.map(([text]) => new Option(text, text)));
+  menu.selectedIndex = value.pick.chosen;
 }
 watch("value", draw);
 draw();

@@ -1,0 +1,87 @@
+"""Every tab passes axe-core, in light and dark; and the page is usable from the keyboard alone."""
+
+from importlib.resources import files
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from workbench.tabs import TABS
+
+from .conftest import Visit, drawn, tab
+
+AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+FOUND = """async () => {
+    const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+    const said = (id, { html, target }) => `${id}: ${target} ${html.slice(0, 120)}`;
+    return violations.flatMap(({ id, nodes }) => nodes.map((node) => said(id, node)));
+}"""
+
+# What Gradio itself builds and a page cannot mend, by rule and by a part of the element.
+GRADIOS_OWN: dict[str, tuple[str, ...]] = {}
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds wrong on the page as it stands."""
+    page.evaluate(AXE)
+    found = page.evaluate(FOUND)
+    return [one for one in found if not any(part in one for part in GRADIOS_OWN.get(one.split(":")[0], ()))]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_tab_passes_axe(chromium: Browser, address: str, theme: str):
+    visit = Visit(chromium, address)
+    page, found = visit.open(f"__theme={theme}"), {}
+    for title in [module.TITLE for module in TABS]:
+        tab(page, title)
+        settle(page)
+        found[title] = violations(page)
+    visit.close()
+    assert found == {title: [] for title in found}
+
+
+def settle(page: Page) -> None:
+    """Wait until nothing is being computed any more, and what was dimmed meanwhile is not."""
+    for _ in range(2):  # one view may be drawn after another
+        page.wait_for_timeout(600)
+        page.wait_for_function(
+            "!document.querySelector('[data-testid=status-tracker]:not(.hide), .busy')", timeout=90_000
+        )
+
+
+def test_the_main_path_by_keyboard_alone(visit: Visit):
+    page = visit.open()
+    press_until(page, "Tab", "#prompt textarea")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("red blue green red blue")
+    press_until(page, "Tab", "#run")
+    before = page.locator("#spine .token").count()
+    page.keyboard.press("Enter")
+    expect(page.locator("#spine .token")).not_to_have_count(before)
+    press_until(page, "Tab", "#spine .token")
+    page.keyboard.press("End")
+    expect(page.locator("#spine .token").last).to_have_attribute("aria-selected", "true")
+    press_until(page, "Tab", "#tabs [role=tab]")
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Attention")).to_have_attribute("aria-selected", "true")
+    drawn(page)
+    press_until(page, "Tab", "#attention .thumb")
+    page.keyboard.press("ArrowRight")
+    press_until(page, "Tab", "#attention .plane")
+    for key in ("ArrowUp", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    reading = page.locator("#attention .cell[aria-live=polite]")
+    expect(reading.locator(".weight")).to_have_count(1)
+    weight = float(reading.locator(".weight").get_attribute("title"))
+    assert float(reading.locator(".weight").inner_text()) == float(f"{weight:.3g}")
+
+
+def press_until(page: Page, key: str, selector: str, most: int = 60) -> None:
+    """Press a key until the focus is on something, and see that the focus shows there."""
+    for _ in range(most):
+        page.keyboard.press(key)
+        if page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
+            style = "getComputedStyle(document.activeElement)"
+            shows = f"{style}.outlineStyle !== 'none' || {style}.boxShadow !== 'none'"
+            assert page.evaluate(shows), f"the focus cannot be seen on {selector}"
+            return
+    raise AssertionError(f"{key} never leads to {selector}")

@@ -1,0 +1,190 @@
+"""Writing text on the page: looking at a token, branching, stopping, edits side by side, and what can be taken away."""
+
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import psutil
+from playwright.sync_api import Browser, Page, expect
+
+from .conftest import Visit, ask
+
+NEW = "#written .token:not(.given)"
+
+
+def looked_at(page: Page, token: int) -> None:
+    """Wait until the details are about a token."""
+    page.wait_for_selector(f"#details .details:not(.busy)[data-token='{token}']")
+
+
+def first_written(page: Page, new: int) -> int:
+    """The place of the first written token, once all are there and it is looked at."""
+    expect(page.locator(NEW)).to_have_count(new)
+    first = page.locator("#written .token.given").count()
+    looked_at(page, first)
+    return first
+
+
+def test_the_first_written_token_is_looked_at_when_the_page_opens(visit: Visit):
+    page = visit.open("length=8&ends=false")
+    first_written(page, 8)
+    expect(page.locator("#details .expected button, #details .expected .chosen")).to_have_count(10)
+    assert page.locator("#details .lens .row").count() == 1 + 1 + 4  # names, embedding, layers
+    assert page.locator("#details .looks button").count() == page.locator("#details .looked_at button").count() == 8
+
+
+def test_look_at_a_token_and_branch_and_reopen_by_link(visit: Visit):
+    page = visit.open("length=24&temperature=0&ends=false")
+    expect(page.locator(NEW)).to_have_count(24)
+    place = page.locator("#written .token.given").count() + 3
+    page.locator("#written .token").nth(place).click()
+    looked_at(page, place)
+    option = page.locator("#details .expected button").nth(2)
+    other = option.locator(".word").inner_text()
+    option.click()
+    expect(page.locator("#written .token").nth(place)).to_have_text(other)
+    expect(page.locator("#written .token")).to_have_count(place + 1 + 24)
+    expect(page.locator("#written .title")).to_contain_text(f"gone on from token {place}")
+    page.wait_for_function("new URL(location).searchParams.get('branch')?.includes(':')")
+    written = page.locator("#written .tokens").inner_text()
+    page.reload(wait_until="commit")
+    page.wait_for_selector("body[data-ready]")
+    expect(page.locator("#written .token")).to_have_count(place + 1 + 24)
+    assert page.locator("#written .tokens").inner_text() == written
+
+
+def test_a_token_of_the_prompt_is_chosen_everywhere(visit: Visit):
+    page = visit.open("length=4&ends=false")
+    expect(page.locator(NEW)).to_have_count(4)
+    page.locator("#written .token").nth(5).click()
+    looked_at(page, 5)
+    expect(page.locator("#spine .token").nth(5)).to_have_attribute("aria-selected", "true")
+    page.locator("#spine .token").nth(7).click()
+    looked_at(page, 7)
+
+
+def test_a_written_text_becomes_the_prompt(visit: Visit):
+    page = visit.open("length=6&ends=false")
+    first_written(page, 6)
+    before = page.locator("#spine .token").count()
+    page.locator("#details .note button").click()
+    expect(page.locator("#spine .token")).not_to_have_count(before)
+    assert page.locator("#prompt textarea").input_value().startswith("Old Marta")
+
+
+def test_stop_ends_the_stream_and_the_servers_work(visit: Visit, server: tuple[subprocess.Popen, str]):
+    page = visit.open("length=5&ends=false")
+    written = page.locator(NEW)
+    expect(written).to_have_count(5)
+    page.get_by_label("Length").fill("512")
+    process, before = psutil.Process(server[0].pid), 512
+    for _ in range(4):  # on a busy machine the text may be whole before the click arrives
+        page.get_by_role("button", name="Generate", exact=True).click()
+        page.wait_for_function(f"n => document.querySelectorAll('{NEW}').length != n", arg=before)
+        page.locator("#stop").click()
+        page.wait_for_timeout(500)
+        before, used = written.count(), sum(process.cpu_times()[:2])
+        page.wait_for_timeout(600)
+        assert written.count() == before, "it went on after Stop"
+        if before < 512:
+            assert sum(process.cpu_times()[:2]) - used < 0.3, "the server worked on after Stop"
+            with page.expect_download() as waiting:
+                page.locator("#written .csv").click()
+            rows = pd.read_csv(waiting.value.path(), comment="#")
+            assert (~rows["given"]).sum() == before  # what is taken away is what is shown
+            return
+    raise AssertionError("no click came before the end of the text")
+
+
+def test_edits_stand_beside_the_plain_text(visit: Visit):
+    page = visit.open("length=12&ends=false&edits=scale%20blocks.3.mlp_out%200")
+    expect(page.locator("#edited .title")).to_contain_text("With 1 edit")
+    expect(page.locator("#edited .token.parts, #written .token.parts")).to_have_count(2)
+    left, right = page.locator("#written").bounding_box(), page.locator("#edited").bounding_box()
+    assert abs(left["y"] - right["y"]) < 4 and right["x"] >= left["x"] + left["width"] - 1
+    page.locator("#edited .token.parts").click()
+    expect(page.locator("#details .numbers")).to_contain_text("with the edits")
+    page.locator("#edited .python").click()
+    expect(page.locator("#edited .shown")).to_contain_text("edits.scale('blocks.3.mlp_out', 0.0)")
+    page.locator("#edits-fold button").first.click()
+    expect(page.locator("#edits textarea")).to_have_value("scale blocks.3.mlp_out 0")
+    page.wait_for_timeout(300)  # it has only now been put on the page
+    page.locator("#edits textarea").fill("# scale blocks.3.mlp_out 0")
+    page.wait_for_function("new URL(location).searchParams.get('edits').startsWith('#')")
+    page.get_by_role("button", name="Generate", exact=True).click()
+    expect(page.locator("#edited .token")).to_have_count(0)
+
+
+def test_edits_stand_below_in_a_narrow_window(chromium: Browser, address: str):
+    visit = Visit(chromium, address, width=420)
+    page = visit.open("length=4&ends=false&edits=scale%20blocks.3.mlp_out%200")
+    expect(page.locator("#edited .title")).to_contain_text("With 1 edit")
+    upper, lower = page.locator("#written").bounding_box(), page.locator("#edited").bounding_box()
+    assert lower["y"] >= upper["y"] + upper["height"] - 1 and lower["width"] > 300
+    visit.close()
+
+
+def test_a_bad_edit_is_said_and_the_text_stays(visit: Visit):
+    page = visit.open("length=4&ends=false")
+    expect(page.locator(NEW)).to_have_count(4)
+    page.locator("#edits-fold button").first.click()
+    page.locator("#edits textarea").fill("zero blocks.9.attn.z")
+    page.get_by_role("button", name="Generate", exact=True).click()
+    expect(page.locator(".block.problem:visible")).to_contain_text("blocks.9")
+    assert page.locator(NEW).count() == 4
+
+
+def test_what_can_be_taken_away(visit: Visit, chromium: Browser, tmp_path: Path):
+    page = visit.open("length=6&ends=false")
+    expect(page.locator(NEW)).to_have_count(6)
+    for strip in ("#spine", "#written"):
+        with page.expect_download() as waiting:
+            page.locator(f"{strip} .csv").click()
+        head = Path(waiting.value.path()).read_text().splitlines()
+        assert head[0].startswith("# read with") and any("tiny-olmo" in line for line in head[:12])
+        with page.expect_download() as waiting:
+            page.locator(f"{strip} .png").click()
+        assert Path(waiting.value.path()).read_bytes().startswith(b"\x89PNG")
+    with page.expect_download() as waiting:
+        page.locator("#written .page").click()
+    saved = tmp_path / "text.html"
+    saved.write_bytes(Path(waiting.value.path()).read_bytes())
+    context = chromium.new_context(offline=True)
+    alone, wrong = context.new_page(), []
+    alone.on("pageerror", lambda error: wrong.append(str(error)))
+    alone.goto(saved.as_uri())
+    alone.locator(".token").nth(9).click()
+    expect(alone.locator(".expected .row")).to_have_count(10)
+    assert alone.locator(".token").count() == page.locator("#written .token").count() and wrong == []
+    context.close()
+
+
+def test_hostile_tokens_are_text(visit: Visit):
+    page = visit.open("length=4&ends=false")
+    ask(page, "<img src=x onerror=\"document.body.dataset.broken='yes'\"> ${alert(1)} {{value}} <b>bold</b>")
+    expect(page.locator("#written .tokens")).to_contain_text("onerror")
+    page.locator("#written .token.given").nth(2).click()
+    looked_at(page, 2)
+    assert page.evaluate("document.body.dataset.broken") is None
+    assert page.locator("#written img, #details img").count() == 0
+
+
+def test_by_keyboard(visit: Visit):
+    page = visit.open("length=6&ends=false")
+    first = first_written(page, 6)
+    page.locator("#written .token[tabindex='0']").focus()
+    page.keyboard.press("ArrowRight")
+    looked_at(page, first + 1)
+    page.keyboard.press("Enter")
+    expect(page.locator("#details button.row").first).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Escape")
+    expect(page.locator("#written .token").nth(first + 1)).to_be_focused()
+
+
+def test_another_checkpoint_writes_anew_and_can_be_branched(visit: Visit):
+    page = visit.open("length=6&ends=false&checkpoint=tiny-olmo%40step1000")
+    first = first_written(page, 6)
+    page.locator("#details .expected button").first.click()
+    expect(page.locator("#written .title")).to_contain_text("gone on from")
+    expect(page.locator("#written .token")).to_have_count(first + 1 + 6)

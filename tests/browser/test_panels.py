@@ -1,0 +1,202 @@
+"""The tabs of pictures: hidden states, attribution, compare and training, in a browser."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from workbench.tabs import attribution, compare, hidden_states, training
+
+from .conftest import Visit, ask, drawn, plotted, tab
+
+PANELS = {
+    "Hidden states": ("#lens", "#states"),
+    "Attribution": ("#direct", "#ablation", "#sources", "#saliency", "#patching"),
+    "Compare": (
+        "#text-a",
+        "#text-b",
+        "#by-token",
+        "#by-token-floor",
+        "#difference",
+        "#difference-floor",
+        "#text-mixed",
+    ),
+    "Training": ("#training",),
+}
+MENUS = [
+    ("Hidden states", "Logit lens", "#lens", list(hidden_states.LENS)),
+    ("Hidden states", "Residual stream", "#states", list(hidden_states.STATES)),
+    ("Attribution", "Direct effect of", "#direct", list(attribution.DIRECT)),
+    ("Attribution", "What is patched", "#patching", list(attribution.SITES)),
+    ("Compare", "Difference", "#difference-floor", list(compare.DIFFERENCES)),
+    ("Training", "What", "#training", list(training.METRICS)),
+]
+
+
+def shown(page: Page, panel: str) -> None:
+    """Wait until a panel shows its picture, a plot or a strip, and its tools."""
+    expect(page.locator(f"{panel} .view-head .title")).not_to_be_empty()
+    expect(page.locator(f"{panel} .view-head .python")).to_be_visible()
+    expect(page.locator(f"{panel} .js-plotly-plot .main-svg, {panel} .token").first).to_be_visible()
+
+
+def click_at(page: Page, panel: str, across: float, down: float) -> None:
+    """Click a panel's plot at a share of its width and height."""
+    plot = page.locator(f"{panel} .js-plotly-plot .nsewdrag").first
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    page.mouse.click(box["x"] + across * box["width"], box["y"] + down * box["height"])
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_a_tab_shows_everything_at_once(visit: Visit, name: str):
+    page = visit.open(f"tab={quote(name)}&compare_length=8")
+    for panel in PANELS[name]:
+        shown(page, panel)
+    assert page.locator(".block.problem:visible").count() == 0
+
+
+@pytest.mark.parametrize(("name", "menu", "panel", "entries"), MENUS, ids=[menu for _, menu, _, _ in MENUS])
+def test_every_entry_of_a_menu_shows_something(visit: Visit, name: str, menu: str, panel: str, entries: list[str]):
+    page = visit.open(f"tab={quote(name)}&compare_length=1")
+    shown(page, panel)
+    code = page.locator(f"{panel} .code")
+    for entry in entries[1:]:
+        before = code.text_content()
+        page.get_by_label(menu, exact=True).click()
+        page.get_by_role("option", name=entry, exact=True).click()
+        expect(code).not_to_have_text(before)
+        shown(page, panel)
+    assert page.locator(".block.problem:visible").count() == 0
+
+
+def test_hidden_states_choose_a_token_and_a_layer_and_download(visit: Visit):
+    page = visit.open(f"tab=Hidden%20states&state={quote('principal components of a layer')}")
+    plotted(page, "#lens")
+    expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 3")
+    click_at(page, "#lens", 0.95, 0.5)  # the row of layer 1
+    expect(page.locator("#spine .token[aria-selected=true]")).to_have_count(1)
+    page.wait_for_function("new URL(location).searchParams.get('layer') === '1'")
+    expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 1")
+    page.locator("#states .pick select").select_option("2")
+    expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 2")
+    with page.expect_download() as waiting:
+        page.locator("#lens .csv").click()
+    lines = Path(waiting.value.path()).read_text().splitlines()
+    assert lines[0].startswith("# read with") and any("tiny-olmo" in line for line in lines[:12])
+    page.locator("#lens .python").click()
+    expect(page.locator("#lens .code")).to_contain_text("logit_lens(model, tokens")
+    page.locator("#lens .define").click()
+    expect(page.locator("#lens .definition")).to_contain_text("nostalgebraist 2020")
+
+
+def test_a_picture_and_a_page_of_its_own_are_saved(visit: Visit, chromium: Browser, tmp_path: Path):
+    page = visit.open("tab=Hidden%20states")
+    plotted(page, "#states")
+    with page.expect_download() as waiting:
+        page.locator("#states .png").click()
+    assert Path(waiting.value.path()).read_bytes().startswith(b"\x89PNG")
+    with page.expect_download() as waiting:
+        page.locator("#states .page").click()
+    saved = tmp_path / "norms.html"
+    saved.write_bytes(Path(waiting.value.path()).read_bytes())
+    context = chromium.new_context(offline=True)
+    alone = context.new_page()
+    alone.goto(saved.as_uri())
+    expect(alone.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+    context.close()
+
+
+def test_attribution_follows_the_chosen_token_and_head(visit: Visit):
+    page = visit.open("tab=Attribution")
+    plotted(page, "#direct")
+    shown(page, "#sources")
+    before = page.locator("#direct .view-head .title").text_content()
+    page.locator("#spine .token").nth(5).click()
+    expect(page.locator("#direct .view-head .title")).not_to_have_text(before)
+    click_at(page, "#ablation", 1.5 / 7, 1.5 / 4)
+    expect(page.locator("#sources .view-head .title")).to_contain_text("L2H1")
+    tab(page, "Attention")
+    assert drawn(page) == "L2H1"
+
+
+def test_an_error_stands_in_its_panel_and_leaves_the_picture(visit: Visit):
+    page = visit.open("tab=Attribution")
+    plotted(page, "#patching")
+    second = page.get_by_label("Second prompt")
+    second.fill("too short")
+    second.press("Enter")
+    expect(page.locator("#patching > .block.problem")).to_contain_text("equal length")
+    plotted(page, "#patching")
+    assert page.locator(".block.problem:visible").count() == 1
+    second.fill("")
+    second.press("Enter")
+    expect(page.locator("#patching > .block.problem")).to_be_hidden()
+
+
+def test_a_text_is_read_when_it_is_entered_and_not_before(visit: Visit):
+    page = visit.open("tab=Attribution")
+    plotted(page, "#direct")
+    before = page.locator("#direct .view-head .title").text_content()
+    page.get_by_label("Next token").press_sequentially(" P")
+    page.wait_for_timeout(600)
+    assert page.locator("#direct .view-head .title").text_content() == before
+    page.get_by_label("Next token").press("Enter")
+    expect(page.locator("#direct .view-head .title")).to_contain_text("▁P")
+
+
+def test_compare_two_checkpoints(visit: Visit):
+    page = visit.open("tab=Compare&compare_length=12")
+    for panel in PANELS["Compare"]:
+        shown(page, panel)
+    for text in ("#text-a", "#text-b", "#text-mixed"):
+        expect(page.locator(f"{text} .token:not(.given)")).to_have_count(12)
+    expect(page.locator("#by-token .token")).to_have_count(page.locator("#spine .token").count())
+    drawn(page, "#pair")
+    maps = page.locator("#pair canvas.map")
+    assert maps.count() == 3
+    assert len({maps.nth(index).evaluate("(canvas) => canvas.toDataURL()") for index in range(3)}) == 3
+    click_at(page, "#difference", 4.5 / 6, 0.5 / 4)
+    expect(page.locator("#pair .name")).to_contain_text("L3H4")
+    expect(page.locator("#text-mixed .view-head .title")).to_contain_text("B with L3H4 of A")
+
+
+def test_training_opens_a_checkpoint_and_plays_a_head(visit: Visit):
+    page = visit.open("tab=Training&layer=2&head=5")
+    assert drawn(page, "#through") == "L2H5"
+    plotted(page, "#training")
+    expect(page.locator("#training .note")).to_contain_text("L2H5 in front")
+    picture = "document.querySelector('#through canvas.map').toDataURL()"
+    late = page.evaluate(picture)
+    slider = page.locator("#moment input[type=range]")
+    slider.focus()
+    slider.press("Home")
+    expect(page.locator("#player .where")).to_contain_text("step 0")
+    expect(page.locator("#through .which")).to_contain_text("step 0")
+    page.wait_for_function(f"(late) => {picture} !== late", arg=late)
+    page.get_by_role("button", name="Play").click()
+    expect(page.locator("#through .which")).to_contain_text("step 100 ")
+    page.get_by_role("button", name="Pause").click()
+    assert drawn(page, "#through") == "L2H5"
+    point = page.locator("#training .scatterlayer .trace").last.locator(".point").nth(1).bounding_box()
+    page.mouse.click(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
+    page.wait_for_function("new URL(location).searchParams.get('checkpoint').endsWith('step50')")
+    expect(page.locator("#player .where")).to_contain_text("step 50 ")
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_a_single_token_breaks_nothing(visit: Visit, name: str):
+    page = visit.open(f"tab={quote(name)}&compare_length=4")
+    for panel in PANELS[name]:
+        shown(page, panel)
+    ask(page, "a")
+    expect(page.locator("#spine .token")).to_have_count(1)
+    expect(page.locator("#count")).to_contain_text("1 token")
+    for panel in PANELS[name]:
+        shown(page, panel)
+    ask(page, "One two three. One two three. One two")
+    for panel in PANELS[name]:
+        shown(page, panel)
+    for problem in page.locator(".block.problem").all():
+        expect(problem).to_be_hidden()

@@ -1,0 +1,219 @@
+"""The Generate tab: its texts are the model's own, calls that can be copied, and its tokens are shown truly."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from small_series import small_bench
+
+from workbench.analyses.attention_maps import attention_maps
+from workbench.analyses.logit_lens import logit_lens, unembed
+from workbench.analyses.token_inspection import token_inspection
+from workbench.errors import WorkbenchError
+from workbench.tabs import generate
+from workbench.tabs.bench import Selection, Subject
+from workbench.tabs.calls import code, result, run
+from workbench.tabs.edit_lines import edit_calls
+from workbench.tabs.place import Due
+from workbench.tabs.texts import Ask, Look, branch_of, look_call, looked_at, start_of, text_call
+from workbench.views.text_page import text_page
+
+PROMPT = "w5 w17 w3 w42 w8 w5 w17 w3"
+EDITS = "zero blocks.*.attn.z heads=0,1\nscale blocks.1.mlp_out 0\nadd blocks.2.resid_post 3 w9\n# zero blocks.0.attn.z"
+GREEDY = (12, 0, 1, 0, 0, False)
+SAMPLED = (12, 1.3, 0.9, 20, 5, False)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory, make_model, tokenizer):
+    return small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer)
+
+
+@pytest.fixture
+def due(bench):
+    return Due(Subject(bench.default, PROMPT, 1), Selection())
+
+
+def edits_of(bench, text):
+    return [run(call, bench) for call in edit_calls(text, bench.default, bench.load(bench.default)[1])]
+
+
+def last(frames):
+    *_, (plain, edited, branch) = frames
+    return plain, edited.get("value"), branch
+
+
+def test_generated_text_is_the_models_and_edits_change_it(bench, due):
+    opened = bench.read(bench.default, PROMPT)
+    plain, edited, _ = last(generate.generate(bench, due, "", "", *GREEDY))
+    expected = opened.model.generate(opened.ids, max_new_tokens=12, do_sample=False)[0].tolist()
+    assert plain["ids"] == expected and edited is None
+    plain, edited, _ = last(generate.generate(bench, due, "", EDITS, *GREEDY))
+    changed = opened.model.generate(opened.ids, max_new_tokens=12, do_sample=False, edits=edits_of(bench, EDITS))
+    assert plain["ids"] == expected and edited["ids"] == changed[0].tolist()
+    assert plain["parts"] == edited["parts"] == next(n for n in range(20) if expected[n] != edited["ids"][n])
+
+
+@pytest.mark.parametrize("settings", [GREEDY, SAMPLED])
+@pytest.mark.parametrize("edits", ["", EDITS])
+@pytest.mark.parametrize("branch", ["", "4:7.9"])
+def test_a_strips_python_gives_the_same_text_and_numbers(bench, due, settings, edits, branch):
+    plain, edited, _ = last(generate.generate(bench, due, branch, edits, *settings))
+    shown, names = edited or plain, {}
+    exec(compile(code(text_call(bench, Ask(**shown["ask"])), bench), "copied", "exec"), names)
+    assert list(names["result"].ids) == shown["ids"]
+    scores = [math.nan if score is None else score for score in shown["scores"]]
+    assert np.array_equal(names["result"].values, np.float32(scores), equal_nan=True)
+
+
+def test_the_spines_python_gives_its_losses(bench):
+    names = {}
+    exec(compile(code(text_call(bench, Ask(bench.default, PROMPT)), bench), "copied", "exec"), names)
+    assert np.array_equal(
+        names["result"].values, result(text_call(bench, Ask(bench.default, PROMPT)), bench).values, equal_nan=True
+    )
+
+
+def test_edits_come_out_as_python(bench, due):
+    _, edited, _ = last(generate.generate(bench, due, "", EDITS, *GREEDY))
+    text = code(text_call(bench, Ask(**edited["ask"])), bench)
+    assert "from hooks import edits" in text
+    assert "edits.zero('blocks.*.attn.z', heads=[0, 1])" in text and "edits.scale('blocks.1.mlp_out', 0.0)" in text
+    assert "edits.add('blocks.2.resid_post', generation.toward(model, 9, 3.0))" in text
+
+
+def test_a_stopped_texts_call_is_what_is_shown(bench, due, monkeypatch):
+    monkeypatch.setattr(generate, "PERIOD", 0.0)
+    frames = generate.generate(bench, due, "", "", *GREEDY)
+    plain = next(frames)[0]
+    while len(plain["ids"]) < 12:
+        plain = next(frames)[0]
+    frames.close()
+    found = result(text_call(bench, Ask(**plain["ask"])), bench)
+    assert list(found.ids) == plain["ids"] and len(found.ids) == 12
+
+
+def test_closing_it_ends_the_models_work(bench, due, monkeypatch):
+    turns, turn = [], bench.turn
+    monkeypatch.setattr(generate, "PERIOD", 0.0)
+    monkeypatch.setattr(bench, "turn", lambda: turns.append(1) or turn())
+    frames = generate.generate(bench, due, "", "", 100, 0, 1, 0, 0, False)
+    next(frames)
+    frames.close()
+    done = len(turns)
+    assert done < 50 and list(frames) == [] and len(turns) == done
+
+
+def test_tokens_are_looked_at_as_the_analyses_do(bench):
+    opened = bench.read(bench.default, PROMPT)
+    ids = opened.ids
+    lens, maps = logit_lens(opened.model, ids), attention_maps(opened.model, ids)
+    for position in (1, 4, 7):
+        found = run(look_call(bench, Look(bench.default, tuple(ids[0].tolist()), position)), bench)
+        assert found.lens["likeliest_probability"].to_numpy() == pytest.approx(
+            lens["probability"].values[:, position - 1], abs=1e-5
+        )
+        assert found.lens["rank"].tolist() == lens["rank"].values[:, position - 1].tolist()
+        assert found.looks.values[:, 0] == pytest.approx(maps.values[:, position, : position + 1], abs=1e-5)
+        assert found.looked_at.values == pytest.approx(maps.values[:, position + 1 :, position], abs=1e-5)
+        log_p = opened.model.run(ids).logits[0, position - 1].softmax(-1)
+        assert found.expected["probability"].tolist() == pytest.approx(log_p.topk(10).values.tolist(), abs=1e-5)
+
+
+def test_an_edited_texts_token_is_looked_at_with_the_edits(bench):
+    opened = bench.read(bench.default, PROMPT)
+    look = Look(bench.default, tuple(opened.ids[0].tolist()), 5, EDITS)
+    shown = looked_at(bench, look)
+    made, capture = edits_of(bench, EDITS), ["embed", "blocks.*.resid_post", "blocks.*.attn.pattern"]
+    whole = opened.model.run(opened.ids, edits=made, capture=capture)
+    resid = torch.cat([whole["embed"][None], whole.stack("resid_post")])[:, 0, 4]  # layer d_model
+    lens = unembed(opened.model, resid).softmax(-1).amax(-1)
+    assert [row[3] for row in shown["lens"]] == pytest.approx(lens.tolist(), abs=1e-5)
+    maps = whole.stack("attn.pattern")[:, 0]  # layer head query key
+    for head, key, weight in shown["looks"]:
+        assert weight == pytest.approx(maps[int(head[1]), int(head[3]), 5, key].item(), abs=1e-5)
+    for head, query, weight in shown["looked_at"]:
+        assert weight == pytest.approx(maps[int(head[1]), int(head[3]), query, 5].item(), abs=1e-5)
+    likely = whole.logits[0, 4].softmax(-1).topk(10).values.tolist()
+    assert [row[2] for row in shown["expected"]] == pytest.approx(likely, abs=1e-5)
+    plain = looked_at(bench, Look(look.checkpoint, look.ids, 5))
+    assert plain["expected"] != shown["expected"]
+
+
+@pytest.mark.parametrize("family", ["olmo", "olmo3"])
+def test_looking_agrees_where_attention_slides(make_model, family, tokens):
+    model = make_model(family)
+    maps, lens = attention_maps(model, tokens[0]), logit_lens(model, tokens[0])
+    found = token_inspection(model, tokens[0], 6)
+    assert found.looks.values[:, 0] == pytest.approx(maps.values[:, 6, :7], abs=1e-5)
+    assert found.looked_at.values == pytest.approx(maps.values[:, 7:, 6], abs=1e-5)
+    assert found.lens["likeliest_probability"].to_numpy() == pytest.approx(lens["probability"].values[:, 5], abs=1e-5)
+
+
+def test_the_first_and_the_last_token_can_be_looked_at(bench):
+    ids = tuple(bench.read(bench.default, PROMPT).ids[0].tolist())
+    first, last_one = looked_at(bench, Look(bench.default, ids, 0)), looked_at(bench, Look(bench.default, ids, 7))
+    assert first["expected"] == first["lens"] == first["looks"] == [] and first["first"] == 1.0
+    assert last_one["looked_at"] == [] and len(last_one["expected"]) == 10
+
+
+def test_a_look_as_python_gives_the_same_table(bench):
+    call, names = look_call(bench, Look(bench.default, (5, 17, 3, 42), 2, EDITS)), {}
+    exec(compile(code(call, bench), "copied", "exec"), names)
+    assert names["result"].table().equals(result(call, bench).table())
+
+
+def test_a_branch_goes_on_from_the_other_token_and_a_link_reopens_it(bench, due):
+    ids = [*bench.read(bench.default, PROMPT).ids[0].tolist(), 7, 8, 9]
+    told = {"token": 9, "id": 11, "ids": ids}
+    plain, _, branch = last(generate.branch(bench, due, told, "", *GREEDY))
+    assert plain["ids"][:10] == [*ids[:9], 11] and len(plain["ids"]) == 22 and branch == "8:7.11"
+    assert None not in plain["scores"][1:] and plain["given"] == 8
+    assert last(generate.generate(bench, due, branch, "", *GREEDY))[0]["ids"] == plain["ids"]
+    later = Due(Subject(bench.default, PROMPT, 2), Selection())
+    assert last(generate.generate(bench, later, branch, "", *GREEDY))[2] == ""
+
+
+def test_branches_are_written_and_read(bench):
+    opened = bench.read(bench.default, PROMPT)
+    prompt = opened.ids[0].tolist()
+    for ids in ([*prompt, 5], [*prompt[:3], 50], [*prompt[:3], 50, 51], [9]):
+        assert start_of(opened, branch_of(prompt, ids)) == ids
+
+
+def test_a_page_of_its_own_holds_the_text_and_no_markup(bench, due):
+    plain, *_ = last(generate.generate(bench, due, "", "", *GREEDY))
+    page = text_page(result(text_call(bench, Ask(**plain["ask"])), bench)).page
+    assert "src=" not in page and "</script>" in page and bench.default in page
+    assert page.count("<script") == page.count("</script>")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda b, d: generate.generate(b, d, "", "", 10, math.nan, 1, 0, 0, True), "numbers"),
+        (lambda b, d: generate.generate(b, d, "", "", 5000, 1, 1, 0, 0, True), "at most 512"),
+        (lambda b, d: generate.generate(b, d, "", "burn it", *GREEDY), "no edit"),
+        (lambda b, d: generate.generate(b, d, "", "zero blocks.0.attn.z heads=a", *GREEDY), "heads=a"),
+        (lambda b, d: generate.generate(b, d, "", "scale blocks.0.mlp_out nan", *GREEDY), "not finite"),
+        (lambda b, d: generate.generate(b, d, "99:5", "", *GREEDY), "no text to go on from"),
+        (lambda b, d: generate.generate(b, d, "1:500", "", *GREEDY), "no token 500"),
+        (lambda b, d: generate.generate(b, d, "", "scale blocks.*.mlp_out 1e38", *GREEDY), "no longer a number"),
+        (lambda b, d: generate.branch(b, d, {"token": 9, "id": 1, "ids": [1, 2]}, "", *GREEDY), "no token 9"),
+        (lambda b, d: generate.branch(b, d, {"token": 1, "id": 1, "ids": [1, 1e9]}, "", *GREEDY), "ids go from"),
+        (lambda b, d: generate.branch(b, d, {"token": 1, "id": None, "ids": [1, 2]}, "", *GREEDY), "ids go from"),
+        (lambda b, d: generate.branch(b, d, {"token": 1, "id": 1}, "", *GREEDY), "not a text"),
+    ],
+)
+def test_bad_input_is_said(bench, due, make, said):
+    with pytest.raises(WorkbenchError, match=said):
+        list(make(bench, due))
+
+
+def test_a_direction_that_is_added_raises_its_token(bench):
+    opened = bench.read(bench.default, PROMPT)
+    token = opened.tokenizer("w9")["input_ids"][0]
+    edits = edits_of(bench, "add blocks.3.resid_post 50 w9")
+    before, after = (opened.model.run(opened.ids, edits=some).logits[0, -1].softmax(-1)[token] for some in ([], edits))
+    assert after > before

@@ -1,0 +1,38 @@
+// The quiet line beside the title: which models are in memory, what is being loaded, and how long a queue there is.
+(() => {
+  const wb = window.workbench;
+  const size = (bytes) => (bytes >= 1e9 ? `${wb.digits(bytes / 1e9)} GB` : `${wb.digits(bytes / 1e6)} MB`);
+
+  // Gradio writes "queue: 2/3" over what waits, where the first of the queue waits for the one that is being served.
+  // The views of one tab wait for each other as well, so only what lasts is said.
+  let since = null;
+  function ahead() {
+    const waiting = [...document.querySelectorAll(".progress-text")].map((part) => /queue: (\d+)\//.exec(part.textContent)?.[1]);
+    const places = waiting.filter(Boolean).map(Number);
+    since = places.length ? since ?? Date.now() : null;
+    return since && Date.now() - since > 1000 ? Math.min(...places) : null;
+  }
+
+  function words({ models, bytes, budget, device, loading }) {
+    const before = ahead(), busy = before === null ? "" : `busy: ${before} before you`;
+    const reading = loading ? `loading ${loading.checkpoint}: ${Math.round(100 * loading.part)} %` : "";
+    const memory = `${models.length} model${models.length === 1 ? "" : "s"} in memory, ${size(bytes)} of ${size(budget)} on ${device}`;
+    return [busy, reading, memory].filter(Boolean).join("  ·  ");
+  }
+
+  let known = null;
+  async function look() {
+    const line = document.getElementById("status");
+    if (!line || document.hidden) return;
+    known = await wb.get("data/status").then((reply) => reply.json(), () => null);
+    line.title = known ? known.models.join("\n") : "";
+    show(line);
+  }
+  function show(line) {
+    const text = known ? words(known) : "the server does not answer";
+    if (line.textContent !== text) line.textContent = text;
+  }
+  setInterval(look, 2000);
+  setInterval(() => known && !document.hidden && show(document.getElementById("status")), 400);
+  document.addEventListener("DOMContentLoaded", () => setTimeout(look, 1000));
+})();

@@ -1,0 +1,152 @@
+// One token of a strip: what was expected in its place, how that formed through the layers, and which heads look where.
+// It hears `inspect` ({from, text: the strip's value, token}); the numbers come from the server, for these very ids.
+const wb = window.workbench;
+const find = (selector) => element.querySelector(selector);
+const root = find(".details"), problem = find(".problem");
+let now = null, asked = 0;
+
+function part(kind, content) {
+  const span = document.createElement("span");
+  span.className = kind;
+  if (kind === "word") wb.write(span, content);
+  else if (kind === "bar") span.style.width = `${100 * content}%`;
+  else span.textContent = typeof content === "number" ? wb.digits(content) : content;
+  if (typeof content === "number") span.title = content;
+  return span;
+}
+
+function row(parts, press = null) {
+  const line = document.createElement(press ? "button" : "div");
+  line.className = "row";
+  line.append(...parts.map(([kind, content]) => part(kind, content)));
+  if (press) {
+    line.type = "button";
+    line.addEventListener("click", press);
+  }
+  return line;
+}
+
+function names(...labels) {
+  const line = row(labels.map((label, index) => [index === labels.length - 1 ? "number" : "", label]));
+  line.classList.add("names");
+  return line;
+}
+
+function fill(section, rows, empty) {
+  const place = find(`.${section}`);
+  place.hidden = rows.length === 0 && !empty;
+  place.querySelector(".rows").replaceChildren(...rows, ...(rows.length ? [] : [row([["faint", empty]])]));
+}
+
+const branchable = () => !window.standalone;
+
+function drawExpected(expected) {
+  const rows = expected.map(([text, id, probability, rank], index) => {
+    const press = branchable() && id !== now.text.ids[now.token] ? () => trigger("branch", { token: now.token, id, ids: now.text.ids }) : null;
+    const line = row([["faint", `${rank ?? index + 1}`], ["word", text], ["bar", probability], ["number", probability]], press);
+    line.title = `id ${id}, probability ${probability}`;
+    line.classList.toggle("chosen", id === now.text.ids[now.token]);
+    return line;
+  });
+  fill("expected", rows, "nothing comes before the first token");
+}
+
+function drawLens(lens) {
+  const rows = lens.map(([layer, text, id, best, probability, rank]) => {
+    const line = row([["faint", layer], ["word", text], ["number faint", best], ["bar", probability], ["number", probability], ["number faint", `#${rank}`]]);
+    line.title = `${layer}: likeliest ${text} (id ${id}) ${best}; this token ${probability}, rank ${rank}`;
+    line.classList.toggle("chosen", id === now.text.ids[now.token]);
+    return line;
+  });
+  fill("lens", rows.length ? [names("layer", "likeliest", "", "", "this token", "rank"), ...rows] : [], "");
+}
+
+function drawHeads(section, weights, empty) {
+  const rows = weights.map(([head, token, weight]) => {
+    const [, layer, index] = /L(\d+)H(\d+)/.exec(head).map(Number);
+    const press = () => wb.select({ layer, head: index }, element);
+    const line = row([["faint", head], ["number faint", `${token}`], ["word", now.text.texts[token]], ["bar", weight], ["number", weight]], press);
+    line.title = `${head} puts ${weight} on it; click to choose this head on all tabs`;
+    for (const [event, pointed] of [["mouseenter", token], ["mouseleave", null], ["focus", token], ["blur", null]]) {
+      line.addEventListener(event, () => wb.say("point", { from: now.from, token: pointed }));
+    }
+    line.dataset.head = head;
+    return line;
+  });
+  fill(section, rows, empty);
+  choose();
+}
+
+function choose() {
+  const { layer, head } = wb.selection;
+  for (const line of root.querySelectorAll("[data-head]")) line.classList.toggle("chosen", line.dataset.head === `L${layer}H${head}`);
+}
+
+// What is known before the server answers.
+function heading() {
+  const { text, token } = now, score = text.scores[token];
+  wb.write(find(".what b"), text.texts[token]);
+  const numbers = [`token ${token}`, `id ${text.ids[token]}`];
+  if (score !== null) numbers.push(`surprisal ${wb.digits(score)} nats`, `probability ${wb.digits(Math.exp(-score))}`);
+  if (text.look.name) numbers.push(text.look.name);
+  find(".numbers").textContent = numbers.join("  ·  ");
+  const note = find(".note");
+  note.replaceChildren();
+  if (window.standalone || token < text.given) return;
+  const use = document.createElement("button");
+  use.type = "button";
+  use.textContent = "use this text as the prompt";
+  use.addEventListener("click", () => {
+    wb.select({ token }, element);
+    trigger("use", { token, ids: text.ids });
+  });
+  note.append("Written by the model, so the other tabs, which show the prompt, do not have it: ", use, ".");
+}
+
+const body = () => ({ checkpoint: now.text.look.checkpoint, edits: now.text.look.edits ?? "", ids: now.text.ids, token: now.token });
+
+async function inspect(told) {
+  const turn = ++asked;
+  now = told.text ? told : null;
+  root.hidden = !now;
+  if (!now) return;
+  fold();
+  heading();
+  root.classList.add("busy");
+  try {
+    const found = await (await wb.post("data/text/token", body())).json();
+    if (turn !== asked) return;
+    problem.textContent = "";
+    drawExpected(found.expected);
+    drawLens(found.lens ?? []);
+    drawHeads("looks", found.looks ?? [], "");
+    drawHeads("looked_at", found.looked_at ?? [], found.looked_at ? "it is the last token" : "");
+    if (found.first !== undefined) find(".looks small").textContent = now.token ? `token 0, not listed, gets ${wb.digits(found.first)} on average` : "the first sees itself only";
+    root.dataset.token = now.token;
+  } catch (error) {
+    if (turn === asked) problem.textContent = error.message;
+  }
+  if (turn === asked) root.classList.remove("busy");
+}
+
+function tell(text) {
+  find(".said").textContent = text;
+  setTimeout(() => (find(".said").textContent = ""), 2500);
+}
+
+const { fold } = wb.offers(element, { offer: async () => (await wb.post("data/text/token/offer", body())).json(), tell });
+find(".offers").hidden = Boolean(window.standalone);
+
+wb.hear("inspect", (told) => {
+  if (told.text || now?.from === told.from) inspect(told);
+});
+wb.hear("enter", (from) => now?.from === from && root.querySelector("button.row")?.focus());
+wb.hear("selection", choose);
+root.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") now.from.querySelector("[aria-selected=true]")?.focus();
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  const rows = [...(event.target.closest(".rows")?.querySelectorAll("button.row") ?? [])];
+  if (!step || !rows.length) return;
+  event.preventDefault();
+  rows[Math.max(0, Math.min(rows.length - 1, rows.indexOf(event.target) + step))].focus();
+});
