@@ -122,9 +122,6 @@ def test_the_grid_of_parts_holds_the_heads_and_each_part_by_itself(make_model, t
     two = [make_model("olmo2", seed=seed) for seed in (1, 2)]
     grid = transplant_parts(*two, tokens, using=using)["loss"]
     heads = transplant_heads(*two, tokens, using=using)["loss"]
-        transplant_parts(*two, tokens, using=using)["loss"],
-        transplant_heads(*two, tokens, using=using)["loss"],
-    )
     assert np.array_equal(grid.values[:, :4], heads.values)
     assert grid.columns == ("0", "1", "2", "3", "attention", "MLP", WHOLE[using][-1])
     for column, kind in enumerate(WHOLE[using], start=4):
