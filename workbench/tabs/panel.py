@@ -14,12 +14,13 @@ from workbench.analyses.common import head_name
 from workbench.generation import Written
 from workbench.plots import emphasise, plot, same_colours
 from workbench.progress import Progress
-from workbench.results import Measures, Result
+from workbench.results import Grid, Measures, Result
 from workbench.tabs.bench import Bench
 from workbench.tabs.calls import Call, Tokens, code, result
 from workbench.tabs.place import Due, Place
 from workbench.views.strip import strip, strip_of
 
+NARROW = 16  # columns of a grid that fit into any window
 Chooses = Mapping[str, tuple[str, int, int]]
 
 
@@ -102,6 +103,7 @@ class Panel:
             "panel": self._id,
             "title": view.title or found.title,
             "note": view.note,
+            "wide": isinstance(found, Grid) and len(found.columns) > NARROW,
             "chooses": dict(view.chooses),
             "pick": None if view.pick is None else asdict(view.pick),
             "key": keep(bench, view.call),

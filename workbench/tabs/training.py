@@ -64,10 +64,8 @@ def build(place: Place) -> None:
     panel = Panel("training")
     panel.draws(place, training_view, inputs=[metric, axis, words], follows=["layer", "head"])
     most = max(len(place.bench.main_run(name)) for name in {c.name for c in place.bench.known.values()})
+    moment = gr.Slider(1, most, most, step=1, label="Checkpoint of the main run", elem_id="moment", interactive=True)
     with gr.Row(elem_classes="tools"):
-        moment = gr.Slider(
-            1, most, most, step=1, label="Checkpoint of the main run", elem_id="moment", interactive=True
-        )
         player = views.player(PLAYS, elem_id="player")
         opened = gr.Button("Open it on all tabs", size="sm", min_width=150, scale=0)
     place.link("moment", moment)

@@ -1,7 +1,7 @@
 // The heading of a picture: its title, how to read it, its definition, its Python (shown and copied), its data, its
 // picture, a page of its own, a link to the view.
-// value: {panel, title, note, key, code, definition, chooses, pick}
-//   panel is the id of what holds the picture; chooses = {token|layer|head: [axis, shift, count]} says what a click on the
+// value: {panel, title, note, key, code, definition, wide, chooses, pick}
+//   panel is the id of what holds the picture, which is `wide` if it may not shrink to a narrow window; chooses = {token|layer|head: [axis, shift, count]} says what a click on the
 //   picture selects; pick = {label, options: [[text, {layer, head}], …], chosen} is a menu that selects the same.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
@@ -94,6 +94,7 @@ function draw() {
   find(".code").textContent = value.code ?? "";
   find(".definition").textContent = value.definition ?? "";
   find(".png").hidden = Boolean(strip());
+  panel.classList.toggle("wide", Boolean(value.wide));
   pick.hidden = !value.pick;
   if (!value.pick) return;
   pick.querySelector("span").textContent = value.pick.label;
