@@ -44,7 +44,7 @@ def test_open_a_head_hover_lock_and_walk(visit: Visit):
     page.keyboard.press("]")
     expect(page.locator("#attention .name")).to_contain_text("L1H3")
     page.keyboard.press("Escape")
-    expect(page.locator("#spine .title")).to_contain_text("surprisal")
+    expect(page.locator("#spine .title")).to_contain_text("surprising")
 
 
 def test_a_link_reopens_the_view(visit: Visit):
