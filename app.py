@@ -21,12 +21,9 @@ EXAMPLES = """A series is tiny-olmo, a folder with one sub-folder a step, or a h
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    series = (
-        "tiny-olmo (if not given), a folder with one sub-folder a step, or a hub repository; only these can be opened"
-    )
-    option("--series", nargs="+", default=["tiny-olmo"], metavar="NAME", help=series)
+    option("--series", nargs="+", default=["tiny-olmo"], metavar="NAME", help="tiny-olmo if not given")
     option("--checkpoint", metavar="ID", help="name@revision to open first; the last of the series if not given")
-    option("--dtype", choices=["float32", "bfloat16", "float16"], help="the files' own if not given")
+    option("--dtype", choices=["float32", "bfloat16", "float16"], help="float32 on a CPU, else the files' own")
     option("--device", help="cpu if not given; cuda, cuda:1, …")
     option("--quantize", choices=list(BITS), help="linear layers in 4 bits (nf4, 4bit) or 8, by bitsandbytes")
     option("--memory", type=float, metavar="GB", help="for loaded models; three quarters of what is free if not given")
@@ -46,7 +43,8 @@ def main() -> None:
     try:
         found = [checkpoints.series(name) for name in args.series]
         budget = int(args.memory * 1e9) if args.memory else free_memory(torch.device(args.device or "cpu")) * 3 // 4
-        loading = {"dtype": args.dtype, "device": args.device, "quantize": args.quantize}
+        exact = None if args.quantize or args.device not in (None, "cpu") else "float32"  # less is slow on a CPU
+        loading = {"dtype": args.dtype or exact, "device": args.device, "quantize": args.quantize}
         bench = Bench([one for series in found for one in series], budget, default=args.checkpoint, **loading)
         app = create_app(bench, host=args.host, auth=auth)
     except WorkbenchError as error:

@@ -224,7 +224,7 @@ def page_of(bench):
 
 def test_the_queue_is_short_and_the_api_is_closed(bench):
     demo = page_of(bench)
-    assert demo._queue.max_size == 16
+    assert demo._queue.max_size == 128
     assert demo.api_open is False
     assert demo.state_session_capacity == 64
     models = [fn for fn in demo.fns.values() if fn.concurrency_id == "model"]

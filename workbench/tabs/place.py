@@ -38,7 +38,7 @@ class Place:
     def __init__(self, bench: Bench, checkpoint: Component, prompt: Component, linked: dict[str, Component]) -> None:
         self.bench, self.checkpoint, self.prompt = bench, checkpoint, prompt
         self.asks: list[Dependency] = []  # events after which the bar's checkpoint and prompt are run
-        self.due = gr.State(None)
+        self.due = quiet_state()
         self._linked, self._follows = linked, ()
         self.notice = gr.Markdown("", elem_classes="problem")
 
@@ -66,7 +66,7 @@ class Place:
         self._follows = (*self._follows, *follows)
         controls = inputs if redraws is None else redraws
         changes = [self.due.change, *[event for control in controls for event in settled(control)]]
-        wanted = gr.State(None)  # what to draw, by which controls: only when that changes is there work for the model
+        wanted = quiet_state()  # what to draw, by which controls: only when that changes is there work for the model
         gr.on(
             changes,
             lambda due, *values: gr.skip() if due is None else (due.only(follows), values),
@@ -111,6 +111,18 @@ class Place:
             "show_progress_on": list(outputs[:1]),
             **MODEL,
         }
+
+
+def quiet_state() -> gr.State:
+    """An empty state that has not changed when an event leaves it as it is.
+
+    Gradio tells the browser null for a state, but leaves an empty one out of what it tells at first; so the first event
+    that may set it would count as a change of it, and each new page would ask for every view of every tab.
+    """
+    state = gr.State(None)
+    told = state.get_config
+    state.get_config = lambda: told() | {"value": float("nan")}  # null in JSON, and not left out
+    return state
 
 
 def settled(control: Component) -> list[Callable[..., Dependency]]:

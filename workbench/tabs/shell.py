@@ -38,7 +38,7 @@ def build(bench: Bench, tabs: Sequence[ModuleType]) -> gr.Blocks:
                     place = page.place(tab.TITLE)
                     tab.build(place)
         page.wire(demo, strip)
-    demo.queue(api_open=False, max_size=16)  # with the API open, events could go round the queue and its limits
+    demo.queue(api_open=False, max_size=128)  # with the API open, events could go round the queue and its limits
     demo.state_session_capacity = 64
     return demo
 
@@ -86,6 +86,7 @@ class Page:
             "inputs": [self.checkpoint, self.prompt, *states],
             "outputs": [self.problem, self.count, self.spine, self.subject, *dues],
             "show_progress": "minimal",
+            "trigger_mode": "always_last",
             **MODEL,
         }
         controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.linked}
@@ -96,7 +97,7 @@ class Page:
         }
         opened = demo.load(self._open, None, [self.active, self.selection, tabs, *controls.values()])
         opened.then(**asking).then(None, js=READY)
-        gr.on([self.run.click, self.checkpoint.input, self.prompt.submit], **asking).then(**remember)
+        gr.on([self.run.click, self.checkpoint.select, self.prompt.submit], **asking).then(**remember)
         exampled = self.examples.input(lambda text: text, self.examples, self.prompt)
         for changed in (exampled, *[event for place in self.places.values() for event in place.asks]):
             changed.then(**asking).then(**remember)
