@@ -54,13 +54,13 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(*arguments: str, series: str = SERIES) -> tuple[subprocess.Popen, str]:
+def start(*arguments: str, series: str = SERIES, **variables: str) -> tuple[subprocess.Popen, str]:
     """The page's process and its address, once it answers."""
     port = free_port()
     command = confined("app.py", "--series", series, "--port", str(port), "--threads", "1", *arguments)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | variables
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
-    address, until = f"http://127.0.0.1:{port}", time.monotonic() + SECONDS
+    address, until = f"http://127.0.0.1:{port}", time.monotonic() + 3 * SECONDS
     while True:
         try:
             urllib.request.urlopen(f"{address}/healthz", timeout=5).close()

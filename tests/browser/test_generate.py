@@ -177,6 +177,7 @@ def test_by_keyboard(visit: Visit):
     looked_at(page, first + 1)
     page.keyboard.press("Enter")
     expect(page.locator("#details button.row").first).to_be_focused()
+    expect(page.locator("#written .token")).to_have_count(first + 6)  # nothing was pressed
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Escape")
     expect(page.locator("#written .token").nth(first + 1)).to_be_focused()

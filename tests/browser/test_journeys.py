@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Browser, expect
-
-from workbench.tabs import TABS
 
 from .conftest import Visit, ask, colours, drawn, tab
 
@@ -80,17 +77,6 @@ def test_tokens_are_text_and_nothing_else(visit: Visit):
     page.locator("#attention .plane").click()
     assert page.evaluate("document.body.dataset.broken") is None
     assert page.locator("#spine img, #spine b:not(.readout b), #attention img").count() == 0
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_narrow_window_does_not_scroll_sideways(chromium: Browser, address: str, theme: str):
-    visit = Visit(chromium, address, width=420)
-    page = visit.open(f"__theme={theme}")
-    for name in [module.TITLE for module in TABS]:
-        tab(page, name)
-        page.wait_for_timeout(300)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
-    visit.close()
 
 
 def test_the_page_of_its_own_opens_offline(visit: Visit, chromium: Browser, tmp_path: Path):

@@ -55,6 +55,7 @@ class Opened:
     """A checkpoint and a prompt, loaded and tokenised."""
 
     checkpoint: str
+    prompt: str
     model: OlmoForCausalLM
     tokenizer: PreTrainedTokenizerBase
     ids: Tensor  # 1 pos
@@ -180,7 +181,7 @@ class Bench:
         most = min(most, model.config.max_position_embeddings)
         if ids.shape[1] > most:
             raise WorkbenchError(f"the prompt has {ids.shape[1]:,} tokens; this view takes at most {most:,}")
-        return Opened(self.checkpoint(name).id, model, tokenizer, ids.to(model.device))
+        return Opened(self.checkpoint(name).id, prompt, model, tokenizer, ids.to(model.device))
 
     def same_tokens(self, one: Opened, other: Opened) -> None:
         """Raise WorkbenchError unless two checkpoints read the prompt as the same tokens."""

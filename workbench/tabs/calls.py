@@ -217,7 +217,7 @@ def run(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # n
     return found if call.measure is None else found[call.measure]
 
 
-def result(call: Call, bench: Bench, progress: Progress | None = None) -> Result:
+def result(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # noqa: ANN401 - a result of any shape
     """A call's result that says where it comes from; kept for a while, since people go back and forth."""
 
     def step(fraction: float, text: str) -> None:

@@ -19,7 +19,7 @@ from workbench.tabs.calls import A, B, Between, Call, Finals, Id, Model, Source,
 from workbench.tabs.generate import sampling_controls
 from workbench.tabs.panel import Panel, View, head_pick
 from workbench.tabs.place import Due, Place
-from workbench.tabs.texts import Ask, text_call
+from workbench.tabs.texts import Ask, checked_settings, text_call
 
 TITLE = "Compare"
 HOW = (
@@ -81,8 +81,8 @@ def build(place: Place) -> None:
     with gr.Accordion("How both write", open=False), gr.Row(elem_classes="tools"):
         settings = sampling_controls(place, "compare_")[:5]
     with gr.Row():
-        for name, view in (("text-a", text_of_a), ("text-b", text_of_b)):
-            Panel(name, of_tokens=True).draws(place, view, inputs=[other, *settings])
+        for name, text_of in (("text-a", text_of_a), ("text-b", text_of_b)):
+            Panel(name, of_tokens=True).draws(place, text_of, inputs=[other, *settings])
     what = gr.Dropdown(list(BY_TOKEN), value=next(iter(BY_TOKEN)), label="Token by token", elem_classes="menu")
     place.link("by_token", what)
     for name, view in (("by-token", by_token_view), ("by-token-floor", by_token_floor)):
@@ -123,7 +123,7 @@ def text_of_b(bench: Bench, due: Due, other: str, *settings: float) -> View:
 
 def written(bench: Bench, due: Due, name: str, checkpoint: str, *settings: float) -> View:
     """The prompt continued by one checkpoint."""
-    call = text_call(bench, Ask(checkpoint, due.subject.prompt, "", "", *settings))
+    call = text_call(bench, Ask(checkpoint, due.subject.prompt, "", "", *checked_settings(settings)))
     return View(call, "Both draw with the same random numbers.", title=f"{name}: {label(bench.known[checkpoint])}")
 
 
@@ -135,7 +135,7 @@ def mixed_text(bench: Bench, due: Due, other: str, part: str, *settings: float) 
     pick = head_pick(due, pair.shape, (int(most["row"]), int(most["column"])))
     name, (layer, head) = pick.options[pick.chosen][0], pick.options[pick.chosen][1].values()
     arguments = (Model(pair.a), Model(pair.b), kind, layer, *(((head,),) if kind == "head" else ()))
-    call = text_call(bench, Ask(pair.b, due.subject.prompt, "", "", *settings))
+    call = text_call(bench, Ask(pair.b, due.subject.prompt, "", "", *checked_settings(settings)))
     call = replace(call, arguments=(Call(with_part, arguments, progress=False), *call.arguments[1:]))
     title = f"B with {name if kind == 'head' else f'{kind} of layer {layer}'} of A"
     note = "The same random numbers again; choose the head here or in the grid above."

@@ -122,10 +122,10 @@ def both(bench: Bench, ask: Ask, changes: str, *settings: float) -> Iterator[lis
     ask = replace(ask, length=length, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     asks = [ask, replace(ask, edits=changes)] if edits else [ask]
     texts = [write(bench, opened, one, bool(ends)) for one in asks]
-    shown: list[dict[str, Any] | None] = [None] * len(asks)
+    shown: list[dict[str, Any]] = [{}] * len(asks)
     for frames in zip_longest(*texts):
         shown = [new or old for new, old in zip(frames, shown, strict=True)]
-        strips = beside(*shown, len(edits)) if edits else [shown[0], gr.update(visible=False)]
+        strips = beside(shown[0], shown[1], len(edits)) if edits else [shown[0], gr.update(visible=False)]
         yield [*strips, ask.branch]
 
 

@@ -14,7 +14,7 @@ from workbench.analyses.common import head_name
 from workbench.generation import Written
 from workbench.plots import emphasise, plot, same_colours
 from workbench.progress import Progress
-from workbench.results import Grid, Measures, Result
+from workbench.results import Grid, Result
 from workbench.tabs.bench import Bench
 from workbench.tabs.calls import Call, Tokens, code, result
 from workbench.tabs.place import Due, Place
@@ -161,7 +161,7 @@ def keep(bench: Bench, call: Call) -> str:
     return key
 
 
-def as_csv(found: Result | Measures) -> str:
+def as_csv(found: Result) -> str:
     """A result's table with exact floats, after lines that say where it comes from."""
     lines = [f"# {name}: {' '.join(str(value).split())}" for name, value in found.provenance.items()]
     head = f"# read with pandas.read_csv(file, skiprows={len(lines) + 1})"

@@ -39,7 +39,7 @@ class Place:
         self.bench, self.checkpoint, self.prompt = bench, checkpoint, prompt
         self.asks: list[Dependency] = []  # events after which the bar's checkpoint and prompt are run
         self.due = quiet_state()
-        self._linked, self._follows = linked, ()
+        self._linked, self._follows = linked, tuple[str, ...]()
         self.notice = gr.Markdown("", elem_classes="problem")
 
     def link(self, name: str, component: Component) -> Component:
@@ -135,7 +135,7 @@ def tells(render: Callable[..., object]) -> bool:
     return "progress" in inspect.signature(render).parameters
 
 
-def guarded(render: Callable[..., object], outputs: int, says_how_far: bool) -> Callable[..., Iterator[list[Any]]]:
+def guarded(render: Callable[..., Any], outputs: int, says_how_far: bool) -> Callable[..., Iterator[list[Any]]]:
     """`render` with its errors shown where the result would be, the last result left; idle while nothing is due."""
 
     def work(

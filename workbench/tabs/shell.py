@@ -86,16 +86,19 @@ class Page:
             "inputs": [self.checkpoint, self.prompt, *states],
             "outputs": [self.problem, self.count, self.spine, self.subject, *dues],
             "show_progress": "minimal",
+            "show_progress_on": self.count,
             "trigger_mode": "always_last",
             **MODEL,
         }
+        # The browser copies what shows an event's progress, and all that lies in it, whenever any event moves on.
+        quiet = {"show_progress": "hidden", "show_progress_on": self.count}
         controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.linked}
         remember = {
             "fn": None,
             "inputs": list(controls.values()),
             "js": f"(...values) => workbench.remember({list(controls)!r}, values)",
         }
-        opened = demo.load(self._open, None, [self.active, self.selection, tabs, *controls.values()])
+        opened = demo.load(self._open, None, [self.active, self.selection, tabs, *controls.values()], **quiet)
         opened.then(**asking).then(None, js=READY)
         gr.on([self.run.click, self.checkpoint.select, self.prompt.submit], **asking).then(**remember)
         exampled = self.examples.input(lambda text: text, self.examples, self.prompt)
@@ -106,9 +109,9 @@ class Page:
         gr.on(
             [self.prompt.change, self.checkpoint.change], **counted, show_progress="hidden", trigger_mode="always_last"
         )
-        turned = tabs.select(self._turn, [*states, *dues], [self.active, *dues], show_progress="hidden")
+        turned = tabs.select(self._turn, [*states, *dues], [self.active, *dues], **quiet)
         turned.then(None, js=TURNED)
-        self.spine.select(self._select, [*states, *dues], [self.selection, *dues], show_progress="hidden")
+        self.spine.select(self._select, [*states, *dues], [self.selection, *dues], **quiet)
 
     def _open(self, request: gr.Request) -> list[object]:
         """The page as its address describes it."""
@@ -128,10 +131,10 @@ class Page:
                 opened = self.bench.read(checkpoint, prompt)
                 if selection.token is not None and selection.token >= opened.ids.shape[1]:
                     selection = replace(selection, token=None)
-                strip = surprisal_strip(opened, selection, prompt)
+                strip = surprisal_strip(opened, selection)
         except MENDABLE as error:
             return [message(error), *[gr.skip()] * (3 + len(self.places))]
-        subject = Subject(opened.checkpoint, prompt, subject.run + 1)
+        subject = Subject(opened.checkpoint, opened.prompt, subject.run + 1)
         return ["", counted(opened.ids.shape[1]), strip, subject, *self._dues(active, subject, selection)]
 
     def _dues(self, active: str, subject: Subject, selection: Selection, *before: object) -> list[object]:

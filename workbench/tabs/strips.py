@@ -11,7 +11,7 @@ from workbench.views.strip import strip, surprisals
 __all__ = ["strip", "surprisal_strip"]
 
 
-def surprisal_strip(opened: Opened, selection: Selection, prompt: str) -> dict[str, Any]:
+def surprisal_strip(opened: Opened, selection: Selection) -> dict[str, Any]:
     """The prompt, coloured by what each token cost the model."""
     known = opened.ids.shape[1] > 1
     scores = token_losses(opened.model, opened.ids)["loss"].values[0].tolist() if known else [float("nan")]
@@ -22,5 +22,5 @@ def surprisal_strip(opened: Opened, selection: Selection, prompt: str) -> dict[s
         title="Prompt: how surprising each token is, given those before it",
         spine=True,
         selected=selection.token,
-        ask=asdict(Ask(opened.checkpoint, prompt)) if known else None,
+        ask=asdict(Ask(opened.checkpoint, opened.prompt)) if known else None,
     )

@@ -137,7 +137,7 @@ def checked_ids(bench: Bench, checkpoint: str, ids: object) -> list[int]:
     return list(ids)
 
 
-def checked_settings(settings: Sequence[object]) -> tuple[int, float, float, int, int]:
+def checked_settings(settings: Sequence[Any]) -> tuple[int, float, float, int, int]:
     """Settings as they came from a browser: numbers, and no more tokens than a page may ask for."""
     if not all(isinstance(value, int | float) and value == value for value in settings):
         raise WorkbenchError(f"length, temperature, top-p, top-k and seed are numbers, not {settings}")

@@ -58,6 +58,7 @@ def attention(maps: Maps, atlas: Measures | None = None, *, other: Maps | None =
     ):
         raise WorkbenchError("A and B are maps of different heads or tokens and cannot stand side by side")
     orders = {name: atlas[name].values.ravel().tolist() for name in ORDERS if atlas is not None and name in atlas}
+    about = described(maps.provenance)
     value = {
         "checkpoint": "A",
         "other": None if other is None else "B",
@@ -67,7 +68,7 @@ def attention(maps: Maps, atlas: Measures | None = None, *, other: Maps | None =
         "heads": heads,
         "orders": {name: [None if score != score else score for score in scores] for name, scores in orders.items()},
         "best": _best(orders, heads),
-        "about": described(maps.provenance),
+        "about": about,
     }
     packed = b"".join(_triangles(one) for one in (maps, other) if one is not None)
     inside = json.dumps({"value": value, "deflated": base64.b64encode(zlib.compress(packed, 9)).decode()})
@@ -76,7 +77,7 @@ def attention(maps: Maps, atlas: Measures | None = None, *, other: Maps | None =
     return View(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>attention</title>'
         f"<style>{asset('standalone.css')}{asset('attention.css')}</style></head><body>"
-        f'<main id="view">{asset("attention.html")}</main><p class="about">{html.escape(value["about"])}</p>'
+        f'<main id="view">{asset("attention.html")}</main><p class="about">{html.escape(about)}</p>'
         f'<script type="application/json" id="data">{inside.replace("<", chr(92) + "u003c")}</script>'
         f"{''.join(f'<script>{text}</script>' for text in scripts)}</body></html>",
         height,

@@ -24,6 +24,7 @@ def strip_of(result: Written | Curves) -> dict[str, Any]:
     """The strip of a written text, or of a number for each token of a text that was read."""
     if isinstance(result, Written):
         return surprisals(result.tokens, result.ids, result.values.tolist(), given=result.given, title=result.title)
+    assert result.x_labels is not None, "a strip shows tokens"
     scores = result.values[0].tolist()
     about = {"title": result.title, "unit": result.unit, "signed": result.signed, "measure": result.value_name}
     high = max((abs(score) for score in scores if score == score), default=1.0)

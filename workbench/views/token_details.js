@@ -33,9 +33,11 @@ function names(...labels) {
 }
 
 function fill(section, rows, empty) {
-  const place = find(`.${section}`);
+  const place = find(`.${section}`), list = place.querySelector(".rows");
+  const focused = [...list.children].indexOf(document.activeElement);
   place.hidden = rows.length === 0 && !empty;
-  place.querySelector(".rows").replaceChildren(...rows, ...(rows.length ? [] : [row([["faint", empty]])]));
+  list.replaceChildren(...rows, ...(rows.length ? [] : [row([["faint", empty]])]));
+  if (focused >= 0) (rows[focused]?.matches("button") ? rows[focused] : list.querySelector("button"))?.focus();
 }
 
 const branchable = () => !window.standalone;

@@ -149,7 +149,10 @@ list.addEventListener("mouseleave", () => {
 });
 list.addEventListener("keydown", (event) => {
   const here = under(event) ? Number(under(event).dataset.index) : 0;
-  if (event.key === "Enter" && value.look) return wb.say("enter", element);
+  if (event.key === "Enter" && value.look) {
+    event.preventDefault(); // else it would press the button that is focused by then
+    return wb.say("enter", element);
+  }
   const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10, Home: -count(), End: count() }[event.key];
   if (step === undefined || !count()) return;
   event.preventDefault();
