@@ -149,6 +149,9 @@ def test_compare_two_checkpoints(visit: Visit):
         shown(page, panel)
     for text in ("#text-a", "#text-b", "#text-mixed"):
         expect(page.locator(f"{text} .token:not(.given)")).to_have_count(12)
+    with page.expect_download() as waiting:
+        page.locator("#text-a .png").click()
+    assert Path(waiting.value.path()).read_bytes().startswith(b"\x89PNG")
     expect(page.locator("#by-token .token")).to_have_count(page.locator("#spine .token").count())
     drawn(page, "#pair")
     maps = page.locator("#pair canvas.map")

@@ -61,7 +61,7 @@ class Panel:
 
     def __init__(self, elem_id: str, *, of_tokens: bool = False) -> None:
         self._id, self._of_tokens = elem_id, of_tokens
-        with gr.Column(elem_id=elem_id, min_width=300, elem_classes="panel"):
+        with gr.Column(elem_id=elem_id, min_width=300):
             self.tools = views.tools({"panel": elem_id}, elem_id=f"{elem_id}-tools")
             self.notice = gr.Markdown("", elem_classes="problem")
             if of_tokens:
@@ -97,6 +97,8 @@ class Panel:
         else:
             picture = plot(found)
             picture.update_layout(title=None, margin_t=12, height=picture.layout.height - 36)  # it stands above
+            if width := picture.layout.width:  # too wide for a window, which shows its end first: rows are named there
+                picture.update_yaxes(side="right").update_traces(colorbar_x=1 + 75 / width)
             picture = picture if view.line is None else emphasise(picture, view.line)
             picture = picture if view.scale is None else same_colours(picture, plot(scale))
         about = {

@@ -169,8 +169,12 @@ function tell(text) {
 const { fold } = wb.offers(element, {
   offer: async () => (await wb.post("data/text/offer", value.ask)).json(),
   tell,
-  more: { png: async () => wb.save(await picture(), "olmo-workbench.png") },
+  more: { png: save },
 });
+
+async function save() {
+  wb.save(await picture(), "olmo-workbench.png");
+}
 
 // The whole text as it stands, on the page's own background.
 function picture() {
@@ -217,6 +221,7 @@ wb.hear("selection", ({ token, from }) => {
     inspect(token);
   }
 });
+wb.hear("picture", (panel) => panel.contains(element) && save());
 wb.hear("point", ({ from, token }) => {
   if (from !== element) return;
   cells[pointed]?.classList.remove("pointed");

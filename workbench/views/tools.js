@@ -1,8 +1,9 @@
 // The heading of a picture: its title, how to read it, its definition, its Python (shown and copied), its data, its
 // picture, a page of its own, a link to the view.
 // value: {panel, title, note, key, code, definition, wide, chooses, pick}
-//   panel is the id of what holds the picture, which is `wide` if it may not shrink to a narrow window; chooses = {token|layer|head: [axis, shift, count]} says what a click on the
-//   picture selects; pick = {label, options: [[text, {layer, head}], …], chosen} is a menu that selects the same.
+//   panel is the id of what holds the picture, which is `wide` if it may not shrink to a narrow window;
+//   chooses = {token|layer|head: [axis, shift, count]} says what a click on the picture selects;
+//   pick = {label, options: [[text, {layer, head}], …], chosen} is a menu that selects the same.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 const said = find(".said"), pick = find(".pick"), menu = find(".pick select");
@@ -49,7 +50,7 @@ find(".define").addEventListener("click", () => unfold("definition"));
 find(".python").addEventListener("click", () => unfold("code") && copy(props.value.code, "Python"));
 find(".csv").addEventListener("click", () => download("csv"));
 find(".page").addEventListener("click", () => download("html"));
-find(".png").addEventListener("click", picture);
+find(".png").addEventListener("click", () => (strip() ? wb.say("picture", panel) : picture()));
 find(".link").addEventListener("click", () => copy(location.href, "link"));
 menu.addEventListener("change", () => wb.select({ ...props.value.pick.options[menu.selectedIndex][1] }, "plot"));
 
@@ -93,7 +94,6 @@ function draw() {
   find(".note").textContent = value.note ?? "";
   find(".code").textContent = value.code ?? "";
   find(".definition").textContent = value.definition ?? "";
-  find(".png").hidden = Boolean(strip());
   panel.classList.toggle("wide", Boolean(value.wide));
   pick.hidden = !value.pick;
   if (!value.pick) return;
