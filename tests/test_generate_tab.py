@@ -94,6 +94,15 @@ def test_a_stopped_texts_call_is_what_is_shown(bench, due, monkeypatch):
     assert list(found.ids) == plain["ids"] and len(found.ids) == 12
 
 
+def test_a_text_that_takes_too_long_ends_and_says_so(bench, due, monkeypatch):
+    monkeypatch.setattr(generate, "MOST_SECONDS", 0.0)
+    plain, *_ = last(generate.generate(bench, due, "", "", *GREEDY))
+    assert len(plain["ids"]) == len(bench.read(bench.default, PROMPT).ids[0]) and "stopped after 0 s" in plain["title"]
+    monkeypatch.undo()
+    plain, *_ = last(generate.generate(bench, due, "", "", *GREEDY))
+    assert "stopped" not in plain["title"]
+
+
 def test_closing_it_ends_the_models_work(bench, due, monkeypatch):
     turns, turn = [], bench.turn
     monkeypatch.setattr(generate, "PERIOD", 0.0)

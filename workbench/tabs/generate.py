@@ -140,12 +140,17 @@ def write(bench: Bench, opened: Opened, ask: Ask, ends: bool) -> Iterator[dict[s
         ids.append(step.id)
         scores.append(step.surprisal)
         now = time.monotonic()
-        if len(ids) >= len(start) and now - sent >= PERIOD:
-            sent, labels = now, grown(labels, ids, opened)
-            yield as_strip(opened, ask, start, labels, ids, scores)
+        if len(ids) < len(start):
+            continue  # it is being read
         if now - began > MOST_SECONDS:
             break
-    yield as_strip(opened, ask, start, grown(labels, ids, opened), ids, scores) | {"final": True}
+        if now - sent >= PERIOD:
+            sent, labels = now, grown(labels, ids, opened)
+            yield as_strip(opened, ask, start, labels, ids, scores)
+    written = as_strip(opened, ask, start, grown(labels, ids, opened), ids, scores)
+    if time.monotonic() - began > MOST_SECONDS:
+        written["title"] += f" · stopped after {MOST_SECONDS:g} s, the longest that this page writes"
+    yield written | {"final": True}
 
 
 def steps(
