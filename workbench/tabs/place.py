@@ -108,7 +108,7 @@ class Place:
             "outputs": [notice, *outputs],
             "trigger_mode": "always_last",
             "show_progress": waiting,
-            "show_progress_on": list(outputs[:1]),
+            "show_progress_on": notice,  # small: whenever any event moves on, the browser copies all that shows progress
             **MODEL,
         }
 

@@ -90,7 +90,6 @@ class Page:
             "trigger_mode": "always_last",
             **MODEL,
         }
-        # The browser copies what shows an event's progress, and all that lies in it, whenever any event moves on.
         quiet = {"show_progress": "hidden", "show_progress_on": self.count}
         controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.linked}
         remember = {
