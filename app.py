@@ -42,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     try:
         found = [checkpoints.series(name) for name in args.series]
-        budget = int(args.memory * 1e9) if args.memory else free_memory(torch.device(args.device or "cpu")) * 3 // 4
+        budget = int(args.memory * 1e9) if args.memory else free_memory(args.device) * 3 // 4
         exact = None if args.quantize or args.device not in (None, "cpu") else "float32"  # less is slow on a CPU
         loading = {"dtype": args.dtype or exact, "device": args.device, "quantize": args.quantize}
         bench = Bench([one for series in found for one in series], budget, default=args.checkpoint, **loading)

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedConfig
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import Cache, PreTrainedConfig
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -23,6 +25,17 @@ from .taps import Tap, Untapped
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
 # So many query rows at a time: their scores fit the processor's cache, and fresh memory is asked for once.
 CHUNK = 128
+_Mask = TypeVar("_Mask", Tensor, BlockMask)
+
+
+class AttentionLayer(Protocol):
+    """What `attend` needs to know of an attention layer. `kind` is "full_attention" or "sliding_attention"."""
+
+    kind: str
+    scaling: float
+    sliding_window: int | None
+    attention_dropout: float
+    training: bool
 
 
 class Masks:
@@ -31,30 +44,40 @@ class Masks:
     Args:
         kinds: the kinds of layers, each with the layer whose cache tells how much was seen; None for the usual one.
         looked_at: whether scores or patterns may be asked for.
-        arguments: those of transformers' mask functions.
+        arguments: the other arguments of transformers' mask functions.
 
     Attributes:
-        kernel: in the form that the model's attention implementation takes.
+        implementation: of attention, in transformers' interface; "eager" is our own explicit attention.
+        kernel: in the form that the implementation takes.
         explicit: for explicit attention, if anybody looks: sdpa's, so that none is built where causal is enough.
-        rows: which of the new positions ask; every position may be asked.
+        rows: which of the new positions ask, if not all; every position may be asked.
         by_row: whether one query alone can be asked with the kernel's masks.
     """
 
-    rows = slice(None)
+    rows: slice | None = None
 
     def __init__(
-        self, config: PreTrainedConfig, kinds: dict[str, int | None], looked_at: bool, **arguments: object
+        self,
+        config: PreTrainedConfig,
+        kinds: dict[str, int | None],
+        looked_at: bool,
+        past_key_values: Cache | None,
+        **arguments: object,
     ) -> None:
-        implementation = config._attn_implementation
-        if implementation == "eager":  # ours is explicit attention
-            implementation = "sdpa"
-        cache = arguments["past_key_values"]
+        self.implementation = config._attn_implementation
+        implementation = "sdpa" if self.implementation == "eager" else self.implementation
+        arguments["past_key_values"] = past_key_values
         # Without a mask, a single query would see the places of a static cache that are not taken yet.
-        self.by_row = implementation == "sdpa" and not (cache is not None and cache.is_compileable)
+        has_free_places = past_key_values is not None and past_key_values.is_compileable
+        self.by_row = implementation == "sdpa" and not has_free_places
         self.kernel = self._made(config, implementation, kinds, arguments)
         self.explicit = self.kernel
         if looked_at and implementation != "sdpa":
             self.explicit = self._made(config, "sdpa", kinds, arguments)
+
+    def asking(self, x: Tensor) -> Tensor:
+        """Of x (batch pos …) the positions that ask."""
+        return x if self.rows is None else x[:, self.rows]
 
     def last_row(self) -> "Masks":
         """Those of the last position alone; unchanged where one query cannot be asked alone."""
@@ -68,7 +91,9 @@ class Masks:
         return last
 
     @staticmethod
-    def _made(config: PreTrainedConfig, implementation: str, kinds: dict[str, int | None], arguments: dict) -> dict:
+    def _made(
+        config: PreTrainedConfig, implementation: str, kinds: dict[str, int | None], arguments: dict[str, object]
+    ) -> dict[str, Any]:
         given = arguments["attention_mask"]
         if isinstance(given, dict):  # `generate` prepares those of static caches itself
             return given
@@ -105,12 +130,12 @@ class QK:
 
 
 def attend(
-    module: nn.Module,
+    module: AttentionLayer,
     qkv: tuple[Tensor, Tensor, Tensor],
     masks: Masks,
     tap: Tap | Untapped,
     output_pattern: bool,
-    kernel_arguments: dict,
+    kernel_arguments: dict[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
     """What each head brings together: z = softmax(q kᵀ · scaling + mask) v.
 
@@ -118,31 +143,30 @@ def attend(
     them is then computed beside it, from q and k, for the named heads and rows alone.
 
     Args:
-        module: the attention layer, for its `scaling`, `kind`, dropout and configuration.
         kernel_arguments: handed on to transformers' attention function.
 
     Returns:
         z: batch pos head d_head, and the pattern (batch head query key) if `output_pattern`.
     """
     q, k, v = qkv
-    implementation = module.config._attn_implementation
     dropout = module.attention_dropout if module.training else 0.0
     looked_at = tap.wants("attn.scores", "attn.pattern")
     edited = looked_at and tap.changes("attn.scores", "attn.pattern")
-    on_the_path = edited or implementation == "eager" or (looked_at and tap.grad)
+    on_the_path = edited or masks.implementation == "eager" or (looked_at and tap.grad)
 
-    fused = None
-    if implementation != "eager" and not (on_the_path and tap.grad):
-        kernel = ALL_ATTENTION_FUNCTIONS[implementation]
+    fused: Tensor | None = None
+    if masks.implementation != "eager" and not (on_the_path and tap.grad):
+        kernel = ALL_ATTENTION_FUNCTIONS[masks.implementation]
         mask = _on(q.device, masks.kernel[module.kind])
         options = dict(kernel_arguments, dropout=dropout, scaling=module.scaling, sliding_window=module.sliding_window)
         fused, _ = kernel(module, q, k, v, mask, **options)
-    if not looked_at and not output_pattern and fused is not None:
+    if fused is not None and not looked_at and not output_pattern:
         return fused, None
 
     qk = QK(q, k, _on(q.device, masks.explicit[module.kind]), module.scaling)
-    if not on_the_path:
-        _record_beside(qk, tap)
+    if fused is not None and not on_the_path:
+        if isinstance(tap, Tap):
+            _record_beside(qk, tap)
         return fused, pattern(qk) if output_pattern else None
     plain = scores(qk)
     weights = tap("attn.pattern", softmax(tap("attn.scores", plain), may_be_blind=edited or not qk.causal))
@@ -153,7 +177,7 @@ def attend(
     return z, weights
 
 
-def _record_beside(qk: QK, tap: Tap | Untapped) -> None:
+def _record_beside(qk: QK, tap: Tap) -> None:
     """Compute and record what is captured of scores and pattern, for the named heads and rows alone."""
     for name, compute in (("attn.scores", scores), ("attn.pattern", pattern)):
         if not tap.wants(name):
@@ -255,7 +279,7 @@ def _masked_scores(qk: QK, rows: Sequence[int], seen: int) -> Tensor:
     return part
 
 
-def _on(device: torch.device, mask: object) -> object:
+def _on(device: torch.device, mask: _Mask | None) -> _Mask | None:
     return mask if mask is None else mask.to(device)
 
 
@@ -317,7 +341,7 @@ class HeadStatistics:
         first = self.first.to(pattern.device)[:, None]  # batch 1
         previous = torch.where(queries > first, queries - 1, -1)
         statistics = [
-            torch.special.entr(weights).sum(-1),
+            _entropy(weights),
             _weight_on(weights, keys, previous),
             _weight_on(weights, keys, first.expand(-1, len(queries))),
             _weight_on(weights, keys, queries[None]),
@@ -333,6 +357,12 @@ class HeadStatistics:
         for target in self.targets.values():
             statistics.append(_weight_on(weights, keys, target.to(pattern.device)[:, queries]))
         return torch.stack(statistics)
+
+
+def _entropy(weights: Tensor) -> Tensor:
+    """-Σ p ln p over keys, in nats. `torch.special.entr`, which takes zeros, takes twice as long."""
+    logarithms = weights.clamp(min=torch.finfo(weights.dtype).tiny).log_()
+    return -logarithms.mul_(weights).sum(-1)
 
 
 def _weight_on(weights: Tensor, keys: Tensor, targets: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ writes; they also norm q and k. OLMo 3 looks back a limited window in most layer
 
 import threading
 from copy import copy
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any, Self, TypeAlias, cast
 
 import torch
 from einops import rearrange
@@ -25,7 +26,6 @@ from transformers import (
     Olmo2Config,
     Olmo3Config,
     OlmoConfig,
-    PreTrainedModel,
 )
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -37,9 +37,9 @@ from transformers.utils import can_return_tuple
 from .attention import Masks, attend
 from .run import Hookable, taps_of_this_thread
 from .sites import AFTER_BLOCKS, IN_BLOCK, Sites
-from .taps import UNTAPPED, Tap, Taps, Untapped
+from .taps import Tap, Taps, Untapped, tap_at
 
-AnyOlmoConfig = OlmoConfig | Olmo2Config | Olmo3Config
+AnyOlmoConfig: TypeAlias = OlmoConfig | Olmo2Config | Olmo3Config
 EVERY_ROW = {"resid_pre", "attn_in", "attn.k", "attn.v", "attn.rot_k"}  # of a block that runs for one position too
 
 
@@ -75,7 +75,10 @@ class OlmoRMSNorm(nn.Module):
         return (x.float().pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
 
 
-def divided(norm: nn.Module, x: Tensor, scale: Tensor) -> Tensor:
+Norm: TypeAlias = OlmoLayerNorm | OlmoRMSNorm
+
+
+def divided(norm: Norm, x: Tensor, scale: Tensor) -> Tensor:
     """The norm of x with a divisor given from outside, which makes it linear in x. Exactly `norm(x)` for its own."""
     return (norm(x).float() * (norm.scale(x) / scale)).to(x.dtype)
 
@@ -86,27 +89,23 @@ class Family:
 
     name: str
     architecture: str
-    norm: type[nn.Module]
+    norm: type[Norm]
     norm_first: bool
     qk_norm: bool
     attn_norm: str
     mlp_norm: str
 
 
-_POST_NORM = dict(
-    norm=OlmoRMSNorm,
-    norm_first=False,
-    qk_norm=True,
-    attn_norm="post_attention_layernorm",
-    mlp_norm="post_feedforward_layernorm",
-)
-FAMILIES = {
-    "olmo": Family(
-        "OLMo", "OlmoForCausalLM", OlmoLayerNorm, True, False, "input_layernorm", "post_attention_layernorm"
-    ),
-    "olmo2": Family("OLMo 2", "Olmo2ForCausalLM", **_POST_NORM),
-    "olmo3": Family("OLMo 3", "Olmo3ForCausalLM", **_POST_NORM),
-}
+_OLMO = Family(
+    "OLMo", "OlmoForCausalLM", OlmoLayerNorm,
+    norm_first=True, qk_norm=False, attn_norm="input_layernorm", mlp_norm="post_attention_layernorm",
+)  # fmt: skip
+_OLMO2 = Family(
+    "OLMo 2", "Olmo2ForCausalLM", OlmoRMSNorm,
+    norm_first=False, qk_norm=True, attn_norm="post_attention_layernorm", mlp_norm="post_feedforward_layernorm",
+)  # fmt: skip
+_OLMO3 = replace(_OLMO2, name="OLMo 3", architecture="Olmo3ForCausalLM")
+FAMILIES = {"olmo": _OLMO, "olmo2": _OLMO2, "olmo3": _OLMO3}
 
 
 def family_of(config: AnyOlmoConfig) -> Family:
@@ -126,10 +125,15 @@ def kinds_of_layers(config: AnyOlmoConfig) -> list[str]:
 
 
 class OlmoRotaryEmbedding(nn.Module):
-    """Cosines and sines of the rotary position embedding for one kind of layer: batch pos d_head each, float32.
+    """Cosines and sines of the rotary position embedding for one kind of layer: batch pos 1 d_head each, float32.
 
+    Sines have the sign with which the other of a pair is added.
     OLMo 3 scales (YaRN) the full-attention layers only, so its configuration holds parameters by kind.
     """
+
+    inv_freq: Tensor
+    original_inv_freq: Tensor
+    attention_scaling: float
 
     def __init__(self, config: AnyOlmoConfig, kind: str) -> None:
         super().__init__()
@@ -153,9 +157,9 @@ class OlmoRotaryEmbedding(nn.Module):
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        angles = position_ids[..., None].float() * self.inv_freq.to(x.device, torch.float)
-        angles = torch.cat((angles, angles), -1)
-        return angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        angles = position_ids[..., None, None].float() * self.inv_freq.to(x.device, torch.float)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def d_head_of(config: AnyOlmoConfig) -> int:
@@ -164,9 +168,9 @@ def d_head_of(config: AnyOlmoConfig) -> int:
 
 def rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the pairs (i, i + d_head/2) of batch pos head d_head by their position's angles."""
-    cos, sin = (part[:, :, None] for part in rotary)  # batch pos 1 d_head
-    first, second = x.chunk(2, -1)
-    return (x * cos + torch.cat((-second, first), -1) * sin).to(x.dtype)
+    cos, sin = rotary  # batch pos 1 d_head
+    from_other = x.roll(x.shape[-1] // 2, -1) * sin
+    return from_other.add_(x * cos).to(x.dtype)  # in place: fresh memory costs more than the sum
 
 
 class OlmoAttention(nn.Module):
@@ -202,17 +206,17 @@ class OlmoAttention(nn.Module):
         past_key_values: Cache | None,
         tap: Tap | Untapped,
         output_attentions: bool,
-        kernel_arguments: dict,
+        kernel_arguments: dict[str, Any],
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """What attention makes of x (batch pos d_model), before any norm of it; z; and the pattern if asked for."""
-        q, k, v = self.q_proj(x[:, masks.rows]), self.k_proj(x), self.v_proj(x)
-        if self.q_norm is not None:
+        q, k, v = self.q_proj(masks.asking(x)), self.k_proj(x), self.v_proj(x)
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.clip is not None:
             q, k, v = (part.clamp(-self.clip, self.clip) for part in (q, k, v))
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))  # batch pos head d_head
+        q, k, v = (part.view(*part.shape[:2], -1, self.head_dim) for part in (q, k, v))  # batch pos head d_head
         q, k, v = tap("attn.q", q), tap("attn.k", k), tap("attn.v", v)
-        q, k = rotated(q, [part[:, masks.rows] for part in rotary]), rotated(k, rotary)
+        q, k = rotated(q, (masks.asking(rotary[0]), masks.asking(rotary[1]))), rotated(k, rotary)
         q, k = tap("attn.rot_q", q), tap("attn.rot_k", k)
 
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # batch head pos d_head
@@ -224,16 +228,23 @@ class OlmoAttention(nn.Module):
 
     def by_head(self, z: Tensor, heads: Tensor) -> Tensor:
         """What each of some heads contributes to the output projection: batch pos head d_model, without the bias."""
-        weight = self.o_proj.weight
-        if type(self.o_proj) is nn.Linear and weight.device.type != "meta":
-            weight = weight.to_local() if hasattr(weight, "to_local") else weight
+        weight = matrix_of(self.o_proj)
+        if weight is not None:
             weight = rearrange(weight, "d_model (head d_head) -> head d_head d_model", d_head=self.head_dim)
             return torch.einsum("bphe,hed->bphd", z[:, :, heads], weight[heads])
-        # Quantised and offloaded weights are only to be had through the layer itself: one head at a time shown to it.
+        # The layer itself gives it, shown one head at a time.
         alone = z[:, :, None] * F.one_hot(heads, z.shape[2])[:, :, None].to(z.dtype)  # batch pos chosen head d_head
         alone = rearrange(alone, "batch pos chosen head d_head -> batch (pos chosen) (head d_head)")
         out = self.o_proj(alone).unflatten(1, (-1, len(heads)))  # batch pos chosen d_model
         return out if self.o_proj.bias is None else out - self.o_proj.bias
+
+
+def matrix_of(layer: nn.Module) -> Tensor | None:
+    """The matrix of a linear layer that is no more than that; None for quantised, adapted and offloaded ones."""
+    if type(layer) is not nn.Linear:
+        return None
+    weight = layer.weight.to_local() if hasattr(layer.weight, "to_local") else layer.weight
+    return weight if type(weight) in (nn.Parameter, Tensor) and weight.device.type != "meta" else None
 
 
 class OlmoMLP(nn.Module):
@@ -271,12 +282,12 @@ class OlmoDecoderLayer(GradientCheckpointingLayer):
         rotary: tuple[Tensor, Tensor],
         masks: Masks,
         past_key_values: Cache | None = None,
-        taps: Taps | Untapped = UNTAPPED,
+        taps: Taps | None = None,
         output_attentions: bool = False,
-        kernel_arguments: dict | None = None,
+        kernel_arguments: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The residual stream (batch pos d_model) after this block, and its pattern if asked for."""
-        tap = taps.at(self.layer_idx)
+        tap = tap_at(taps, self.layer_idx)
         norm1, norm2 = getattr(self, self.attn_norm), getattr(self, self.mlp_norm)
 
         x = tap("resid_pre", x)
@@ -287,9 +298,9 @@ class OlmoDecoderLayer(GradientCheckpointingLayer):
         scale = None
         if not self.norm_first:
             out, scale = normed(norm1, out, tap, "ln1.scale", tap.wants("attn.result"))
-        if tap.wants("attn.result"):
+        if isinstance(tap, Tap) and tap.wants("attn.result"):
             out = self._with_results(out, z, scale, tap)
-        x = tap("resid_mid", x[:, masks.rows] + tap("attn_out", out))
+        x = tap("resid_mid", masks.asking(x) + tap("attn_out", out))
 
         read = normed(norm2, x, tap, "ln2.scale")[0] if self.norm_first else x
         out = self.mlp(tap("mlp_in", read), tap)
@@ -331,7 +342,7 @@ class OlmoDecoderLayer(GradientCheckpointingLayer):
 
 
 def normed(
-    norm: nn.Module, x: Tensor, tap: Tap | Untapped, site: str, need_scale: bool = False
+    norm: Norm, x: Tensor, tap: Tap | Untapped, site: str, need_scale: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """A norm whose divisor is tapped at `site`: the result, and the divisor if it was looked at or is needed."""
     if not (need_scale or tap.wants(site)):
@@ -344,7 +355,7 @@ def normed(
 _LOADING = threading.RLock()
 
 
-class OlmoPreTrainedModel(Hookable, PreTrainedModel):
+class OlmoPreTrainedModel(Hookable):
     """What both models share: loading, the abilities they declare to transformers, and the methods of `Hookable`."""
 
     class config_class(OlmoConfig):
@@ -412,6 +423,11 @@ class OlmoModel(OlmoPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @property
+    def blocks(self) -> list[OlmoDecoderLayer]:
+        """The layers, typed as what they are."""
+        return cast(list[OlmoDecoderLayer], list(self.layers))
+
     @can_return_tuple
     def forward(
         self,
@@ -437,7 +453,7 @@ class OlmoModel(OlmoPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         config = self.config
-        taps = taps or taps_of_this_thread(self) or UNTAPPED
+        taps = taps or taps_of_this_thread(self)
         use_cache = config.use_cache if use_cache is None else use_cache
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
@@ -445,50 +461,51 @@ class OlmoModel(OlmoPreTrainedModel):
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # batch pos d_model
         if use_cache and past_key_values is None and not (self.gradient_checkpointing and self.training):
             past_key_values = DynamicCache(config=config)
-        layers = range(len(self.layers)) if taps is UNTAPPED else taps.layers
+        layers = range(len(self.layers)) if taps is None else taps.layers
         seen = 0 if past_key_values is None else past_key_values.get_seq_length(layers.start)
         position_ids = self._position_ids(x, seen, cache_position) if position_ids is None else position_ids
         kernel_arguments["position_ids"] = position_ids
-        asked = dict(attention_mask=attention_mask, past_key_values=past_key_values, position_ids=position_ids)
         first = {kind: self._first(kind, layers) for kind in self.rotary_emb}
-        masks = Masks(config, first, output_attentions or taps is not UNTAPPED, inputs_embeds=x, **asked)
+        asked = dict(inputs_embeds=x, attention_mask=attention_mask, position_ids=position_ids)
+        masks = Masks(config, first, output_attentions or taps is not None, past_key_values, **asked)
         rotary = {kind: embedding(x, position_ids) for kind, embedding in self.rotary_emb.items()}
 
-        tap = UNTAPPED
-        if taps is not UNTAPPED:
+        if taps is not None:
             taps.begin(int(seen), x.shape[1])
-            tap = Tap(taps)
+        tap = tap_at(taps)
         if layers.start == 0:
             x = tap("embed", x)
         shown = hidden_states_shown(output_hidden_states, len(self.layers) + 1)
-        last_only = last_only and not (shown or output_attentions or self._looked_at(taps, tap))
-        hidden_states, patterns = [], []
+        last_only = last_only and x.shape[1] > 1 and not (shown or output_attentions or self._looked_at(taps))
+        hidden_states, patterns, blocks = [], [], self.blocks
         for layer in layers:
             hidden_states.append(x if layer in shown else None)
             masks = masks.last_row() if last_only and layer == len(self.layers) - 1 else masks
-            x, pattern = self.layers[layer](
+            x, pattern = blocks[layer](
                 x, rotary[self.kinds[layer]], masks, past_key_values, taps, output_attentions, kernel_arguments
             )
             patterns += [pattern] if output_attentions else []
-        x = self._ended(x, layers, taps, tap)
+        x = self._ended(x, layers, taps)
         hidden_states.append(x if len(self.layers) in shown else None)
         return BaseModelOutputWithPast(
             last_hidden_state=x,
             past_key_values=past_key_values,
-            hidden_states=tuple(hidden_states) if shown else None,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
             attentions=tuple(patterns) if output_attentions else None,
         )
 
-    def _ended(self, x: Tensor, layers: range, taps: Taps | Untapped, tap: Tap | Untapped) -> Tensor:
+    def _ended(self, x: Tensor, layers: range, taps: Taps | None) -> Tensor:
         """The residual stream after the last computed block: normed, or what the next block would have read."""
-        if layers.stop == len(self.layers):
-            return tap("ln_final.normalized", normed(self.norm, x, tap, "ln_final.scale")[0])
-        taps.resid = taps.at(layers.stop)("resid_pre", x)
-        return taps.resid
+        if taps is not None and layers.stop < len(self.layers):
+            taps.resid = tap_at(taps, layers.stop)("resid_pre", x)
+            return taps.resid
+        tap = tap_at(taps)
+        return tap("ln_final.normalized", normed(self.norm, x, tap, "ln_final.scale")[0])
 
-    def _looked_at(self, taps: Taps | Untapped, tap: Tap | Untapped) -> bool:
+    def _looked_at(self, taps: Taps | None) -> bool:
         """Whether anybody looks at what the last block makes of a position, or after it."""
-        return taps.at(len(self.layers) - 1).wants(*(IN_BLOCK.keys() - EVERY_ROW)) or tap.wants(*AFTER_BLOCKS)
+        last = tap_at(taps, len(self.layers) - 1)
+        return last.wants(*(IN_BLOCK.keys() - EVERY_ROW)) or tap_at(taps).wants(*AFTER_BLOCKS)
 
     def _position_ids(self, x: Tensor, seen: int | Tensor, cache_position: Tensor | None) -> Tensor:
         """The positions of the new tokens, 1 pos: those after the ones that were seen."""
@@ -552,8 +569,9 @@ class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin):
         logits, loss = None, None
         if taps is None or taps.layers.stop == len(self.model.layers):
             logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
-            if taps is not None:
-                logits = Tap(taps)("logits", logits, kept(taps.present, logits_to_keep))
+            tap = tap_at(taps)
+            if isinstance(tap, Tap) and tap.wants("logits"):
+                logits = tap("logits", logits, kept(tap.taps.present, logits_to_keep))
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
@@ -564,7 +582,7 @@ class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
-    def save_pretrained(self, save_directory: str, **kwargs: object) -> None:
+    def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: object) -> None:
         """As transformers' `save_pretrained`, naming the family's own architecture in the configuration."""
         super().save_pretrained(save_directory, **kwargs)
         self.config.architectures = [family_of(self.config).architecture]
@@ -581,7 +599,11 @@ def kept(positions: range, logits_to_keep: int | Tensor) -> list[int] | range:
 
 
 def hidden_states_shown(asked: bool | int | list[int], n_states: int) -> range | set[int]:
-    """Which hidden states to return: all, none, or those of some indices, negative ones from the end."""
-    if isinstance(asked, bool):
+    """Which hidden states to return: all, none, or those of some indices, negative ones from the end.
+
+    As in transformers, others are ignored, and 0 alone stands for none.
+    """
+    if not asked or asked is True:
         return range(n_states if asked else 0)
-    return {index % n_states for index in ([asked] if isinstance(asked, int) else asked)}
+    indices = [asked] if isinstance(asked, int) else asked
+    return {index % n_states for index in indices if -n_states <= index < n_states}

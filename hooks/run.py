@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import Cache
+from transformers import Cache, PreTrainedModel
 
 from .shards import shards_of
 from .sites import Sites, UnknownSite, canonical
@@ -39,7 +39,10 @@ class Run(Mapping[str, Tensor]):
         past_key_values: Cache | None = None,
     ) -> None:
         self._sites, self._tensors = sites, recorded
-        self.logits, self.resid, self.past_key_values = logits, resid, past_key_values
+        # "or Any" spares whoever asked for them to rule out None.
+        self.logits: Tensor | Any = logits
+        self.resid: Tensor | Any = resid
+        self.past_key_values = past_key_values
 
     def __getitem__(self, site: str) -> Tensor:
         name = canonical(site)
@@ -88,7 +91,7 @@ class _Laid(NamedTuple):
     captures: list[Capture]
     edits: list[Edit]
     lists: list[list[Run]]
-    taps: Taps
+    taps: Taps | None
 
 
 # The open blocks, by thread and model. Empty unless there is one, which is all that a plain forward pass (and
@@ -96,7 +99,7 @@ class _Laid(NamedTuple):
 _laid: dict[tuple[int, int], list[_Laid]] = {}
 
 
-def taps_of_this_thread(model: object) -> Taps | None:
+def taps_of_this_thread(model: PreTrainedModel) -> Taps | None:
     """The taps of the `tapped()` blocks around this thread's call of this model."""
     if not _laid:
         return None
@@ -104,7 +107,7 @@ def taps_of_this_thread(model: object) -> Taps | None:
     return laid[-1].taps if laid else None
 
 
-class Hookable:
+class Hookable(PreTrainedModel):
     """The ways to call a model with taps: `run` for one forward pass, `generate`, and `tapped` for others' code."""
 
     def run(
@@ -146,7 +149,9 @@ class Hookable:
             self._check_ids(input_ids)
         else:
             self._check_resid(resid, input_ids)
-        taps = self._taps(capture, edits, layers=self._layers(start_at_layer, stop_at_layer), grad=grad)
+        layers = self._layers(start_at_layer, stop_at_layer)
+        sites = self.sites
+        taps = Taps(sites, *_listed(capture, edits), layers=layers, grad=grad, shards=shards_of(self))
         with torch.set_grad_enabled(grad):
             output = self(
                 input_ids=input_ids if resid is None else None,
@@ -157,16 +162,9 @@ class Hookable:
                 use_cache=past_key_values is not None,
                 return_dict=True,
                 taps=taps,
-                **({"logits_to_keep": logits_to_keep} if "logits" in self.sites else {}),
+                **({"logits_to_keep": logits_to_keep} if "logits" in sites else {}),
             )
-        stopped = taps.layers.stop < self.config.num_hidden_layers
-        return Run(
-            self.sites,
-            dict(taps.recorded),
-            getattr(output, "logits", None),
-            taps.resid if stopped else None,
-            past_key_values,
-        )
+        return Run(sites, dict(taps.recorded), getattr(output, "logits", None), taps.resid, past_key_values)
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, *args: object, edits: Edits = (), **kwargs: object) -> object:
@@ -188,16 +186,17 @@ class Hookable:
         keys = [(threading.get_ident(), id(model)) for model in {self, self.base_model}]
         outer = _laid.get(keys[0], [_Laid([], [], [], None)])[-1]
         runs: list[Run] = []
-        captures, edits = _listed(capture, edits)
-        captures, edits, lists = outer.captures + captures, outer.edits + edits, [*outer.lists, runs]
+        captures, changes = _listed(capture, edits)
+        captures, changes, lists = outer.captures + captures, outer.edits + changes, [*outer.lists, runs]
 
         def started(recorded: dict[str, Tensor]) -> None:
             for each in lists:
                 each.append(Run(self.sites, recorded, None))
 
-        taps = self._taps(captures, edits, strict=False, started=started if captures else None)
+        report = started if captures else None
+        taps = Taps(self.sites, captures, changes, strict=False, shards=shards_of(self), started=report)
         for key in keys:
-            _laid.setdefault(key, []).append(_Laid(captures, edits, lists, taps))
+            _laid.setdefault(key, []).append(_Laid(captures, changes, lists, taps))
         try:
             yield runs
         finally:
@@ -205,9 +204,6 @@ class Hookable:
                 _laid[key].pop()
                 if not _laid[key]:
                     del _laid[key]
-
-    def _taps(self, capture: Captures, edits: Edits, **options: object) -> Taps:
-        return Taps(self.sites, *_listed(capture, edits), shards=shards_of(self), **options)
 
     def _layers(self, start: int, stop: int | None) -> range:
         n_layers = self.config.num_hidden_layers
@@ -236,10 +232,10 @@ class Hookable:
 
 def _listed(capture: Captures, edits: Edits) -> tuple[list[Capture], list[Edit]]:
     """Captures and edits as lists, of the right things."""
-    captures = [capture] if isinstance(capture, str | Capture) else capture
-    captures = [Capture(item) if isinstance(item, str) else item for item in captures]
-    edits = [edits] if isinstance(edits, Edit) else list(edits)
-    for given, kind, source in ((captures, Capture, "a site, a glob or a Capture"), (edits, Edit, "hooks.edits")):
-        if wrong := [item for item in given if not isinstance(item, kind)]:
+    given = [capture] if isinstance(capture, str | Capture) else capture
+    captures = [Capture(item) if isinstance(item, str) else item for item in given]
+    changes = [edits] if isinstance(edits, Edit) else list(edits)
+    for items, kind, source in ((captures, Capture, "a site, a glob or a Capture"), (changes, Edit, "hooks.edits")):
+        if wrong := [item for item in items if not isinstance(item, kind)]:
             raise TypeError(f"{kind.__name__.lower()}s are made from {source}, not from {wrong[0]!r}")
-    return captures, edits
+    return captures, changes

@@ -7,6 +7,7 @@ edit or a capture sees them, and what an edit returns is cut up again; so heads 
 import torch
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather, all_reduce
+from transformers import PreTrainedModel
 
 SHARDED_AXES = ("head", "kv_head", "d_mlp")
 
@@ -54,7 +55,7 @@ class Shards:
         return all_reduce(x, group=self.group)
 
 
-def shards_of(model: object) -> Shards | None:
+def shards_of(model: PreTrainedModel) -> Shards | None:
     """How a model is spread over processes; None if it is whole."""
     mesh = getattr(model, "_device_mesh", None)
     if mesh is None:

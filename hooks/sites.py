@@ -15,6 +15,9 @@ PER_KEY = "batch pos kv_head d_head"
 ATTENTION = "batch head query key"
 NEURONS = "batch pos d_mlp"
 
+HEADS = ("head", "kv_head")  # the axes that `heads=` selects from
+POSITIONS = ("pos", "query")  # and those of `positions=`
+
 BEFORE_BLOCKS = {"embed": RESIDUAL}
 IN_BLOCK = {
     "resid_pre": RESIDUAL,
@@ -122,9 +125,8 @@ def axis_of(shape: str, *names: str) -> int | None:
     return next((index for index, word in enumerate(words) if word in names), None)
 
 
-def head_axis(shape: str) -> int | None:
-    return axis_of(shape, "head", "kv_head")
-
-
-def position_axis(shape: str) -> int | None:
-    return axis_of(shape, "pos", "query")
+def position_axis(shape: str) -> int:
+    """The axis of positions, which every site has."""
+    axis = axis_of(shape, *POSITIONS)
+    assert axis is not None, shape
+    return axis

@@ -2,18 +2,19 @@
 
 A `Taps` is made for one call and handed down to the layers. At each site the forward pass reads
 `x = tap("attn.q", x)`: edits are applied in the order given, then what a `Capture` selects is recorded.
-Without taps the layers hold `UNTAPPED`, whose call returns its argument.
+Without taps they hold an `Untapped`, whose call returns its argument.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .shards import Shards
-from .sites import Sites, canonical, head_axis, layer_of, position_axis
+from .sites import HEADS, POSITIONS, Sites, canonical, layer_of, position_axis
 
 Where = int | slice | Sequence[int] | Tensor | None
 Indices = tuple[int, ...] | slice | None
@@ -33,6 +34,19 @@ def _indices(where: Where, what: str) -> Indices:
         raise TypeError(f"{what} are whole numbers, a slice or None, not {where!r}") from None
 
 
+class _Places:
+    """A field of a dataclass that takes any `Where` and holds it as `Indices`."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object | None, owner: type) -> Indices:
+        return None if instance is None else vars(instance)[self.name]  # of the class: the default
+
+    def __set__(self, instance: object, where: Where) -> None:
+        vars(instance)[self.name] = _indices(where, self.name)
+
+
 @dataclass(frozen=True)
 class Capture:
     """A site (or glob) to record, and how much of it: only what is named is computed and kept.
@@ -49,9 +63,9 @@ class Capture:
     """
 
     site: str
-    heads: Where = None
-    positions: Where = None
-    queries: Where = None
+    heads: _Places = _Places()
+    positions: _Places = _Places()
+    queries: _Places = _Places()
     dtype: torch.dtype | None = None
     device: torch.device | str | None = None
     reduce: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
@@ -60,8 +74,11 @@ class Capture:
         if self.queries is not None and self.positions is not None:
             raise ValueError("queries and positions both name the query rows: give one of them")
         object.__setattr__(self, "site", canonical(self.site))
-        for name in ("heads", "positions", "queries"):
-            object.__setattr__(self, name, _indices(getattr(self, name), name))
+
+    @property
+    def rows(self) -> Indices:
+        """The positions it names, by either name."""
+        return self.positions if self.queries is None else self.queries
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,23 +91,18 @@ class Edit:
 
     site: str
     function: Callable[..., Tensor]
-    heads: Where = None
-    positions: Where = None
+    heads: _Places = _Places()
+    positions: _Places = _Places()
     value: Tensor | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "site", canonical(self.site))
-        for name in ("heads", "positions"):
-            object.__setattr__(self, name, _indices(getattr(self, name), name))
 
 
 class Untapped:
     """The tap of a call that looks at nothing."""
 
     grad = False
-
-    def at(self, layer: int) -> "Untapped":
-        return self
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         return x
@@ -99,9 +111,6 @@ class Untapped:
         return False
 
     changes = wants
-
-
-UNTAPPED = Untapped()
 
 
 class Taps:
@@ -115,6 +124,12 @@ class Taps:
         strict: positions outside the sequence are an error (in one run), not yet to come (in a generation).
         shards: how heads and neurons are spread over processes, if they are.
         started: told of the record of each forward pass as it starts.
+
+    Attributes:
+        present: the positions of this forward pass in the whole sequence.
+        recorded: what was captured, by site.
+        resid: what the first block that does not run would have read, once the run has stopped before it.
+        looked_at: the blocks at which anything is captured or edited; None among them stands for outside the blocks.
     """
 
     def __init__(
@@ -144,7 +159,8 @@ class Taps:
         for edit in edits:
             for site in self._reached(edit.site):
                 self.edits.setdefault(site, []).append(edit)
-                self._check_selection(site, edit.heads, edit.positions)
+                self._check_heads(site, edit.heads)
+        self.looked_at = {layer_of(site)[0] for site in (*self.captures, *self.edits)}
 
     def begin(self, start: int, length: int) -> None:
         """A forward pass starts: `length` new positions after `start` cached ones."""
@@ -154,12 +170,9 @@ class Taps:
         self.present = range(start, start + length)
         if self.strict:
             for capture in self.captures.values():
-                self.resolve(_rows(capture))
+                self.resolve(capture.rows)
             for edit in (edit for edits in self.edits.values() for edit in edits):
                 self.resolve(edit.positions)
-
-    def at(self, layer: int) -> "Tap":
-        return Tap(self, f"blocks.{layer}.")
 
     def resolve(self, positions: Indices) -> Sequence[int]:
         """Positions as absolute numbers in the sequence so far."""
@@ -198,24 +211,18 @@ class Taps:
             raise ValueError(f"{site!r} has no query axis ({self.sites[site]}); name its positions")
         if capture.reduce is not None and name != "attn.pattern":
             raise ValueError(f"reduce= works on attn.pattern, not on {site!r}")
-        self._check_selection(site, capture.heads, _rows(capture))
+        self._check_heads(site, capture.heads)
 
-    def _check_selection(self, site: str, heads: Indices, positions: Indices) -> None:
-        shape = self.sites[site]
-        axis = head_axis(shape)
-        if heads is not None and axis is None:
-            raise ValueError(f"{site!r} has no heads: its shape is {shape}")
-        if positions is not None and position_axis(shape) is None:
-            raise ValueError(f"{site!r} has no positions: its shape is {shape}")
-        if heads is not None and not isinstance(heads, slice):
-            word = shape.split()[axis]
-            outside = [head for head in heads if not 0 <= head < self.sites.sizes[word]]
-            if outside:
-                raise IndexError(f"no {word} {outside[0]} at {site!r}: they are 0 to {self.sites.sizes[word] - 1}")
-
-
-def _rows(capture: Capture) -> Indices:
-    return capture.positions if capture.queries is None else capture.queries
+    def _check_heads(self, site: str, heads: Indices) -> None:
+        if heads is None:
+            return
+        word = next((word for word in self.sites[site].split() if word in HEADS), None)
+        if word is None:
+            raise ValueError(f"{site!r} has no heads: its shape is {self.sites[site]}")
+        size = self.sites.sizes[word]
+        named = () if isinstance(heads, slice) else heads
+        if outside := [head for head in named if not 0 <= head < size]:
+            raise IndexError(f"no {word} {outside[0]} at {site!r}: they are 0 to {size - 1}")
 
 
 class Tap:
@@ -249,21 +256,24 @@ class Tap:
             self._keep(site, self._selected(site, whole, capture, present), capture)
         return x
 
-    def capture(self, name: str) -> Capture | None:
-        return self.taps.captures.get(self.prefix + name)
+    def capture(self, name: str) -> Capture:
+        """The capture of a site that is captured."""
+        return self.taps.captures[self.prefix + name]
 
-    def rows(self, capture: Capture) -> list[int]:
-        """The query rows a capture names, as indices into those of this forward pass."""
-        present = self.taps.present
-        return [present.index(position) for position in self.taps.resolve(_rows(capture)) if position in present]
+    def rows(self, capture: Capture, present: Sequence[int] | None = None) -> list[int]:
+        """The positions a capture names, as indices into those that are present: all new ones by default."""
+        present = self.taps.present if present is None else present
+        return [present.index(position) for position in self.taps.resolve(capture.rows) if position in present]
 
     def heads(self, capture: Capture, n_heads: int, device: torch.device) -> Tensor:
         """The heads to compute for a capture: those it names, or all of this process's if they are sharded."""
-        whole = capture.heads is None or self.shards is not None
-        return _tensor(slice(None) if whole else capture.heads, n_heads, device)
+        if capture.heads is None or self.shards is not None:
+            return torch.arange(n_heads, device=device)
+        return _tensor(capture.heads, n_heads, device)
 
     def reduced(self, capture: Capture, n_keys: int, pattern: Tensor, rows: Sequence[int]) -> Tensor:
         """A capture's reduction of a chunk of rows of a pattern that has `n_keys` in all: stat batch head query."""
+        assert capture.reduce is not None
         present = self.taps.present
         # A cache may have dropped keys that left the window; a static one has places that are not taken yet.
         first_key = max(0, present.stop - n_keys)
@@ -286,17 +296,10 @@ class Tap:
         self.taps.recorded[site] = x.to(device=capture.device or x.device, dtype=capture.dtype or x.dtype)
 
     def _selected(self, site: str, x: Tensor, capture: Capture, present: Sequence[int]) -> Tensor:
-        shape = self.taps.sites[site]
-        if capture.heads is not None:
-            axis = head_axis(shape)
-            x = x.index_select(axis, _tensor(capture.heads, x.shape[axis], x.device))
-        rows = _rows(capture)
-        if rows is not None:
-            here = [present.index(position) for position in self.taps.resolve(rows) if position in present]
-            x = x.index_select(position_axis(shape), torch.tensor(here, dtype=torch.long, device=x.device))
-        if capture.reduce is not None:
-            return self.reduced(capture, x.shape[-1], x, self.rows(capture))
-        return x
+        rows = None if capture.rows is None else self.rows(capture, present)
+        chosen = _index(x, self.taps.sites[site], capture.heads, rows)
+        x = x if chosen is None else x[chosen]
+        return x if capture.reduce is None else self.reduced(capture, x.shape[-1], x, self.rows(capture))
 
     def _edited(self, site: str, x: Tensor, edit: Edit, present: Sequence[int]) -> Tensor:
         """One edit at one site: select, call the function, check what came back, put it in its place."""
@@ -314,7 +317,7 @@ class Tap:
             return x
         if here == list(range(len(present))):
             here = None
-        chosen = _index(x, {head_axis(shape): edit.heads, axis: here})
+        chosen = _index(x, shape, edit.heads, here)
         selected = x if chosen is None else x[chosen]
         new = _called(site, edit, selected, value)
         if chosen is None:
@@ -358,16 +361,26 @@ def _called(site: str, edit: Edit, selected: Tensor, value: Tensor | None) -> Te
     return new
 
 
-def _index(x: Tensor, chosen: dict[int | None, Indices | list[int]]) -> tuple | None:
-    """An index that selects the chosen entries of some axes, all of the others; None where all are chosen."""
-    lists = {axis: _tensor(where, x.shape[axis], x.device) for axis, where in chosen.items() if where is not None}
+def _index(x: Tensor, shape: str, heads: Indices, rows: list[int] | None) -> tuple[Any, ...] | None:
+    """An index that selects some heads and rows of x, of a shape in words; None where all are selected."""
+    wheres = [heads if word in HEADS else rows if word in POSITIONS else None for word in shape.split()]
+    lists = {axis: _tensor(where, x.shape[axis], x.device) for axis, where in enumerate(wheres) if where is not None}
     if not lists:
         return None
-    axes = sorted(lists)
-    grids = dict(zip(axes, torch.meshgrid(*(lists[axis] for axis in axes), indexing="ij"), strict=True))
+    grids = dict(zip(lists, torch.meshgrid(*lists.values(), indexing="ij"), strict=True))
     return tuple(grids.get(axis, slice(None)) for axis in range(x.dim()))
 
 
-def _tensor(where: Indices | list[int], size: int, device: torch.device) -> Tensor:
+def _tensor(where: Sequence[int] | slice, size: int, device: torch.device) -> Tensor:
     numbers = range(size)[where] if isinstance(where, slice) else where
     return torch.tensor(list(numbers), dtype=torch.long, device=device)
+
+
+def tap_at(taps: Taps | None, layer: int | None = None) -> Tap | Untapped:
+    """What taps there are at one block, or outside the blocks; none where nobody looks."""
+    if taps is None or layer not in taps.looked_at:
+        return UNTAPPED
+    return Tap(taps, "" if layer is None else f"blocks.{layer}.")
+
+
+UNTAPPED = Untapped()

@@ -131,6 +131,28 @@ def test_quantised_weights(make_pair, family, tokens, tmp_path, quantization):
     check_taps(ours, tokens)
 
 
+class Opaque(Tensor):
+    """A weight that can be multiplied by and no more, as those of torchao's quantised layers."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.linear:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
+        if func in (Tensor.reshape, Tensor.view, Tensor.unflatten, Tensor.__getitem__):
+            raise NotImplementedError(f"{func} of an opaque weight")
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def test_results_of_a_weight_that_can_only_be_multiplied_by(make_model, family, tokens):
+    model = make_model(family)
+    wanted = model.run(tokens, capture="blocks.*.attn.result").stack("attn.result")
+    for block in model.model.layers:
+        block.self_attn.o_proj.weight = torch.nn.Parameter(block.self_attn.o_proj.weight.detach().as_subclass(Opaque))
+    found = model.run(tokens, capture="blocks.*.attn.result").stack("attn.result")
+    assert_close(found, wanted)
+
+
 # Weights elsewhere
 
 

@@ -70,5 +70,5 @@ def test_one_after_the_other_is_the_same_as_side_by_side(tmp_path, two, tokens, 
 
 
 def test_different_numbers_of_heads_are_refused(make_model, tokens):
-    with pytest.raises(WorkbenchError, match="A has 4 heads in layer 0 and B has 2"):
+    with pytest.raises(WorkbenchError, match="A has 4 layers of 4 heads, B 4 of 2"):
         compare_attention(make_model("olmo"), make_model("olmo", num_attention_heads=2), tokens)

@@ -96,3 +96,11 @@ def test_what_cannot_be_compared_is_refused(two, make_model, family, tokens):
         compare_behaviour(*two, tokens, window=1)
     with pytest.raises(WorkbenchError, match="top=0"):
         compare_behaviour(*two, tokens, top=0)
+
+
+def test_windows_are_those_of_the_model_that_takes_less(make_model, family, tokens):
+    model, short = make_model(family), make_model(family, max_position_embeddings=6)
+    for pair in ((model, short), (short, model)):
+        windowed = compare_behaviour(*pair, tokens)
+        alike = compare_behaviour(*pair, tokens, window=6)
+        assert all(np.array_equal(windowed[n].values, alike[n].values, equal_nan=True) for n in windowed)

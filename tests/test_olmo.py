@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, StaticCache
 
 from hooks import OlmoForCausalLM, OlmoModel
+from tests.conftest import FAMILIES
 
 CLOSE = {"rtol": 1e-4, "atol": 5e-5}
 
@@ -159,6 +160,16 @@ def test_return_dict_false_gives_a_tuple(pair, tokens):
     assert_close(ours[1], theirs[1])
 
 
+@pytest.mark.parametrize("asked", [0, -1, [1, -2], [2, 9], [9], []])
+def test_some_hidden_states(pair, tokens, asked):
+    ours, theirs = (model(tokens, output_hidden_states=asked).hidden_states for model in (pair.ours, pair.theirs))
+    assert (ours is None) == (theirs is None)
+    for mine, reference in zip(ours or (), theirs or (), strict=True):
+        assert (mine is None) == (reference is None)
+        if mine is not None:
+            assert_close(mine, reference)
+
+
 def test_outputs_asked_for_in_the_configuration(make_model, family, tokens):
     model = make_model(family, output_hidden_states=True, output_attentions=True, use_cache=False)
     outputs = model(tokens)
@@ -174,6 +185,32 @@ def test_the_bare_model(pair, tokens):
     assert isinstance(pair.ours.model, OlmoModel)
     assert_close(ours.last_hidden_state, theirs.last_hidden_state)
     assert_close(ours.hidden_states[-1], theirs.hidden_states[-1])
+
+
+OPTIONS = {
+    "another activation": {"hidden_act": "relu"},
+    "no activation": {"hidden_act": "linear"},
+    "a coarse norm": {"rms_norm_eps": 0.1},
+    "wide heads": {"head_dim": 16},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_of_the_configuration(make_pair, family, tokens, option):
+    pair = make_pair(family, **OPTIONS[option])
+    assert_close(pair.ours(tokens).logits, pair.theirs(tokens).logits)
+    assert_close(pair.ours.run(tokens, capture="*").logits, pair.theirs(tokens).logits)
+
+
+def test_fresh_weights_are_theirs(make_config, family):
+    """From the same random state, with the spread that the configuration names."""
+    models = []
+    for model_class in (OlmoForCausalLM, FAMILIES[family][1]):
+        torch.manual_seed(0)
+        models.append(model_class(make_config(family, initializer_range=0.5)).state_dict())
+    for name, weight in models[1].items():
+        assert torch.equal(models[0][name], weight), name
+    assert 0.4 < models[0]["lm_head.weight"].std() < 0.6
 
 
 def test_modules_have_their_names(pair):

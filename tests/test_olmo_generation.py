@@ -35,12 +35,14 @@ def test_generation(pair, tokens, strategy):
     assert torch.equal(*texts)
 
 
-def test_generation_with_left_padding(pair, padded):
-    options = {"attention_mask": padded.attention_mask, "max_new_tokens": 8, "do_sample": False}
-    ours = pair.ours.generate(padded.input_ids, **options)
-    assert torch.equal(ours, pair.theirs.generate(padded.input_ids, **options))
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation_with_left_padding(pair, padded, cache, beams):
+    options = {"max_new_tokens": 8, "do_sample": False, "num_beams": beams, "cache_implementation": cache}
+    ours = pair.ours.generate(padded.input_ids, attention_mask=padded.attention_mask, **options)
+    assert torch.equal(ours, pair.theirs.generate(padded.input_ids, attention_mask=padded.attention_mask, **options))
     for row, real in enumerate(padded.real):
-        alone = pair.ours.generate(padded.input_ids[row, real][None], max_new_tokens=8, do_sample=False)
+        alone = pair.ours.generate(padded.input_ids[row, real][None], **options)
         assert torch.equal(ours[row, 14:], alone[0, real.sum() :])
 
 

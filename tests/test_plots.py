@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from workbench.plots import apart, plot, value_range
+from workbench.plots import amount, apart, plot, shortened, value_range
 from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores
 
 HOSTILE = ["<b>x</b>", "$a^2$", "&amp;", "▁the", "▁the", "<script>"]
@@ -108,3 +108,58 @@ def test_labels_of_an_axis_do_not_run_into_each_other():
     assert apart(steps) == [0, 4, 5, 6]
     assert apart(np.arange(12)) == list(range(12))
     assert apart(np.zeros(1)) == [0]
+
+
+def test_of_many_lines_those_that_change_most_have_colours() -> None:
+    values = torch.linspace(0, 1, 4) * torch.arange(24.0)[:, None]  # line x
+    lines = [f"L{n // 6}H{n % 6}" for n in range(24)]
+    traces = {trace.name: trace for trace in plot(Curves(values, lines, range(4))).data}
+    named = {name for name, trace in traces.items() if trace.showlegend}
+    assert named == set(lines[-8:]) and len({traces[name].line.color for name in named}) == 8
+    assert len({traces[name].line.color for name in lines[:-8]}) == 1
+    assert list(traces)[-8:] == lines[-8:]  # on top of the others
+
+
+def test_names_of_points_do_not_lie_on_each_other() -> None:
+    there = torch.tensor([[0.0, 0.0], [0.01, 0.0], [1.0, 1.0], [1.0, 0.99]])
+    (trace,) = plot(Points(there, ["one", "two", "three", "four"], "xy")).data
+    assert trace.text.tolist() == ["one", "", "three", ""]
+    assert trace.customdata.tolist() == ["one", "two", "three", "four"]
+
+
+def test_long_titles_are_broken_into_lines() -> None:
+    title = "of <b>many</b> words " * 12
+    shown = plot(Scores([1.0], ["a"], title=title)).layout.title.text
+    assert shown.count("<br>") == 2 and "&lt;b&gt;many" in shown and "<b>" not in shown
+
+
+def test_one_map_of_a_long_text_names_its_positions() -> None:
+    layout = plot(Maps(torch.rand(1, 2, 60), ["L0H0"], [f"w{n}" for n in range(60)], queries=[8, 50])).layout
+    assert layout.xaxis.dtick == 4 and layout.xaxis.labelalias["59"] == "59 w59"
+    assert layout.yaxis.dtick == 1 and layout.yaxis.labelalias == {"0": "8 w8", "1": "50 w50"}
+
+
+def test_what_scores_add_up_to_is_said_beside_what_they_should() -> None:
+    def said(total: float | None) -> str:
+        return plot(Scores([1.0, 2.0], "ab", total=total, value_name="logit")).layout.xaxis.title.text
+
+    assert [said(total) for total in (None, 3.0, 4.0)] == ["logit", "logit; in sum 3", "logit; in sum 3 of 4"]
+
+
+def test_a_wide_text_is_cut_earlier() -> None:
+    assert [shortened(text, 6) for text in ("wordy!", "wordy!!", "▁word", "▁words", "⏎▁▁▁▁", "")] == [
+        "wordy!", "wordy…", "▁word", "▁wor…", "⏎▁…", "",
+    ]  # fmt: skip
+
+
+def test_steps_and_tokens_are_counted_in_words() -> None:
+    assert [amount(n) for n in (0, 550, 6000, 24_600_000, 84e9, 3.9e12)] == [
+        "0",
+        "550",
+        "6,000",
+        "24.6M",
+        "84B",
+        "3.9T",
+    ]
+    run = Curves([[1.0, 2.0]], ["loss"], [0, 6000], x_name="step", x_labels=["step0", "step6000"])
+    assert plot(run).layout.xaxis.ticktext == ("0", "6,000")

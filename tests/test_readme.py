@@ -17,6 +17,7 @@ import pytest
 import app
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
+from workbench.analyses.trajectory import trajectory
 from workbench.checkpoints.names import split_id
 from workbench.command_line import main
 from workbench.tabs import TABS
@@ -43,8 +44,9 @@ def test_every_block_is_of_a_kind_that_is_run():
     assert not re.search(r"^ {4,}\S", prose, flags=re.MULTILINE), "an indented block is run by nobody"
 
 
-def test_its_python_runs(monkeypatch):
+def test_its_python_runs(monkeypatch, tmp_path):
     """Published checkpoints by a stand-in, once name and options are found to be right."""
+    monkeypatch.setitem(trajectory.__kwdefaults__, "cache", tmp_path)
     load, series, from_pretrained = checkpoints.load, checkpoints.series, OlmoForCausalLM.from_pretrained
     published = []
 

@@ -1,5 +1,7 @@
 """Token saliency: gradients are slopes, and integrated gradients add up."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from torch import Tensor
@@ -23,6 +25,21 @@ def test_integrated_gradients_add_up(model: OlmoForCausalLM, tokens: Tensor, bas
     total = difference(model, table[tokens[:1]]) - difference(model, origin)
     assert scores.total == pytest.approx(total, abs=1e-4)
     assert scores.values.sum() == pytest.approx(total, abs=1e-2)
+
+
+def test_more_points_are_taken_until_the_scores_add_up(model: OlmoForCausalLM, tokens: Tensor) -> None:
+    few, more = (token_saliency(model, tokens[0], 5, points=points)["integrated_gradients"] for points in (2, 512))
+    gaps = [abs(scores.provenance["completeness_gap"]) / np.abs(scores.values).sum() for scores in (few, more)]
+    assert gaps[1] <= 1e-3 < gaps[0]
+    assert "on 2 points" in few.title and "on 512 points" not in more.title
+
+
+def test_where_clipping_makes_gradients_jump_the_gap_still_closes(
+    make_model: Callable[..., OlmoForCausalLM], tokens: Tensor
+) -> None:
+    clipped = make_model("olmo", clip_qkv=0.8)
+    scores = token_saliency(clipped, tokens[0], 5)["integrated_gradients"]
+    assert abs(scores.provenance["completeness_gap"]) <= 5e-3 * np.abs(scores.values).sum()
 
 
 def test_the_gap_is_what_is_missing(model: OlmoForCausalLM, tokens: Tensor) -> None:

@@ -113,7 +113,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(series, cache, tokens, load
 def test_progress_rises_to_one(series, tokens):
     heard: list[float] = []
     trajectory(series, first_weight, cache=None, progress=lambda fraction, text: heard.append(fraction))
-    assert heard == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert heard == pytest.approx([0.0, 1 / 3, 2 / 3, 1.0])
 
 
 @pytest.mark.parametrize("executor", ["threading", "loky"])
@@ -146,7 +146,8 @@ def test_what_is_no_one_run_is_refused(series):
 @pytest.mark.parametrize("executor", ["serial", "threading", "loky"])
 def test_cancelling_reaches_the_caller_and_stops_the_workers(series, cache, tokens, executor):
     def stop(fraction: float, text: str) -> None:
-        raise KeyboardInterrupt
+        if fraction:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         trajectory(series, metrics.held_out_loss(tokens), cache=cache, executor=executor, progress=stop)

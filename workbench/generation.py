@@ -97,8 +97,18 @@ def generate(
     """Continue a text, as `stream` does, and tell how surprising each token was, those that were given included."""
     ids = one_text(tokens)[0].tolist()
     steps: list[Step] = []
-    settings = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "stop_at": stop_at}
-    for step in stream(model, one_text(tokens), max_new_tokens=max_new_tokens, edits=edits, read=True, **settings):
+    for step in stream(
+        model,
+        one_text(tokens),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        edits=edits,
+        stop_at=stop_at,
+        read=True,
+    ):
         steps.append(step)
         if progress is not None:
             progress(len(steps) / (len(ids) - 1 + max_new_tokens), "generating")
@@ -123,7 +133,7 @@ def written(given: Sequence[int], steps: Sequence[Step], tokenizer: Tokenizer | 
 
 def stream(
     model: OlmoForCausalLM,
-    input_ids: Tensor,
+    tokens: Tensor,
     *,
     max_new_tokens: int = 64,
     temperature: float = 1.0,
@@ -142,9 +152,9 @@ def stream(
     Errors: WorkbenchError, at the call, for a setting that makes no sense or a text that would not fit.
     """
     check_sampling(max_new_tokens, temperature, top_p, top_k, seed)
-    if input_ids.ndim != 2 or input_ids.shape[0] != 1 or input_ids.shape[1] == 0:
-        raise WorkbenchError(f"tokens are {tuple(input_ids.shape)}; generation takes one text that is not empty: 1 pos")
-    room = model.config.max_position_embeddings - input_ids.shape[1]
+    if tokens.ndim != 2 or tokens.shape[0] != 1 or tokens.shape[1] == 0:
+        raise WorkbenchError(f"tokens are {tuple(tokens.shape)}; generation takes one text that is not empty: 1 pos")
+    room = model.config.max_position_embeddings - tokens.shape[1]
     if max_new_tokens > room:
         raise WorkbenchError(
             f"{max_new_tokens} new tokens do not fit: the model has room for {max(room, 0)} after this text"
@@ -153,9 +163,9 @@ def stream(
     def steps() -> Iterator[Step]:
         chance, ends = torch.Generator().manual_seed(seed), frozenset(stop_at)
         seen = {"past_key_values": DynamicCache(config=model.config), "edits": tuple(edits)}
-        logits = model.run(input_ids, logits_to_keep=0 if read else 1, **seen).logits[0]  # pos vocab
+        logits = model.run(tokens, logits_to_keep=0 if read else 1, **seen).logits[0]  # pos vocab
         if read:
-            yield from _read(logits[:-1], input_ids[0, 1:])
+            yield from _read(logits[:-1], tokens[0, 1:])
         for left in reversed(range(max_new_tokens)):
             log_p = logits[-1].float().cpu().log_softmax(-1)  # vocab
             if log_p.isnan().any():
@@ -163,7 +173,7 @@ def stream(
             chosen = torch.tensor([draw(log_p, temperature, top_p, top_k, chance)])
             yield from _expected(log_p[None], chosen)
             if left and chosen.item() not in ends:
-                logits = model.run(chosen[None].to(input_ids.device), logits_to_keep=1, **seen).logits[0]
+                logits = model.run(chosen[None].to(tokens.device), logits_to_keep=1, **seen).logits[0]
             else:
                 return
 
@@ -195,7 +205,7 @@ def toward(model: OlmoForCausalLM, token: int, length: float) -> Tensor:
 def draw(log_p: Tensor, temperature: float, top_p: float, top_k: int, chance: torch.Generator) -> int:
     """One token from log-probabilities (vocab): tempered, then the top k, then the fewest that hold `top_p`."""
     if temperature == 0:
-        return log_p.argmax().item()
+        return int(log_p.argmax())
     log_p = (log_p / temperature).log_softmax(-1)
     if 0 < top_k < len(log_p):
         log_p = log_p.where(log_p >= log_p.topk(top_k).values[-1], -math.inf).log_softmax(-1)
@@ -203,7 +213,7 @@ def draw(log_p: Tensor, temperature: float, top_p: float, top_k: int, chance: to
         ordered = log_p.exp().sort(descending=True)
         before = ordered.values.cumsum(-1) - ordered.values  # what the likelier ones hold already
         log_p[ordered.indices[before >= top_p]] = -math.inf
-    return torch.multinomial(log_p.exp(), 1, generator=chance).item()
+    return int(torch.multinomial(log_p.exp(), 1, generator=chance))
 
 
 def check_sampling(max_new_tokens: int, temperature: float, top_p: float, top_k: int, seed: int) -> None:
@@ -217,5 +227,5 @@ def check_sampling(max_new_tokens: int, temperature: float, top_p: float, top_k:
     ):
         if not low <= value <= high or (whole and value != int(value)):
             raise WorkbenchError(
-                f"{name} is {value}; it should be a {'whole ' if whole else ''}number from {low:g} to {high:g}"
+                f"{name} is {value}; it should be a {'whole ' if whole else ''}number from {low:g} to {high:,}"
             )

@@ -5,6 +5,8 @@ and text is grey, so a figure reads on a light page and on a dark one. Axes are 
 tokens would merge on a categorical axis. Arrays are handed over as float32, which plotly sends as binary.
 """
 
+import textwrap
+import unicodedata
 from collections.abc import Sequence
 from functools import singledispatch
 from math import ceil
@@ -18,20 +20,29 @@ from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scor
 from workbench.text import escape
 
 SEQUENTIAL = "cividis"
-DIVERGING = [[0, "#0f4c9c"], [0.25, "#6f9fd8"], [0.5, "#e9e9e6"], [0.75, "#e8964a"], [1, "#a34700"]]
+DIVERGING: list[list[float | str]] = [
+    [0.0, "#0f4c9c"],
+    [0.25, "#6f9fd8"],
+    [0.5, "#e9e9e6"],
+    [0.75, "#e8964a"],
+    [1.0, "#a34700"],
+]
 BLUE, ORANGE = "#4a86cf", "#d9772b"
 LINES = [BLUE, ORANGE, "#2a9d7c", "#c2679d", "#8a8a35", "#8c6bc8", "#c9504a", "#7f7f7f"]
-DASHES = ["solid", "dash", "dot", "dashdot"]
 GREY, FAINT = "#808080", "rgba(128,128,128,0.25)"
 MAX_TICKS = 48  # more labels than this on one axis run into each other
 ROW_CHARACTERS = 130  # that fit side by side into the cells of one row
 LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS = 5, 12
 CELL_WIDTH = 42  # pixels that the fewest characters need
 MAX_TEXT_COLUMNS = 128  # cells of more have no texts
+WIDE = "▁⏎⇥"
+COUNTED = ("step", "tokens")  # axes of which numbers say more than names
+BETWEEN_MAPS = 40  # pixels, for a map's title
+TITLE_CHARACTERS = 95  # in a line
 
 
 @singledispatch
-def plot(result: Result) -> go.Figure:
+def plot(result: Result | Measures) -> go.Figure:
     """The figure of a result. Of `Measures`, plot one: `plot(atlas["entropy"])`."""
     raise TypeError(
         f"there is no plot for a {type(result).__name__}; there is one for Grid, Maps, Scores, Curves, Points"
@@ -49,8 +60,7 @@ def plot_grid(grid: Grid) -> go.Figure:
     """A heatmap, first row at the bottom (layers rise), with the cells' texts where they can be read."""
     rows, columns = [escape(r) for r in grid.rows], [escape(c) for c in grid.columns]
     room = clamp(ROW_CHARACTERS // len(columns), LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS)
-    readable = grid.text is not None and len(columns) <= MAX_TEXT_COLUMNS
-    texts = cell_texts(grid.text, room) if readable else None
+    texts = None if grid.text is None or len(columns) > MAX_TEXT_COLUMNS else cell_texts(grid.text, room)
     shown = np.log10(grid.values) if grid.log else grid.values
     low, high = value_range(shown, grid.signed)
     heatmap = go.Heatmap(
@@ -60,7 +70,7 @@ def plot_grid(grid: Grid) -> go.Figure:
         zmin=low,
         zmax=high,
         colorscale=colours(grid),
-        colorbar=colour_bar(fitting(grid)) | (powers_of_ten(high) if grid.log else {}),
+        colorbar=colour_bar(grid.value_label, len(rows)) | (powers_of_ten(high) if grid.log else {}),
         text=texts,
         texttemplate=None if texts is None else "%{text}",
         textfont_size=11,
@@ -72,10 +82,11 @@ def plot_grid(grid: Grid) -> go.Figure:
         ygap=1 if len(rows) <= MAX_TICKS else 0,
     )
     figure = finish(go.Figure(heatmap), grid, height=190 + min(26 * len(rows), 900))
-    if readable and room * len(columns) > ROW_CHARACTERS:  # wider than a window rather than not to be read
+    figure.update_xaxes(ticks(columns) | {"title": escape(grid.column_name)})
+    figure.update_yaxes(ticks(rows) | {"title": escape(grid.row_name)})
+    if texts is not None and room * len(columns) > ROW_CHARACTERS:  # wider than a window rather than not to be read
         figure.update_layout(width=150 + CELL_WIDTH * len(columns))
-    figure.update_xaxes(title=escape(grid.column_name), **ticks(columns))
-    figure.update_yaxes(title=escape(grid.row_name), **ticks(rows))
+        figure.update_traces(xgap=1, ygap=1).update_xaxes(ticks(columns, limit=len(columns)))
     return figure
 
 
@@ -84,16 +95,19 @@ def plot_maps(maps: Maps) -> go.Figure:
     """One heatmap a head, queries downwards; keys after the query, which cannot be seen, are left empty."""
     across = min(len(maps.heads), 4)
     down = ceil(len(maps.heads) / across)
+    queries = np.array(maps.queries)
+    single = len(maps.heads) == 1
+    tall = clamp(20 * len(queries), 120, 620) if single else clamp(20 * len(queries), 40, 200)  # pixels of one map
+    whole = tall * down + BETWEEN_MAPS * (down - 1)
     figure = make_subplots(
         down,
         across,
-        subplot_titles=[escape(h) for h in maps.heads] if len(maps.heads) > 1 else None,
+        subplot_titles=None if single else [escape(h) for h in maps.heads],
         shared_xaxes="all",
         shared_yaxes="all",
         horizontal_spacing=0.03,
-        vertical_spacing=min(0.12, 0.3 / down),
+        vertical_spacing=BETWEEN_MAPS / whole,
     )
-    queries = np.array(maps.queries)
     hidden = np.arange(len(maps.tokens)) > queries[:, None]  # query key
     tokens = [escape(token) for token in maps.tokens]
     for n, head in enumerate(maps.heads):
@@ -108,16 +122,17 @@ def plot_maps(maps: Maps) -> go.Figure:
     low, high = value_range(maps.values, maps.signed)
     bar = colour_bar(maps.value_label)
     figure.update_layout(coloraxis={"colorscale": colours(maps), "colorbar": bar, "cmin": low, "cmax": high})
-    single = len(maps.heads) == 1
-    figure = finish(figure, maps, height=130 + down * (clamp(20 * len(queries), 120, 620) if single else 240))
+    figure = finish(figure, maps, height=130 + whole)
     named = len(tokens) <= (MAX_TICKS if single else 12)
     names = tokens if named else [str(position) for position in range(len(tokens))]
     limit = MAX_TICKS if named else 16 if single else 6
     figure.update_xaxes(ticks(names, limit))
     figure.update_yaxes(ticks([names[q] for q in queries], limit) | {"autorange": "reversed"})
+    if single and not named:
+        both = [f"{position} {token}" for position, token in enumerate(tokens)]
+        figure.update_xaxes(aliased(both)).update_yaxes(aliased([both[q] for q in maps.queries]))
     figure.update_xaxes(title="key (source)", row=down)
-    figure.update_yaxes(title="query (destination)", col=1)
-    return figure
+    return figure.update_yaxes(title="query (destination)", col=1, row=None if tall >= 120 else (down + 1) // 2)
 
 
 @plot.register
@@ -131,21 +146,41 @@ def plot_scores(scores: Scores) -> go.Figure:
         marker_color=[ORANGE if scores.signed and value > 0 else BLUE for value in scores.values],
         customdata=np.array(names, dtype=object),
         hovertemplate=f"%{{customdata}}<br>{escape(scores.value_label)} %{{x}}<extra></extra>",
+        text=[f" {value:.3g} " for value in scores.values.tolist()],
+        textposition="outside",
+        cliponaxis=False,
     )
     figure = finish(go.Figure(bars), scores, height=130 + 18 * len(names))
-    total = "" if scores.total is None else f"; all parts together {scores.total:.3g}"
-    figure.update_xaxes(title=escape(scores.value_label) + total, zeroline=True)
-    figure.update_yaxes(ticks(names, limit=len(names)) | {"autorange": "reversed"})
+    title = escape(scores.value_label) + told_sum(scores)
+    figure.update_xaxes(title=title, range=with_room(scores.values), zeroline=True)
+    figure.update_yaxes(ticks(names, limit=len(names)) | {"autorange": "reversed", "ticklabelstandoff": 4})
     return figure
+
+
+def told_sum(scores: Scores) -> str:
+    """What scores add up to, and what they should, where that is not the same to three digits."""
+    if scores.total is None:
+        return ""
+    found, total = f"{scores.values.sum(dtype=np.float64):.3g}", f"{scores.total:.3g}"
+    return f"; in sum {found}" + ("" if found == total else f" of {total}")
+
+
+def with_room(values: np.ndarray, share: float = 0.12) -> list[float]:
+    """The range of an axis from zero to all values, with room for a number beside the longest bars."""
+    low, high = min(0.0, np.nanmin(values, initial=0.0)), max(0.0, np.nanmax(values, initial=0.0))
+    room = share * ((high - low) or 1.0)
+    return [float(low - room * (low < 0)), float(high + room * (high > 0 or low == 0))]
 
 
 @plot.register
 def plot_curves(curves: Curves) -> go.Figure:
-    """A line each, told apart by colour and dash (by shade where the lines stand in order), in bands of ± 1 error."""
+    """A line each, told apart by colour (by shade where the lines stand in order), in bands of ± 1 error. Of many lines
+    those that change most have colours, the others are faint, and named on hover."""
     figure = go.Figure()
     x = log_places(curves.x) if curves.log_x else curves.x
-    for n, name in enumerate(curves.lines):
-        colour, dash = line_style(n, len(curves.lines), curves.ordered)
+    told = told_apart(curves)
+    for n, name in sorted(enumerate(curves.lines), key=lambda line: line[0] in told):
+        colour = line_colour(told.index(n), len(told), curves.ordered) if n in told else FAINT
         if curves.errors is not None:
             edges = np.concatenate([curves.values[n] + curves.errors[n], (curves.values[n] - curves.errors[n])[::-1]])
             band = go.Scatter(x=np.concatenate([x, x[::-1]]), y=edges, fill="toself", opacity=0.25)
@@ -153,10 +188,8 @@ def plot_curves(curves: Curves) -> go.Figure:
                 fillcolor=colour, line_width=0, mode="lines", hoverinfo="skip", showlegend=False, legendgroup=str(n)
             )
             figure.add_trace(band)
-        line = go.Scatter(x=x, y=curves.values[n], name=escape(name), legendgroup=str(n))
-        line.update(
-            mode="lines+markers" if len(curves.x) <= MAX_TICKS else "lines", line={"color": colour, "dash": dash}
-        )
+        line = go.Scatter(x=x, y=curves.values[n], name=escape(name), legendgroup=str(n), showlegend=n in told)
+        line.update(mode="lines+markers" if len(curves.x) <= MAX_TICKS else "lines", line_color=colour)
         if curves.x_labels is not None:
             places = zip(curves.x_labels, curves.x.tolist(), strict=True)
             line.update(customdata=np.array([f"{escape(label)} ({at:,.7g})" for label, at in places], dtype=object))
@@ -165,13 +198,34 @@ def plot_curves(curves: Curves) -> go.Figure:
         figure.add_trace(line)
     figure = finish(figure, curves, height=420)
     figure.update_layout(showlegend=len(curves.lines) > 1)
-    figure.update_xaxes(title=escape(curves.x_name), type="log" if curves.log_x else "linear", showgrid=True)
-    figure.update_yaxes(title=escape(curves.value_label), showgrid=True, zeroline=curves.signed)
-    if curves.x_labels is not None and len(curves.x) <= MAX_TICKS:
-        kept = apart(np.log(x) if curves.log_x else x)
-        texts = [escape(curves.x_labels[n]) for n in kept]
-        figure.update_xaxes(tickmode="array", tickvals=x[kept], ticktext=texts)
-    return figure
+    scale = {True: "log", False: "linear"}
+    figure.update_xaxes(title=escape(curves.x_name), type=scale[curves.log_x], showgrid=True)
+    figure.update_yaxes(title=escape(curves.value_label), type=scale[curves.log_y], showgrid=True)
+    return figure.update_yaxes(zeroline=curves.signed).update_xaxes(places_of(curves, x))
+
+
+def places_of(curves: Curves, x: np.ndarray) -> dict[str, object]:
+    """The ticks of a few points that have labels: counts for steps and tokens, else the labels."""
+    if curves.x_labels is None or len(x) > MAX_TICKS:
+        return {}
+    counts = curves.x_name in COUNTED
+    kept = apart(np.log(x) if curves.log_x else x)
+    texts = [amount(curves.x[n]) if counts else escape(curves.x_labels[n]) for n in kept]
+    return {"tickmode": "array", "tickvals": x[kept], "ticktext": texts}
+
+
+def told_apart(curves: Curves) -> list[int]:
+    """Which lines have colours of their own: all, or of more than there are the ones with the widest range."""
+    if len(curves.lines) <= len(LINES) or curves.ordered:
+        return list(range(len(curves.lines)))
+    ranges = np.nanmax(curves.values, 1, initial=-np.inf) - np.nanmin(curves.values, 1, initial=np.inf)
+    return sorted(np.argsort(-ranges, kind="stable")[: len(LINES)].tolist())
+
+
+def amount(number: float) -> str:
+    """A count as people write it: "6,000", "84B"."""
+    size, unit = next(((10**n, unit) for n, unit in ((12, "T"), (9, "B"), (6, "M")) if number >= 10**n), (1, ""))
+    return f"{number / size:,.4g}{unit}" if unit else f"{number:,.0f}"
 
 
 def emphasise(figure: go.Figure, name: str) -> go.Figure:
@@ -197,8 +251,11 @@ def log_places(x: np.ndarray) -> np.ndarray:
 
 
 def apart(places: np.ndarray, least: float = 0.06) -> list[int]:
-    """Which labels of an axis can stand: none nearer to the one before than a share of the axis's length."""
-    kept: list[int] = []
+    """Which labels of an axis can stand: none nearer to the one before than a share of the axis's length; all of an
+    even axis, where they are turned."""
+    gaps, kept = np.diff(places), list[int]()
+    if gaps.size and np.ptp(gaps) <= 1e-6 * np.ptp(places):
+        return list(range(len(places)))
     for n in np.argsort(places, kind="stable"):
         if not kept or places[n] - places[kept[-1]] >= least * np.ptp(places):
             kept.append(int(n))
@@ -207,35 +264,47 @@ def apart(places: np.ndarray, least: float = 0.06) -> list[int]:
 
 @plot.register
 def plot_points(points: Points) -> go.Figure:
-    """Markers, named where the names can be read (in three dimensions plotly shows them unescaped) and on hover."""
+    """Markers, named where there is space for it and on hover; in space, where plotly would not escape names, on hover
+    only."""
     names = np.array([escape(name) for name in points.names], dtype=object)
-    marker = {"size": 8 if len(points.axes) == 2 else 4, "color": BLUE}
-    hover = "%{customdata}"
-    if points.colour is not None:
-        bar = colour_bar(points.colour_name)
-        marker |= {
-            "color": points.colour,
-            "colorscale": SEQUENTIAL,
-            "colorbar": bar,
-            "line": {"width": 1, "color": GREY},
-        }
-        hover += f"<br>{escape(points.colour_name)} %{{marker.color}}"
+    coloured = "" if points.colour is None else f"<br>{escape(points.colour_name)} %{{marker.color}}"
+    flat = len(points.axes) == 2
     look = {
-        "mode": "markers+text" if len(names) <= MAX_TICKS and len(points.axes) == 2 else "markers",
-        "text": names,
+        "mode": "markers+text" if flat else "markers",
+        "text": np.where(with_space(points), names, ""),
         "textposition": "top center",
         "customdata": names,
-        "marker": marker,
-        "hovertemplate": hover + "<extra></extra>",
+        "marker": {"size": 8 if flat else 4, "color": BLUE} | colouring(points),
+        "hovertemplate": f"%{{customdata}}{coloured}<extra></extra>",
     }
-    x, y, *z = np.ascontiguousarray(points.values.T)
-    trace = go.Scatter3d(look, x=x, y=y, z=z[0]) if z else go.Scatter(look, x=x, y=y)
-    figure = finish(go.Figure(trace), points, height=520)
+    places = dict(zip("xyz", np.ascontiguousarray(points.values.T), strict=False))
+    figure = finish(go.Figure((go.Scatter if flat else go.Scatter3d)(look, **places)), points, height=520)
     titles = {f"{letter}axis_title": escape(axis) for letter, axis in zip("xyz", points.axes, strict=False)}
-    if z:
-        plain = {"gridcolor": FAINT, "backgroundcolor": "rgba(0,0,0,0)", "zerolinecolor": GREY}
-        return figure.update_scenes(titles).update_scenes({f"{letter}axis": plain for letter in "xyz"})
-    return figure.update_layout(titles).update_xaxes(showgrid=True).update_yaxes(showgrid=True)
+    if flat:
+        return figure.update_layout(titles).update_xaxes(showgrid=True).update_yaxes(showgrid=True)
+    plain = {"gridcolor": FAINT, "backgroundcolor": "rgba(0,0,0,0)", "zerolinecolor": GREY}
+    figure.update_scenes(titles | {"camera_eye": dict.fromkeys("xyz", 1.5)})
+    return figure.update_scenes({f"{letter}axis": plain for letter in "xyz"})
+
+
+def colouring(points: Points) -> dict[str, object]:
+    """How markers are coloured by a number, where there is one."""
+    if points.colour is None:
+        return {}
+    line, bar = {"width": 1, "color": GREY}, colour_bar(points.colour_name)
+    return {"color": points.colour, "colorscale": SEQUENTIAL, "colorbar": bar, "line": line}
+
+
+def with_space(points: Points, width: float = 620.0, height: float = 420.0) -> np.ndarray:
+    """Which names of points in a picture of so many pixels lie on no other: point, the first ones first."""
+    extent = np.ptp(points.values[:, :2], axis=0)
+    places = points.values[:, :2] / np.where(extent > 0, extent, 1) * (width, height)
+    shown: list[int] = []
+    for n, place in enumerate(places):
+        near = np.abs(places[shown] - place) < (7 * max(2, len(points.names[n])), 14)
+        if not near.all(axis=1).any():
+            shown.append(n)
+    return np.isin(np.arange(len(places)), shown)
 
 
 def value_range(values: np.ndarray, signed: bool) -> tuple[float, float]:
@@ -255,26 +324,30 @@ def colours(result: Result) -> str | list[list[float | str]]:
     return DIVERGING if result.signed else SEQUENTIAL
 
 
-def fitting(grid: Grid) -> str:
-    """The title of a colour bar: what the numbers are, where that fits beside the rows; else their unit."""
-    return grid.value_label if len(grid.value_label) <= max(16, 4 * len(grid.rows)) else grid.unit
+def colour_bar(title: str, rows: int = 12) -> dict[str, object]:
+    """A thin colour bar with its title along its side, in lines that fit beside so many rows of cells."""
+    lines = textwrap.wrap(title, max(12, 10 + 3 * rows), break_long_words=False)
+    return {
+        "title": {"text": "<br>".join(escape(line) for line in lines), "side": "right"},
+        "thickness": 12,
+        "outlinewidth": 0,
+    }
 
 
-def colour_bar(title: str) -> dict[str, object]:
-    """A thin colour bar with its title along its side."""
-    return {"title": {"text": escape(title), "side": "right"}, "thickness": 12, "outlinewidth": 0}
-
-
-def line_style(n: int, lines: int, ordered: bool) -> tuple[str, str]:
-    """Colour and dash of the nth line."""
-    if ordered and lines > 1:
-        return sample_colorscale(SEQUENTIAL, 0.3 + 0.6 * n / (lines - 1))[0], "solid"
-    return LINES[n % len(LINES)], DASHES[n // len(LINES) % len(DASHES)]
+def line_colour(n: int, lines: int, ordered: bool) -> str:
+    """The colour of the nth of so many lines: a shade where they stand in order."""
+    return sample_colorscale(SEQUENTIAL, 0.3 + 0.6 * n / (lines - 1))[0] if ordered and lines > 1 else LINES[n]
 
 
 def cell_texts(texts: np.ndarray, room: int) -> np.ndarray:
-    """As much of each cell's text as there is room for, in characters."""
-    return np.vectorize(lambda t: escape(t if len(t) <= room else t[: room - 1] + "…"), otypes=[object])(texts)
+    """As much of each cell's text as there is room for, in characters; one that is wide takes the room of two."""
+    return np.vectorize(lambda text: escape(shortened(text, room + 1)), otypes=[object])(texts)
+
+
+def shortened(text: str, room: int) -> str:
+    """A text that is cut, with a sign of it, where it takes more room than there is."""
+    ends = np.cumsum([2 if c in WIDE or unicodedata.east_asian_width(c) in "WF" else 1 for c in text])
+    return text if not text or ends[-1] <= room else text[: int((ends < room).sum())] + "…"
 
 
 def hover_names(grid: Grid) -> np.ndarray:
@@ -297,7 +370,13 @@ def ticks(names: Sequence[str], limit: int = MAX_TICKS) -> dict[str, object]:
     """An integer axis with these labels; with every nth of them where there are too many."""
     step = max(1, ceil(len(names) / limit))
     shown = np.arange(0, len(names), step, dtype=np.int32)
-    return {"tickmode": "array", "tickvals": shown, "ticktext": [names[i] for i in shown]}
+    return {"tickmode": "array", "tickvals": shown, "ticktext": [names[i] for i in shown.tolist()]}
+
+
+def aliased(names: Sequence[str], limit: int = 16) -> dict[str, object]:
+    """An integer axis with every nth of many labels, and all of them on hover."""
+    alias = {str(place): name for place, name in enumerate(names)}
+    return {"tickmode": "linear", "tick0": 0, "dtick": ceil(len(names) / limit), "labelalias": alias}
 
 
 def clamp(value: int, low: int, high: int) -> int:
@@ -307,10 +386,11 @@ def clamp(value: int, low: int, high: int) -> int:
 
 def finish(figure: go.Figure, result: Result, height: int) -> go.Figure:
     """The look all figures share: transparent, grey text, its title, and where it comes from as meta data."""
+    title = textwrap.wrap(result.title, TITLE_CHARACTERS)
     figure.update_layout(
-        title={"text": escape(result.title), "font_size": 14, "x": 0, "xref": "paper"},
-        height=height,
-        margin={"l": 10, "r": 10, "t": 50 if result.title else 25, "b": 10},
+        title={"text": "<br>".join(escape(line) for line in title), "font_size": 14, "x": 0, "xref": "paper"},
+        height=height + 18 * max(0, len(title) - 1),
+        margin={"l": 10, "r": 10, "t": 32 + 18 * len(title) if title else 25, "b": 10},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": GREY, "size": 12, "family": "system-ui, sans-serif"},

@@ -19,6 +19,7 @@ from workbench.plots import plot
 from workbench.results import Result
 
 ROWS = 40  # of a table that are shown on a terminal
+WIDTH = 100  # of its lines there, in characters
 PAGE_ROWS = 200  # … and on the page
 
 STYLE = """
@@ -54,6 +55,7 @@ class Section:
 
     @property
     def summary(self) -> pd.DataFrame:
+        """What a reader sees of the table."""
         return self.table if self.shown is None else self.shown
 
 
@@ -86,16 +88,27 @@ def as_text(report: Report) -> str:
 
 
 def aligned(table: pd.DataFrame) -> list[str]:
-    """Lines of a table: numbers to the right, words to the left."""
-    columns = []
-    for name in table:
-        cells = [str(name), *(number(cell) for cell in table[name])]
-        width = max(map(len, cells))
-        columns.append([cell.ljust(width) if is_words(table[name]) else cell.rjust(width) for cell in cells])
-    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+    """Lines of a table: numbers to the right, words to the left. What is too wide goes on below, first column first."""
+    first, *others = (_column(table[name]) for name in table)
+    blocks = [[first]]
+    for column in others:
+        fits = sum(len(cells[0]) + 2 for cells in [*blocks[-1], column]) - 2 <= WIDTH
+        if fits or len(blocks[-1]) == 1:
+            blocks[-1].append(column)
+        else:
+            blocks.append([first, column])
+    return [line for block in blocks for line in ("  ".join(cells).rstrip() for cells in zip(*block, strict=True))]
+
+
+def _column(column: pd.Series) -> list[str]:
+    """A column's name and cells, all of one width."""
+    cells = [str(column.name), *(number(cell) for cell in column)]
+    width = max(map(len, cells))
+    return [cell.ljust(width) if is_words(column) else cell.rjust(width) for cell in cells]
 
 
 def is_words(column: pd.Series) -> bool:
+    """Whether a column stands to the left."""
     return not pd.api.types.is_numeric_dtype(column)
 
 
@@ -160,4 +173,5 @@ def number(cell: object) -> str:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
+    """A dtype as options name it: `float32`."""
     return str(dtype).removeprefix("torch.")

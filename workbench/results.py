@@ -72,8 +72,8 @@ class Grid(Labelled):
             text = np.array(self.text, dtype=object)
             check_shape(text, values.shape, f"{count(rows, 'row')} and {count(columns, 'column')}", what="texts")
             text.setflags(write=False)
-        if self.log and np.nanmin(values, initial=1.0) <= 0:
-            raise ValueError(f"a logarithmic scale has no place for {np.nanmin(values):g}")
+        if self.log:
+            check_positive(values)
         self._keep(values=values, rows=rows, columns=columns, text=text)
 
     def table(self) -> pd.DataFrame:
@@ -161,6 +161,7 @@ class Curves(Labelled):
     errors: Values | None = field(default=None, kw_only=True)  # line x
     ordered: bool = field(default=False, kw_only=True)  # the lines themselves stand in order (layers, steps)
     log_x: bool = field(default=False, kw_only=True)
+    log_y: bool = field(default=False, kw_only=True)  # positive numbers
 
     def __post_init__(self) -> None:
         values, lines, x = frozen_array(self.values), labels(self.lines), frozen_array(self.x)
@@ -172,6 +173,8 @@ class Curves(Labelled):
         if self.x_labels is not None:
             self._keep(x_labels=labels(self.x_labels))
             check_shape(np.empty(len(self.x_labels)), (len(x),), f"{len(x)} points on the axis", what="labels")
+        if self.log_y:
+            check_positive(values)
         self._keep(values=values, lines=lines, x=x)
 
     def table(self) -> pd.DataFrame:
@@ -307,3 +310,9 @@ def check_shape(array: np.ndarray, expected: tuple[int, ...], there: str, what: 
     """Raise unless the array has the shape that the labels say."""
     if array.shape != expected:
         raise ValueError(f"{what} are {array.shape} but there are {there}")
+
+
+def check_positive(array: np.ndarray) -> None:
+    """Raise unless all numbers have a place on a logarithmic scale."""
+    if np.nanmin(array, initial=1.0) <= 0:
+        raise ValueError(f"a logarithmic scale has no place for {np.nanmin(array):g}")

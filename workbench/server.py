@@ -184,7 +184,7 @@ class Guard:
     """Refuses strangers, uploads, large bodies and other sites' requests; adds the security headers to every answer."""
 
     def __init__(self, app: ASGIApp, auth: tuple[str, str] | None = None) -> None:
-        self.app, self.auth = app, auth
+        self.app, self.login = app, None if auth is None else ":".join(auth).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -203,7 +203,7 @@ class Guard:
     def refusal(self, scope: Scope) -> Response | None:
         """The answer to a request that is not let in; None if it is."""
         headers, path = Headers(scope=scope), scope["path"].rstrip("/")
-        if self.auth is not None and not self.knows(headers.get("authorization", "")):
+        if self.login is not None and not is_login(headers.get("authorization", ""), self.login):
             return JSONResponse({"detail": "log in"}, 401, headers={"WWW-Authenticate": 'Basic realm="OLMo workbench"'})
         if path.startswith("/gradio_api/upload"):
             return JSONResponse({"detail": "nothing can be uploaded here"}, 404)
@@ -215,14 +215,15 @@ class Guard:
             return TOO_LARGE
         return None
 
-    def knows(self, authorization: str) -> bool:
-        """Whether a Basic login is the right one, compared in constant time."""
-        kind, _, code = authorization.partition(" ")
-        try:
-            given = base64.b64decode(code, validate=True)
-        except binascii.Error:
-            return False
-        return kind.lower() == "basic" and secrets.compare_digest(given, ":".join(self.auth).encode())
+
+def is_login(authorization: str, login: bytes) -> bool:
+    """Whether a Basic authorization is this login, NAME:PASSWORD, compared in constant time."""
+    kind, _, code = authorization.partition(" ")
+    try:
+        given = base64.b64decode(code, validate=True)
+    except binascii.Error:
+        return False
+    return kind.lower() == "basic" and secrets.compare_digest(given, login)
 
 
 class Body:

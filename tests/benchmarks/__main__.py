@@ -1,9 +1,14 @@
-"""The cost of looking, as tables: `python -m tests.benchmarks [--family olmo2] [--tokens 2048] [--rounds 5]`.
+"""The cost of looking, as tables: `python -m tests.benchmarks [--family olmo2] [--tokens 2048] [--rounds 3]`.
 
-Time is a multiple of transformers' own `sdpa` forward (or `generate`, or training step) in the same process. Memory is
-the peak of a process of its own, as a multiple of the plain forward's. All of it takes some five minutes on two cores
+  time        ways of looking, as multiples of transformers' own `sdpa` forward; and `generate`, of transformers' own
+  training    a forward and a backward pass, likewise
+  peak        the most memory that a process of its own holds, as a multiple of the plain forward's
+  analyses    some of the workbench's, as multiples of a forward
+  identities  how exactly the parts sum to the whole, and our numbers are transformers'
+
+Contenders take turns in one process; figures are medians over rounds. All of it takes some five minutes on two cores
 with nothing else to do; `--measure` takes one table alone. Beside it stand `tests.benchmarks.weights` (comparing large
-checkpoints) and `tests.benchmarks.transformer_lens`.
+checkpoints), `tests.benchmarks.page` and `tests.benchmarks.transformer_lens`.
 """
 
 import argparse
@@ -21,10 +26,12 @@ MEASURES = ("time", "training", "peak", "analyses", "identities")
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--family", choices=model.FAMILIES, default="olmo")
     parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep-memory", action="store_true", help="tell glibc to keep freed memory")
     parser.add_argument("--measure", choices=MEASURES, help="one table alone")

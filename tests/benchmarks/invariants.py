@@ -166,8 +166,13 @@ def self_similarity(model: OlmoForCausalLM, ids: Tensor, other: Tensor) -> float
 
 
 def completeness(model: OlmoForCausalLM, ids: Tensor, other: Tensor) -> float:
-    scores = token_saliency(model, ids, TOKEN, OTHER)["integrated_gradients"]
+    scores = token_saliency(model, ids, TOKEN, OTHER, tolerance=0.0)["integrated_gradients"]
     return worst(scores.values.sum(dtype=np.float64), scores.total)
+
+
+def completeness_where_nothing_clips(model: OlmoForCausalLM, ids: Tensor, other: Tensor) -> float:
+    config = type(model.config).from_dict(model.config.to_dict() | {"clip_qkv": None})
+    return completeness(random_model(config), ids, other)
 
 
 def last_tokens_read_off(model: OlmoForCausalLM, ids: Tensor, other: Tensor) -> float:
@@ -190,6 +195,7 @@ INVARIANTS: dict[str, Invariant] = {
     "hidden_state_pca: variances are the covariance's eigenvalues": variance_of_points,
     "representation_similarity: of a layer with itself, 1": self_similarity,
     "token_saliency: integrated gradients sum to the difference": completeness,
+    "the same where `clip_qkv` makes no gradient jump": completeness_where_nothing_clips,
     "linear_probe: the last token is read off its embedding": last_tokens_read_off,
     "token_losses: their mean is the cross-entropy": mean_loss,
 }

@@ -5,11 +5,13 @@ Two checkpoints of 2.4 GB each are written to a temporary folder (`TMPDIR`) and 
 
 import argparse
 import json
+import math
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -20,7 +22,7 @@ from safetensors.torch import save_file
 from hooks import Olmo2Config, OlmoForCausalLM
 from workbench import checkpoints
 from workbench.analyses import metrics
-from workbench.analyses.compare_weights import compare_weights
+from workbench.analyses.compare_weights import BLOCK, _workers, compare_weights
 from workbench.analyses.sample_text import SAMPLE_TEXT
 from workbench.analyses.trajectory import trajectory
 
@@ -38,13 +40,13 @@ def measure(rounds: int) -> Iterator[tuple[str, str, str]]:
     yield "comparing checkpoints", "at most", "measured"
     with tempfile.TemporaryDirectory(prefix="olmo-weights-") as folder:
         pair = [write(Path(folder) / name, seed) for seed, name in enumerate("ab")]
-        for dtype, limit in ((torch.float32, "2.00 ×"), (torch.bfloat16, "")):
+        for how, (baseline, limit) in BASELINES.items():
             took = ratio(
                 lambda: compare_weights(*map(str, pair)),
-                lambda dtype=dtype: [read_and_sum(one, dtype) for one in pair],
+                lambda baseline=baseline: [baseline(one) for one in pair],
                 rounds,
             )
-            yield f"compare_weights, over reading both files and summing them in {dtype}", limit, f"{took:.2f} ×"
+            yield f"compare_weights, over reading both files and summing them {how}", limit, f"{took:.2f} ×"
         peak = peak_in_own_process(pair)
         yield "its peak memory beyond the interpreter, MB", f"{4 * LARGEST / 1e6:.0f} (4 tensors)", f"{peak / 1e6:.0f}"
     yield "trajectory over the embedded series with a warm cache, s", "1.00", f"{warm_trajectory():.2f}"
@@ -65,10 +67,36 @@ def write(folder: Path, seed: int) -> Path:
     return folder
 
 
-def read_and_sum(folder: Path, dtype: torch.dtype) -> float:
-    """What looking at every number of a file takes at least."""
+def summed_whole(folder: Path, dtype: torch.dtype) -> float:
+    """What looking at every number of a file takes, tensor by tensor."""
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         return sum(file.get_tensor(name).to(dtype).sum().item() for name in file.keys())  # noqa: SIM118
+
+
+def summed_in_blocks(folder: Path) -> float:
+    """What it takes in float32 where no more is in memory than `compare_weights` holds, by its reader and threads."""
+    weights = checkpoints.open_weights(folder)
+
+    def total(piece: tuple[str, int, int]) -> float:
+        return weights.rows(*piece).float().sum().item()
+
+    with _workers() as pool:
+        return sum(pool.map(total, _pieces(weights)))
+
+
+def _pieces(weights: checkpoints.Weights) -> Iterator[tuple[str, int, int]]:
+    for name in weights:
+        rows, *inner = weights.shape(name)
+        most = max(1, BLOCK // math.prod(inner))
+        yield from ((name, start, min(start + most, rows)) for start in range(0, rows, most))
+
+
+BASELINES = {
+    "in float32, block by block": (summed_in_blocks, "2.00 ×"),
+    "in float32, tensor by tensor": (partial(summed_whole, dtype=torch.float32), ""),
+    "in bfloat16, as they are": (partial(summed_whole, dtype=torch.bfloat16), ""),
+}
+"""What the comparison is measured by, and at most how many times it."""
 
 
 def peak_in_own_process(pair: list[Path]) -> int:

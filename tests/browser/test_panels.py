@@ -150,7 +150,7 @@ def test_compare_two_checkpoints(visit: Visit):
     for text in ("#text-a", "#text-b", "#text-mixed"):
         expect(page.locator(f"{text} .token:not(.given)")).to_have_count(12)
     with page.expect_download() as waiting:
-        page.locator("#text-a .png").click()
+        page.locator("#text-a .view-head .png").click()
     assert Path(waiting.value.path()).read_bytes().startswith(b"\x89PNG")
     expect(page.locator("#by-token .token")).to_have_count(page.locator("#spine .token").count())
     drawn(page, "#pair")

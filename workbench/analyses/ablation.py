@@ -200,11 +200,11 @@ def _grids(changes: Tensor, method: str, target: str | None) -> Measures:
     grids: dict[str, Grid] = {}
     for key, values in zip(("loss", "log_probability"), changes.unbind(-1), strict=False):
         name = "loss" if key == "loss" else f"log-probability of {target}"
-        rows, columns = range(values.shape[1]), [*range(values.shape[2] - 1), "MLP"]
-        look = {"column_name": "part", "unit": "nats"}
-        title, change = f"Change of the {name} without a head or an MLP ({how})", f"change of {name}"
-        grids[key] = Grid(values.mean(0), rows, columns, title=title, value_name=change, signed=True, **look)
+        columns = [*range(values.shape[2] - 1), "MLP"]
+        grid = partial(Grid, rows=range(values.shape[1]), columns=columns, column_name="part", unit="nats")
+        title = f"Change of the {name} without a head or an MLP ({how})"
+        grids[key] = grid(values.mean(0), title=title, value_name=f"change of {name}", signed=True)
         if draws > 1:
             title, error = f"Standard error of the change of the {name} ({how})", values.std(0) / draws**0.5
-            grids[f"{key}_error"] = Grid(error, rows, columns, title=title, value_name="standard error", **look)
+            grids[f"{key}_error"] = grid(error, title=title, value_name="standard error")
     return Measures(**grids)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from hooks.sites import axis_of, layer_of
+from hooks.sites import layer_of
 from workbench.analyses.cells import KEYS_AND_VALUES, RESIDUALS, Swap, groups, one_each, swept
 from workbench.analyses.contrast import Contrast, Target, contrast, grids, scale_between
 from workbench.errors import WorkbenchError
@@ -51,7 +51,8 @@ def activation_patching(
     base = model.run(pair.corrupted, capture=[RESIDUALS, *KEYS_AND_VALUES], logits_to_keep=1)
     scale = scale_between(pair, clean_run.logits, base.logits, one="clean")
     sites = [f"blocks.{layer}.{site}" for layer in range(model.config.num_hidden_layers)]
-    size, differ = clean_run[sites[0]].shape[axis_of(model.sites[sites[0]], axis)], pair.first_difference
+    names, differ = column_names(model, pair, axis, tokenizer), pair.first_difference
+    size = len(names)
     cells, at_most = (range(differ, size), POSITIONS) if by == "position" else (range(size), size)
     # Nothing differs before the first position at which the prompts do, so that nothing is computed for it.
     found = {name: [torch.zeros(len(sites), cells.start, dtype=torch.double)] for name in pair.measures}
@@ -63,7 +64,7 @@ def activation_patching(
             found[name].append(value.cpu().unflatten(0, (len(sites), -1)))
     values = {name: torch.cat(parts, dim=1) for name, parts in found.items()}  # layer column
     title = f"Patching {site} from the clean prompt"
-    return grids(scale, values, range(len(sites)), column_names(model, pair, axis, tokenizer), by, title)
+    return grids(scale, values, range(len(sites)), names, by, title)
 
 
 def column_axis(model: OlmoForCausalLM, site: str, by: str) -> str:
@@ -74,11 +75,12 @@ def column_axis(model: OlmoForCausalLM, site: str, by: str) -> str:
     if by not in AXES:
         raise WorkbenchError(f"by={by!r}; choices: {', '.join(AXES)}")
     shapes = {layer_of(name)[1]: shape for name, shape in model.sites.items() if layer_of(name)[0] == 0}
-    fitting = {name: axis_of(shape, *AXES[by]) for name, shape in shapes.items()}
-    fitting = {name: axis for name, axis in fitting.items() if axis is not None}
-    if site not in fitting:
-        raise WorkbenchError(f"no site {site!r} in a block that has a {by} axis; choices: {', '.join(fitting)}")
-    return shapes[site].split()[fitting[site]]
+    axes = {name: next((word for word in shape.split() if word in AXES[by]), None) for name, shape in shapes.items()}
+    axis = axes.get(site)
+    if axis is None:
+        choices = ", ".join(name for name in axes if axes[name] is not None)
+        raise WorkbenchError(f"no site {site!r} in a block that has a {by} axis; choices: {choices}")
+    return axis
 
 
 def column_names(model: OlmoForCausalLM, pair: Contrast, axis: str, tokenizer: Tokenizer | None) -> tuple[str, ...]:

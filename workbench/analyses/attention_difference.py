@@ -1,14 +1,15 @@
 """Where the heads of one model look and those of another do not."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.attention_maps import attention_maps
-from workbench.errors import WorkbenchError
-from workbench.progress import Progress
+from workbench.analyses.pairs import shared_layers
+from workbench.progress import Progress, part
 from workbench.results import Maps
 from workbench.text import Tokenizer
 
@@ -30,19 +31,18 @@ def attention_difference(
     With weighting `probability` each row sums to 0, and half the sum of its magnitudes is the share of weight that
     lies elsewhere. Errors: WorkbenchError if the two models differ in layers or heads.
     """
-    shapes = [(model.config.num_hidden_layers, model.config.num_attention_heads) for model in (a, b)]
-    if shapes[0] != shapes[1]:
-        raise WorkbenchError(f"A has {shapes[0][0]} layers of {shapes[0][1]} heads, B {shapes[1][0]} of {shapes[1][1]}")
-    chosen = {"layers": layers, "heads": heads, "queries": queries, "weighting": weighting, "tokenizer": tokenizer}
-    of_a, of_b = (attention_maps(model, tokens.to(model.device), **chosen) for model in (a, b))
-    if progress is not None:
-        progress(1.0, "attention of both")
+    shared_layers(a, b)
+    maps = partial(
+        attention_maps, layers=layers, heads=heads, queries=queries, weighting=weighting, tokenizer=tokenizer
+    )
+    of_a = maps(a, tokens.to(a.device), progress=part(progress, 0.0, 0.5))
+    of_b = maps(b, tokens.to(b.device), progress=part(progress, 0.5, 1.0))
     return Maps(
         np.subtract(of_a.values, of_b.values),
         of_a.heads,
         of_a.tokens,
         queries=of_a.queries,
-        title="Attention of A less attention of B",
+        title=f"{of_a.title}: A less B",
         value_name="A − B",
         signed=True,
     )

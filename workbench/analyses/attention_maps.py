@@ -13,6 +13,7 @@ from workbench.results import Maps
 from workbench.text import Tokenizer, token_labels
 
 WEIGHTINGS = {"probability": "attention", "value-norm": "‖α v W_O‖"}
+TITLES = {"probability": "Attention{}", "value-norm": "Attention{}, by the size of what is moved"}
 
 
 @torch.no_grad()
@@ -44,9 +45,11 @@ def attention_maps(
         raise WorkbenchError("an attention map needs at least one layer, one head and one query position")
     if progress is not None:
         progress(0.0, "attention")
-    capture = [Capture(f"blocks.{layer}.attn.pattern", heads=heads, queries=queries) for layer in sorted(set(layers))]
-    if weighting == "value-norm":
-        capture += [f"blocks.{layer}.{site}" for layer in sorted(set(layers)) for site in ("attn.v", "ln1.scale")]
+    capture: list[Capture | str] = []
+    for layer in sorted(set(layers)):
+        capture.append(Capture(f"blocks.{layer}.attn.pattern", heads=heads, queries=queries))
+        if weighting == "value-norm":
+            capture += [f"blocks.{layer}.attn.v", f"blocks.{layer}.ln1.scale"]
     run = model.run(batch, capture=capture, stop_at_layer=max(layers) + 1)
     maps = []
     for layer in layers:
@@ -56,12 +59,13 @@ def attention_maps(
         maps.append(pattern.cpu())
     if progress is not None:
         progress(1.0, "attention")
+    names = [head_name(layer, head) for layer in layers for head in heads]
     return Maps(
         torch.cat(maps),
-        [head_name(layer, head) for layer in layers for head in heads],
+        names,
         token_labels(batch[0], tokenizer),
         queries=queries,
-        title="Attention",
+        title=TITLES[weighting].format(f" of {names[0]}" if len(names) == 1 else ""),
         value_name=WEIGHTINGS[weighting],
     )
 
@@ -69,7 +73,9 @@ def attention_maps(
 def _norms(model: OlmoForCausalLM, run: Run, layer: int, heads: list[int], queries: list[int]) -> Tensor:
     """‖v W_O‖ of each head's values, at each query's scale of the norm that follows: head query key."""
     values = values_by_head(run[f"blocks.{layer}.attn.v"][0], model.config.num_attention_heads)  # key head d_head
-    norms = torch.stack([written(model, layer, values, head, 1.0).float().norm(dim=-1) for head in heads])
-    if model.model.layers[layer].norm_first:
+    norms = torch.stack(
+        [written(model, layer, values, head, values.new_ones(1)).float().norm(dim=-1) for head in heads]
+    )
+    if model.model.blocks[layer].norm_first:
         return norms[:, None]
     return norms[:, None] / run[f"blocks.{layer}.ln1.scale"][0, queries]  # query 1

@@ -76,7 +76,7 @@ def agreement(exact: Measures, estimate: Measures) -> Scores:
         raise WorkbenchError(f"{exact!r} and {estimate!r} are not about the same cells and measures")
     return Scores(
         [np.corrcoef(exact[name].values.ravel(), estimate[name].values.ravel())[0, 1] for name in names],
-        [name.replace("_", " ") for name in names],
+        [name.replace("_", " ").replace("kl", "KL") for name in names],
         title="Agreement of attribution patching with activation patching",
         value_name="correlation",
         signed=True,

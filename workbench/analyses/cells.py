@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hooks import Capture, Edit, OlmoForCausalLM, Run, edits
-from hooks.sites import layer_of, position_axis
+from hooks.sites import position_axis
+from workbench.analyses.common import block_of
 
 RESIDUALS = "blocks.*.resid_pre"
 KEYS_AND_VALUES = ("blocks.*.attn.rot_k", "blocks.*.attn.v")
@@ -98,8 +99,8 @@ def run_cells(
     0. `resid` is what the cells' layer reads, from `start` on, where that is not the same as in `base`. `freeze` are
     further edits.
     """
-    layer, _ = layer_of(swap.site)
-    cells, stop = len(swap.masks), model.config.num_hidden_layers if stop_at_layer is None else stop_at_layer
+    layer, cells = block_of(swap.site), len(swap.masks)
+    stop = model.config.num_hidden_layers if stop_at_layer is None else stop_at_layer
     return model.run(
         resid=entering(base, layer, start, cells) if resid is None else resid,
         start_at_layer=layer,
@@ -129,11 +130,13 @@ def swept(model: OlmoForCausalLM, base: Run, swaps: Sequence[Swap], start: int =
 
 def _after_block(model: OlmoForCausalLM, base: Run, swap: Swap, x: Tensor, start: int) -> Tensor:
     """Cells after the swap's block, (cell text) pos d_model; after the last their last logits, (cell text) vocab."""
-    texts, layer = len(x) // len(swap.masks), layer_of(swap.site)[0]
-    size, options = max(1, TOKENS // (texts * x.shape[1])), {"start": start, "stop_at_layer": layer + 1}
+    texts, after = len(x) // len(swap.masks), block_of(swap.site) + 1
+    size = max(1, TOKENS // (texts * x.shape[1]))
     runs = [
-        run_cells(model, base, replace(swap, masks=masks), resid=resid, logits_to_keep=1, **options)
-        for masks, resid in zip(swap.masks.split(size), x.split(size * texts), strict=True)
+        run_cells(
+            model, base, replace(swap, masks=some), resid=resid, start=start, stop_at_layer=after, logits_to_keep=1
+        )
+        for some, resid in zip(swap.masks.split(size), x.split(size * texts), strict=True)
     ]
     return torch.cat([run.resid if run.logits is None else run.logits[:, -1] for run in runs])
 

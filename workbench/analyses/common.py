@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hooks import OlmoForCausalLM
+from hooks.olmo import divided
+from hooks.sites import layer_of
 from workbench.errors import WorkbenchError
 
 CHUNK = 2**25  # logits turned into probabilities at a time: 128 MiB in float32
@@ -51,6 +53,13 @@ def chosen(wanted: Sequence[int] | None, there: int, what: str) -> list[int]:
     return [index % there for index in wanted]
 
 
+def block_of(site: str) -> int:
+    """The number of the block that a site lies in."""
+    layer, _ = layer_of(site)
+    assert layer is not None, f"{site} lies in no block"
+    return layer
+
+
 def residuals(model: OlmoForCausalLM, batch: Tensor) -> Tensor:
     """The residual stream entering the first block and leaving each: layer+1 batch pos d_model."""
     last = model.config.num_hidden_layers
@@ -63,7 +72,7 @@ def residual_names(model: OlmoForCausalLM) -> list[str]:
     return ["embed", *(str(layer) for layer in range(model.config.num_hidden_layers))]
 
 
-def head_name(layer: int, head: int) -> str:
+def head_name(layer: int | str, head: int | str) -> str:
     """How a head is called everywhere: L3H5."""
     return f"L{layer}H{head}"
 
@@ -73,20 +82,14 @@ def values_by_head(values: Tensor, heads: int) -> Tensor:
     return values.repeat_interleave(heads // values.shape[-2], dim=-2)
 
 
-def normed(norm: nn.Module, x: Tensor, scale: Tensor | float) -> Tensor:
-    """A norm of the model with a divisor given from outside, which makes it linear in x; float32."""
-    x = x.float()
-    return norm(x) * norm.scale(x) / scale
-
-
-def written(model: OlmoForCausalLM, layer: int, z: Tensor, head: int, scale: Tensor | float) -> Tensor:
+def written(model: OlmoForCausalLM, layer: int, z: Tensor, head: int, scale: Tensor) -> Tensor:
     """What one head adds to the residual stream for its part of z: pos head d_head -> pos d_model.
 
     Where a norm follows attention (OLMo 2 and 3), `scale` is its divisor; the others have none.
     """
-    block = model.model.layers[layer]
+    block = model.model.blocks[layer]
     result = block.self_attn.by_head(z[None], torch.tensor([head], device=z.device))[0, :, 0]
-    return result if block.norm_first else normed(getattr(block, block.attn_norm), result, scale)
+    return result if block.norm_first else divided(getattr(block, block.attn_norm), result.float(), scale)
 
 
 def next_token_statistics(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.common import as_batch
-from workbench.analyses.pairs import Subject, name_of, side_by_side
-from workbench.errors import WorkbenchError
+from workbench.analyses.pairs import Subject, pair_name, shared_layers, side_by_side
 from workbench.progress import Progress
 from workbench.results import Grid, Measures
 
@@ -31,10 +30,10 @@ def compare_attention(a: Subject, b: Subject, tokens: Tensor, *, progress: Progr
         entropy = torch.special.entr
         js.append((entropy(mean) - (entropy(one) + entropy(other)) / 2).sum(-1).clamp_min(0).mean((0, 2)))
         moved.append((one - other).abs().sum(-1).mean((0, 2)) / 2)
-    title = f"Attention of {name_of(a, 'A')} and {name_of(b, 'B')}"
+    of = pair_name(a, b)
     return Measures(
-        js=_grid(js, f"{title}: divergence", "JS(A, B)", "nats"),
-        moved=_grid(moved, f"{title}: weight that moved", "share of weight", ""),
+        js=_grid(js, f"Divergence of attention{of}", "JS(A, B)", "nats"),
+        moved=_grid(moved, f"Attention that lies elsewhere{of}", "share of weight", ""),
     )
 
 
@@ -60,10 +59,11 @@ def match_heads(a: Subject, b: Subject, tokens: Tensor, *, progress: Progress | 
 
 def _layers(a: Subject, b: Subject, batch: Tensor, progress: Progress | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Both patterns of each layer but for the first query: batch head query key."""
+    layers = range(shared_layers(a, b))
 
     def patterns(model: OlmoForCausalLM) -> Iterator[Tensor]:
         resid = None
-        for layer in range(model.config.num_hidden_layers):
+        for layer in layers:
             run = model.run(
                 batch.to(model.device) if resid is None else None,
                 start_at_layer=layer,
@@ -75,12 +75,7 @@ def _layers(a: Subject, b: Subject, batch: Tensor, progress: Progress | None) ->
             resid = run.resid
             yield run[f"blocks.{layer}.attn.pattern"][:, :, 1:]
 
-    for layer, (one, other) in enumerate(side_by_side(a, b, patterns, progress)):
-        if one.shape != other.shape:
-            raise WorkbenchError(f"A has {one.shape[1]} heads in layer {layer} and B has {other.shape[1]}")
-        if progress is not None:
-            progress(0.8, f"comparing attention of layer {layer}")
-        yield one, other
+    return side_by_side(a, b, patterns, len(layers), progress)
 
 
 def _grid(layers: list[Tensor], title: str, value_name: str, unit: str) -> Grid:

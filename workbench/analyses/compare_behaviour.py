@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.common import CHUNK, as_batch
-from workbench.analyses.pairs import Subject, name_of, side_by_side
+from workbench.analyses.pairs import Subject, config_of, pair_name, side_by_side
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.results import Curves, Measures, Scores
@@ -51,20 +51,19 @@ def compare_behaviour(
     if window < 2:
         raise WorkbenchError(f"window={window}; a window needs at least 2 tokens")
 
-    def logits(model: OlmoForCausalLM) -> Iterator[Tensor]:
-        for text in batch:
-            for start, stop in _windows(len(text), min(window, model.config.max_position_embeddings)):
-                yield model.run(text[None, start:stop].to(model.device)).logits[0, :-1]  # pos-1 vocab
+    longest = min(window, *(config_of(subject).max_position_embeddings for subject in (a, b)))
+    windows = [(text, *ends) for text in range(len(batch)) for ends in _windows(batch.shape[1], longest)]
 
-    done, wanted = 0, batch[:, 1:].numel()
-    targets, found = batch[:, 1:].flatten().cpu(), {name: [] for name in NAMES}
-    for one, other in side_by_side(a, b, logits, progress):
-        for name, values in _differences(one, other, targets[done : done + len(one)], top).items():
+    def logits(model: OlmoForCausalLM) -> Iterator[Tensor]:
+        for text, start, stop in windows:
+            yield model.run(batch[text, None, start:stop].to(model.device)).logits[0, :-1]  # pos-1 vocab
+
+    found: dict[str, list[Tensor]] = {name: [] for name in NAMES}
+    pairs = side_by_side(a, b, logits, len(windows), progress)
+    for (text, start, stop), (one, other) in zip(windows, pairs, strict=True):
+        for name, values in _differences(one, other, batch[text, start + 1 : stop].cpu(), top).items():
             found[name].append(values)
-        done += len(one)
-        if progress is not None:
-            progress(0.8 + 0.2 * done / wanted, "comparing predictions")
-    title = f"{name_of(a, 'A')} and {name_of(b, 'B')}"
+    title = pair_name(a, b)
     return Measures(
         **{name: _curves(name, torch.cat(values), batch, title, tokenizer) for name, values in found.items()}
     )
@@ -116,7 +115,7 @@ def _windows(length: int, window: int) -> list[tuple[int, int]]:
     return [(start, min(start + window, length)) for start in range(0, length - 1, window - 1)]
 
 
-def _curves(name: str, values: Tensor, batch: Tensor, title: str, tokenizer: Tokenizer | None) -> Curves:
+def _curves(name: str, values: Tensor, batch: Tensor, of: str, tokenizer: Tokenizer | None) -> Curves:
     texts, length = batch.shape
     lines = torch.cat([torch.full((texts, 1), float("nan")), values.reshape(texts, length - 1)], dim=1)
     label, unit = NAMES[name]
@@ -125,7 +124,7 @@ def _curves(name: str, values: Tensor, batch: Tensor, title: str, tokenizer: Tok
         [f"text {n}" for n in range(texts)],
         range(length),
         x_labels=token_labels(batch[0], tokenizer) if texts == 1 else None,
-        title=f"{title}: {label}",
+        title=label[0].upper() + label[1:] + of,
         value_name=label,
         unit=unit,
         signed=name == "loss_difference",

@@ -38,6 +38,13 @@ HEADED = ("q", "k", "v", "o")
 BLOCK = 2**19
 """Numbers that one thread compares at a time: few enough for a processor's cache, where several passes are cheap."""
 
+TITLES = {
+    "relative_change": "Relative change of weights from A to B",
+    "cosine": "Cosine of A's weights and B's",
+    "distance": "Distance between A's weights and B's",
+    "norm_a": "Norm of A's weights",
+    "norm_b": "Norm of B's weights",
+}
 UNITS = {
     "relative_change": "‖B − A‖ / ‖A‖",
     "cosine": "⟨A, B⟩ / ‖A‖ ‖B‖",
@@ -117,7 +124,7 @@ def compare_weights(a: Source, b: Source, *, heads_of: str | None = None, progre
         {m: np.stack([layer[m] for layer in layers]) for m in UNITS},
         ([str(named.layer) for named in mine], [str(head) for head in heads]),
         ("layer", "head" if heads_of in "qo" else "key-value head"),
-        f" of {heads_of}",
+        f": {heads_of}",
     )
 
 
@@ -132,7 +139,7 @@ def weight_table(a: Source, b: Source, *, progress: Progress | None = None) -> p
     for named, sums in _changes(first, second, _tensors(first, second), progress):
         place = {"tensor": named.tensor, "layer": named.layer, "matrix": named.matrix}
         rows.append({**place, "head": "", **{m: values[0] for m, values in sums.total().measures().items()}})
-        if len(sums.a) > 1:
+        if named.layer is not None and len(sums.a) > 1:
             measures = sums.measures()
             for head in range(len(sums.a)):
                 each = {m: values[head] for m, values in measures.items()}
@@ -254,7 +261,7 @@ def _squares_by_column(x: Tensor, y: Tensor, groups: int) -> np.ndarray:
 
 
 def _grids(
-    measures: dict[str, object], labels: tuple[list[str], list[str]], names: tuple[str, str], suffix: str = ""
+    measures: dict[str, object], labels: tuple[list[str], list[str]], names: tuple[str, str], of: str = ""
 ) -> Measures:
     return Measures(
         **{
@@ -263,7 +270,7 @@ def _grids(
                 *labels,
                 row_name=names[0],
                 column_name=names[1],
-                title=f"Weights{suffix}: {measure.replace('_', ' ')}",
+                title=f"{TITLES[measure]}{of}",
                 value_name=UNITS[measure],
                 signed=measure == "cosine",
             )

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM, Run
-from workbench.analyses.common import chosen, head_name, normed, one_text, values_by_head, written
+from hooks.olmo import divided
+from workbench.analyses.common import chosen, head_name, one_text, values_by_head, written
 from workbench.progress import Progress
 from workbench.results import Grid, Scores
 from workbench.text import Tokenizer, token_id, token_labels, vocabulary_labels
@@ -153,7 +154,7 @@ def read_out(model: OlmoForCausalLM, parts: Tensor, scale: Tensor, target: list[
     """What parts of the residual stream add to the target's logit, the final norm's scale held: … d_model -> …"""
     rows = model.get_output_embeddings().weight[target].double()  # token d_model
     unembedding = rows[0] - rows[1] if len(rows) == 2 else rows[0]
-    return normed(model.model.norm, parts, scale).double() @ unembedding
+    return divided(model.model.norm, parts.float(), scale).double() @ unembedding
 
 
 def _read_from(model: OlmoForCausalLM, run: Run, layer: int, head: int, position: int) -> Tensor:

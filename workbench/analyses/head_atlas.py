@@ -14,6 +14,14 @@ TOKENS = 4096  # run at a time
 SPAN = 16  # tokens that are repeated
 GAPS = (0, 16)  # random tokens before the first copy, and between the two
 UNITS = {"entropy": "nats", "distance": "tokens"}
+VALUES = {
+    "entropy": "entropy",
+    "distance": "distance",
+    "induction": "induction score",
+    "induction_error": "standard error",
+}
+"""What the numbers are; those that are not named are weights."""
+
 TITLES = {
     "entropy": "Entropy of attention",
     "previous": "Attention to the previous token",
@@ -57,7 +65,7 @@ def head_atlas(
                 range(heads),
                 column_name="head",
                 title=TITLES[name],
-                value_name=name.replace("_", " "),
+                value_name=VALUES.get(name, "attention"),
                 unit=UNITS.get(name, ""),
             )
             for name, values in measures.items()
@@ -67,7 +75,7 @@ def head_atlas(
 
 def _text_statistics(model: OlmoForCausalLM, batch: Tensor, progress: Progress | None) -> dict[str, Tensor]:
     """The mean of each statistic over the queries where it is defined: layer head."""
-    sums, counts = 0.0, 0
+    sums, counts = torch.zeros(()), torch.zeros(())
     for texts in steps(batch.split(max(1, TOKENS // batch.shape[1])), progress, "attention on the text"):
         statistics = HeadStatistics(tokens=texts)
         found = _statistics(model, texts, statistics)[..., 1:].double()  # layer stat batch head query

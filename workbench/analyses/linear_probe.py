@@ -95,9 +95,9 @@ def _pooled(
     lengths = torch.tensor([text.shape[1] for text in texts])
     order = lengths.argsort()
     padded = pad_sequence([texts[n][0] for n in order], batch_first=True)  # what follows a text does not change it
-    pooled = []
+    pooled: list[Tensor] = []
     for some in steps(order.split(TEXTS), progress, "reading hidden states"):
-        start, longest = sum(len(p) for p in pooled), int(lengths[some].max())
+        start, longest = TEXTS * len(pooled), int(lengths[some].max())
         resid = residuals(model, padded[start : start + len(some), :longest]).float().cpu()  # layer batch pos d_model
         position, length = torch.arange(longest), lengths[some][:, None]
         weight = (position == length - 1).float() if pool == "last" else (position < length) / length

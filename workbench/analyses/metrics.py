@@ -20,6 +20,18 @@ from workbench.results import Curves, Grid
 TEXTS = 8
 """Texts run at a time."""
 
+SCORES = {
+    "entropy": "entropy of attention",
+    "previous": "previous-token score",
+    "first": "first-token score",
+    "self": "same-token score",
+    "distance": "mean distance looked back",
+    "duplicate": "duplicate-token score",
+    "induction": "induction score",
+    "induction_error": "standard error of the induction score",
+}
+"""What the measures of `head_atlas` are called along a run."""
+
 
 def held_out_loss(tokens: Tensor) -> Metric:
     """Mean −log p of the tokens of texts that the run was not trained on, nats a token."""
@@ -29,7 +41,7 @@ def held_out_loss(tokens: Tensor) -> Metric:
 def head_scores(tokens: Tensor, score: str, *, samples: int = 64, seed: int = 0) -> Metric:
     """One score of `head_atlas` for every head: entropy, previous, first (sinks), self, distance, induction, …"""
     arguments = {"tokens": as_batch(tokens, 2), "score": score, "samples": samples, "seed": seed}
-    return Metric(f"{score.replace('_', ' ')} of heads", _head_score, arguments)
+    return Metric(f"{SCORES.get(score, score)} of each head", _head_score, arguments)
 
 
 def residual_norms(tokens: Tensor) -> Metric:
@@ -59,7 +71,7 @@ def weight_change() -> Metric:
 
     Read from the files; the first checkpoint has nothing before it (NaN).
     """
-    return Metric("relative weight change a step", _change, reads="weights")
+    return Metric("relative weight change per step", _change, reads="weights")
 
 
 def head_needed(tokens: Tensor, layer: int, head: int) -> Metric:

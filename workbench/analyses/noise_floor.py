@@ -10,10 +10,10 @@ import numpy as np
 from workbench.checkpoints import Checkpoint
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
-from workbench.results import Measures, Result, Scores
+from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores, Shape
 
-Found = TypeVar("Found", bound=Result | Measures)
-ALIKE = ("cosine", "overlap", "CKA")
+Found = TypeVar("Found", Grid, Maps, Scores, Curves, Points, Measures)
+ALIKE = ("cosine", "overlap", "debiased linear CKA")
 """Numbers that are 1 where checkpoints do not differ."""
 
 OWN = (
@@ -53,7 +53,7 @@ def noise_floor(
     return _most(found)
 
 
-def in_floors(pair: Result | Measures, floor: Result | Measures) -> Result | Measures:
+def in_floors(pair: Found, floor: Found) -> Found:
     """A comparison in units of its noise floor: how many times further apart two checkpoints are than those that
     differ by seed or data order. What is not above 1 says nothing.
 
@@ -65,7 +65,7 @@ def in_floors(pair: Result | Measures, floor: Result | Measures) -> Result | Mea
     return _ratio(pair, floor)
 
 
-def _most(results: Sequence[Result], name: str = "") -> Result:
+def _most(results: Sequence[Shape], name: str = "") -> Shape:
     """One result with, of several, the values that differ most."""
     names = _names(results[0], name)
     alike, own = np.isin(names, ALIKE), np.isin(names, OWN)
@@ -74,7 +74,7 @@ def _most(results: Sequence[Result], name: str = "") -> Result:
     return dataclasses.replace(results[0], values=values, title=f"Noise floor. {results[0].title}", signed=False)
 
 
-def _ratio(pair: Result, floor: Result, name: str = "") -> Result:
+def _ratio(pair: Shape, floor: Shape, name: str = "") -> Shape:
     alike = np.isin(_names(pair, name), ALIKE)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = _distance(pair, alike) / _distance(floor, alike)

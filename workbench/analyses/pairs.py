@@ -7,18 +7,19 @@ pieces are the same numbers either way, and so is what is made of them.
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
 from workbench.checkpoints import Checkpoint
-from workbench.checkpoints.loading import gigabytes
+from workbench.checkpoints.loading import readable
 from workbench.errors import WorkbenchError
-from workbench.progress import Progress, part
+from workbench.progress import Progress, part, steps
 
 Subject = OlmoForCausalLM | Checkpoint | str
 """A model in memory, or a checkpoint that is loaded for as long as it is needed: an entry of a series, or an id."""
@@ -30,33 +31,39 @@ Pieces = Callable[[OlmoForCausalLM], Iterator[Tensor]]
 
 
 def side_by_side(
-    a: Subject, b: Subject, pieces: Pieces, progress: Progress | None = None
+    a: Subject, b: Subject, pieces: Pieces, count: int, progress: Progress | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pieces of A and of B in pairs, float32 on the CPU.
+    """The pieces of A and of B in pairs, float32 on the CPU. There are `count` of each.
 
     Errors: WorkbenchError if the two have vocabularies of different size, or A's pieces do not fit on the disk, and
     those of `checkpoints.load`.
     """
+    sizes = [config_of(subject).vocab_size for subject in (a, b)]
+    if sizes[0] != sizes[1]:
+        raise WorkbenchError(
+            f"the checkpoints have vocabularies of {sizes[0]:,} and {sizes[1]:,} tokens: not the same tokenizer"
+        )
     if isinstance(a, OlmoForCausalLM) and isinstance(b, OlmoForCausalLM):
-        _same_vocabulary(a.config.vocab_size, b.config.vocab_size)
-        for one, other in zip(pieces(a), pieces(b), strict=True):
+        both = zip(pieces(a), pieces(b), strict=True)
+        for _, (one, other) in zip(steps(range(count), progress, "comparing"), both, strict=True):
             yield one.float().cpu(), other.float().cpu()
         return
     with tempfile.TemporaryDirectory(prefix="olmo-pair-") as folder:
-        model = opened(a, part(progress, 0.0, 0.4))
-        vocabulary, count = model.config.vocab_size, 0
-        for count, piece in enumerate(pieces(model), start=1):
-            _keep(piece, Path(folder) / f"{count}.pt")
-            if progress is not None:
-                progress(0.4, f"{name_of(a, 'A')}: {count} pieces")
-        del model, piece
-        model = opened(b, part(progress, 0.4, 0.8))
-        _same_vocabulary(vocabulary, model.config.vocab_size)
-        for number, piece in enumerate(pieces(model), start=1):
-            file = Path(folder) / f"{number}.pt"
+        files = [Path(folder) / f"{number}.pt" for number in range(count)]
+        _write(a, pieces, files, part(progress, 0.0, 0.5))
+        model = opened(b, part(progress, 0.5, 0.75))
+        told = steps(files, part(progress, 0.75, 1.0), f"comparing with {name_of(b, 'B')}")
+        for file, piece in zip(told, pieces(model), strict=True):
             yield torch.load(file).float(), piece.float().cpu()
             file.unlink()
-        assert number == count, f"{count} pieces of A and {number} of B"
+
+
+def _write(subject: Subject, pieces: Pieces, files: Sequence[Path], progress: Progress | None) -> None:
+    """Keep the pieces of a subject, which is in memory no longer than that takes."""
+    model = opened(subject, part(progress, 0.0, 0.5))
+    told = steps(files, part(progress, 0.5, 1.0), f"running {name_of(subject, 'A')}")
+    for file, piece in zip(told, pieces(model), strict=True):
+        _keep(piece, file)
 
 
 def _keep(piece: Tensor, file: Path) -> None:
@@ -64,11 +71,26 @@ def _keep(piece: Tensor, file: Path) -> None:
     free = shutil.disk_usage(file.parent).free
     if piece.nbytes > free - SPARED:
         raise WorkbenchError(
-            f"what A computes is kept in {file.parent} while B is loaded, and the next {gigabytes(piece.nbytes)} do "
-            f"not fit into the {gigabytes(free)} that are free there; give a shorter text, a TMPDIR on a larger disk, "
-            "or two models that are both in memory"
+            f"what A computes is kept in {file.parent} while B is loaded, and the next {readable(piece.nbytes)} do "
+            f"not fit: of the {readable(free)} that are free there {readable(SPARED)} stay so; give a shorter text, a "
+            "TMPDIR on a larger disk, or two models that are both in memory"
         )
     torch.save(piece.detach().contiguous().cpu().clone(), file)
+
+
+def config_of(subject: Subject) -> PreTrainedConfig:
+    """The configuration of a subject, read without loading it."""
+    if isinstance(subject, OlmoForCausalLM):
+        return subject.config
+    return checkpoints.open_weights(checkpoints.locate(subject)).config
+
+
+def shared_layers(a: Subject, b: Subject) -> int:
+    """How many layers A and B have. Errors: WorkbenchError if one has more of them, or more heads, than the other."""
+    shapes = [(config.num_hidden_layers, config.num_attention_heads) for config in (config_of(a), config_of(b))]
+    if shapes[0] != shapes[1]:
+        raise WorkbenchError(f"A has {shapes[0][0]} layers of {shapes[0][1]} heads, B {shapes[1][0]} of {shapes[1][1]}")
+    return shapes[0][0]
 
 
 def opened(subject: Subject, progress: Progress | None = None) -> OlmoForCausalLM:
@@ -83,8 +105,7 @@ def name_of(subject: Subject, fallback: str) -> str:
     return subject if isinstance(subject, str) else subject.id
 
 
-def _same_vocabulary(one: int, other: int) -> None:
-    if one != other:
-        raise WorkbenchError(
-            f"the checkpoints have vocabularies of {one:,} and {other:,} tokens: not the same tokenizer"
-        )
+def pair_name(a: Subject, b: Subject) -> str:
+    """What A and B are, for the end of a title: " (A: tiny-olmo@step0, B: tiny-olmo)"; nothing of two models."""
+    said = [f"{letter}: {name}" for letter, one in (("A", a), ("B", b)) if (name := name_of(one, "")) != ""]
+    return f" ({', '.join(said)})" if said else ""

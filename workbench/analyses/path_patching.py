@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from hooks import Capture, Edit, OlmoForCausalLM, Run, edits
-from hooks.sites import layer_of
 from workbench.analyses.cells import PARTS, RESIDUALS, Swap, heads_and_mlp, repeated, run_cells
-from workbench.analyses.common import chosen, head_name
+from workbench.analyses.common import block_of, chosen, head_name
 from workbench.analyses.contrast import Target, contrast, grids, scale_between
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
@@ -62,7 +61,7 @@ def path_patching(
     base = model.run(pair.clean, capture=[RESIDUALS, "blocks.*.attn_out", "blocks.*.mlp_out"], logits_to_keep=1)
     other = model.run(pair.corrupted, capture=PARTS, logits_to_keep=1)
     scale = scale_between(pair, base.logits, other.logits, one="corrupted")
-    end = model.config.num_hidden_layers if readers is None else max(layer_of(site)[0] for site in readers)
+    end = model.config.num_hidden_layers if readers is None else max(block_of(site) for site in readers)
     n_heads = model.config.num_attention_heads
     rows = []
     for layer in steps(range(end), progress, "patching paths"):
@@ -112,10 +111,10 @@ def _through(
     frozen = _frozen(model, base, sender, between, mlps)
     if readers is None:
         return run_cells(model, base, sender, freeze=frozen, logits_to_keep=1).logits[:, -1]
-    after = {site: heads for site, heads in readers.items() if layer_of(site)[0] > between.start}
+    after = {site: heads for site, heads in readers.items() if block_of(site) > between.start}
     capture = [Capture(site, heads=heads) for site, heads in after.items()]
     read = run_cells(model, base, sender, freeze=frozen, capture=capture, stop_at_layer=between.stop + 1)
-    first = min(layer_of(site)[0] for site in after)
+    first = min(block_of(site) for site in after)
     run = model.run(
         resid=repeated(base[f"blocks.{first}.resid_pre"], cells),
         start_at_layer=first,

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.common import as_batch, residuals
-from workbench.analyses.pairs import Subject, opened, side_by_side
+from workbench.analyses.pairs import Subject, opened, pair_name, side_by_side
 from workbench.errors import WorkbenchError
-from workbench.progress import Progress, steps
+from workbench.progress import Progress, part, steps
 from workbench.results import Grid
 
 SAMPLES = 1024  # tokens compared with each other at a time
@@ -40,23 +41,26 @@ def representation_similarity(
     def states(model: OlmoForCausalLM) -> Iterator[Tensor]:
         return (residuals(model, texts.to(model.device))[:, :, skip:] for texts in groups)  # layer batch pos d_model
 
-    alone = ((resid, resid) for resid in states(opened(model))) if other is None else None
-    pairs = alone or side_by_side(model, other, states)
-    sums: dict[str, Tensor | float] = {"xy": 0.0, "xx": 0.0, "yy": 0.0}
-    for _, (one, another) in zip(steps(groups, progress, "similarity of representations"), pairs, strict=True):
+    pairs: Iterator[tuple[Tensor, Tensor]]
+    if other is None:
+        alone = opened(model, part(progress, 0.0, 0.5))
+        told = steps(groups, part(progress, 0.0 if alone is model else 0.5, 1.0), "similarity of representations")
+        pairs = ((x, x) for _, x in zip(told, states(alone), strict=True))
+    else:
+        pairs = side_by_side(model, other, states, len(groups), progress)
+    both, first, second = torch.zeros(()), torch.zeros(()), torch.zeros(())
+    for one, another in pairs:
         x = _gram(one)
         y = x if another is one else _gram(another)
-        sums["xy"] = sums["xy"] + hsic(x, y)
-        sums["xx"] = sums["xx"] + hsic(x, x).diagonal()
-        sums["yy"] = sums["yy"] + hsic(y, y).diagonal()
-    similarity = sums["xy"] / (sums["xx"][:, None] * sums["yy"]).sqrt()
+        both, first, second = both + hsic(x, y), first + hsic(x, x).diagonal(), second + hsic(y, y).diagonal()
+    similarity = both / (first[:, None] * second).sqrt()
     return Grid(
         similarity,
         *(["embed", *range(count - 1)] for count in similarity.shape),
-        row_name="layer" if other is None else "layer of the first model",
-        column_name="layer" if other is None else "layer of the second model",
-        title="Similarity of representations (debiased linear CKA)",
-        value_name="CKA",
+        row_name="layer" if other is None else "layer of A",
+        column_name="layer" if other is None else "layer of B",
+        title="Similarity of representations" + ("" if other is None else pair_name(model, other)),
+        value_name="debiased linear CKA",
     )
 
 

@@ -37,6 +37,7 @@ def token_losses(
             title=f"{name.capitalize()} at each token",
             value_name=name,
             unit="" if name == "rank" else "nats",
+            log_y=name == "rank",
         )
         for name, values in statistics.items()
     }

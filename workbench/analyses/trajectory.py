@@ -10,7 +10,7 @@ import functools
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -68,8 +68,7 @@ class Loading:
     quantize: str | None = None
 
     def __call__(self, checkpoint: Checkpoint) -> OlmoForCausalLM:
-        options = {"dtype": self.dtype, "device": self.device, "quantize": self.quantize}
-        return checkpoints.load(checkpoint, **options)[0]
+        return checkpoints.load(checkpoint, dtype=self.dtype, device=self.device, quantize=self.quantize)[0]
 
 
 def trajectory(
@@ -105,6 +104,8 @@ def trajectory(
     run = checkpoints.main_run(series) if isinstance(series, checkpoints.Series) else list(series)
     places = _places(run, axis)
     metric = metric if isinstance(metric, Metric) else of_model(metric)
+    if progress is not None:
+        progress(0.0, f"{metric.name} of {len(run)} checkpoints")
     task = functools.partial(_measure, run, metric, loading, cache, _reference(run, metric, loading, cache))
     found: dict[int, dict[str, float]] = {}
     with closing(_all(task, len(run), executor, workers)) as results:  # closed at once, so that workers stop
@@ -125,7 +126,8 @@ def trajectory(
         x_name=axis,
         log_x=log_x,
         x_labels=[checkpoint.revision or checkpoint.id for checkpoint in run],
-        title=f"{metric.name} along {run[0].name}",
+        ordered=lines[0] == "embed",  # the layers, from the first on
+        title=f"{metric.name[0].upper()}{metric.name[1:]}, along {run[0].name}",
         value_name=metric.name,
         unit=metric.unit,
     )
@@ -151,21 +153,26 @@ def _places(run: Sequence[Checkpoint], axis: str) -> list[int]:
     """Where the checkpoints lie on the axis, which must know them all and have them in order."""
     if not run:
         raise WorkbenchError("a series without checkpoints has no trajectory")
-    for name in dict.fromkeys([axis, "step"]):
-        unknown = [checkpoint.id for checkpoint in run if checkpoint.place(name) is None]
-        if unknown:
-            raise WorkbenchError(f"the {name} of {unknown[0]} is not known; take the other axis, or leave it out")
+    places = [_place(checkpoint, axis) for checkpoint in run]
     for one, other in pairwise(run):
-        if one.place("step") >= other.place("step"):
+        if _place(one, "step") >= _place(other, "step"):
             raise WorkbenchError(
                 f"{one.id} and {other.id} do not follow one another on one run; take checkpoints.main_run(series)"
             )
-    return [checkpoint.place(axis) for checkpoint in run]
+    return places
+
+
+def _place(checkpoint: Checkpoint, axis: str) -> int:
+    """Where a checkpoint lies on an axis. Raises WorkbenchError where that is not known."""
+    place = checkpoint.place(axis)
+    if place is None:
+        raise WorkbenchError(f"the {axis} of {checkpoint.id} is not known; take the other axis, or leave it out")
+    return place
 
 
 def _all(
     task: Callable[[int], dict[str, float]], count: int, executor: str, workers: int
-) -> Iterator[tuple[int, dict[str, float]]]:
+) -> Generator[tuple[int, dict[str, float]]]:
     """Each index with its result, as they come."""
     if executor == "serial":
         yield from ((index, task(index)) for index in range(count))
@@ -204,7 +211,7 @@ def _measure(
     def make() -> dict[str, float]:
         given = {} if reference is None else {"reference": reference[1]()}
         if metric.reads == "weights":
-            steps = None if previous is None else run[index].place("step") - run[index - 1].place("step")
+            steps = None if previous is None else _place(run[index], "step") - _place(run[index - 1], "step")
             value = metric.function(weights, previous, steps, **metric.arguments, **given)
         else:
             value = metric.function(loading(run[index]), **metric.arguments, **given)
@@ -223,7 +230,7 @@ def _reference(
     if metric.reference is None:
         return None
     at = run[metric.reference_at]
-    mark, make = _mark(_open(at)), functools.partial(_refer, metric, loading, at)
+    mark, make = _mark(_open(at)), functools.partial(_refer, metric.reference, metric.arguments, loading, at)
     if cache is None:
         return mark, functools.partial(_same, make())
     key = joblib.hash(("reference", _key(metric.reference), _key(metric.arguments), repr(loading), mark))
@@ -232,15 +239,17 @@ def _reference(
     return mark, functools.partial(_keeper(cache), key, make)
 
 
-def _refer(metric: Metric, loading: Loading, checkpoint: Checkpoint) -> object:
-    return metric.reference(loading(checkpoint), **metric.arguments)
+def _refer(
+    reference: Callable[..., Made], arguments: Mapping[str, Any], loading: Loading, checkpoint: Checkpoint
+) -> Made:
+    return reference(loading(checkpoint), **arguments)
 
 
 def _same(value: Made) -> Made:
     return value
 
 
-def _keeper(cache: str | Path) -> Callable[[str, Callable[[], Any]], Any]:
+def _keeper(cache: str | Path) -> joblib.memory.MemorizedFunc:
     """A function of a key and a maker: what the maker returned when the key was first seen."""
     return joblib.Memory(cache, verbose=0).cache(_made, ignore=["make"])
 

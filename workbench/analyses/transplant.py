@@ -16,6 +16,7 @@ from workbench.analyses.pairs import Subject, name_of, opened
 from workbench.analyses.tensors import NamedTensors, weights_of
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
+from workbench.progress import part as stage
 from workbench.results import Grid, Measures, Scores
 
 CAPTURED = ("attn.z", "attn_out", "mlp_out", "resid_post")
@@ -24,7 +25,14 @@ WHOLE = {"weights": ("attention", "mlp", "layer"), "activations": ("attention", 
 
 
 def transplant(
-    a: Subject, b: Subject, tokens: Tensor, part: Part, *, using: str = "weights", target: int | None = None
+    a: Subject,
+    b: Subject,
+    tokens: Tensor,
+    part: Part,
+    *,
+    using: str = "weights",
+    target: int | None = None,
+    progress: Progress | None = None,
 ) -> Scores:
     """Run B with one part taken from A, and see what that does to its loss on a text, and to a target.
 
@@ -39,12 +47,14 @@ def transplant(
     Errors: WorkbenchError if there is no such part, or A and B are not of one shape.
     """
     batch = as_batch(tokens, at_least=2)
-    donor = _donor(a, batch, [part.layer], using)
-    model = opened(b)
-    before = _outcome(model.run(batch.to(model.device)), batch, target)
-    after = _outcome(_with_part(model, batch, donor, part, using), batch, target)
+    donor = _donor(a, batch, [part.layer], using, stage(progress, 0.0, 0.4))
+    model = opened(b, stage(progress, 0.4, 0.8))
+    runs = (lambda: model.run(batch.to(model.device)), lambda: _with_part(model, batch, donor, part))
+    before, after = (
+        _outcome(run(), batch, target) for run in steps(runs, stage(progress, 0.8, 1.0), f"transplanting {part}")
+    )
     names = ["loss", "target"][: len(before)]
-    numbers = {}
+    numbers: dict[str, float] = {}
     for name, old, new in zip(names, before, after, strict=True):
         what = "loss of B" if name == "loss" else "target in B"
         numbers |= {what: old, f"{name} with the part of A": new, f"effect on {name}": new - old}
@@ -116,20 +126,23 @@ def _one_at_a_time(
 ) -> Measures:
     """The effects of every head, and of some kinds of parts, of every layer: Grids layer × part."""
     batch = as_batch(tokens, at_least=2)
-    donor = _donor(a, batch, None, using)  # before B, so that one model is in memory at a time
-    model = opened(b)
+    # A before B, so that one model is in memory at a time.
+    donor = _donor(a, batch, None, using, stage(progress, 0.0, 0.1))
+    model = opened(b, stage(progress, 0.1, 0.2))
     layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
     columns = [*(("head", (head,)) for head in range(heads)), *((kind, ()) for kind in kinds)]
     grid = [Part(kind, layer, some) for layer in range(layers) for kind, some in columns]
     own = model.run(batch.to(model.device), capture="blocks.*.resid_pre")
     before = _outcome(own, batch, target)
     effects = []
-    for one in steps(grid, progress, "transplanting parts" if kinds else "transplanting heads"):
-        run = _with_part(model, batch, donor, one, using, own[f"blocks.{one.layer}.resid_pre"])
+    text = "transplanting parts" if kinds else "transplanting heads"
+    for one in steps(grid, stage(progress, 0.2, 1.0), text):
+        run = _with_part(model, batch, donor, one, own[f"blocks.{one.layer}.resid_pre"])
         effects.append([new - old for new, old in zip(_outcome(run, batch, target), before, strict=True)])
     values = torch.tensor(effects).T.reshape(len(before), layers, len(columns))
     what = "part" if kinds else "head"
-    title = f"{name_of(b, 'B')} with one {what} of {name_of(a, 'A')} ({using})"
+    title = f"{name_of(b, 'B')} with one {what} of {name_of(a, 'A')} ({using}): change of "
+    names = {"loss": "loss", "target": "log-probability of the target"}
     return Measures(
         **{
             name: Grid(
@@ -137,8 +150,8 @@ def _one_at_a_time(
                 range(layers),
                 [*range(heads), *("MLP" if kind == "mlp" else kind for kind in kinds)],
                 column_name=what,
-                title=title,
-                value_name=f"change of {'loss' if name == 'loss' else 'log-probability of the target'}",
+                title=title + names[name],
+                value_name=f"change of {names[name]}",
                 unit="nats",
                 signed=True,
             )
@@ -147,13 +160,15 @@ def _one_at_a_time(
     )
 
 
-def _donor(a: Subject, batch: Tensor, layers: Sequence[int] | None, using: str) -> NamedTensors | dict[str, Tensor]:
+def _donor(
+    a: Subject, batch: Tensor, layers: Sequence[int] | None, using: str, progress: Progress | None
+) -> NamedTensors | dict[str, Tensor]:
     """A's tensors, read when they are needed; or what its parts wrote in a run over the tokens, by site."""
     if using == "weights":
         return weights_of(a)
     if using != "activations":
         raise WorkbenchError(f"using={using!r}; choices: weights, activations")
-    model = opened(a)
+    model = opened(a, progress)
     layers = chosen(layers, model.config.num_hidden_layers, "layer")
     capture = [f"blocks.{layer}.{site}" for layer in layers for site in CAPTURED]
     run = model.run(batch.to(model.device), capture=capture, logits_to_keep=1)
@@ -165,17 +180,19 @@ def _with_part(
     batch: Tensor,
     donor: NamedTensors | dict[str, Tensor],
     part: Part,
-    using: str,
     resid: Tensor | None = None,
 ) -> Run:
-    """B's run with the part; from the part's layer on, where its residual stream there is given."""
+    """B's run with the part, of A's tensors or of what A's parts wrote; from the part's layer on, where its residual
+    stream there is given."""
     _there(model, part)
-    start = (
-        {"start_at_layer": part.layer, "resid": resid} if resid is not None else {"input_ids": batch.to(model.device)}
-    )
-    if using == "weights":
-        return grafted(model, part_tensors(donor, part), part).run(**start)
-    return model.run(**start, edits=_edits(donor, part))
+    changes: list[Edit] = []
+    if isinstance(donor, dict):
+        changes = _edits(donor, part)
+    else:
+        model = grafted(model, part_tensors(donor, part), part)
+    if resid is None:
+        return model.run(batch.to(model.device), edits=changes)
+    return model.run(start_at_layer=part.layer, resid=resid, edits=changes)
 
 
 def _there(model: OlmoForCausalLM, part: Part) -> None:

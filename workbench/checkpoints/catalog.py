@@ -180,10 +180,10 @@ def gaps(checkpoints: Sequence[Checkpoint]) -> list[Gap]:
     The usual spacing of a run is the one that at least half of its neighbours have; without one (a series spaced by
     logarithm) there is nothing to miss.
     """
-    runs: dict[tuple, list[Checkpoint]] = {}
+    runs: dict[tuple[int | None, int | None], list[tuple[int, Checkpoint]]] = {}
     for checkpoint in checkpoints:
         if checkpoint.step is not None and checkpoint.order is None:
-            runs.setdefault((checkpoint.stage, checkpoint.ingredient), []).append(checkpoint)
+            runs.setdefault((checkpoint.stage, checkpoint.ingredient), []).append((checkpoint.step, checkpoint))
     return [gap for run in runs.values() for gap in _gaps_of_run(run)]
 
 
@@ -195,9 +195,9 @@ def pick(checkpoints: Sequence[Checkpoint], count: int) -> list[Checkpoint]:
     """
     if count < 2:
         raise WorkbenchError(f"{count} checkpoints to pick; at least 2, the first and the last")
-    if any(c.step is None for c in checkpoints):
+    kept = [(math.log1p(place), c) for c in checkpoints if (place := c.place("step")) is not None]
+    if len(kept) < len(checkpoints):
         raise WorkbenchError("only checkpoints with a step can be picked from; take main_run(series)")
-    kept = [(math.log1p(c.place("step")), c) for c in checkpoints]
     while len(kept) > count:
         del kept[min(range(1, len(kept) - 1), key=lambda i: kept[i + 1][0] - kept[i - 1][0])]
     return [checkpoint for _, checkpoint in kept]
@@ -234,12 +234,13 @@ def _checkpoint(
 
 def _counted(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     """Sorted checkpoints, each with what the stages before its own took: as far as the furthest of each goes."""
-    counted, before = [], (0, 0)
+    counted: list[Checkpoint] = []
+    before: tuple[int, int | None] = (0, 0)
     for _, group in groupby(checkpoints, key=lambda checkpoint: (checkpoint.stage, checkpoint.step is None)):
         stage = [replace(checkpoint, before=before) for checkpoint in group]
         counted += stage
-        steps, tokens = ([c.place(axis) for c in stage] for axis in AXES)
-        before = (max(s or 0 for s in steps), None if None in tokens else max(tokens))
+        steps, tokens = ([place for c in stage if (place := c.place(axis)) is not None] for axis in AXES)
+        before = (max(steps, default=before[0]), max(tokens) if len(tokens) == len(stage) else None)
     return counted
 
 
@@ -264,12 +265,13 @@ def _hub_series(repository: str) -> Series:
     return Series(checkpoints, repository, "cache" if found.note else "hub", [found.note] if found.note else [])
 
 
-def _gaps_of_run(run: Sequence[Checkpoint]) -> list[Gap]:
+def _gaps_of_run(run: Sequence[tuple[int, Checkpoint]]) -> list[Gap]:
+    """The gaps of one run, given as steps with their checkpoints, in order."""
     pairs = list(pairwise(run))
-    spacings = Counter(b.step - a.step for a, b in pairs)
+    spacings = Counter(b - a for (a, _), (b, _) in pairs)
     if not spacings:
         return []
     usual, times = spacings.most_common(1)[0]
     if usual <= 0 or 2 * times < len(pairs):
         return []
-    return [Gap(a, b, (b.step - a.step) // usual - 1) for a, b in pairs if b.step - a.step >= 2 * usual]
+    return [Gap(one, other, (b - a) // usual - 1) for (a, one), (b, other) in pairs if b - a >= 2 * usual]

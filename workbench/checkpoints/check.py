@@ -33,7 +33,7 @@ def check(model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase | None = No
     of each layer, how far back each layer looks, and the tokenizer against the vocabulary.
     """
     config = model.config
-    windows = [layer.self_attn.sliding_window for layer in model.model.layers]
+    windows = [block.self_attn.sliding_window for block in model.model.blocks]
     measured = [window for window in windows if window is not None and window <= LONGEST_WINDOW_MEASURED]
     length = min(max([LENGTH, *(window + 4 for window in measured)]), config.max_position_embeddings)
     generator = torch.Generator().manual_seed(seed)
@@ -86,11 +86,11 @@ def _identities(model: OlmoForCausalLM, run: Run) -> list[Finding]:
 def _bias_part(model: OlmoForCausalLM, run: Run) -> Tensor:
     """What the output projections' biases add to the residual stream: layer batch pos d_model."""
     parts = []
-    for index, layer in enumerate(model.model.layers):
-        bias, out = layer.self_attn.o_proj.bias, run[f"blocks.{index}.attn_out"]
+    for index, block in enumerate(model.model.blocks):
+        bias, out = block.self_attn.o_proj.bias, run[f"blocks.{index}.attn_out"]
         part = torch.zeros_like(out) if bias is None else bias.expand_as(out)
-        if not layer.norm_first:
-            part = getattr(layer, layer.attn_norm).weight * part / run[f"blocks.{index}.ln1.scale"]
+        if not block.norm_first:
+            part = getattr(block, block.attn_norm).weight * part / run[f"blocks.{index}.ln1.scale"]
         parts.append(part.detach())
     return torch.stack(parts)
 
@@ -106,11 +106,11 @@ def _rotations(model: OlmoForCausalLM, run: Run) -> list[Finding]:
 
     Unscaled, pair i turns by theta^(-2i / d_head) radians a position; scaled kinds (YaRN, …) turn by no more.
     """
-    attention = [layer.self_attn for layer in model.model.layers]
+    attention, rope = [block.self_attn for block in model.model.blocks], model.config.rope_parameters
     findings = []
     for kind in dict.fromkeys(part.kind for part in attention):
         layers = [index for index, part in enumerate(attention) if part.kind == kind]
-        settings = model.model.rotary_emb[kind].config.rope_parameters
+        settings = rope.get(kind, rope)
         angles = torch.stack([_angles(run, index) for index in layers])  # layer pair
         exponents = torch.arange(angles.shape[1]) / angles.shape[1]
         unscaled = settings["rope_theta"] ** -exponents

@@ -9,6 +9,7 @@ only, which refuses code.
 import json
 import math
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from io import RawIOBase
@@ -48,24 +49,31 @@ MOST_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class Entry:
-    """What a file says about one tensor; `start` is where its numbers begin, None in a pickle."""
+    """What a file says about one tensor."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    start: int | None = None
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+@dataclass(frozen=True)
+class Span(Entry):
+    """A tensor whose numbers lie in one piece in its file, from `start` on."""
+
+    start: int
+
+
 class TensorFile(Protocol):
     """A file of named tensors."""
 
-    path: Path
+    @property
+    def path(self) -> Path: ...
 
     @property
-    def entries(self) -> dict[str, Entry]: ...
+    def entries(self) -> Mapping[str, Entry]: ...
 
     def rows(self, key: str, start: int, stop: int) -> Tensor:
         """Rows `start:stop` of a tensor along its first dimension, in the file's dtype, in memory of their own."""
@@ -79,7 +87,7 @@ class SafetensorsFile:
     path: Path
 
     @cached_property
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> dict[str, Span]:
         """All tensors of the file.
 
         Errors: WorkbenchError if the file is cut short, longer than it says, or no safetensors file.
@@ -121,14 +129,14 @@ class SafetensorsFile:
             raise WorkbenchError(f"{self.path} is not a safetensors file: its header is no table of tensors")
         return header, 8 + length
 
-    def _entry(self, key: str, said: dict, data_start: int) -> Entry:
+    def _entry(self, key: str, said: dict, data_start: int) -> Span:
         try:
             name, shape, (begin, end) = said["dtype"], tuple(said["shape"]), said["data_offsets"]
         except (KeyError, TypeError, ValueError) as error:
             raise WorkbenchError(f"{self.path}: the header's entry for {key!r} is broken: {said!r}") from error
         if name not in DTYPES:
             raise WorkbenchError(f"{self.path}: {key!r} has dtype {name}; readable dtypes: {', '.join(DTYPES)}")
-        entry = Entry(shape, DTYPES[name], data_start + begin)
+        entry = Span(shape, DTYPES[name], data_start + begin)
         if begin < 0 or end - begin != entry.nbytes:
             raise WorkbenchError(
                 f"{self.path}: {key!r} of shape {list(shape)} and dtype {name} needs {entry.nbytes:,} bytes "
@@ -249,7 +257,7 @@ def _fill(out: Tensor, file: RawIOBase, path: Path) -> None:
     """Read the next bytes of an open file into a tensor's memory."""
     if out.numel() == 0:
         return
-    view = memoryview(out.view(-1).view(torch.uint8).numpy())
+    view = out.view(-1).view(torch.uint8).numpy().data
     done = 0
     while done < len(view):
         got = file.readinto(view[done:])

@@ -47,16 +47,18 @@ def load(
     `dtype` is a torch dtype or its name, the files' own if None; `device` is the CPU if None; `quantize` is "nf4" or
     "8bit" (bitsandbytes, linear layers). The model is in evaluation mode. A checkpoint without tokenizer files has
     its parent folder's; if there are none either, the tokenizer is None and a warning says so.
-    Errors: WorkbenchError if it is not found, broken, not an OLMo, or does not fit into free memory.
+    Errors: WorkbenchError if it is not found, broken, not an OLMo, or does not fit into free memory; if there is no
+    such device.
     """
+    device = device_of(device)
     folder = locate(checkpoint)
     weights = open_weights(folder)
-    dtype, device = _dtype(dtype, weights), torch.device(device or "cpu")
+    dtype = _dtype(dtype, weights)
     needed = _need(weights, dtype, quantize)
     wanted, free = (needed.peak if device.type == "cpu" else needed.resident), free_memory(device)
     if wanted > free:
         raise WorkbenchError(
-            f"{folder} takes {gigabytes(wanted)} to load and {gigabytes(free)} are free on {device}; "
+            f"{folder} takes {readable(wanted)} to load and {readable(free)} are free on {device}; "
             "a smaller dtype (bfloat16) or quantize='nf4' takes less"
         )
     model = _build(weights, dtype, device, quantize, progress)
@@ -96,16 +98,35 @@ def locate(checkpoint: str | Checkpoint) -> Path:
     )
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that can be had on a device without swapping."""
+def device_of(device: torch.device | str | None) -> torch.device:
+    """A device by its name ("cuda", "cuda:1"); the CPU for None.
+
+    Errors: WorkbenchError if this machine has no such device, with those that it has.
+    """
+    accelerator = torch.accelerator.current_accelerator()
+    kind, count = ("cpu", 0) if accelerator is None else (accelerator.type, torch.accelerator.device_count())
+    try:
+        found = torch.device(device or "cpu")
+    except RuntimeError:  # not a name of any device
+        found = torch.device("meta")
+    if found.type == "cpu" or (found.type == kind and (found.index or 0) < count):
+        return found
+    there = ", ".join(["cpu", *(f"{kind}:{index}" for index in range(count))])
+    raise WorkbenchError(f"no device {str(device)!r} that this torch can use here; there is: {there}")
+
+
+def free_memory(device: torch.device | str | None = None) -> int:
+    """Bytes that can be had on a device without swapping. Errors: those of `device_of`."""
+    device = device_of(device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
 
 
-def gigabytes(count: int) -> str:
-    """Bytes as people read them: "2.35 GB"."""
-    return f"{count / 1e9:.2f} GB"
+def readable(count: int) -> str:
+    """Bytes as people read them: "2.346 GB", "840 kB"."""
+    size, unit = next(((10**n, unit) for n, unit in ((9, "GB"), (6, "MB"), (3, "kB")) if count >= 10**n), (1, "bytes"))
+    return f"{count / size:.4g} {unit}"
 
 
 def tokenizer_of(checkpoint: str | Path | Checkpoint) -> PreTrainedTokenizerBase | None:

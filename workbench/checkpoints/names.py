@@ -33,16 +33,6 @@ class Revision:
     order: int | None = None
 
     @property
-    def is_last(self) -> bool:
-        """Whether the name means the end of training and not a step of it."""
-        return self.step is None and self.name in LAST
-
-    @property
-    def is_branch(self) -> bool:
-        """Whether this lies off the main run: another data order, or one ingredient of several."""
-        return self.order is not None or self.ingredient is not None
-
-    @property
     def sort_key(self) -> tuple[bool, int, int, int, bool, int]:
         """By stage, ingredient and step; at one step other data orders come before the main run; `main` is last.
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
 from workbench.checkpoints.catalog import Checkpoint
-from workbench.checkpoints.loading import estimate, gigabytes, load
+from workbench.checkpoints.loading import device_of, estimate, load, readable
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 
@@ -23,6 +23,7 @@ class Residents:
 
     Room is made before a model is read, so that the budget holds while it loads. All threads may use it; one loads at
     a time. A model that was dropped lives on in the hands of whoever still uses it.
+    Errors: WorkbenchError if there is no such device.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Residents:
         quantize: str | None = None,
     ) -> None:
         self.budget = budget
-        self._dtype, self._device, self._quantize = dtype, device, quantize
+        self._dtype, self._device, self._quantize = dtype, device_of(device), quantize
         self._kept: OrderedDict[str, tuple[Loaded, int]] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -49,12 +50,12 @@ class Residents:
                 size = estimate(name, dtype=self._dtype, quantize=self._quantize).resident
                 if size > self.budget:
                     raise WorkbenchError(
-                        f"{name} takes {gigabytes(size)} and the budget for loaded models is {gigabytes(self.budget)}"
+                        f"{name} takes {readable(size)} and the budget for loaded models is {readable(self.budget)}"
                     )
                 while self.nbytes + size > self.budget:
                     self._kept.popitem(last=False)
-                options = {"dtype": self._dtype, "device": self._device, "quantize": self._quantize}
-                self._kept[name] = load(name, **options, progress=progress), size
+                loaded = load(name, dtype=self._dtype, device=self._device, quantize=self._quantize, progress=progress)
+                self._kept[name] = loaded, size
             self._kept.move_to_end(name)
             return self._kept[name][0]
 

@@ -150,8 +150,14 @@ def family_of(settings: Mapping[str, Any]) -> str | None:
     """The family that a config names, as people call it; None if it is not a dense OLMo."""
     if original.is_settings(dict(settings)):
         return "OLMo 2" if settings.get("norm_after") else "OLMo"
-    model_type = FORMER_NAMES.get(settings.get("model_type"), settings.get("model_type"))
+    model_type = _model_type(settings)
     return FAMILIES[model_type][0] if model_type in FAMILIES else None
+
+
+def _model_type(settings: Mapping[str, Any]) -> str:
+    """What a config says its `model_type` is, in transformers' spelling of today."""
+    said = str(settings.get("model_type"))
+    return FORMER_NAMES.get(said, said)
 
 
 def fingerprint(weights: Weights) -> str:
@@ -179,11 +185,10 @@ def _config(settings: dict[str, Any], said_in: Path, keys: set[str]) -> PreTrain
     try:
         if original.is_settings(settings):
             return original.config_of(settings, keys)
-        model_type = settings.get("model_type")
-        family = FORMER_NAMES.get(model_type, model_type)
+        family = _model_type(settings)
         if family not in FAMILIES:
             raise WorkbenchError(
-                f"model_type {model_type!r} is not an OLMo that this workbench reads "
+                f"model_type {settings.get('model_type')!r} is not an OLMo that this workbench reads "
                 f"({', '.join(FAMILIES)}, or the old hf_olmo)"
             )
         return FAMILIES[family][1].from_dict(settings | {"model_type": family})

@@ -7,8 +7,10 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from workbench.command_line import attention, check, compare, generate, lens, trajectory
@@ -24,12 +26,14 @@ COMMANDS = {
     "trajectory": trajectory,
     "check": check,
 }
+PROGRAM = ("python", "-m", "workbench")
 CODES = "exit codes: 0 fine; 1 it cannot be done (the reason is on stderr) or a check failed; 2 not understood"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, print its tables, write its files; returns the exit code."""
-    args = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    args = parser().parse_args(given)
     try:
         report = COMMANDS[args.command].run(args)
     except WorkbenchError as error:
@@ -37,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    report = replace(report, provenance={"command": shlex.join([*PROGRAM, *given]), **report.provenance})
     if args.html:
         args.html.write_text(as_html(report), encoding="utf-8")
     if args.csv and args.csv != Path("-"):
@@ -59,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     summaries = {name: str(command.__doc__).splitlines()[0] for name, command in COMMANDS.items()}
     listed = "\n".join(f"  {name:<12}{summary}" for name, summary in summaries.items())
     top = argparse.ArgumentParser(
-        prog="python -m workbench",
+        prog=" ".join(PROGRAM),
         description="Look inside OLMo checkpoints: tables on the terminal, CSV, or a page to keep.",
         epilog=f"commands:\n{listed}\n\n{CODES}\nEach command has examples: python -m workbench lens --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,

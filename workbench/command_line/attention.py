@@ -31,6 +31,7 @@ KEYS = 3  # named of each query
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A text, a score to order heads by, and heads to look at."""
     add_prompt(parser)
     parser.add_argument("--by", choices=SCORES, default="induction", help="score to list heads by (induction)")
     parser.add_argument(
@@ -55,7 +56,8 @@ def head(name: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> Report:
     """A row a head with its scores, and what each query of the chosen heads looks at most."""
     subject = opened(args, args.checkpoint)
-    tokens = subject.tokens(prompt_of(args))
+    text = prompt_of(args)
+    tokens = subject.tokens(text)
     atlas = head_atlas(subject.model, tokens, seed=args.seed, progress=bar(args))
     ranked = ranking(atlas, args.by)
     best = ranked.iloc[0]
@@ -63,7 +65,8 @@ def run(args: argparse.Namespace) -> Report:
     pictures = [atlas[name] for name in dict.fromkeys([args.by, *PICTURED]) if name in atlas]
     sections = [Section(f"Heads by {args.by}", ranked, pictures, NOTE, shown=ranked.head(SHOWN))]
     sections += [_head_section(subject, tokens, *one) for one in looked_at]
-    return Report(f"Attention of {subject.id}", sections, subject.provenance(args) | {"tokens": tokens.shape[1]})
+    origin = subject.provenance(args) | {"text": text, "tokens": tokens.shape[1]}
+    return Report(f"Attention of {subject.id}", sections, origin)
 
 
 def ranking(atlas: Measures, by: str) -> pd.DataFrame:

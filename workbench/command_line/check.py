@@ -3,17 +3,18 @@
 import argparse
 
 from workbench import checkpoints
-from workbench.command_line.common import add_loading_arguments, bar, full_id, provenance
+from workbench.command_line.common import add_loading_arguments, full_id, load, provenance
 from workbench.report import Report, Section, dtype_name
 
 EXAMPLES = """
   python -m workbench check tiny-olmo
-  python -m workbench check runs/mine/step1000 --dtype float32
+  python -m workbench check runs/mine/step1000 --dtype bfloat16
   python -m workbench check allenai/OLMo-2-0425-1B@main --html check.html || echo broken
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A checkpoint, and a seed."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="name@revision, or a folder")
     parser.add_argument("--seed", type=int, default=0, help="of the random tokens it runs over (0)")
     add_loading_arguments(parser)
@@ -21,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     """A row a check, those that failed first."""
-    model, tokenizer = checkpoints.load(
-        args.checkpoint, dtype=args.dtype, device=args.device, quantize=args.quantize, progress=bar(args)
-    )
+    model, tokenizer = load(args, args.checkpoint)
     found = checkpoints.check(model, tokenizer, seed=args.seed).sort_values("ok", kind="stable")
     shown = found.assign(ok=found["ok"].map({True: "ok", False: "FAILED"}))[["ok", "check", "detail"]]
     failed = int((~found["ok"]).sum())

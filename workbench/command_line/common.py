@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
 from workbench.analyses.sample_text import SAMPLE_TEXT
+from workbench.analyses.trajectory import Loading
+from workbench.checkpoints.loading import BITS
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, tqdm_progress
 from workbench.report import dtype_name, versions
@@ -32,7 +34,7 @@ class Opened:
 
     def tokens(self, text: str) -> Tensor:
         """A text as token ids, 1 pos. Errors: WorkbenchError for one that is empty or longer than the model takes."""
-        ids = self.tokenizer(text, return_tensors="pt")["input_ids"]
+        ids = ids_of(self.tokenizer, text)[None]
         longest = self.model.config.max_position_embeddings
         if not 0 < ids.shape[1] <= longest:
             raise WorkbenchError(f"the text has {ids.shape[1]} tokens; {self.id} takes 1 to {longest}")
@@ -63,9 +65,9 @@ def add_text(parser: argparse.ArgumentParser) -> None:
 
 def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     """How checkpoints are loaded."""
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (the files' own)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (float32 on a CPU, else the files' own)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (cpu)")
-    parser.add_argument("--quantize", choices=["8bit", "4bit"], help="linear layers by bitsandbytes")
+    parser.add_argument("--quantize", choices=list(BITS), help="linear layers by bitsandbytes")
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,11 +106,21 @@ def bar(args: argparse.Namespace) -> Progress | None:
     return tqdm_progress() if args.progress else None
 
 
+def loading(args: argparse.Namespace) -> Loading:
+    """How the arguments say that checkpoints are loaded; on a CPU in float32, since less is slow there."""
+    exact = "float32" if args.device == "cpu" and args.quantize is None else None
+    return Loading(args.dtype or exact, args.device, args.quantize)
+
+
+def load(args: argparse.Namespace, checkpoint: str) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase | None]:
+    """A checkpoint's model and tokenizer, loaded as the arguments say. Errors: those of `checkpoints.load`."""
+    how = loading(args)
+    return checkpoints.load(checkpoint, dtype=how.dtype, device=how.device, quantize=how.quantize, progress=bar(args))
+
+
 def opened(args: argparse.Namespace, checkpoint: str) -> Opened:
-    """A checkpoint, loaded as the arguments say. Errors: WorkbenchError if there is none, or it has no tokenizer."""
-    model, tokenizer = checkpoints.load(
-        checkpoint, dtype=args.dtype, device=args.device, quantize=args.quantize, progress=bar(args)
-    )
+    """A checkpoint to read texts with. Errors: WorkbenchError if there is none, or it has no tokenizer."""
+    model, tokenizer = load(args, checkpoint)
     return Opened(full_id(checkpoint), model, needed(tokenizer, checkpoint))
 
 
@@ -126,7 +138,10 @@ def full_id(checkpoint: str) -> str:
 
 
 def read_text(source: str | None) -> str:
-    """The text of a file or of standard input; without either, the built-in sample."""
+    """The text of a file or of standard input; without either, the built-in sample.
+
+    Errors: WorkbenchError if there is no such file, or it holds no text.
+    """
     if source is None:
         return SAMPLE_TEXT
     if source == "-":
@@ -134,7 +149,15 @@ def read_text(source: str | None) -> str:
     path = Path(source)
     if not path.is_file():
         raise WorkbenchError(f"no file {source}")
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise WorkbenchError(f"{source} is no text in UTF-8") from error
+
+
+def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    """The tokens of a text of any length: pos."""
+    return torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
 
 
 def prompt_of(args: argparse.Namespace) -> str:
@@ -143,18 +166,18 @@ def prompt_of(args: argparse.Namespace) -> str:
 
 
 def provenance(args: argparse.Namespace, first: Mapping[str, Any]) -> dict[str, Any]:
-    """Where numbers come from: checkpoints, how they were loaded, the seed, the command, and what computed."""
+    """Where numbers come from: checkpoints, how they were loaded, the seed, and what computed."""
     options = {"device": args.device, "quantize": args.quantize, "seed": getattr(args, "seed", None)}
     named = {name: value for name, value in options.items() if value is not None}
     return dict(first) | named | {"threads": torch.get_num_threads()} | versions()
 
 
 def rows_of(ids: Tensor, length: int) -> Tensor:
-    """A text in rows of equal length, 1 pos -> batch pos; what is left over at the end is left out.
+    """A text in rows of equal length, pos -> batch pos; what is left over at the end is left out.
 
     Errors: WorkbenchError for a length or a text of less than 2 tokens.
     """
-    length = min(length, ids.shape[1])
+    length = min(length, len(ids))
     if length < 2:
         raise WorkbenchError(f"rows of {length} tokens say nothing; give a longer text, or a length of at least 2")
-    return ids[0, : ids.shape[1] // length * length].reshape(-1, length)
+    return ids[: len(ids) // length * length].reshape(-1, length)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -23,6 +22,7 @@ from workbench.command_line.common import (
     add_text,
     bar,
     full_id,
+    ids_of,
     needed,
     opened,
     provenance,
@@ -45,6 +45,7 @@ SHOWN_OF_TOKENS = ("loss_difference", "loss_a", "loss_b", "kl", "overlap", "flip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Two checkpoints, what to compare, and on what text."""
     parser.add_argument("a", metavar="A", help="a checkpoint: name@revision, or a folder")
     parser.add_argument("b", metavar="B", help="the other one, of the same tokenizer")
     parser.add_argument(
@@ -91,9 +92,9 @@ def _pair(args: argparse.Namespace) -> Pair:
     finals = _finals(args.a) if args.noise_floor else []
     if args.one_at_a_time:
         tokenizer = needed(tokenizer_of(checkpoints.locate(args.a)), args.a)
-        return Pair(args.a, args.b, torch.tensor(tokenizer(text)["input_ids"]), tokenizer, "of the files", finals)
+        return Pair(args.a, args.b, ids_of(tokenizer, text), tokenizer, "of the files", finals)
     a, b = opened(args, args.a), opened(args, args.b)
-    ids = torch.tensor(a.tokenizer(text)["input_ids"], device=a.model.device)
+    ids = ids_of(a.tokenizer, text).to(a.model.device)
     return Pair(a.model, b.model, ids, a.tokenizer, dtype_name(a.model.dtype), finals)
 
 
@@ -133,7 +134,9 @@ def _predictions(pair: Pair, args: argparse.Namespace) -> list[Section]:
             table,
             [measures["loss_difference"]],
             "Below zero where B predicts the token better.",
-            shown=_furthest(table, "loss_difference")[["position", "label", *SHOWN_OF_TOKENS]],
+            shown=_furthest(table, "loss_difference")[["position", "label", *SHOWN_OF_TOKENS]].rename(
+                columns={"label": "token"}
+            ),
         ),
     ]
 
@@ -148,7 +151,7 @@ def _weights(pair: Pair, args: argparse.Namespace) -> list[Section]:
 
 def _attention(pair: Pair, args: argparse.Namespace) -> list[Section]:
     """The heads whose weight moved most."""
-    rows = rows_of(pair.ids[None], args.length)
+    rows = rows_of(pair.ids, args.length)
     measures, floor = compare_attention(pair.a, pair.b, rows, progress=bar(args)), None
     if pair.finals:
         floor = noise_floor(pair.finals, lambda a, b: compare_attention(a, b, rows), progress=bar(args))["moved"]

@@ -1,26 +1,27 @@
 """Continue a text, and see how sure the model was of each token."""
 
 import argparse
-import math
 
 import pandas as pd
 
-from workbench.command_line.common import add_loading_arguments, add_prompt, bar, opened, prompt_of
-from workbench.generation import Step, stream
+from workbench.command_line.common import add_loading_arguments, add_prompt, bar, opened, positive, prompt_of
+from workbench.generation import Written, generate
 from workbench.report import Report, Section
 from workbench.results import Curves
-from workbench.text import token_labels, vocabulary_labels
 
 EXAMPLES = """
   python -m workbench generate "The old man went"
   python -m workbench generate "def area(" --checkpoint tiny-olmo@step1000 --temperature 0 --tokens 20
   python -m workbench generate - --csv tokens.csv < prompt.txt
 """
+NOTE = "Probability is the model's own, before temperature, top-k and top-p; surprisal = −log probability, in nats."
+LIKELIEST = 5  # listed of each token
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A text, and how to go on from it."""
     add_prompt(parser)
-    parser.add_argument("--tokens", type=int, default=40, help="at most this many new ones (40)")
+    parser.add_argument("--tokens", type=positive, default=40, help="at most this many new ones (40)")
     parser.add_argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token (0.7)")
     parser.add_argument("--top-p", type=float, default=1.0, help="draw from the fewest tokens that hold this share (1)")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0 from all (0)")
@@ -29,11 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """The text that was given and its continuation; a row and a point for each new token."""
+    """The text that was given and its continuation; a row for each new token, and in files for the given ones too."""
     subject, prompt = opened(args, args.checkpoint), prompt_of(args)
-    end, tokenizer, progress = subject.model.config.eos_token_id, subject.tokenizer, bar(args)
-    steps: list[Step] = []
-    for step in stream(
+    end = subject.model.config.eos_token_id
+    written = generate(
         subject.model,
         subject.tokens(prompt),
         max_new_tokens=args.tokens,
@@ -42,33 +42,39 @@ def run(args: argparse.Namespace) -> Report:
         top_k=args.top_k,
         seed=args.seed,
         stop_at=[] if end is None else [end] if isinstance(end, int) else end,
-    ):
-        steps.append(step)
-        if progress is not None:
-            progress(len(steps) / args.tokens, "generating")
-    labels = token_labels([step.id for step in steps], tokenizer)
-    surprisal = Curves(
-        [[step.surprisal for step in steps]],
-        ["text"],
-        range(len(steps)),
-        x_name="new token",
-        x_labels=labels,
-        title="How surprising each new token was",
-        value_name="surprisal",
-        unit="nats",
+        tokenizer=subject.tokenizer,
+        progress=bar(args),
     )
-    table = pd.DataFrame(
-        {
-            "token": labels,
-            "probability": [math.exp(step.log_probability) for step in steps],
-            "surprisal": [step.surprisal for step in steps],
-            "likeliest": [" ".join(vocabulary_labels([i for i, _ in s.alternatives[:5]], tokenizer)) for s in steps],
-        }
-    )
-    note = "Probability is the model's own, before temperature, top-k and top-p; surprisal = −log probability, in nats."
     return Report(
         f"{subject.id} continues a text",
-        [Section("New tokens", table, [surprisal], note)],
+        [Section("New tokens", written.table(), [_surprisals(written)], NOTE, shown=_new_tokens(written))],
         subject.provenance(args) | {"temperature": args.temperature, "top-p": args.top_p, "top-k": args.top_k},
-        text=prompt + tokenizer.decode([step.id for step in steps], skip_special_tokens=True),
+        text=prompt + subject.tokenizer.decode(list(written.ids[written.given :]), skip_special_tokens=True),
+    )
+
+
+def _surprisals(written: Written) -> Curves:
+    """How surprising each token of the text was."""
+    return Curves(
+        written.values[None],
+        ["text"],
+        range(len(written.ids)),
+        x_name=f"token; the first {written.given} were given",
+        x_labels=written.tokens,
+        title="How surprising each token was",
+        value_name=written.value_name,
+        unit=written.unit,
+    )
+
+
+def _new_tokens(written: Written) -> pd.DataFrame:
+    """A row a new token, with what was likeliest in its place."""
+    new = slice(written.given, None)
+    return pd.DataFrame(
+        {
+            "token": written.tokens[new],
+            "probability": written.probability[new],
+            "surprisal": written.values[new],
+            "likeliest": [" ".join(text for text, *_ in likely[:LIKELIEST]) for likely in written.alternatives[new]],
+        }
     )

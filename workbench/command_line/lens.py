@@ -18,6 +18,7 @@ EXAMPLES = """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A text, and a position in it."""
     add_prompt(parser)
     parser.add_argument("--position", type=int, default=-1, help="of the table on the terminal (-1, the last)")
     add_loading_arguments(parser)
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Report:
     """A row a layer at one position; in files and pictures every position."""
     subject = opened(args, args.checkpoint)
-    tokens = subject.tokens(prompt_of(args))
+    text = prompt_of(args)
+    tokens = subject.tokens(text)
     (position,) = chosen([args.position], tokens.shape[1], "position")
     lens = logit_lens(subject.model, tokens, tokenizer=subject.tokenizer, progress=bar(args))
     here = lens["probability"].columns[position]
@@ -40,7 +42,8 @@ def run(args: argparse.Namespace) -> Report:
             shown=_at(lens, position),
         ),
     ]
-    return Report(f"Logit lens of {subject.id}", sections, subject.provenance(args) | {"tokens": tokens.shape[1]})
+    origin = subject.provenance(args) | {"text": text, "tokens": tokens.shape[1]}
+    return Report(f"Logit lens of {subject.id}", sections, origin)
 
 
 def _at(lens: Measures, position: int) -> pd.DataFrame:

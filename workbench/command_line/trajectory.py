@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,13 +11,15 @@ from torch import Tensor
 
 from workbench import checkpoints
 from workbench.analyses import metrics
-from workbench.analyses.trajectory import CACHE, Loading, Metric, trajectory
+from workbench.analyses.trajectory import CACHE, Metric, trajectory
 from workbench.checkpoints import Checkpoint
 from workbench.checkpoints.loading import tokenizer_of
 from workbench.command_line.common import (
     add_loading_arguments,
     add_text,
     bar,
+    ids_of,
+    loading,
     needed,
     positive,
     provenance,
@@ -32,32 +34,63 @@ EXAMPLES = """
   python -m workbench trajectory tiny-olmo --metrics loss induction --csv run.csv --html run.html
   python -m workbench trajectory allenai/OLMo-2-0425-1B --checkpoints 12 --axis tokens --dtype bfloat16
 """
-METRICS: dict[str, Callable[[Tensor], Metric]] = {
-    "loss": metrics.held_out_loss,
-    "previous": lambda tokens: metrics.head_scores(tokens, "previous"),
-    "induction": lambda tokens: metrics.head_scores(tokens, "induction"),
-    "sinks": lambda tokens: metrics.head_scores(tokens, "first"),
-    "norms": metrics.residual_norms,
-    "rank": metrics.effective_rank,
-    "change": lambda tokens: metrics.weight_change(),
+
+
+@dataclass(frozen=True)
+class Told:
+    """A metric as the report tells it. `lines` says whose: of all parameters or texts, of heads, or of layers."""
+
+    title: str
+    note: str
+    metric: Callable[[Tensor], Metric]
+    lines: str = "all"
+
+
+METRICS = {
+    "loss": Told("Held-out loss", "Mean loss of the text's tokens, in nats; lower is better.", metrics.held_out_loss),
+    "previous": Told(
+        "Attention to the previous token",
+        "Each head's mean weight on the token before.",
+        lambda tokens: metrics.head_scores(tokens, "previous"),
+        "heads",
+    ),
+    "induction": Told(
+        "Induction",
+        "Each head's weight from the second copy of a token on what followed its first copy, in random text with "
+        "random gaps.",
+        lambda tokens: metrics.head_scores(tokens, "induction"),
+        "heads",
+    ),
+    "sinks": Told(
+        "Attention to the first token",
+        "Each head's mean weight on the text's first token.",
+        lambda tokens: metrics.head_scores(tokens, "first"),
+        "heads",
+    ),
+    "norms": Told(
+        "Norm of the residual stream",
+        "Mean norm after each layer, the first token left out.",
+        metrics.residual_norms,
+        "layers",
+    ),
+    "rank": Told(
+        "Effective rank",
+        "RankMe of the hidden states of each layer: how many directions they use.",
+        metrics.effective_rank,
+        "layers",
+    ),
+    "change": Told(
+        "Weight change",
+        "‖B − A‖ / ‖A‖ of the parameters from the checkpoint before, divided by the steps between: steps in different "
+        "directions add up to less the further apart two checkpoints are, so compare equal distances.",
+        lambda tokens: metrics.weight_change(),
+    ),
 }
-NOTES = {
-    "loss": "Mean loss of the text's tokens, in nats; lower is better.",
-    "previous": "Each head's mean weight on the token before.",
-    "induction": "Each head's weight from the second copy of a token on what followed its first copy, in random text "
-    "with random gaps.",
-    "sinks": "Each head's mean weight on the text's first token.",
-    "norms": "Mean norm of the residual stream at each layer, the first token left out.",
-    "rank": "RankMe of the hidden states of each layer: how many directions they use.",
-    "change": "‖B − A‖ / ‖A‖ of the parameters from the checkpoint before, divided by the steps between: "
-    "steps in different directions add up to less the further apart two checkpoints are, so compare equal distances.",
-}
-OF_HEADS = ("previous", "induction", "sinks")
-OF_LAYERS = ("norms", "rank")
 LINES = 8  # heads drawn and listed, those that go highest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A series, what to measure, and on what text."""
     parser.add_argument("series", metavar="SERIES", help="tiny-olmo, a folder of step folders, or a hub repository")
     parser.add_argument(
         "--metrics",
@@ -85,22 +118,22 @@ def run(args: argparse.Namespace) -> Report:
     if args.checkpoints is not None:
         series = checkpoints.pick(series, args.checkpoints)
     tokenizer = needed(tokenizer_of(checkpoints.locate(series[-1])), args.series)
-    tokens = rows_of(tokenizer(read_text(args.text), return_tensors="pt")["input_ids"], args.length)
-    curves = {name: _measured(series, METRICS[name](tokens), args) for name in args.metrics}
+    tokens = rows_of(ids_of(tokenizer, read_text(args.text)), args.length)
+    curves = {name: _measured(series, METRICS[name].metric(tokens), args) for name in args.metrics}
     sections = [Section("At each checkpoint", summary(series, curves, args.axis), note=found.note)]
     sections += [
         Section(
-            curve.value_name.capitalize(),
+            METRICS[name].title,
             curve.table(),
-            [evenly(highest(curve, LINES) if name in OF_HEADS else curve, args.axis)],
-            NOTES[name],
+            [evenly(highest(curve, LINES) if METRICS[name].lines == "heads" else curve, args.axis)],
+            METRICS[name].note,
             shown=_wide(curve, args.axis),
             page_only=True,
         )
         for name, curve in curves.items()
     ]
     origin = {"series": args.series, "checkpoints": len(series), "first": series[0].id, "last": series[-1].id}
-    origin |= {"dtype": args.dtype or "of the files", "rows": f"{tokens.shape[0]} of {tokens.shape[1]}"}
+    origin |= {"dtype": loading(args).dtype or "of the files", "rows": f"{tokens.shape[0]} of {tokens.shape[1]}"}
     origin |= {"text": args.text or "the built-in page"}
     return Report(f"{args.series} along its training", sections, provenance(args, origin))
 
@@ -110,7 +143,7 @@ def _measured(series: list[Checkpoint], metric: Metric, args: argparse.Namespace
         series,
         metric,
         axis=args.axis,
-        loading=Loading(args.dtype, args.device, args.quantize),
+        loading=loading(args),
         cache=None if args.cache == "none" else args.cache,
         executor="serial" if args.workers == 1 else "loky",
         workers=args.workers,
@@ -122,13 +155,14 @@ def summary(series: list[Checkpoint], curves: dict[str, Curves], axis: str) -> p
     """A row a checkpoint; of each metric its telling line: the best head, or the last layer, or all parameters."""
     table = pd.DataFrame({"revision": [c.revision or c.id for c in series], axis: [c.place(axis) for c in series]})
     for name, curve in curves.items():
-        if name in OF_HEADS:
-            best = highest(curve, 1)
-            table[f"{name} {best.lines[0]}"] = best.values[0]
-        elif name in OF_LAYERS:
-            table[f"{name} layer {curve.lines[-1]}"] = curve.values[-1]
-        else:
-            table[name] = curve.values[0]
+        match METRICS[name].lines:
+            case "heads":
+                best = highest(curve, 1)
+                table[f"{name} {best.lines[0]}"] = best.values[0]
+            case "layers":
+                table[f"{name} L{curve.lines[-1]}"] = curve.values[-1]
+            case _:
+                table[name] = curve.values[0]
     return table
 
 

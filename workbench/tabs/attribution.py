@@ -206,7 +206,7 @@ def asked_of(bench: Bench, due: Due, token: str, against: str) -> Asked:
         first = token_id(token, opened.tokenizer)
     else:
         key = ("likeliest", due.subject.checkpoint, due.subject.prompt, position)
-        first = bench.once(key, lambda: opened.model.run(opened.ids).logits[0, position].argmax().item())
+        first = bench.once(key, lambda: int(opened.model.run(opened.ids).logits[0, position].argmax()))
     return Asked(opened, position, (first, token_id(against, opened.tokenizer)) if against else (first,))
 
 

@@ -108,7 +108,7 @@ class Place:
             "outputs": [notice, *outputs],
             "trigger_mode": "always_last",
             "show_progress": waiting,
-            "show_progress_on": notice,  # small: whenever any event moves on, the browser copies all that shows progress
+            "show_progress_on": notice,  # which is small: the browser copies what shows progress at every step
             **MODEL,
         }
 

@@ -1,0 +1,162 @@
+"""What all analyses promise: progress rises to one, cancelling harms nothing, what is no text is refused in words."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import workbench.analyses
+from hooks import OlmoForCausalLM
+from workbench import checkpoints
+from workbench.analyses import metrics
+from workbench.analyses.ablation import ablation
+from workbench.analyses.activation_patching import activation_patching
+from workbench.analyses.attention_difference import attention_difference
+from workbench.analyses.attention_maps import attention_maps
+from workbench.analyses.attribution_patching import attribution_patching
+from workbench.analyses.compare_attention import compare_attention, match_heads
+from workbench.analyses.compare_behaviour import compare_behaviour
+from workbench.analyses.compare_weights import compare_weights, weight_table
+from workbench.analyses.direct_logit_attribution import direct_logit_attribution
+from workbench.analyses.effective_rank import effective_rank
+from workbench.analyses.grafting import Part
+from workbench.analyses.head_atlas import head_atlas
+from workbench.analyses.hidden_state_pca import hidden_state_pca
+from workbench.analyses.linear_probe import linear_probe
+from workbench.analyses.logit_lens import logit_lens
+from workbench.analyses.noise_floor import noise_floor
+from workbench.analyses.path_patching import path_patching
+from workbench.analyses.representation_similarity import representation_similarity
+from workbench.analyses.residual_norms import residual_norms
+from workbench.analyses.token_inspection import token_inspection
+from workbench.analyses.token_losses import token_losses
+from workbench.analyses.token_saliency import token_saliency
+from workbench.analyses.trajectory import trajectory
+from workbench.analyses.transplant import transplant, transplant_heads, transplant_parts
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress
+
+
+@dataclass(frozen=True)
+class Given:
+    """What analyses are about here: two models, the second also in a folder, and two batches of two texts."""
+
+    model: OlmoForCausalLM
+    other: OlmoForCausalLM
+    folder: str
+    ids: Tensor
+    others: Tensor
+
+
+Analysis = Callable[[Given, Progress], Any]
+ANALYSES: dict[str, Analysis] = {
+    "ablation": lambda g, p: ablation(g.model, g.ids, method="resample", draws=2, progress=p),
+    "activation_patching": lambda g, p: activation_patching(g.model, g.ids, g.others, 5, progress=p),
+    "attention_difference": lambda g, p: attention_difference(g.model, g.other, g.ids[0], progress=p),
+    "attention_maps": lambda g, p: attention_maps(g.model, g.ids[0], progress=p),
+    "attribution_patching": lambda g, p: attribution_patching(g.model, g.ids, g.others, 5, progress=p),
+    "compare_attention": lambda g, p: compare_attention(g.model, g.other, g.ids, progress=p),
+    "compare_attention, one after the other": lambda g, p: compare_attention(g.model, g.folder, g.ids, progress=p),
+    "match_heads": lambda g, p: match_heads(g.folder, g.model, g.ids, progress=p),
+    "compare_behaviour": lambda g, p: compare_behaviour(g.model, g.other, g.ids, window=5, progress=p),
+    "compare_behaviour, one after the other": lambda g, p: compare_behaviour(g.folder, g.folder, g.ids, progress=p),
+    "compare_weights": lambda g, p: compare_weights(g.model, g.folder, progress=p),
+    "compare_weights of heads": lambda g, p: compare_weights(g.model, g.folder, heads_of="o", progress=p),
+    "weight_table": lambda g, p: weight_table(g.folder, g.model, progress=p),
+    "direct_logit_attribution": lambda g, p: direct_logit_attribution(g.model, g.ids[0], 5, progress=p),
+    "effective_rank": lambda g, p: effective_rank(g.model, g.ids, progress=p),
+    "head_atlas": lambda g, p: head_atlas(g.model, g.ids, samples=2, progress=p),
+    "hidden_state_pca": lambda g, p: hidden_state_pca(g.model, g.ids, 1, progress=p),
+    "linear_probe": lambda g, p: linear_probe(g.model, torch.cat([g.ids] * 4), [0, 1] * 4, splits=2, progress=p),
+    "logit_lens": lambda g, p: logit_lens(g.model, g.ids[0], progress=p),
+    "noise_floor": lambda g, p: noise_floor(checkpoints.series(g.folder) * 2, compare_weights, progress=p),
+    "path_patching": lambda g, p: path_patching(g.model, g.ids, g.others, 5, progress=p),
+    "representation_similarity": lambda g, p: representation_similarity(g.model, g.ids, progress=p),
+    "representation_similarity of a folder": lambda g, p: representation_similarity(g.folder, g.ids, progress=p),
+    "representation_similarity of two": lambda g, p: representation_similarity(g.model, g.ids, g.folder, progress=p),
+    "residual_norms": lambda g, p: residual_norms(g.model, g.ids[0], progress=p),
+    "token_inspection": lambda g, p: token_inspection(g.model, g.ids[0], 3, progress=p),
+    "token_losses": lambda g, p: token_losses(g.model, g.ids, progress=p),
+    "token_saliency": lambda g, p: token_saliency(g.model, g.ids[0], 5, points=64, progress=p),
+    "trajectory": lambda g, p: trajectory(
+        checkpoints.series(g.folder), metrics.held_out_loss(g.ids), cache=None, progress=p
+    ),
+    "transplant": lambda g, p: transplant(g.folder, g.model, g.ids, Part("mlp", 1), progress=p),
+    "transplant_heads": lambda g, p: transplant_heads(g.folder, g.model, g.ids, progress=p),
+    "transplant_parts": lambda g, p: transplant_parts(g.folder, g.model, g.ids, using="activations", progress=p),
+}
+
+
+@pytest.fixture(scope="module")
+def given(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_model: Callable[..., OlmoForCausalLM],
+    tokenizer: Any,
+    tokens: Tensor,
+    other_tokens: Tensor,
+) -> Given:
+    folder = tmp_path_factory.mktemp("series") / "step5"
+    model, other = make_model("olmo2", seed=0), make_model("olmo2", seed=1)
+    other.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Given(model, other, str(folder), tokens, other_tokens)
+
+
+def test_every_analysis_is_among_these() -> None:
+    there = {path.stem for path in Path(workbench.analyses.__file__).parent.glob("[a-z]*.py")} - {"contrast"}
+    analyses = {name for name in there if hasattr(import_module(f"workbench.analyses.{name}"), name)}
+    assert analyses <= {name.split(",")[0].split(" ")[0] for name in ANALYSES}
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_progress_rises_to_one_and_never_falls(given: Given, name: str) -> None:
+    heard: list[float] = []
+    ANALYSES[name](given, lambda fraction, text: heard.append(fraction))
+    assert heard == sorted(heard)
+    assert 0 <= heard[0] < heard[-1] == 1
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_cancelling_reaches_the_caller_and_leaves_the_model_as_it_was(given: Given, name: str) -> None:
+    before, threads = given.model.run(given.ids).logits, torch.get_num_threads()
+    for moment in (0.0, 0.5):
+
+        def cancel(fraction: float, text: str, moment: float = moment) -> None:
+            if fraction >= moment:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            ANALYSES[name](given, cancel)
+        assert torch.is_grad_enabled() and torch.get_num_threads() == threads and not given.model.training
+        assert all(weight.grad is None and weight.requires_grad for weight in given.model.parameters())
+        assert torch.equal(given.model.run(given.ids).logits, before)
+
+
+WITHOUT_TEXT = ("compare_weights", "weight_table", "noise_floor")
+NO_TEXT = {
+    "no tokens": lambda ids: ids[:, :0],
+    "fractions": lambda ids: ids + 0.5,
+    "too many dimensions": lambda ids: ids[None, None],
+    "an unknown id": lambda ids: torch.where(ids == ids[0, 1], 99, ids),
+    "a negative id": lambda ids: torch.where(ids == ids[0, 1], -1, ids),
+}
+
+
+@pytest.mark.parametrize("what", NO_TEXT)
+@pytest.mark.parametrize("name", [name for name in ANALYSES if not name.startswith(WITHOUT_TEXT)])
+def test_what_is_no_text_is_refused_in_words(given: Given, name: str, what: str) -> None:
+    wrong = replace(given, ids=NO_TEXT[what](given.ids))
+    with pytest.raises((WorkbenchError, ValueError), match=r"token|text"):
+        ANALYSES[name](wrong, lambda fraction, text: None)
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_models_in_half_precision_can_be_asked(given: Given, name: str) -> None:
+    half = [copy.deepcopy(model).to(torch.bfloat16) for model in (given.model, given.other)]
+    ANALYSES[name](replace(given, model=half[0], other=half[1]), lambda fraction, text: None)
