@@ -7,7 +7,7 @@ import torch
 import uvicorn
 
 from workbench import checkpoints
-from workbench.checkpoints.loading import BITS, free_memory
+from workbench.checkpoints.loading import BITS, free_memory, suited_dtype
 from workbench.errors import WorkbenchError
 from workbench.server import create_app
 from workbench.tabs.bench import Bench
@@ -43,8 +43,8 @@ def main() -> None:
     try:
         found = [checkpoints.series(name) for name in args.series]
         budget = int(args.memory * 1e9) if args.memory else free_memory(args.device) * 3 // 4
-        exact = None if args.quantize or args.device not in (None, "cpu") else "float32"  # less is slow on a CPU
-        loading = {"dtype": args.dtype or exact, "device": args.device, "quantize": args.quantize}
+        dtype = args.dtype or suited_dtype(args.device, args.quantize)
+        loading = {"dtype": dtype, "device": args.device, "quantize": args.quantize}
         bench = Bench([one for series in found for one in series], budget, default=args.checkpoint, **loading)
         app = create_app(bench, host=args.host, auth=auth)
     except WorkbenchError as error:

@@ -115,6 +115,11 @@ def device_of(device: torch.device | str | None) -> torch.device:
     raise WorkbenchError(f"no device {str(device)!r} that this torch can use here; there is: {there}")
 
 
+def suited_dtype(device: torch.device | str | None = None, quantize: str | None = None) -> str | None:
+    """float32 on a CPU, where less is slow and inexact; None, the files' own, elsewhere and if quantised."""
+    return "float32" if device_of(device).type == "cpu" and quantize is None else None
+
+
 def free_memory(device: torch.device | str | None = None) -> int:
     """Bytes that can be had on a device without swapping. Errors: those of `device_of`."""
     device = device_of(device)

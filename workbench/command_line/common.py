@@ -16,7 +16,7 @@ from hooks import OlmoForCausalLM
 from workbench import checkpoints
 from workbench.analyses.sample_text import SAMPLE_TEXT
 from workbench.analyses.trajectory import Loading
-from workbench.checkpoints.loading import BITS
+from workbench.checkpoints.loading import BITS, suited_dtype
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, tqdm_progress
 from workbench.report import dtype_name, versions
@@ -108,8 +108,7 @@ def bar(args: argparse.Namespace) -> Progress | None:
 
 def loading(args: argparse.Namespace) -> Loading:
     """How the arguments say that checkpoints are loaded; on a CPU in float32, since less is slow there."""
-    exact = "float32" if args.device == "cpu" and args.quantize is None else None
-    return Loading(args.dtype or exact, args.device, args.quantize)
+    return Loading(args.dtype or suited_dtype(args.device, args.quantize), args.device, args.quantize)
 
 
 def load(args: argparse.Namespace, checkpoint: str) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase | None]:
