@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 ROOT = Path(__file__).parents[2]
 SERIES = "tiny-olmo"
-SECONDS = 30
+SECONDS = 60
 expect.set_options(timeout=SECONDS * 1000)  # as patient as everything else here: other tests keep the machine busy
 
 # Runs a program in a process that ends, and says why, as soon as it looks up or connects to anything but this machine.
@@ -60,7 +60,7 @@ def start(*arguments: str, series: str = SERIES, **variables: str) -> tuple[subp
     command = confined("app.py", "--series", series, "--port", str(port), "--threads", "1", *arguments)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | variables
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
-    address, until = f"http://127.0.0.1:{port}", time.monotonic() + 3 * SECONDS
+    address, until = f"http://127.0.0.1:{port}", time.monotonic() + 2 * SECONDS
     while True:
         try:
             urllib.request.urlopen(f"{address}/healthz", timeout=5).close()

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
@@ -161,6 +160,8 @@ def singular_directions(
     if named is None:
         names = ", ".join(dict.fromkeys(n.matrix for n in there))
         raise WorkbenchError(f"no matrix {matrix!r} in layer {layer}; matrices: {names} (embed, unembed: layer None)")
+    from sklearn.utils.extmath import randomized_svd  # here, since the page would wait half a second for it
+
     rows, columns = first.shape(named.tensor)
     difference = second.rows(named.tensor, 0, rows).float()
     difference -= first.rows(named.tensor, 0, rows)
