@@ -130,7 +130,7 @@ def test_a_bad_edit_is_said_and_the_text_stays(visit: Visit):
     page.locator("#edits-fold button").first.click()
     page.locator("#edits textarea").fill("zero blocks.9.attn.z")
     page.get_by_role("button", name="Generate", exact=True).click()
-    expect(page.locator(".block.problem:visible")).to_contain_text("blocks.9")
+    expect(page.locator(".block.problem:visible p")).to_contain_text("blocks.9")
     assert page.locator(NEW).count() == 4
 
 

@@ -65,7 +65,7 @@ def test_entries_of_a_menu_show_something(visit: Visit, name: str, menu: str, pa
         page.get_by_role("option", name=entry, exact=True).click()
         expect(code).not_to_have_text(before)
         shown(page, panel)
-    assert page.locator(".block.problem:visible").count() == 0
+    assert page.locator(".block.problem:visible p").count() == 0
 
 
 def test_hidden_states_choose_a_token_and_a_layer_and_download(visit: Visit):
@@ -126,7 +126,7 @@ def test_an_error_stands_in_its_panel_and_leaves_the_picture(visit: Visit):
     second.press("Enter")
     expect(page.locator("#patching > .block.problem")).to_contain_text("equal length")
     plotted(page, "#patching")
-    assert page.locator(".block.problem:visible").count() == 1
+    assert page.locator(".block.problem:visible p").count() == 1
     second.fill("")
     second.press("Enter")
     expect(page.locator("#patching > .block.problem")).to_be_hidden()
@@ -190,11 +190,11 @@ def test_a_tab_shows_everything_and_of_a_single_token_too(visit: Visit, name: st
     page = visit.open(f"tab={quote(name)}&compare_length=4")
     for panel in PANELS[name]:
         shown(page, panel)
-    assert page.locator(".block.problem:visible").count() == 0
+    assert page.locator(".block.problem:visible p").count() == 0
     ask(page, "a")
     expect(page.locator("#spine .token")).to_have_count(1)
     expect(page.locator("#count")).to_contain_text("1 token")
     for panel in PANELS[name]:
         shown(page, panel)
-    problems = page.locator(".block.problem:visible").all_inner_texts()  # of what one token is too short for
+    problems = page.locator(".block.problem:visible p").all_inner_texts()  # of what one token is too short for
     assert [problem for problem in problems if "at least 2" not in problem] == []
