@@ -3,14 +3,8 @@
 import argparse
 import sys
 
-import torch
-import uvicorn
-
-from workbench import checkpoints
-from workbench.checkpoints.loading import BITS, free_memory, suited_dtype
-from workbench.errors import WorkbenchError
-from workbench.server import create_app
-from workbench.tabs.bench import Bench
+from workbench.choices import BITS, DTYPES
+from workbench.imports import uncollected
 
 HERE = ("127.0.0.1", "localhost", "::1")
 EXAMPLES = """A series is tiny-olmo, a folder with one sub-folder a step, or a hub repository; nothing else is opened:
@@ -23,7 +17,7 @@ def arguments() -> argparse.Namespace:
     option = parser.add_argument
     option("--series", nargs="+", default=["tiny-olmo"], metavar="NAME", help="tiny-olmo if not given")
     option("--checkpoint", metavar="ID", help="name@revision to open first; the last of the series if not given")
-    option("--dtype", choices=["float32", "bfloat16", "float16"], help="float32 on a CPU, else the files' own")
+    option("--dtype", choices=DTYPES, help="float32 on a CPU, else the files' own")
     option("--device", help="cpu if not given; cuda, cuda:1, …")
     option("--quantize", choices=list(BITS), help="linear layers in 4 bits (nf4, 4bit) or 8, by bitsandbytes")
     option("--memory", type=float, metavar="GB", help="for loaded models; three quarters of what is free if not given")
@@ -39,6 +33,15 @@ def main() -> None:
     auth = tuple(args.auth.split(":", 1)) if args.auth else None
     if (auth or args.host not in HERE) and not (auth and len(auth) == 2 and all(auth)):
         sys.exit(f"--host {args.host} with --auth {args.auth}: others are let in with --auth NAME:PASSWORD only")
+    with uncollected():
+        import torch
+        import uvicorn
+
+        from workbench import checkpoints
+        from workbench.checkpoints.loading import free_memory, suited_dtype
+        from workbench.errors import WorkbenchError
+        from workbench.server import create_app
+        from workbench.tabs.bench import Bench
     torch.set_num_threads(args.threads or torch.get_num_threads())
     try:
         found = [checkpoints.series(name) for name in args.series]

@@ -282,9 +282,12 @@ def _frame(measure: Result) -> pd.DataFrame:
 
 
 def frozen_array(values: Values) -> np.ndarray:
-    """A read-only CPU float32 copy."""
+    """A read-only CPU float32 copy; what is one already is taken as it is."""
     if isinstance(values, torch.Tensor):
         values = values.detach().to("cpu", torch.float32).numpy()
+    is_own = isinstance(values, np.ndarray) and values.dtype == np.float32 and values.flags.owndata
+    if is_own and not values.flags.writeable:
+        return values
     array = np.array(values, dtype=np.float32)
     array.setflags(write=False)
     return array

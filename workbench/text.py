@@ -8,6 +8,7 @@ visible (`▁` space, `⏎` newline, `⇥` tab), so are characters that would ot
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import groupby
 from typing import Protocol
@@ -59,17 +60,10 @@ def vocabulary_labels(ids: Iterable[int], tokenizer: Tokenizer | None = None) ->
 
 def token_bytes(ids: Sequence[int], tokenizer: Tokenizer) -> list[bytes | None]:
     """The UTF-8 bytes each token stands for; None for an id without a token (embeddings are often padded)."""
-    alphabet = byte_alphabet()
-    found: list[bytes | None] = []
-    for i, piece in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), strict=True):
-        if not piece:
-            found.append(None)
-            continue
-        decoded = tokenizer.decode([i])
-        spelled = bytes(alphabet[c] for c in piece) if all(c in alphabet for c in piece) else None
-        is_byte_level = spelled is not None and spelled.decode("utf-8", "replace") == decoded
-        found.append(spelled if is_byte_level else decoded.encode("utf-8"))
-    return found
+    unique = list(dict.fromkeys(ids))
+    pieces = tokenizer.convert_ids_to_tokens(unique)
+    found = {i: _bytes_of(i, piece, tokenizer) if piece else None for i, piece in zip(unique, pieces, strict=True)}
+    return [found[i] for i in ids]
 
 
 def visible(text: str) -> str:
@@ -91,6 +85,15 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
 
 
+def _bytes_of(i: int, piece: str, tokenizer: Tokenizer) -> bytes:
+    """The bytes of a token, given as the vocabulary spells it: byte by byte, or as text."""
+    alphabet, decoded = byte_alphabet(), tokenizer.decode([i])
+    spelled = bytes(alphabet[c] for c in piece) if all(c in alphabet for c in piece) else None
+    if spelled is not None and spelled.decode("utf-8", "replace") == decoded:
+        return spelled
+    return decoded.encode("utf-8")
+
+
 def _visible_character(character: str) -> str:
     if character in VISIBLE:
         return VISIBLE[character]
@@ -103,6 +106,9 @@ def _visible_character(character: str) -> str:
 
 def _labels(pieces: Sequence[bytes | None]) -> list[str]:
     """Labels of neighbouring pieces: whole characters as they are, split ones numbered, stray bytes in hex."""
+    with suppress(UnicodeDecodeError):  # nearly always, every piece is whole by itself
+        label = {piece: visible(piece.decode("utf-8")) for piece in set(pieces) if piece is not None}
+        return ["" if piece is None else label[piece] for piece in pieces]
     solid = [piece or b"\0" for piece in pieces]  # a missing token ends the character before it
     owners = [n for n, piece in enumerate(solid) for _ in piece]
     shown: list[list[str | int]] = [[] for _ in pieces]

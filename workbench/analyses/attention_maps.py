@@ -26,6 +26,7 @@ def attention_maps(
     queries: Sequence[int] | None = None,
     weighting: str = "probability",
     tokenizer: Tokenizer | None = None,
+    resid: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Maps:
     """Attention of the chosen heads of the chosen layers, at the chosen query positions; all of them where None.
@@ -33,7 +34,8 @@ def attention_maps(
     `weighting` is `probability`, where each row sums to 1, or `value-norm`: the norm of what a head adds to the
     residual stream of the query on account of the key, ‖α v W_O‖ (Kobayashi et al. 2020, "Attention is not only a
     weight"), which shows sinks for what they are: in OLMo 2 and 3 the norm that follows attention is part of W_O, its
-    scale frozen. Only the chosen heads and rows are computed; nothing after the last chosen layer is.
+    scale frozen. Only the chosen heads and rows are computed; nothing after the last chosen layer is, and nothing
+    before the first one if `resid` is given: the residual stream that enters it, batch pos d_model.
     """
     if weighting not in WEIGHTINGS:
         raise WorkbenchError(f"weighting is {weighting!r}; choose from {', '.join(WEIGHTINGS)}")
@@ -50,7 +52,10 @@ def attention_maps(
         capture.append(Capture(f"blocks.{layer}.attn.pattern", heads=heads, queries=queries))
         if weighting == "value-norm":
             capture += [f"blocks.{layer}.attn.v", f"blocks.{layer}.ln1.scale"]
-    run = model.run(batch, capture=capture, stop_at_layer=max(layers) + 1)
+    start = 0 if resid is None else min(layers)
+    run = model.run(
+        batch, capture=capture, start_at_layer=start, resid=resid, stop_at_layer=max(layers) + 1, logits_to_keep=1
+    )
     maps = []
     for layer in layers:
         pattern = run[f"blocks.{layer}.attn.pattern"][0].float()  # head query key

@@ -18,10 +18,10 @@ from workbench.checkpoints.catalog import Checkpoint
 from workbench.checkpoints.names import split_id
 from workbench.checkpoints.published import repository_of
 from workbench.checkpoints.weights import Weights, open_weights
+from workbench.choices import BITS
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 
-BITS = {"nf4": 4, "8bit": 8, "4bit": 4}  # "4bit" is another name for NF4
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

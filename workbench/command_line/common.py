@@ -16,12 +16,11 @@ from hooks import OlmoForCausalLM
 from workbench import checkpoints
 from workbench.analyses.sample_text import SAMPLE_TEXT
 from workbench.analyses.trajectory import Loading
-from workbench.checkpoints.loading import BITS, suited_dtype
+from workbench.checkpoints.loading import suited_dtype
+from workbench.choices import BITS, DTYPES
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, tqdm_progress
 from workbench.report import dtype_name, versions
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from textwrap import indent
 from typing import Any
@@ -94,6 +95,28 @@ class Ids(Source):
     def ids_code(self, names: "Names") -> str:
         """How they are written, once, where the variable gets its value."""
         return repr(list(self.ids))
+
+
+@dataclass(frozen=True)
+class Stream(Source):
+    """The residual stream of a text where it enters a layer: 1 pos d_model. All layers' are kept, so that looking at
+    one head after another does not run the layers below again."""
+
+    text: str
+    layer: int
+
+    def value(self, bench: Bench) -> object:
+        key = ("streams", self.name, self.text)
+        streams = bench.results.get(key)  # layer 1 pos d_model
+        if streams is None:
+            opened = bench.read(self.name, self.text)
+            streams = opened.model.run(opened.ids, capture="blocks.*.resid_pre", logits_to_keep=1).stack("resid_pre")
+            bench.results.put(key, streams)
+        return streams[self.layer]
+
+    def code(self, names: "Names") -> str:
+        tokens = names.tokens(Tokens(self.name, self.text))
+        return f"model{names.ending(self)}.run({tokens}, stop_at_layer={self.layer}).resid"
 
 
 class Id(Source):
@@ -231,10 +254,16 @@ def result(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  
         about = {"checkpoints": ", ".join(dict.fromkeys(source.name for source in sources))}
         about |= {"analysis": call.function.__name__, **dict(bench.options)}
         about |= {f"text {place}": text for place, text in enumerate(texts)}
-        about |= {name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()}
+        about |= packages()
         return run(call, bench, step).with_provenance(about)
 
     return bench.once(call, make)
+
+
+@cache
+def packages() -> dict[str, str]:
+    """What computed."""
+    return {name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()}
 
 
 def code(call: Call, bench: Bench) -> str:

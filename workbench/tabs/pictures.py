@@ -15,7 +15,7 @@ from workbench.analyses.head_atlas import head_atlas
 from workbench.errors import WorkbenchError
 from workbench.results import Measures
 from workbench.tabs.bench import MOST_ATTENTION_TOKENS, Bench, Opened
-from workbench.tabs.calls import Call, Model, Tokenizer, Tokens, result
+from workbench.tabs.calls import Call, Model, Stream, Tokenizer, Tokens, result
 from workbench.views import standalone
 from workbench.views.pixels import Picture, encode, pool_last
 
@@ -74,6 +74,7 @@ def map_call(ask: Ask) -> Call:
         ("tokenizer", tokenizer),
     )
     if ask.other is None:
+        options += (("resid", Stream(ask.checkpoint, ask.prompt, ask.layer)),) if ask.layer else ()
         return Call(attention_maps, (Model(ask.checkpoint), tokens), options)
     return Call(attention_difference, (Model(ask.checkpoint), Model(ask.other), tokens), options)
 
@@ -111,7 +112,7 @@ def _pooled(opened: Opened) -> Tensor:
         return rearrange(pool_last(whole.float()), "batch head query bin -> bin batch head query")
 
     length = opened.ids.shape[1]
-    run = opened.model.run(opened.ids, capture=[Capture("blocks.*.attn.pattern", reduce=pool_keys)])
+    run = opened.model.run(opened.ids, capture=Capture("blocks.*.attn.pattern", reduce=pool_keys), logits_to_keep=1)
     by_query = rearrange(run.stack("attn.pattern")[:, :, 0], "layer bin head query -> layer head query bin")
     return pool_last(by_query.mT).mT
 

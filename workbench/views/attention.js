@@ -251,9 +251,10 @@ async function load(next, current) {
   element.dataset.drawn = name(head);
 }
 
-function open(next, tell = true) {
-  if (tell) wb.select({ layer: next.layer, head: next.head }, "attention");
-  return guarded((current) => load(next, current));
+// The rest of the page hears of it when it is drawn: that costs the server time.
+async function open(next, tell = true) {
+  await guarded((current) => load(next, current));
+  if (tell && next === head) wb.select({ layer: next.layer, head: next.head }, "attention");
 }
 
 function title() {

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 SIDE = 64  # pixels of a thumbnail
+ROWS = 64  # encoded at a time, in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,17 @@ class Picture:
 
 
 def encode(maps: Tensor, *, signed: bool = False) -> Picture:
-    """Maps (… side side) as bytes; what is not signed is not negative."""
-    size = maps.abs() if signed else maps
+    """Causal maps (… side side) as bytes; what is not signed is not negative."""
+    side, size = maps.shape[-1], maps.abs() if signed else maps
     scale = size.max().item() or 1.0
-    rest = size[..., 1:].max().item() if maps.shape[-1] > 1 else 0.0
-    levels = size.div(scale).sqrt_()
-    levels = levels.mul_(127).copysign_(maps).add_(128) if signed else levels.mul_(255)
-    return Picture(levels.round_().to(torch.uint8).cpu().numpy().tobytes(), maps.shape[-1], scale, rest, signed)
+    rest = size[..., 1:].max().item() if side > 1 else 0.0
+    levels = torch.full(maps.shape, 128 if signed else 0, dtype=torch.uint8, device=maps.device)
+    for start in range(0, side, ROWS):
+        rows, keys = slice(start, start + ROWS), slice(start + ROWS)  # nothing lies above the diagonal
+        level = size[..., rows, keys].div(scale).sqrt_()
+        level = level.mul_(127).copysign_(maps[..., rows, keys]).add_(128) if signed else level.mul_(255)
+        levels[..., rows, keys] = level.round_()
+    return Picture(levels.cpu().numpy().tobytes(), side, scale, rest, signed)
 
 
 def pool_last(values: Tensor, side: int = SIDE) -> Tensor:
