@@ -38,7 +38,7 @@ from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
 from workbench.analyses.token_saliency import token_saliency
 from workbench.analyses.trajectory import trajectory
-from workbench.analyses.transplant import transplant, transplant_heads, transplant_parts
+from workbench.analyses.transplant import transplant, transplant_parts
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 
@@ -88,7 +88,6 @@ ANALYSES: dict[str, Analysis] = {
         checkpoints.series(g.folder), metrics.held_out_loss(g.ids), cache=None, progress=p
     ),
     "transplant": lambda g, p: transplant(g.folder, g.model, g.ids, Part("mlp", 1), progress=p),
-    "transplant_heads": lambda g, p: transplant_heads(g.folder, g.model, g.ids, progress=p),
     "transplant_parts": lambda g, p: transplant_parts(g.folder, g.model, g.ids, using="activations", progress=p),
 }
 

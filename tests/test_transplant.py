@@ -7,7 +7,7 @@ import torch
 from workbench.analyses.grafting import KINDS, Part, grafted, part_tensors
 from workbench.analyses.metrics import mean_loss
 from workbench.analyses.tensors import ModelTensors
-from workbench.analyses.transplant import WHOLE, transplant, transplant_heads, transplant_parts, with_part
+from workbench.analyses.transplant import WHOLE, transplant, transplant_parts, with_part
 from workbench.errors import WorkbenchError
 
 ALL = (0, 1, 2, 3)
@@ -108,7 +108,7 @@ def test_the_residual_stream_of_the_last_layer_gives_the_other_models_reading_of
 @pytest.mark.parametrize("using", USING)
 def test_the_grid_is_each_head_by_itself(make_model, tokens, using):
     two = [make_model("olmo3", seed=seed, num_key_value_heads=2) for seed in (1, 2)]
-    grid = transplant_heads(*two, tokens, using=using, target=7)
+    grid = transplant_parts(*two, tokens, kinds=["head"], using=using, target=7)
     for layer, head in ((0, 0), (2, 3)):
         scores = transplant(*two, tokens, Part("head", layer, (head,)), using=using, target=7)
         numbers = dict(zip(scores.names, scores.values.tolist(), strict=True))
@@ -121,12 +121,21 @@ def test_the_grid_is_each_head_by_itself(make_model, tokens, using):
 def test_the_grid_of_parts_holds_the_heads_and_each_part_by_itself(make_model, tokens, using):
     two = [make_model("olmo2", seed=seed) for seed in (1, 2)]
     grid = transplant_parts(*two, tokens, using=using)["loss"]
-    heads = transplant_heads(*two, tokens, using=using)["loss"]
+    heads = transplant_parts(*two, tokens, kinds=["head"], using=using)["loss"]
     assert np.array_equal(grid.values[:, :4], heads.values)
+    some = transplant_parts(*two, tokens, kinds=["mlp", "attention"], using=using)["loss"]
+    assert np.array_equal(grid.values[:, [5, 4]], some.values)
     assert grid.columns == ("0", "1", "2", "3", "attention", "MLP", WHOLE[using][-1])
     for column, kind in enumerate(WHOLE[using], start=4):
         found = effect(transplant(*two, tokens, Part(kind, 2), using=using))
         assert grid.values[2, column] == pytest.approx(found, abs=1e-5)
+
+
+def test_unknown_kinds_of_parts_are_refused(two, tokens):
+    with pytest.raises(WorkbenchError, match="no kind 'residual' of parts with weights; choices: head, attention, mlp"):
+        transplant_parts(*two, tokens, kinds=["head", "residual"])
+    with pytest.raises(WorkbenchError, match="using='wieghts'"):
+        transplant_parts(*two, tokens, using="wieghts")
 
 
 def test_a_model_with_a_part_is_what_the_transplant_ran(two, tokens):

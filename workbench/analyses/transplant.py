@@ -68,39 +68,63 @@ def transplant(
     )
 
 
-def transplant_heads(
-    a: Subject,
-    b: Subject,
-    tokens: Tensor,
-    *,
-    using: str = "weights",
-    target: int | None = None,
-    progress: Progress | None = None,
-) -> Measures:
-    """The effect of every head of A in B, one at a time. Grids layer × head: `loss`, the change of B's loss, and with
-    a `target` also `target`, the change of its log-probability after the last token.
-
-    See `transplant`. Each run starts at the head's layer, from B's own residual stream.
-    """
-    return _one_at_a_time(a, b, tokens, (), using, target, progress)
-
-
 def transplant_parts(
     a: Subject,
     b: Subject,
     tokens: Tensor,
     *,
+    kinds: Sequence[str] | None = None,
     using: str = "weights",
     target: int | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """As `transplant_heads`, with a layer's attention, its MLP, and all of it beside its heads. Grids layer × part.
+    """The effect of every part of A in B, one at a time. Grids layer × part: `loss`, the change of B's loss, and with
+    a `target` also `target`, the change of its log-probability after the last token.
 
-    All of a layer is `layer`, its weights; or with activations `residual`, A's residual stream where it leaves the
-    layer, with which B goes on from what A has made of the text so far.
+    `kinds` of parts, all of them where None: `head` (a column each), `attention`, `mlp`, and all of a layer: `layer`,
+    its weights; or with activations `residual`, A's residual stream where it leaves the layer, with which B goes on
+    from what A has made of the text so far. See `transplant`. Each run starts at the part's layer, from B's own
+    residual stream.
     """
-    kinds = WHOLE.get(using, ())
-    return _one_at_a_time(a, b, tokens, kinds, using, target, progress)
+    batch, kinds = as_batch(tokens, at_least=2), _kinds(kinds, using)
+    # A before B, so that one model is in memory at a time.
+    donor = _donor(a, batch, None, using, stage(progress, 0.0, 0.1))
+    model = opened(b, stage(progress, 0.1, 0.2))
+    layers, heads = range(model.config.num_hidden_layers), range(model.config.num_attention_heads)
+    columns = [(kind, some) for kind in kinds for some in ([(head,) for head in heads] if kind == "head" else [()])]
+    grid = [Part(kind, layer, some) for layer in layers for kind, some in columns]
+    own = model.run(batch.to(model.device), capture="blocks.*.resid_pre")
+    before = _outcome(own, batch, target)
+    effects = []
+    for one in steps(grid, stage(progress, 0.2, 1.0), "transplanting parts"):
+        run = _with_part(model, batch, donor, one, own[f"blocks.{one.layer}.resid_pre"])
+        effects.append([new - old for new, old in zip(_outcome(run, batch, target), before, strict=True)])
+    values = torch.tensor(effects).T.reshape(len(before), len(layers), len(columns))
+    what = "head" if kinds == ("head",) else "part"
+    names = {"loss": "loss", "target": "log-probability of the target"}
+    return Measures(
+        **{
+            name: Grid(
+                grid_values,
+                layers,
+                [some[0] if some else "MLP" if kind == "mlp" else kind for kind, some in columns],
+                column_name=what,
+                title=f"{name_of(b, 'B')} with one {what} of {name_of(a, 'A')} ({using}): change of {names[name]}",
+                value_name=f"change of {names[name]}",
+                unit="nats",
+                signed=True,
+            )
+            for name, grid_values in zip(["loss", "target"], values, strict=False)
+        }
+    )
+
+
+def _kinds(kinds: Sequence[str] | None, using: str) -> tuple[str, ...]:
+    """The kinds of parts that can be exchanged; all of them where None."""
+    there = ("head", *WHOLE.get(using, ()))
+    if unknown := [kind for kind in kinds or () if kind not in there]:
+        raise WorkbenchError(f"no kind {unknown[0]!r} of parts with {using}; choices: {', '.join(there)}")
+    return there if kinds is None else tuple(kinds)
 
 
 def with_part(
@@ -113,51 +137,6 @@ def with_part(
     part = Part(kind, layer, tuple(heads))
     _there(b, part)
     return grafted(b, part_tensors(weights_of(a), part), part)
-
-
-def _one_at_a_time(
-    a: Subject,
-    b: Subject,
-    tokens: Tensor,
-    kinds: Sequence[str],
-    using: str,
-    target: int | None,
-    progress: Progress | None,
-) -> Measures:
-    """The effects of every head, and of some kinds of parts, of every layer: Grids layer × part."""
-    batch = as_batch(tokens, at_least=2)
-    # A before B, so that one model is in memory at a time.
-    donor = _donor(a, batch, None, using, stage(progress, 0.0, 0.1))
-    model = opened(b, stage(progress, 0.1, 0.2))
-    layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
-    columns = [*(("head", (head,)) for head in range(heads)), *((kind, ()) for kind in kinds)]
-    grid = [Part(kind, layer, some) for layer in range(layers) for kind, some in columns]
-    own = model.run(batch.to(model.device), capture="blocks.*.resid_pre")
-    before = _outcome(own, batch, target)
-    effects = []
-    text = "transplanting parts" if kinds else "transplanting heads"
-    for one in steps(grid, stage(progress, 0.2, 1.0), text):
-        run = _with_part(model, batch, donor, one, own[f"blocks.{one.layer}.resid_pre"])
-        effects.append([new - old for new, old in zip(_outcome(run, batch, target), before, strict=True)])
-    values = torch.tensor(effects).T.reshape(len(before), layers, len(columns))
-    what = "part" if kinds else "head"
-    title = f"{name_of(b, 'B')} with one {what} of {name_of(a, 'A')} ({using}): change of "
-    names = {"loss": "loss", "target": "log-probability of the target"}
-    return Measures(
-        **{
-            name: Grid(
-                grid_values,
-                range(layers),
-                [*range(heads), *("MLP" if kind == "mlp" else kind for kind in kinds)],
-                column_name=what,
-                title=title + names[name],
-                value_name=f"change of {names[name]}",
-                unit="nats",
-                signed=True,
-            )
-            for name, grid_values in zip(["loss", "target"], values, strict=False)
-        }
-    )
 
 
 def _donor(

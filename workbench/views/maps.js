@@ -54,14 +54,15 @@ Object.assign(window.workbench, (() => {
     return packed;
   }
 
-  // Strongest byte under each screen pixel, so that thin lines survive shrinking: side² -> pixels².
-  function pool(map, pixels) {
+  // Strongest byte under each screen pixel, so that thin lines survive shrinking: side² -> pixels². The first column is
+  // left out when it is hidden.
+  function pool(map, pixels, skipFirst) {
     const { side, bytes, signed } = map;
     const pooled = new Uint8Array(pixels * pixels).fill(signed ? 128 : 0);
     const place = Int32Array.from({ length: side }, (_, i) => Math.floor((i * pixels) / side));
     for (let row = 0; row < side; row++) {
       const out = place[row] * pixels, from = row * side;
-      for (let column = 0; column <= row; column++) {
+      for (let column = skipFirst ? 1 : 0; column <= row; column++) {
         const byte = bytes[from + column], at = out + place[column];
         if (strength(byte, signed) > strength(pooled[at], signed)) pooled[at] = byte;
       }
@@ -71,9 +72,8 @@ Object.assign(window.workbench, (() => {
 
   // Paint a causal map (side²) into a canvas; what lies above the diagonal stays clear.
   function paint(canvas, map, { curve, skipFirst, pixels = 640, onDark = dark() }) {
-    const colours = palette(map, curve, strongest(map, skipFirst), onDark);
-    const { side, bytes } = map.side > pixels ? pool(map, pixels) : map;
-    const hidden = skipFirst ? Math.max(1, Math.round(side / map.side)) : 0;
+    const shown = map.side > pixels ? pool(map, pixels, skipFirst) : map, hidden = skipFirst && shown === map ? 1 : 0;
+    const { side, bytes } = shown, colours = palette(map, curve, strongest(shown, hidden), onDark);
     canvas.width = canvas.height = side;
     const context = canvas.getContext("2d"), image = context.createImageData(side, side);
     const packed = new Uint32Array(image.data.buffer);
