@@ -157,12 +157,14 @@ class OlmoRotaryEmbedding(nn.Module):
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines, and sines with their signs, of each position's angles: two tensors, batch pos 1 d_head."""
         angles = position_ids[..., None, None].float() * self.inv_freq.to(x.device, torch.float)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def d_head_of(config: AnyOlmoConfig) -> int:
+    """The width of a head."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
@@ -258,6 +260,7 @@ class OlmoMLP(nn.Module):
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x: Tensor, tap: Tap | Untapped) -> Tensor:
+        """What the MLP adds, before any norm of it: batch pos d_model -> batch pos d_model."""
         gate = tap("mlp.pre", self.gate_proj(x))  # batch pos d_mlp
         up = tap("mlp.pre_linear", self.up_proj(x))
         return self.down_proj(tap("mlp.post", self.act_fn(gate) * up))

@@ -108,6 +108,7 @@ class Untapped:
         return x
 
     def wants(self, *names: str) -> bool:
+        """Nobody looks at any site."""
         return False
 
     changes = wants

@@ -25,6 +25,18 @@ def test_maps_are_the_pattern(model: OlmoForCausalLM, tokens: Tensor) -> None:
     np.testing.assert_allclose(maps.values, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("weighting", ["probability", "value-norm"])
+def test_a_stream_that_is_known_is_not_computed_again(model: OlmoForCausalLM, tokens: Tensor, weighting: str) -> None:
+    stream = model.run(tokens[:1], stop_at_layer=2).resid
+    chosen = {"layers": [3, 2], "heads": [1], "weighting": weighting}
+    found, whole = (attention_maps(model, tokens[0], resid=resid, **chosen) for resid in (stream, None))
+    assert np.array_equal(found.values, whole.values)
+    other = attention_maps(model, tokens[0], resid=stream.flip(1), **chosen)
+    assert not np.allclose(other.values, whole.values, atol=1e-3)
+    with pytest.raises(ValueError, match="does not belong to input_ids"):
+        attention_maps(model, tokens[0], resid=stream[:, 1:], **chosen)
+
+
 def test_value_norms_are_those_of_what_is_added_to_the_residual_stream(pair: Pair, tokens: Tensor) -> None:
     """The text's first query sees one key: what it moves is all that the head adds."""
     run = pair.ours.run(tokens[:1], capture="blocks.*.attn.result")

@@ -234,6 +234,7 @@ class Body:
 
     @property
     def is_large(self) -> bool:
+        """Whether more came than is let in."""
         return self._seen > MOST_BYTES
 
     async def receive(self) -> Message:
@@ -252,6 +253,8 @@ class Body:
 
 
 def with_headers(send: Send) -> Send:
+    """The same way out, with the security headers on every answer."""
+
     async def send_with(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)

@@ -91,6 +91,7 @@ class Texts:
         return sums / torch.tensor([int(self.counted.sum()), len(self.ids)])[: sums.shape[-1]]
 
     def some(self, chunk: slice) -> "Texts":
+        """Some of the texts."""
         return replace(self, ids=self.ids[chunk], counted=self.counted[chunk])
 
 

@@ -90,6 +90,7 @@ class Sums:
             }
 
     def total(self) -> "Sums":
+        """The sums over all parts."""
         return Sums(*(part.sum(keepdims=True) for part in (self.a, self.b, self.difference)))
 
 

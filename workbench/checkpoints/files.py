@@ -56,6 +56,7 @@ class Entry:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the tensor as it is stored."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -70,10 +71,14 @@ class TensorFile(Protocol):
     """A file of named tensors."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """Where it is."""
+        ...
 
     @property
-    def entries(self) -> Mapping[str, Entry]: ...
+    def entries(self) -> Mapping[str, Entry]:
+        """Its tensors by name."""
+        ...
 
     def rows(self, key: str, start: int, stop: int) -> Tensor:
         """Rows `start:stop` of a tensor along its first dimension, in the file's dtype, in memory of their own."""

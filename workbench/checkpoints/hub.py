@@ -4,6 +4,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from huggingface_hub import HfApi, scan_cache_dir, snapshot_download
 from huggingface_hub.errors import (
@@ -109,4 +110,4 @@ def _cached_revisions(repository: str, error: Exception) -> Revisions:
 def _reason(error: Exception) -> str:
     """One line of what went wrong."""
     lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__
+    return shorten(lines[0], 120, placeholder=" …") if lines else type(error).__name__

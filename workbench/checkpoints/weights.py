@@ -19,7 +19,7 @@ from transformers import Olmo2Config, Olmo3Config, OlmoConfig, PreTrainedConfig
 
 from hooks import OlmoForCausalLM
 from workbench.checkpoints import original
-from workbench.checkpoints.files import TensorFile, read_json, tensor_files
+from workbench.checkpoints.files import Entry, TensorFile, read_json, tensor_files
 from workbench.errors import WorkbenchError
 
 FAMILIES: dict[str, tuple[str, type[PreTrainedConfig]]] = {
@@ -48,18 +48,12 @@ SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(Entry):
     """Where one tensor lies: rows from `first` on of the tensor `key` of a file."""
 
     file: TensorFile
     key: str
     first: int
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -84,6 +78,7 @@ class Weights:
         return iter(self.places)
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one tensor."""
         return self._place(name).shape
 
     def size(self, name: str) -> int:
@@ -201,9 +196,9 @@ def _config(settings: dict[str, Any], said_in: Path, keys: set[str]) -> PreTrain
 def _place(file: TensorFile, key: str, start: int, stop: int) -> Place:
     entry = file.entries[key]
     if (start, stop) == (0, -1):
-        return Place(file, key, 0, entry.shape, entry.dtype)
+        return Place(entry.shape, entry.dtype, file, key, 0)
     stop = entry.shape[0] if stop == -1 else min(stop, entry.shape[0])
-    return Place(file, key, start, (max(stop - start, 0), *entry.shape[1:]), entry.dtype)
+    return Place((max(stop - start, 0), *entry.shape[1:]), entry.dtype, file, key, start)
 
 
 def _check(places: Mapping[str, Place], config: PreTrainedConfig, folder: Path) -> None:

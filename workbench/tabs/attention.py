@@ -17,6 +17,7 @@ HOW = (
 
 
 def build(place: Place) -> None:
+    """The attention view."""
     view = views.attention_view(elem_id="attention")
     place.shows(attention, outputs=[view])
 

@@ -80,6 +80,7 @@ class Asked:
 
 
 def build(place: Place) -> None:
+    """Direct effects, patching and saliency of a prediction, and the choice of what is predicted."""
     with gr.Row(elem_classes="tools"):
         token = place.link("token_text", gr.Textbox("", label="Next token", placeholder="the likeliest", min_width=150))
         against = place.link("against", gr.Textbox("", label="Against another", placeholder="none", min_width=150))

@@ -62,6 +62,7 @@ class Opened:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
+        """The tokens as text."""
         return token_labels(self.ids[0].tolist(), self.tokenizer)
 
 

@@ -214,12 +214,15 @@ class Between:
     call: Call
 
     def sources(self) -> Iterator[Source]:
+        """What has to be opened besides the two checkpoints."""
         return (source for source in self.call.sources() if not isinstance(source, Slot))
 
     def calls(self) -> Iterator[Call]:
+        """The call within it, and those within that."""
         return self.call.calls()
 
     def value(self, bench: Bench) -> Callable[[Checkpoint, Checkpoint], Any]:
+        """A function of two checkpoints that makes the call with their models."""
         return lambda a, b: run(self.call.filled({"a": Model(a.id), "b": Model(b.id)}), bench)
 
 
@@ -295,6 +298,7 @@ class Names:
         return f"_{'ab'[self.loaded.index(source.name)]}" if len(self.loaded) > 1 else ""
 
     def tokens(self, source: Tokens | Ids) -> str:
+        """The variable that holds a text's tokens."""
         place = self.texts.index(source)
         return "tokens" if place == 0 else f"tokens_{place + 1}"
 

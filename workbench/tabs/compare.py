@@ -73,6 +73,7 @@ class Pair:
 
 
 def build(place: Place) -> None:
+    """Two checkpoints: how they write and predict, and what differs in weights and inside."""
     known = list(place.bench.known)
     other = gr.Dropdown(
         place.bench.choices(), value=known[len(known) // 3], label="B", elem_id="other", elem_classes="menu"

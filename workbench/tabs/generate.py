@@ -36,6 +36,7 @@ PERIOD = 0.1  # seconds between two updates of the page
 
 
 def build(place: Place) -> None:
+    """The written text, how it is sampled, and edits of the model."""
     with gr.Row(elem_classes="tools"):
         again = gr.Button("Generate", size="sm", variant="secondary", min_width=90, scale=0)
         stop = gr.Button("Stop", size="sm", min_width=60, scale=0, elem_id="stop")

@@ -58,6 +58,7 @@ STATES = {
 
 
 def build(place: Place) -> None:
+    """The logit lens, and views of the residual stream."""
     lens = place.link("lens", gr.Dropdown(list(LENS), value=next(iter(LENS)), label="Logit lens", elem_classes="menu"))
     Panel("lens").draws(place, lens_view, inputs=[lens])
     state = gr.Dropdown(list(STATES), value="norm", label="Residual stream", elem_classes="menu")

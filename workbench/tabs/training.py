@@ -53,6 +53,7 @@ MOST_WORDS = 4  # tokens of the continuation that is followed unless one is writ
 
 
 def build(place: Place) -> None:
+    """A metric along the series, and a head's map through it."""
     with gr.Row(elem_classes="tools"):
         metric = place.link(
             "metric", gr.Dropdown(list(METRICS), value=next(iter(METRICS)), label="What", min_width=270)
