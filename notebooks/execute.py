@@ -85,7 +85,10 @@ def small(picture: bytes) -> str:
 
 
 def main(names: list[str]) -> None:
-    """Run the named notebooks, or all of them."""
+    """Run the notebooks of these names, or all of them."""
+    there = [path.stem for path in notebooks()]
+    if unknown := [name for name in names if name not in there]:
+        sys.exit(f"no notebook {unknown[0]}; there are {', '.join(there)}")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for path in notebooks():
