@@ -1,6 +1,7 @@
 """Start the OLMo workbench's page: `python app.py`, then open http://127.0.0.1:7860."""
 
 import argparse
+import gc
 import sys
 
 from workbench.choices import BITS, DTYPES
@@ -54,6 +55,7 @@ def main() -> None:
         sys.exit(str(error))
     notes = [f"{series.name}: {series.note}" for series in found if series.note]
     print(*notes, f"OLMo workbench: http://{args.host}:{args.port}", sep="\n", flush=True)
+    gc.freeze()  # what stays for good is not looked through again and again while people wait
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=2)
 
 

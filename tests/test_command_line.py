@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 from workbench import checkpoints
 from workbench.analyses.logit_lens import logit_lens
 from workbench.analyses.token_losses import token_losses
-from workbench.command_line import COMMANDS, main, parser
+from workbench.command_line import COMMANDS, imported, main, parser
 from workbench.report import Report, Section, as_html, as_text
 
 TEXT = "w5 w9 w12 w5 w9 w40 w3"
@@ -53,12 +53,12 @@ def test_help_has_examples_that_parse(command, capsys):
         main([command, "--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    examples = [line.strip() for line in COMMANDS[command].EXAMPLES.splitlines() if line.strip()]
+    examples = [line.strip() for line in imported(command).EXAMPLES.splitlines() if line.strip()]
     assert examples and all(example in shown for example in examples)
     for example in examples:
         words = shlex.split(re.sub(r" (<|\|\|) .*", "", example).replace("--html ", "--html ./"))
         assert words[:4] == ["python", "-m", "workbench", command]
-        assert parser().parse_args(words[3:]).command == command
+        assert parser(words[3:]).parse_args(words[3:]).command == command
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,20 @@ def test_what_cannot_be_done_is_said_and_ends_with_1(arguments, sentence, series
 
 
 def test_the_command_runs_as_a_module_and_without_gradio():
-    code = "import sys; from workbench.command_line import main; print('gradio' in sys.modules)"
+    code = (
+        "import sys; from workbench.command_line import *; [*map(imported, COMMANDS)]; print('gradio' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
     done = subprocess.run([sys.executable, "-m", "workbench", "check", "nothing"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "") and "'nothing'" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["app", "workbench.command_line"])
+def test_help_does_not_wait_for_torch(module):
+    code = f"import sys, atexit; from {module} import main; sys.argv[1:] = ['--help']; "
+    code += "atexit.register(lambda: print('torch' in sys.modules)); main()"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert shown.startswith("usage:") and shown.endswith("False\n")
 
 
 def test_csv_to_a_dash_is_all_that_is_printed(series, table, capsys):

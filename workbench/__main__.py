@@ -6,9 +6,6 @@ not understood; 130 interrupted.
 
 import sys
 
-from workbench.imports import uncollected
-
-with uncollected():
-    from workbench.command_line import main
+from workbench.command_line import main
 
 sys.exit(main())

@@ -7,14 +7,15 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Import without garbage collection, and exempt what was imported from it ever after.
+    """Import without garbage collection.
 
     torch, transformers and gradio make some million objects, and none of them is garbage: looking for it takes a
     quarter of the time that importing them takes.
     """
+    was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
-        gc.enable()
+        if was_on:
+            gc.enable()

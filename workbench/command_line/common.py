@@ -1,7 +1,6 @@
 """What the commands share: arguments, a checkpoint opened, a text read, and progress."""
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,35 +68,11 @@ def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantize", choices=list(BITS), help="linear layers by bitsandbytes")
 
 
-def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where results go besides the terminal."""
-    parser.add_argument(
-        "--csv", type=output_file, metavar="FILE", help="write every number; - prints them, and no tables"
-    )
-    parser.add_argument("--html", type=output_file, metavar="FILE", help="write a page with pictures that stands alone")
-    parser.add_argument(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        default=sys.stderr.isatty(),
-        help="a bar on stderr (where that is a terminal)",
-    )
-
-
 def positive(text: str) -> int:
     """A whole number from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
     return int(text)
-
-
-def output_file(name: str) -> Path:
-    """A file that can be written, or `-`; said before anything is computed."""
-    path = Path(name)
-    if name == "-":
-        return path
-    if not path.parent.is_dir() or path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{name} cannot be written")
-    return path
 
 
 def bar(args: argparse.Namespace) -> Progress | None:
