@@ -24,6 +24,8 @@ LEVELS = {
     "workbench.text": 2,
     "workbench.errors": 2,
     "workbench.progress": 2,
+    "workbench.choices": 0,
+    "workbench.imports": 0,
     "hooks": 1,
 }
 ONLY_IN = {

@@ -55,7 +55,12 @@ TOO_LARGE = JSONResponse({"detail": f"the request is larger than {MOST_BYTES:,} 
 def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] | None = None) -> FastAPI:
     """The whole application. `auth` is a name and a password that every request must carry."""
     app = FastAPI(title="OLMo workbench", docs_url=None, redoc_url=None, openapi_url=None)
-    add_routes(app, bench)
+    add_status(app, bench)
+    add_attention(app, bench)
+    add_texts(app, bench)
+    add_exports(app, bench)
+    for kind in MENDABLE:
+        app.add_exception_handler(kind, refuse)
     gr.mount_gradio_app(
         app,
         shell.build(bench, TABS),
@@ -78,8 +83,8 @@ def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] |
     return app
 
 
-def add_routes(app: FastAPI, bench: Bench) -> None:
-    """The routes that are not Gradio's."""
+def add_status(app: FastAPI, bench: Bench) -> None:
+    """Routes that say how the server is."""
 
     @app.get("/healthz")
     def healthz() -> dict[str, str | int]:
@@ -88,6 +93,10 @@ def add_routes(app: FastAPI, bench: Bench) -> None:
     @app.get("/data/status")
     def status() -> dict[str, Any]:
         return bench.status()
+
+
+def add_attention(app: FastAPI, bench: Bench) -> None:
+    """Routes of the attention view: its pictures, exact numbers and offers."""
 
     @app.post("/data/attention/map")
     def attention_map(ask: Ask) -> Response:
@@ -111,6 +120,10 @@ def add_routes(app: FastAPI, bench: Bench) -> None:
     def attention_page(ask: Ask) -> Response:
         return attachment(whole_page(bench, ask), "html", "text/html")
 
+
+def add_texts(app: FastAPI, bench: Bench) -> None:
+    """Routes of the token strips: a token looked at, and offers."""
+
     @app.post("/data/text/offer")
     def text_offer(ask: texts.Ask) -> dict[str, str]:
         return offer(bench, texts.text_call(bench, ask))
@@ -122,6 +135,10 @@ def add_routes(app: FastAPI, bench: Bench) -> None:
     @app.post("/data/text/token/offer")
     def text_token_offer(look: texts.Look) -> dict[str, str]:
         return offer(bench, texts.look_call(bench, look))
+
+
+def add_exports(app: FastAPI, bench: Bench) -> None:
+    """Downloads of what the page has offered lately."""
 
     @app.get("/data/export/{key}.csv")
     def export_csv(key: str) -> Response:
@@ -135,11 +152,10 @@ def add_routes(app: FastAPI, bench: Bench) -> None:
         section = Section(found.title, found.table(), pictures=[found])
         return attachment(as_html(Report(found.title, [section], found.provenance)), "html", "text/html")
 
-    def refuse(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": message(error)}, status_code=422)
 
-    for kind in MENDABLE:
-        app.add_exception_handler(kind, refuse)
+def refuse(request: Request, error: Exception) -> JSONResponse:
+    """The answer to what cannot be done."""
+    return JSONResponse({"detail": message(error)}, status_code=422)
 
 
 def offer(bench: Bench, call: Call) -> dict[str, str]:
