@@ -134,8 +134,8 @@ def test_the_previous_token_head_acts_through_the_keys_of_the_induction_heads(
 
 
 def copying_rows(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows of 64 tokens that begin with 12 different ones and repeat them after a random gap; and where."""
-    rows = torch.rand(n, 64, generator=generator).argsort(1)
+    """Rows of 48 tokens that begin with 12 different ones and repeat them after a random gap; and where."""
+    rows = torch.rand(n, 48, generator=generator).argsort(1)
     second = 12 + torch.randint(0, 20, (n, 1), generator=generator)
     return rows.scatter(1, second + torch.arange(12), rows[:, :12]), second
 
@@ -152,13 +152,13 @@ def trained_to_copy(n_layers: int, most_steps: int) -> tuple[OlmoForCausalLM, in
     """A small model trained until it copies, and the steps it took."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4}
-    config = Olmo2Config(num_hidden_layers=n_layers, max_position_embeddings=64, pad_token_id=None, **sizes)
+    sizes = {"vocab_size": 48, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+    config = Olmo2Config(num_hidden_layers=n_layers, max_position_embeddings=48, pad_token_id=None, **sizes)
     model = OlmoForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     steps, loss = 0, math.inf
     while steps < most_steps and loss > 0.05:
-        loss = copying_loss(model, *copying_rows(64, generator))
+        loss = copying_loss(model, *copying_rows(32, generator))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
