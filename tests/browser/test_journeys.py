@@ -50,10 +50,14 @@ def test_a_link_reopens_the_view(visit: Visit):
     expect(page.locator("#prompt textarea")).to_have_value("one two three one two")
     page.locator("#attention .thumb[data-layer='0'][data-head='1']").click()
     page.wait_for_function("new URL(location).searchParams.get('layer') === '0'")
+    page.locator("#attention .first").check()
     tab(page, "Generate")
     page.wait_for_function("new URL(location).searchParams.get('tab') === 'Generate'")
     again = page.url.split("?", 1)[1]
     assert "head=1" in again and "prompt=one" in again
+    page = visit.open(again.replace("tab=Generate", "tab=Attention"))
+    assert drawn(page) == "L0H1"
+    expect(page.locator("#attention .first")).to_be_checked()
 
 
 def test_bad_input_is_said_and_the_last_result_stays(visit: Visit):

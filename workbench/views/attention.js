@@ -309,7 +309,7 @@ function draw() {
 }
 
 // The controls' settings stand in the page's address.
-const view = () => element.closest("[id]")?.id ?? "";
+const view = () => element.closest("[id]:not([id^='html-'])")?.id ?? ""; // not Gradio's own, which is another on every page
 for (const [key, box] of Object.entries(control)) {
   const given = wb.remembered(`${view()}_${key}`), isCheck = box.type === "checkbox", plain = isCheck ? "false" : box.options[0].value;
   if (isCheck) box.checked = given === "true";
