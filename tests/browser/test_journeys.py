@@ -54,10 +54,14 @@ def test_a_link_reopens_the_view(visit: Visit):
     tab(page, "Generate")
     page.wait_for_function("new URL(location).searchParams.get('tab') === 'Generate'")
     again = page.url.split("?", 1)[1]
-    assert "head=1" in again and "prompt=one" in again
-    page = visit.open(again.replace("tab=Generate", "tab=Attention"))
-    assert drawn(page) == "L0H1"
+    assert "head=1" in again and "prompt=one" in again and "attention_first=true" in again
+
+
+def test_a_link_restores_the_controls_of_a_view(visit: Visit):
+    page = visit.open("tab=Attention&attention_first=true&attention_curve=log")
+    drawn(page)
     expect(page.locator("#attention .first")).to_be_checked()
+    expect(page.locator("#attention .curve")).to_have_value("log")
 
 
 def test_bad_input_is_said_and_the_last_result_stays(visit: Visit):
