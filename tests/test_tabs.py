@@ -14,7 +14,7 @@ from workbench.errors import WorkbenchError
 from workbench.results import Measures
 from workbench.tabs import TABS, attribution, compare, hidden_states, shell, training
 from workbench.tabs.bench import Selection, Subject, amount, label
-from workbench.tabs.calls import code, result
+from workbench.tabs.calls import Stream, code, result
 from workbench.tabs.panel import Panel, as_csv, definition, keep
 from workbench.tabs.pictures import Ask, map_call
 from workbench.tabs.place import Due, guarded
@@ -82,6 +82,18 @@ def calls(bench, due):
     yield "a head", map_call(Ask(bench.default, PROMPT, layer=1, head=2))
     yield "a layer by value", map_call(Ask(bench.default, PROMPT, layer=1, combine="mean", weigh="value"))
     yield "a difference", map_call(Ask(bench.default, PROMPT, other=next(iter(bench.known)), layer=1, head=2))
+
+
+def test_streams_are_those_of_one_run_and_no_block_runs_twice(bench, monkeypatch):
+    model = bench.load(bench.default)[0]
+    whole = model.run(bench.read(bench.default, PROMPT).ids, capture="blocks.*.resid_pre")
+    run, blocks = model.run, []
+    monkeypatch.setattr(
+        model, "run", lambda ids, **to: blocks.append((to["start_at_layer"], to["stop_at_layer"])) or run(ids, **to)
+    )
+    for layer in (2, 3, 1, 2):
+        assert torch.equal(Stream(bench.default, PROMPT, layer).value(bench), whole[f"blocks.{layer}.resid_pre"])
+    assert blocks == [(0, 1), (1, 2), (2, 3)]
 
 
 def test_every_views_python_gives_the_same_numbers(bench, due):

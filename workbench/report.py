@@ -9,6 +9,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -72,9 +73,14 @@ class Report:
 
 def versions() -> dict[str, str]:
     """What computed: the packages that numbers depend on, and the time."""
-    packages = {name: version(name) for name in ("torch", "transformers", "numpy")}
-    made = datetime.now().astimezone().isoformat("T", "minutes")
-    return packages | {"python": platform.python_version(), "made": made}
+    return packages() | {"made": datetime.now().astimezone().isoformat("T", "minutes")}
+
+
+@cache
+def packages() -> dict[str, str]:
+    """The packages that numbers depend on, and Python, with their versions."""
+    names = ("torch", "transformers", "numpy")
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
 def as_text(report: Report) -> str:

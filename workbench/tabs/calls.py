@@ -6,12 +6,9 @@ An argument that has to be opened is a `Source`, which knows both its value and 
 read one description and cannot differ.
 """
 
-import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.metadata import version
 from textwrap import indent
 from typing import Any
 
@@ -21,6 +18,7 @@ from workbench.checkpoints import Checkpoint
 from workbench.errors import WorkbenchError
 from workbench.plots import plot
 from workbench.progress import Progress
+from workbench.report import packages
 from workbench.results import Result
 from workbench.tabs.bench import Bench
 from workbench.tabs.place import Due
@@ -99,20 +97,20 @@ class Ids(Source):
 
 @dataclass(frozen=True)
 class Stream(Source):
-    """The residual stream of a text where it enters a layer: 1 pos d_model. All layers' are kept, so that looking at
-    one head after another does not run the layers below again."""
+    """The residual stream of a text where it enters a layer, from 1: 1 pos d_model. Each is made of the one below and
+    kept, so that looking at one head after another does not run the layers below again."""
 
     text: str
     layer: int
 
-    def value(self, bench: Bench) -> object:
-        key = ("streams", self.name, self.text)
-        streams = bench.results.get(key)  # layer 1 pos d_model
-        if streams is None:
-            opened = bench.read(self.name, self.text)
-            streams = opened.model.run(opened.ids, capture="blocks.*.resid_pre", logits_to_keep=1).stack("resid_pre")
-            bench.results.put(key, streams)
-        return streams[self.layer]
+    def value(self, bench: Bench) -> torch.Tensor:
+        found = bench.results.get(self)
+        if found is None:
+            opened, below = bench.read(self.name, self.text), self.layer - 1
+            resid = replace(self, layer=below).value(bench) if below else None
+            found = opened.model.run(opened.ids, resid=resid, start_at_layer=below, stop_at_layer=self.layer).resid
+            bench.results.put(self, found)
+        return found
 
     def code(self, names: "Names") -> str:
         tokens = names.tokens(Tokens(self.name, self.text))
@@ -261,12 +259,6 @@ def result(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  
         return run(call, bench, step).with_provenance(about)
 
     return bench.once(call, make)
-
-
-@cache
-def packages() -> dict[str, str]:
-    """What computed."""
-    return {name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()}
 
 
 def code(call: Call, bench: Bench) -> str:
