@@ -148,33 +148,40 @@ def attend(
     Returns:
         z: batch pos head d_head, and the pattern (batch head query key) if `output_pattern`.
     """
-    q, k, v = qkv
-    dropout = module.attention_dropout if module.training else 0.0
     looked_at = tap.wants("attn.scores", "attn.pattern")
     edited = looked_at and tap.changes("attn.scores", "attn.pattern")
     on_the_path = edited or masks.implementation == "eager" or (looked_at and tap.grad)
 
-    fused: Tensor | None = None
-    if masks.implementation != "eager" and not (on_the_path and tap.grad):
-        kernel = ALL_ATTENTION_FUNCTIONS[masks.implementation]
-        mask = _on(q.device, masks.kernel[module.kind])
-        options = dict(kernel_arguments, dropout=dropout, scaling=module.scaling, sliding_window=module.sliding_window)
-        fused, _ = kernel(module, q, k, v, mask, **options)
-    if fused is not None and not looked_at and not output_pattern:
-        return fused, None
+    if not (looked_at or on_the_path or output_pattern):
+        return _fused(module, qkv, masks, kernel_arguments), None
 
+    q, k, v = qkv
     qk = QK(q, k, _on(q.device, masks.explicit[module.kind]), module.scaling)
-    if fused is not None and not on_the_path:
+    if not on_the_path:
         if isinstance(tap, Tap):
-            _record_beside(qk, tap)
-        return fused, pattern(qk) if output_pattern else None
+            _record_beside(qk, tap)  # before the kernel, which a run that wants no more is spared
+        return _fused(module, qkv, masks, kernel_arguments), pattern(qk) if output_pattern else None
+    fused = None
+    if masks.implementation != "eager" and not tap.grad:
+        fused = _fused(module, qkv, masks, kernel_arguments)
     plain = scores(qk)
     weights = tap("attn.pattern", softmax(tap("attn.scores", plain), may_be_blind=edited or not qk.causal))
-    z = weigh(F.dropout(weights, dropout), v)
+    z = weigh(F.dropout(weights, module.attention_dropout, module.training), v)
     if fused is not None:  # rows that no edit changed keep the fused kernel's bits
         untouched = (weights == softmax(plain)).all(-1)
         z = torch.where(rearrange(untouched, "batch head query -> batch query head 1"), fused, z)
     return z, weights
+
+
+def _fused(
+    module: AttentionLayer, qkv: tuple[Tensor, Tensor, Tensor], masks: Masks, kernel_arguments: dict[str, Any]
+) -> Tensor:
+    """z by the implementation that is set: batch query head d_head."""
+    q, k, v = qkv
+    dropout = module.attention_dropout if module.training else 0.0
+    options = dict(kernel_arguments, dropout=dropout, scaling=module.scaling, sliding_window=module.sliding_window)
+    kernel = ALL_ATTENTION_FUNCTIONS[masks.implementation]
+    return kernel(module, q, k, v, _on(q.device, masks.kernel[module.kind]), **options)[0]
 
 
 def _record_beside(qk: QK, tap: Tap) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from transformers import Cache, PreTrainedModel
 
 from .shards import shards_of
 from .sites import Sites, UnknownSite, canonical
-from .taps import Capture, Edit, Taps
+from .taps import AllSeen, Capture, Edit, Taps
 
 Captures = str | Capture | Sequence[str | Capture]
 Edits = Edit | Sequence[Edit]
@@ -124,6 +124,7 @@ class Hookable(PreTrainedModel):
         grad: bool = False,
         past_key_values: Cache | None = None,
         logits_to_keep: int | Tensor = 0,
+        captures_only: bool = False,
     ) -> Run:
         """One forward pass that records what `capture` names and makes the changes of `edits`.
 
@@ -139,6 +140,8 @@ class Hookable(PreTrainedModel):
             past_key_values: a cache to go on from; it is extended in place.
             logits_to_keep: compute logits for the last few positions, or for these, only; 0 for all. With 1, the last
                 block computes no more than they need either, unless it is looked at (which may change their last bits).
+            captures_only: nothing is wanted but what is captured, so stop once all of it is recorded: within a block,
+                and before its attention is applied if its patterns were the last. `logits` and `resid` are then None.
 
         Raises:
             KeyError: no such site. IndexError: no such head, position or layer. ValueError: the rest.
@@ -151,8 +154,12 @@ class Hookable(PreTrainedModel):
             self._check_resid(resid, input_ids)
         layers = self._layers(start_at_layer, stop_at_layer)
         sites = self.sites
-        taps = Taps(sites, *_listed(capture, edits), layers=layers, grad=grad, shards=shards_of(self))
-        with torch.set_grad_enabled(grad):
+        captures, changes = _listed(capture, edits)
+        if captures_only and not captures:
+            raise ValueError("captures_only=True, but nothing is captured")
+        shards, output = shards_of(self), None
+        taps = Taps(sites, captures, changes, layers, grad, shards=shards, captures_only=captures_only)
+        with torch.set_grad_enabled(grad), suppress(AllSeen):
             output = self(
                 input_ids=input_ids if resid is None else None,
                 inputs_embeds=resid,

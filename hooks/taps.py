@@ -47,6 +47,10 @@ class _Places:
         vars(instance)[self.name] = _indices(where, self.name)
 
 
+class AllSeen(Exception):
+    """Ends a forward pass of which nothing is wanted but what it captures, once all of that is recorded."""
+
+
 @dataclass(frozen=True)
 class Capture:
     """A site (or glob) to record, and how much of it: only what is named is computed and kept.
@@ -125,6 +129,7 @@ class Taps:
         strict: positions outside the sequence are an error (in one run), not yet to come (in a generation).
         shards: how heads and neurons are spread over processes, if they are.
         started: told of the record of each forward pass as it starts.
+        captures_only: raise `AllSeen` once everything is recorded.
 
     Attributes:
         present: the positions of this forward pass in the whole sequence.
@@ -143,7 +148,9 @@ class Taps:
         strict: bool = True,
         shards: Shards | None = None,
         started: Callable[[dict[str, Tensor]], None] | None = None,
+        captures_only: bool = False,
     ) -> None:
+        self.captures_only = captures_only
         self.sites, self.grad, self.strict, self.shards, self.started = sites, grad, strict, shards, started
         self.layers = range(sites.n_layers) if layers is None else layers
         self.captures: dict[str, Capture] = {}
@@ -295,6 +302,8 @@ class Tap:
     def _keep(self, site: str, x: Tensor, capture: Capture) -> None:
         x = x if self.grad else x.detach()
         self.taps.recorded[site] = x.to(device=capture.device or x.device, dtype=capture.dtype or x.dtype)
+        if self.taps.captures_only and len(self.taps.recorded) == len(self.taps.captures):
+            raise AllSeen
 
     def _selected(self, site: str, x: Tensor, capture: Capture, present: Sequence[int]) -> Tensor:
         rows = None if capture.rows is None else self.rows(capture, present)

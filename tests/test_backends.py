@@ -181,6 +181,9 @@ def test_weights_on_disk(make_model, family, tokens, tmp_path):
     assert torch.equal(
         offloaded.run(tokens, stop_at_layer=3, capture="*")["blocks.2.resid_post"], whole["blocks.2.resid_post"]
     )
+    pattern = offloaded.run(tokens, capture="blocks.3.attn.pattern", captures_only=True)["blocks.3.attn.pattern"]
+    assert torch.equal(pattern, whole["blocks.3.attn.pattern"])
+    assert all(parameter.device.type == "meta" for parameter in offloaded.model.layers[3].parameters())
 
 
 def test_sharded_over_devices_by_accelerate(make_model, family, tokens, tmp_path):

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+import hooks.attention
 from hooks import Capture, edits
+from hooks.sites import IN_BLOCK
 
 LAYERS = range(4)
 
@@ -159,6 +162,32 @@ def test_stopping_early_computes_no_later_layer(model, tokens):
     nothing = model.run(tokens, stop_at_layer=0, capture="*")
     assert list(nothing) == ["embed", "blocks.0.resid_pre"]
     assert nothing.logits is None
+
+
+@pytest.mark.parametrize("site", ["embed", "blocks.*.resid_post", *(f"blocks.1.{name}" for name in IN_BLOCK), "logits"])
+def test_a_run_of_captures_only_ends_with_the_last_of_them(pair, tokens, site):
+    """The bits are those of a whole run, changes included, and no tap is passed after the last one."""
+    doubled = edits.scale("blocks.0.attn_out", 2.0)
+    model, passed = pair.ours, []
+    whole = model.run(tokens, capture="*", edits=doubled)
+    after = list(whole)[list(whole).index(list(model.sites.match(site))[-1]) + 1 :]
+    spies = [edits.apply(name, lambda x, name=name: passed.append(name) or x) for name in after]
+    run = model.run(tokens, capture=site, edits=[doubled, *spies], captures_only=True)
+    assert list(run) == list(model.sites.match(site))
+    assert all(torch.equal(run[name], whole[name]) for name in run)
+    assert (run.logits, run.resid, passed) == (None, None, [])
+
+
+def test_captures_only_spares_the_kernel_and_takes_something_to_capture(model, tokens, monkeypatch):
+    calls, kernel = [], ALL_ATTENTION_FUNCTIONS["sdpa"]
+    counted = {
+        "sdpa": lambda module, *args, **options: calls.append(module.layer_idx) or kernel(module, *args, **options)
+    }
+    monkeypatch.setattr(hooks.attention, "ALL_ATTENTION_FUNCTIONS", counted)
+    model.run(tokens, capture="blocks.2.attn.pattern", captures_only=True)
+    assert calls == [0, 1]
+    with pytest.raises(ValueError, match="nothing is captured"):
+        model.run(tokens, captures_only=True)
 
 
 def test_a_site_that_a_part_does_not_reach_is_refused(model, tokens):

@@ -44,6 +44,25 @@ def test_open_a_head_hover_lock_and_walk(visit: Visit):
     expect(page.locator("#spine .title")).to_contain_text("surprising")
 
 
+PAINT = """([map, skipFirst]) => {
+    const canvas = document.createElement("canvas");
+    window.workbench.paint(canvas, { ...map, bytes: Uint8Array.from(map.bytes) }, { curve: "sqrt", skipFirst });
+    const pixel = (at) => canvas.getContext("2d").getImageData(at % 2, at >> 1, 1, 1).data.join();
+    return [0, 1, 2, 3].map(pixel);
+}"""
+
+
+def test_without_the_first_token_its_column_is_clear_or_what_else_it_stands_for(visit: Visit):
+    """A large map's pixels stand for several cells: hiding the first key must not hide its neighbours."""
+    page = visit.open()
+    small = {"bytes": [255, 0, 200, 100], "side": 2, "second": None, "scale": 1, "rest": 0.2, "signed": False}
+    large = small | {"second": [0, 100]}
+    least, most = "0,34,78,255", "254,232,56,255"  # the ends of cividis
+    assert page.evaluate(PAINT, [small, False])[0] == page.evaluate(PAINT, [large, False])[0] == most
+    assert page.evaluate(PAINT, [small, True]) == ["0,0,0,0", "0,0,0,0", "0,0,0,0", most]
+    assert page.evaluate(PAINT, [large, True]) == [least, "0,0,0,0", most, most]
+
+
 def test_a_link_reopens_the_view(visit: Visit):
     page = visit.open("tab=Attention&layer=2&head=3&prompt=one%20two%20three%20one%20two")
     assert drawn(page) == "L2H3"

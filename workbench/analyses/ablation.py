@@ -151,14 +151,14 @@ def _sources(
 
 def _resampled(model: OlmoForCausalLM, donors: Tensor, chunk: slice) -> Run:
     """What the parts do after some of the donors."""
-    return model.run(donors[chunk], capture=PARTS, logits_to_keep=1)
+    return model.run(donors[chunk], capture=PARTS, captures_only=True)
 
 
 def _means(model: OlmoForCausalLM, texts: Tensor) -> dict[str, Tensor]:
     """The mean of every part over texts and positions, by site: 1 1 …"""
     sums: dict[str, Tensor] = {}
     for some in texts.split(max(1, TOKENS // texts.shape[1])):
-        run = model.run(some, capture=PARTS, logits_to_keep=1)
+        run = model.run(some, capture=PARTS, captures_only=True)
         for site, x in run.items():
             sums[site] = sums.get(site, 0.0) + x.double().sum((0, 1), keepdim=True)
     return {site: total / texts.numel() for site, total in sums.items()}

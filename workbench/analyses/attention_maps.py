@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +35,7 @@ def attention_maps(
     `weighting` is `probability`, where each row sums to 1, or `value-norm`: the norm of what a head adds to the
     residual stream of the query on account of the key, ‖α v W_O‖ (Kobayashi et al. 2020, "Attention is not only a
     weight"), which shows sinks for what they are: in OLMo 2 and 3 the norm that follows attention is part of W_O, its
-    scale frozen. Only the chosen heads and rows are computed; nothing after the last chosen layer is, and nothing
+    scale frozen. Only the chosen heads and rows are computed; nothing after the last chosen pattern is, and nothing
     before the first one if `resid` is given: the residual stream that enters it, batch pos d_model.
     """
     if weighting not in WEIGHTINGS:
@@ -53,20 +54,20 @@ def attention_maps(
         if weighting == "value-norm":
             capture += [f"blocks.{layer}.attn.v", f"blocks.{layer}.ln1.scale"]
     start = 0 if resid is None else min(layers)
-    run = model.run(
-        batch, capture=capture, start_at_layer=start, resid=resid, stop_at_layer=max(layers) + 1, logits_to_keep=1
-    )
+    run = model.run(batch, capture=capture, start_at_layer=start, resid=resid, captures_only=True)
     maps = []
     for layer in layers:
         pattern = run[f"blocks.{layer}.attn.pattern"][0].float()  # head query key
         if weighting == "value-norm":
             pattern = pattern * _norms(model, run, layer, heads, queries)
-        maps.append(pattern.cpu())
+        maps.append(pattern.cpu().numpy())
     if progress is not None:
         progress(1.0, "attention")
+    values = np.concatenate(maps)
+    values.setflags(write=False)  # so that the result holds them and no copy
     names = [head_name(layer, head) for layer in layers for head in heads]
     return Maps(
-        torch.cat(maps),
+        values,
         names,
         token_labels(batch[0], tokenizer),
         queries=queries,

@@ -62,8 +62,7 @@ def block_of(site: str) -> int:
 
 def residuals(model: OlmoForCausalLM, batch: Tensor) -> Tensor:
     """The residual stream entering the first block and leaving each: layer+1 batch pos d_model."""
-    last = model.config.num_hidden_layers
-    run = model.run(batch, capture=["embed", "blocks.*.resid_post"], stop_at_layer=last)
+    run = model.run(batch, capture=["embed", "blocks.*.resid_post"], captures_only=True)
     return torch.cat([run["embed"][None], run.stack("resid_post")])
 
 

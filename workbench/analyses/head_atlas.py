@@ -127,4 +127,4 @@ def repeated_spans(vocab_size: int, samples: int, seed: int) -> tuple[Tensor, Te
 def _statistics(model: OlmoForCausalLM, batch: Tensor, statistics: HeadStatistics) -> Tensor:
     """Every layer's statistics, streamed: layer stat batch head query."""
     capture = Capture("blocks.*.attn.pattern", reduce=statistics)
-    return model.run(batch, capture=capture, logits_to_keep=1).stack("attn.pattern")
+    return model.run(batch, capture=capture, captures_only=True).stack("attn.pattern")

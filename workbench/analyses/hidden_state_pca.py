@@ -39,7 +39,7 @@ def hidden_state_pca(
     if progress is not None:
         progress(0.0, "hidden states")
     site = f"blocks.{layer}.resid_post"
-    states = model.run(batch, capture=site, stop_at_layer=layer + 1)[site][:, skip:].flatten(0, 1)  # sample d_model
+    states = model.run(batch, capture=site, captures_only=True)[site][:, skip:].flatten(0, 1)  # sample d_model
     points, shares = principal_components(states, components)
     if progress is not None:
         progress(1.0, "hidden states")

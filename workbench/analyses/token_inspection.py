@@ -125,5 +125,5 @@ def _weights_on(model: OlmoForCausalLM, position: int, after: Tensor, seen: Mapp
         return pattern[..., keys == position].sum(-1)[None]  # 0 where it lies outside of the window
 
     capture = Capture("blocks.*.attn.pattern", reduce=on_it)
-    run = model.run(after, capture=capture, logits_to_keep=1, **seen)
+    run = model.run(after, capture=capture, captures_only=True, **seen)
     return run.stack("attn.pattern")[:, 0, 0].flatten(0, 1)

@@ -150,7 +150,7 @@ def _donor(
     model = opened(a, progress)
     layers = chosen(layers, model.config.num_hidden_layers, "layer")
     capture = [f"blocks.{layer}.{site}" for layer in layers for site in CAPTURED]
-    run = model.run(batch.to(model.device), capture=capture, logits_to_keep=1)
+    run = model.run(batch.to(model.device), capture=capture, captures_only=True)
     return {site: run[site].cpu() for site in run}
 
 

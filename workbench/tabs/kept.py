@@ -49,6 +49,8 @@ class Kept:
 
 def weight(thing: object) -> int:
     """About how many bytes something takes: what weighs in a result are its arrays and texts."""
+    if isinstance(thing, str):
+        return sys.getsizeof(thing)  # most are
     if isinstance(thing, np.ndarray | Tensor):
         return thing.nbytes
     if isinstance(thing, Mapping):

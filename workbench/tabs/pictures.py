@@ -41,7 +41,7 @@ WEIGHTINGS = {"weight": "probability", "value": "value-norm"}
 
 def head_picture(bench: Bench, ask: Ask) -> Picture:
     """The full map of a head (or of a layer's heads together): query × key."""
-    return encode(torch.tensor(head_map(bench, ask)), signed=ask.other is not None)
+    return encode(head_map(bench, ask), signed=ask.other is not None)
 
 
 def head_cells(bench: Bench, ask: Ask, query: int, key: int) -> bytes:
@@ -84,7 +84,7 @@ def thumbnails(bench: Bench, ask: Ask) -> Picture:
     ask = replace(ask, layer=0, head=0, combine="one", weigh="weight")
 
     def make() -> Picture:
-        maps = [_pooled(one) for one in checked(bench, ask)]  # layer head side side
+        maps = [_pooled(one).cpu().numpy() for one in checked(bench, ask)]  # layer head side side
         return encode(maps[0] - maps[1], signed=True) if len(maps) == 2 else encode(maps[0])
 
     return bench.once(("thumbnails", ask), make)
@@ -112,7 +112,7 @@ def _pooled(opened: Opened) -> Tensor:
         return rearrange(pool_last(whole.float()), "batch head query bin -> bin batch head query")
 
     length = opened.ids.shape[1]
-    run = opened.model.run(opened.ids, capture=Capture("blocks.*.attn.pattern", reduce=pool_keys), logits_to_keep=1)
+    run = opened.model.run(opened.ids, capture=Capture("blocks.*.attn.pattern", reduce=pool_keys), captures_only=True)
     by_query = rearrange(run.stack("attn.pattern")[:, :, 0], "layer bin head query -> layer head query bin")
     return pool_last(by_query.mT).mT
 

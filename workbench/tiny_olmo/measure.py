@@ -61,7 +61,7 @@ def token_losses(model: OlmoForCausalLM, rows: np.ndarray, size: int = 32) -> to
 
 def patterns(model: OlmoForCausalLM, rows: np.ndarray) -> torch.Tensor:
     """Attention patterns of all heads.  # layer row head query key"""
-    runs = [model.run(ids, capture="blocks.*.attn.pattern", logits_to_keep=1) for ids in batches(rows)]
+    runs = [model.run(ids, capture="blocks.*.attn.pattern", captures_only=True) for ids in batches(rows)]
     return torch.cat([run.stack("attn.pattern") for run in runs], dim=1)
 
 

@@ -94,9 +94,9 @@ window.workbench = (() => {
   // Maps of bytes, one after another; what their numbers mean is said in maps.js.
   async function maps(path, body) {
     const reply = await post(path, body);
-    const bytes = new Uint8Array(await reply.arrayBuffer());
-    const number = (name) => Number(reply.headers.get(name));
-    return { bytes, side: number("X-Side"), scale: number("X-Scale"), rest: number("X-Rest"), signed: number("X-Signed") === 1 };
+    const number = (name) => Number(reply.headers.get(name)), side = number("X-Side");
+    const bytes = new Uint8Array(await reply.arrayBuffer()), second = bytes.length % side ** 2 ? bytes.subarray(-side) : null;
+    return { bytes, second, side, scale: number("X-Scale"), rest: number("X-Rest"), signed: number("X-Signed") === 1 };
   }
 
   // The exact numbers of one row and one column of a map.

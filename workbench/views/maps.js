@@ -30,11 +30,18 @@ Object.assign(window.workbench, (() => {
     log: { shade: (weight) => (weight > 0 ? Math.max(0, 1 + Math.log10(weight) / 4) : 0), weight: (shade) => 10 ** (4 * (shade - 1)) },
   };
 
-  // The strongest byte of a map, the first column left out when it is hidden.
-  function strongest(map, skipFirst) {
+  // A map without its first key: of its column stays what else it stands for (`second`), which is nothing in small maps.
+  function withoutFirst(map) {
+    const bytes = map.bytes.slice(), { side, second } = map;
+    for (let row = 0; row < side; row++) bytes[row * side] = second?.[row] ?? (map.signed ? 128 : 0);
+    return { ...map, bytes };
+  }
+
+  // The strongest byte of a map.
+  function strongest(map) {
     let best = 0;
     for (let row = 0; row < map.side; row++) {
-      for (let column = skipFirst ? 1 : 0; column <= row; column++) {
+      for (let column = 0; column <= row; column++) {
         best = Math.max(best, strength(map.bytes[row * map.side + column], map.signed));
       }
     }
@@ -54,15 +61,14 @@ Object.assign(window.workbench, (() => {
     return packed;
   }
 
-  // Strongest byte under each screen pixel, so that thin lines survive shrinking: side² -> pixels². The first column is
-  // left out when it is hidden.
-  function pool(map, pixels, skipFirst) {
+  // Strongest byte under each screen pixel, so that thin lines survive shrinking: side² -> pixels².
+  function pool(map, pixels) {
     const { side, bytes, signed } = map;
     const pooled = new Uint8Array(pixels * pixels).fill(signed ? 128 : 0);
     const place = Int32Array.from({ length: side }, (_, i) => Math.floor((i * pixels) / side));
     for (let row = 0; row < side; row++) {
       const out = place[row] * pixels, from = row * side;
-      for (let column = skipFirst ? 1 : 0; column <= row; column++) {
+      for (let column = 0; column <= row; column++) {
         const byte = bytes[from + column], at = out + place[column];
         if (strength(byte, signed) > strength(pooled[at], signed)) pooled[at] = byte;
       }
@@ -72,8 +78,9 @@ Object.assign(window.workbench, (() => {
 
   // Paint a causal map (side²) into a canvas; what lies above the diagonal stays clear.
   function paint(canvas, map, { curve, skipFirst, pixels = 640, onDark = dark() }) {
-    const shown = map.side > pixels ? pool(map, pixels, skipFirst) : map, hidden = skipFirst && shown === map ? 1 : 0;
-    const { side, bytes } = shown, colours = palette(map, curve, strongest(shown, hidden), onDark);
+    const asked = skipFirst ? withoutFirst(map) : map, shown = map.side > pixels ? pool(asked, pixels) : asked;
+    const { side, bytes } = shown, colours = palette(map, curve, strongest(shown), onDark);
+    const hidden = skipFirst && shown === asked && !map.second ? 1 : 0; // a column of the first key alone stays clear
     canvas.width = canvas.height = side;
     const context = canvas.getContext("2d"), image = context.createImageData(side, side);
     const packed = new Uint32Array(image.data.buffer);
@@ -158,7 +165,7 @@ Object.assign(window.workbench, (() => {
   // Token-to-token lines: keys on the left, queries on the right; all but the chosen query's are faint.
   function threads(context, map, texts, side, { ink, mono, colours, skipFirst, query = null }) {
     const step = side / texts.length, edge = side * 0.3, y = (index) => (index + 0.5) * step;
-    const most = magnitude(strongest(map, skipFirst), map.signed) ** 2 || 1;
+    const most = magnitude(strongest(skipFirst ? withoutFirst(map) : map), map.signed) ** 2 || 1;
     context.clearRect(0, 0, side, side);
     context.font = `${Math.min(12, step * 0.85)}px ${mono}`;
     context.fillStyle = ink;

@@ -5,18 +5,24 @@ magnitude and travels beside the bytes; maps.js reads them back. The error is at
 colour, not for a number, so what is written as a number is fetched as such.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 SIDE = 64  # pixels of a thumbnail
-ROWS = 64  # encoded at a time, in the processor's cache
+MOST = 1024  # pixels of a map's side: no screen shows it larger
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Square maps of bytes, one after another. `rest` is the largest magnitude outside the first column."""
+    """Square maps of bytes, one after another; `rest` is the largest magnitude outside the first key's column.
+
+    A pixel of a map of more than `MOST` tokens stands for several cells and is the one furthest from zero. The first
+    key is then not alone in its column: behind the map follows that column once more, without it.
+    """
 
     pixels: bytes
     side: int
@@ -25,18 +31,37 @@ class Picture:
     signed: bool
 
 
-def encode(maps: Tensor, *, signed: bool = False) -> Picture:
-    """Causal maps (… side side) as bytes; what is not signed is not negative."""
-    side, size = maps.shape[-1], maps.abs() if signed else maps
-    scale = size.max().item() or 1.0
-    rest = size[..., 1:].max().item() if side > 1 else 0.0
-    levels = torch.full(maps.shape, 128 if signed else 0, dtype=torch.uint8, device=maps.device)
-    for start in range(0, side, ROWS):
-        rows, keys = slice(start, start + ROWS), slice(start + ROWS)  # nothing lies above the diagonal
-        level = size[..., rows, keys].div(scale).sqrt_()
-        level = level.mul_(127).copysign_(maps[..., rows, keys]).add_(128) if signed else level.mul_(255)
-        levels[..., rows, keys] = level.round_()
-    return Picture(levels.cpu().numpy().tobytes(), side, scale, rest, signed)
+def encode(maps: np.ndarray, *, signed: bool = False) -> Picture:
+    """Maps (… side side) as bytes; what is not signed is not negative."""
+    strongest = stronger if signed else np.maximum
+    small, second = maps, np.zeros_like(maps[..., :1])
+    while small.shape[-1] > MOST:
+        second = halved(strongest(second, small[..., 1:2]), -2, strongest)
+        small = halved(halved(small, -2, strongest), -1, strongest)
+    scale = float(np.abs(small).max()) or 1.0
+    rest = max(float(np.abs(part).max(initial=0.0)) for part in (second, small[..., 1:]))
+    pixels = b"".join(levels(part, scale, signed) for part in ([small] if small is maps else [small, second]))
+    return Picture(pixels, small.shape[-1], scale, rest, signed)
+
+
+def levels(values: np.ndarray, scale: float, signed: bool) -> bytes:
+    """Numbers as bytes."""
+    level = np.sqrt(np.abs(values) / scale)
+    level = 128 + 127 * np.copysign(level, values) if signed else 255 * level
+    return np.rint(level).astype(np.uint8).tobytes()
+
+
+def stronger(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of each two numbers the one further from zero."""
+    return np.where(np.abs(other) > np.abs(one), other, one)
+
+
+def halved(values: np.ndarray, axis: int, chosen: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Of each two neighbours along an axis the chosen one; an odd last one stays."""
+    values = np.moveaxis(values, axis, 0)
+    pairs = len(values) // 2
+    both = chosen(values[: 2 * pairs : 2], values[1::2])
+    return np.moveaxis(both if len(values) == 2 * pairs else np.concatenate([both, values[-1:]]), 0, axis)
 
 
 def pool_last(values: Tensor, side: int = SIDE) -> Tensor:
