@@ -94,17 +94,21 @@ class _Laid(NamedTuple):
     taps: Taps | None
 
 
+NOTHING_LAID = _Laid([], [], [], None)
 # The open blocks, by thread and model. Empty unless there is one, which is all that a plain forward pass (and
 # torch.compile) gets to see of it.
 _laid: dict[tuple[int, int], list[_Laid]] = {}
 
 
+def laid_around(model: PreTrainedModel) -> _Laid:
+    """What the `tapped()` blocks around this thread's call of this model have laid."""
+    laid = _laid.get((threading.get_ident(), id(model))) if _laid else None
+    return laid[-1] if laid else NOTHING_LAID
+
+
 def taps_of_this_thread(model: PreTrainedModel) -> Taps | None:
     """The taps of the `tapped()` blocks around this thread's call of this model."""
-    if not _laid:
-        return None
-    laid = _laid.get((threading.get_ident(), id(model)))
-    return laid[-1].taps if laid else None
+    return laid_around(model).taps if _laid else None
 
 
 class Hookable(PreTrainedModel):
@@ -126,7 +130,8 @@ class Hookable(PreTrainedModel):
         logits_to_keep: int | Tensor = 0,
         captures_only: bool = False,
     ) -> Run:
-        """One forward pass that records what `capture` names and makes the changes of `edits`.
+        """One forward pass that records what `capture` names and makes the changes of `edits`, after those of any
+        `tapped()` block around it.
 
         Args:
             input_ids: batch pos.
@@ -141,7 +146,8 @@ class Hookable(PreTrainedModel):
             logits_to_keep: compute logits for the last few positions, or for these, only; 0 for all. With 1, the last
                 block computes no more than they need either, unless it is looked at (which may change their last bits).
             captures_only: nothing is wanted but what is captured, so stop once all of it is recorded: within a block,
-                and before its attention is applied if its patterns were the last. `logits` and `resid` are then None.
+                and before its attention is applied if its patterns were the last. `logits` and `resid` are then None,
+                and so is `past_key_values`: the layers that were not reached have not extended the cache.
 
         Raises:
             KeyError: no such site. IndexError: no such head, position or layer. ValueError: the rest.
@@ -157,8 +163,14 @@ class Hookable(PreTrainedModel):
         captures, changes = _listed(capture, edits)
         if captures_only and not captures:
             raise ValueError("captures_only=True, but nothing is captured")
-        shards, output = shards_of(self), None
-        taps = Taps(sites, captures, changes, layers, grad, shards=shards, captures_only=captures_only)
+        outer, output = laid_around(self), None
+        taps = Taps(
+            *(sites, captures, changes, layers, grad),
+            shards=shards_of(self),
+            started=None if outer.taps is None else outer.taps.started,
+            captures_only=captures_only,
+            around=(outer.captures, outer.edits),
+        )
         with torch.set_grad_enabled(grad), suppress(AllSeen):
             output = self(
                 input_ids=input_ids if resid is None else None,
@@ -171,7 +183,9 @@ class Hookable(PreTrainedModel):
                 taps=taps,
                 **({"logits_to_keep": logits_to_keep} if "logits" in sites else {}),
             )
-        return Run(sites, dict(taps.recorded), getattr(output, "logits", None), taps.resid, past_key_values)
+        taps.captures_only = False  # a backward pass may compute blocks again
+        cache = past_key_values if output is not None else None
+        return Run(sites, dict(taps.recorded), getattr(output, "logits", None), taps.resid, cache)
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, *args: object, edits: Edits = (), **kwargs: object) -> object:
@@ -191,7 +205,7 @@ class Hookable(PreTrainedModel):
             a list that gains a `Run` (without logits) for each forward pass, if anything is captured.
         """
         keys = [(threading.get_ident(), id(model)) for model in {self, self.base_model}]
-        outer = _laid.get(keys[0], [_Laid([], [], [], None)])[-1]
+        outer = laid_around(self)
         runs: list[Run] = []
         captures, changes = _listed(capture, edits)
         captures, changes, lists = outer.captures + captures, outer.edits + changes, [*outer.lists, runs]

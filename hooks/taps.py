@@ -130,6 +130,7 @@ class Taps:
         shards: how heads and neurons are spread over processes, if they are.
         started: told of the record of each forward pass as it starts.
         captures_only: raise `AllSeen` once everything is recorded.
+        around: captures and edits of `tapped()` blocks around the call, which hold as far as they are reached.
 
     Attributes:
         present: the positions of this forward pass in the whole sequence.
@@ -149,6 +150,7 @@ class Taps:
         shards: Shards | None = None,
         started: Callable[[dict[str, Tensor]], None] | None = None,
         captures_only: bool = False,
+        around: tuple[Sequence[Capture], Sequence[Edit]] = ((), ()),
     ) -> None:
         self.captures_only = captures_only
         self.sites, self.grad, self.strict, self.shards, self.started = sites, grad, strict, shards, started
@@ -158,14 +160,15 @@ class Taps:
         self.recorded: dict[str, Tensor] = {}
         self.present = range(0)
         self.resid: Tensor | None = None
-        for capture in captures:
-            for site in self._reached(capture.site):
+        outer_captures, outer_edits = around
+        for capture in (*outer_captures, *captures):
+            for site in self._reached(capture.site, needed=capture in captures):
                 wanted = replace(capture, site=site)
                 self._check_capture(wanted)
                 if self.captures.setdefault(site, wanted) != wanted:
                     raise ValueError(f"{site!r} is captured twice, with different options")
-        for edit in edits:
-            for site in self._reached(edit.site):
+        for edit in (*outer_edits, *edits):
+            for site in self._reached(edit.site, needed=edit in edits):
                 self.edits.setdefault(site, []).append(edit)
                 self._check_heads(site, edit.heads)
         self.looked_at = {layer_of(site)[0] for site in (*self.captures, *self.edits)}
@@ -194,7 +197,7 @@ class Taps:
             raise IndexError(f"position {outside[0]} is outside this sequence of {total} positions")
         return [p + total if p < 0 else p for p in positions]
 
-    def _reached(self, pattern: str) -> list[str]:
+    def _reached(self, pattern: str, needed: bool) -> list[str]:
         names = self.sites.match(pattern)
         # What block 6 reads is known when the run stops before it.
         entry = f"blocks.{self.layers.stop}.resid_pre"
@@ -207,7 +210,7 @@ class Taps:
             return self.layers.start == 0 if site == "embed" else whole
 
         kept = [name for name in names if reached(name)]
-        if not kept:
+        if needed and not kept:
             raise ValueError(
                 f"{pattern!r} is not reached: this run computes blocks {self.layers.start} to {self.layers.stop - 1}"
             )

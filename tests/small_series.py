@@ -15,9 +15,13 @@ def small_bench(
     make_model: Callable[..., OlmoForCausalLM],
     tokenizer: PreTrainedTokenizerBase,
     orders: Sequence[str] = (),
+    **options: str,
 ) -> Bench:
-    """A bench over `step0` and `step10` of an OLMo 2 with 4 layers of 4 heads, and those of other data `orders`."""
+    """A bench over `step0` and `step10` of an OLMo 2 with 4 layers of 4 heads, and those of other data `orders`.
+
+    `options` say how the bench loads them.
+    """
     for seed, step in enumerate(("step0", "step10", *orders)):
         make_model("olmo2", seed=seed, max_position_embeddings=4096).save_pretrained(folder / step)
     tokenizer.save_pretrained(folder)
-    return Bench(checkpoints.series(str(folder)), 10**9)
+    return Bench(checkpoints.series(str(folder)), 10**9, **options)

@@ -17,6 +17,15 @@ def test_it_is_one_less_the_other_and_its_rows_sum_to_nothing(family, make_model
     assert found.values.sum(-1) == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize("combine", ["mean", "max"])
+def test_heads_taken_together_are_taken_together_in_each_model(make_model, tokens, combine):
+    a, b = make_model("olmo2", seed=0), make_model("olmo2", seed=1)
+    found = attention_difference(a, b, tokens[0], layers=[2], combine=combine)
+    maps = [attention_maps(model, tokens[0], layers=[2]).values for model in (a, b)]
+    assert found.heads == (f"L2 {combine}",)
+    assert np.allclose(found.values[0], getattr(maps[0], combine)(0) - getattr(maps[1], combine)(0), atol=1e-6)
+
+
 def test_a_model_does_not_differ_from_itself(model, tokens):
     assert not attention_difference(model, model, tokens[0]).values.any()
 

@@ -60,6 +60,7 @@ def test_value_norms_bound_what_the_head_adds(pair: Pair, tokens: Tensor) -> Non
         ({"heads": [-5]}, "no head -5"),
         ({"queries": [99]}, "no position 99; there are 14"),
         ({"queries": []}, "at least one layer, one head and one query"),
+        ({"combine": "sum"}, "combine is 'sum'; choose from mean, max, or None"),
         ({"weighting": "rollout"}, "weighting is 'rollout'; choose from probability, value-norm"),
     ],
 )

@@ -137,6 +137,14 @@ def test_wrong_names_and_shapes_are_refused(two, make_model, family):
         compare_weights(two[0], make_model(family, num_hidden_layers=3, layer_types=None, **GROUPED))
 
 
+def test_codes_of_a_quantised_model_are_not_taken_for_weights(make_model, family):
+    model = make_model(family, **GROUPED)
+    o_proj = model.model.layers[1].self_attn.o_proj
+    o_proj.weight = torch.nn.Parameter(o_proj.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(WorkbenchError, match="are codes"):
+        compare_weights(model, model)
+
+
 def test_progress_rises_to_one(two):
     heard: list[float] = []
     compare_weights(*two, progress=lambda fraction, text: heard.append(fraction))

@@ -17,6 +17,7 @@ from workbench.tabs.calls import code, result, run
 from workbench.tabs.edit_lines import edit_calls
 from workbench.tabs.place import Due
 from workbench.tabs.texts import Ask, Look, branch_of, look_call, looked_at, start_of, text_call
+from workbench.text import token_labels
 from workbench.views.text_page import text_page
 
 PROMPT = "w5 w17 w3 w42 w8 w5 w17 w3"
@@ -173,6 +174,22 @@ def test_a_look_as_python_gives_the_same_table(bench):
     assert names["result"].table().equals(result(call, bench).table())
 
 
+def test_a_branch_inside_the_prompt_shows_its_own_words(bench, due, monkeypatch):
+    monkeypatch.setattr(generate, "PERIOD", 0.0)
+    opened = bench.read(bench.default, PROMPT)
+    frames = [plain for plain, *_ in generate.generate(bench, due, "2:11.12", "", *GREEDY)]
+    assert len(frames) > 5 and len(frames[0]["ids"]) >= 4
+    for frame in frames:
+        assert frame["texts"] == list(token_labels(frame["ids"], opened.tokenizer))
+
+
+def test_what_is_exported_tells_how_it_was_drawn(bench, due):
+    _, edited, _ = last(generate.generate(bench, due, "2:11", EDITS, 6, 0.8, 0.9, 0, 7, 0))
+    told = result(text_call(bench, Ask(**edited["ask"])), bench).provenance
+    assert all(part in told["call"] for part in ("temperature=0.8", "top_p=0.9", "seed=7", "edits.zero("))
+    assert told["tokens"] == repr([*bench.read(bench.default, PROMPT).ids[0, :2].tolist(), 11])
+
+
 def test_a_branch_goes_on_from_the_other_token_and_a_link_reopens_it(bench, due):
     ids = [*bench.read(bench.default, PROMPT).ids[0].tolist(), 7, 8, 9]
     told = {"token": 9, "id": 11, "ids": ids}
@@ -188,7 +205,7 @@ def test_branches_are_written_and_read(bench):
     opened = bench.read(bench.default, PROMPT)
     prompt = opened.ids[0].tolist()
     for ids in ([*prompt, 5], [*prompt[:3], 50], [*prompt[:3], 50, 51], [9]):
-        assert start_of(opened, branch_of(prompt, ids)) == ids
+        assert start_of(bench, opened, branch_of(prompt, ids)) == ids
 
 
 def test_a_page_of_its_own_holds_the_text_and_no_markup(bench, due):
@@ -207,7 +224,7 @@ def test_a_page_of_its_own_holds_the_text_and_no_markup(bench, due):
         (lambda b, d: generate.generate(b, d, "", "zero blocks.0.attn.z heads=a", *GREEDY), "heads=a"),
         (lambda b, d: generate.generate(b, d, "", "scale blocks.0.mlp_out nan", *GREEDY), "not finite"),
         (lambda b, d: generate.generate(b, d, "99:5", "", *GREEDY), "no text to go on from"),
-        (lambda b, d: generate.generate(b, d, "1:500", "", *GREEDY), "no token 500"),
+        (lambda b, d: generate.generate(b, d, "1:500", "", *GREEDY), "ids go from 0 to"),
         (lambda b, d: generate.generate(b, d, "", "scale blocks.*.mlp_out 1e38", *GREEDY), "no longer a number"),
         (lambda b, d: generate.branch(b, d, {"token": 9, "id": 1, "ids": [1, 2]}, "", *GREEDY), "no token 9"),
         (lambda b, d: generate.branch(b, d, {"token": 1, "id": 1, "ids": [1, 1e9]}, "", *GREEDY), "ids go from"),

@@ -98,7 +98,7 @@ def test_repeated_spans_point_after_the_first_copy() -> None:
 def test_a_perfect_induction_head_scores_one(model: OlmoForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for the model whose pattern is right by construction, so that the score itself is tested."""
 
-    def run(batch: Tensor, capture: object, logits_to_keep: int) -> object:
+    def run(batch: Tensor, capture: object, captures_only: bool) -> object:
         pattern = torch.zeros(len(batch), 1, batch.shape[1], batch.shape[1])
         for n, row in enumerate(batch.tolist()):
             for query, token in enumerate(row):

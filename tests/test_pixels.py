@@ -37,12 +37,27 @@ def test_a_pixel_is_the_strongest_weight_under_it(monkeypatch, side, cells, sign
     expected = np.array([[strongest(block) for block in row] for row in blocks])
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= least
+    assert picture.second == (cells > 1)
     if cells == 1:
         assert second.size == 0
     else:
         assert np.abs(second - [strongest(row[0][:, 1:]) for row in blocks]).max() <= least
     assert picture.scale == np.abs(whole).max()
     assert picture.rest == np.abs(whole[:, 1:]).max()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_small_maps_carry_the_column_they_are_given(signed):
+    """A difference of columns may be larger than any of the maps: the scale is that of both."""
+    maps = np.stack([causal(4, signed), causal(5, signed)[1:, 1:]]) / 8
+    second = np.arange(8, dtype=np.float32).reshape(2, 4, 1) / 8 - (0.5 if signed else 0)
+    picture = encode(maps, second=second, signed=signed)
+    root = np.frombuffer(picture.pixels, np.uint8).astype(float)
+    root = (root - 128) / 127 if signed else root / 255
+    numbers = np.sign(root) * root**2 * picture.scale
+    assert picture.second and picture.scale == picture.rest == np.abs(second).max()
+    assert np.abs(numbers[:32].reshape(maps.shape) - maps).max() < 0.01
+    assert np.abs(numbers[32:].reshape(second.shape) - second).max() < 0.01
 
 
 def test_a_map_of_one_token():

@@ -63,3 +63,23 @@ def test_many_threads_get_one_model(series, size):
         thread.join()
     assert len(found) == 6
     assert len({id(model) for model in found}) == 1
+
+
+def test_while_one_is_read_the_others_are_there(series, size, monkeypatch):
+    """So that nobody waits for a checkpoint that somebody else opens."""
+    residents, reading, read = Residents(3 * size), threading.Event(), threading.Event()
+    kept = residents.load(series[0])[0]
+
+    def slow(*args, **options):
+        reading.set()
+        assert read.wait(timeout=60)
+        return checkpoints.load(*args, **options)
+
+    monkeypatch.setattr("workbench.checkpoints.residency.load", slow)
+    thread = threading.Thread(target=residents.load, args=[series[1]])
+    thread.start()
+    assert reading.wait(timeout=60)
+    assert residents.load(series[0])[0] is kept
+    read.set()
+    thread.join()
+    assert residents.ids == (series[0].id, series[1].id)

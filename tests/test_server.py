@@ -55,11 +55,19 @@ def question(bench, **more):
 
 def maps_of(reply):
     """The answer's maps as numbers: count side side."""
+    return parts_of(reply)[0]
+
+
+def parts_of(reply):
+    """The answer's maps, count side side, and if they follow their first columns without the first key, count side."""
     assert reply.status_code == 200, reply.text
-    side, scale, signed = (float(reply.headers[name]) for name in ("x-side", "x-scale", "x-signed"))
-    levels = np.frombuffer(reply.content, dtype=np.uint8).reshape(-1, int(side), int(side)).astype(float)
+    names = ("x-side", "x-scale", "x-signed", "x-second")
+    side, scale, signed, second = (float(reply.headers[name]) for name in names)
+    levels, side = np.frombuffer(reply.content, dtype=np.uint8).astype(float), int(side)
     root = (levels - 128) / 127 if signed else levels / 255
-    return np.sign(root) * root**2 * scale
+    numbers, count = np.sign(root) * root**2 * scale, len(levels) // (side * side + int(second) * side)
+    maps, columns = np.split(numbers, [count * side * side])
+    return maps.reshape(count, side, side), columns.reshape(count, side) if second else None
 
 
 def pattern(bench, name, layer, head, prompt=PROMPT):
@@ -146,6 +154,48 @@ def test_thumbnails_of_a_long_text_keep_the_strongest_weight(client, bench):
     assert np.abs(found[4:8] - pooled.numpy()).mean() < 0.05
 
 
+def bins(length, side=64):
+    """The rows or keys that a pixel of a thumbnail stands for: an array for each pixel."""
+    places = np.arange(length)
+    return [places[places * side // length == pixel] for pixel in range(side)]
+
+
+def first_columns(bench, name, prompt):
+    """What the pixels of thumbnails' first columns stand for besides the first key: head side."""
+    heads = [pattern(bench, name, place // 4, place % 4, prompt) for place in range(16)]
+    parts = bins(len(heads[0]))
+    return np.array([[head[np.ix_(rows, parts[0][1:])].max() for rows in parts] for head in heads])
+
+
+def test_the_first_pixels_of_thumbnails_are_known_without_the_first_token(client, bench):
+    a, b = bench.known
+    prompt = " ".join(f"w{1 + place % 97}" for place in range(300))
+    asked = question(bench, checkpoint=a, prompt=prompt)
+    of_a, of_b = (first_columns(bench, name, prompt) for name in (a, b))
+    reply = client.post("/data/attention/thumbnails", json=asked)
+    maps, columns = parts_of(reply)
+    assert maps.shape == (16, 64, 64) and np.abs(columns - of_a).max() < 0.01
+    assert float(reply.headers["x-rest"]) == pytest.approx(max(columns.max(), maps[:, :, 1:].max()), abs=0.01)
+    _, columns = parts_of(client.post("/data/attention/thumbnails", json={**asked, "other": b}))
+    assert np.abs(columns - (of_a - of_b)).max() < 0.02
+
+
+def test_thumbnails_of_up_to_64_tokens_have_the_first_token_alone_in_a_column(client, bench):
+    for length, follows in ((63, "0"), (64, "0"), (65, "1")):
+        asked = question(bench, prompt=" ".join(f"w{1 + place}" for place in range(length)))
+        reply = client.post("/data/attention/thumbnails", json=asked)
+        assert reply.headers["x-second"] == follows and maps_of(reply).shape == (16, min(length, 64), min(length, 64))
+
+
+def test_what_is_offered_defines_what_is_shown(client, bench):
+    a, b = bench.known
+    one = client.post("/data/attention/offer", json=question(bench, weigh="value")).json()
+    assert "‖α v W_O‖ (Kobayashi et al. 2020" in one["definition"]
+    pair = client.post("/data/attention/offer", json=question(bench, checkpoint=a, other=b, weigh="value")).json()
+    assert pair["definition"].startswith("workbench.analyses.attention_difference")
+    assert "‖α v W_O‖ (Kobayashi et al. 2020" in pair["definition"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -211,10 +261,13 @@ def test_files_of_the_machine_are_not_served(client):
 
 
 def test_events_cannot_go_round_the_queue(client, bench):
+    beside = []
     for number, function in page_of(bench).fns.items():
         if function.fn is not None:
             direct = client.post("/gradio_api/run/predict", json={"data": [], "fn_index": number})
-            assert direct.status_code == 404
+            if direct.status_code != 404:
+                beside.append(function.fn.__qualname__)
+    assert beside == ["stops.<locals>.stop"]  # which runs no model, and has to be heard while one runs
 
 
 def page_of(bench):

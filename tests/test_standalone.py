@@ -67,6 +67,30 @@ def test_a_token_that_looks_like_markup_is_shown_as_text(page):
     frame.locator(".cell", has_text="query 8 </script><b>").wait_for()
 
 
+@pytest.mark.parametrize(
+    ("weighting", "said"), [("probability", "Each row sums to 1"), ("value-norm", "moves into the query, ‖α v W_O‖")]
+)
+def test_it_says_how_its_numbers_are_read(page, make_model, tokens, weighting, said):
+    page.set_content(attention(attention_maps(make_model("olmo2"), tokens[0], weighting=weighting))._repr_html_())
+    frame = page.frame_locator("iframe")
+    frame.locator("#view[data-drawn='L0H0']").wait_for()
+    assert said in frame.locator(".note").inner_text()
+    assert frame.locator(".png").is_visible() and not frame.locator(".define").is_visible()
+
+
+def test_the_maximum_of_a_difference_is_that_of_the_maxima(page):
+    a, b = random_maps(), random_maps(seed=1)
+    page.set_content(attention(a, other=b)._repr_html_())
+    frame = page.frame_locator("iframe")
+    frame.locator("#view[data-drawn='L0H0']").wait_for()
+    assert "A − B is orange where A looks more" in frame.locator(".note").inner_text()
+    frame.locator(".combine").select_option("max")
+    frame.locator("#view[data-drawn='L0 max']").wait_for()
+    assert "may sum to more than 1" in frame.locator(".note").inner_text()
+    together, shown = a.values[:3, -1].max(0) - b.values[:3, -1].max(0), weights_shown(frame)
+    assert shown and all(abs(together[key] - weight) < 0.006 * abs(weight) for key, weight in shown.items())
+
+
 @pytest.mark.parametrize("how", ["mean", "max"])
 def test_heads_of_a_layer_are_put_together(page, how):
     maps = random_maps()

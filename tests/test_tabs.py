@@ -1,6 +1,7 @@
 """Every view of the page is a call: it runs, and its Python gives the same numbers."""
 
 import asyncio
+import dataclasses
 from itertools import product
 
 import gradio as gr
@@ -11,11 +12,12 @@ import torch
 from small_series import small_bench
 
 from workbench.errors import WorkbenchError
+from workbench.plots import plot, same_colours
 from workbench.results import Measures
 from workbench.tabs import TABS, attribution, compare, hidden_states, shell, training
 from workbench.tabs.bench import Selection, Subject, amount, label
-from workbench.tabs.calls import Stream, code, result
-from workbench.tabs.panel import Panel, as_csv, definition, keep
+from workbench.tabs.calls import Model, Stream, Tokens, code, result
+from workbench.tabs.panel import Panel, as_csv, as_strip, definition, keep
 from workbench.tabs.pictures import Ask, map_call
 from workbench.tabs.place import Due, guarded
 
@@ -110,7 +112,9 @@ def test_every_result_says_where_it_comes_from_and_its_csv_is_exact(bench, due, 
     for name, call in calls(bench, due):
         shown = result(call, bench)
         assert bench.default.split("@")[0] in shown.provenance["checkpoints"], name
-        assert {"analysis", "torch", "transformers", "python"} <= set(shown.provenance), name
+        assert {"call", "torch", "transformers", "python"} <= set(shown.provenance), name
+        kinds = {type(source) for source in call.sources()}
+        assert (Tokens in kinds) <= ("tokens" in shown.provenance) and (Model in kinds) <= ("dtype" in shown.provenance)
         path = tmp_path / "view.csv"
         path.write_text(as_csv(shown))
         lines = path.read_text().splitlines()
@@ -187,6 +191,46 @@ def test_a_prompt_of_one_token_is_shown_where_it_can_be(bench):
     assert training.head_through_training(bench, due, 1)[0]["texts"] == ["w5"]
 
 
+def test_checkpoints_are_loaded_along_a_run_as_the_page_loads_them(tmp_path, make_model, tokenizer):
+    """Not in the files' own dtype, which is another one here; what is read from files is read as it is."""
+    bench = small_bench(tmp_path, make_model, tokenizer, orders=["step10-order2"], dtype="bfloat16")
+    due = Due(Subject(bench.default, PROMPT, 1), Selection())
+    call = training.training_view(bench, due, "norm of the residual stream", "step", "").call
+    model, ids = bench.load(bench.default)[0], bench.read(bench.default, PROMPT).ids
+    norms = model.run(ids, capture="blocks.*.resid_post").stack("resid_post")[:, 0, 1:].float().norm(dim=-1).mean(-1)
+    assert np.allclose(result(call, bench).values[-4:, -1], norms, rtol=1e-5)
+    assert "loading=Loading(dtype='bfloat16')" in code(call, bench)
+    floor = compare.difference_floor(bench, due, bench.default, "weights by matrix and layer").call
+    assert "lambda a, b: compare_weights(a, b)" in code(floor, bench)
+
+
+def test_nothing_is_downloaded_unasked(bench, due, monkeypatch):
+    """A run whose last checkpoint alone is on this machine: a sentence, and the others once somebody fetches them."""
+    here, asked = {bench.default}, []
+    for place in ("bench", "training"):
+        monkeypatch.setattr(f"workbench.tabs.{place}.is_here", lambda checkpoint: checkpoint.id in here)
+    monkeypatch.setattr("workbench.tabs.training.locate", lambda checkpoint: here.add(checkpoint.id) or asked.append(1))
+    metric = "attention to the previous token"
+    said = training.training_view(bench, due, metric, "step", "")
+    assert "1 of its 2 checkpoints are on this machine" in said
+    assert "has no two last checkpoints" in compare.difference_floor(
+        bench, due, bench.default, "attention of each head"
+    )
+    assert training.checkpoint_at(bench, due, {}, 2) == bench.default
+    assert training.fetch(bench, due, 0) == 1 and asked == [1]
+    assert len(result(training.training_view(bench, due, metric, "step", "").call, bench).x) == 2
+
+
+def test_a_long_run_is_thinned_and_its_python_names_what_is_shown(bench, due, monkeypatch):
+    monkeypatch.setattr("workbench.tabs.bench.MOST_OF_A_RUN", 2)
+    whole = bench.main_run(bench.series_of(bench.default))
+    longer = [whole[0], dataclasses.replace(whole[0], revision="step3", step=3), whole[1]]
+    monkeypatch.setattr(type(bench), "main_run", lambda self, series: longer)
+    call = training.training_view(bench, due, "held-out loss", "step", "").call
+    assert result(call, bench).x.tolist() == [0, 10]
+    assert all(repr(one.id) in code(call, bench) for one in whole) and "step3" not in code(call, bench)
+
+
 def test_a_selection_of_a_larger_model_is_brought_within_this_one(bench):
     due = Due(Subject(bench.default, PROMPT, 1), Selection(token=99, layer=50, head=50))
     assert hidden_states.states_view(bench, due, "principal components of a layer").call.arguments[-1] == 3
@@ -231,6 +275,18 @@ def test_a_noise_floor_is_the_most_that_finals_differ(bench, due):
     assert len(pair) == 2 and bench.default in pair
     (other,) = set(pair) - {bench.default}
     assert np.allclose(floor.values, result(compare.difference_view(bench, due, other, what).call, bench).values)
+
+
+def test_a_noise_floor_has_the_colours_of_what_it_is_the_floor_of(bench, due):
+    """Signed differences too, whose floors have no sign."""
+    other, what = next(iter(bench.known)), "parts of A put into B, weights"
+    shown, floor = compare.difference_view(bench, due, other, what), compare.difference_floor(bench, due, other, what)
+    own, drawn = plot(result(shown.call, bench)), plot(result(floor.call, bench))
+    coloured = same_colours(drawn, plot(result(floor.scale, bench)))
+    for name in ("zmin", "zmax", "colorscale"):
+        assert getattr(coloured.data[0], name) == getattr(own.data[0], name)
+    floor = compare.by_token_floor(bench, due, other, "loss of B − loss of A")
+    assert as_strip(bench, floor.call, *(result(call, bench) for call in (floor.call, floor.scale)))["signed"]
 
 
 def test_the_prompt_is_changed_where_that_moves_the_prediction_most(bench, due):
@@ -297,3 +353,14 @@ def test_every_tab_says_how_it_is_read():
         "Training",
     ]
     assert all(len(tab.HOW) > 60 and callable(tab.build) for tab in TABS)
+
+
+@pytest.mark.parametrize("text", ["²", "٣", "9" * 5000, "-1", "nan", "1e9", ""])
+def test_a_link_with_nonsense_leaves_the_control_alone(text):
+    assert not shell.is_whole(text)
+    assert "value" not in shell.from_address(text, gr.Number(7))
+
+
+def test_a_link_restores_numbers():
+    number = gr.Number(7)
+    assert [shell.from_address(text, number) for text in ("0", "0.8", "4294967295")] == [0.0, 0.8, 4294967295.0]

@@ -317,6 +317,18 @@ def test_tapped_blocks_add_up(model, tokens):
     assert not any(run["blocks.1.attn_out"].any() for run in runs)
 
 
+def test_a_run_inside_a_tapped_block_is_tapped_too(model, tokens):
+    """So that an analysis of an edited model needs no more than a block around it."""
+    zeroed, scaled = edits.zero("blocks.1.attn.z", heads=[0]), edits.scale("blocks.2.mlp_out", 0.5)
+    with model.tapped(capture="blocks.1.attn_out", edits=zeroed) as seen:
+        both = model.run(tokens, capture="blocks.3.resid_pre", edits=scaled)
+        later = model.run(resid=both["blocks.3.resid_pre"], start_at_layer=3)  # which reaches neither
+    expected = model.run(tokens, capture=["blocks.1.attn_out", "blocks.3.resid_pre"], edits=[zeroed, scaled])
+    assert torch.equal(both.logits, expected.logits) and torch.equal(later.logits, expected.logits)
+    assert torch.equal(seen[0]["blocks.1.attn_out"], expected["blocks.1.attn_out"])
+    assert [set(run) for run in seen] == [set(expected), set()]
+
+
 def test_tapped_ends_with_an_error(model, tokens):
     clean = model(tokens).logits
     with pytest.raises(RuntimeError, match="stop"), model.tapped(edits=[edits.zero("blocks.1.attn_out")]):

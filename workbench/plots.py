@@ -242,7 +242,8 @@ def emphasise(figure: go.Figure, name: str) -> go.Figure:
 
 def same_colours(figure: go.Figure, other: go.Figure) -> go.Figure:
     """A heatmap with the colours of another, so that equal numbers look equal."""
-    return figure.update_traces(zmin=other.data[0].zmin, zmax=other.data[0].zmax)
+    shown = other.data[0]
+    return figure.update_traces(zmin=shown.zmin, zmax=shown.zmax, colorscale=shown.colorscale)
 
 
 def log_places(x: np.ndarray) -> np.ndarray:

@@ -117,13 +117,15 @@ class Maps(Labelled):
 
     def table(self) -> pd.DataFrame:
         """One row for each head, query and key at or before the query; tokens and positions of both."""
-        head, row, key = (index.ravel() for index in np.indices(self.values.shape))
+        seen = np.arange(len(self.tokens)) <= np.array(self.queries)[:, None]  # query key
+        row, key = (np.tile(index, len(self.heads)) for index in seen.nonzero())
         query = np.array(self.queries)[row]
         tokens = np.array(self.tokens, dtype=object)
-        table = pd.DataFrame({"head": np.array(self.heads, dtype=object)[head], "query": query, "key": key})
+        head = np.array(self.heads, dtype=object).repeat(seen.sum())
+        table = pd.DataFrame({"head": head, "query": query, "key": key})
         table["query_token"], table["key_token"] = tokens[query], tokens[key]
-        table["value"] = self.values.ravel()
-        return table[key <= query].reset_index(drop=True)
+        table["value"] = self.values[:, seen].ravel()
+        return table
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import zlib
+from dataclasses import replace
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -30,7 +31,7 @@ from workbench.tabs.bench import Bench
 from workbench.tabs.calls import Call, code, result
 from workbench.tabs.panel import as_csv, definition, keep
 from workbench.tabs.pictures import Ask, checked, head_cells, head_picture, map_call, thumbnails, whole_page
-from workbench.tabs.place import MENDABLE, message
+from workbench.tabs.place import MENDABLE, log, message
 from workbench.views.pixels import Picture
 from workbench.views.standalone import described
 from workbench.views.text_page import text_page
@@ -114,7 +115,10 @@ def add_attention(app: FastAPI, bench: Bench) -> None:
     def attention_offer(ask: Ask) -> dict[str, str]:
         checked(bench, ask)
         call = map_call(ask)
-        return offer(bench, call) | {"about": described(result(call, bench).provenance)}
+        told = offer(bench, call) | {"about": described(result(call, bench).provenance)}
+        if ask.other is not None:  # a difference of maps, which are defined too
+            told["definition"] += f"\n\n\n{definition(map_call(replace(ask, other=None)))}"
+        return told
 
     @app.post("/data/attention/page")
     def attention_page(ask: Ask) -> Response:
@@ -155,6 +159,8 @@ def add_exports(app: FastAPI, bench: Bench) -> None:
 
 def refuse(request: Request, error: Exception) -> JSONResponse:
     """The answer to what cannot be done."""
+    if not isinstance(error, WorkbenchError):
+        log.error("a request failed", exc_info=error)
     return JSONResponse({"detail": message(error)}, status_code=422)
 
 
@@ -186,6 +192,7 @@ def pixels(picture: Picture) -> Response:
         "X-Scale": repr(picture.scale),
         "X-Rest": repr(picture.rest),
         "X-Signed": str(int(picture.signed)),
+        "X-Second": str(int(picture.second)),
     }
     return Response(zlib.compress(picture.pixels, 1), media_type="application/octet-stream", headers=headers)
 
@@ -227,7 +234,7 @@ class Guard:
         if origin is not None and origin.split("://")[-1] != headers.get("host"):
             return JSONResponse({"detail": "asked from another site"}, 403)
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MOST_BYTES:
+        if not (length.isascii() and length.isdecimal()) or int(length[:20]) > MOST_BYTES:
             return TOO_LARGE
         return None
 

@@ -155,7 +155,9 @@ def token_id(token: int | str, tokenizer: Tokenizer | None, vocab_size: int) -> 
         ids = tokenizer.encode(token, add_special_tokens=False)
         if len(ids) != 1:
             pieces = " ".join(token_labels(ids, tokenizer))
-            raise WorkbenchError(f"{token!r} is {len(ids)} tokens ({pieces}), not one; a leading space often matters")
+            raise WorkbenchError(
+                f"{token!r} is {len(ids)} tokens ({pieces}), not one; a leading space, shown as ▁, often matters"
+            )
         return ids[0]
     if not 0 <= token < vocab_size:
         raise WorkbenchError(f"no token {token}; ids are 0 to {vocab_size - 1}")

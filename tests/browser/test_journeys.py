@@ -1,7 +1,9 @@
 """What people do on the page, done in a browser."""
 
 from pathlib import Path
+from urllib.parse import quote
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from .conftest import Visit, ask, colours, drawn, tab
@@ -42,6 +44,91 @@ def test_open_a_head_hover_lock_and_walk(visit: Visit):
     expect(page.locator("#attention .name")).to_contain_text("L1H3")
     page.keyboard.press("Escape")
     expect(page.locator("#spine .title")).to_contain_text("surprising")
+
+
+@pytest.mark.parametrize(
+    ("name", "view"), [("Attention", "#attention"), ("Compare", "#pair"), ("Training", "#through")]
+)
+def test_what_is_chosen_elsewhere_is_shown_on_return(visit: Visit, name: str, view: str):
+    page = visit.open(f"tab={name}&layer=0&head=1&compare_length=4")
+    assert drawn(page, view) == "L0H1"
+    tab(page, "Attribution")
+    page.locator("#sources .pick select").select_option("L2H1")
+    expect(page.locator("#sources .view-head .title")).to_contain_text("L2H1")
+    page.locator("#spine .token").nth(5).click()
+    tab(page, name)
+    expect(page.locator(f"{view} .name")).to_contain_text("L2H1")
+    expect(page.locator(f"{view} .locked .cell")).to_contain_text("query 5 ")
+
+
+def test_a_view_stays_as_it_was_left_if_nothing_was_chosen_elsewhere(visit: Visit):
+    page = visit.open("tab=Attention&layer=99&head=1&token=3")
+    assert drawn(page) == "L3H1"
+    expect(page.locator("#attention .locked .cell")).to_contain_text("query 3 ")
+    page.locator("#attention .plane").press("ArrowUp")
+    expect(page.locator("#attention .locked .cell")).to_contain_text("query 2 ")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for _ in range(2):
+        tab(page, "Generate")
+        expect(page.locator("#attention")).to_be_hidden()
+        tab(page, "Attention")
+        expect(page.locator("#attention .locked .cell")).to_contain_text("query 2 ")
+    page.locator("#attention .plane").press("Escape")
+    tab(page, "Generate")
+    tab(page, "Attention")
+    page.wait_for_timeout(500)
+    assert page.locator("#attention .locked").count() == 0
+    assert [url for url in asked if "/map" in url or "/thumbnails" in url] == []
+
+
+LONG = "one two three four five six seven eight nine ten " * 12  # 120 words, more tokens than a thumbnail has pixels
+COLUMN = """(canvas) => {
+    const data = canvas.getContext("2d").getImageData(0, 0, 1, canvas.height).data;
+    return Array.from({ length: canvas.height }, (_, row) => data[4 * row + 3]);
+}"""
+
+
+def test_without_the_first_token_thumbnails_keep_what_stands_beside_it(visit: Visit):
+    page = visit.open(f"tab=Attention&attention_first=true&prompt={quote(LONG)}")
+    drawn(page)
+    thumb = page.locator("#attention .thumb canvas").first
+    assert thumb.evaluate(COLUMN) == [255] * 64
+    ask(page, "one two three four five")
+    expect(page.locator("#attention .name")).to_be_visible()
+    page.wait_for_function("document.querySelector('#attention .thumb canvas').height < 64")
+    assert set(thumb.evaluate(COLUMN)) == {0}
+
+
+def test_the_line_under_the_title_follows_the_controls(visit: Visit):
+    page = visit.open("tab=Attention")
+    drawn(page)
+    note = page.locator("#attention .note")
+    expect(note).to_have_text("Each row sums to 1: where the query token looks.")
+    page.locator("#attention .combine").select_option("max")
+    expect(note).to_contain_text("may sum to more than 1")
+    page.locator("#attention .combine").select_option("mean")
+    expect(note).to_have_text("Mean over the layer’s heads. Each row sums to 1: where the query token looks.")
+    page.locator("#attention .weigh").select_option("value")
+    expect(note).to_contain_text("moves into the query, ‖α v W_O‖")
+    expect(note).not_to_contain_text("sums")
+
+
+def test_definition_and_python_unfold_and_are_about_what_is_shown(visit: Visit):
+    page = visit.open("tab=Attention&layer=1&head=2")
+    drawn(page)
+    definition, code = page.locator("#attention .definition"), page.locator("#attention .code")
+    button = page.locator("#attention").get_by_role("button", name="Definition")
+    button.click()
+    expect(definition).to_contain_text("Kobayashi et al. 2020")
+    expect(button).to_have_attribute("aria-expanded", "true")
+    page.locator("#attention .python").click()
+    expect(code).to_contain_text("layers=[1]")
+    page.locator("#attention .thumb[data-layer='2'][data-head='3']").click()
+    expect(code).to_contain_text("layers=[2]")
+    button.click()
+    expect(definition).to_be_hidden()
+    expect(code).to_be_visible()
 
 
 PAINT = """([map, skipFirst]) => {

@@ -9,8 +9,11 @@ import psutil
 from playwright.sync_api import Browser, expect
 
 from .conftest import Visit, ask, drawn, start, stop, tab
+from .test_stopping import opened, patching
 
-GROWTH = 25_000_000  # bytes that a server may grow by over twenty runs
+GROWTH = 15_000_000  # bytes that a server may grow by over twenty runs
+# So that a process holds what is in use: one pool of memory for all threads, and what is freed goes back.
+GIVES_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def test_two_people_do_not_mix_and_one_may_leave(visit: Visit, chromium: Browser, address: str):
@@ -34,12 +37,10 @@ def test_two_people_do_not_mix_and_one_may_leave(visit: Visit, chromium: Browser
 
 
 def test_who_waits_is_told(visit: Visit, chromium: Browser, address: str):
-    one = visit.open("length=5&ends=false")
+    one = opened(visit, "Marta sells white oranges")
     other_visit = Visit(chromium, address)
     other = other_visit.open("length=5&ends=false&prompt=Somebody%20else%20entirely")
-    one.get_by_label("Length").fill("512")
-    one.get_by_role("button", name="Generate").click()
-    one.wait_for_function("document.querySelectorAll('#written .token:not(.given)').length > 5")
+    patching(one, "This takes long.")
     other.get_by_role("button", name="Generate").click()
     expect(other.locator("#status")).to_contain_text(re.compile(r"busy: \d+ before you"))
     one.locator("#stop").click()
@@ -48,7 +49,7 @@ def test_who_waits_is_told(visit: Visit, chromium: Browser, address: str):
 
 
 def test_thirty_runs_leave_memory_flat(chromium: Browser):
-    process, address = start(MALLOC_ARENA_MAX="1")  # else each thread keeps memory of its own, until all have some
+    process, address = start(**GIVES_BACK)
     visit = Visit(chromium, address)
     page = visit.open("length=3&ends=false&tab=Attention")
     memory = {}

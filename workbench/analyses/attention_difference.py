@@ -23,6 +23,7 @@ def attention_difference(
     heads: Sequence[int] | None = None,
     queries: Sequence[int] | None = None,
     weighting: str = "probability",
+    combine: str | None = None,
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Maps:
@@ -32,10 +33,8 @@ def attention_difference(
     lies elsewhere. Errors: WorkbenchError if the two models differ in layers or heads.
     """
     shared_layers(a, b)
-    maps = partial(
-        attention_maps, layers=layers, heads=heads, queries=queries, weighting=weighting, tokenizer=tokenizer
-    )
-    of_a = maps(a, tokens.to(a.device), progress=part(progress, 0.0, 0.5))
+    maps = partial(attention_maps, layers=layers, heads=heads, queries=queries, weighting=weighting, combine=combine)
+    of_a = maps(a, tokens.to(a.device), tokenizer=tokenizer, progress=part(progress, 0.0, 0.5))
     of_b = maps(b, tokens.to(b.device), progress=part(progress, 0.5, 1.0))
     return Maps(
         np.subtract(of_a.values, of_b.values),

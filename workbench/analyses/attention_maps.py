@@ -1,6 +1,6 @@
 """Where heads look: their attention patterns, by weight or by the size of what is moved."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from workbench.results import Maps
 from workbench.text import Tokenizer, token_labels
 
 WEIGHTINGS = {"probability": "attention", "value-norm": "‖α v W_O‖"}
+COMBINED: dict[str, Callable[..., Tensor]] = {"mean": torch.mean, "max": torch.amax}
 TITLES = {"probability": "Attention{}", "value-norm": "Attention{}, by the size of what is moved"}
 
 
@@ -26,6 +27,7 @@ def attention_maps(
     heads: Sequence[int] | None = None,
     queries: Sequence[int] | None = None,
     weighting: str = "probability",
+    combine: str | None = None,
     tokenizer: Tokenizer | None = None,
     resid: Tensor | None = None,
     progress: Progress | None = None,
@@ -35,11 +37,15 @@ def attention_maps(
     `weighting` is `probability`, where each row sums to 1, or `value-norm`: the norm of what a head adds to the
     residual stream of the query on account of the key, ‖α v W_O‖ (Kobayashi et al. 2020, "Attention is not only a
     weight"), which shows sinks for what they are: in OLMo 2 and 3 the norm that follows attention is part of W_O, its
-    scale frozen. Only the chosen heads and rows are computed; nothing after the last chosen pattern is, and nothing
-    before the first one if `resid` is given: the residual stream that enters it, batch pos d_model.
+    scale frozen. With `combine`, `mean` or `max`, the chosen heads of a layer make one map.
+
+    Only the chosen heads and rows are computed; nothing after the last chosen pattern is, and nothing before the first
+    layer if `resid` is given: the residual stream that enters it, batch pos d_model.
     """
     if weighting not in WEIGHTINGS:
         raise WorkbenchError(f"weighting is {weighting!r}; choose from {', '.join(WEIGHTINGS)}")
+    if combine is not None and combine not in COMBINED:
+        raise WorkbenchError(f"combine is {combine!r}; choose from {', '.join(COMBINED)}, or None")
     batch = one_text(tokens)
     layers = chosen(layers, model.config.num_hidden_layers, "layer")
     heads = chosen(heads, model.config.num_attention_heads, "head")
@@ -60,12 +66,14 @@ def attention_maps(
         pattern = run[f"blocks.{layer}.attn.pattern"][0].float()  # head query key
         if weighting == "value-norm":
             pattern = pattern * _norms(model, run, layer, heads, queries)
+        if combine is not None:
+            pattern = COMBINED[combine](pattern, 0, keepdim=True)
         maps.append(pattern.cpu().numpy())
     if progress is not None:
         progress(1.0, "attention")
     values = np.concatenate(maps)
     values.setflags(write=False)  # so that the result holds them and no copy
-    names = [head_name(layer, head) for layer in layers for head in heads]
+    names = [name for layer in layers for name in _names(layer, heads, combine)]
     return Maps(
         values,
         names,
@@ -74,6 +82,11 @@ def attention_maps(
         title=TITLES[weighting].format(f" of {names[0]}" if len(names) == 1 else ""),
         value_name=WEIGHTINGS[weighting],
     )
+
+
+def _names(layer: int, heads: list[int], combine: str | None) -> list[str]:
+    """What the maps of a layer are called."""
+    return [head_name(layer, head) for head in heads] if combine is None else [f"L{layer} {combine}"]
 
 
 def _norms(model: OlmoForCausalLM, run: Run, layer: int, heads: list[int], queries: list[int]) -> Tensor:

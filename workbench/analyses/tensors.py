@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from hooks import OlmoForCausalLM
 from workbench.checkpoints import Checkpoint, locate, open_weights
+from workbench.errors import WorkbenchError
 
 
 class NamedTensors(Protocol):
@@ -57,7 +58,14 @@ class ModelTensors:
 
 
 def weights_of(source: Source) -> NamedTensors:
-    """Opened weights of whatever can be compared. Errors: those of `checkpoints.locate` and `open_weights`."""
+    """Opened weights of whatever can be compared.
+
+    Errors: WorkbenchError for a quantised model, and those of `checkpoints.locate` and `open_weights`.
+    """
     if isinstance(source, str | Checkpoint):
         return open_weights(locate(source))
-    return ModelTensors(source) if isinstance(source, OlmoForCausalLM) else source
+    if not isinstance(source, OlmoForCausalLM):
+        return source
+    if not all(parameter.is_floating_point() for parameter in source.parameters()):
+        raise WorkbenchError("weights of a quantised model are codes; compare its files, or load it without quantize")
+    return ModelTensors(source)

@@ -31,6 +31,7 @@ from workbench.progress import Progress
 from workbench.results import Curves, Grid, Measures, Scores
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "olmo-workbench"
+MOST_CACHED = 4_000_000_000  # bytes; what was used longest ago goes first
 Value = float | Tensor | np.ndarray | Mapping[str, float] | Scores | Grid | Curves
 """What a metric may return: a number, one a layer, one a layer and head, or named ones; or a result that holds such."""
 
@@ -236,6 +237,7 @@ def _reference(
     key = joblib.hash(("reference", _key(metric.reference), _key(metric.arguments), repr(loading), mark))
     if not _keeper(cache).check_call_in_cache(key, make):
         _keeper(cache)(key, make)
+        joblib.Memory(cache, verbose=0).reduce_size(bytes_limit=MOST_CACHED)  # references are large; others are not
     return mark, functools.partial(_keeper(cache), key, make)
 
 

@@ -2,7 +2,7 @@
 
 from workbench.checkpoints.catalog import Checkpoint, Gap, Series, finals, folder_series, gaps, main_run, pick, series
 from workbench.checkpoints.check import check
-from workbench.checkpoints.loading import Need, estimate, load, locate, tokenizer_of
+from workbench.checkpoints.loading import Need, estimate, is_here, load, locate, tokenizer_of
 from workbench.checkpoints.names import Revision, parse
 from workbench.checkpoints.published import PUBLISHED, Published
 from workbench.checkpoints.residency import Residents
@@ -24,6 +24,7 @@ __all__ = [
     "fingerprint",
     "folder_series",
     "gaps",
+    "is_here",
     "load",
     "locate",
     "main_run",

@@ -90,6 +90,14 @@ def fetch(repository: str, revision: str | None) -> Path:
         raise WorkbenchError(f"the hub cannot be reached and {name} is not in the local cache") from error
 
 
+def cached(repository: str, revision: str | None) -> Path | None:
+    """The folder of a revision in the local cache; None where it is not there. Nothing is asked of the hub."""
+    try:
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
 def _cached_revisions(repository: str, error: Exception) -> Revisions:
     try:
         repositories = scan_cache_dir().repos

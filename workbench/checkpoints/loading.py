@@ -15,6 +15,7 @@ from transformers.utils import logging
 from hooks import OlmoForCausalLM
 from workbench.checkpoints import catalog, hub
 from workbench.checkpoints.catalog import Checkpoint
+from workbench.checkpoints.files import has_weights
 from workbench.checkpoints.names import split_id
 from workbench.checkpoints.published import repository_of
 from workbench.checkpoints.weights import Weights, open_weights
@@ -96,6 +97,14 @@ def locate(checkpoint: str | Checkpoint) -> Path:
         f"no checkpoint {checkpoint_id!r}: an id is `name@revision` with an embedded series "
         f"({', '.join(catalog.EMBEDDED)}), a folder, or a hub repository such as {catalog.PUBLISHED[0].repository}"
     )
+
+
+def is_here(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint's files are on this machine, so that opening it downloads nothing."""
+    if checkpoint.name in catalog.EMBEDDED or Path(checkpoint.name).is_dir():
+        return True
+    folder = hub.cached(checkpoint.name, checkpoint.revision)
+    return folder is not None and has_weights(folder)
 
 
 def device_of(device: torch.device | str | None) -> torch.device:

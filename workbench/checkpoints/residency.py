@@ -22,7 +22,8 @@ class Residents:
         model, tokenizer = residents.load("tiny-olmo@step400")
 
     Room is made before a model is read, so that the budget holds while it loads. All threads may use it; one loads at
-    a time. A model that was dropped lives on in the hands of whoever still uses it.
+    a time, while the others go on with what is there. A model that was dropped lives on in the hands of whoever still
+    uses it.
     Errors: WorkbenchError if there is no such device.
     """
 
@@ -37,7 +38,7 @@ class Residents:
         self.budget = budget
         self._dtype, self._device, self._quantize = dtype, device_of(device), quantize
         self._kept: OrderedDict[str, tuple[Loaded, int]] = OrderedDict()
-        self._lock = threading.RLock()
+        self._lock, self._loading = threading.Lock(), threading.Lock()
 
     def load(self, checkpoint: str | Checkpoint, progress: Progress | None = None) -> Loaded:
         """The model and the tokenizer of a checkpoint, loaded unless they are kept.
@@ -45,24 +46,39 @@ class Residents:
         Errors: WorkbenchError with both numbers if it is larger than the budget, and those of `checkpoints.load`.
         """
         name = checkpoint if isinstance(checkpoint, str) else checkpoint.id
+        found = self._known(name)
+        if found is None:
+            with self._loading:
+                found = self._known(name) or self._load(name, progress)
+        return found
+
+    def _known(self, name: str) -> Loaded | None:
+        """What is kept of a checkpoint."""
         with self._lock:
             if name not in self._kept:
-                size = estimate(name, dtype=self._dtype, quantize=self._quantize).resident
-                if size > self.budget:
-                    raise WorkbenchError(
-                        f"{name} takes {readable(size)} and the budget for loaded models is {readable(self.budget)}"
-                    )
-                while self.nbytes + size > self.budget:
-                    self._kept.popitem(last=False)
-                loaded = load(name, dtype=self._dtype, device=self._device, quantize=self._quantize, progress=progress)
-                self._kept[name] = loaded, size
+                return None
             self._kept.move_to_end(name)
             return self._kept[name][0]
+
+    def _load(self, name: str, progress: Progress | None) -> Loaded:
+        """Make room, then read a checkpoint."""
+        size = estimate(name, dtype=self._dtype, quantize=self._quantize).resident
+        if size > self.budget:
+            raise WorkbenchError(
+                f"{name} takes {readable(size)} and the budget for loaded models is {readable(self.budget)}"
+            )
+        with self._lock:
+            while self.nbytes + size > self.budget:
+                self._kept.popitem(last=False)
+        loaded = load(name, dtype=self._dtype, device=self._device, quantize=self._quantize, progress=progress)
+        with self._lock:
+            self._kept[name] = loaded, size
+        return loaded
 
     @property
     def nbytes(self) -> int:
         """Bytes of the models that are kept."""
-        return sum(size for _, size in self._kept.values())
+        return sum(size for _, size in list(self._kept.values()))
 
     @property
     def ids(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from workbench import views
+from workbench.progress import Progress
 from workbench.results import Grid
 from workbench.tabs.bench import MOST_ATTENTION_TOKENS, Bench, Opened
 from workbench.tabs.pictures import atlas_of
@@ -11,7 +12,7 @@ from workbench.views.standalone import ORDERS
 
 TITLE = "Attention"
 HOW = (
-    "Each map: one row a query token, one column a key token; a row sums to 1 and says where its query looks. "
+    "Each map: one row a query token, one column a key token. "
     "Thumbnails show the strongest weight under each pixel. Click one for the full map, click a cell to lock it."
 )
 
@@ -22,10 +23,10 @@ def build(place: Place) -> None:
     place.shows(attention, outputs=[view])
 
 
-def attention(bench: Bench, due: Due) -> dict[str, Any]:
+def attention(bench: Bench, due: Due, progress: Progress | None = None) -> dict[str, Any]:
     """What the view needs to know; the maps themselves it fetches."""
     opened = bench.read(due.subject.checkpoint, due.subject.prompt, MOST_ATTENTION_TOKENS)
-    atlas = atlas_of(bench, opened, due.subject.prompt)
+    atlas = atlas_of(bench, opened, due.subject.prompt, progress)
     if atlas is None:
         return view_value(opened, due)
     orders = {name: finite(atlas[name]) for name in ORDERS if name in atlas}

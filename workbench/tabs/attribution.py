@@ -1,5 +1,6 @@
 """Attribution: which parts of the model make a prediction, directly and by way of what follows."""
 
+import re
 from dataclasses import dataclass
 
 import gradio as gr
@@ -12,7 +13,7 @@ from workbench.analyses.token_saliency import token_saliency
 from workbench.errors import WorkbenchError
 from workbench.tabs.bench import Bench, Opened
 from workbench.tabs.calls import Call, Tokens, choice, prompt_of, result, with_tokenizer
-from workbench.tabs.edit_lines import token_id
+from workbench.tabs.edit_lines import typed_token
 from workbench.tabs.panel import Chooses, Panel, View, head_pick
 from workbench.tabs.place import Due, Place
 
@@ -204,11 +205,11 @@ def asked_of(bench: Bench, due: Due, token: str, against: str) -> Asked:
     last = opened.ids.shape[1] - 1
     position = last if due.selection.token is None else min(due.selection.token, last)
     if token:
-        first = token_id(token, opened.tokenizer)
+        first = typed_token(token, opened.tokenizer)
     else:
         key = ("likeliest", due.subject.checkpoint, due.subject.prompt, position)
         first = bench.once(key, lambda: int(opened.model.run(opened.ids).logits[0, position].argmax()))
-    return Asked(opened, position, (first, token_id(against, opened.tokenizer)) if against else (first,))
+    return Asked(opened, position, (first, typed_token(against, opened.tokenizer)) if against else (first,))
 
 
 def other_prompt(bench: Bench, due: Due, asked: Asked) -> tuple[str, str]:
@@ -242,7 +243,8 @@ def exchanges(prompt: str, asked: Asked) -> list[tuple[list[int], str, str]]:
     pairs.sort(key=lambda pair: min(map(len, pair)) > 3 and pair[0][0].isupper() == pair[1][0].isupper(), reverse=True)
     found = []
     for word, other in pairs[:MOST_TRIED]:
-        text = prompt.replace(word, other, 1)
+        before, after = re.split(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, maxsplit=1)
+        text = f"{before}{other}{after}"
         ids = tokenizer(text)["input_ids"]
         if len(ids) == len(own) and ids[: asked.position + 1] != own[: asked.position + 1]:
             found.append((ids, text, f"this prompt with “{other}” for its first “{word}”"))

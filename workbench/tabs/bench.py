@@ -19,13 +19,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
-from workbench.checkpoints import Checkpoint, Residents, finals, main_run
+from workbench.checkpoints import Checkpoint, Residents, finals, is_here, main_run, pick
 from workbench.errors import WorkbenchError
 from workbench.tabs.kept import Kept
 from workbench.text import token_labels
 
 MOST_TOKENS = 4096  # of a prompt, unless the model takes fewer
 MOST_ATTENTION_TOKENS = 2048
+MOST_OF_A_RUN = 32  # checkpoints
 KEPT_RESULTS = 64
 KEPT_BYTES = 256_000_000
 Result = TypeVar("Result")
@@ -105,11 +106,27 @@ class Bench:
 
     def main_run(self, series: str) -> list[Checkpoint]:
         """The checkpoints of a series' main run, in order."""
-        return main_run([checkpoint for checkpoint in self.known.values() if checkpoint.name == series])
+        return main_run(self._of(series))
+
+    def run_of(self, name: object) -> list[Checkpoint]:
+        """What the page shows of a checkpoint's series: its main run, or `MOST_OF_A_RUN` of it where it is longer."""
+        whole = self.main_run(self.series_of(name))
+        return pick(whole, MOST_OF_A_RUN) if len(whole) > MOST_OF_A_RUN else whole
+
+    def run_here(self, name: object) -> list[Checkpoint]:
+        """Those of `run_of` whose files are on this machine: nothing is downloaded that nobody asked for."""
+        return [checkpoint for checkpoint in self.run_of(name) if is_here(checkpoint)]
 
     def finals(self, series: str) -> list[Checkpoint]:
-        """The last checkpoints of a series, which differ by data order only; fewer than two where there are none."""
-        return finals([checkpoint for checkpoint in self.known.values() if checkpoint.name == series])
+        """The last checkpoints of a series, which differ by data order only, as far as they are on this machine."""
+        return [checkpoint for checkpoint in finals(self._of(series)) if is_here(checkpoint)]
+
+    def _of(self, series: str) -> list[Checkpoint]:
+        """All checkpoints of a series."""
+        found = [checkpoint for checkpoint in self.known.values() if checkpoint.name == series]
+        for checkpoint in found:
+            check_root(checkpoint)
+        return found
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -139,7 +156,8 @@ class Bench:
         try:
             model, tokenizer = self.residents.load(known, lambda fraction, _: self._tell(known, fraction))
         finally:
-            self.reading = None
+            if self.reading is not None and self.reading[0] == known:  # others may be reading something else
+                self.reading = None
         if tokenizer is None:
             raise WorkbenchError(f"{known} comes without a tokenizer; the page cannot read a prompt for it")
         return model, tokenizer
@@ -179,10 +197,14 @@ class Bench:
             raise WorkbenchError("the prompt is empty; write a text, or choose an example")
         model, tokenizer = self.load(name)
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])  # 1 pos
-        most = min(most, model.config.max_position_embeddings)
+        most = self.most_tokens(name, most)
         if ids.shape[1] > most:
             raise WorkbenchError(f"the prompt has {ids.shape[1]:,} tokens; this view takes at most {most:,}")
         return Opened(self.checkpoint(name).id, prompt, model, tokenizer, ids.to(model.device))
+
+    def most_tokens(self, name: object, most: int) -> int:
+        """How many tokens a text for a checkpoint may have: `most`, or as many as the model takes."""
+        return min(most, self.load(name)[0].config.max_position_embeddings)
 
     def same_tokens(self, one: Opened, other: Opened) -> None:
         """Raise WorkbenchError unless two checkpoints read the prompt as the same tokens."""

@@ -70,6 +70,11 @@ class Tokens(Source):
     def value(self, bench: Bench) -> object:
         return bench.read(self.name, self.text).ids
 
+    @property
+    def shown(self) -> str:
+        """The text."""
+        return self.text
+
     def code(self, names: "Names") -> str:
         return names.tokens(self)
 
@@ -86,6 +91,11 @@ class Ids(Source):
 
     def value(self, bench: Bench) -> object:
         return torch.tensor([self.ids], device=bench.load(self.name)[0].device)
+
+    @property
+    def shown(self) -> str:
+        """The ids."""
+        return repr(list(self.ids))
 
     def code(self, names: "Names") -> str:
         return names.tokens(self)
@@ -127,14 +137,18 @@ class Id(Source):
         return repr(self.name)
 
 
+@dataclass(frozen=True)
 class Run(Source):
-    """A series along its main run."""
+    """Some checkpoints of a series' main run, by id, in order; all of them if none is named."""
+
+    ids: tuple[str, ...] = ()
 
     def value(self, bench: Bench) -> object:
-        return bench.main_run(self.name)
+        return [bench.checkpoint(one) for one in self.ids] or bench.main_run(self.name)
 
     def code(self, names: "Names") -> str:
-        return f"checkpoints.series({self.name!r})"
+        series = f"checkpoints.series({self.name!r})"
+        return f"[one for one in {series} if one.id in {self.ids!r}]" if self.ids else series
 
 
 class Finals(Source):
@@ -144,17 +158,32 @@ class Finals(Source):
         return bench.finals(self.name)
 
     def code(self, names: "Names") -> str:
-        return f"checkpoints.finals(checkpoints.series({self.name!r}))"
+        return f"[one for one in checkpoints.finals(checkpoints.series({self.name!r})) if checkpoints.is_here(one)]"
 
 
 class Slot(Source):
-    """One of the two checkpoints that a `Between` is given; its name is that of the variable."""
+    """The model of one of the two checkpoints that a `Between` is given; its name is that of the variable."""
+
+    def of(self, checkpoint: str) -> Source:
+        """What stands in its place."""
+        return Model(checkpoint)
 
     def code(self, names: "Names") -> str:
         return names.loading(self.name) if names.options else self.name
 
 
-A, B = Slot("a"), Slot("b")
+class FileSlot(Slot):
+    """The same for what reads a checkpoint's files."""
+
+    def of(self, checkpoint: str) -> Source:
+        return Id(checkpoint)
+
+    def code(self, names: "Names") -> str:
+        return self.name
+
+
+SLOTS = Slot("a"), Slot("b")
+FILE_SLOTS = FileSlot("a"), FileSlot("b")
 
 
 @dataclass(frozen=True)
@@ -192,11 +221,11 @@ class Call:
             if isinstance(part, Call | Between):
                 yield from part.calls()
 
-    def filled(self, slots: Mapping[str, Source]) -> "Call":
-        """The same call with something in the place of its slots."""
+    def filled(self, checkpoints: Mapping[str, str]) -> "Call":
+        """The same call with checkpoints in its slots."""
 
         def fill(part: object) -> object:
-            return slots[part.name] if isinstance(part, Slot) else part
+            return part.of(checkpoints[part.name]) if isinstance(part, Slot) else part
 
         return replace(
             self,
@@ -207,7 +236,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Between:
-    """A call with the slots `A` and `B` as a function of two checkpoints, to be handed to another function."""
+    """A call with the slots `a` and `b` as a function of two checkpoints, to be handed to another function."""
 
     call: Call
 
@@ -220,8 +249,8 @@ class Between:
         return self.call.calls()
 
     def value(self, bench: Bench) -> Callable[[Checkpoint, Checkpoint], Any]:
-        """A function of two checkpoints that makes the call with their models."""
-        return lambda a, b: run(self.call.filled({"a": Model(a.id), "b": Model(b.id)}), bench)
+        """A function of two checkpoints that makes the call with them."""
+        return lambda a, b: run(self.call.filled({"a": a.id, "b": b.id}), bench)
 
 
 def run(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # noqa: ANN401 - whatever the call returns
@@ -250,15 +279,23 @@ def result(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  
             progress(fraction, text)
 
     def make() -> Result:
-        sources = list(call.sources())
-        texts = dict.fromkeys(source.text for source in sources if isinstance(source, Tokens))
-        about = {"checkpoints": ", ".join(dict.fromkeys(source.name for source in sources))}
-        about |= {"analysis": call.function.__name__, **dict(bench.options)}
-        about |= {f"text {place}": text for place, text in enumerate(texts)}
-        about |= packages()
-        return run(call, bench, step).with_provenance(about)
+        return run(call, bench, step).with_provenance(origin(call, bench))
 
     return bench.once(call, make)
+
+
+def origin(call: Call, bench: Bench) -> dict[str, str]:
+    """Where a call's numbers come from: checkpoints and how they were loaded, the call with all its settings, texts,
+    and versions."""
+    sources = list(call.sources())
+    texts = dict.fromkeys(source.shown for source in sources if isinstance(source, Tokens | Ids))
+    about = {"checkpoints": ", ".join(dict.fromkeys(source.name for source in sources)), **dict(bench.options)}
+    models = [source for source in sources if isinstance(source, Model)]
+    if models and "dtype" not in about:
+        about["dtype"] = str(bench.load(models[0].name)[0].dtype).removeprefix("torch.")
+    about |= {"call": " ".join(Names(bench, call).write(call).split())}
+    about |= {("tokens" if place == 0 else f"tokens_{place + 1}"): text for place, text in enumerate(texts)}
+    return about | packages()
 
 
 def code(call: Call, bench: Bench) -> str:
@@ -281,6 +318,7 @@ class Names:
 
     def __init__(self, bench: Bench, call: Call) -> None:
         self.options = "".join(f", {name}={value!r}" for name, value in bench.options.items())
+        self.elsewhere = bench.options.get("device", "cpu") != "cpu"
         sources = list(dict.fromkeys(call.sources()))
         self.loaded = list(dict.fromkeys(s.name for s in sources if isinstance(s, Model | Tokenizer | Tokens | Ids)))
         self.texts = [source for source in sources if isinstance(source, Tokens | Ids)]
@@ -305,7 +343,8 @@ class Names:
             ending = self.ending(Model(name))
             lines.append(f"model{ending}, tokenizer{ending} = checkpoints.load({name!r}{self.options})")
         for source in self.texts:
-            lines.append(f"{self.tokens(source)} = torch.tensor([{source.ids_code(self)}])")
+            device = f", device=model{self.ending(Model(source.name))}.device" if self.elsewhere else ""
+            lines.append(f"{self.tokens(source)} = torch.tensor([{source.ids_code(self)}]{device})")
         return lines
 
     def write(self, part: object) -> str:

@@ -1,6 +1,5 @@
 """Compare: two checkpoints on one prompt, each difference beside its noise floor."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +12,22 @@ from workbench.analyses.compare_weights import compare_weights
 from workbench.analyses.noise_floor import noise_floor
 from workbench.analyses.representation_similarity import representation_similarity
 from workbench.analyses.transplant import transplant_parts, with_part
+from workbench.progress import Progress
 from workbench.tabs.attention import view_value
 from workbench.tabs.bench import MOST_ATTENTION_TOKENS, Bench, label
-from workbench.tabs.calls import A, B, Between, Call, Finals, Id, Model, Source, Tokenizer, Tokens, choice, result
+from workbench.tabs.calls import (
+    FILE_SLOTS,
+    SLOTS,
+    Between,
+    Call,
+    Finals,
+    Model,
+    Source,
+    Tokenizer,
+    Tokens,
+    choice,
+    result,
+)
 from workbench.tabs.generate import sampling_controls
 from workbench.tabs.panel import Panel, View, head_pick
 from workbench.tabs.place import Due, Place
@@ -54,7 +66,6 @@ PARTS = {
     "MLP of its layer": "mlp",
     "its whole layer": "layer",
 }
-Compared = Callable[[Source, Source], Call]
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,10 @@ class Pair:
     def tokenizer(self) -> tuple[tuple[str, Source]]:
         """The option that lets an analysis write tokens instead of numbers."""
         return (("tokenizer", Tokenizer(self.a)),)
+
+    def filling(self, comparison: Call) -> Call:
+        """A comparison of the two."""
+        return comparison.filled({"a": self.a, "b": self.b})
 
 
 def build(place: Place) -> None:
@@ -131,7 +146,7 @@ def written(bench: Bench, due: Due, name: str, checkpoint: str, *settings: float
 def mixed_text(bench: Bench, due: Due, other: str, part: str, *settings: float) -> View:
     """The prompt continued by B with one part of A: the selected head, or something of its layer."""
     pair, kind = pair_of(bench, due, other), choice(part, PARTS, "part")
-    heads = result(compared("attention", pair)(Model(pair.a), Model(pair.b)), bench)
+    heads = result(pair.filling(compared("attention", pair)), bench)
     most = heads.rank().iloc[0]
     pick = head_pick(due, pair.shape, (int(most["row"]), int(most["column"])))
     name, (layer, head) = pick.options[pick.chosen][0], pick.options[pick.chosen][1].values()
@@ -147,8 +162,7 @@ def by_token_view(bench: Bench, due: Due, other: str, what: str) -> View:
     """A difference of A's and B's predictions of each token of the prompt."""
     measure, note = choice(what, BY_TOKEN, "difference")
     pair = pair_of(bench, due, other)
-    call = predictions(pair, measure)(Model(pair.a), Model(pair.b))
-    return View(call, note, title=what, chooses={"token": ("x", 0, 1 << 20)})
+    return View(pair.filling(predictions(pair, measure)), note, title=what, chooses={"token": ("x", 0, 1 << 20)})
 
 
 def by_token_floor(bench: Bench, due: Due, other: str, what: str) -> View | str:
@@ -162,11 +176,10 @@ def difference_view(bench: Bench, due: Due, other: str, what: str) -> View:
     """One of several ways in which two checkpoints differ."""
     what = choice(what, DIFFERENCES, "difference")
     pair = pair_of(bench, due, other)
-    ends = (Id(pair.a), Id(pair.b)) if what == "weights" else (Model(pair.a), Model(pair.b))
     layers, heads = pair.shape
     chooses = {"head": ("x", 0, heads), "layer": ("y", 0, layers)}
     chooses = {"cka": {"layer": ("y", -1, layers)}, "weights": {"layer": ("x", 0, layers)}}.get(what, chooses)
-    return View(compared(what, pair)(*ends), NOTES[what], chooses=chooses)
+    return View(pair.filling(compared(what, pair)), NOTES[what], chooses=chooses)
 
 
 def difference_floor(bench: Bench, due: Due, other: str, what: str) -> View | str:
@@ -175,44 +188,43 @@ def difference_floor(bench: Bench, due: Due, other: str, what: str) -> View | st
     return floor_view(bench, pair, compared(choice(what, DIFFERENCES, "difference"), pair))
 
 
-def floor_view(bench: Bench, pair: Pair, comparison: Compared) -> View | str:
+def floor_view(bench: Bench, pair: Pair, comparison: Call) -> View | str:
     """The noise floor of a comparison, in its colours; a sentence where the series has none."""
     series = bench.series_of(pair.a)
     finals = bench.finals(series)
     if len(finals) < 2:
-        return f"No noise floor: {series} has no last checkpoints that differ by data order only."
-    call = Call(noise_floor, (Finals(series), Between(comparison(A, B))))
+        return f"No noise floor: on this machine, {series} has no two last checkpoints that differ by data order only."
+    call = Call(noise_floor, (Finals(series), Between(comparison)))
     note = (
         f"The most that two of the {len(finals)} last checkpoints of {series} differ, which differ by data order only."
     )
-    between = comparison(Model(pair.a), Model(pair.b))
-    return View(call, note, title="Its noise floor, in the same colours", scale=between)
+    return View(call, note, title="Its noise floor, in the same colours", scale=pair.filling(comparison))
 
 
-def predictions(pair: Pair, measure: str) -> Compared:
-    """A measure of how two checkpoints predict the prompt."""
-    return lambda a, b: Call(compare_behaviour, (a, b, pair.tokens), pair.tokenizer, measure=measure)
+def predictions(pair: Pair, measure: str) -> Call:
+    """A measure of how two checkpoints predict the prompt, as a call with slots for the two."""
+    return Call(compare_behaviour, (*SLOTS, pair.tokens), pair.tokenizer, measure=measure)
 
 
-def compared(what: str, pair: Pair) -> Compared:
-    """A difference between two checkpoints over the prompt, as a call of the two."""
-    tokens = pair.tokens
+def compared(what: str, pair: Pair) -> Call:
+    """A difference between two checkpoints over the prompt, as a call with slots for the two."""
+    (a, b), tokens = SLOTS, pair.tokens
     match what:
         case "attention":
-            return lambda a, b: Call(compare_attention, (a, b, tokens), measure="js")
+            return Call(compare_attention, (a, b, tokens), measure="js")
         case "cka":
-            return lambda a, b: Call(representation_similarity, (a, tokens, b), (("skip", 1),))
+            return Call(representation_similarity, (a, tokens, b), (("skip", 1),))
         case "weights":
-            return lambda a, b: Call(compare_weights, (a, b), measure="relative_change")
+            return Call(compare_weights, FILE_SLOTS, measure="relative_change")
     using = what.removeprefix("transplant_")
-    return lambda a, b: Call(transplant_parts, (a, b, tokens), (("using", using),), measure="loss")
+    return Call(transplant_parts, (a, b, tokens), (("using", using),), measure="loss")
 
 
-def compare_maps(bench: Bench, due: Due, other: str) -> dict[str, Any]:
+def compare_maps(bench: Bench, due: Due, other: str, progress: Progress | None = None) -> dict[str, Any]:
     """The heads of A less those of B; the view fetches the maps."""
     pair = pair_of(bench, due, other)
     opened = bench.read(pair.a, due.subject.prompt, MOST_ATTENTION_TOKENS)
-    moved = result(compared("attention", pair)(Model(pair.a), Model(pair.b)), bench)
+    moved = result(pair.filling(compared("attention", pair)), bench, progress)
     most = moved.rank().iloc[0]
     best = {"layer": int(most["row"]), "head": int(most["column"])}
     return view_value(opened, due, pair.b) | {"orders": {"divergence": moved.values.ravel().tolist()}, "best": best}

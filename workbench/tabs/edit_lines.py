@@ -14,7 +14,7 @@ from hooks import edits
 from workbench.errors import WorkbenchError
 from workbench.generation import toward
 from workbench.tabs.calls import Call, Model
-from workbench.text import vocabulary_labels
+from workbench.text import token_id
 
 SHAPES = ("zero SITE", "scale SITE FACTOR", "add SITE LENGTH TOKEN")
 
@@ -37,7 +37,7 @@ def _edit(line: str, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> Cal
         case ["scale", site, factor]:
             return Call(edits.scale, (site, _number(factor, line)), options, progress=False)
         case ["add", site, length, token]:
-            direction = (Model(checkpoint), token_id(token, tokenizer), _number(length, line))
+            direction = (Model(checkpoint), typed_token(token, tokenizer), _number(length, line))
             return Call(edits.add, (site, Call(toward, direction, progress=False)), options, progress=False)
     raise WorkbenchError(
         f"{line!r} is no edit; write {' or '.join(SHAPES)}, and heads=0,1 after it for some heads only"
@@ -61,9 +61,6 @@ def _number(text: str, line: str) -> float:
     return number
 
 
-def token_id(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
+def typed_token(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
     """The id of a text that is one token; `▁` stands for a space. Raises WorkbenchError for any other."""
-    ids = tokenizer(text.replace("▁", " "), add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        raise WorkbenchError(f"{text!r} is {len(ids)} tokens ({' '.join(vocabulary_labels(ids, tokenizer))}), not one")
-    return ids[0]
+    return token_id(text.replace("▁", " "), tokenizer, len(tokenizer))

@@ -17,7 +17,7 @@ from workbench.tabs.bench import Bench, Opened
 from workbench.tabs.calls import run
 from workbench.tabs.edit_lines import edit_calls
 from workbench.tabs.place import Due, Place
-from workbench.tabs.texts import MOST_NEW, Ask, branch_of, checked_ids, checked_settings, start_of
+from workbench.tabs.texts import MOST_NEW, Ask, branch_of, checked_ids, checked_settings, kept_of, start_of
 from workbench.text import token_labels
 from workbench.views.strip import surprisals
 
@@ -39,7 +39,6 @@ def build(place: Place) -> None:
     """The written text, how it is sampled, and edits of the model."""
     with gr.Row(elem_classes="tools"):
         again = gr.Button("Generate", size="sm", variant="secondary", min_width=90, scale=0)
-        stop = gr.Button("Stop", size="sm", min_width=60, scale=0, elem_id="stop")
         settings = sampling_controls(place)
     with gr.Accordion("Edits: change the model and see what it writes then", open=False, elem_id="edits-fold"):
         with gr.Row(elem_classes="tools"):
@@ -56,12 +55,9 @@ def build(place: Place) -> None:
     details = views.token_details(elem_id="details")
     branched = place.link("branch", gr.Textbox("", elem_id="branch", visible="hidden"))
     inputs, outputs = [changes, *settings], [*strips, branched]
-    runs = [
-        place.shows(generate, inputs=[branched, *inputs], outputs=outputs, redraws=[]),
-        place.on(again.click, regenerate, inputs=inputs, outputs=outputs),
-        place.on(details.branch, branch, inputs=inputs, outputs=outputs),
-    ]
-    stop.click(None, cancels=runs)
+    place.shows(generate, inputs=[branched, *inputs], outputs=outputs, redraws=[])
+    place.on(again.click, regenerate, inputs=inputs, outputs=outputs)
+    place.on(details.branch, branch, inputs=inputs, outputs=outputs)
     example.input(with_example, [changes, example], [changes, example], show_progress="hidden")
     place.asks.append(place.on(details.use, text_of, outputs=[place.prompt]))
 
@@ -132,10 +128,10 @@ def both(bench: Bench, ask: Ask, changes: str, *settings: float) -> Iterator[lis
 
 def write(bench: Bench, opened: Opened, ask: Ask, ends: bool) -> Iterator[dict[str, Any]]:
     """The strip of a text that grows, at most every `PERIOD` seconds."""
-    start = start_of(opened, ask.branch)
+    start = start_of(bench, opened, ask.branch)
     edits = [run(call, bench) for call in edit_calls(ask.edits, opened.checkpoint, opened.tokenizer)]
     settings = (ask.length, ask.temperature, ask.top_p, ask.top_k, ask.seed, ends)
-    labels, ids, scores = list(opened.labels), start[:1], [float("nan")]
+    labels, ids, scores = list(opened.labels[: kept_of(opened, ask.branch)]), start[:1], [float("nan")]
     sent = began = time.monotonic()
     for step in steps(bench, opened, start, *settings, edits=edits, read=True):
         ids.append(step.id)
@@ -191,7 +187,6 @@ def as_strip(
     opened: Opened, ask: Ask, start: Sequence[int], labels: Sequence[str], ids: Sequence[int], scores: Sequence[float]
 ) -> dict[str, Any]:
     """A text that is so far written as a strip (see token_strip.js)."""
-    kept = int(ask.branch.partition(":")[0]) if ask.branch else opened.ids.shape[1]
     about = [f"gone on from token {len(start) - 1}"] if ask.branch else []
     look = {"checkpoint": opened.checkpoint, "edits": ask.edits, "main": not ask.edits}
     return surprisals(
@@ -199,7 +194,7 @@ def as_strip(
         ids,
         scores,
         title=" · ".join(["Written text", manner(ask), *about]),
-        given=kept,
+        given=kept_of(opened, ask.branch),
         ask=asdict(replace(ask, length=len(ids) - len(start))),
         look=look | {"name": "with the edits" if ask.edits else ""},
     )

@@ -21,6 +21,7 @@ from workbench.tabs.place import Due, Place
 from workbench.views.strip import strip, strip_of
 
 NARROW = 16  # columns of a grid that fit into any window
+USUAL_WIDTH = 900  # pixels of a picture that takes what there is
 Chooses = Mapping[str, tuple[str, int, int]]
 
 
@@ -97,7 +98,8 @@ class Panel:
         else:
             picture = plot(found)
             picture.update_layout(title=None, margin_t=12, height=picture.layout.height - 36)  # it stands above
-            if width := picture.layout.width:  # too wide for a window, which shows its end first: rows are named there
+            if is_wide(found):  # a narrow window shows its end first: rows are named there
+                width = picture.layout.width or USUAL_WIDTH
                 picture.update_yaxes(side="right").update_traces(colorbar_x=1 + 75 / width)
             picture = picture if view.line is None else emphasise(picture, view.line)
             picture = picture if view.scale is None else same_colours(picture, plot(scale))
@@ -105,7 +107,7 @@ class Panel:
             "panel": self._id,
             "title": view.title or found.title,
             "note": view.note,
-            "wide": isinstance(found, Grid) and len(found.columns) > NARROW,
+            "wide": is_wide(found),
             "chooses": dict(view.chooses),
             "pick": None if view.pick is None else asdict(view.pick),
             "key": keep(bench, view.call),
@@ -113,6 +115,11 @@ class Panel:
             "definition": definition(view.call),
         }
         return [picture, about]
+
+
+def is_wide(found: Result) -> bool:
+    """Whether a result's picture does not fit into every window."""
+    return isinstance(found, Grid) and len(found.columns) > NARROW
 
 
 def layer_pick(due: Due, layers: int) -> Pick:
@@ -139,7 +146,7 @@ def as_strip(bench: Bench, call: Call, found: Result, scale: Result) -> dict[str
     scores = found.values.ravel().tolist()
     scores += [float("nan")] * (len(opened.labels) - len(scores))
     high = max((abs(number) for number in scale.values.ravel().tolist() if number == number), default=1.0)
-    about = {"signed": found.signed, "measure": found.value_name, "unit": found.unit, "high": high or 1.0}
+    about = {"signed": scale.signed, "measure": found.value_name, "unit": found.unit, "high": high or 1.0}
     return strip(opened.labels, opened.ids[0].tolist(), scores, **about)
 
 

@@ -13,11 +13,12 @@ from workbench.analyses.attention_difference import attention_difference
 from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.head_atlas import head_atlas
 from workbench.errors import WorkbenchError
+from workbench.progress import Progress
 from workbench.results import Measures
 from workbench.tabs.bench import MOST_ATTENTION_TOKENS, Bench, Opened
 from workbench.tabs.calls import Call, Model, Stream, Tokenizer, Tokens, result
 from workbench.views import standalone
-from workbench.views.pixels import Picture, encode, pool_last
+from workbench.views.pixels import SIDE, Picture, encode, pool_last
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,15 @@ def head_map(bench: Bench, ask: Ask) -> np.ndarray:
     call = map_call(ask)
     if bench.results.get(call) is None:
         checked(bench, ask)
-    maps = result(call, bench).values  # head query key
-    if ask.combine == "one":
-        return maps[0]
-    return bench.once(("together", ask), lambda: maps.max(0) if ask.combine == "max" else maps.mean(0))
+    return result(call, bench).values[0]
 
 
 def map_call(ask: Ask) -> Call:
-    """A head's map as a call; of all heads of the layer where they are looked at together."""
-    heads = [ask.head] if ask.combine == "one" else None
+    """A head's map as a call, or that of a layer's heads together."""
     tokens, tokenizer = Tokens(ask.checkpoint, ask.prompt), Tokenizer(ask.checkpoint)
     options = (
         ("layers", (ask.layer,)),
-        *((("heads", tuple(heads)),) if heads else ()),
+        ("heads", (ask.head,)) if ask.combine == "one" else ("combine", ask.combine),
         *((("weighting", WEIGHTINGS[ask.weigh]),) if ask.weigh != "weight" else ()),
         ("tokenizer", tokenizer),
     )
@@ -84,8 +81,10 @@ def thumbnails(bench: Bench, ask: Ask) -> Picture:
     ask = replace(ask, layer=0, head=0, combine="one", weigh="weight")
 
     def make() -> Picture:
-        maps = [_pooled(one).cpu().numpy() for one in checked(bench, ask)]  # layer head side side
-        return encode(maps[0] - maps[1], signed=True) if len(maps) == 2 else encode(maps[0])
+        pooled = [_pooled(one).cpu().numpy() for one in checked(bench, ask)]  # layer head side bin
+        found = pooled[0] if len(pooled) == 1 else pooled[0] - pooled[1]
+        maps, second = np.split(found, [found.shape[-2]], -1)
+        return encode(maps, second=second if second.size else None, signed=len(pooled) == 2)
 
     return bench.once(("thumbnails", ask), make)
 
@@ -105,13 +104,19 @@ def checked(bench: Bench, ask: Ask) -> list[Opened]:
 
 
 def _pooled(opened: Opened) -> Tensor:
-    """Every head's pattern at thumbnail size, never a whole pattern at once: layer head side side."""
+    """Every head's pattern at thumbnail size, never a whole pattern at once: layer head side bin.
+
+    A bin a pixel; where the first stands for several keys, a last one stands for these without the very first key.
+    """
 
     def pool_keys(pattern: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-        whole = torch.nn.functional.pad(pattern, (0, length - pattern.shape[-1]))  # a chunk leaves out later keys
-        return rearrange(pool_last(whole.float()), "batch head query bin -> bin batch head query")
+        left_out = length - pattern.shape[-1]  # later keys
+        whole = torch.nn.functional.pad(pattern.float(), (0, left_out))
+        second = whole[..., 1:together].amax(-1, keepdim=True) if together > 1 else whole[..., :0]
+        return rearrange(torch.cat([pool_last(whole), second], -1), "batch head query bin -> bin batch head query")
 
     length = opened.ids.shape[1]
+    together = -(-length // SIDE)  # keys in the first bin
     run = opened.model.run(opened.ids, capture=Capture("blocks.*.attn.pattern", reduce=pool_keys), captures_only=True)
     by_query = rearrange(run.stack("attn.pattern")[:, :, 0], "layer bin head query -> layer head query bin")
     return pool_last(by_query.mT).mT
@@ -134,12 +139,12 @@ def whole_page(bench: Bench, ask: Ask) -> str:
     return standalone.attention(maps[0], atlas_of(bench, opened[0], ask.prompt)).page
 
 
-def atlas_of(bench: Bench, opened: Opened, prompt: str) -> Measures | None:
+def atlas_of(bench: Bench, opened: Opened, prompt: str, progress: Progress | None = None) -> Measures | None:
     """The statistics of all heads on a prompt; None for one too short to have any."""
     if opened.ids.shape[1] < 2:
         return None
-    key = ("atlas", opened.checkpoint, prompt)
-    return bench.once(key, lambda: head_atlas(opened.model, opened.ids, samples=16))
+    arguments = (Model(opened.checkpoint), Tokens(opened.checkpoint, prompt))
+    return result(Call(head_atlas, arguments, (("samples", 16),)), bench, progress)
 
 
 def all_maps(checkpoint: str, prompt: str) -> Call:

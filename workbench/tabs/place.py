@@ -4,20 +4,23 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
+import torch
 from gradio.components import Component
 from gradio.events import Dependency
 
 from workbench.errors import WorkbenchError
 from workbench.tabs.bench import Bench, Selection, Subject
+from workbench.tabs.stopping import Permit, Permits
 
 log = logging.getLogger("workbench")
 
-MENDABLE = (WorkbenchError, ValueError, KeyError, IndexError)  # hooks/ raises the last three, with good sentences
+MENDABLE = (WorkbenchError, ValueError, KeyError, IndexError, torch.OutOfMemoryError)  # hooks/ raises three of them
 BAR = gr.Progress()  # as the default of an argument it makes Gradio hand in the event's own bar
-MODEL = {"concurrency_limit": 1, "concurrency_id": "model"}  # for every event that runs a model
+QUEUE = "model"
+MODEL = {"concurrency_limit": 1, "concurrency_id": QUEUE}  # for every event that runs a model
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,30 @@ class Due:
         return Due(self.subject, Selection(**{name: getattr(self.selection, name) for name in follows}))
 
 
+class Wanted(NamedTuple):
+    """What a view should show, by which controls, and by whose leave; only when the first two change it is drawn."""
+
+    due: Due
+    controls: tuple[object, ...]
+    permit: Permit
+
+
 class Place:
     """A tab being built. Its `due` state says what it should show; changing it makes the tab draw."""
 
-    def __init__(self, bench: Bench, checkpoint: Component, prompt: Component, linked: dict[str, Component]) -> None:
-        self.bench, self.checkpoint, self.prompt = bench, checkpoint, prompt
+    def __init__(
+        self,
+        bench: Bench,
+        checkpoint: Component,
+        prompt: Component,
+        linked: dict[str, Component],
+        permits: Permits,
+    ) -> None:
+        self.bench, self.checkpoint, self.prompt, self.permits = bench, checkpoint, prompt, permits
         self.asks: list[Dependency] = []  # events after which the bar's checkpoint and prompt are run
         self.due = quiet_state()
         self._linked, self._follows = linked, tuple[str, ...]()
-        self.notice = gr.Markdown("", elem_classes="problem")
+        self.notice = gr.Markdown("", elem_classes=["problem", "whole"])
 
     def link(self, name: str, component: Component) -> Component:
         """Keep a control in the page's address, so that a link reopens the view as it is."""
@@ -66,10 +84,14 @@ class Place:
         self._follows = (*self._follows, *follows)
         controls = inputs if redraws is None else redraws
         changes = [self.due.change, *[event for control in controls for event in settled(control)]]
-        wanted = quiet_state()  # what to draw, by which controls: only when that changes is there work for the model
+        wanted = quiet_state()  # only when what to draw changes is there work for the model
+
+        def want(request: gr.Request, due: Due | None, *values: object) -> object:
+            return gr.skip() if due is None else Wanted(due.only(follows), values, self.permit(due, request))
+
         gr.on(
             changes,
-            lambda due, *values: gr.skip() if due is None else (due.only(follows), values),
+            want,
             [self.due, *controls],
             wanted,
             show_progress="hidden",
@@ -77,9 +99,10 @@ class Place:
             concurrency_limit=None,
         )
         work = guarded(
-            lambda wanted, _, *values, **more: render(self.bench, wanted[0], *values, **more),
+            lambda wanted, _, *values, **more: render(self.bench, wanted.due, *values, **more),
             len(outputs),
             tells(render),
+            lambda wanted, _: wanted.permit,
         )
         waiting = "full" if tells(render) else "minimal"
         return gr.on(wanted.change, work, **self._wiring(wanted, inputs, outputs, waiting, notice or self.notice))
@@ -93,12 +116,18 @@ class Place:
         outputs: Sequence[Component],
     ) -> Dependency:
         """Do something at an event: `render(bench, due, told, *inputs)`, where `told` is what the event carries."""
-        work = guarded(lambda due, told, *values: render(self.bench, due, told, *values), len(outputs), False)
+        work = guarded(
+            lambda due, told, *values: render(self.bench, due, told, *values), len(outputs), False, self.permit
+        )
         return event(work, **self._wiring(self.due, inputs, outputs, "minimal", self.notice))
 
     def due_for(self, subject: Subject, selection: Selection) -> Due | None:
         """What the tab should show; None before anything was run."""
         return Due(subject, selection).only(self._follows) if subject.run else None
+
+    def permit(self, _: Due, request: gr.Request) -> Permit:
+        """What a page may compute by, until it is stopped."""
+        return self.permits.of(request.session_hash)
 
     def _wiring(
         self, due: gr.State, inputs: Sequence[Component], outputs: Sequence[Component], waiting: str, notice: Component
@@ -135,19 +164,38 @@ def tells(render: Callable[..., object]) -> bool:
     return "progress" in inspect.signature(render).parameters
 
 
-def guarded(render: Callable[..., Any], outputs: int, says_how_far: bool) -> Callable[..., Iterator[list[Any]]]:
-    """`render` with its errors shown where the result would be, the last result left; idle while nothing is due."""
+def guarded(
+    render: Callable[..., Any],
+    outputs: int,
+    says_how_far: bool,
+    permit_for: Callable[[Any, Any], Permit] = lambda due, request: Permit(),
+) -> Callable[..., Iterator[list[Any]]]:
+    """`render` with its errors shown where the result would be, the last result left; idle while nothing is due.
+
+    It ends at the next step that it tells of, or the next frame that it yields, once the permit for what is due has.
+    """
 
     def work(
-        event: gr.EventData, bar: gr.Progress = BAR, due: Due | None = None, *inputs: object
+        event: gr.EventData,
+        request: gr.Request | None = None,
+        bar: gr.Progress = BAR,
+        due: Due | Wanted | None = None,
+        *inputs: object,
     ) -> Iterator[list[Any]]:
         if due is None:
             yield [gr.skip()] * (outputs + 1)
             return
+        permit = permit_for(due, request)
+
+        def step(fraction: float, text: str) -> None:
+            permit.check()
+            bar(fraction, desc=text)
+
         try:
-            more = {"progress": lambda fraction, text: bar(fraction, desc=text)} if says_how_far else {}
-            found = render(due, event._data or {}, *inputs, **more)
+            permit.check()
+            found = render(due, event._data or {}, *inputs, **({"progress": step} if says_how_far else {}))
             for values in found if inspect.isgenerator(found) else [found]:
+                permit.check()
                 yield ["", *(values if outputs > 1 else [values])]
         except MENDABLE as error:
             if not isinstance(error, WorkbenchError):
@@ -159,4 +207,6 @@ def guarded(render: Callable[..., Any], outputs: int, says_how_far: bool) -> Cal
 
 def message(error: Exception) -> str:
     """An error as a sentence; the words themselves, since KeyError's own text comes in quotes."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the device is out of memory: take a shorter prompt, or start with a smaller --memory or with --quantize"
     return str(error.args[0]) if error.args else type(error).__name__

@@ -13,7 +13,8 @@ from gradio.components import Component
 
 from workbench import views
 from workbench.tabs.bench import Bench, Selection, Subject
-from workbench.tabs.place import MENDABLE, MODEL, Place, message
+from workbench.tabs.place import MENDABLE, MODEL, QUEUE, Place, message
+from workbench.tabs.stopping import Permits, stops
 from workbench.tabs.strips import surprisal_strip
 
 EXAMPLES = (
@@ -50,6 +51,7 @@ class Page:
         self.bench = bench
         self.linked: dict[str, Component] = {}
         self.places: dict[str, Place] = {}
+        self.permits = Permits()
         self.subject, self.selection, self.active = (
             gr.State(Subject(bench.default, "")),
             gr.State(Selection()),
@@ -63,9 +65,10 @@ class Page:
             self.prompt = gr.Textbox(
                 EXAMPLES[0], label="Prompt", lines=2, max_lines=6, elem_id="prompt", scale=5, min_width=280
             )
-            with gr.Column(scale=1, min_width=120, elem_id="go"):
+            with gr.Column(scale=1, min_width=132, elem_id="go"):
                 self.run = gr.Button("Run", variant="primary", size="sm", elem_id="run")
                 self.count = gr.Markdown("", elem_id="count")
+                self.stop = gr.Button("Stop", size="sm", elem_id="stop")
             self.examples = gr.Dropdown(list(EXAMPLES), value=None, label="Examples", elem_id="examples", min_width=120)
         self.problem = gr.Markdown("", elem_id="problem", elem_classes="problem")
         self.spine = views.token_strip(
@@ -74,7 +77,7 @@ class Page:
 
     def place(self, title: str) -> Place:
         """The place of one more tab."""
-        self.places[title] = Place(self.bench, self.checkpoint, self.prompt, self.linked)
+        self.places[title] = Place(self.bench, self.checkpoint, self.prompt, self.linked, self.permits)
         return self.places[title]
 
     def wire(self, demo: gr.Blocks, tabs: gr.Tabs) -> None:
@@ -103,6 +106,7 @@ class Page:
         exampled = self.examples.input(lambda text: text, self.examples, self.prompt)
         for changed in (exampled, *[event for place in self.places.values() for event in place.asks]):
             changed.then(**asking).then(**remember)
+        stops(self.stop, demo, self.permits, QUEUE)
         gr.on([control.change for control in self.linked.values()], **remember)
         counted = {"fn": self._count, "inputs": [self.checkpoint, self.prompt], "outputs": self.count}
         gr.on(
@@ -116,7 +120,7 @@ class Page:
         """The page as its address describes it."""
         query = dict(request.query_params)
         title = query["tab"] if query.get("tab") in self.places else next(iter(self.places))
-        chosen = {name: int(query[name]) for name in ("token", "layer", "head") if query.get(name, "").isdigit()}
+        chosen = {name: int(query[name]) for name in ("token", "layer", "head") if is_whole(query.get(name, ""))}
         controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.linked}
         values = [from_address(query[name], part) if name in query else gr.skip() for name, part in controls.items()]
         return [title, Selection(**chosen), gr.Tabs(selected=title), *values]
@@ -169,12 +173,17 @@ def counted(tokens: int) -> str:
     return f"{tokens:,} token{'' if tokens == 1 else 's'}"
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole number of a size that a page may mean."""
+    return text.isascii() and text.isdecimal() and len(text) < 17
+
+
 def from_address(text: str, component: Component) -> object:
     """A control's value from the text in an address; what cannot be read leaves the control alone."""
     if isinstance(component, gr.Checkbox):
         return text == "true"
     if isinstance(component, gr.Slider | gr.Number):
-        return float(text) if text.replace(".", "", 1).isdigit() else gr.skip()
+        return float(text) if is_whole(text.replace(".", "", 1)) else gr.skip()
     if isinstance(component, gr.Dropdown) and text not in [value for _, value in component.choices]:
         return gr.skip()
     return text

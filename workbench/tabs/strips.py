@@ -6,9 +6,7 @@ from typing import Any
 from workbench.analyses.token_losses import token_losses
 from workbench.tabs.bench import Opened, Selection
 from workbench.tabs.texts import Ask
-from workbench.views.strip import strip, surprisals
-
-__all__ = ["strip", "surprisal_strip"]
+from workbench.views.strip import surprisals
 
 
 def surprisal_strip(opened: Opened, selection: Selection) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from workbench import generation
 from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
 from workbench.errors import WorkbenchError
-from workbench.tabs.bench import Bench, Opened
+from workbench.tabs.bench import MOST_TOKENS, Bench, Opened
 from workbench.tabs.calls import Call, Ids, Model, Tokenizer, Tokens, result
 from workbench.tabs.edit_lines import edit_calls
 from workbench.views.text_page import text_page
@@ -57,7 +57,7 @@ def text_call(bench: Bench, ask: Ask) -> Call:
     model, tokenizer = Model(opened.checkpoint), ("tokenizer", Tokenizer(opened.checkpoint))
     start: Tokens | Ids = Tokens(opened.checkpoint, ask.prompt)
     if ask.branch:
-        start = Ids(opened.checkpoint, tuple(start_of(opened, ask.branch)))
+        start = Ids(opened.checkpoint, tuple(start_of(bench, opened, ask.branch)))
     if not ask.length:
         return Call(token_losses, (model, start), (tokenizer,), measure="loss", show=text_page)
     length, temperature, top_p, top_k, seed = checked_settings(
@@ -103,7 +103,7 @@ def strongest(weights: np.ndarray, heads: Sequence[str], first: int) -> list[tup
     return [(heads[row], first + column, float(weights[row, column])) for row, column in places]
 
 
-def start_of(opened: Opened, branch: str) -> list[int]:
+def start_of(bench: Bench, opened: Opened, branch: str) -> list[int]:
     """The tokens that a text goes on from: the prompt's, or those that a branch names."""
     prompt = opened.ids[0].tolist()
     if not branch:
@@ -112,11 +112,12 @@ def start_of(opened: Opened, branch: str) -> list[int]:
     numbers = [kept, *others.split(".")]
     if not all(number.isascii() and number.isdigit() for number in numbers) or int(kept) > len(prompt):
         raise WorkbenchError(f"{branch[:40]!r} names no text to go on from; that looks like {len(prompt)}:5.17")
-    ids = [*prompt[: int(kept)], *map(int, numbers[1:])]
-    size = opened.model.config.vocab_size
-    if max(ids) >= size:
-        raise WorkbenchError(f"no token {max(ids)} to go on from; ids go from 0 to {size - 1}")
-    return ids
+    return checked_ids(bench, opened.checkpoint, [*prompt[: int(kept)], *map(int, numbers[1:])])
+
+
+def kept_of(opened: Opened, branch: str) -> int:
+    """How many of the prompt's tokens a text begins with: all of them, or as many as a branch keeps."""
+    return int(branch.partition(":")[0]) if branch else opened.ids.shape[1]
 
 
 def branch_of(prompt: Sequence[int], ids: Sequence[int]) -> str:
@@ -128,8 +129,7 @@ def branch_of(prompt: Sequence[int], ids: Sequence[int]) -> str:
 
 def checked_ids(bench: Bench, checkpoint: str, ids: object) -> list[int]:
     """Token ids as they came from a browser."""
-    model = bench.load(checkpoint)[0]
-    size, most = model.config.vocab_size, model.config.max_position_embeddings
+    size, most = bench.load(checkpoint)[0].config.vocab_size, bench.most_tokens(checkpoint, MOST_TOKENS + MOST_NEW)
     if not isinstance(ids, Sequence) or not 0 < len(ids) <= most:
         raise WorkbenchError(f"not a text; {checkpoint} takes 1 to {most:,} tokens")
     if not all(type(i) is int and 0 <= i < size for i in ids):

@@ -9,16 +9,17 @@ import torch
 from workbench import views
 from workbench.analyses import metrics
 from workbench.analyses.sample_text import SAMPLE_TEXT
-from workbench.analyses.trajectory import trajectory
-from workbench.checkpoints import Checkpoint
+from workbench.analyses.trajectory import Loading, trajectory
+from workbench.checkpoints import Checkpoint, is_here, locate
 from workbench.errors import WorkbenchError
+from workbench.progress import Progress, steps
 from workbench.results import Curves
 from workbench.tabs.attention import view_value
 from workbench.tabs.bench import MOST_ATTENTION_TOKENS, Bench, label
 from workbench.tabs.calls import Call, Run, Tokens, choice, result
 from workbench.tabs.panel import Panel, View, head_pick
 from workbench.tabs.pictures import atlas_of
-from workbench.tabs.place import Due, Place
+from workbench.tabs.place import Due, Place, guarded
 
 TITLE = "Training"
 HOW = (
@@ -62,9 +63,15 @@ def build(place: Place) -> None:
         words = gr.Textbox("", label="Continuation", placeholder="what the last one writes", visible=False)
         metric.change(lambda chosen: gr.Textbox(visible=chosen == FOLLOWED), metric, words, show_progress="hidden")
         place.link("continuation", words)
-    panel = Panel("training")
-    panel.draws(place, training_view, inputs=[metric, axis, words], follows=["layer", "head"])
-    most = max(len(place.bench.main_run(name)) for name in {c.name for c in place.bench.known.values()})
+        each_series = {checkpoint.name: name for name, checkpoint in place.bench.known.items()}.values()
+        some_absent = any(place.bench.run_of(name) != place.bench.run_here(name) for name in each_series)
+        more = gr.Button("Fetch the others", size="sm", min_width=150, scale=0, visible=some_absent)
+    panel, fetched = Panel("training"), gr.State(0)
+    panel.draws(place, training_view, inputs=[metric, axis, words, fetched], follows=["layer", "head"])
+    work = guarded(lambda due, _, *more, **to: fetch(place.bench, due, *more, **to), 1, True, place.permit)
+    downloads = {"concurrency_limit": 1, "concurrency_id": "downloads"}  # so that nobody's model waits for them
+    more.click(work, [place.due, fetched], [place.notice, fetched], show_progress_on=place.notice, **downloads)
+    most = max(len(place.bench.run_of(name)) for name in each_series)
     moment = gr.Slider(1, most, most, step=1, label="Checkpoint of the main run", elem_id="moment", interactive=True)
     with gr.Row(elem_classes="tools"):
         player = views.player(PLAYS, elem_id="player")
@@ -76,17 +83,29 @@ def build(place: Place) -> None:
     place.asks.append(place.on(opened.click, checkpoint_at, inputs=[moment], outputs=[place.checkpoint]))
 
 
-def training_view(bench: Bench, due: Due, metric: str, axis: str, continuation: str) -> View:
+def fetch(bench: Bench, due: Due, times: int, progress: Progress | None = None) -> int:
+    """Download the checkpoints of the run that are not on this machine; how often that was done."""
+    absent = [checkpoint for checkpoint in bench.run_of(due.subject.checkpoint) if not is_here(checkpoint)]
+    for checkpoint in steps(absent, progress, "downloading"):
+        locate(checkpoint)
+    return times + 1
+
+
+def training_view(bench: Bench, due: Due, metric: str, axis: str, continuation: str, _fetched: int = 0) -> View | str:
     """A metric along the main run of the checkpoint's series."""
     metric, note = choice(metric, METRICS, "metric")
     axis, log = choice(axis, AXES, "axis")
-    run = run_of(bench, due)
+    run, whole = bench.run_here(due.subject.checkpoint), bench.run_of(due.subject.checkpoint)
+    note = f"{note} {absent(whole, run)}".strip()
+    if len(run) < 2:
+        return f"There is nothing to compare along {whole[-1].name}: {absent(whole, run) or 'it is one checkpoint.'}"
     if metric == "continuation":
         continuation = continuation or written_next(bench, run[-1].id, due.subject.prompt)
-        note = f"How likely “{continuation}” is after the prompt, summed over its tokens; write another above."
-    options = (("axis", axis), *((("log_x", True),) if log else ()))
+        note = f"How likely “{continuation}” is after the prompt, summed over its tokens; write another above. {note}"
+    options = (("axis", axis), *((("log_x", True),) if log else ()), *loading_of(bench))
     measured = metric_call(run[-1].id, due.subject.prompt, metric, continuation)
-    call = Call(trajectory, (Run(run[-1].name), measured), options)
+    ids = () if run == bench.main_run(run[-1].name) else tuple(one.id for one in run)
+    call = Call(trajectory, (Run(run[-1].name, ids), measured), options)
     if metric not in SCORES:
         return View(call, note)
     curves = result(call, bench)
@@ -95,6 +114,18 @@ def training_view(bench: Bench, due: Due, metric: str, axis: str, continuation: 
     pick = head_pick(due, shape, highest(curves, shape))
     line = pick.options[pick.chosen][0]
     return View(call, f"{note} A line a head, {line} in front: choose it here or click a line.", pick=pick, line=line)
+
+
+def absent(whole: list[Checkpoint], here: list[Checkpoint]) -> str:
+    """A sentence on checkpoints that are not on this machine; empty where all are."""
+    if len(here) == len(whole):
+        return ""
+    return f"{len(here)} of its {len(whole)} checkpoints are on this machine; “Fetch the others” downloads the rest."
+
+
+def loading_of(bench: Bench) -> tuple[tuple[str, Call], ...]:
+    """The option that loads checkpoints as the page does."""
+    return (("loading", Call(Loading, options=tuple(bench.options.items()), progress=False)),) if bench.options else ()
 
 
 def metric_call(checkpoint: str, prompt: str, metric: str, continuation: str) -> Call:
@@ -139,14 +170,9 @@ def written_next(bench: Bench, checkpoint: str, prompt: str) -> str:
     return bench.once(("written next", checkpoint, prompt), make)
 
 
-def run_of(bench: Bench, due: Due) -> list[Checkpoint]:
-    """The main run of the series that the bar's checkpoint belongs to."""
-    return bench.main_run(bench.series_of(due.subject.checkpoint))
-
-
 def clicked(bench: Bench, due: Due, told: Mapping[str, Any]) -> list[Any]:
     """The slider's place and the checkpoint of a point that was clicked."""
-    run, point = run_of(bench, due), told.get("point")
+    run, point = bench.run_here(due.subject.checkpoint), told.get("point")
     if not isinstance(point, int) or not 0 <= point < len(run):
         raise WorkbenchError(f"no checkpoint {point!r} on this run of {len(run)}")
     return [point + 1, run[point].id]
@@ -154,22 +180,25 @@ def clicked(bench: Bench, due: Due, told: Mapping[str, Any]) -> list[Any]:
 
 def checkpoint_at(bench: Bench, due: Due, _: Mapping[str, Any], moment: float) -> str:
     """The id of the slider's checkpoint."""
-    run = run_of(bench, due)
-    if not isinstance(moment, int | float) or moment != moment:
+    run = bench.run_here(due.subject.checkpoint)
+    if not run or not isinstance(moment, int | float) or moment != moment:
         raise WorkbenchError(f"no checkpoint number {moment}; there are {len(run)}")
     return run[min(max(int(moment), 1), len(run)) - 1].id
 
 
-def head_through_training(bench: Bench, due: Due, moment: float) -> list[dict[str, Any]]:
+def head_through_training(
+    bench: Bench, due: Due, moment: float, progress: Progress | None = None
+) -> list[dict[str, Any]]:
     """The attention view at one checkpoint of the run, the head staying the chosen one; and what the player says."""
     opened = bench.read(checkpoint_at(bench, due, {}, moment), due.subject.prompt, MOST_ATTENTION_TOKENS)
-    names = [label(checkpoint) for checkpoint in run_of(bench, due)]
-    about = {"title": label(bench.known[opened.checkpoint]), "best": best_at_the_end(bench, due)}
+    names = [label(checkpoint) for checkpoint in bench.run_here(due.subject.checkpoint)]
+    about = {"title": label(bench.known[opened.checkpoint]), "best": best_at_the_end(bench, due, progress)}
     return [view_value(opened, due) | about, PLAYS | {"names": names, "at": moment}]
 
 
-def best_at_the_end(bench: Bench, due: Due) -> dict[str, int] | None:
+def best_at_the_end(bench: Bench, due: Due, progress: Progress | None = None) -> dict[str, int] | None:
     """The head to open first: the strongest induction head of the last checkpoint."""
-    atlas = atlas_of(bench, bench.read(run_of(bench, due)[-1].id, due.subject.prompt), due.subject.prompt)
+    last = bench.run_here(due.subject.checkpoint)[-1].id
+    atlas = atlas_of(bench, bench.read(last, due.subject.prompt), due.subject.prompt, progress)
     most = None if atlas is None else atlas["induction"].rank().iloc[0]
     return None if most is None else {"layer": int(most["row"]), "head": int(most["column"])}

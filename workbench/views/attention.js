@@ -1,11 +1,13 @@
-// The attention view. value: {checkpoint, other, prompt, texts, layers, heads, orders, best, title, about}
-//   one map when `other` is null; A, B and A−B when it is a checkpoint. orders: {name: [score of head 0 of layer 0, …]}.
+// The attention view. value: {checkpoint, other, prompt, texts, layers, heads, orders, best, title, about, weigh}
+//   one map when `other` is null; A, B and A−B when it is a checkpoint. orders: {name: [score of head 0 of layer 0, …]};
+//   `weigh` is what the cells are on a page that cannot ask for others.
 // Colours come from bytes; every number that is written comes from the server exactly (wb.cells).
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 const root = find(".attention"), thumbs = find(".heads"), panels = find(".panels"), problem = find(".problem");
 const control = { order: find(".order"), combine: find(".combine"), weigh: find(".weigh"), curve: find(".curve"), first: find(".first"), lines: find(".lines") };
 let value = {}, planes = [], pictures = null, head = { layer: 0, head: 0 }, at = null, locked = false, wanted = 0;
+let seen = { token: null, layer: null, head: null }; // of what is selected on the page, what was followed here
 
 const size = () => value.texts?.length ?? 0;
 const threaded = () => control.lines.checked && !control.lines.disabled;
@@ -79,7 +81,7 @@ function layOut() {
     thread(plane);
   }
 }
-new ResizeObserver(() => requestAnimationFrame(layOut)).observe(panels);
+new ResizeObserver(() => requestAnimationFrame(() => (layOut(), keepUp()))).observe(panels);
 
 function label({ parts, layout }) {
   if (!layout) return;
@@ -112,6 +114,13 @@ function unlock() {
   locked = false;
   root.classList.remove("locked");
   move(null);
+}
+
+function hold(token) {
+  if (token === null || token >= size()) return;
+  locked = true;
+  root.classList.add("locked");
+  move({ query: token, key: Math.min(at?.key ?? token, token) });
 }
 
 const MOVES = {
@@ -193,7 +202,8 @@ function numbers(cell, found) {
   const { row, column } = found.at(-1), query = cell?.query ?? size() - 1, { map } = planes.at(-1);
   const from = control.first.checked ? 1 : 0, seen = Array.from(row, (weight, key) => (key > query || key < from ? null : weight));
   element.querySelectorAll(".to, .by, .cell").forEach((part) => part.replaceChildren());
-  ranking(find(".to"), cell ? `token ${query} attends to` : `token ${query}, the last, attends to`, seen);
+  const who = cell ? `token ${query}` : `token ${query}, the last,`;
+  ranking(find(".to"), map.signed ? `A − B where ${who} looks` : `${who} attends to`, seen);
   if (!cell) return;
   const title = `${name(head)}: ${map.signed ? "A − B, " : ""}what token ${query} attends to`, high = Math.max(...seen.map(Math.abs)) || 1;
   wb.say("weights", { values: seen, signed: map.signed, high, unit: "", query, title });
@@ -221,6 +231,18 @@ function ranking(list, title, weights) {
   }
 }
 
+// How to read what is drawn.
+const TOGETHER = { one: "", mean: "Mean over the layer’s heads. ", max: "Maximum over the layer’s heads. " };
+const MOVED = "Size of what each key moves into the query, ‖α v W_O‖.";
+const LOOKS = "Each row sums to 1: where the query token looks.";
+const MOST = "The largest weight that any of them gives; a row may sum to more than 1.";
+function note() {
+  const combine = control.combine.value, moves = control.weigh.value === "value";
+  const cells = moves ? MOVED : combine === "max" ? MOST : LOOKS;
+  const colours = value.other ? ` A − B is orange where A ${moves ? "moves" : "looks"} more, blue where B does.` : "";
+  return TOGETHER[combine] + cells + colours;
+}
+
 function repaint() {
   root.classList.toggle("threaded", threaded());
   for (const plane of planes) {
@@ -238,6 +260,12 @@ function repaint() {
 
 async function load(next, current) {
   head = next;
+  if (!pictures) {
+    const found = await wb.maps("data/attention/thumbnails", asks().at(-1));
+    if (!current()) return;
+    pictures = found;
+    layThumbs();
+  }
   for (const thumb of thumbs.querySelectorAll(".thumb")) {
     const layer = Number(thumb.dataset.layer) === head.layer, here = layer && Number(thumb.dataset.head) === head.head;
     thumb.setAttribute("aria-selected", String(here || (layer && control.combine.value !== "one")));
@@ -249,6 +277,7 @@ async function load(next, current) {
   title();
   repaint();
   element.dataset.drawn = name(head);
+  await tellAgain(current);
 }
 
 // The rest of the page hears of it when it is drawn: that costs the server time.
@@ -263,20 +292,21 @@ function title() {
     scores.append(scores.childNodes.length ? " · " : "", `${order} `, number("", all[place]));
   }
   find(".name").replaceChildren(name(head), scores);
+  find(".note").textContent = note();
 }
 
 function layThumbs() {
+  if (!pictures) return;
   const scores = value.orders?.[control.order.value], places = Array.from({ length: value.layers * value.heads }, (_, place) => place);
   if (scores) places.sort((a, b) => (scores[b] ?? -Infinity) - (scores[a] ?? -Infinity));
   thumbs.style.setProperty("--columns", scores && value.heads < 8 ? 6 : value.heads);
-  const area = pictures.side ** 2;
   const made = places.map((place) => {
     const spot = { layer: Math.floor(place / value.heads), head: place % value.heads };
     const thumb = make("button", "thumb"), canvas = make("canvas", ""), label = make("span", "");
     thumb.type = "button";
     thumb.setAttribute("role", "option");
     Object.assign(thumb.dataset, spot);
-    wb.paint(canvas, { ...pictures, bytes: pictures.bytes.subarray(place * area, (place + 1) * area) }, { ...shades(), pixels: 64 });
+    wb.paint(canvas, wb.mapAt(pictures, place), { ...shades(), pixels: 64 });
     label.append(`L${spot.layer}H${spot.head}`, scores ? number("", scores[place]) : "");
     thumb.append(canvas, label);
     return thumb;
@@ -285,8 +315,10 @@ function layThumbs() {
 }
 
 function draw() {
+  const before = value;
   value = props.value ?? {};
   if (!size()) return;
+  pictures = null;
   panels.replaceChildren();
   root.classList.toggle("pair", Boolean(value.other));
   root.classList.toggle("stacked", Boolean(value.other) || value.heads > 12);
@@ -295,17 +327,25 @@ function draw() {
   control.order.replaceChildren(new Option("layer, head", "place"), ...orders.map((each) => new Option(each, each)));
   if (orders.includes(order)) control.order.value = order;
   control.lines.disabled = size() > 64;
-  [at, locked] = [null, false];
-  root.classList.remove("locked");
-  const layer = Math.min(wb.selection.layer ?? value.best?.layer ?? 0, value.layers - 1);
-  const index = Math.min(wb.selection.head ?? value.best?.head ?? 0, value.heads - 1);
-  guarded(async (current) => {
-    const found = await wb.maps("data/attention/thumbnails", asks().at(-1));
-    if (!current()) return;
-    pictures = found;
-    layThumbs();
-    await load({ layer, head: index }, current);
-  });
+  if (value.weigh) control.weigh.value = value.weigh;
+  if (!locked || value.prompt !== before.prompt || size() !== before.texts?.length) unlock();
+  if (wb.selection.token !== seen.token) hold(wb.selection.token);
+  seen = { ...wb.selection };
+  open(within(wb.selection.layer ?? value.best?.layer ?? 0, wb.selection.head ?? value.best?.head ?? 0), false);
+}
+
+const within = (layer, index) => ({ layer: Math.min(layer, value.layers - 1), head: Math.min(index, value.heads - 1) });
+
+// Opens and locks what was chosen elsewhere: at once if the view is in sight, else when it comes into sight again.
+function keepUp(from = null) {
+  if (!size() || !element.offsetParent) return;
+  const { layer, head: index, token } = wb.selection, before = seen;
+  seen = { ...wb.selection };
+  if (from === "attention") return;
+  if (token !== before.token) hold(token);
+  if (layer === null || index === null || (layer === before.layer && index === before.head)) return;
+  const next = within(layer, index);
+  if (next.layer !== head.layer || next.head !== head.head) open(next, false);
 }
 
 // The controls' settings stand in the page's address.
@@ -335,19 +375,35 @@ thumbs.addEventListener("keydown", (event) => {
 });
 
 const offer = async () => (await wb.post("data/attention/offer", asks().at(-1))).json();
-const code = find(".code"), said = find(".said");
+const folds = { define: find(".definition"), python: find(".code") }, said = find(".said");
 async function copy(text, what) {
-  const copied = await navigator.clipboard.writeText(text).then(() => true, () => false);
-  said.textContent = copied ? `${what} copied` : `${what} could not be copied`;
+  said.textContent = await navigator.clipboard.writeText(text).then(() => `${what} copied`, () => "select it to copy");
   setTimeout(() => (said.textContent = ""), 2500);
 }
+
+async function unfold(choice) {
+  const fold = folds[choice], folded = !fold.hidden;
+  if (!folded) tell(await offer());
+  fold.hidden = folded;
+  find(`.${choice}`).setAttribute("aria-expanded", String(!folded));
+  return !folded;
+}
+
+function tell({ definition, code }) {
+  folds.define.textContent = definition;
+  folds.python.textContent = code;
+}
+
+// What is unfolded is about what is shown now.
+async function tellAgain(current) {
+  if (folds.define.hidden && folds.python.hidden) return;
+  const told = await offer();
+  if (current()) tell(told);
+}
+
 const CHOICES = {
-  python: async () => {
-    code.hidden = !code.hidden;
-    if (code.hidden) return;
-    code.textContent = (await offer()).code;
-    await copy(code.textContent, "Python");
-  },
+  define: () => unfold("define"),
+  python: async () => (await unfold("python")) && copy(folds.python.textContent, "Python"),
   csv: async () => wb.download(`data/export/${(await offer()).key}.csv`),
   page: () => wb.download("data/attention/page", asks().at(-1)),
   link: () => copy(location.href, "link"),
@@ -362,20 +418,12 @@ async function attempt(act) {
   await act().catch((error) => (problem.textContent = error.message));
 }
 for (const [choice, act] of Object.entries(CHOICES)) find(`.${choice}`).addEventListener("click", () => attempt(act));
-if (window.standalone) element.querySelectorAll(".python, .csv, .page, .link, .weighing").forEach((part) => (part.hidden = true));
+if (window.standalone) element.querySelectorAll(".define, .python, .csv, .page, .link, .weighing").forEach((part) => (part.hidden = true));
 
 wb.hear("hover", (index) => {
   if (locked || !element.offsetParent) return;
   move(index === null ? null : { query: index, key: index });
 });
-wb.hear("selection", ({ layer, head: index, token, from }) => {
-  if (from === "attention" || !size() || !element.offsetParent) return;
-  if (layer !== null && index !== null && (layer !== head.layer || index !== head.head)) open({ layer, head: index }, false);
-  if (token !== null && token < size()) {
-    locked = true;
-    root.classList.add("locked");
-    move({ query: token, key: Math.min(at?.key ?? token, token) });
-  }
-});
+wb.hear("selection", ({ from }) => keepUp(from));
 watch("value", draw);
 draw();

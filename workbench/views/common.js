@@ -91,12 +91,19 @@ window.workbench = (() => {
     save(await reply.blob(), name);
   }
 
-  // Maps of bytes, one after another; what their numbers mean is said in maps.js.
+  // Maps of bytes, one after another, and behind them their first columns without the first key, or null (see pixels.py).
   async function maps(path, body) {
     const reply = await post(path, body);
-    const number = (name) => Number(reply.headers.get(name)), side = number("X-Side");
-    const bytes = new Uint8Array(await reply.arrayBuffer()), second = bytes.length % side ** 2 ? bytes.subarray(-side) : null;
-    return { bytes, second, side, scale: number("X-Scale"), rest: number("X-Rest"), signed: number("X-Signed") === 1 };
+    const number = (name) => Number(reply.headers.get(name)), side = number("X-Side"), follows = number("X-Second");
+    const all = new Uint8Array(await reply.arrayBuffer()), end = (all.length * side) / (side + follows);
+    const parts = { bytes: all.subarray(0, end), second: follows ? all.subarray(end) : null };
+    return { ...parts, side, scale: number("X-Scale"), rest: number("X-Rest"), signed: number("X-Signed") === 1 };
+  }
+
+  // One of several maps that came together.
+  function mapAt(maps, place) {
+    const part = (bytes, size) => bytes?.subarray(place * size, (place + 1) * size) ?? null;
+    return { ...maps, bytes: part(maps.bytes, maps.side ** 2), second: part(maps.second, maps.side) };
   }
 
   // The exact numbers of one row and one column of a map.
@@ -105,5 +112,5 @@ window.workbench = (() => {
     return { row: numbers.subarray(0, numbers.length / 2), column: numbers.subarray(numbers.length / 2) };
   }
 
-  return { digits, pieces, write, hear, say, select, selection, remember, remembered, get, post, save, download, maps, cells, dark };
+  return { digits, pieces, write, hear, say, select, selection, remember, remembered, get, post, save, download, maps, mapAt, cells, dark };
 })();

@@ -146,7 +146,7 @@ Object.assign(window.workbench, (() => {
     context.fillStyle = context.strokeStyle = ink;
     context.textBaseline = "middle";
     const shown = texts.map((_, index) => index).filter((index) => index % apart === 0);
-    for (const index of shown) label(index, index === at?.query, edge - 5, place(index));
+    for (const index of shown) label(index, index === at?.query, edge - 5, written ? place(index) : Math.max(6, place(index)));
     for (const index of shown) {
       context.save();
       context.translate(edge + place(index), side + 5);

@@ -5,7 +5,7 @@ magnitude and travels beside the bytes; maps.js reads them back. The error is at
 colour, not for a number, so what is written as a number is fetched as such.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,11 @@ MOST = 1024  # pixels of a map's side: no screen shows it larger
 
 @dataclass(frozen=True)
 class Picture:
-    """Square maps of bytes, one after another; `rest` is the largest magnitude outside the first key's column.
+    """Square maps of bytes, one after another; `rest` is the largest magnitude of what is not of the first key.
 
-    A pixel of a map of more than `MOST` tokens stands for several cells and is the one furthest from zero. The first
-    key is then not alone in its column: behind the map follows that column once more, without it.
+    A pixel of a map of more than `MOST` tokens, and of a thumbnail of more than `SIDE`, stands for several cells and is
+    the one furthest from zero. The first key is then not alone in its column: with `second`, that column of each map
+    follows behind the maps once more, without the first key.
     """
 
     pixels: bytes
@@ -29,19 +30,29 @@ class Picture:
     scale: float
     rest: float
     signed: bool
+    second: bool
 
 
-def encode(maps: np.ndarray, *, signed: bool = False) -> Picture:
-    """Maps (… side side) as bytes; what is not signed is not negative."""
+def encode(maps: np.ndarray, *, second: np.ndarray | None = None, signed: bool = False) -> Picture:
+    """Maps (… side side) as bytes; what is not signed is not negative.
+
+    `second` (… side 1) is the maps' first column without the first key, where it stands for more keys than that one.
+    """
     strongest = stronger if signed else np.maximum
-    small, second = maps, np.zeros_like(maps[..., :1])
+    small = maps
     while small.shape[-1] > MOST:
-        second = halved(strongest(second, small[..., 1:2]), -2, strongest)
+        beside = small[..., 1:2] if second is None else strongest(second, small[..., 1:2])
+        second = halved(beside, -2, strongest)
         small = halved(halved(small, -2, strongest), -1, strongest)
-    scale = float(np.abs(small).max()) or 1.0
-    rest = max(float(np.abs(part).max(initial=0.0)) for part in (second, small[..., 1:]))
-    pixels = b"".join(levels(part, scale, signed) for part in ([small] if small is maps else [small, second]))
-    return Picture(pixels, small.shape[-1], scale, rest, signed)
+    columns = [] if second is None else [second]
+    scale, rest = largest([small, *columns]) or 1.0, largest([small[..., 1:], *columns])
+    pixels = b"".join(levels(part, scale, signed) for part in (small, *columns))
+    return Picture(pixels, small.shape[-1], scale, rest, signed, second is not None)
+
+
+def largest(parts: Sequence[np.ndarray]) -> float:
+    """The largest magnitude in any of some arrays."""
+    return max(float(np.abs(part).max(initial=0.0)) for part in parts)
 
 
 def levels(values: np.ndarray, scale: float, signed: bool) -> bytes:

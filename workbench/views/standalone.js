@@ -21,11 +21,12 @@ async function triangle({ checkpoint, other, layer, head, combine }) {
     const place = (set * value.layers + layer) * heads + index;
     return all.subarray(place * area, (place + 1) * area);
   };
-  const [a, b] = sets.map((set) => (index) => plane(set, index));
-  const found = b ? (index) => a(index).map((weight, place) => weight - b(index)[place]) : a;
-  if (combine === "one") return found(head);
-  const layers = Array.from({ length: heads }, (_, index) => found(index));
-  return Float32Array.from({ length: area }, (_, place) => COMBINE[combine](layers.map((each) => each[place])));
+  const [a, b] = sets.map((set) => {
+    if (combine === "one") return plane(set, head);
+    const each = Array.from({ length: heads }, (_, index) => plane(set, index));
+    return Float32Array.from({ length: area }, (_, place) => COMBINE[combine](each.map((weights) => weights[place])));
+  });
+  return b ? a.map((weight, place) => weight - b[place]) : a;
 }
 
 // Squares of bytes as the server makes them (see pixels.py), each with its triangle given.
@@ -40,7 +41,7 @@ function pictures(triangles, signed) {
       }
     }
   });
-  return { bytes, side, scale, rest: most(true), signed };
+  return { bytes, second: null, side, scale, rest: most(true), signed };
 }
 
 function largest(triangle, skipFirst, best) {

@@ -4,17 +4,19 @@
   const size = (bytes) => (bytes >= 1e9 ? `${wb.digits(bytes / 1e9)} GB` : `${wb.digits(bytes / 1e6)} MB`);
 
   // Gradio writes "queue: 2/3" over what waits, where the first of the queue waits for the one that is being served.
-  // The views of one tab wait for each other as well, so only what lasts is said.
+  // That one may be this page's own, whose views wait for each other: before you are only others, and only if it lasts.
   let since = null;
   function ahead() {
-    const waiting = [...document.querySelectorAll(".progress-text")].map((part) => /queue: (\d+)\//.exec(part.textContent)?.[1]);
-    const places = waiting.filter(Boolean).map(Number);
-    since = places.length ? since ?? Date.now() : null;
-    return since && Date.now() - since > 1000 ? Math.min(...places) : null;
+    const trackers = [...document.querySelectorAll("[data-testid=status-tracker]:not(.hide)")];
+    const places = trackers.map((part) => Number(/queue: (\d+)\//.exec(part.textContent)?.[1] ?? 0));
+    const waiting = places.filter(Boolean), served = places.includes(0) ? 1 : 0;
+    const others = waiting.length ? Math.min(...waiting) - served : 0;
+    since = others ? since ?? Date.now() : null;
+    return since && Date.now() - since > 1000 ? others : 0;
   }
 
   function words({ models, bytes, budget, device, loading }) {
-    const before = ahead(), busy = before === null ? "" : `busy: ${before} before you`;
+    const before = ahead(), busy = before ? `busy: ${before} before you` : "";
     const reading = loading ? `loading ${loading.checkpoint}: ${Math.round(100 * loading.part)} %` : "";
     const memory = `${models.length} model${models.length === 1 ? "" : "s"} in memory, ${size(bytes)} of ${size(budget)} on ${device}`;
     return [busy, reading, memory].filter(Boolean).join("  ·  ");

@@ -1,0 +1,102 @@
+"""Stop, in the bar: what this page computes ends at once, its last pictures stay, and nobody else's work is touched."""
+
+import subprocess
+
+import psutil
+from playwright.sync_api import Browser, Page, expect
+
+from .conftest import Visit, ask, plotted
+
+SENTENCES = "Old Marta lives in Lisbon and sells oranges. Young Pedro lives in Porto and sells lemons. " * 12
+BUSY = "[data-testid=status-tracker]:not(.hide)"
+PATCHED = "document.querySelector('#patching .js-plotly-plot').layout.xaxis.ticktext.join('')"
+SOON = 5_000  # ms; patching so long a text takes several times as long
+
+
+def patching(page: Page, text: str) -> None:
+    """Ask for what takes long, and wait until it is under way."""
+    ask(page, SENTENCES + text)
+    expect(page.locator("#patching .block.problem")).to_contain_text("patching resid_pre")
+
+
+def at_rest(page: Page, within: float = SOON) -> None:
+    """Wait until nothing of this page runs or waits."""
+    expect(page.locator(BUSY)).to_have_count(0, timeout=within)
+
+
+def opened(visit: Visit, prompt: str) -> Page:
+    """The Attribution tab with a short prompt's pictures."""
+    page = visit.open(f"tab=Attribution&length=4&prompt={prompt}")
+    plotted(page, "#patching")
+    page.wait_for_timeout(300)
+    at_rest(page, 60_000)
+    return page
+
+
+def test_stop_ends_a_run_leaves_its_last_picture_and_run_works_again(visit: Visit):
+    page = opened(visit, "Marta sells red oranges")
+    places = {part: page.locator(part).bounding_box() for part in ("#run", "#count", "#examples")}
+    before = page.evaluate(PATCHED)
+    assert before == "Marta▁sells▁red▁oranges"
+    assert page.locator("#stop").is_hidden()
+    patching(page, "Stop this.")
+    expect(page.locator("#stop")).to_be_visible()
+    assert {part: page.locator(part).bounding_box() for part in places} == places  # nothing has moved
+    page.locator("#stop").click()
+    at_rest(page)
+    expect(page.locator("#patching .block.problem p")).to_have_text("stopped")
+    assert page.evaluate(PATCHED) == before
+    expect(page.locator("#stop")).to_be_hidden()
+    ask(page, "Pedro sells very green lemons here")
+    expect(page.locator("#patching .block.problem p")).to_have_count(0)
+    page.wait_for_function(f"{PATCHED} === 'Pedro▁sells▁very▁green▁lemons▁here'")
+
+
+def test_one_stop_ends_what_was_asked_for_in_the_meantime_too(visit: Visit):
+    page = opened(visit, "Pedro sells red lemons")
+    patching(page, "Stop both.")
+    for token in (40, 60):  # each asks for another patching, which waits for the one that runs
+        page.locator("#spine .token").nth(token).click()
+        page.wait_for_timeout(400)
+    page.locator("#stop").focus()
+    page.keyboard.press("Enter")
+    at_rest(page)
+    expect(page.locator("#patching .block.problem p")).to_have_text("stopped")
+
+
+def test_stopping_is_for_oneself(visit: Visit, chromium: Browser):
+    one = opened(visit, "Marta sells green oranges")
+    other_visit = Visit(chromium, visit.address)
+    other = opened(other_visit, "Pedro sells green lemons")
+    patching(one, "Go on.")
+    ask(other, "This has to wait")
+    expect(other.locator(BUSY)).not_to_have_count(0)
+    other.locator("#stop").click()
+    at_rest(other)  # although the other one's run goes on
+    expect(other.locator("#problem p")).to_have_text("stopped")
+    expect(one.locator(BUSY)).not_to_have_count(0)
+    assert "stopped" not in one.locator("#patching .block.problem").inner_text()
+    ask(other, "This has to wait")
+    expect(other.locator(BUSY)).not_to_have_count(0)
+    one.locator("#stop").click()
+    at_rest(one)
+    expect(one.locator("#patching .block.problem p")).to_have_text("stopped")
+    expect(other.locator("#spine .tokens")).to_contain_text("wait")
+    at_rest(other, 60_000)
+    expect(other.locator(".block.problem p")).to_have_count(0)
+    other_visit.close()
+
+
+def test_a_closed_page_is_not_worked_for(chromium: Browser, server: tuple[subprocess.Popen, str]):
+    process, visit = psutil.Process(server[0].pid), Visit(chromium, server[1])
+    page = opened(visit, "Marta sells blue oranges")
+    patching(page, "Nobody waits for this.")
+    visit.close()
+    page.context.browser.new_context().close()  # it has left
+    used = None
+    for _ in range(20):
+        before, _ = sum(process.cpu_times()[:2]), subprocess.run(["sleep", "0.5"], check=True)
+        used = sum(process.cpu_times()[:2]) - before
+        if used < 0.2:
+            return
+    raise AssertionError(f"the server works on, {used:.2f} s in half a second")
