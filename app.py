@@ -1,16 +1,13 @@
 """Start the OLMo workbench's page: `python app.py`, then open http://127.0.0.1:7860."""
 
 import argparse
-import gc
 import sys
 
-from workbench.choices import BITS, DTYPES
-from workbench.imports import uncollected
+from workbench.choices import BITS, DTYPES, LOOPBACK
+from workbench.imports import to_stay, uncollected
 
-HERE = ("127.0.0.1", "localhost", "::1")
 EXAMPLES = """A series is tiny-olmo, a folder with one sub-folder a step, or a hub repository; nothing else is opened:
-  python app.py --series allenai/OLMo-2-1124-7B --dtype bfloat16 --quantize nf4 --device cuda
-"""
+  python app.py --series allenai/OLMo-2-1124-7B --dtype bfloat16 --quantize nf4 --device cuda"""
 
 
 def arguments() -> argparse.Namespace:
@@ -32,7 +29,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     auth = tuple(args.auth.split(":", 1)) if args.auth else None
-    if (auth or args.host not in HERE) and not (auth and len(auth) == 2 and all(auth)):
+    if (auth or args.host not in LOOPBACK) and not (auth and len(auth) == 2 and all(auth)):
         sys.exit(f"--host {args.host} with --auth {args.auth}: others are let in with --auth NAME:PASSWORD only")
     with uncollected():
         import torch
@@ -47,15 +44,14 @@ def main() -> None:
     try:
         found = [checkpoints.series(name) for name in args.series]
         budget = int(args.memory * 1e9) if args.memory else free_memory(args.device) * 3 // 4
-        dtype = args.dtype or suited_dtype(args.device, args.quantize)
-        loading = {"dtype": dtype, "device": args.device, "quantize": args.quantize}
-        bench = Bench([one for series in found for one in series], budget, default=args.checkpoint, **loading)
+        how = {"dtype": args.dtype or suited_dtype(args.device, args.quantize), "quantize": args.quantize}
+        bench = Bench([one for run in found for one in run], budget, default=args.checkpoint, device=args.device, **how)
         app = create_app(bench, host=args.host, auth=auth)
     except WorkbenchError as error:
         sys.exit(str(error))
     notes = [f"{series.name}: {series.note}" for series in found if series.note]
     print(*notes, f"OLMo workbench: http://{args.host}:{args.port}", sep="\n", flush=True)
-    gc.freeze()  # what stays for good is not looked through again and again while people wait
+    to_stay()
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=2)
 
 

@@ -161,14 +161,14 @@ class Taps:
         self.present = range(0)
         self.resid: Tensor | None = None
         outer_captures, outer_edits = around
-        for capture in (*outer_captures, *captures):
-            for site in self._reached(capture.site, needed=capture in captures):
+        for capture, needed in (*((one, False) for one in outer_captures), *((one, True) for one in captures)):
+            for site in self._reached(capture.site, needed):
                 wanted = replace(capture, site=site)
                 self._check_capture(wanted)
                 if self.captures.setdefault(site, wanted) != wanted:
                     raise ValueError(f"{site!r} is captured twice, with different options")
-        for edit in (*outer_edits, *edits):
-            for site in self._reached(edit.site, needed=edit in edits):
+        for edit, needed in (*((one, False) for one in outer_edits), *((one, True) for one in edits)):
+            for site in self._reached(edit.site, needed):
                 self.edits.setdefault(site, []).append(edit)
                 self._check_heads(site, edit.heads)
         self.looked_at = {layer_of(site)[0] for site in (*self.captures, *self.edits)}

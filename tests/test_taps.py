@@ -320,6 +320,9 @@ def test_tapped_blocks_add_up(model, tokens):
 def test_a_run_inside_a_tapped_block_is_tapped_too(model, tokens):
     """So that an analysis of an edited model needs no more than a block around it."""
     zeroed, scaled = edits.zero("blocks.1.attn.z", heads=[0]), edits.scale("blocks.2.mlp_out", 0.5)
+    put = [edits.replace("blocks.1.attn_out", torch.full((1, 1, 32), value)) for value in (1.0, 2.0)]
+    with model.tapped(edits=put[0]):
+        assert torch.equal(model.run(tokens, edits=put[1]).logits, model.run(tokens, edits=put).logits)
     with model.tapped(capture="blocks.1.attn_out", edits=zeroed) as seen:
         both = model.run(tokens, capture="blocks.3.resid_pre", edits=scaled)
         later = model.run(resid=both["blocks.3.resid_pre"], start_at_layer=3)  # which reaches neither

@@ -23,6 +23,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workbench import views
+from workbench.choices import LOOPBACK
 from workbench.errors import WorkbenchError
 from workbench.report import Report, Section, as_html
 from workbench.results import Result
@@ -199,8 +200,8 @@ def pixels(picture: Picture) -> Response:
 
 def trusted_hosts(host: str) -> list[str]:
     """The names under which the page may be asked for: this machine's own, so that no other site's name leads here."""
-    own = {"127.0.0.1", "localhost", "[::1]"}
-    return sorted(own if host in own | {"::1"} else own | {host, socket.gethostname(), socket.getfqdn()})
+    own = {f"[{name}]" if ":" in name else name for name in LOOPBACK}
+    return sorted(own if host in LOOPBACK else own | {host, socket.gethostname(), socket.getfqdn()})
 
 
 class Guard:
