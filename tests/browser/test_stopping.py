@@ -7,7 +7,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from .conftest import Visit, ask, plotted
 
-SENTENCES = "Old Marta lives in Lisbon and sells oranges. Young Pedro lives in Porto and sells lemons. " * 12
+SENTENCES = "Old Marta lives in Lisbon and sells oranges. Young Pedro lives in Porto and sells lemons. " * 8
 BUSY = "[data-testid=status-tracker]:not(.hide)"
 PATCHED = "document.querySelector('#patching .js-plotly-plot').layout.xaxis.ticktext.join('')"
 SOON = 5_000  # ms; patching so long a text takes several times as long
