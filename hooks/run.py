@@ -130,8 +130,8 @@ class Hookable(PreTrainedModel):
         logits_to_keep: int | Tensor = 0,
         captures_only: bool = False,
     ) -> Run:
-        """One forward pass that records what `capture` names and makes the changes of `edits`, after those of any
-        `tapped()` block around it.
+        """One forward pass that records what `capture` names and makes the changes of `edits`, after the edits of any
+        `tapped()` block around it (but for those at the `resid` it is given, which had them when it was made).
 
         Args:
             input_ids: batch pos.
@@ -163,13 +163,13 @@ class Hookable(PreTrainedModel):
         captures, changes = _listed(capture, edits)
         if captures_only and not captures:
             raise ValueError("captures_only=True, but nothing is captured")
-        outer, output = laid_around(self), None
+        around, output = laid_around(self).edits, None
         taps = Taps(
             *(sites, captures, changes, layers, grad),
             shards=shards_of(self),
-            started=None if outer.taps is None else outer.taps.started,
             captures_only=captures_only,
-            around=(outer.captures, outer.edits),
+            around=around,
+            resumed=resid is not None,
         )
         with torch.set_grad_enabled(grad), suppress(AllSeen):
             output = self(
@@ -199,7 +199,8 @@ class Hookable(PreTrainedModel):
     def tapped(self, *, capture: Captures = (), edits: Edits = ()) -> Iterator[list[Run]]:
         """Tap every forward pass that this thread makes with this model inside the block, whoever calls it.
 
-        Blocks nest: the captures and edits of all of them hold.
+        Blocks nest: the captures and edits of all of them hold. For `run`, which returns what it is asked for itself,
+        the edits do.
 
         Yields:
             a list that gains a `Run` (without logits) for each forward pass, if anything is captured.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .shards import Shards
-from .sites import HEADS, POSITIONS, Sites, canonical, layer_of, position_axis
+from .sites import HEADS, POSITIONS, Sites, UnknownSite, canonical, layer_of, position_axis
 
 Where = int | slice | Sequence[int] | Tensor | None
 Indices = tuple[int, ...] | slice | None
@@ -130,7 +130,8 @@ class Taps:
         shards: how heads and neurons are spread over processes, if they are.
         started: told of the record of each forward pass as it starts.
         captures_only: raise `AllSeen` once everything is recorded.
-        around: captures and edits of `tapped()` blocks around the call, which hold as far as they are reached.
+        around: edits of `tapped()` blocks around the call, which come first, and hold as far as they are reached.
+        resumed: the call goes on from a residual stream, to which these were applied when it was made.
 
     Attributes:
         present: the positions of this forward pass in the whole sequence.
@@ -150,9 +151,10 @@ class Taps:
         shards: Shards | None = None,
         started: Callable[[dict[str, Tensor]], None] | None = None,
         captures_only: bool = False,
-        around: tuple[Sequence[Capture], Sequence[Edit]] = ((), ()),
+        around: Sequence[Edit] = (),
+        resumed: bool = False,
     ) -> None:
-        self.captures_only = captures_only
+        self.captures_only, self.around = captures_only, frozenset(around)
         self.sites, self.grad, self.strict, self.shards, self.started = sites, grad, strict, shards, started
         self.layers = range(sites.n_layers) if layers is None else layers
         self.captures: dict[str, Capture] = {}
@@ -160,15 +162,16 @@ class Taps:
         self.recorded: dict[str, Tensor] = {}
         self.present = range(0)
         self.resid: Tensor | None = None
-        outer_captures, outer_edits = around
-        for capture, needed in (*((one, False) for one in outer_captures), *((one, True) for one in captures)):
-            for site in self._reached(capture.site, needed):
+        for capture in captures:
+            for site in self._reached(capture.site):
                 wanted = replace(capture, site=site)
                 self._check_capture(wanted)
                 if self.captures.setdefault(site, wanted) != wanted:
                     raise ValueError(f"{site!r} is captured twice, with different options")
-        for edit, needed in (*((one, False) for one in outer_edits), *((one, True) for one in edits)):
-            for site in self._reached(edit.site, needed):
+        done = {"embed", f"blocks.{self.layers.start}.resid_pre"} if resumed else set()
+        for edit in (*around, *edits):
+            reached = self._reached_from_around(edit.site, done) if edit in self.around else self._reached(edit.site)
+            for site in reached:
                 self.edits.setdefault(site, []).append(edit)
                 self._check_heads(site, edit.heads)
         self.looked_at = {layer_of(site)[0] for site in (*self.captures, *self.edits)}
@@ -183,9 +186,13 @@ class Taps:
             for capture in self.captures.values():
                 self.resolve(capture.rows)
             for edit in (edit for edits in self.edits.values() for edit in edits):
-                self.resolve(edit.positions)
+                self.resolve(edit.positions, self.is_strict(edit))
 
-    def resolve(self, positions: Indices) -> Sequence[int]:
+    def is_strict(self, edit: Edit) -> bool:
+        """Whether positions of an edit outside the sequence are an error."""
+        return self.strict and edit not in self.around
+
+    def resolve(self, positions: Indices, strict: bool = True) -> Sequence[int]:
         """Positions as absolute numbers in the sequence so far."""
         total = self.present.stop
         if positions is None:
@@ -193,11 +200,18 @@ class Taps:
         if isinstance(positions, slice):
             return range(*positions.indices(total))
         outside = [p for p in positions if not -total <= p < total]
-        if outside and self.strict:
+        if outside and self.strict and strict:
             raise IndexError(f"position {outside[0]} is outside this sequence of {total} positions")
         return [p + total if p < 0 else p for p in positions]
 
-    def _reached(self, pattern: str, needed: bool) -> list[str]:
+    def _reached_from_around(self, pattern: str, done: set[str]) -> list[str]:
+        """Of what an edit of a block around names, the sites that this call passes and that it was not applied at."""
+        try:
+            return [site for site in self._reached(pattern) if site not in done]
+        except (UnknownSite, ValueError):  # the model inside another one has fewer, and so has a part of a run
+            return []
+
+    def _reached(self, pattern: str) -> list[str]:
         names = self.sites.match(pattern)
         # What block 6 reads is known when the run stops before it.
         entry = f"blocks.{self.layers.stop}.resid_pre"
@@ -210,7 +224,7 @@ class Taps:
             return self.layers.start == 0 if site == "embed" else whole
 
         kept = [name for name in names if reached(name)]
-        if needed and not kept:
+        if not kept:
             raise ValueError(
                 f"{pattern!r} is not reached: this run computes blocks {self.layers.start} to {self.layers.stop - 1}"
             )
@@ -318,11 +332,12 @@ class Tap:
         """One edit at one site: select, call the function, check what came back, put it in its place."""
         shape = self.taps.sites[site]
         axis = position_axis(shape)
-        value, positions = edit.value, None if edit.positions is None else self.taps.resolve(edit.positions)
+        value, strict = edit.value, self.taps.is_strict(edit)
+        positions = None if edit.positions is None else self.taps.resolve(edit.positions, strict)
         if value is not None:
             value = value.to(device=x.device, dtype=x.dtype)
             if value.dim() == x.dim() and value.shape[axis] != 1:
-                positions = self._positions_of(site, value.shape[axis], positions)
+                positions = self._positions_of(site, value.shape[axis], positions, strict)
                 rows = [row for row, position in enumerate(positions) if position in present]
                 value = value.index_select(axis, torch.tensor(rows, dtype=torch.long, device=x.device))
         here = None if positions is None else [present.index(p) for p in positions if p in present]
@@ -339,11 +354,11 @@ class Tap:
         x[chosen] = new
         return x
 
-    def _positions_of(self, site: str, n_rows: int, positions: Sequence[int] | None) -> Sequence[int]:
+    def _positions_of(self, site: str, n_rows: int, positions: Sequence[int] | None, strict: bool) -> Sequence[int]:
         """The positions that the rows of an edit's value belong to."""
         if positions is not None and len(positions) != n_rows:
             raise ValueError(f"the value for {site!r} holds {n_rows} positions, but {len(positions)} are named")
-        if positions is None and self.taps.strict and n_rows != self.taps.present.stop:
+        if positions is None and strict and n_rows != self.taps.present.stop:
             raise ValueError(
                 f"the value for {site!r} holds {n_rows} positions, but the sequence has {self.taps.present.stop}; "
                 "name the positions they belong to"

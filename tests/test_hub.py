@@ -1,13 +1,15 @@
 """What the hub says, and what is done when it cannot be reached. No test here reaches it."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub._tree_cache import read_tree_cache
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
 from workbench import checkpoints
-from workbench.checkpoints import hub
+from workbench.checkpoints import Checkpoint, hub
 from workbench.errors import WorkbenchError
 
 BRANCHES = ["main", "step2000-tokens8B", "step1000-tokens4B", "refs-of-others"]
@@ -72,6 +74,26 @@ def test_files_come_from_the_cache_with_a_warning_when_out_of_reach(offline, mon
     monkeypatch.setattr(hub, "snapshot_download", lambda repository, **options: str(tmp_path))
     with pytest.warns(UserWarning, match="comes from the cache"):
         assert hub.fetch("allenai/OLMo-1B-hf", "main") == tmp_path
+
+
+def test_what_was_fetched_is_here_and_what_was_half_fetched_is_not(offline, monkeypatch, tmp_path, make_model):
+    """The hub's client lists all files of a revision and misses any; `fetch` leaves out those that nobody reads."""
+    folder, commit = tmp_path / "models--a--b", "c" * 40
+    make_model("olmo").save_pretrained(folder / "snapshots" / commit)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "step10").write_text(commit)
+    files = {file.name: file.stat().st_size for file in (folder / "snapshots" / commit).iterdir()}
+    listed = {name: {"size": size, "blob_id": "0" * 40} for name, size in (files | {"README.md": 9}).items()}
+    (folder / "trees").mkdir()
+    (folder / "trees" / f"{commit}.json").write_text(json.dumps({"format_version": 1, "files": listed}))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert read_tree_cache(str(folder), commit) is not None, "the client keeps its lists in another form now"
+    here, absent = (Checkpoint(f"a/b@{name}", revision=name) for name in ("step10", "step20"))
+    assert checkpoints.is_here(here) and not checkpoints.is_here(absent)
+    with pytest.warns(UserWarning, match="comes from the cache"):
+        assert checkpoints.locate(here) == folder / "snapshots" / commit
+    (folder / "snapshots" / commit / "config.json").unlink()
+    assert not checkpoints.is_here(here)
 
 
 def test_neither_reachable_nor_cached_is_an_error(offline, monkeypatch):

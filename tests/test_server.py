@@ -328,6 +328,7 @@ def test_a_checkpoint_that_leads_out_of_its_series_is_not_opened(tmp_path, make_
     led = Bench(checkpoints.series(str(tmp_path / "series")), 10**9)
     with pytest.raises(WorkbenchError, match="leads out of its series"):
         led.read(led.default, "w1 w2")
+    assert led.run_here(led.default) == [] and page_of(led).fns  # nor is it read along a run; the page starts
 
 
 def test_a_model_over_the_budget_is_refused_before_it_is_read(bench, monkeypatch):

@@ -11,11 +11,12 @@ import pytest
 import torch
 from small_series import small_bench
 
+from workbench import checkpoints
 from workbench.errors import WorkbenchError
 from workbench.plots import plot, same_colours
 from workbench.results import Measures
 from workbench.tabs import TABS, attribution, compare, hidden_states, shell, training
-from workbench.tabs.bench import Selection, Subject, amount, label
+from workbench.tabs.bench import Bench, Selection, Subject, amount, label
 from workbench.tabs.calls import Model, Stream, Tokens, code, result
 from workbench.tabs.panel import Panel, as_csv, as_strip, definition, keep
 from workbench.tabs.pictures import Ask, map_call
@@ -217,8 +218,22 @@ def test_nothing_is_downloaded_unasked(bench, due, monkeypatch):
         bench, due, bench.default, "attention of each head"
     )
     assert training.checkpoint_at(bench, due, {}, 2) == bench.default
-    assert training.fetch(bench, due, 0) == 1 and asked == [1]
+    assert list(training.fetch(bench, due, 0)) == [1] and asked == [1]
     assert len(result(training.training_view(bench, due, metric, "step", "").call, bench).x) == 2
+
+
+def test_a_single_checkpoint_has_a_page_too(tmp_path, make_model, tokenizer):
+    make_model("olmo2").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    alone = Bench(checkpoints.series(str(tmp_path)), 10**9)
+
+    async def made():
+        return shell.build(alone, TABS)
+
+    assert asyncio.run(made()).fns
+    due = Due(Subject(alone.default, PROMPT, 1), Selection())
+    assert "it is one checkpoint" in training.training_view(alone, due, "held-out loss", "step", "")
+    assert training.head_through_training(alone, due, 2)[0]["checkpoint"] == alone.default
 
 
 def test_a_long_run_is_thinned_and_its_python_names_what_is_shown(bench, due, monkeypatch):

@@ -317,19 +317,43 @@ def test_tapped_blocks_add_up(model, tokens):
     assert not any(run["blocks.1.attn_out"].any() for run in runs)
 
 
-def test_a_run_inside_a_tapped_block_is_tapped_too(model, tokens):
+def test_the_edits_of_a_block_around_hold_for_a_run(model, tokens):
     """So that an analysis of an edited model needs no more than a block around it."""
     zeroed, scaled = edits.zero("blocks.1.attn.z", heads=[0]), edits.scale("blocks.2.mlp_out", 0.5)
-    put = [edits.replace("blocks.1.attn_out", torch.full((1, 1, 32), value)) for value in (1.0, 2.0)]
-    with model.tapped(edits=put[0]):
-        assert torch.equal(model.run(tokens, edits=put[1]).logits, model.run(tokens, edits=put).logits)
-    with model.tapped(capture="blocks.1.attn_out", edits=zeroed) as seen:
+    with model.tapped(capture="blocks.1.attn.pattern", edits=zeroed) as seen:
         both = model.run(tokens, capture="blocks.3.resid_pre", edits=scaled)
         later = model.run(resid=both["blocks.3.resid_pre"], start_at_layer=3)  # which reaches neither
-    expected = model.run(tokens, capture=["blocks.1.attn_out", "blocks.3.resid_pre"], edits=[zeroed, scaled])
+        weights = model.run(tokens, capture=Capture("blocks.1.attn.pattern", queries=[-1]))["blocks.1.attn.pattern"]
+    expected = model.run(tokens, capture="blocks.3.resid_pre", edits=[zeroed, scaled])
     assert torch.equal(both.logits, expected.logits) and torch.equal(later.logits, expected.logits)
-    assert torch.equal(seen[0]["blocks.1.attn_out"], expected["blocks.1.attn_out"])
-    assert [set(run) for run in seen] == [set(expected), set()]
+    assert list(both) == list(expected) and weights.shape == (2, 4, 1, 14) and seen == []
+
+
+def test_edits_of_a_block_around_come_first_once_and_where_they_can(model, tokens):
+    put = [edits.replace("blocks.1.attn_out", torch.full((1, 1, 32), value)) for value in (1.0, 2.0)]
+    with model.tapped(edits=put[0]):
+        assert torch.equal(model.run(tokens, edits=put[1]).logits, expected_of(model, tokens, put))
+    added = edits.add("blocks.2.resid_pre", torch.ones(32))
+    with model.tapped(edits=added):
+        resid = model.run(tokens, stop_at_layer=2).resid
+        again = model.run(start_at_layer=2, resid=resid).logits
+    assert torch.equal(again, expected_of(model, tokens, added))
+    later = edits.add("blocks.2.resid_pre", torch.ones(32), positions=[5, 50])
+    whole = edits.replace("blocks.0.mlp_out", model.run(tokens, capture="blocks.0.mlp_out")["blocks.0.mlp_out"])
+    with model.tapped(edits=[later, whole, edits.zero("logits")]):
+        short = model.run(tokens[:, :7]).logits
+        assert model.model.run(tokens).logits is None
+    assert not short.any()
+    with model.tapped(edits=later):
+        reached = model.run(tokens).logits
+    own = edits.add("blocks.2.resid_pre", torch.ones(32), positions=[5])
+    assert torch.equal(reached, expected_of(model, tokens, own))
+    with pytest.raises(IndexError, match="position 50 is outside"):
+        model.run(tokens, edits=later)
+
+
+def expected_of(model, tokens, changes):
+    return model.run(tokens, edits=changes).logits
 
 
 def test_tapped_ends_with_an_error(model, tokens):

@@ -59,7 +59,7 @@ def token_saliency(
     if points < 1:
         raise WorkbenchError(f"points is {points}; the quadrature needs at least 1, and many to be exact")
     ids, embeddings = batch[:, : position + 1], model.get_input_embeddings().weight.detach()
-    x = model.run(ids, capture="embed", captures_only=True)["embed"]  # 1 pos d_model
+    x = model.run(ids, capture="blocks.0.resid_pre", captures_only=True)["blocks.0.resid_pre"]  # 1 pos d_model
     origin = embeddings.mean(0).expand_as(x)
     if baseline is not None:
         origin = embeddings[token_id(baseline, tokenizer, len(embeddings))].expand_as(x)

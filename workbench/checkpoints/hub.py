@@ -83,7 +83,7 @@ def fetch(repository: str, revision: str | None) -> Path:
                 f"{repository} has no revision {revision!r}; series({repository!r}) lists them"
             ) from error
         except UNREACHABLE as error:
-            folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+            folder = _of_cache(repository, revision)
             warnings.warn(f"the hub cannot be reached ({_reason(error)}): {name} comes from the cache", stacklevel=2)
             return folder
     except LocalEntryNotFoundError as error:
@@ -93,9 +93,14 @@ def fetch(repository: str, revision: str | None) -> Path:
 def cached(repository: str, revision: str | None) -> Path | None:
     """The folder of a revision in the local cache; None where it is not there. Nothing is asked of the hub."""
     try:
-        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        return _of_cache(repository, revision)
     except LocalEntryNotFoundError:
         return None
+
+
+def _of_cache(repository: str, revision: str | None) -> Path:
+    # Of all files; the hub's client would miss those that `fetch` leaves out.
+    return Path(snapshot_download(repository, revision=revision, allow_patterns=list(WANTED), local_files_only=True))
 
 
 def _cached_revisions(repository: str, error: Exception) -> Revisions:

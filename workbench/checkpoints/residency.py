@@ -67,13 +67,21 @@ class Residents:
             raise WorkbenchError(
                 f"{name} takes {readable(size)} and the budget for loaded models is {readable(self.budget)}"
             )
-        with self._lock:
-            while self.nbytes + size > self.budget:
-                self._kept.popitem(last=False)
+        self._make_room(size)
         loaded = load(name, dtype=self._dtype, device=self._device, quantize=self._quantize, progress=progress)
         with self._lock:
             self._kept[name] = loaded, size
         return loaded
+
+    def make_room(self, checkpoint: str | Checkpoint) -> None:
+        """Let go of models until another one, which somebody else loads, fits beside those that stay."""
+        name = checkpoint if isinstance(checkpoint, str) else checkpoint.id
+        self._make_room(estimate(name, dtype=self._dtype, quantize=self._quantize).resident)
+
+    def _make_room(self, size: int) -> None:
+        with self._lock:
+            while self._kept and self.nbytes + size > self.budget:
+                self._kept.popitem(last=False)
 
     @property
     def nbytes(self) -> int:

@@ -122,11 +122,8 @@ class Bench:
         return [checkpoint for checkpoint in finals(self._of(series)) if is_here(checkpoint)]
 
     def _of(self, series: str) -> list[Checkpoint]:
-        """All checkpoints of a series."""
-        found = [checkpoint for checkpoint in self.known.values() if checkpoint.name == series]
-        for checkpoint in found:
-            check_root(checkpoint)
-        return found
+        """All checkpoints of a series, but those that lead out of it."""
+        return [one for one in self.known.values() if one.name == series and leads_out(one) is None]
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -156,7 +153,8 @@ class Bench:
         try:
             model, tokenizer = self.residents.load(known, lambda fraction, _: self._tell(known, fraction))
         finally:
-            if self.reading is not None and self.reading[0] == known:  # others may be reading something else
+            reading = self.reading
+            if reading is not None and reading[0] == known:  # others may be reading something else
                 self.reading = None
         if tokenizer is None:
             raise WorkbenchError(f"{known} comes without a tokenizer; the page cannot read a prompt for it")
@@ -212,11 +210,17 @@ class Bench:
             raise WorkbenchError(f"{one.checkpoint} and {other.checkpoint} tokenise differently and cannot be compared")
 
 
-def check_root(checkpoint: Checkpoint) -> None:
-    """Raise WorkbenchError for a checkpoint of a local series whose real folder lies outside the series' folder."""
+def leads_out(checkpoint: Checkpoint) -> Path | None:
+    """The real folder of a checkpoint of a local series, where that lies outside the series' folder."""
     root = Path(checkpoint.name)
     real = (root / (checkpoint.revision or "")).resolve()
-    if root.is_dir() and not real.is_relative_to(root.resolve()):
+    return real if root.is_dir() and not real.is_relative_to(root.resolve()) else None
+
+
+def check_root(checkpoint: Checkpoint) -> None:
+    """Raise WorkbenchError for a checkpoint that leads out of its series."""
+    real = leads_out(checkpoint)
+    if real is not None:
         raise WorkbenchError(f"{checkpoint.id} leads out of its series, to {real}; to open it, name that with --series")
 
 

@@ -292,7 +292,7 @@ def origin(call: Call, bench: Bench) -> dict[str, str]:
     about = {"checkpoints": ", ".join(dict.fromkeys(source.name for source in sources)), **dict(bench.options)}
     models = [source for source in sources if isinstance(source, Model)]
     if models and "dtype" not in about:
-        about["dtype"] = str(bench.load(models[0].name)[0].dtype).removeprefix("torch.")
+        about["dtype"] = str(bench.load(models[-1].name)[0].dtype).removeprefix("torch.")
     about |= {"call": " ".join(Names(bench, call).write(call).split())}
     about |= {("tokens" if place == 0 else f"tokens_{place + 1}"): text for place, text in enumerate(texts)}
     return about | packages()

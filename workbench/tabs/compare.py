@@ -143,10 +143,12 @@ def written(bench: Bench, due: Due, name: str, checkpoint: str, *settings: float
     return View(call, "Both draw with the same random numbers.", title=f"{name}: {label(bench.known[checkpoint])}")
 
 
-def mixed_text(bench: Bench, due: Due, other: str, part: str, *settings: float) -> View:
+def mixed_text(
+    bench: Bench, due: Due, other: str, part: str, *settings: float, progress: Progress | None = None
+) -> View:
     """The prompt continued by B with one part of A: the selected head, or something of its layer."""
     pair, kind = pair_of(bench, due, other), choice(part, PARTS, "part")
-    heads = result(pair.filling(compared("attention", pair)), bench)
+    heads = result(pair.filling(compared("attention", pair)), bench, progress)
     most = heads.rank().iloc[0]
     pick = head_pick(due, pair.shape, (int(most["row"]), int(most["column"])))
     name, (layer, head) = pick.options[pick.chosen][0], pick.options[pick.chosen][1].values()

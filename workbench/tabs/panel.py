@@ -17,7 +17,7 @@ from workbench.progress import Progress
 from workbench.results import Grid, Result
 from workbench.tabs.bench import Bench
 from workbench.tabs.calls import Call, Tokens, code, result
-from workbench.tabs.place import Due, Place
+from workbench.tabs.place import Due, Place, tells
 from workbench.views.strip import strip, strip_of
 
 NARROW = 16  # columns of a grid that fit into any window
@@ -78,10 +78,13 @@ class Panel:
         inputs: Sequence[Component] = (),
         follows: Sequence[str] = (),
     ) -> None:
-        """Draw `view_of(bench, due, *inputs)` when the tab is drawn or a control changes; or say the sentence it is."""
+        """Draw `view_of(bench, due, *inputs)` when the tab is drawn or a control changes; or say the sentence it is.
+
+        One that has to compute what it shows takes `progress=`.
+        """
 
         def draw(bench: Bench, due: Due, *controls: object, progress: Progress) -> list[Any]:
-            view = view_of(bench, due, *controls)
+            view = view_of(bench, due, *controls, **({"progress": progress} if tells(view_of) else {}))
             if isinstance(view, str):
                 return [{"empty": ""} if self._of_tokens else None, {"panel": self._id, "note": view}]
             return self.show(bench, view, progress)

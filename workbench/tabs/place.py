@@ -19,7 +19,7 @@ log = logging.getLogger("workbench")
 
 MENDABLE = (WorkbenchError, ValueError, KeyError, IndexError, torch.OutOfMemoryError)  # hooks/ raises three of them
 BAR = gr.Progress()  # as the default of an argument it makes Gradio hand in the event's own bar
-QUEUE = "model"
+QUEUE, DOWNLOADS = "model", "downloads"
 MODEL = {"concurrency_limit": 1, "concurrency_id": QUEUE}  # for every event that runs a model
 
 

@@ -13,7 +13,7 @@ from gradio.components import Component
 
 from workbench import views
 from workbench.tabs.bench import Bench, Selection, Subject
-from workbench.tabs.place import MENDABLE, MODEL, QUEUE, Place, message
+from workbench.tabs.place import DOWNLOADS, MENDABLE, MODEL, QUEUE, Place, message
 from workbench.tabs.stopping import Permits, stops
 from workbench.tabs.strips import surprisal_strip
 
@@ -106,7 +106,7 @@ class Page:
         exampled = self.examples.input(lambda text: text, self.examples, self.prompt)
         for changed in (exampled, *[event for place in self.places.values() for event in place.asks]):
             changed.then(**asking).then(**remember)
-        stops(self.stop, demo, self.permits, QUEUE)
+        stops(self.stop, demo, self.permits, (QUEUE, DOWNLOADS))
         gr.on([control.change for control in self.linked.values()], **remember)
         counted = {"fn": self._count, "inputs": [self.checkpoint, self.prompt], "outputs": self.count}
         gr.on(

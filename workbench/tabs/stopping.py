@@ -4,6 +4,7 @@ A view computes by a `Permit`, from when it is asked for; what says how far it i
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
@@ -58,12 +59,13 @@ class Permits:
             permit.ended = True
 
 
-def stops(button: Component, demo: gr.Blocks, permits: Permits, line: str) -> None:
-    """Make a button stop what its page computes or waits for in a queue; closing the page does the same."""
+def stops(button: Component, demo: gr.Blocks, permits: Permits, lines: Sequence[str]) -> None:
+    """Make a button stop what its page computes or waits for in some queues; closing the page does the same."""
 
     async def stop(request: gr.Request) -> None:  # in the queue's own thread
         permits.end(request.session_hash)
-        drop(demo, request.session_hash, line)
+        for line in lines:
+            drop(demo, request.session_hash, line)
 
     def leave(request: gr.Request) -> None:
         permits.end(request.session_hash)

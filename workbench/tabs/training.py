@@ -1,6 +1,6 @@
 """Training: one number of every checkpoint of the series, along its run; and one head's map through it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gradio as gr
@@ -19,12 +19,12 @@ from workbench.tabs.bench import MOST_ATTENTION_TOKENS, Bench, label
 from workbench.tabs.calls import Call, Run, Tokens, choice, result
 from workbench.tabs.panel import Panel, View, head_pick
 from workbench.tabs.pictures import atlas_of
-from workbench.tabs.place import Due, Place, guarded
+from workbench.tabs.place import DOWNLOADS, Due, Place, guarded
 
 TITLE = "Training"
 HOW = (
-    "Every checkpoint of the series' main run, left to right. Click a point to open its checkpoint on all tabs. Below, "
-    "every head's map at one of them: move the slider, or let it play."
+    "The series' main run, left to right: what of it is on this machine, 32 checkpoints of a longer one. Click a point "
+    "to open its checkpoint on all tabs. Below, every head's map at one of them: move the slider, or let it play."
 )
 FOLLOWED = "log-probability of a continuation"
 METRICS = {
@@ -69,9 +69,9 @@ def build(place: Place) -> None:
     panel, fetched = Panel("training"), gr.State(0)
     panel.draws(place, training_view, inputs=[metric, axis, words, fetched], follows=["layer", "head"])
     work = guarded(lambda due, _, *more, **to: fetch(place.bench, due, *more, **to), 1, True, place.permit)
-    downloads = {"concurrency_limit": 1, "concurrency_id": "downloads"}  # so that nobody's model waits for them
+    downloads = {"concurrency_limit": 1, "concurrency_id": DOWNLOADS}  # so that nobody's model waits for them
     more.click(work, [place.due, fetched], [place.notice, fetched], show_progress_on=place.notice, **downloads)
-    most = max(len(place.bench.run_of(name)) for name in each_series)
+    most = max(2, *(len(place.bench.run_of(name)) for name in each_series))  # a slider wants two ends
     moment = gr.Slider(1, most, most, step=1, label="Checkpoint of the main run", elem_id="moment", interactive=True)
     with gr.Row(elem_classes="tools"):
         player = views.player(PLAYS, elem_id="player")
@@ -83,32 +83,42 @@ def build(place: Place) -> None:
     place.asks.append(place.on(opened.click, checkpoint_at, inputs=[moment], outputs=[place.checkpoint]))
 
 
-def fetch(bench: Bench, due: Due, times: int, progress: Progress | None = None) -> int:
-    """Download the checkpoints of the run that are not on this machine; how often that was done."""
+def fetch(bench: Bench, due: Due, times: int, progress: Progress | None = None) -> Iterator[int]:
+    """Download the checkpoints of the run that are not on this machine; how many have been downloaded, after each."""
     absent = [checkpoint for checkpoint in bench.run_of(due.subject.checkpoint) if not is_here(checkpoint)]
-    for checkpoint in steps(absent, progress, "downloading"):
+    for done, checkpoint in enumerate(steps(absent, progress, "downloading"), 1):
         locate(checkpoint)
-    return times + 1
+        yield times + done
 
 
-def training_view(bench: Bench, due: Due, metric: str, axis: str, continuation: str, _fetched: int = 0) -> View | str:
+def training_view(
+    bench: Bench,
+    due: Due,
+    metric: str,
+    axis: str,
+    continuation: str,
+    _fetched: int = 0,
+    *,
+    progress: Progress | None = None,
+) -> View | str:
     """A metric along the main run of the checkpoint's series."""
     metric, note = choice(metric, METRICS, "metric")
     axis, log = choice(axis, AXES, "axis")
     run, whole = bench.run_here(due.subject.checkpoint), bench.run_of(due.subject.checkpoint)
     note = f"{note} {absent(whole, run)}".strip()
     if len(run) < 2:
-        return f"There is nothing to compare along {whole[-1].name}: {absent(whole, run) or 'it is one checkpoint.'}"
+        return f"There is nothing to compare along {bench.series_of(due.subject.checkpoint)}: {absent(whole, run) or 'it is one checkpoint.'}"
     if metric == "continuation":
         continuation = continuation or written_next(bench, run[-1].id, due.subject.prompt)
         note = f"How likely “{continuation}” is after the prompt, summed over its tokens; write another above. {note}"
     options = (("axis", axis), *((("log_x", True),) if log else ()), *loading_of(bench))
+    bench.residents.make_room(run[-1])
     measured = metric_call(run[-1].id, due.subject.prompt, metric, continuation)
     ids = () if run == bench.main_run(run[-1].name) else tuple(one.id for one in run)
     call = Call(trajectory, (Run(run[-1].name, ids), measured), options)
     if metric not in SCORES:
         return View(call, note)
-    curves = result(call, bench)
+    curves = result(call, bench, progress)
     model = bench.load(run[-1].id)[0]
     shape = (model.config.num_hidden_layers, model.config.num_attention_heads)
     pick = head_pick(due, shape, highest(curves, shape))
