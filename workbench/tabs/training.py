@@ -107,7 +107,8 @@ def training_view(
     run, whole = bench.run_here(due.subject.checkpoint), bench.run_of(due.subject.checkpoint)
     note = f"{note} {absent(whole, run)}".strip()
     if len(run) < 2:
-        return f"There is nothing to compare along {bench.series_of(due.subject.checkpoint)}: {absent(whole, run) or 'it is one checkpoint.'}"
+        why = absent(whole, run) or "it is one checkpoint."
+        return f"There is nothing to compare along {bench.series_of(due.subject.checkpoint)}: {why}"
     if metric == "continuation":
         continuation = continuation or written_next(bench, run[-1].id, due.subject.prompt)
         note = f"How likely “{continuation}” is after the prompt, summed over its tokens; write another above. {note}"
