@@ -379,3 +379,18 @@ def test_a_link_with_nonsense_leaves_the_control_alone(text):
 def test_a_link_restores_numbers():
     number = gr.Number(7)
     assert [shell.from_address(text, number) for text in ("0", "0.8", "4294967295")] == [0.0, 0.8, 4294967295.0]
+
+
+def test_memory_that_runs_out_is_a_sentence():
+    def full(due, told):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
+
+    ((said, _),) = guarded(full, 1, False)(type("Event", (), {"_data": None}), due="due")
+    assert said.startswith("the device is out of memory: take a shorter prompt")
+
+
+def test_copied_python_puts_tokens_where_the_model_is(bench, due, monkeypatch):
+    call = hidden_states.lens_view(bench, due, next(iter(hidden_states.LENS))).call
+    assert "device" not in code(call, bench)
+    monkeypatch.setitem(bench.options, "device", "cuda")
+    assert "device='cuda')" in code(call, bench) and "input_ids], device=model.device)" in code(call, bench)

@@ -222,3 +222,13 @@ def test_a_reference_is_made_once_and_not_read_when_nothing_is_missing(series, c
     monkeypatch.setattr(module, "_refer", lambda *_: pytest.fail("the reference was made again"))
     monkeypatch.setattr(checkpoints, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     assert np.array_equal(trajectory(series, metric, cache=cache).values, first.values)
+
+
+def test_references_are_kept_within_bounds(series, cache, monkeypatch, tokens):
+    """They hold a number for each token of the vocabulary: what was used longest ago makes room for a new one."""
+    monkeypatch.setattr(module, "MOST_CACHED", 0)
+    run, counts = checkpoints.main_run(series), []
+    for text in (tokens, tokens.flip(1), tokens):
+        assert trajectory(run, metrics.kl_to_last(text), cache=cache).values[0, -1] == 0
+        counts.append(len(list(cache.rglob("output.pkl"))))
+    assert counts == [counts[0]] * 3
