@@ -21,7 +21,7 @@ from workbench.tabs.place import Due, Place, tells
 from workbench.views.strip import strip, strip_of
 
 NARROW = 16  # columns of a grid that fit into any window
-USUAL_WIDTH = 900  # pixels of a picture that takes what there is
+LEAST_WIDTH = 560  # pixels of the cells of a picture that takes what there is
 Chooses = Mapping[str, tuple[str, int, int]]
 
 
@@ -102,7 +102,7 @@ class Panel:
             picture = plot(found)
             picture.update_layout(title=None, margin_t=12, height=picture.layout.height - 36)  # it stands above
             if is_wide(found):  # a narrow window shows its end first: rows are named there
-                width = picture.layout.width or USUAL_WIDTH
+                width = picture.layout.width or LEAST_WIDTH
                 picture.update_yaxes(side="right").update_traces(colorbar_x=1 + 75 / width)
             picture = picture if view.line is None else emphasise(picture, view.line)
             picture = picture if view.scale is None else same_colours(picture, plot(scale))
