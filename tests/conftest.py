@@ -231,3 +231,25 @@ def launch_chromium(playwright: Playwright) -> Browser:
         executable_path=shutil.which("chromium") or "/usr/bin/chromium",
         args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
     )
+
+
+# The page's, imported where they are used: most tests do without Gradio.
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory, make_model, tokenizer):
+    """A bench over a small series; shared within a file."""
+    from small_series import small_bench
+
+    return small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer)
+
+
+@pytest.fixture
+def due(bench):
+    """What a tab of it is to show: the last checkpoint on a short prompt, nothing selected."""
+    from small_series import PROMPT
+
+    from workbench.tabs.bench import Selection, Subject
+    from workbench.tabs.place import Due
+
+    return Due(Subject(bench.default, PROMPT, 1), Selection())

@@ -9,6 +9,8 @@ from hooks import OlmoForCausalLM
 from workbench import checkpoints
 from workbench.tabs.bench import Bench
 
+PROMPT = "w5 w17 w3 w42 w8 w5 w17 w3"
+
 
 def small_bench(
     folder: Path,

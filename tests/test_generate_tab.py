@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_series import small_bench
+from small_series import PROMPT
 
 from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.logit_lens import logit_lens, unembed
@@ -20,20 +20,9 @@ from workbench.tabs.texts import Ask, Look, branch_of, look_call, looked_at, sta
 from workbench.text import token_labels
 from workbench.views.text_page import text_page
 
-PROMPT = "w5 w17 w3 w42 w8 w5 w17 w3"
 EDITS = "zero blocks.*.attn.z heads=0,1\nscale blocks.1.mlp_out 0\nadd blocks.2.resid_post 3 w9\n# zero blocks.0.attn.z"
 GREEDY = (12, 0, 1, 0, 0, False)
 SAMPLED = (12, 1.3, 0.9, 20, 5, False)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory, make_model, tokenizer):
-    return small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer)
-
-
-@pytest.fixture
-def due(bench):
-    return Due(Subject(bench.default, PROMPT, 1), Selection())
 
 
 def edits_of(bench, text):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from small_series import small_bench
 from starlette.websockets import WebSocketDisconnect
 
 import app
@@ -25,11 +24,6 @@ from workbench.tabs.kept import Kept
 ROOT = Path(__file__).parents[1]
 PROMPT = "w5 w17 w3 w42 w8 w5 w17"
 GRADIO_ROUTES = ("/", "/config", "/gradio_api/info", "/theme.css", "/gradio_api/app_id")
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory, make_model, tokenizer):
-    return small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer)
 
 
 @pytest.fixture(scope="module")

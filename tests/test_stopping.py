@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from gradio.utils import deep_hash
-from small_series import small_bench
+from small_series import PROMPT, small_bench
 
 from workbench.tabs import attention, attribution, compare, training
 from workbench.tabs.bench import Selection, Subject
@@ -14,18 +14,7 @@ from workbench.tabs.calls import result
 from workbench.tabs.place import Due, Wanted, guarded, tells
 from workbench.tabs.stopping import STOPPED, Permits
 
-PROMPT = "w5 w17 w3 w42 w8 w5 w17 w3"
 EVENT = SimpleNamespace(_data=None)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory, make_model, tokenizer):
-    return small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer)
-
-
-@pytest.fixture
-def due(bench):
-    return Due(Subject(bench.default, PROMPT, 1), Selection())
 
 
 @pytest.fixture

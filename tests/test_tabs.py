@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_series import small_bench
+from small_series import PROMPT, small_bench
 
 from workbench import checkpoints
 from workbench.errors import WorkbenchError
@@ -22,7 +22,6 @@ from workbench.tabs.panel import Panel, as_csv, as_strip, definition, keep
 from workbench.tabs.pictures import Ask, map_call
 from workbench.tabs.place import Due, guarded
 
-PROMPT = "w5 w17 w3 w42 w8 w5 w17 w3"
 SECOND = "w5 w17 w4 w42 w8 w5 w17 w3"
 EACH, SITE, MEASURE = (next(iter(menu)) for menu in (attribution.DIRECT, attribution.SITES, attribution.MEASURES))
 

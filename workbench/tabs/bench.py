@@ -195,19 +195,20 @@ class Bench:
             raise WorkbenchError("the prompt is empty; write a text, or choose an example")
         model, tokenizer = self.load(name)
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])  # 1 pos
-        most = self.most_tokens(name, most)
+        most = most_tokens(model, most)
         if ids.shape[1] > most:
             raise WorkbenchError(f"the prompt has {ids.shape[1]:,} tokens; this view takes at most {most:,}")
         return Opened(self.checkpoint(name).id, prompt, model, tokenizer, ids.to(model.device))
-
-    def most_tokens(self, name: object, most: int) -> int:
-        """How many tokens a text for a checkpoint may have: `most`, or as many as the model takes."""
-        return min(most, self.load(name)[0].config.max_position_embeddings)
 
     def same_tokens(self, one: Opened, other: Opened) -> None:
         """Raise WorkbenchError unless two checkpoints read the prompt as the same tokens."""
         if one.ids.shape != other.ids.shape or not torch.equal(one.ids.cpu(), other.ids.cpu()):
             raise WorkbenchError(f"{one.checkpoint} and {other.checkpoint} tokenise differently and cannot be compared")
+
+
+def most_tokens(model: OlmoForCausalLM, most: int) -> int:
+    """How many tokens a text may have: `most`, or as many as the model takes."""
+    return min(most, model.config.max_position_embeddings)
 
 
 def leads_out(checkpoint: Checkpoint) -> Path | None:

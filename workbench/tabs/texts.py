@@ -10,7 +10,7 @@ from workbench import generation
 from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
 from workbench.errors import WorkbenchError
-from workbench.tabs.bench import MOST_TOKENS, Bench, Opened
+from workbench.tabs.bench import MOST_TOKENS, Bench, Opened, most_tokens
 from workbench.tabs.calls import Call, Ids, Model, Tokenizer, Tokens, result
 from workbench.tabs.edit_lines import edit_calls
 from workbench.views.text_page import text_page
@@ -129,7 +129,8 @@ def branch_of(prompt: Sequence[int], ids: Sequence[int]) -> str:
 
 def checked_ids(bench: Bench, checkpoint: str, ids: object) -> list[int]:
     """Token ids as they came from a browser."""
-    size, most = bench.load(checkpoint)[0].config.vocab_size, bench.most_tokens(checkpoint, MOST_TOKENS + MOST_NEW)
+    model = bench.load(checkpoint)[0]
+    size, most = model.config.vocab_size, most_tokens(model, MOST_TOKENS + MOST_NEW)
     if not isinstance(ids, Sequence) or not 0 < len(ids) <= most:
         raise WorkbenchError(f"not a text; {checkpoint} takes 1 to {most:,} tokens")
     if not all(type(i) is int and 0 <= i < size for i in ids):

@@ -15,7 +15,7 @@ from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.results import Curves
 from workbench.tabs.attention import view_value
-from workbench.tabs.bench import MOST_ATTENTION_TOKENS, Bench, label
+from workbench.tabs.bench import MOST_ATTENTION_TOKENS, MOST_OF_A_RUN, Bench, label
 from workbench.tabs.calls import Call, Run, Tokens, choice, result
 from workbench.tabs.panel import Panel, View, head_pick
 from workbench.tabs.pictures import atlas_of
@@ -23,8 +23,9 @@ from workbench.tabs.place import DOWNLOADS, Due, Place, guarded
 
 TITLE = "Training"
 HOW = (
-    "The series' main run, left to right: what of it is on this machine, 32 checkpoints of a longer one. Click a point "
-    "to open its checkpoint on all tabs. Below, every head's map at one of them: move the slider, or let it play."
+    f"The series' main run, left to right: what of it is on this machine, {MOST_OF_A_RUN} checkpoints of a longer one. "
+    "Click a point to open its checkpoint on all tabs. Below, every head's map at one of them: move the slider, or let "
+    "it play."
 )
 FOLLOWED = "log-probability of a continuation"
 METRICS = {

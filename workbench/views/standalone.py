@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from workbench.analyses.attention_maps import WEIGHTINGS
 from workbench.errors import WorkbenchError
 from workbench.results import Maps, Measures
 from workbench.views import asset
 
-MOVED = "‖α v W_O‖"  # what `attention_maps` calls its numbers with the weighting `value-norm`
 ORDERS = ("induction", "previous", "first", "self", "duplicate", "entropy", "distance")
 
 
@@ -69,7 +69,7 @@ def attention(maps: Maps, atlas: Measures | None = None, *, other: Maps | None =
         "heads": heads,
         "orders": {name: [None if score != score else score for score in scores] for name, scores in orders.items()},
         "best": _best(orders, heads),
-        "weigh": "value" if maps.value_name == MOVED else "weight",
+        "weigh": "value" if maps.value_name == WEIGHTINGS["value-norm"] else "weight",
         "about": about,
     }
     packed = b"".join(_triangles(one) for one in (maps, other) if one is not None)
