@@ -49,7 +49,7 @@ def test_cells_by_position_are_those_of_whole_forward_passes(
     pair: Pair, tokens: Tensor, other_tokens: Tensor, site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workbench.analyses.activation_patching.POSITIONS", 5)
-    monkeypatch.setattr("workbench.analyses.cells.TOKENS", 100)
+    monkeypatch.setattr("workbench.analyses.memory.TOKENS", 100)
     model, clean, corrupted = pair.ours, tokens[:1], other_tokens[:1]
     source = model.run(clean, capture=f"blocks.*.{site}").stack(site)
     axis = 2 if site == "attn.pattern" else 1
@@ -122,8 +122,8 @@ def test_columns_are_named(model: OlmoForCausalLM, tokens: Tensor, other_tokens:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"corrupted": torch.arange(1, 10)}, "14 tokens .* and the corrupted one 9"),
-        ({"clean": torch.arange(0)}, "needs at least 1"),
+        ({"corrupted": torch.arange(1, 10)}, "14 tokens .* and the corrupted ones 9"),
+        ({"clean": torch.arange(0)}, "0 tokens"),
         ({"token": "w5 w6"}, "'w5 w6' is 2 tokens"),
         ({"token": [5, 6, 7]}, "3 target tokens for 1 prompts"),
         ({"position": 14}, "no position 14"),

@@ -57,7 +57,7 @@ def test_labels_are_the_tokens_of_a_single_text(model: OlmoForCausalLM, tokens: 
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        (torch.tensor([3]), "the text has 1 tokens .* at least 2"),
+        (torch.tensor([3]), "the text has 1 tokens.* at least 2"),
         (torch.zeros(2, 2, 2, dtype=torch.long), "tokens have 3 dimensions"),
         (torch.zeros(4), "tokens are torch.float32"),
     ],

@@ -1,7 +1,7 @@
 """What a text loses with each head and each MLP."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -9,26 +9,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hooks import OlmoForCausalLM, Run
-from workbench.analyses.cells import PARTS, RESIDUALS, TOKENS, heads_and_mlp, repeated, run_cells
-from workbench.analyses.common import CHUNK, as_batch, chosen
+from workbench.analyses.cells import PARTS, RESIDUALS, heads_and_mlp, repeated, run_cells
+from workbench.analyses.common import chosen, texts_for
+from workbench.analyses.memory import run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Grid, Measures
 from workbench.text import Tokenizer, token_id, vocabulary_labels
+from workbench.texts import Batch, Texts, TextsLike
 
 METHODS = ("zero", "mean", "resample")
-Source = Callable[[slice], Mapping[str, Tensor]]
-"""What some of the texts get at each site in the place of their own: (text or 1) (pos or 1) …"""
+Source = Callable[[Batch], Mapping[str, Tensor]]
+"""Replacement activations of a batch of texts, by site: (text or 1) (pos or 1) …"""
 
 
 @torch.no_grad()
 def ablation(
     model: OlmoForCausalLM,
-    tokens: Tensor,
+    tokens: TextsLike,
     token: int | str | None = None,
     *,
     method: str = "mean",
-    reference: Tensor | None = None,
+    reference: TextsLike | None = None,
     scored: Tensor | None = None,
     position: int = -1,
     draws: int = 4,
@@ -44,140 +46,161 @@ def ablation(
 
     Methods: "zero" writes zeros; "mean" writes the part's mean over all texts and positions of `reference` (the texts
     themselves unless given); "resample" writes what the part does at the same position of another text, drawn with
-    `seed` from `reference`, which then has the texts' length (Wang et al. 2022, arXiv 2211.00593; Chan et al. 2022,
-    "Causal scrubbing"): the mean over so many `draws`, and, where they are several, its standard error as `loss_error`
+    `seed` from `reference` (Wang et al. 2022, arXiv 2211.00593; Chan et al. 2022, "Causal scrubbing"), and so takes
+    texts of one length: the mean over so many `draws`, and, where they are several, its standard error as `loss_error`
     and `log_probability_error`. A head is replaced before the output projection, so in OLMo 2 and 3 the norm after
     attention is computed anew; an MLP is replaced in what it adds to the residual stream.
 
-    `tokens` batch pos, two positions or more. `scored`, a boolean mask batch pos, restricts the loss to the tokens
-    where it is true (say, a span's second copy); nothing predicts a text's first token, so that never counts.
+    Texts have two tokens or more. `scored`, a boolean mask batch pos that counts from each text's first token,
+    restricts the loss to the tokens where it is true (say, a span's second copy); nothing predicts a text's first
+    token, so that never counts. Every token that counts weighs the same.
 
     Errors: WorkbenchError for an unknown method, a single text to resample from, no draw, a mask that leaves nothing to
     score.
     """
-    batch = as_batch(tokens, at_least=2).to(model.device)
-    (position,) = chosen([position], batch.shape[1], "position")
+    texts = texts_for(model, tokens, at_least=2)
+    chosen([position], min(texts.lengths), "position")
     target = None if token is None else token_id(token, tokenizer, model.config.vocab_size)
-    texts = Texts(batch, _counted(batch, scored), target, position)
-    sources = _sources(model, batch, method, reference, draws, seed)
+    if scored is not None and isinstance(tokens, Mapping) and min(texts.lengths) < texts.longest:
+        raise WorkbenchError("scored counts from each text's first token, so give it with Texts, not with padded ids")
+    outcome = Outcome(_counted(texts, scored), target, position)
+    sources = _sources(model, texts, method, reference, draws, seed)
     found = []
     for n, source in enumerate(sources):
         stage = part(progress, n / len(sources), (n + 1) / len(sources))
-        found.append(_changes(model, texts, source, stage, f"{method} ablation"))
+        found.append(_changes(model, texts, outcome, source, stage, f"{method} ablation"))
     return _grids(torch.stack(found), method, None if target is None else vocabulary_labels([target], tokenizer)[0])
 
 
 @dataclass(frozen=True, eq=False)
-class Texts:
-    """Some of the texts, and what is added up of runs over them."""
+class Outcome:
+    """What is measured of runs over texts: the loss of the tokens that count, and the target's log-probability."""
 
-    ids: Tensor  # text pos
     counted: Tensor  # text pos-1: whether the loss of the next token counts
     target: int | None
     position: int
 
-    def sums(self, logits: Tensor) -> Tensor:
-        """The loss of the tokens that count, and the target's log-probability: (cell text) pos vocab -> cell 1|2."""
-        cells = len(logits) // len(self.ids)
-        following = repeated(self.ids[:, 1:], cells)
+    def sums(self, batch: Batch, logits: Tensor) -> Tensor:
+        """The sums over a batch of texts: (cell text) pos vocab -> cell 1|2."""
+        cells, length = len(logits) // len(batch.ids), batch.ids.shape[1]
+        counted = self.counted[batch.rows, : length - 1].to(logits.device)
+        following = repeated(batch.ids[:, 1:], cells)
         losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), following, reduction="none")
-        found = [(losses * repeated(self.counted, cells)).sum(1)]  # (cell text) each
+        found = [(losses * repeated(counted, cells)).sum(1)]  # (cell text) each
         if self.target is not None:
             found.append(logits[:, self.position].float().log_softmax(-1)[:, self.target])
         return torch.stack(found, dim=1).double().unflatten(0, (cells, -1)).sum(1).cpu()
 
     def means(self, sums: Tensor) -> Tensor:
         """The mean loss of a token that counts, and the target's mean log-probability, from sums over all texts."""
-        return sums / torch.tensor([int(self.counted.sum()), len(self.ids)])[: sums.shape[-1]]
-
-    def some(self, chunk: slice) -> "Texts":
-        """Some of the texts."""
-        return replace(self, ids=self.ids[chunk], counted=self.counted[chunk])
+        return sums / torch.tensor([int(self.counted.sum()), len(self.counted)])[: sums.shape[-1]]
 
 
-def _changes(model: OlmoForCausalLM, texts: Texts, source: Source, progress: Progress | None, text: str) -> Tensor:
+def _changes(
+    model: OlmoForCausalLM, texts: Texts, outcome: Outcome, source: Source, progress: Progress | None, text: str
+) -> Tensor:
     """By how much each ablation changes the means: layer part 1|2."""
-    totals, n_texts, size = torch.tensor(0.0), len(texts.ids), max(1, TOKENS // texts.ids.shape[1])
-    for first in range(0, n_texts, size):
-        chunk = slice(first, first + size)
-        stage = part(progress, first / n_texts, min(1.0, (first + size) / n_texts))
-        totals = totals + _sums(model, texts.some(chunk), source(chunk), stage, text)
-    return texts.means(totals)
+    own, of_cell = _bytes(model)
+    batches = texts.batches(tokens_at_a_time(model, text, own + of_cell, texts.longest))
+    totals, done = torch.tensor(0.0), 0
+    for batch in batches:
+        stage = part(progress, done / texts.tokens, (done + batch.ids.numel()) / texts.tokens)
+        totals = totals + _sums(model, batch, outcome, source(batch), stage, text)
+        done += batch.ids.numel()
+    return outcome.means(totals)
+
+
+def _bytes(model: OlmoForCausalLM) -> tuple[float, float]:
+    """Bytes for each token of a batch of texts (its run, and the replacement activations), and of a cell of it."""
+    logits = 3 * 4 * model.config.vocab_size  # in float32, to make losses of them
+    return run_bytes(model, capture=[RESIDUALS, *PARTS, *PARTS]), run_bytes(model, logits=2) + logits
 
 
 def _sums(
-    model: OlmoForCausalLM, texts: Texts, source: Mapping[str, Tensor], progress: Progress | None, text: str
+    model: OlmoForCausalLM,
+    batch: Batch,
+    outcome: Outcome,
+    source: Mapping[str, Tensor],
+    progress: Progress | None,
+    text: str,
 ) -> Tensor:
-    """By how much each ablation changes the sums over texts that fit at a time: layer part 1|2."""
-    base = model.run(texts.ids, capture=RESIDUALS)
-    before = texts.sums(base.logits)
-    at_most = max(1, CHUNK // (texts.ids.numel() * model.config.vocab_size))
+    """By how much each ablation changes the sums over a batch of texts: layer part 1|2."""
+    base = model.run(batch.ids, capture=RESIDUALS)
+    before, size = outcome.sums(batch, base.logits), batch.ids.numel()
+    own, of_cell = _bytes(model)
+    at_most = tokens_at_a_time(model, text, of_cell, size, fixed=own * size) // size
     rows = []
     for layer in steps(range(model.config.num_hidden_layers), progress, text):
-        swaps = heads_and_mlp(model, source, layer, texts.ids.numel(), at_most)
-        rows.append(torch.cat([texts.sums(run_cells(model, base, swap).logits) for swap in swaps]) - before)
+        swaps = heads_and_mlp(model, source, layer, at_most)
+        cells = [outcome.sums(batch, run_cells(model, base, swap).logits) for swap in swaps]
+        rows.append(torch.cat(cells) - before)
     return torch.stack(rows)
 
 
-def _counted(batch: Tensor, scored: Tensor | None) -> Tensor:
+def _counted(texts: Texts, scored: Tensor | None) -> Tensor:
     """Whether the loss of each next token counts: text pos-1."""
-    counted = torch.ones_like(batch, dtype=torch.bool) if scored is None else scored.to(batch.device)
-    if counted.shape != batch.shape or counted.dtype != torch.bool:
+    mask = texts.mask.cpu()
+    counted = mask if scored is None else scored.cpu()
+    if counted.shape != mask.shape or counted.dtype != torch.bool:
         raise WorkbenchError(
             f"scored is {counted.dtype} {tuple(counted.shape)}; it should be a boolean mask of the tokens, "
-            f"{tuple(batch.shape)}"
+            f"{tuple(mask.shape)}"
         )
-    if not counted[:, 1:].any():
+    counted = (counted & mask)[:, 1:]
+    if not counted.any():
         raise WorkbenchError("scored leaves nothing to score: it is false everywhere after the first position")
-    return counted[:, 1:]
+    return counted
 
 
 def _sources(
-    model: OlmoForCausalLM, batch: Tensor, method: str, reference: Tensor | None, draws: int, seed: int
+    model: OlmoForCausalLM, texts: Texts, method: str, reference: TextsLike | None, draws: int, seed: int
 ) -> list[Source]:
-    """What takes the place of the parts of some texts: one answer, or one a draw."""
-    reference = None if reference is None else as_batch(reference).to(model.device)
+    """Where the replacement activations come from: one source, or one for each draw."""
+    others = None if reference is None else texts_for(model, reference)
     if method == "zero":
         sizes, sites = model.sites.sizes, [site for pattern in PARTS for site in model.sites.match(pattern)]
         zeros = {site: torch.zeros(1, 1, *(sizes[word] for word in model.sites[site].split()[2:])) for site in sites}
-        return [lambda chunk: zeros]
+        return [lambda batch: zeros]
     if method == "mean":
-        means = _means(model, batch if reference is None else reference)
-        return [lambda chunk: means]
+        means = _means(model, texts if others is None else others)
+        return [lambda batch: means]
     if method == "resample":
-        return [partial(_resampled, model, donors) for donors in _donors(batch, reference, draws, seed)]
+        return [partial(_resampled, model, donors) for donors in _donors(texts, others, draws, seed)]
     raise WorkbenchError(f"no method {method!r}; choices: {', '.join(METHODS)}")
 
 
-def _resampled(model: OlmoForCausalLM, donors: Tensor, chunk: slice) -> Run:
-    """What the parts do after some of the donors."""
-    return model.run(donors[chunk], capture=PARTS, captures_only=True)
+def _resampled(model: OlmoForCausalLM, donors: Tensor, batch: Batch) -> Run:
+    """What the parts do after the donors of a batch of texts."""
+    return model.run(donors[batch.rows], capture=PARTS, captures_only=True)
 
 
-def _means(model: OlmoForCausalLM, texts: Tensor) -> dict[str, Tensor]:
-    """The mean of every part over texts and positions, by site: 1 1 …"""
+def _means(model: OlmoForCausalLM, texts: Texts) -> dict[str, Tensor]:
+    """The mean of every part over all tokens of all texts, by site: 1 1 …"""
     sums: dict[str, Tensor] = {}
-    for some in texts.split(max(1, TOKENS // texts.shape[1])):
-        run = model.run(some, capture=PARTS, captures_only=True)
+    per_token = run_bytes(model, capture=PARTS) + 8 * 2 * model.config.hidden_size
+    for _, ids in texts.batches(tokens_at_a_time(model, "means of parts", per_token, texts.longest)):
+        run = model.run(ids, capture=PARTS, captures_only=True)
         for site, x in run.items():
             sums[site] = sums.get(site, 0.0) + x.double().sum((0, 1), keepdim=True)
-    return {site: total / texts.numel() for site, total in sums.items()}
+    return {site: total / texts.tokens for site, total in sums.items()}
 
 
-def _donors(batch: Tensor, reference: Tensor | None, draws: int, seed: int) -> list[Tensor]:
+def _donors(texts: Texts, reference: Texts | None, draws: int, seed: int) -> list[Tensor]:
     """For each text another one, drawn so many times: text pos each."""
     if draws < 1:
         raise WorkbenchError(f"draws is {draws}; resampling needs at least 1, and several for a standard error")
-    if reference is None and len(batch) < 2:
+    if reference is None and len(texts) < 2:
         raise WorkbenchError("one text has no other to resample from; give more texts, or reference=")
-    if reference is not None and reference.shape[1] != batch.shape[1]:
+    lengths = {*texts.lengths, *(() if reference is None else reference.lengths)}
+    if len(lengths) > 1:
         raise WorkbenchError(
-            f"texts of {batch.shape[1]} tokens cannot be resampled from a reference of {reference.shape[1]}; "
-            "cut them to one length"
+            f"texts of {min(lengths)} to {max(lengths)} tokens cannot be resampled from one another, position by "
+            "position; cut them to one length, or take method='mean'"
         )
     generator = torch.Generator().manual_seed(seed)
     return [
-        _others(batch, generator) if reference is None else _any(reference, len(batch), generator) for _ in range(draws)
+        _others(texts.ids, generator) if reference is None else _any(reference.ids, len(texts), generator)
+        for _ in range(draws)
     ]
 
 

@@ -1,16 +1,30 @@
 """Which activations carry the difference between two prompts."""
 
 import torch
-from torch import Tensor
 
-from hooks import OlmoForCausalLM
+from hooks import OlmoForCausalLM, Run
 from hooks.sites import layer_of
 from workbench.analyses.cells import KEYS_AND_VALUES, RESIDUALS, Swap, groups, one_each, swept
-from workbench.analyses.contrast import Contrast, Target, contrast, grids, scale_between
+from workbench.analyses.contrast import (
+    Contrast,
+    Pairs,
+    Sums,
+    Target,
+    contrast,
+    end_sums,
+    ends_of_others,
+    grids,
+    last_logits_bytes,
+    log_probabilities,
+    scale_between,
+    summed,
+)
+from workbench.analyses.memory import run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
-from workbench.progress import Progress, steps
+from workbench.progress import Progress, part, steps
 from workbench.results import Measures
 from workbench.text import Tokenizer, token_labels
+from workbench.texts import TextsLike
 
 AXES = {"position": ("pos", "query"), "head": ("head", "kv_head")}
 POSITIONS = 4  # whose cells run together: fewer spare more of the text before them, more make fuller batches
@@ -18,8 +32,8 @@ POSITIONS = 4  # whose cells run together: fewer spare more of the text before t
 
 def activation_patching(
     model: OlmoForCausalLM,
-    clean: Tensor,
-    corrupted: Tensor,
+    clean: TextsLike,
+    corrupted: TextsLike,
     token: Target,
     against: Target | None = None,
     *,
@@ -38,33 +52,82 @@ def activation_patching(
     the prompts to see what the clean run loses instead (Meng et al. 2022, "Locating and editing factual associations
     in GPT"; Heimersheim and Nanda 2024, "How to use and interpret activation patching").
 
-    `clean` and `corrupted` are a prompt each, or batches of pairs (measures are then means over the pairs, and targets
-    one for all or one for each), equal in length token for token. `site` is one within a block: `resid_pre`,
-    `attn_out`, `mlp_out`, `attn.z`, `attn.pattern`, `mlp.post`, …
+    `clean` and `corrupted` are a prompt each, or sets of as many (measures are then means over the pairs, and targets
+    one for all or one for each), equal in length pair by pair; `by="position"` takes pairs of one length. `site` is one
+    within a block: `resid_pre`, `attn_out`, `mlp_out`, `attn.z`, `attn.pattern`, `mlp.post`, …
 
     Errors: WorkbenchError if the prompts differ in length or not at all, a target is not one token, or the site has no
     such axis.
     """
     pair = contrast(model, clean, corrupted, token, against, position, tokenizer)
     axis = column_axis(model, site, by)
-    clean_run = model.run(pair.clean, capture=f"blocks.*.{site}", logits_to_keep=1)
-    base = model.run(pair.corrupted, capture=[RESIDUALS, *KEYS_AND_VALUES], logits_to_keep=1)
-    scale = scale_between(pair, clean_run.logits, base.logits, one="clean")
     sites = [f"blocks.{layer}.{site}" for layer in range(model.config.num_hidden_layers)]
-    names, differ = column_names(model, pair, axis, tokenizer), pair.first_difference
-    size = len(names)
-    cells, at_most = (range(differ, size), POSITIONS) if by == "position" else (range(size), size)
-    # Nothing differs before the first position at which the prompts do, so that nothing is computed for it.
-    found = {name: [torch.zeros(len(sites), cells.start, dtype=torch.double)] for name in pair.measures}
-    for columns in steps(groups(cells, pair.clean.numel() * len(sites), at_most), progress, f"patching {site}"):
-        swaps = [Swap(name, clean_run[name], one_each(model.sites[name], axis, columns, size)) for name in sites]
-        logits = swept(model, base, swaps, start=columns.start if by == "position" else differ)
-        measures = scale.normalised(logits.unflatten(0, (len(sites) * len(columns), -1)))  # (layer column) each
-        for name, value in measures.items():
-            found[name].append(value.cpu().unflatten(0, (len(sites), -1)))
-    values = {name: torch.cat(parts, dim=1) for name, parts in found.items()}  # layer column
+    names = column_names(model, pair, axis, tokenizer)
+    batches, size = _batches(model, pair, site)
+    runs = _runs(model, batches[0], site)
+    logits = (run.logits for run in runs)
+    ends = [end_sums(pair, batches[0], *logits), *ends_of_others(model, pair, batches)]
+    scale = scale_between(pair, ends, one="clean")
+    totals = {name: torch.zeros(len(sites), len(names), dtype=torch.double) for name in pair.measures}  # layer column
+    for number, pairs in enumerate(batches):
+        stage = part(progress, number / len(batches), (number + 1) / len(batches))
+        runs = runs if number == 0 else _runs(model, pairs, site)
+        sums = _swept_sums(model, pair, pairs, runs, ends[number][1], sites, axis, len(names), size, stage)
+        totals = {name: total + sums[name] for name, total in totals.items()}
     title = f"Patching {site} from the clean prompt"
-    return grids(scale, values, range(len(sites)), names, by, title)
+    return grids(scale, scale.normalised(totals), range(len(sites)), names, by, title)
+
+
+def _runs(model: OlmoForCausalLM, pairs: Pairs, site: str) -> tuple[Run, Run]:
+    """The runs over the clean prompts, to take activations from, and over the corrupted ones, to put them into."""
+    return (
+        model.run(pairs.clean, capture=f"blocks.*.{site}", logits_to_keep=1),
+        model.run(pairs.corrupted, capture=[RESIDUALS, *KEYS_AND_VALUES], logits_to_keep=1),
+    )
+
+
+def _swept_sums(
+    model: OlmoForCausalLM,
+    pair: Contrast,
+    pairs: Pairs,
+    runs: tuple[Run, Run],
+    unpatched: Sums,
+    sites: list[str],
+    axis: str,
+    columns: int,
+    tokens: int,
+    progress: Progress | None,
+) -> Sums:
+    """The measures with each cell patched, added up over some pairs: layer column each."""
+    clean_run, base = runs
+    log_clean, differ = log_probabilities(clean_run.logits), pairs.first_difference
+    by_position = axis in AXES["position"]
+    cells = range(differ, columns) if by_position else range(columns)
+    # Nothing differs before the first position at which the prompts do, so that nothing is computed for it.
+    found = {name: [unpatched[name].cpu().expand(len(sites), cells.start)] for name in pair.measures}
+    at_most = tokens // (pairs.clean.numel() * len(sites))
+    at_most = min(at_most, POSITIONS) if by_position else at_most
+    for some in steps(groups(cells, at_most), progress, f"patching {sites[0].split('.', 2)[2]}"):
+        swaps = [Swap(name, clean_run[name], one_each(model.sites[name], axis, some, columns)) for name in sites]
+        logits = swept(model, base, swaps, tokens, start=some.start if by_position else differ)
+        sums = summed(pair, pairs, log_clean, logits.unflatten(0, (len(sites) * len(some), -1)))  # (layer column)
+        for name, value in sums.items():
+            found[name].append(value.cpu().unflatten(0, (len(sites), -1)))
+    return {name: torch.cat(values, dim=1) for name, values in found.items()}
+
+
+def _batches(model: OlmoForCausalLM, pair: Contrast, site: str) -> tuple[list[Pairs], int]:
+    """Batches of pairs, and how many tokens of cells to run at a time beside what is kept of a batch."""
+    length, layers = pair.clean.longest, model.config.num_hidden_layers
+    stream = 3 * model.config.hidden_size * model.dtype.itemsize
+    kept = run_bytes(model, capture=[RESIDUALS, *KEYS_AND_VALUES, f"blocks.*.{site}"], length=length)
+    of_cell = stream + last_logits_bytes(model) / min(pair.clean.lengths)
+    of_block = run_bytes(model, capture=KEYS_AND_VALUES[:1]) + of_cell
+    kept += layers * of_cell  # a column in every layer
+    what = f"patching {site}"
+    batches = pair.batches(tokens_at_a_time(model, what, kept + of_block, length))
+    largest = max(pairs.clean.numel() for pairs in batches)
+    return batches, tokens_at_a_time(model, what, of_block, largest, fixed=kept * largest)
 
 
 def column_axis(model: OlmoForCausalLM, site: str, by: str) -> str:
@@ -84,7 +147,15 @@ def column_axis(model: OlmoForCausalLM, site: str, by: str) -> str:
 
 
 def column_names(model: OlmoForCausalLM, pair: Contrast, axis: str, tokenizer: Tokenizer | None) -> tuple[str, ...]:
-    """What the columns of a grid over an axis are called: heads by number, positions by the clean prompt's tokens."""
+    """What the columns of a grid over an axis are called: heads by number, positions by the clean prompt's tokens.
+
+    Errors: WorkbenchError for the positions of prompts that differ in length.
+    """
     if axis in AXES["head"]:
         return tuple(str(head) for head in range(model.sites.sizes[axis]))
+    if min(pair.clean.lengths) < pair.clean.longest:
+        raise WorkbenchError(
+            f"prompts of {min(pair.clean.lengths)} to {pair.clean.longest} tokens have no positions in common; "
+            "take by='head', or prompts of one length"
+        )
     return token_labels(pair.clean[0], tokenizer)

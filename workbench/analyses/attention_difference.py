@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.attention_maps import attention_maps
@@ -12,12 +11,13 @@ from workbench.analyses.pairs import shared_layers
 from workbench.progress import Progress, part
 from workbench.results import Maps
 from workbench.text import Tokenizer
+from workbench.texts import TextsLike
 
 
 def attention_difference(
     a: OlmoForCausalLM,
     b: OlmoForCausalLM,
-    tokens: Tensor,
+    tokens: TextsLike,
     *,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
@@ -34,8 +34,8 @@ def attention_difference(
     """
     shared_layers(a, b)
     maps = partial(attention_maps, layers=layers, heads=heads, queries=queries, weighting=weighting, combine=combine)
-    of_a = maps(a, tokens.to(a.device), tokenizer=tokenizer, progress=part(progress, 0.0, 0.5))
-    of_b = maps(b, tokens.to(b.device), progress=part(progress, 0.5, 1.0))
+    of_a = maps(a, tokens, tokenizer=tokenizer, progress=part(progress, 0.0, 0.5))
+    of_b = maps(b, tokens, progress=part(progress, 0.5, 1.0))
     return Maps(
         np.subtract(of_a.values, of_b.values),
         of_a.heads,

@@ -8,10 +8,12 @@ from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM, Run
 from workbench.analyses.common import chosen, head_name, one_text, values_by_head, written
+from workbench.analyses.memory import run_bytes, site_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.results import Maps
 from workbench.text import Tokenizer, token_labels
+from workbench.texts import TextsLike
 
 WEIGHTINGS = {"probability": "attention", "value-norm": "‖α v W_O‖"}
 COMBINED: dict[str, Callable[..., Tensor]] = {"mean": torch.mean, "max": torch.amax}
@@ -21,7 +23,7 @@ TITLES = {"probability": "Attention{}", "value-norm": "Attention{}, by the size 
 @torch.no_grad()
 def attention_maps(
     model: OlmoForCausalLM,
-    tokens: Tensor,
+    tokens: TextsLike,
     *,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
@@ -46,12 +48,13 @@ def attention_maps(
         raise WorkbenchError(f"weighting is {weighting!r}; choose from {', '.join(WEIGHTINGS)}")
     if combine is not None and combine not in COMBINED:
         raise WorkbenchError(f"combine is {combine!r}; choose from {', '.join(COMBINED)}, or None")
-    batch = one_text(tokens)
+    batch = one_text(tokens, model)
     layers = chosen(layers, model.config.num_hidden_layers, "layer")
     heads = chosen(heads, model.config.num_attention_heads, "head")
     queries = chosen(queries, batch.shape[1], "position")
     if not (layers and heads and queries):
         raise WorkbenchError("an attention map needs at least one layer, one head and one query position")
+    _fits(model, batch.shape[1], len(layers) * len(heads) * len(queries), weighting)
     if progress is not None:
         progress(0.0, "attention")
     capture: list[Capture | str] = []
@@ -82,6 +85,15 @@ def attention_maps(
         title=TITLES[weighting].format(f" of {names[0]}" if len(names) == 1 else ""),
         value_name=WEIGHTINGS[weighting],
     )
+
+
+def _fits(model: OlmoForCausalLM, length: int, rows: int, weighting: str) -> None:
+    """Check that the maps fit: rows of so many keys as computed, in float32 beside each other, and on the way."""
+    kept = rows * length * (model.dtype.itemsize + 3 * 4)
+    per_token = run_bytes(model)
+    if weighting == "value-norm":
+        per_token += run_bytes(model, capture=["blocks.*.attn.v"]) + 3 * 4 * site_bytes(model, "blocks.0.attn.result")
+    tokens_at_a_time(model, "attention maps", per_token, length, fixed=kept)
 
 
 def _names(layer: int, heads: list[int], combine: str | None) -> list[str]:

@@ -7,17 +7,31 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM, edits
 from workbench.analyses.activation_patching import column_axis, column_names
-from workbench.analyses.contrast import Target, contrast, grids, scale_between
+from workbench.analyses.contrast import (
+    Contrast,
+    Pairs,
+    Sums,
+    Target,
+    contrast,
+    end_sums,
+    grids,
+    last_logits_bytes,
+    log_probabilities,
+    scale_between,
+    summed,
+)
+from workbench.analyses.memory import run_bytes, site_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
-from workbench.progress import Progress, steps
+from workbench.progress import Progress, part, steps
 from workbench.results import Measures, Scores
 from workbench.text import Tokenizer
+from workbench.texts import TextsLike
 
 
 def attribution_patching(
     model: OlmoForCausalLM,
-    clean: Tensor,
-    corrupted: Tensor,
+    clean: TextsLike,
+    corrupted: TextsLike,
     token: Target,
     against: Target | None = None,
     *,
@@ -38,26 +52,49 @@ def attribution_patching(
     """
     pair = contrast(model, clean, corrupted, token, against, position, tokenizer)
     axis = column_axis(model, site, by)
+    columns = column_names(model, pair, axis, tokenizer)
+    size = tokens_at_a_time(model, f"gradients at {site}", _bytes(model, pair, site), pair.clean.longest)
+    batches, ends, totals = pair.batches(size), [], dict.fromkeys(pair.measures, torch.zeros(()))
+    for number, pairs in enumerate(batches):
+        stage = part(progress, number / len(batches), (number + 1) / len(batches))
+        end, sums = _estimates(model, pair, pairs, site, axis, stage)
+        ends.append(end)
+        totals = {name: total + sums[name] for name, total in totals.items()}
+    scale = scale_between(pair, ends, one="clean")
+    values = {name: total / len(pair.clean) / scale.span(name) for name, total in totals.items()}  # layer column
+    title = f"Patching {site} from the clean prompt, to first order"
+    return grids(scale, values, range(model.config.num_hidden_layers), columns, by, title)
+
+
+def _estimates(
+    model: OlmoForCausalLM, pair: Contrast, pairs: Pairs, site: str, axis: str, progress: Progress | None
+) -> tuple[tuple[Sums, Sums], Sums]:
+    """The measures at both ends, and what patching each cell adds to them, over some pairs: layer column each."""
     wanted = f"blocks.*.{site}"
-    clean_run = model.run(pair.clean, capture=wanted, logits_to_keep=1)
+    clean_run = model.run(pairs.clean, capture=wanted, logits_to_keep=1)
     # The graph starts at the residual stream, so that it is there for a model without trainable weights too.
     leaf = edits.apply("blocks.0.resid_pre", lambda x: x.detach().requires_grad_())
-    base = model.run(pair.corrupted, capture=wanted, edits=leaf, grad=True, logits_to_keep=1)
-    scale = scale_between(pair, clean_run.logits, base.logits.detach(), one="clean")
-    layers = range(model.config.num_hidden_layers)
-    names = [f"blocks.{layer}.{site}" for layer in layers]
+    base = model.run(pairs.corrupted, capture=wanted, edits=leaf, grad=True, logits_to_keep=1)
+    names = [f"blocks.{layer}.{site}" for layer in range(model.config.num_hidden_layers)]
     with torch.enable_grad():
-        measures = scale.measured(base.logits[None, :, -1])
-    values = {}
+        measures = summed(pair, pairs, log_probabilities(clean_run.logits), base.logits[None, :, -1])
+    sums = {}
     for measure in steps(pair.measures, progress, f"gradients at {site}"):
         slopes = torch.autograd.grad(measures[measure].sum(), [base[name] for name in names], retain_graph=True)
         changes = [
             _product(clean_run[name] - base[name].detach(), slope, model.sites[name], axis)
             for name, slope in zip(names, slopes, strict=True)
         ]
-        values[measure] = torch.stack(changes) / scale.span(measure)  # layer column
-    title = f"Patching {site} from the clean prompt, to first order"
-    return grids(scale, values, layers, column_names(model, pair, axis, tokenizer), by, title)
+        sums[measure] = torch.stack([change.cpu() for change in changes])
+    return end_sums(pair, pairs, clean_run.logits, base.logits.detach()), sums
+
+
+def _bytes(model: OlmoForCausalLM, pair: Contrast, site: str) -> float:
+    """Bytes for each token of a pair: both runs, one with its graph, the gradients, and their products in float64."""
+    length = pair.clean.longest
+    run = run_bytes(model, capture=4 * [f"blocks.*.{site}"], grad=True, length=length)
+    products = 4 * 8 / model.dtype.itemsize * site_bytes(model, f"blocks.0.{site}", length)
+    return run + products + 3 * last_logits_bytes(model) / min(pair.clean.lengths)
 
 
 def _product(change: Tensor, slope: Tensor, shape: str, axis: str) -> Tensor:

@@ -22,7 +22,6 @@ KEYS_AND_VALUES = ("blocks.*.attn.rot_k", "blocks.*.attn.v")
 """What a run must have captured for its cells to start from any layer, and from any position."""
 PARTS = ("blocks.*.attn.z", "blocks.*.mlp_out")
 """What a run must have captured for `heads_and_mlp` to take from."""
-TOKENS = 4096  # run at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +62,13 @@ def one_each(shape: str, axis: str, indices: Sequence[int], size: int) -> Tensor
     return rearrange(masks, f"cell {axis} -> cell {axes}")
 
 
-def heads_and_mlp(
-    model: OlmoForCausalLM, source: Mapping[str, Tensor], layer: int, tokens: int, at_most: int
-) -> list[Swap]:
-    """Cells that take each head of a layer and then its MLP from elsewhere, as many at a time as `groups` says."""
+def heads_and_mlp(model: OlmoForCausalLM, source: Mapping[str, Tensor], layer: int, at_most: int) -> list[Swap]:
+    """Cells that take each head of a layer, at most so many at a time, and then its MLP from elsewhere."""
     heads, mlp = f"blocks.{layer}.attn.z", f"blocks.{layer}.mlp_out"
     n_heads = model.config.num_attention_heads
     swaps = [
         Swap(heads, source[heads], one_each(model.sites[heads], "head", some, n_heads))
-        for some in groups(range(n_heads), tokens, at_most)
+        for some in groups(range(n_heads), at_most)
     ]
     return [*swaps, Swap(mlp, source[mlp], torch.ones(1, 1, 1, dtype=torch.bool))]
 
@@ -112,11 +109,11 @@ def run_cells(
     )
 
 
-def swept(model: OlmoForCausalLM, base: Run, swaps: Sequence[Swap], start: int = 0) -> Tensor:
+def swept(model: OlmoForCausalLM, base: Run, swaps: Sequence[Swap], tokens: int, start: int = 0) -> Tensor:
     """The last logits of the cells of every layer, (layer cell text) vocab: a swap each, in order, of as many cells.
 
-    Cells join those of earlier layers at their own, so that each block runs once for all that have come so far. `base`
-    and `start` as in `run_cells`.
+    Cells join those of earlier layers at their own, so that each block runs once for all that have come so far, on at
+    most so many `tokens` (or one cell) at a time. `base` and `start` as in `run_cells`.
     """
     x = entering(base, 0, start, 0)  # (layer cell text) pos d_model
     for layer, swap in enumerate(swaps):
@@ -124,14 +121,14 @@ def swept(model: OlmoForCausalLM, base: Run, swaps: Sequence[Swap], start: int =
         joining = entering(base, layer, start, cells)
         others = swap.masks.new_zeros(layer * cells, *swap.masks.shape[1:])
         x = torch.cat([x.to(joining.device), joining])
-        x = _after_block(model, base, replace(swap, masks=torch.cat([others, swap.masks])), x, start)
+        x = _after_block(model, base, replace(swap, masks=torch.cat([others, swap.masks])), x, tokens, start)
     return x
 
 
-def _after_block(model: OlmoForCausalLM, base: Run, swap: Swap, x: Tensor, start: int) -> Tensor:
+def _after_block(model: OlmoForCausalLM, base: Run, swap: Swap, x: Tensor, tokens: int, start: int) -> Tensor:
     """Cells after the swap's block, (cell text) pos d_model; after the last their last logits, (cell text) vocab."""
     texts, after = len(x) // len(swap.masks), block_of(swap.site) + 1
-    size = max(1, TOKENS // (texts * x.shape[1]))
+    size = max(1, tokens // (texts * x.shape[1]))
     runs = [
         run_cells(
             model, base, replace(swap, masks=some), resid=resid, start=start, stop_at_layer=after, logits_to_keep=1
@@ -158,7 +155,7 @@ def _cache(base: Run, layers: range, start: int, cells: int) -> DynamicCache:
     return cache
 
 
-def groups(cells: range, tokens: int, at_most: int) -> list[range]:
-    """Consecutive cells to run at a time, where one cell has so many tokens."""
-    size = max(1, min(at_most, TOKENS // tokens))
+def groups(cells: range, at_most: int) -> list[range]:
+    """Consecutive cells, at most so many (at least one) at a time."""
+    size = max(1, at_most)
     return [cells[first : first + size] for first in range(0, len(cells), size)]

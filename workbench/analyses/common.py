@@ -4,40 +4,45 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from hooks import OlmoForCausalLM
 from hooks.olmo import divided
 from hooks.sites import layer_of
+from workbench.analyses.memory import run_bytes
 from workbench.errors import WorkbenchError
+from workbench.texts import Texts, TextsLike, as_texts
 
-CHUNK = 2**25  # logits turned into probabilities at a time: 128 MiB in float32
+CHUNK = 2**22  # logits turned into probabilities at a time
+CHUNK_BYTES = 4 * 4 * CHUNK  # of what is made of them on the way, in float32
 
 
-def as_batch(tokens: Tensor, at_least: int = 1) -> Tensor:
-    """Tokens as batch pos; pos alone becomes a batch of one.
+def texts_for(model: OlmoForCausalLM | PreTrainedConfig, tokens: TextsLike, at_least: int = 1) -> Texts:
+    """The texts that an analysis is given (see `as_texts`), on the model's device; a configuration has none.
 
-    Raises WorkbenchError if they are not token ids, or the texts are shorter than `at_least` tokens.
+    Errors: WorkbenchError for what are no texts, and for a text of fewer than `at_least` tokens.
     """
-    if tokens.dtype not in (torch.int64, torch.int32):
-        raise WorkbenchError(f"tokens are {tokens.dtype}; they should be a LongTensor of token ids")
-    if tokens.ndim not in (1, 2):
-        raise WorkbenchError(
-            f"tokens have {tokens.ndim} dimensions {tuple(tokens.shape)}; they should be batch pos, or pos"
-        )
-    batch = tokens if tokens.ndim == 2 else tokens[None]
-    if batch.shape[0] == 0 or batch.shape[1] < at_least:
-        raise WorkbenchError(
-            f"the text has {batch.shape[1]} tokens (in {batch.shape[0]} texts); this needs at least {at_least}"
-        )
-    return batch
+    on_device = isinstance(model, OlmoForCausalLM)
+    texts = as_texts(tokens, model.config if on_device else model)
+    if min(texts.lengths) < at_least:
+        which = f"text {texts.lengths.index(min(texts.lengths))}" if len(texts) > 1 else "the text"
+        raise WorkbenchError(f"{which} has {min(texts.lengths)} tokens; this needs at least {at_least}")
+    return texts.to(model.device) if on_device else texts
 
 
-def one_text(tokens: Tensor, at_least: int = 1) -> Tensor:
-    """Tokens as a batch of exactly one: 1 pos. Raises WorkbenchError for more texts, or for too short a one."""
-    batch = as_batch(tokens, at_least)
-    if batch.shape[0] != 1:
-        raise WorkbenchError(f"this draws one text, not a batch of {batch.shape[0]}; pass one row of it, tokens[0]")
-    return batch
+def one_text(tokens: TextsLike, model: OlmoForCausalLM | None = None, at_least: int = 1) -> Tensor:
+    """The ids of exactly one text, 1 pos, on the model's device.
+
+    Errors: WorkbenchError for several texts, and those of `texts_for`.
+    """
+    if isinstance(tokens, Tensor) and tokens.ndim == 2 and len(tokens) > 1:
+        raise WorkbenchError(f"this draws one text, not a batch of {len(tokens)}; pass one row of it, tokens[0]")
+    texts = as_texts(tokens) if model is None else texts_for(model, tokens, at_least)
+    if len(texts) != 1:
+        raise WorkbenchError(f"this draws one text, not {len(texts)} of them; pass one of them, texts[0]")
+    if texts.longest < at_least:
+        raise WorkbenchError(f"the text has {texts.longest} tokens; this needs at least {at_least}")
+    return texts.ids
 
 
 def chosen(wanted: Sequence[int] | None, there: int, what: str) -> list[int]:
@@ -64,6 +69,14 @@ def residuals(model: OlmoForCausalLM, batch: Tensor) -> Tensor:
     """The residual stream entering the first block and leaving each: layer+1 batch pos d_model."""
     run = model.run(batch, capture=["embed", "blocks.*.resid_post"], captures_only=True)
     return torch.cat([run["embed"][None], run.stack("resid_post")])
+
+
+def residuals_bytes(model: OlmoForCausalLM) -> float:
+    """Bytes that `residuals` takes for each token of a batch."""
+    stream = model.config.hidden_size * model.dtype.itemsize
+    return (
+        run_bytes(model, capture=["embed", "blocks.*.resid_post"]) + 2 * (model.config.num_hidden_layers + 1) * stream
+    )
 
 
 def residual_names(model: OlmoForCausalLM) -> list[str]:

@@ -8,14 +8,16 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import as_batch
-from workbench.analyses.pairs import Subject, pair_name, shared_layers, side_by_side
+from workbench.analyses.common import texts_for
+from workbench.analyses.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.pairs import Subject, config_of, pair_name, shared_layers, side_by_side
 from workbench.progress import Progress
 from workbench.results import Grid, Measures
+from workbench.texts import Texts, TextsLike
 
 
-def compare_attention(a: Subject, b: Subject, tokens: Tensor, *, progress: Progress | None = None) -> Measures:
-    """How differently each head of A and the same head of B look over a text. Grids layer × head, means over queries:
+def compare_attention(a: Subject, b: Subject, tokens: TextsLike, *, progress: Progress | None = None) -> Measures:
+    """How differently each head of A and the same head of B look over texts. Grids layer × head, means over queries:
 
     `js`, the Jensen–Shannon divergence of the two rows of weights (nats, at most log 2; Lin 1991); `moved`, the share
     of the weight that lies elsewhere (total variation, ½ Σ |a − b|, 0 to 1). A text's first query, which can only
@@ -23,13 +25,17 @@ def compare_attention(a: Subject, b: Subject, tokens: Tensor, *, progress: Progr
     of a series or ids, and those that are not models are loaded one after the other.
     Errors: WorkbenchError if the two differ in their number of layers or heads.
     """
-    batch = as_batch(tokens, at_least=2)
-    js, moved = [], []
-    for one, other in _layers(a, b, batch, progress):  # batch head query key
+    texts = texts_for(config_of(a), tokens, at_least=2)
+    layers = shared_layers(a, b)
+    sums = {"js": [torch.zeros(())] * layers, "moved": [torch.zeros(())] * layers}  # head each
+    for layer, one, other in _layers(a, b, texts, progress):  # batch head query key
         mean = (one + other) / 2
         entropy = torch.special.entr
-        js.append((entropy(mean) - (entropy(one) + entropy(other)) / 2).sum(-1).clamp_min(0).mean((0, 2)))
-        moved.append((one - other).abs().sum(-1).mean((0, 2)) / 2)
+        js = (entropy(mean) - (entropy(one) + entropy(other)) / 2).sum(-1).clamp_min(0)  # batch head query
+        sums["js"][layer] = sums["js"][layer] + js.sum((0, 2))
+        sums["moved"][layer] = sums["moved"][layer] + (one - other).abs().sum(-1).sum((0, 2)) / 2
+    queries = texts.tokens - len(texts)
+    js, moved = (torch.stack(total) / queries for total in sums.values())  # layer head
     of = pair_name(a, b)
     return Measures(
         js=_grid(js, f"Divergence of attention{of}", "JS(A, B)", "nats"),
@@ -37,7 +43,7 @@ def compare_attention(a: Subject, b: Subject, tokens: Tensor, *, progress: Progr
     )
 
 
-def match_heads(a: Subject, b: Subject, tokens: Tensor, *, progress: Progress | None = None) -> pd.DataFrame:
+def match_heads(a: Subject, b: Subject, tokens: TextsLike, *, progress: Progress | None = None) -> pd.DataFrame:
     """For each layer, the pairing of A's heads with B's that makes their patterns most alike.
 
     Alike is the mean over queries of Σ √(a b), the Bhattacharyya coefficient: 1 for equal rows, 0 for rows that share
@@ -45,41 +51,51 @@ def match_heads(a: Subject, b: Subject, tokens: Tensor, *, progress: Progress | 
     `similarity`, and `same_index`, the similarity to the head of B with the same number.
     Errors: as `compare_attention`.
     """
-    batch = as_batch(tokens, at_least=2)
+    texts = texts_for(config_of(a), tokens, at_least=2)
+    alike = [torch.zeros(())] * shared_layers(a, b)  # head head each
+    for layer, one, other in _layers(a, b, texts, progress):
+        roots = (x.sqrt().transpose(0, 1).flatten(1) for x in (one, other))  # head (batch query key)
+        alike[layer] = alike[layer] + next(roots) @ next(roots).T
     rows = []
-    for layer, (one, other) in enumerate(_layers(a, b, batch, progress)):
-        texts, _, queries, _ = one.shape
-        one, other = (x.sqrt().transpose(0, 1).flatten(1) for x in (one, other))  # head (batch query key)
-        alike = one @ other.T / (texts * queries)  # head head
-        for head_a, head_b in zip(*linear_sum_assignment(alike, maximize=True), strict=True):
-            similarity, same = alike[head_a, head_b].item(), alike[head_a, head_a].item()
-            rows.append((layer, int(head_a), int(head_b), similarity, same))
+    for layer, total in enumerate(alike):
+        mean = total / (texts.tokens - len(texts))
+        for head_a, head_b in zip(*linear_sum_assignment(mean, maximize=True), strict=True):
+            rows.append((layer, int(head_a), int(head_b), mean[head_a, head_b].item(), mean[head_a, head_a].item()))
     return pd.DataFrame(rows, columns=["layer", "head_a", "head_b", "similarity", "same_index"])
 
 
-def _layers(a: Subject, b: Subject, batch: Tensor, progress: Progress | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both patterns of each layer but for the first query: batch head query key."""
-    layers = range(shared_layers(a, b))
+def _layers(a: Subject, b: Subject, texts: Texts, progress: Progress | None) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """A layer's number and its patterns in A and B but for the first query, for each batch of texts: batch head query
+    key."""
+    batches, layers = texts.batches(_tokens(a, b, texts.longest)), range(shared_layers(a, b))
 
     def patterns(model: OlmoForCausalLM) -> Iterator[Tensor]:
-        resid = None
-        for layer in layers:
-            run = model.run(
-                batch.to(model.device) if resid is None else None,
-                start_at_layer=layer,
-                resid=resid,
-                stop_at_layer=layer + 1,
-                capture=f"blocks.{layer}.attn.pattern",
-                logits_to_keep=1,
-            )
-            resid = run.resid
-            yield run[f"blocks.{layer}.attn.pattern"][:, :, 1:]
+        for _, ids in batches:
+            resid = None
+            for layer in layers:
+                run = model.run(
+                    ids.to(model.device) if resid is None else None,
+                    start_at_layer=layer,
+                    resid=resid,
+                    stop_at_layer=layer + 1,
+                    capture=f"blocks.{layer}.attn.pattern",
+                    logits_to_keep=1,
+                )
+                resid = run.resid
+                yield run[f"blocks.{layer}.attn.pattern"][:, :, 1:]
 
-    return side_by_side(a, b, patterns, len(layers), progress)
+    pieces = side_by_side(a, b, patterns, len(batches) * len(layers), progress)
+    return ((number % len(layers), one, other) for number, (one, other) in enumerate(pieces))
 
 
-def _grid(layers: list[Tensor], title: str, value_name: str, unit: str) -> Grid:
-    values = torch.stack(layers)  # layer head
+def _tokens(a: Subject, b: Subject, length: int) -> int:
+    """How many tokens to run at a time, given the patterns of a layer in both models and what is made of them."""
+    both = [one if isinstance(one, OlmoForCausalLM) else config_of(one) for one in (a, b)]
+    heads = config_of(a).num_attention_heads
+    return min(tokens_at_a_time(one, "patterns", run_bytes(one) + 12 * 4 * heads * length, length) for one in both)
+
+
+def _grid(values: Tensor, title: str, value_name: str, unit: str) -> Grid:
     return Grid(
         values,
         range(values.shape[0]),

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import CHUNK, as_batch
+from workbench.analyses.common import CHUNK, texts_for
+from workbench.analyses.memory import run_bytes, tokens_at_a_time
 from workbench.analyses.pairs import Subject, config_of, pair_name, side_by_side
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.results import Curves, Measures, Scores
 from workbench.text import Tokenizer, token_labels
+from workbench.texts import Texts, TextsLike
 
 NAMES = {
     "loss_difference": ("loss of B − loss of A", "nats"),
@@ -29,7 +31,7 @@ NAMES = {
 def compare_behaviour(
     a: Subject,
     b: Subject,
-    tokens: Tensor,
+    tokens: TextsLike,
     *,
     top: int = 10,
     window: int = 2048,
@@ -41,32 +43,32 @@ def compare_behaviour(
     `loss_difference`, B's −log p of the token less A's; `loss_a`, `loss_b`; `kl` Σ a log(a/b) and `kl_reverse`, of the
     whole next-token distributions; `js`, the Jensen–Shannon divergence (½ KL(a‖m) + ½ KL(b‖m), m their mean; at most
     log 2, Lin 1991); `overlap`, the share of the `top` likeliest tokens that both have; `flip`, 1 where the likeliest
-    one differs. The value at a position is about the token *at* that position; the first is undefined (NaN).
+    one differs. The value at a position is about the token *at* that position; the first is undefined (NaN), and so is
+    what lies after the end of a text that is shorter than others.
 
-    `tokens` batch pos. Texts longer than `window` (or than the models take) are read in windows that overlap by one
+    Texts longer than `window` (or than the models take) are read in windows that overlap by one
     token. A and B may be models, entries of a series or ids; those that are not models are loaded one after the other.
     Errors: WorkbenchError if the two have vocabularies of different size.
     """
-    batch = as_batch(tokens, at_least=2)
+    texts = texts_for(config_of(a), tokens, at_least=2)
     if window < 2:
         raise WorkbenchError(f"window={window}; a window needs at least 2 tokens")
 
     longest = min(window, *(config_of(subject).max_position_embeddings for subject in (a, b)))
-    windows = [(text, *ends) for text in range(len(batch)) for ends in _windows(batch.shape[1], longest)]
+    windows = [(text, *ends) for text, length in enumerate(texts.lengths) for ends in _windows(length, longest)]
+    _fits(a, b, min(longest, texts.longest))
 
     def logits(model: OlmoForCausalLM) -> Iterator[Tensor]:
         for text, start, stop in windows:
-            yield model.run(batch[text, None, start:stop].to(model.device)).logits[0, :-1]  # pos-1 vocab
+            yield model.run(texts.ids[text, None, start:stop].to(model.device)).logits[0, :-1]  # pos-1 vocab
 
-    found: dict[str, list[Tensor]] = {name: [] for name in NAMES}
+    found = {name: torch.full(texts.ids.shape, float("nan")) for name in NAMES}
     pairs = side_by_side(a, b, logits, len(windows), progress)
     for (text, start, stop), (one, other) in zip(windows, pairs, strict=True):
-        for name, values in _differences(one, other, batch[text, start + 1 : stop].cpu(), top).items():
-            found[name].append(values)
+        for name, values in _differences(one, other, texts.ids[text, start + 1 : stop].cpu(), top).items():
+            found[name][text, start + 1 : stop] = values
     title = pair_name(a, b)
-    return Measures(
-        **{name: _curves(name, torch.cat(values), batch, title, tokenizer) for name, values in found.items()}
-    )
+    return Measures(**{name: _curves(name, values, texts, title, tokenizer) for name, values in found.items()})
 
 
 def behaviour_summary(measures: Measures) -> Scores:
@@ -115,15 +117,21 @@ def _windows(length: int, window: int) -> list[tuple[int, int]]:
     return [(start, min(start + window, length)) for start in range(0, length - 1, window - 1)]
 
 
-def _curves(name: str, values: Tensor, batch: Tensor, of: str, tokenizer: Tokenizer | None) -> Curves:
-    texts, length = batch.shape
-    lines = torch.cat([torch.full((texts, 1), float("nan")), values.reshape(texts, length - 1)], dim=1)
+def _fits(a: Subject, b: Subject, length: int) -> None:
+    """Check that a window fits: the logits of both, as computed and in float32, and what is made of some of them."""
+    for one in (a, b):
+        model, size = one if isinstance(one, OlmoForCausalLM) else config_of(one), config_of(one).vocab_size
+        per_token = run_bytes(model, logits=1) + 3 * 4 * size
+        tokens_at_a_time(model, "next-token distributions", per_token, length, fixed=10 * 4 * CHUNK)
+
+
+def _curves(name: str, values: Tensor, texts: Texts, of: str, tokenizer: Tokenizer | None) -> Curves:
     label, unit = NAMES[name]
     return Curves(
-        lines,
-        [f"text {n}" for n in range(texts)],
-        range(length),
-        x_labels=token_labels(batch[0], tokenizer) if texts == 1 else None,
+        values,
+        [f"text {n}" for n in range(len(texts))],
+        range(texts.longest),
+        x_labels=token_labels(texts[0], tokenizer) if len(texts) == 1 else None,
         title=label[0].upper() + label[1:] + of,
         value_name=label,
         unit=unit,

@@ -10,15 +10,17 @@ from torch import Tensor
 from hooks import Capture, OlmoForCausalLM, Run
 from hooks.olmo import divided
 from workbench.analyses.common import chosen, head_name, one_text, values_by_head, written
+from workbench.analyses.memory import run_bytes, site_bytes, tokens_at_a_time
 from workbench.progress import Progress
 from workbench.results import Grid, Scores
 from workbench.text import Tokenizer, token_id, token_labels, vocabulary_labels
+from workbench.texts import TextsLike
 
 
 @torch.no_grad()
 def direct_logit_attribution(
     model: OlmoForCausalLM,
-    tokens: Tensor,
+    tokens: TextsLike,
     token: int | str,
     against: int | str | None = None,
     *,
@@ -37,13 +39,17 @@ def direct_logit_attribution(
     `token` and `against` are ids, or the texts of single tokens where there is a `tokenizer`. Effects by way of later
     layers are not counted: see activation patching for those.
     """
-    batch = one_text(tokens)
+    batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
     target = target_ids(model, token, against, tokenizer)
+    n_parts = model.config.num_hidden_layers * (model.config.num_attention_heads + 2) + 1
+    of_parts = n_parts * model.config.hidden_size * (2 * model.dtype.itemsize + 24)
+    tokens_at_a_time(model, "direct logit attribution", run_bytes(model), position + 1, fixed=of_parts)
     if progress is not None:
         progress(0.0, "direct logit attribution")
     sites = ("embed", "blocks.*.attn.result", "blocks.*.attn_out", "blocks.*.mlp_out", "ln_final.scale")
-    run = model.run(batch, capture=[Capture(site, positions=[position]) for site in sites])
+    capture = [Capture(site, positions=[position]) for site in sites]
+    run = model.run(batch[:, : position + 1], capture=capture, logits_to_keep=1)
     parts = {"embed": run["embed"][0, 0]}  # d_model each
     for layer in range(model.config.num_hidden_layers):
         heads = run[f"blocks.{layer}.attn.result"][0, 0]  # head d_model
@@ -53,7 +59,7 @@ def direct_logit_attribution(
         parts[f"L{layer} MLP"] = run[f"blocks.{layer}.mlp_out"][0, 0]
     if progress is not None:
         progress(1.0, "direct logit attribution")
-    logits = run.logits[0, position, target].double()
+    logits = run.logits[0, -1, target].double()
     return Scores(
         read_out(model, torch.stack(list(parts.values())), run["ln_final.scale"][0, 0], target),
         list(parts),
@@ -103,7 +109,7 @@ def _place(name: str) -> tuple[int | None, str]:
 @torch.no_grad()
 def head_sources(
     model: OlmoForCausalLM,
-    tokens: Tensor,
+    tokens: TextsLike,
     token: int | str,
     against: int | str | None = None,
     *,
@@ -116,16 +122,20 @@ def head_sources(
     `heads` are (layer, head). A cell is α[position, key] · v_key W_O, seen as in `direct_logit_attribution`; a row
     adds up to that head's part there. Rows are the heads, columns the tokens of the text.
     """
-    batch = one_text(tokens)
+    batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
     layers = chosen([layer for layer, _ in heads], model.config.num_hidden_layers, "layer")
     columns = chosen([head for _, head in heads], model.config.num_attention_heads, "head")
     target = target_ids(model, token, against, tokenizer)
+    kept = [f"blocks.{layer}.attn.v" for layer in set(layers)]
+    moved = site_bytes(model, "blocks.0.attn.z") + (len(heads) + 3) * 8 * model.config.hidden_size
+    per_token = run_bytes(model, capture=kept) + moved
+    tokens_at_a_time(model, "sources of heads", per_token, batch.shape[1])
     capture: list[Capture | str] = ["ln_final.scale"]
     for layer in sorted(set(layers)):
         capture.append(Capture(f"blocks.{layer}.attn.pattern", queries=[position]))
         capture += [f"blocks.{layer}.attn.v", f"blocks.{layer}.ln1.scale"]
-    run = model.run(batch, capture=capture)
+    run = model.run(batch, capture=capture, logits_to_keep=1)
     rows = []
     for layer, head in zip(layers, columns, strict=True):
         parts = _read_from(model, run, layer, head, position)  # key d_model

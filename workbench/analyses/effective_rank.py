@@ -4,34 +4,38 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import as_batch, residual_names, residuals
+from workbench.analyses.common import residual_names, residuals, residuals_bytes, texts_for
+from workbench.analyses.memory import tokens_at_a_time
 from workbench.progress import Progress, steps
 from workbench.results import Curves
+from workbench.texts import TextsLike
 
-TEXTS = 8  # run at a time
+AT_MOST = 1024  # tokens at a time: their states are held in float64
 
 
-def effective_rank(model: OlmoForCausalLM, tokens: Tensor, *, progress: Progress | None = None) -> Curves:
-    """RankMe of the residual stream at `embed` and after each layer, over all positions of all texts.
+def effective_rank(model: OlmoForCausalLM, tokens: TextsLike, *, progress: Progress | None = None) -> Curves:
+    """RankMe of the residual stream at `embed` and after each layer, over all tokens of all texts.
 
     Between 1 and min(number of tokens, d_model), so compare only runs over equally many tokens, and use several times
     d_model of them where the number itself matters. Memory: one d_model × d_model matrix a layer, however many texts.
     """
-    batch = as_batch(tokens)
-    names = residual_names(model)
-    width = model.config.hidden_size
-    gram = torch.zeros(len(names), width, width, dtype=torch.float64, device=batch.device)
-    for texts in steps(batch.split(TEXTS), progress, "effective rank"):
-        states = residuals(model, texts).double().flatten(1, 2)  # layer sample d_model
+    texts = texts_for(model, tokens)
+    names, width = residual_names(model), model.config.hidden_size
+    matrices = 3 * len(names) * width * width * 8
+    per_token = residuals_bytes(model) + len(names) * width * 8
+    size = tokens_at_a_time(model, "effective rank", per_token, texts.longest, fixed=matrices, at_most=AT_MOST)
+    gram = torch.zeros(len(names), width, width, dtype=torch.float64, device=model.device)
+    for _, ids in steps(texts.batches(size), progress, "effective rank"):
+        states = residuals(model, ids).double().flatten(1, 2)  # layer sample d_model
         gram += (states.mT @ states).to(gram.device)
-    ranks = torch.stack([rankme(matrix, batch.numel()) for matrix in gram])
+    ranks = torch.stack([rankme(matrix, texts.tokens) for matrix in gram])
     return Curves(
         ranks[None],
         ["RankMe"],
         range(len(names)),
         x_name="layer",
         x_labels=names,
-        title=f"Effective rank over {batch.numel()} tokens",
+        title=f"Effective rank over {texts.tokens} tokens",
         value_name="effective rank",
         unit="directions",
     )

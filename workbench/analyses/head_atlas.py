@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM
-from hooks.attention import HeadStatistics
-from workbench.analyses.common import as_batch
+from hooks.attention import CHUNK, HeadStatistics
+from workbench.analyses.common import texts_for
+from workbench.analyses.memory import run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Grid, Measures
+from workbench.texts import Texts, TextsLike
 
-TOKENS = 4096  # run at a time
 SPAN = 16  # tokens that are repeated
 GAPS = (0, 16)  # random tokens before the first copy, and between the two
 UNITS = {"entropy": "nats", "distance": "tokens"}
@@ -35,11 +36,11 @@ TITLES = {
 
 
 def head_atlas(
-    model: OlmoForCausalLM, tokens: Tensor, *, samples: int = 64, seed: int = 0, progress: Progress | None = None
+    model: OlmoForCausalLM, tokens: TextsLike, *, samples: int = 64, seed: int = 0, progress: Progress | None = None
 ) -> Measures:
     """Per head: what it attends to on the given texts, and its induction score on random ones. Grids layer × head.
 
-    On `tokens` (batch pos, two positions or more), means over all queries but each text's first:
+    On `tokens`, texts of two tokens or more, means over all queries but each text's first:
     `entropy` −Σ p log p; `previous`, `first`, `self`: the weight on the token before, on the first token, on the token
     itself; `distance` Σ p (query − key); `duplicate`: the weight on earlier copies of the query's token, over the
     queries that have one (NaN where none has).
@@ -51,8 +52,8 @@ def head_atlas(
     `atlas.rank("induction")` lists the heads by any measure. No head × query × key tensor is ever held. With
     `samples=0` induction is left out.
     """
-    batch = as_batch(tokens, at_least=2)
-    measures = _text_statistics(model, batch, part(progress, 0.0, 0.5 if samples else 1.0))
+    texts = texts_for(model, tokens, at_least=2)
+    measures = _text_statistics(model, texts, part(progress, 0.0, 0.5 if samples else 1.0))
     if samples:
         scores = induction_scores(model, samples, seed, part(progress, 0.5, 1.0))  # layer sample head
         measures |= {"induction": scores.mean(1), "induction_error": scores.std(1) / samples**0.5}
@@ -73,12 +74,12 @@ def head_atlas(
     )
 
 
-def _text_statistics(model: OlmoForCausalLM, batch: Tensor, progress: Progress | None) -> dict[str, Tensor]:
+def _text_statistics(model: OlmoForCausalLM, texts: Texts, progress: Progress | None) -> dict[str, Tensor]:
     """The mean of each statistic over the queries where it is defined: layer head."""
     sums, counts = torch.zeros(()), torch.zeros(())
-    for texts in steps(batch.split(max(1, TOKENS // batch.shape[1])), progress, "attention on the text"):
-        statistics = HeadStatistics(tokens=texts)
-        found = _statistics(model, texts, statistics)[..., 1:].double()  # layer stat batch head query
+    for _, ids in steps(texts.batches(_tokens(model, texts.longest)), progress, "attention on the text"):
+        statistics = HeadStatistics(tokens=ids)
+        found = _statistics(model, ids, statistics)[..., 1:].double()  # layer stat batch head query
         sums = sums + found.nansum(dim=(2, 4))
         counts = counts + found.isfinite().sum(dim=(2, 4))
     means = (sums / counts).float()  # layer stat head
@@ -90,7 +91,7 @@ def induction_scores(model: OlmoForCausalLM, samples: int, seed: int, progress: 
     if samples < 2:
         raise WorkbenchError(f"samples is {samples}; a standard error needs at least 2")
     rows, targets = repeated_spans(model.config.vocab_size, samples, seed)
-    size = max(1, TOKENS // rows.shape[1])
+    size = max(1, _tokens(model, rows.shape[1]) // rows.shape[1])
     scores = []
     for some, target in steps(list(zip(rows.split(size), targets.split(size), strict=True)), progress, "induction"):
         statistics = HeadStatistics(targets={"induction": target})
@@ -122,6 +123,14 @@ def repeated_spans(vocab_size: int, samples: int, seed: int) -> tuple[Tensor, Te
         row[second + SPAN :] = rest
         target[second : second + SPAN - 1] = torch.arange(first + 1, first + SPAN)
     return rows, targets
+
+
+def _tokens(model: OlmoForCausalLM, length: int) -> int:
+    """How many tokens to run at a time, of texts of a length: some query rows' weights and what is made of them."""
+    heads, statistics = model.config.num_attention_heads, 8
+    chunk = 6 * heads * min(length, CHUNK) * 4  # weights of a chunk of query rows, for each key of each text
+    kept = 3 * model.config.num_hidden_layers * heads * statistics * 8
+    return tokens_at_a_time(model, "statistics of heads", run_bytes(model) + chunk + kept, length)
 
 
 def _statistics(model: OlmoForCausalLM, batch: Tensor, statistics: HeadStatistics) -> Tensor:

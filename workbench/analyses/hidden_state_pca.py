@@ -4,16 +4,18 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import as_batch, chosen
+from workbench.analyses.common import chosen, texts_for
+from workbench.analyses.memory import run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
-from workbench.progress import Progress
+from workbench.progress import Progress, steps
 from workbench.results import Points
 from workbench.text import Tokenizer, token_labels
+from workbench.texts import TextsLike
 
 
 def hidden_state_pca(
     model: OlmoForCausalLM,
-    tokens: Tensor,
+    tokens: TextsLike,
     layer: int,
     *,
     components: int = 2,
@@ -29,25 +31,26 @@ def hidden_state_pca(
     """
     if components not in (2, 3):
         raise WorkbenchError(f"components is {components}; a picture has 2 or 3")
-    batch = as_batch(tokens)
+    texts = texts_for(model, tokens)
     (layer,) = chosen([layer], model.config.num_hidden_layers, "layer")
-    kept = batch[:, skip:]
-    if kept.numel() <= components:
+    kept = [max(0, length - skip) for length in texts.lengths]
+    if sum(kept) <= components:
         raise WorkbenchError(
-            f"{kept.numel()} tokens are left after skipping {skip} of {batch.shape[1]}, for {components} components"
+            f"{sum(kept)} tokens are left after skipping {skip} of each text, for {components} components"
         )
-    if progress is not None:
-        progress(0.0, "hidden states")
-    site = f"blocks.{layer}.resid_post"
-    states = model.run(batch, capture=site, captures_only=True)[site][:, skip:].flatten(0, 1)  # sample d_model
-    points, shares = principal_components(states, components)
-    if progress is not None:
-        progress(1.0, "hidden states")
+    site, held = f"blocks.{layer}.resid_post", 6 * 8 * sum(kept) * model.config.hidden_size
+    size = tokens_at_a_time(model, "principal components", run_bytes(model, capture=[site]), texts.longest, fixed=held)
+    states: list[Tensor] = [torch.empty(0)] * len(texts)
+    for rows, ids in steps(texts.batches(size), progress, "hidden states"):
+        run = model.run(ids, capture=site, captures_only=True)
+        for row, state in zip(rows, run[site], strict=True):
+            states[row] = state[skip:].double()  # pos d_model
+    points, shares = principal_components(torch.cat(states), components)
     return Points(
         points,
-        [name for text in kept for name in token_labels(text, tokenizer)],
+        [name for text in texts for name in token_labels(text[skip:], tokenizer)],
         [f"PC{n} ({share:.1%})" for n, share in enumerate(shares.tolist(), 1)],
-        colour=torch.arange(skip, batch.shape[1]).repeat(len(batch)),
+        colour=torch.cat([torch.arange(skip, skip + count) for count in kept]),
         title=f"Hidden states after layer {layer}",
         value_name="projection",
         signed=True,

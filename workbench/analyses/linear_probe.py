@@ -10,23 +10,23 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import as_batch, residual_names, residuals
+from workbench.analyses.common import residual_names, residuals, residuals_bytes, texts_for
+from workbench.analyses.memory import tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Curves
+from workbench.texts import Texts, TextsLike
 
-TEXTS = 8  # run at a time
+POOLS = ("last", "mean")
 LINES = ("held-out texts", "shuffled labels", "most frequent label")
 
 
 def linear_probe(
     model: OlmoForCausalLM,
-    tokens: Tensor | Sequence[Tensor],
-    labels: Sequence[object],
+    tokens: TextsLike,
+    labels: Sequence[object] | None = None,
     *,
     pool: str = "last",
     held_out: float = 0.25,
@@ -36,15 +36,16 @@ def linear_probe(
 ) -> Curves:
     """Accuracy per layer of a linear classifier that reads a text's label from the residual stream.
 
-    `tokens` are the texts: batch pos, or a sequence of LongTensors of any lengths; `labels` one a text. `pool` is what
-    the classifier reads: the hidden state at the `last` token, or the `mean` over tokens. Logistic regression on
-    standardised states (scikit-learn, its default penalty) is trained on a part of the texts and tested on the
-    `held_out` share, over `splits` stratified splits; the line `held-out texts` is the mean, its error the standard
-    error over the splits. `shuffled labels` is the control: the same with labels dealt out at random, which shows what
-    the classifier can learn by heart (Hewitt and Liang 2019). `most frequent label` is what a constant guess gets.
+    `labels` are one for each text; those of the `Texts` if not given. `pool` is what the classifier reads: the hidden
+    state at the `last` token, or the `mean` over tokens. Logistic regression on standardised states (scikit-learn, its
+    default penalty) is trained on a part of the texts and tested on the `held_out` share, over `splits` stratified
+    splits; the line `held-out texts` is the mean, its error the standard error over the splits. `shuffled labels` is
+    the control: the same with labels dealt out at random, which shows what the classifier can learn by heart (Hewitt
+    and Liang 2019). `most frequent label` is what a constant guess gets.
     """
-    classes, wanted = _classes(labels, splits, held_out)
-    states = _pooled(model, tokens, wanted, pool, part(progress, 0.0, 0.3))  # layer text d_model
+    texts = texts_for(model, tokens)
+    classes, wanted = _classes(_labels(texts, labels), splits, held_out)
+    states = _pooled(model, texts, pool, part(progress, 0.0, 0.3))  # layer text d_model
     splitter = StratifiedShuffleSplit(splits, test_size=held_out, random_state=seed)
     targets = (wanted, np.random.default_rng(seed).permutation(wanted))
     accuracies = np.empty((len(targets), len(states), splits))
@@ -83,26 +84,28 @@ def _classes(labels: Sequence[object], splits: int, held_out: float) -> tuple[np
     return classes, wanted
 
 
-def _pooled(
-    model: OlmoForCausalLM, tokens: Tensor | Sequence[Tensor], labels: np.ndarray, pool: str, progress: Progress | None
-) -> np.ndarray:
+def _labels(texts: Texts, labels: Sequence[object] | None) -> Sequence[object]:
+    """A label for each text. Errors: WorkbenchError where there are none, or another number of them."""
+    found = texts.labels if labels is None else labels
+    if found is None:
+        raise WorkbenchError("the texts have no labels; give labels=, one for each text, or Texts with labels")
+    if len(found) != len(texts):
+        raise WorkbenchError(f"there are {len(texts)} texts and {len(found)} labels; give one label for each text")
+    return found
+
+
+def _pooled(model: OlmoForCausalLM, texts: Texts, pool: str, progress: Progress | None) -> np.ndarray:
     """What the classifier reads of each text: layer text d_model, float32."""
-    if pool not in ("last", "mean"):
+    if pool not in POOLS:
         raise WorkbenchError(f"pool is {pool!r}; choose 'last' or 'mean'")
-    texts = [as_batch(text) for text in tokens]
-    if len(texts) != len(labels):
-        raise WorkbenchError(f"there are {len(texts)} texts and {len(labels)} labels; give one label a text")
-    lengths = torch.tensor([text.shape[1] for text in texts])
-    order = lengths.argsort()
-    padded = pad_sequence([texts[n][0] for n in order], batch_first=True)  # what follows a text does not change it
-    pooled: list[Tensor] = []
-    for some in steps(order.split(TEXTS), progress, "reading hidden states"):
-        start, longest = TEXTS * len(pooled), int(lengths[some].max())
-        resid = residuals(model, padded[start : start + len(some), :longest]).float().cpu()  # layer batch pos d_model
-        position, length = torch.arange(longest), lengths[some][:, None]
-        weight = (position == length - 1).float() if pool == "last" else (position < length) / length
-        pooled.append(torch.einsum("lbpd,bp->bld", resid, weight))
-    return torch.cat(pooled)[order.argsort()].transpose(0, 1).numpy()
+    layers, width = model.config.num_hidden_layers + 1, model.config.hidden_size
+    pooled = torch.empty(layers, len(texts), width)
+    per_token = residuals_bytes(model) + 4 * layers * width
+    size = tokens_at_a_time(model, "linear probe", per_token, texts.longest, fixed=3 * pooled.nbytes)
+    for rows, ids in steps(texts.batches(size), progress, "reading hidden states"):
+        resid = residuals(model, ids)  # layer batch pos d_model
+        pooled[:, rows] = (resid[:, :, -1] if pool == "last" else resid.float().mean(2)).float().cpu()
+    return pooled.numpy()
 
 
 def _accuracy(states: np.ndarray, target: np.ndarray, train: np.ndarray, test: np.ndarray) -> float:

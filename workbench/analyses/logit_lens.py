@@ -5,11 +5,21 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import CHUNK, next_token_statistics, one_text, residual_names, residuals
+from workbench.analyses.common import (
+    CHUNK,
+    CHUNK_BYTES,
+    next_token_statistics,
+    one_text,
+    residual_names,
+    residuals,
+    residuals_bytes,
+)
+from workbench.analyses.memory import tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.results import Grid, Measures
 from workbench.text import Tokenizer, token_labels, vocabulary_labels
+from workbench.texts import TextsLike
 
 UNITS = {"entropy": "nats", "kl": "nats"}
 TITLES = {
@@ -23,7 +33,7 @@ TITLES = {
 @torch.no_grad()
 def logit_lens(
     model: OlmoForCausalLM,
-    tokens: Tensor,
+    tokens: TextsLike,
     *,
     top_k: int = 5,
     tokenizer: Tokenizer | None = None,
@@ -36,11 +46,12 @@ def logit_lens(
     undefined at the last position); and `top_2` … `top_k`, the probabilities of the runners-up with their texts. The
     last row is the model's own output: its `kl` is 0.
     """
-    batch = one_text(tokens)
+    batch = one_text(tokens, model)
     if not 1 <= top_k <= model.config.vocab_size:
         raise WorkbenchError(
             f"top_k is {top_k}; choose from 1 to {model.config.vocab_size}, the size of the vocabulary"
         )
+    tokens_at_a_time(model, "logit lens", residuals_bytes(model), batch.shape[1], fixed=3 * CHUNK_BYTES)
     resid = residuals(model, batch)[:, 0]  # layer pos d_model
     following = torch.cat([batch[0, 1:], batch[0, :1]]).to(resid.device)  # the last one has no next: cut out below
     size = max(1, CHUNK // model.config.vocab_size)

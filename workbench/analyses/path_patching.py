@@ -8,11 +8,25 @@ from torch import Tensor
 from hooks import Capture, Edit, OlmoForCausalLM, Run, edits
 from workbench.analyses.cells import PARTS, RESIDUALS, Swap, heads_and_mlp, repeated, run_cells
 from workbench.analyses.common import block_of, chosen, head_name
-from workbench.analyses.contrast import Target, contrast, grids, scale_between
+from workbench.analyses.contrast import (
+    Contrast,
+    Pairs,
+    Target,
+    contrast,
+    end_sums,
+    ends_of_others,
+    grids,
+    last_logits_bytes,
+    log_probabilities,
+    scale_between,
+    summed,
+)
+from workbench.analyses.memory import run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
-from workbench.progress import Progress, steps
+from workbench.progress import Progress, part, steps
 from workbench.results import Measures
 from workbench.text import Tokenizer
+from workbench.texts import TextsLike
 
 MLPS = ("frozen", "recomputed")
 INPUTS = "qkv"
@@ -22,8 +36,8 @@ Readers = dict[str, list[int]]
 
 def path_patching(
     model: OlmoForCausalLM,
-    clean: Tensor,
-    corrupted: Tensor,
+    clean: TextsLike,
+    corrupted: TextsLike,
     token: Target,
     against: Target | None = None,
     *,
@@ -58,23 +72,48 @@ def path_patching(
         raise WorkbenchError(f"mlps={mlps!r}; choices: {', '.join(MLPS)}")
     receivers = None if receivers is None else _present(model, receivers)
     readers = None if receivers is None else _readers(model, receivers, inputs)
-    base = model.run(pair.clean, capture=[RESIDUALS, "blocks.*.attn_out", "blocks.*.mlp_out"], logits_to_keep=1)
-    other = model.run(pair.corrupted, capture=PARTS, logits_to_keep=1)
-    scale = scale_between(pair, base.logits, other.logits, one="corrupted")
     end = model.config.num_hidden_layers if readers is None else max(block_of(site) for site in readers)
-    n_heads = model.config.num_attention_heads
-    rows = []
-    for layer in steps(range(end), progress, "patching paths"):
-        senders = heads_and_mlp(model, other, layer, pair.clean.numel(), at_most=n_heads)
-        found = [
-            _through(model, base, sender, readers, range(layer, end), mlps).unflatten(0, (len(sender.masks), -1))
-            for sender in senders
-        ]  # cell text vocab each
-        rows.append(scale.normalised(torch.cat(found)))
-    values = {name: torch.stack([row[name] for row in rows]) for name in pair.measures}  # layer part
+    batches, tokens = _batches(model, pair)
+    runs = _runs(model, batches[0])
+    ends = [end_sums(pair, batches[0], *(run.logits for run in runs)), *ends_of_others(model, pair, batches)]
+    scale = scale_between(pair, ends, one="corrupted")
+    totals = dict.fromkeys(pair.measures, torch.zeros(()))  # layer part each
+    for number, pairs in enumerate(batches):
+        base, other = runs if number == 0 else _runs(model, pairs)
+        log_clean, rows = log_probabilities(base.logits), []
+        stage = part(progress, number / len(batches), (number + 1) / len(batches))
+        for layer in steps(range(end), stage, "patching paths"):
+            senders = heads_and_mlp(model, other, layer, tokens // pairs.clean.numel())
+            found = [
+                _through(model, base, sender, readers, range(layer, end), mlps).unflatten(0, (len(sender.masks), -1))
+                for sender in senders
+            ]  # cell text vocab each
+            rows.append(summed(pair, pairs, log_clean, torch.cat(found)))
+        totals = {name: total + torch.stack([row[name] for row in rows]) for name, total in totals.items()}
+    values, n_heads = scale.normalised(totals), model.config.num_attention_heads
     what = "logits" if receivers is None else f"{inputs} of {', '.join(head_name(*one) for one in receivers)}"
     title = f"Direct path from a head or an MLP to {what} (other MLPs {mlps})"
     return grids(scale, values, range(end), [*range(n_heads), "MLP"], "part", title)
+
+
+def _runs(model: OlmoForCausalLM, pairs: Pairs) -> tuple[Run, Run]:
+    """The runs over the clean prompts, whose paths are patched, and over the corrupted ones."""
+    kept = [RESIDUALS, "blocks.*.attn_out", "blocks.*.mlp_out"]
+    return (
+        model.run(pairs.clean, capture=kept, logits_to_keep=1),
+        model.run(pairs.corrupted, capture=PARTS, logits_to_keep=1),
+    )
+
+
+def _batches(model: OlmoForCausalLM, pair: Contrast) -> tuple[list[Pairs], int]:
+    """Batches of pairs, and how many tokens of cells to run at a time beside what is kept of a batch."""
+    length, lasts = pair.clean.longest, last_logits_bytes(model) / min(pair.clean.lengths)
+    cells = model.config.num_attention_heads + 1
+    kept = run_bytes(model, capture=[RESIDUALS, *PARTS, *PARTS]) + cells * lasts
+    of_cell = run_bytes(model, capture=PARTS) + 8 * model.config.hidden_size * model.dtype.itemsize + lasts
+    batches = pair.batches(tokens_at_a_time(model, "patching paths", kept + of_cell, length))
+    largest = max(pairs.clean.numel() for pairs in batches)
+    return batches, tokens_at_a_time(model, "patching paths", of_cell, largest, fixed=kept * largest)
 
 
 def _present(model: OlmoForCausalLM, receivers: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -6,18 +6,19 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import as_batch, residuals
-from workbench.analyses.pairs import Subject, opened, pair_name, side_by_side
+from workbench.analyses.common import residuals, texts_for
+from workbench.analyses.pairs import Subject, config_of, opened, pair_name, side_by_side
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Grid
+from workbench.texts import TextsLike
 
 SAMPLES = 1024  # tokens compared with each other at a time
 
 
 def representation_similarity(
     model: Subject,
-    tokens: Tensor,
+    tokens: TextsLike,
     other: Subject | None = None,
     *,
     skip: int = 0,
@@ -33,7 +34,7 @@ def representation_similarity(
     not their width. They may be models, entries of a series or ids; those that are not models are loaded one after the
     other.
     """
-    batch = as_batch(tokens)
+    batch = texts_for(config_of(model), tokens).ids
     if batch.shape[1] <= skip:
         raise WorkbenchError(f"texts of {batch.shape[1]} tokens leave none after skipping {skip}; use longer ones")
     groups = _groups(batch, batch.shape[1] - skip)

@@ -2,18 +2,19 @@
 
 import pandas as pd
 import torch
-from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import one_text, residual_names, residuals
+from workbench.analyses.common import one_text, residual_names, residuals, residuals_bytes
+from workbench.analyses.memory import tokens_at_a_time
 from workbench.progress import Progress
 from workbench.results import Grid, Measures
 from workbench.text import Tokenizer, token_labels
+from workbench.texts import TextsLike
 
 
 def residual_norms(
-    model: OlmoForCausalLM, tokens: Tensor, *, tokenizer: Tokenizer | None = None, progress: Progress | None = None
+    model: OlmoForCausalLM, tokens: TextsLike, *, tokenizer: Tokenizer | None = None, progress: Progress | None = None
 ) -> Measures:
     """Norms of the residual stream per layer and position of one text.
 
@@ -23,7 +24,8 @@ def residual_norms(
     activations in large language models"); `cosine`, ⟨x, y⟩ / ‖x‖ ‖y‖ with the residual stream y one row before: 1
     where a layer changes no direction, undefined at `embed`.
     """
-    batch = one_text(tokens)
+    batch = one_text(tokens, model)
+    tokens_at_a_time(model, "residual norms", _bytes(model), batch.shape[1])
     if progress is not None:
         progress(0.0, "residual norms")
     resid = residuals(model, batch)[:, 0].float()  # layer pos d_model
@@ -63,7 +65,7 @@ def residual_norms(
 
 def massive_activations(
     model: OlmoForCausalLM,
-    tokens: Tensor,
+    tokens: TextsLike,
     *,
     tokenizer: Tokenizer | None = None,
     at_least: float = 100.0,
@@ -74,7 +76,8 @@ def massive_activations(
     The bounds are those of Sun et al. 2024. One row an entry, largest first: `layer`, `position`, `token`,
     `dimension`, `value`, `ratio`; no rows where nothing is massive.
     """
-    batch = one_text(tokens)
+    batch = one_text(tokens, model)
+    tokens_at_a_time(model, "massive activations", _bytes(model), batch.shape[1])
     resid = residuals(model, batch)[:, 0].float()  # layer pos d_model
     ratios = resid.abs() / resid.abs().median(-1, keepdim=True).values
     layer, position, dimension = torch.where((resid.abs() >= at_least) & (ratios >= ratio))
@@ -90,3 +93,9 @@ def massive_activations(
         }
     )
     return table.sort_values("value", key=abs, ascending=False, kind="stable", ignore_index=True)
+
+
+def _bytes(model: OlmoForCausalLM) -> float:
+    """Bytes for each token: its residual streams, and in float32 their sizes and what sorts them for the median."""
+    numbers = (model.config.num_hidden_layers + 1) * model.config.hidden_size
+    return residuals_bytes(model) + 24 * numbers

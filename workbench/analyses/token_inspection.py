@@ -13,9 +13,11 @@ from transformers import DynamicCache
 from hooks import Capture, Edit, OlmoForCausalLM, Run
 from workbench.analyses.common import chosen, head_name, next_token_statistics, one_text, residual_names
 from workbench.analyses.logit_lens import unembed
+from workbench.analyses.memory import run_bytes, tokens_at_a_time
 from workbench.progress import Progress
 from workbench.results import Grid, Maps
 from workbench.text import Tokenizer, token_labels, vocabulary_labels
+from workbench.texts import TextsLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,7 @@ class Inspection:
 @torch.no_grad()
 def token_inspection(
     model: OlmoForCausalLM,
-    tokens: Tensor,
+    tokens: TextsLike,
     position: int,
     *,
     edits: Sequence[Edit] = (),
@@ -65,8 +67,9 @@ def token_inspection(
     `attention_maps`. The text is run once, cut after the token, so that only its own rows and the later tokens' weights
     on it are kept: no whole map is held.
     """
-    batch = one_text(tokens)
+    batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
+    _fits(model, batch.shape[1])
     labels = token_labels(batch[0], tokenizer)
     if progress is not None:
         progress(0.0, "one token")
@@ -86,6 +89,15 @@ def token_inspection(
         Maps(run.stack("attn.pattern")[:, 0].flatten(0, 1), names, labels[: position + 1], queries=[position]),
         Grid(looked_at, names, labels[position + 1 :], row_name="head", value_name="attention"),
     )
+
+
+def _fits(model: OlmoForCausalLM, length: int) -> None:
+    """Check that a text fits: its pass, its cache, and the weights on one token of it; a row of logits a layer."""
+    config, cached = model.config, ("blocks.*.attn.rot_k", "blocks.*.attn.v")
+    heads = config.num_hidden_layers * config.num_attention_heads
+    per_token = run_bytes(model, capture=2 * cached) + 16 * heads
+    lens = (config.num_hidden_layers + 1) * config.vocab_size * (model.dtype.itemsize + 4 * 4)
+    tokens_at_a_time(model, "token inspection", per_token, length, fixed=lens)
 
 
 def _expected(logits: Tensor, top_k: int, tokenizer: Tokenizer | None) -> pd.DataFrame:

@@ -8,13 +8,14 @@ from einops import einsum
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.cells import TOKENS
 from workbench.analyses.common import chosen, one_text
 from workbench.analyses.direct_logit_attribution import target_ids
+from workbench.analyses.memory import run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Measures, Scores
 from workbench.text import Tokenizer, token_id, token_labels, vocabulary_labels
+from workbench.texts import TextsLike
 
 DOUBLED = (32, 64, 128, 256, 512, 1024, 2048)
 """How many points an integral is tried on, one number after the other."""
@@ -22,7 +23,7 @@ DOUBLED = (32, 64, 128, 256, 512, 1024, 2048)
 
 def token_saliency(
     model: OlmoForCausalLM,
-    tokens: Tensor,
+    tokens: TextsLike,
     token: int | str,
     against: int | str | None = None,
     *,
@@ -53,12 +54,16 @@ def token_saliency(
 
     Errors: WorkbenchError for targets that are not one token, positions that are not there, and fewer than one point.
     """
-    batch = one_text(tokens).to(model.device)
+    batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
     target = target_ids(model, token, against, tokenizer)
     if points < 1:
         raise WorkbenchError(f"points is {points}; the quadrature needs at least 1, and many to be exact")
     ids, embeddings = batch[:, : position + 1], model.get_input_embeddings().weight.detach()
+    d_model = model.config.hidden_size
+    per_token = run_bytes(model, grad=True) + 40 * d_model  # points on the line, and their gradients in float64
+    first, sums = 3 * ids.shape[1], 40 * d_model * ids.shape[1]  # the first gradients are of three texts at a time
+    size = tokens_at_a_time(model, "integrated gradients", per_token, first, fixed=sums)
     x = model.run(ids, capture="blocks.0.resid_pre", captures_only=True)["blocks.0.resid_pre"]  # 1 pos d_model
     origin = embeddings.mean(0).expand_as(x)
     if baseline is not None:
@@ -66,7 +71,7 @@ def token_saliency(
     logits, slopes = _slopes(model, torch.cat([x, origin, torch.zeros_like(x)]), target)
     to_zeros, to_origin = float(logits[0] - logits[2]), float(logits[0] - logits[1])
     tolerance = max(tolerance, torch.finfo(x.dtype).eps)
-    integrated, used = _integrated(Line(model, origin, x, target), to_origin, points, tolerance, progress)
+    integrated, used = _integrated(Line(model, origin, x, target, size), to_origin, points, tolerance, progress)
     labels, name = token_labels(ids[0], tokenizer), " over ".join(vocabulary_labels(target, tokenizer))
     by_slope = _scores("gradient × input", (x[0] * slopes[0]).sum(-1), to_zeros, labels, name)
     by_integral = _scores(f"integrated gradients on {used} points", integrated, to_origin, labels, name)
@@ -81,13 +86,14 @@ class Line:
     start: Tensor
     end: Tensor
     target: list[int]
+    tokens: int  # to run at a time
 
     def integral(self, points: int, progress: Progress | None) -> Tensor:
         """The gradient's integral along the line, by token, on so many points (Gauss–Legendre): pos, float64."""
         way = self.end - self.start
         nodes, weights = (torch.tensor(part) for part in np.polynomial.legendre.leggauss(points))
         alphas, weights = (nodes + 1) / 2, weights / 2  # from −1…1 to 0…1
-        total, size = torch.zeros_like(way[0], dtype=torch.float64), max(1, TOKENS // way.shape[1])
+        total, size = torch.zeros_like(way[0], dtype=torch.float64), max(1, self.tokens // way.shape[1])
         chunks = list(zip(alphas.split(size), weights.split(size), strict=True))
         for some, weight in steps(chunks, progress, f"integrated gradients on {points} points"):
             _, slopes = _slopes(self.model, self.start + some[:, None, None].to(way) * way, self.target)

@@ -29,6 +29,7 @@ from workbench.checkpoints import Checkpoint, Weights
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.results import Curves, Grid, Measures, Scores
+from workbench.texts import Texts
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "olmo-workbench"
 MOST_CACHED = 4_000_000_000  # bytes; what was used longest ago goes first
@@ -272,6 +273,8 @@ def _key(value: object) -> object:
     """A value in a form whose hash depends on its contents alone."""
     if isinstance(value, Tensor):
         return ("tensor", str(value.dtype), value.detach().cpu().double().numpy())
+    if isinstance(value, Texts):
+        return ("texts", _key(value.ids), _key(value.mask), value.labels)
     if isinstance(value, functools.partial):
         return (_key(value.func), _key(value.args), _key(value.keywords))
     if isinstance(value, Metric):

@@ -10,24 +10,29 @@ import torch
 from torch import Tensor
 
 from hooks import Edit, OlmoForCausalLM, Run, edits
-from workbench.analyses.common import as_batch, chosen, next_token_statistics
+from workbench.analyses.common import CHUNK_BYTES, chosen, next_token_statistics, texts_for
 from workbench.analyses.grafting import Part, grafted, part_tensors
-from workbench.analyses.pairs import Subject, name_of, opened
+from workbench.analyses.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.pairs import Subject, config_of, name_of, opened
 from workbench.analyses.tensors import NamedTensors, weights_of
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.progress import part as stage
 from workbench.results import Grid, Measures, Scores
+from workbench.texts import Batch, Texts, TextsLike
 
 CAPTURED = ("attn.z", "attn_out", "mlp_out", "resid_post")
 WHOLE = {"weights": ("attention", "mlp", "layer"), "activations": ("attention", "mlp", "residual")}
 """Parts of a layer that can be exchanged as a whole."""
 
+Donor = NamedTensors | list[dict[str, Tensor]]
+"""A's tensors, read when they are needed; or what its parts wrote in a run over each batch of texts, by site."""
+
 
 def transplant(
     a: Subject,
     b: Subject,
-    tokens: Tensor,
+    tokens: TextsLike,
     part: Part,
     *,
     using: str = "weights",
@@ -41,18 +46,21 @@ def transplant(
     of o and its part of the q norm; keys and values go along where all query heads that share them do, which is always
     so without grouped queries. An MLP and attention have the norms that are theirs alone.
 
-    Scores: `loss of B`, `loss with the part of A`, `effect on loss` (positive: A's part does worse in B); with a
-    `target`, a token id, also its log-probability after the last token: `target in B`, `target with the part of A`,
-    `effect on target`.
+    Losses are means over all tokens but each text's first, those of the target over the texts. Scores: `loss of B`,
+    `loss with the part of A`, `effect on loss` (positive: A's part does worse in B); with a `target`, a token id, also
+    its log-probability after the last token: `target in B`, `target with the part of A`, `effect on target`.
     Errors: WorkbenchError if there is no such part, or A and B are not of one shape.
     """
-    batch = as_batch(tokens, at_least=2)
-    donor = _donor(a, batch, [part.layer], using, stage(progress, 0.0, 0.4))
+    texts = texts_for(config_of(b), tokens, at_least=2)
+    batches = _batches(a, b, texts, 1, using)
+    donor = _donor(a, batches, [part.layer], using, stage(progress, 0.0, 0.4))
     model = opened(b, stage(progress, 0.4, 0.8))
-    runs = (lambda: model.run(batch.to(model.device)), lambda: _with_part(model, batch, donor, part))
-    before, after = (
-        _outcome(run(), batch, target) for run in steps(runs, stage(progress, 0.8, 1.0), f"transplanting {part}")
-    )
+    totals = []
+    for number, batch in enumerate(steps(batches, stage(progress, 0.8, 1.0), f"transplanting {part}")):
+        ids = batch.ids.to(model.device)
+        runs = model.run(ids), _with_part(model, ids, donor, number, part)
+        totals.append(torch.tensor([_sums(run, ids, target) for run in runs], dtype=torch.float64))
+    before, after = (torch.stack(totals).sum(0) / _counts(texts, target)).tolist()
     names = ["loss", "target"][: len(before)]
     numbers: dict[str, float] = {}
     for name, old, new in zip(names, before, after, strict=True):
@@ -71,7 +79,7 @@ def transplant(
 def transplant_parts(
     a: Subject,
     b: Subject,
-    tokens: Tensor,
+    tokens: TextsLike,
     *,
     kinds: Sequence[str] | None = None,
     using: str = "weights",
@@ -86,20 +94,26 @@ def transplant_parts(
     from what A has made of the text so far. See `transplant`. Each run starts at the part's layer, from B's own
     residual stream.
     """
-    batch, kinds = as_batch(tokens, at_least=2), _kinds(kinds, using)
+    texts, kinds = texts_for(config_of(b), tokens, at_least=2), _kinds(kinds, using)
+    batches = _batches(a, b, texts, config_of(a).num_hidden_layers, using)
     # A before B, so that one model is in memory at a time.
-    donor = _donor(a, batch, None, using, stage(progress, 0.0, 0.1))
+    donor = _donor(a, batches, None, using, stage(progress, 0.0, 0.1))
     model = opened(b, stage(progress, 0.1, 0.2))
     layers, heads = range(model.config.num_hidden_layers), range(model.config.num_attention_heads)
     columns = [(kind, some) for kind in kinds for some in ([(head,) for head in heads] if kind == "head" else [()])]
     grid = [Part(kind, layer, some) for layer in layers for kind, some in columns]
-    own = model.run(batch.to(model.device), capture="blocks.*.resid_pre")
-    before = _outcome(own, batch, target)
-    effects = []
-    for one in steps(grid, stage(progress, 0.2, 1.0), "transplanting parts"):
-        run = _with_part(model, batch, donor, one, own[f"blocks.{one.layer}.resid_pre"])
-        effects.append([new - old for new, old in zip(_outcome(run, batch, target), before, strict=True)])
-    values = torch.tensor(effects).T.reshape(len(before), len(layers), len(columns))
+    effects = torch.zeros(())  # part 1|2
+    for number, batch in enumerate(batches):
+        ids = batch.ids.to(model.device)
+        own = model.run(ids, capture="blocks.*.resid_pre")
+        before, rows = _sums(own, ids, target), []
+        ends = (0.2 + 0.8 * n / len(batches) for n in (number, number + 1))
+        for one in steps(grid, stage(progress, *ends), "transplanting parts"):
+            run = _with_part(model, ids, donor, number, one, own[f"blocks.{one.layer}.resid_pre"])
+            rows.append([new - old for new, old in zip(_sums(run, ids, target), before, strict=True)])
+        effects = effects + torch.tensor(rows, dtype=torch.float64)
+    effects = effects / _counts(texts, target)
+    values = effects.T.reshape(-1, len(layers), len(columns))
     what = "head" if kinds == ("head",) else "part"
     names = {"loss": "loss", "target": "log-probability of the target"}
     return Measures(
@@ -139,10 +153,22 @@ def with_part(
     return grafted(b, part_tensors(weights_of(a), part), part)
 
 
+def _batches(a: Subject, b: Subject, texts: Texts, layers: int, using: str) -> list[Batch]:
+    """Texts to run at a time: all logits of a run, B's residual streams, and what A's parts wrote in so many layers."""
+    config = config_of(b)
+    kept = 4 * len(CAPTURED) * layers * texts.tokens * config.hidden_size if using == "activations" else 0
+    sizes = []
+    for model in (one if isinstance(one, OlmoForCausalLM) else config_of(one) for one in (a, b)):
+        streams = 4 * (config.num_hidden_layers + len(CAPTURED) * layers) * config.hidden_size
+        per_token = run_bytes(model, logits=3) + streams
+        sizes.append(tokens_at_a_time(model, "transplant", per_token, texts.longest, fixed=CHUNK_BYTES + kept))
+    return texts.batches(min(sizes))
+
+
 def _donor(
-    a: Subject, batch: Tensor, layers: Sequence[int] | None, using: str, progress: Progress | None
-) -> NamedTensors | dict[str, Tensor]:
-    """A's tensors, read when they are needed; or what its parts wrote in a run over the tokens, by site."""
+    a: Subject, batches: Sequence[Batch], layers: Sequence[int] | None, using: str, progress: Progress | None
+) -> Donor:
+    """What A gives: its tensors, or what its parts wrote in some layers (all where None)."""
     if using == "weights":
         return weights_of(a)
     if using != "activations":
@@ -150,27 +176,23 @@ def _donor(
     model = opened(a, progress)
     layers = chosen(layers, model.config.num_hidden_layers, "layer")
     capture = [f"blocks.{layer}.{site}" for layer in layers for site in CAPTURED]
-    run = model.run(batch.to(model.device), capture=capture, captures_only=True)
-    return {site: run[site].cpu() for site in run}
+    runs = (model.run(batch.ids.to(model.device), capture=capture, captures_only=True) for batch in batches)
+    return [{site: run[site].cpu() for site in run} for run in runs]
 
 
 def _with_part(
-    model: OlmoForCausalLM,
-    batch: Tensor,
-    donor: NamedTensors | dict[str, Tensor],
-    part: Part,
-    resid: Tensor | None = None,
+    model: OlmoForCausalLM, ids: Tensor, donor: Donor, number: int, part: Part, resid: Tensor | None = None
 ) -> Run:
-    """B's run with the part, of A's tensors or of what A's parts wrote; from the part's layer on, where its residual
-    stream there is given."""
+    """B's run over batch `number` with the part, of A's tensors or of what A's parts wrote; from the part's layer on,
+    where its residual stream there is given."""
     _there(model, part)
     changes: list[Edit] = []
-    if isinstance(donor, dict):
-        changes = _edits(donor, part)
+    if isinstance(donor, list):
+        changes = _edits(donor[number], part)
     else:
         model = grafted(model, part_tensors(donor, part), part)
     if resid is None:
-        return model.run(batch.to(model.device), edits=changes)
+        return model.run(ids, edits=changes)
     return model.run(start_at_layer=part.layer, resid=resid, edits=changes)
 
 
@@ -193,11 +215,17 @@ def _edits(written: dict[str, Tensor], part: Part) -> list[Edit]:
     return [edits.replace(block + site, written[block + site]) for site in sites]
 
 
-def _outcome(run: Run, batch: Tensor, target: int | None) -> list[float]:
-    """The mean loss, and with a target its mean log-probability after the last token."""
+def _sums(run: Run, ids: Tensor, target: int | None) -> list[float]:
+    """The sum of the losses of all tokens but each text's first, and of a target's log-probabilities after the last."""
     logits = run.logits
-    losses = next_token_statistics(logits[:, :-1], batch[:, 1:].to(logits.device))["loss"]
+    losses = next_token_statistics(logits[:, :-1], ids[:, 1:].to(logits.device))["loss"].double()
     if target is None:
-        return [losses.mean().item()]
+        return [losses.sum().item()]
     chosen([target], logits.shape[-1], "token")
-    return [losses.mean().item(), logits[:, -1].float().log_softmax(-1)[:, target].mean().item()]
+    return [losses.sum().item(), logits[:, -1].float().log_softmax(-1)[:, target].double().sum().item()]
+
+
+def _counts(texts: Texts, target: int | None) -> Tensor:
+    """How many losses, and how many targets, the sums over all texts hold."""
+    counts = [texts.tokens - len(texts), len(texts)]
+    return torch.tensor(counts[: 1 if target is None else 2], dtype=torch.float64)
