@@ -310,7 +310,7 @@ class _Row(NamedTuple):
 def _rows(path: Path, text: str, label: str | None) -> Iterator[_Row]:
     """The texts of a file, in order. Errors: WorkbenchError, with the line."""
     kind = path.suffix.lower()
-    if kind not in READ:
+    if kind not in READ.split(", "):
         raise WorkbenchError(f"{path} is no file of texts that is known here; known are {READ}")
     if kind == ".parquet":
         yield from _of_columns(path, text, label)

@@ -122,7 +122,7 @@ def _fits(a: Subject, b: Subject, length: int) -> None:
     for one in (a, b):
         model, size = one if isinstance(one, OlmoForCausalLM) else config_of(one), config_of(one).vocab_size
         per_token = run_bytes(model, logits=1) + 3 * 4 * size
-        tokens_at_a_time(model, "next-token distributions", per_token, length, fixed=10 * 4 * CHUNK)
+        tokens_at_a_time(model, "next-token distributions", per_token, length, fixed=10 * 4 * min(CHUNK, length * size))
 
 
 def _curves(name: str, values: Tensor, texts: Texts, of: str, tokenizer: Tokenizer | None) -> Curves:

@@ -75,7 +75,7 @@ def contrast(
 
     Errors: WorkbenchError if a prompt and its other version differ in length, or a target is not one token.
     """
-    both = texts_for(model, clean), texts_for(model, corrupted)
+    both = texts_for(model.config, clean), texts_for(model.config, corrupted)
     lengths = [texts.lengths for texts in both]
     if lengths[0] != lengths[1]:
         raise WorkbenchError(
@@ -87,8 +87,8 @@ def contrast(
     columns = [_ids(model, each, len(both[0]), tokenizer) for each in wanted]
     names = [vocabulary_labels(ids[:1], tokenizer)[0] + (" …" if len(set(ids)) > 1 else "") for ids in columns]
     ends = torch.tensor(lengths[0]) + position + 1 if position < 0 else torch.full((len(both[0]),), position + 1)
-    asked = (torch.arange(both[0].longest) < ends[:, None]).to(model.device)  # text pos
-    first, second = (Texts(texts.ids, texts.mask.to(model.device) & asked) for texts in both)
+    asked = torch.arange(both[0].longest) < ends[:, None]  # text pos
+    first, second = (Texts(texts.ids, texts.mask & asked.to(texts.ids.device)).to(model.device) for texts in both)
     return Contrast(first, second, torch.tensor(columns, device=model.device).T, " over ".join(names))
 
 

@@ -7,7 +7,6 @@ from torch import Tensor
 from hooks import OlmoForCausalLM
 from workbench.analyses.common import (
     CHUNK,
-    CHUNK_BYTES,
     next_token_statistics,
     one_text,
     residual_names,
@@ -51,7 +50,8 @@ def logit_lens(
         raise WorkbenchError(
             f"top_k is {top_k}; choose from 1 to {model.config.vocab_size}, the size of the vocabulary"
         )
-    tokens_at_a_time(model, "logit lens", residuals_bytes(model), batch.shape[1], fixed=3 * CHUNK_BYTES)
+    logits = 16 * 4 * min(CHUNK, batch.numel() * model.config.vocab_size)  # and what is made of them, in float32
+    tokens_at_a_time(model, "logit lens", residuals_bytes(model), batch.shape[1], fixed=logits)
     resid = residuals(model, batch)[:, 0]  # layer pos d_model
     following = torch.cat([batch[0, 1:], batch[0, :1]]).to(resid.device)  # the last one has no next: cut out below
     size = max(1, CHUNK // model.config.vocab_size)

@@ -135,7 +135,7 @@ def _head_score(model: OlmoForCausalLM, tokens: TextsLike, score: str, samples: 
 
 
 def _mean_norms(model: OlmoForCausalLM, tokens: TextsLike) -> dict[str, float]:
-    texts = texts_for(model, tokens, at_least=2)
+    texts = texts_for(model.config, tokens, at_least=2)
     norms = [norms_of(model, text)["norm"] for text in texts]
     means = np.concatenate([norm.values[:, 1:] for norm in norms], axis=1).mean(1)  # over tokens, by layer
     return dict(zip(norms[0].rows, means.tolist(), strict=True))

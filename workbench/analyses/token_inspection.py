@@ -70,7 +70,6 @@ def token_inspection(
     batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
     _fits(model, batch.shape[1])
-    labels = token_labels(batch[0], tokenizer)
     if progress is not None:
         progress(0.0, "one token")
     seen = {"past_key_values": DynamicCache(config=model.config), "edits": edits}
@@ -82,6 +81,7 @@ def token_inspection(
         progress(1.0, "one token")
     layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
     names = [head_name(layer, head) for layer in range(layers) for head in range(heads)]
+    labels = token_labels(batch[0], tokenizer)
     return Inspection(
         position,
         _expected(run.logits[0, -2:-1], top_k, tokenizer),

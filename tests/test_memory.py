@@ -1,0 +1,108 @@
+"""Every analysis states what it takes beside the model, takes no more, and stays within what it may use."""
+
+import logging
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from texts_of_analyses import ONE_LENGTH, SETS, SINGLE
+from torch.profiler import ProfilerActivity, profile
+
+from hooks import OlmoForCausalLM
+from workbench.analyses import memory
+from workbench.analyses.memory import run_bytes, tokens_at_a_time
+from workbench.checkpoints.loading import readable
+from workbench.errors import WorkbenchError
+
+MB = 10**6
+ALL = SETS | SINGLE | ONE_LENGTH
+UNITS = {"GB": 10**9, "MB": MB, "kB": 1000, "bytes": 1}
+
+
+@pytest.fixture(scope="module")
+def wide(make_model: Callable[..., OlmoForCausalLM]) -> tuple[OlmoForCausalLM, OlmoForCausalLM]:
+    """Two models with wide layers and a large vocabulary."""
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "vocab_size": 4000, "num_attention_heads": 8}
+    return make_model("olmo2", seed=0, **sizes), make_model("olmo2", seed=1, **sizes)
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """The most that PyTorch's allocator holds during a call beyond what it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    results = profiler.profiler
+    assert results is not None and results.kineto_results is not None
+    changes = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
+    held = torch.tensor([event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())])
+    return int(held.cumsum(0).max())
+
+
+def stated_bytes(records: list[logging.LogRecord]) -> float:
+    """The largest peak that was stated."""
+    found = [re.search(r"at most ([\d.e+]+) (\w+) beside", record.getMessage()) for record in records]
+    return max(float(match[1]) * UNITS[match[2]] for match in found if match)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_peaks_are_stated_and_kept_within_the_budget(
+    wide: tuple[OlmoForCausalLM, OlmoForCausalLM],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "workbench.analyses.memory")
+    generator = torch.Generator().manual_seed(0)
+    texts, others = torch.randint(1, 4000, (2, 1 if name in SINGLE else 8, 40), generator=generator)
+
+    def peak_within(allowed: float) -> int:
+        """The peak with so much memory, or with as much more as the analysis cannot do without."""
+        caplog.clear()
+        monkeypatch.setattr(memory, "budget", lambda model: int(allowed))
+        try:
+            return peak_bytes(lambda: ALL[name](*wide, texts, others))
+        except WorkbenchError as error:
+            needed = re.search(r"takes ([\d.e+]+) (\w+) of memory", str(error))
+            assert needed is not None
+            return peak_within(1.2 * float(needed[1]) * UNITS[needed[2]])
+
+    peak, stated = peak_within(1), stated_bytes(caplog.records)
+    assert peak <= stated * 1.001, f"took {readable(peak)}, stated {readable(int(stated))}"
+    assert stated <= memory.budget(wide[0]) * 1.001
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_cannot_fit_is_refused_with_both_numbers(
+    wide: tuple[OlmoForCausalLM, OlmoForCausalLM], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "budget", lambda model: 10_000)
+    texts = torch.ones(1 if name in SINGLE else 8, 40, dtype=torch.long)
+    with pytest.raises(WorkbenchError, match=r"takes .* for a text of \d+ tokens, and 10 kB may be used"):
+        ALL[name](*wide, texts, texts + 1)
+
+
+def test_batches_grow_with_the_budget_up_to_a_bound(
+    wide: tuple[OlmoForCausalLM, OlmoForCausalLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for allowed, tokens in ((1000, 100), (5000, 500), (10**9, memory.TOKENS)):
+        monkeypatch.setattr(memory, "budget", lambda model, allowed=allowed: allowed)
+        assert tokens_at_a_time(wide[0], "test", 10, 50) == tokens
+        assert tokens_at_a_time(wide[0], "test", 10, 50, fixed=500) == min(tokens, (allowed - 500) // 10, memory.TOKENS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_pass_takes_no_more_than_is_said(
+    make_model: Callable[..., OlmoForCausalLM], family: str, dtype: torch.dtype, grad: bool
+) -> None:
+    model = make_model(family, hidden_size=128, intermediate_size=384, num_attention_heads=4).to(dtype)
+    ids = torch.randint(1, 99, (4, 64), generator=torch.Generator().manual_seed(0))
+
+    def call() -> None:
+        run = model.run(ids, grad=grad, logits_to_keep=1)
+        if grad:
+            with torch.enable_grad():
+                run.logits.sum().backward(inputs=[model.model.embed_tokens.weight])
+        model.zero_grad()
+
+    assert peak_bytes(call) <= run_bytes(model, grad=grad) * ids.numel() + 3 * model.model.embed_tokens.weight.nbytes

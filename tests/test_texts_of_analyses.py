@@ -1,0 +1,151 @@
+"""Texts reach every analysis in four forms with the same numbers, on the model's device, and never as padding."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from texts_of_analyses import METRICS, ONE_LENGTH, SETS, SINGLE, OfTexts
+from torch import Tensor
+
+import workbench.analyses
+from hooks import OlmoForCausalLM
+from workbench import checkpoints
+from workbench.analyses.head_atlas import head_atlas
+from workbench.analyses.token_losses import token_losses
+from workbench.errors import WorkbenchError
+from workbench.texts import Texts
+
+ALL = SETS | SINGLE | ONE_LENGTH | METRICS
+LENGTHS = (14, 9, 14, 6, 9, 12, 14, 7)
+PADDING = 0  # the models' own
+
+
+def encoding(rows: list[Tensor], side: str) -> dict[str, Tensor]:
+    """Ids and mask as a tokenizer returns them."""
+
+    def pad(parts: list[Tensor], value: int) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=value, padding_side=side)
+
+    return {"input_ids": pad(rows, PADDING), "attention_mask": pad([torch.ones_like(row) for row in rows], 0)}
+
+
+FORMS: dict[str, Callable[[list[Tensor]], Any]] = {
+    "padded on the left": lambda rows: encoding(rows, "left"),
+    "padded on the right": lambda rows: encoding(rows, "right"),
+    "Texts": lambda rows: Texts(*encoding(rows, "left").values()),
+    "lists": lambda rows: {"input_ids": [row.tolist() for row in rows]},
+}
+
+
+def rows_of(name: str, seed: int) -> list[Tensor]:
+    """Texts of the lengths that an analysis takes, of random tokens."""
+    lengths = LENGTHS[:1] if name in SINGLE else (14, 14) if name in ONE_LENGTH else LENGTHS
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(1, 99, (length,), generator=generator) for length in lengths]
+
+
+def numbers(result: Any) -> dict[str, np.ndarray]:
+    """Every number of a result."""
+    if isinstance(result, float):
+        return {"": np.array(result)}
+    if isinstance(result, dict):
+        return {name: np.array(value) for name, value in result.items()}
+    table = result if isinstance(result, pd.DataFrame) else result.table()
+    return {name: table[name].to_numpy(np.float64) for name in table.select_dtypes("number")}
+
+
+@pytest.fixture(scope="module")
+def two(make_model: Callable[..., OlmoForCausalLM]) -> tuple[OlmoForCausalLM, OlmoForCausalLM]:
+    return make_model("olmo3", seed=0), make_model("olmo3", seed=1)
+
+
+def test_every_analysis_of_texts_is_here() -> None:
+    files = Path(workbench.analyses.__file__).parent.glob("[a-z]*.py")
+    named = {path.stem for path in files if f"def {path.stem}(" in path.read_text("utf-8")}
+    without_texts = {"compare_weights", "contrast", "noise_floor", "trajectory"}
+    assert named - without_texts <= {name.split(" ")[0] for name in ALL}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ALL)
+def test_all_forms_give_the_same_numbers(two: tuple[OlmoForCausalLM, OlmoForCausalLM], name: str, form: str) -> None:
+    rows, others = rows_of(name, 1), rows_of(name, 2)
+    wanted = numbers(ALL[name](*two, rows, others))
+    found = numbers(ALL[name](*two, FORMS[form](rows), FORMS[form](others)))
+    assert wanted.keys() == found.keys() and wanted
+    for column, values in wanted.items():
+        np.testing.assert_allclose(found[column], values, rtol=1e-4, atol=1e-5, err_msg=column)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_tensor_is_a_sequence_of_its_rows(two: tuple[OlmoForCausalLM, OlmoForCausalLM], name: str) -> None:
+    rows, others = ([row[:6] for row in rows_of(name, seed)] for seed in (1, 2))
+    wanted = numbers(ALL[name](*two, torch.stack(rows), torch.stack(others)))
+    found = numbers(ALL[name](*two, rows, others))
+    for column, values in wanted.items():
+        np.testing.assert_allclose(found[column], values, rtol=1e-4, atol=1e-5, err_msg=column)
+
+
+@pytest.mark.parametrize("name", SETS | ONE_LENGTH | METRICS)
+def test_a_tensor_that_seems_padded_is_refused(two: tuple[OlmoForCausalLM, OlmoForCausalLM], name: str) -> None:
+    ids = encoding(rows_of("token_losses", 1), "left")["input_ids"]
+    with pytest.raises(WorkbenchError, match="text 1 begins or ends with the padding token 0"):
+        ALL[name](*two, ids, ids.flip(1))
+
+
+class Reached(Exception):
+    """A forward pass was asked for."""
+
+
+READ_FIRST = ("head_needed", "activation_patching by position")
+"""Analyses that read weights or tokens before they run a model."""
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in READ_FIRST])
+def test_ids_go_to_the_models_device(
+    make_model: Callable[..., OlmoForCausalLM], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The meta device stands for a second one; its tensors hold no numbers, so the first run is as far as it goes."""
+
+    def run(self: OlmoForCausalLM, input_ids: Tensor | None = None, *arguments: object, **options: object) -> None:
+        assert input_ids is not None and input_ids.device.type == "meta"
+        raise Reached
+
+    monkeypatch.setattr(OlmoForCausalLM, "run", run)
+    models = make_model("olmo2").to("meta"), make_model("olmo2").to("meta")
+    with pytest.raises(Reached):
+        ALL[name](*models, rows_of(name, 1), rows_of(name, 2))
+
+
+def test_padding_by_the_embedded_tokenizer_changes_no_loss() -> None:
+    model, tokenizer = checkpoints.load("tiny-olmo")
+    strings = [
+        "The cat sat on the mat.",
+        "A longer text, about the harbour before dawn, and all the gulls on the wall.",
+    ]
+    batch = tokenizer(strings, padding=True, return_tensors="pt")
+    losses = token_losses(model, batch)["loss"].values
+    for string, found in zip(strings, losses, strict=True):
+        ids = tokenizer(string, return_tensors="pt").input_ids
+        logits = model(ids, use_cache=False).logits.float()
+        wanted = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="none")
+        np.testing.assert_allclose(found[1 : ids.shape[1]], wanted.numpy(force=True), rtol=1e-4, atol=1e-4)
+        assert np.isnan(found[ids.shape[1] :]).all() and np.isnan(found[0])
+
+
+def test_means_over_queries_weigh_every_query_the_same(two: tuple[OlmoForCausalLM, OlmoForCausalLM]) -> None:
+    rows = rows_of("head_atlas", 1)
+    together = head_atlas(two[0], rows, samples=0)["entropy"].values
+    apart = [head_atlas(two[0], row, samples=0)["entropy"].values * (len(row) - 1) for row in rows]
+    np.testing.assert_allclose(together, sum(apart) / sum(len(row) - 1 for row in rows), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("analysis", [pytest.param(call, id=name) for name, call in SINGLE.items()])
+def test_one_text_is_one_text(two: tuple[OlmoForCausalLM, OlmoForCausalLM], analysis: OfTexts) -> None:
+    for several in (torch.ones(2, 5, dtype=torch.long), Texts(torch.ones(2, 5, dtype=torch.long))):
+        with pytest.raises(WorkbenchError, match="one text, not"):
+            analysis(*two, several, several)

@@ -1,0 +1,104 @@
+"""Every analysis as a function of two models and its texts: for tests of what all of them promise about texts."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from hooks import OlmoForCausalLM
+from workbench.analyses import metrics
+from workbench.analyses.ablation import ablation
+from workbench.analyses.activation_patching import activation_patching
+from workbench.analyses.attention_difference import attention_difference
+from workbench.analyses.attention_maps import attention_maps
+from workbench.analyses.attribution_patching import attribution_patching
+from workbench.analyses.compare_attention import compare_attention, match_heads
+from workbench.analyses.compare_behaviour import compare_behaviour
+from workbench.analyses.direct_logit_attribution import direct_logit_attribution, head_sources
+from workbench.analyses.effective_rank import effective_rank
+from workbench.analyses.grafting import Part
+from workbench.analyses.head_atlas import head_atlas
+from workbench.analyses.hidden_state_pca import hidden_state_pca
+from workbench.analyses.linear_probe import linear_probe
+from workbench.analyses.logit_lens import logit_lens
+from workbench.analyses.path_patching import path_patching
+from workbench.analyses.representation_similarity import representation_similarity
+from workbench.analyses.residual_norms import massive_activations, residual_norms
+from workbench.analyses.token_inspection import token_inspection
+from workbench.analyses.token_losses import token_losses
+from workbench.analyses.token_saliency import token_saliency
+from workbench.analyses.transplant import transplant, transplant_parts
+
+Model = OlmoForCausalLM
+OfTexts = Callable[[Model, Model, Any, Any], Any]
+
+SETS: dict[str, OfTexts] = {
+    "ablation by zeros": lambda a, b, texts, others: ablation(a, texts, 5, method="zero"),
+    "ablation by means": lambda a, b, texts, others: ablation(a, texts, 5, reference=others),
+    "activation_patching": lambda a, b, texts, others: activation_patching(
+        a, texts, others, 5, site="attn.z", by="head"
+    ),
+    "attribution_patching": lambda a, b, texts, others: attribution_patching(
+        a, texts, others, 5, 6, site="attn.z", by="head"
+    ),
+    "path_patching": lambda a, b, texts, others: path_patching(a, texts, others, 5, position=-2),
+    "compare_attention": lambda a, b, texts, others: compare_attention(a, b, texts),
+    "match_heads": lambda a, b, texts, others: match_heads(a, b, texts),
+    "compare_behaviour": lambda a, b, texts, others: compare_behaviour(a, b, texts, window=5),
+    "effective_rank": lambda a, b, texts, others: effective_rank(a, texts),
+    "head_atlas": lambda a, b, texts, others: head_atlas(a, texts, samples=0),
+    "hidden_state_pca": lambda a, b, texts, others: hidden_state_pca(a, texts, 1, skip=1),
+    "linear_probe": lambda a, b, texts, others: linear_probe(a, texts, [0, 1] * 4, splits=2, pool="mean"),
+    "representation_similarity": lambda a, b, texts, others: representation_similarity(a, texts, skip=1),
+    "representation_similarity of two": lambda a, b, texts, others: representation_similarity(a, texts, b),
+    "token_losses": lambda a, b, texts, others: token_losses(a, texts),
+    "transplant of weights": lambda a, b, texts, others: transplant(a, b, texts, Part("mlp", 1), target=5),
+    "transplant of activations": lambda a, b, texts, others: transplant(
+        a, b, texts, Part("head", 1, (2,)), using="activations"
+    ),
+    "transplant_parts": lambda a, b, texts, others: transplant_parts(
+        a, b, texts, kinds=("head", "residual"), using="activations", target=5
+    ),
+}
+"""Analyses of sets of texts, of any lengths."""
+
+SINGLE: dict[str, OfTexts] = {
+    "attention_difference": lambda a, b, text, other: attention_difference(a, b, text),
+    "attention_maps": lambda a, b, text, other: attention_maps(a, text),
+    "attention_maps by value norm": lambda a, b, text, other: attention_maps(a, text, weighting="value-norm"),
+    "direct_logit_attribution": lambda a, b, text, other: direct_logit_attribution(a, text, 5),
+    "head_sources": lambda a, b, text, other: head_sources(a, text, 5, heads=[(1, 2)]),
+    "logit_lens": lambda a, b, text, other: logit_lens(a, text),
+    "massive_activations": lambda a, b, text, other: massive_activations(a, text, at_least=0.1, ratio=1),
+    "residual_norms": lambda a, b, text, other: residual_norms(a, text),
+    "token_inspection": lambda a, b, text, other: token_inspection(a, text, 3),
+    "token_saliency": lambda a, b, text, other: token_saliency(a, text, 5, points=64),
+}
+"""Analyses that draw one text."""
+
+ONE_LENGTH: dict[str, OfTexts] = {
+    "ablation by resampling": lambda a, b, texts, others: ablation(a, texts, method="resample", draws=2),
+    "activation_patching by position": lambda a, b, texts, others: activation_patching(a, texts, others, 5),
+}
+"""Analyses whose texts have positions in common, and so one length."""
+
+
+def along(make: Callable[[Any], metrics.Metric]) -> OfTexts:
+    """A metric of `trajectory` as a function of one model."""
+
+    def measured(a: Model, b: Model, texts: Any, others: Any) -> Any:
+        metric = make(texts)
+        given = {} if metric.reference is None else {"reference": metric.reference(b, **metric.arguments)}
+        return metric.function(a, **metric.arguments, **given)
+
+    return measured
+
+
+METRICS: dict[str, OfTexts] = {
+    "held_out_loss": along(metrics.held_out_loss),
+    "head_scores": along(partial(metrics.head_scores, score="previous")),
+    "residual_norms along a run": along(metrics.residual_norms),
+    "effective_rank along a run": along(metrics.effective_rank),
+    "kl_to_last": along(metrics.kl_to_last),
+    "head_needed": along(partial(metrics.head_needed, layer=1, head=2)),
+}
+"""Metrics of `trajectory` over sets of texts."""
