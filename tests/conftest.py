@@ -5,6 +5,7 @@ large enough that attention is far from uniform. `model` and `pair` are shared b
 changes its model makes its own with `make_model` or `make_pair`.
 """
 
+import asyncio
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -216,9 +217,16 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token="pad", padding_side="left")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def no_event_loop() -> None:
+    """No file leaves an event loop running in this thread, in which later files could run none of their own."""
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        asyncio.get_running_loop()
+
+
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One browser a process: Playwright's synchronous interface can be open only once in it."""
+    """One browser a file: as long as Playwright's synchronous interface is open, its event loop runs in this thread."""
     with sync_playwright() as playwright:
         browser = launch_chromium(playwright)
         yield browser
@@ -226,11 +234,17 @@ def chromium() -> Iterator[Browser]:
 
 
 def launch_chromium(playwright: Playwright) -> Browser:
-    """The system's Chromium, as it runs in a container too."""
+    """A browser that runs in a container too, and shows scrollbars as people see them."""
     return playwright.chromium.launch(
-        executable_path=shutil.which("chromium") or "/usr/bin/chromium",
+        executable_path=browser_path(shutil.which),
         args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
+        ignore_default_args=["--hide-scrollbars"],
     )
+
+
+def browser_path(which: Callable[[str], str | None]) -> str | None:
+    """The system's Chromium or Chrome, or None for the one of `playwright install chromium`."""
+    return which("chromium") or which("google-chrome")
 
 
 # The page's, imported where they are used: most tests do without Gradio.

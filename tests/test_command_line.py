@@ -13,7 +13,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from playwright.sync_api import sync_playwright
 
 from workbench import checkpoints
 from workbench.analyses.logit_lens import logit_lens
@@ -219,7 +218,7 @@ def test_check_says_what_is_broken_by_its_exit_code(tmp_path, make_model, capsys
     assert "FAILED" in capsys.readouterr().out
 
 
-def test_a_report_holds_plotly_once_and_asks_for_nothing(series, tmp_path):
+def test_a_report_holds_plotly_once_and_asks_for_nothing(chromium, series, tmp_path):
     page = tmp_path / "report.html"
     assert main(["attention", TEXT, "--checkpoint", f"{series}@step10", "--html", str(page)]) == 0
     written = page.read_text()
@@ -228,15 +227,13 @@ def test_a_report_holds_plotly_once_and_asks_for_nothing(series, tmp_path):
     command = f"python -m workbench attention &#x27;{TEXT}&#x27; --checkpoint {series}@step10"
     for fact in (command, f"{series}@step10", "float32", "torch", "transformers", "seed"):
         assert fact in written[written.index("Where this comes from") :]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        context = browser.new_context(offline=True)
-        tab, problems = context.new_page(), []
-        tab.on("pageerror", lambda error: problems.append(str(error)))
-        tab.on("request", lambda request: None if request.url == page.as_uri() else problems.append(request.url))
-        tab.goto(page.as_uri())
-        tab.wait_for_function("document.querySelectorAll('.plotly-graph-div .main-svg').length >= 5")
-        browser.close()
+    context = chromium.new_context(offline=True)
+    tab, problems = context.new_page(), []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.on("request", lambda request: None if request.url == page.as_uri() else problems.append(request.url))
+    tab.goto(page.as_uri())
+    tab.wait_for_function("document.querySelectorAll('.plotly-graph-div .main-svg').length >= 5")
+    context.close()
     assert problems == []
 
 

@@ -126,6 +126,33 @@ def test_singular_directions_are_those_of_the_difference(two):
     assert torch.allclose(again, difference.float(), atol=1e-4)
 
 
+@pytest.mark.parametrize("spectrum", ["flat", "falling", "of few directions"])
+def test_the_strongest_directions_are_exact(make_model, spectrum):
+    """A spectrum without gaps is the hard case: approximations mix directions that are nearly as strong."""
+    a, b = (make_model("olmo", seed=1, hidden_size=256, intermediate_size=320, num_hidden_layers=1) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(n, 256, generator=generator)).Q for n in (320, 256))
+    strengths = {
+        "flat": torch.linspace(1.01, 1, 256),
+        "falling": 1 / torch.arange(1, 257),
+        "of few directions": (torch.arange(256) < 3).float() * torch.arange(3, -253, -1),
+    }[spectrum]
+    with torch.no_grad():
+        b.get_parameter("model.layers.0.mlp.up_proj.weight").add_((left * strengths) @ right.T)
+    found, left, right = singular_directions(a, b, 0, "up", count=8)
+    change = (
+        b.get_parameter("model.layers.0.mlp.up_proj.weight") - a.get_parameter("model.layers.0.mlp.up_proj.weight")
+    ).detach()
+    exact = torch.linalg.svdvals(change.double())[:8].numpy()
+    np.testing.assert_allclose(found.values, exact, atol=2e-6 * exact[0])
+    np.testing.assert_allclose(left @ change @ right.T, np.diag(exact), atol=5e-6 * exact[0])
+
+
+def test_what_did_not_change_has_no_strength(two):
+    strengths, left, right = singular_directions(two[0], two[0], 1, "down", count=3)
+    assert not strengths.values.any() and left.shape == (3, 32) and right.shape == (3, 48)
+
+
 def test_wrong_names_and_shapes_are_refused(two, make_model, family):
     with pytest.raises(WorkbenchError, match="q, k, v, o"):
         compare_weights(*two, heads_of="up")

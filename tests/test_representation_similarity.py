@@ -10,13 +10,29 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.representation_similarity import _gram, hsic, representation_similarity
+from workbench.analyses.representation_similarity import hsic, representation_similarity
 from workbench.errors import WorkbenchError
 
 
-def cka(x: Tensor, y: Tensor) -> float:
-    a, b = (_gram(states[None, None]) for states in (x, y))
-    return float(hsic(a, b) / (hsic(a, a) * hsic(b, b)).sqrt())
+def gram(states: Tensor) -> Tensor:
+    """Products of all samples' states, float64, zero for a sample with itself: layer sample d_model ->
+    layer sample sample."""
+    products = states.double() @ states.double().mT
+    products.diagonal(dim1=1, dim2=2).zero_()
+    return products
+
+
+def cka(x: Tensor, y: Tensor) -> Tensor:
+    """The stated formula, on all samples at once: layer sample d_model each -> layer layer."""
+    a, b = gram(x), gram(y)
+    return hsic(a, b) / (hsic(a, a).diagonal()[:, None] * hsic(b, b).diagonal()).sqrt()
+
+
+def stated(one: OlmoForCausalLM, other: OlmoForCausalLM, texts: Tensor) -> np.ndarray:
+    """The stated formula for every two layers: layer layer."""
+    names = ["embed", *(f"blocks.{layer}.resid_post" for layer in range(one.config.num_hidden_layers))]
+    runs = [model.run(texts, capture=names) for model in (one, other)]
+    return cka(*(torch.stack([run[name].flatten(0, 1) for name in names]) for run in runs)).numpy()
 
 
 def test_a_layer_is_like_itself(model: OlmoForCausalLM, tokens: Tensor) -> None:
@@ -30,14 +46,12 @@ def test_rotation_and_scale_change_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(50, 8, generator=generator)
     rotation = torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q
-    assert cka(x, 9 * x @ rotation) == pytest.approx(1, abs=1e-5)
+    assert cka(x[None], 9 * (x @ rotation)[None]).item() == pytest.approx(1, abs=1e-5)
 
 
 def test_unrelated_states_are_about_zero_where_the_biased_estimate_is_far_from_it() -> None:
     generator = torch.Generator().manual_seed(0)
-    values = [
-        cka(torch.randn(40, 60, generator=generator), torch.randn(40, 60, generator=generator)) for _ in range(20)
-    ]
+    values = [cka(*torch.randn(2, 1, 40, 60, generator=generator)).item() for _ in range(20)]
     assert abs(np.mean(values)) < 0.03
 
 
@@ -67,14 +81,74 @@ def test_two_models_are_compared_layer_by_layer(
     assert similarity.row_name != similarity.column_name
 
 
-def test_minibatches_estimate_the_same(model: OlmoForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = torch.randint(1, 99, (24, 14), generator=torch.Generator().manual_seed(0))
-    whole = representation_similarity(model, texts, skip=1).values
-    monkeypatch.setattr("workbench.analyses.representation_similarity.SAMPLES", 6 * 13)
-    heard: list[float] = []
-    streamed = representation_similarity(model, texts, skip=1, progress=lambda f, text: heard.append(f)).values
-    assert len(heard) == 5
-    np.testing.assert_allclose(streamed, whole, atol=0.1)
+TOPICS, TEXTS, LENGTH = 4, 24, 60
+
+
+@pytest.fixture
+def sorted_texts() -> Tensor:
+    """1,440 tokens, more than are compared at a time; each text has one of four sets of words, topic by topic."""
+    words = torch.randint(24, (TEXTS, LENGTH), generator=torch.Generator().manual_seed(0))
+    return 1 + words + 24 * torch.arange(TOPICS).repeat_interleave(TEXTS // TOPICS)[:, None]
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_many_tokens_are_compared_as_if_all_at_once(
+    make_model: Callable[..., OlmoForCausalLM], family: str, sorted_texts: Tensor, scale: float
+) -> None:
+    """Whatever the order of the texts, and with hidden states that are larger in some texts than in others."""
+    two = [make_model(family, seed=seed) for seed in (1, 2)]
+    for model in two:
+        with torch.no_grad():  # each topic's words are `scale` times as large as those of the topic before
+            model.get_input_embeddings().weight[1:97] *= scale ** torch.arange(TOPICS).repeat_interleave(24)[:, None]
+    np.testing.assert_allclose(
+        representation_similarity(two[0], sorted_texts).values, stated(two[0], two[0], sorted_texts), atol=0.01
+    )
+    np.testing.assert_allclose(
+        representation_similarity(two[0], sorted_texts, two[1]).values, stated(*two, sorted_texts), atol=0.01
+    )
+
+
+def test_up_to_a_thousand_tokens_it_is_exact(model: OlmoForCausalLM, sorted_texts: Tensor) -> None:
+    texts = sorted_texts[::2]
+    assert texts.numel() <= 1024
+    np.testing.assert_allclose(representation_similarity(model, texts).values, stated(model, model, texts), atol=1e-6)
+
+
+def test_the_seed_decides_the_minibatches(model: OlmoForCausalLM, sorted_texts: Tensor) -> None:
+    first, again, other = (representation_similarity(model, sorted_texts, seed=seed).values for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert 0 < np.abs(first - other).max() < 0.01
+
+
+def test_both_models_are_compared_at_the_same_tokens(model: OlmoForCausalLM, sorted_texts: Tensor) -> None:
+    """A model that is kept in files meanwhile too: see `test_checkpoints_by_name_give_the_same_as_models`."""
+    similarity = representation_similarity(model, sorted_texts, model, seed=3).values
+    np.testing.assert_allclose(similarity.diagonal(), 1, atol=1e-6)
+
+
+def test_a_sample_stands_for_what_does_not_fit(
+    model: OlmoForCausalLM, sorted_texts: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.analyses.representation_similarity.HELD", 1200 * 4 * 5 * 32)
+    seen: list[int] = []
+    monkeypatch.setattr(
+        "workbench.analyses.representation_similarity.hsic",
+        lambda x, y: (seen.append(x.shape[-1]), hsic(x, y))[1],
+    )
+    similarity = representation_similarity(model, sorted_texts).values
+    assert seen == [600] * 6
+    np.testing.assert_allclose(similarity, stated(model, model, sorted_texts), atol=0.05)
+
+
+def test_a_layer_that_never_changes_is_undefined(model: OlmoForCausalLM) -> None:
+    similarity = representation_similarity(model, torch.full((2, 9), 7)).values
+    assert np.isnan(similarity[0]).all()
+
+
+def test_progress_counts_texts_and_comparisons(model: OlmoForCausalLM, sorted_texts: Tensor) -> None:
+    heard: list[str] = []
+    representation_similarity(model, sorted_texts, progress=lambda fraction, text: heard.append(text))
+    assert heard.count("running the texts") == 3 and heard.count("similarity of representations") == 3
 
 
 @pytest.mark.parametrize(
@@ -86,13 +160,16 @@ def test_too_little_text_is_refused(model: OlmoForCausalLM, shape: tuple[int, in
 
 
 def test_checkpoints_by_name_give_the_same_as_models(
-    tmp_path: Path, make_model: Callable[..., OlmoForCausalLM], tokenizer: PreTrainedTokenizerFast, tokens: Tensor
+    tmp_path: Path,
+    make_model: Callable[..., OlmoForCausalLM],
+    tokenizer: PreTrainedTokenizerFast,
+    sorted_texts: Tensor,
 ) -> None:
     """One after the other in memory, or side by side."""
     two = [make_model("olmo", seed=seed) for seed in (1, 2)]
     for name, model in zip("ab", two, strict=True):
         model.save_pretrained(tmp_path / name)
     tokenizer.save_pretrained(tmp_path)
-    by_name = representation_similarity(str(tmp_path / "a"), tokens, str(tmp_path / "b"))
-    side_by_side = representation_similarity(two[0], tokens, two[1])
+    by_name = representation_similarity(str(tmp_path / "a"), sorted_texts, str(tmp_path / "b"))
+    side_by_side = representation_similarity(two[0], sorted_texts, two[1])
     np.testing.assert_array_equal(by_name.values, side_by_side.values)

@@ -125,7 +125,7 @@ def test_padding_by_the_embedded_tokenizer_changes_no_loss() -> None:
     model, tokenizer = checkpoints.load("tiny-olmo")
     strings = [
         "The cat sat on the mat.",
-        "A longer text, about the harbour before dawn, and all the gulls on the wall.",
+        "A longer text, about the harbour before dawn, and all of its gulls.",
     ]
     batch = tokenizer(strings, padding=True, return_tensors="pt")
     losses = token_losses(model, batch)["loss"].values

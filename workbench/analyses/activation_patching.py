@@ -11,7 +11,7 @@ from workbench.analyses.contrast import (
     Sums,
     Target,
     contrast,
-    end_sums,
+    ends_of,
     ends_of_others,
     grids,
     last_logits_bytes,
@@ -65,14 +65,13 @@ def activation_patching(
     names = column_names(model, pair, axis, tokenizer)
     batches, size = _batches(model, pair, site)
     runs = _runs(model, batches[0], site)
-    logits = (run.logits for run in runs)
-    ends = [end_sums(pair, batches[0], *logits), *ends_of_others(model, pair, batches)]
-    scale = scale_between(pair, ends, one="clean")
+    ends = [ends_of(pair, batches[0], *(run.logits for run in runs)), *ends_of_others(model, pair, batches)]
+    scale = scale_between(pair, ends, one="clean", dtype=runs[0].logits.dtype)
     totals = {name: torch.zeros(len(sites), len(names), dtype=torch.double) for name in pair.measures}  # layer column
     for number, pairs in enumerate(batches):
         stage = part(progress, number / len(batches), (number + 1) / len(batches))
         runs = runs if number == 0 else _runs(model, pairs, site)
-        sums = _swept_sums(model, pair, pairs, runs, ends[number][1], sites, axis, len(names), size, stage)
+        sums = _swept_sums(model, pair, pairs, runs, ends[number].corrupted, sites, axis, len(names), size, stage)
         totals = {name: total + sums[name] for name, total in totals.items()}
     title = f"Patching {site} from the clean prompt"
     return grids(scale, scale.normalised(totals), range(len(sites)), names, by, title)

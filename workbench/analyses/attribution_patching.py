@@ -9,11 +9,12 @@ from hooks import OlmoForCausalLM, edits
 from workbench.analyses.activation_patching import column_axis, column_names
 from workbench.analyses.contrast import (
     Contrast,
+    Ends,
     Pairs,
     Sums,
     Target,
     contrast,
-    end_sums,
+    ends_of,
     grids,
     last_logits_bytes,
     log_probabilities,
@@ -60,7 +61,7 @@ def attribution_patching(
         end, sums = _estimates(model, pair, pairs, site, axis, stage)
         ends.append(end)
         totals = {name: total + sums[name] for name, total in totals.items()}
-    scale = scale_between(pair, ends, one="clean")
+    scale = scale_between(pair, ends, one="clean", dtype=model.dtype)
     values = {name: total / len(pair.clean) / scale.span(name) for name, total in totals.items()}  # layer column
     title = f"Patching {site} from the clean prompt, to first order"
     return grids(scale, values, range(model.config.num_hidden_layers), columns, by, title)
@@ -68,7 +69,7 @@ def attribution_patching(
 
 def _estimates(
     model: OlmoForCausalLM, pair: Contrast, pairs: Pairs, site: str, axis: str, progress: Progress | None
-) -> tuple[tuple[Sums, Sums], Sums]:
+) -> tuple[Ends, Sums]:
     """The measures at both ends, and what patching each cell adds to them, over some pairs: layer column each."""
     wanted = f"blocks.*.{site}"
     clean_run = model.run(pairs.clean, capture=wanted, logits_to_keep=1)
@@ -86,7 +87,7 @@ def _estimates(
             for name, slope in zip(names, slopes, strict=True)
         ]
         sums[measure] = torch.stack([change.cpu() for change in changes])
-    return end_sums(pair, pairs, clean_run.logits, base.logits.detach()), sums
+    return ends_of(pair, pairs, clean_run.logits, base.logits.detach()), sums
 
 
 def _bytes(model: OlmoForCausalLM, pair: Contrast, site: str) -> float:

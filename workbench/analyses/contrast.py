@@ -1,7 +1,8 @@
 """Two prompts that differ in what the model says next, and how far a run is from that of one to that of the other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from workbench.texts import Texts, TextsLike
 Target = int | str | Sequence[int | str]
 """A token by its id or its text; or one for each prompt."""
 
+
+Metric = Callable[[Tensor], Tensor | float]
+"""A number, or one for each text, of logits: text 1 vocab."""
 
 Sums = dict[str, Tensor]
 """Measures added up over pairs of prompts, by name."""
@@ -48,11 +52,14 @@ class Contrast:
     corrupted: Texts
     targets: Tensor  # text 1, or text 2 if the second is subtracted
     name: str  # of the targets, for people
+    metric: Metric | None = None  # measured besides, or instead where there are no targets
 
     @property
-    def measures(self) -> tuple[str, str, str]:
+    def measures(self) -> tuple[str, ...]:
         """The names of what a `Scale` measures."""
-        return "logit" if self.targets.shape[1] == 1 else "logit_difference", "probability", "kl"
+        targets = self.targets.shape[1]
+        of_targets = ("logit" if targets == 1 else "logit_difference", "probability", "kl") if targets else ()
+        return of_targets if self.metric is None else (*of_targets, "metric")
 
     def batches(self, tokens: int) -> list[Pairs]:
         """All pairs in batches of one length, of at most so many tokens (or one pair) each."""
@@ -66,14 +73,16 @@ def contrast(
     model: OlmoForCausalLM,
     clean: TextsLike,
     corrupted: TextsLike,
-    token: Target,
+    token: Target | None,
     against: Target | None,
     position: int,
     tokenizer: Tokenizer | None,
+    metric: Metric | None = None,
 ) -> Contrast:
     """The checked contrast of two prompts, or of two sets of them, on the model's device.
 
-    Errors: WorkbenchError if a prompt and its other version differ in length, or a target is not one token.
+    Errors: WorkbenchError if a prompt and its other version differ in length, a target is not one token, or nothing is
+    to be measured.
     """
     both = texts_for(model.config, clean), texts_for(model.config, corrupted)
     lengths = [texts.lengths for texts in both]
@@ -83,13 +92,16 @@ def contrast(
             f"{_some(lengths[1])} (in {len(lengths[1])}); patching needs prompts of equal length, token for token"
         )
     chosen([position], min(lengths[0]), "position")
-    wanted = [token] if against is None else [token, against]
+    if token is None and (metric is None or against is not None):
+        raise WorkbenchError("nothing says what is measured; give a token, or metric=, a function of the logits")
+    wanted = [each for each in (token, against) if each is not None]
     columns = [_ids(model, each, len(both[0]), tokenizer) for each in wanted]
     names = [vocabulary_labels(ids[:1], tokenizer)[0] + (" …" if len(set(ids)) > 1 else "") for ids in columns]
     ends = torch.tensor(lengths[0]) + position + 1 if position < 0 else torch.full((len(both[0]),), position + 1)
     asked = torch.arange(both[0].longest) < ends[:, None]  # text pos
     first, second = (Texts(texts.ids, texts.mask & asked.to(texts.ids.device)).to(model.device) for texts in both)
-    return Contrast(first, second, torch.tensor(columns, device=model.device).T, " over ".join(names))
+    targets = torch.tensor(columns, dtype=torch.long, device=model.device).view(len(columns), len(first)).T
+    return Contrast(first, second, targets, " over ".join(names) or "a function of the logits", metric)
 
 
 def _some(lengths: list[int]) -> str:
@@ -131,22 +143,38 @@ class Scale:
         return self.one[name] - self.zero[name]
 
 
-def scale_between(contrast: Contrast, ends: Sequence[tuple[Sums, Sums]], one: str) -> Scale:
-    """The scale between the runs over clean and corrupted prompts, given the `end_sums` of every batch.
+class Ends(NamedTuple):
+    """The measures of a batch of pairs after the clean and after the corrupted prompts, and how exact they are.
 
-    `one` names the version that counts as 1: "clean" or "corrupted". Errors: WorkbenchError where both agree.
+    `noise` is the square of the rounding error of either; see `rounding`.
     """
-    totals = [
-        {name: float(sum(sums[name] for sums in version) / len(contrast.clean)) for name in contrast.measures}
-        for version in zip(*ends, strict=True)
-    ]
-    for name, value in totals[0].items():
-        if value == totals[1][name]:
+
+    clean: Sums
+    corrupted: Sums
+    noise: Sums
+
+
+def scale_between(contrast: Contrast, ends: Sequence[Ends], one: str, dtype: torch.dtype) -> Scale:
+    """The scale between the runs over clean and corrupted prompts, given the ends of every batch.
+
+    `one` names the version that counts as 1: "clean" or "corrupted"; `dtype` is that of the logits. Errors:
+    WorkbenchError where a measure of the two differs by no more than rounding.
+    """
+    pairs = len(contrast.clean)
+    clean, corrupted, noise = (
+        {name: float(torch.stack([sums[name] for sums in kind]).sum()) for name in contrast.measures}
+        for kind in zip(*ends, strict=True)
+    )
+    for name in contrast.measures:
+        clean[name], corrupted[name] = clean[name] / pairs, corrupted[name] / pairs
+        limit = 2 * noise[name] ** 0.5 / pairs
+        if abs(clean[name] - corrupted[name]) <= limit:
             raise WorkbenchError(
-                f"the {name.replace('_', ' ')} is {value:.4g} after both prompts: there is nothing to explain; "
-                "the prompts should differ before the position that is asked about"
+                f"the {_said(name)} is {clean[name]:.9g} after the clean and {corrupted[name]:.9g} after the corrupted "
+                f"prompt: there is nothing to explain, since rounding in {str(dtype).removeprefix('torch.')} alone may "
+                f"put them {limit:.2g} apart; the prompts should differ, before the position that is asked about, in "
+                "something that changes the next token"
             )
-    clean, corrupted = totals
     return Scale(contrast, corrupted, clean) if one == "clean" else Scale(contrast, clean, corrupted)
 
 
@@ -155,20 +183,43 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return logits[:, -1].double().log_softmax(-1)
 
 
-def end_sums(contrast: Contrast, pairs: Pairs, clean: Tensor, corrupted: Tensor) -> tuple[Sums, Sums]:
-    """The measures of the runs over clean and over corrupted prompts, given their logits, text pos vocab."""
+def ends_of(contrast: Contrast, pairs: Pairs, clean: Tensor, corrupted: Tensor) -> Ends:
+    """The ends of a batch, given the logits after its clean and its corrupted prompts, text pos vocab."""
     log_clean = log_probabilities(clean)
-    found = (summed(contrast, pairs, log_clean, logits[:, -1][None].detach()) for logits in (clean, corrupted))
-    of_clean, of_corrupted = ({name: values[0] for name, values in sums.items()} for sums in found)
-    return of_clean, of_corrupted
+    lasts = [logits[:, -1].detach() for logits in (clean, corrupted)]  # text vocab
+    first, second = ({name: x[0] for name, x in summed(contrast, pairs, log_clean, z[None]).items()} for z in lasts)
+    noises = [rounding(contrast, pairs, log_clean, last) for last in lasts]
+    return Ends(first, second, {name: torch.maximum(*(noise[name] for noise in noises)) for name in contrast.measures})
 
 
-def ends_of_others(model: OlmoForCausalLM, contrast: Contrast, batches: Sequence[Pairs]) -> list[tuple[Sums, Sums]]:
-    """The `end_sums` of the batches after the first, whose runs are at hand."""
+def ends_of_others(model: OlmoForCausalLM, contrast: Contrast, batches: Sequence[Pairs]) -> list[Ends]:
+    """The ends of the batches after the first, whose runs are at hand."""
     return [
-        end_sums(contrast, pairs, *(model.run(ids, logits_to_keep=1).logits for ids in (pairs.clean, pairs.corrupted)))
+        ends_of(contrast, pairs, *(model.run(ids, logits_to_keep=1).logits for ids in (pairs.clean, pairs.corrupted)))
         for pairs in batches[1:]
     ]
+
+
+def rounding(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> Sums:
+    """The square of how far off each measure may be because numbers are rounded: two runs must be twice that apart.
+
+    The error of a logit is taken to be u times the largest logit of its row: u is ε/2 of its dtype, the error of one
+    rounding, and besides 16 ε of float32, in which sums, norms and softmaxes are computed at most. (Against float64 the
+    root mean square error is 0.4 to 2 u in bfloat16 and float16 and 0.1 to 0.2 u in float32, for the embedded series
+    and random models of 2 to 4 layers.) A measure m of the logits z is then off by up to Σ |∂m/∂z| times that: errors
+    within a row may all add up; those of different prompts are independent, so it is their squares that add up. A
+    metric whose gradient is not known counts as exact.
+
+    clean: text vocab, log-probabilities; logits: text vocab.
+    """
+    u = torch.finfo(logits.dtype).eps / 2 + 16 * torch.finfo(torch.float32).eps
+    errors, found = u * logits.abs().amax(-1).double(), {}  # text
+    with torch.enable_grad():
+        leaf = logits.double().requires_grad_()
+        for name, value in summed(contrast, pairs, clean, leaf[None]).items():
+            slope = torch.autograd.grad(value.sum(), leaf, retain_graph=True)[0] if value.requires_grad else leaf * 0
+            found[name] = (errors * slope.detach().abs().sum(-1)).square().sum()
+    return found
 
 
 def summed(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> Sums:
@@ -176,14 +227,28 @@ def summed(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> S
 
     clean: text vocab, log-probabilities after the clean prompts; logits: cell text vocab.
     """
-    logits = logits.double()
+    logits, metric = logits.double(), contrast.metric
+    found = {} if metric is None else {"metric": torch.stack([_metric_sum(metric, one) for one in logits])}
+    if pairs.targets.shape[1] == 0:
+        return found
     log_p = logits.log_softmax(-1)  # cell text vocab
     wanted = pairs.targets.expand(len(logits), -1, -1)  # cell text target
     logit = logits.gather(-1, wanted)
     difference = logit[..., 0] - logit[..., 1] if logit.shape[-1] == 2 else logit[..., 0]
     divergence = (clean.exp() * (clean - log_p)).sum(-1)
     values = (difference, log_p.gather(-1, wanted)[..., 0].exp(), divergence)
-    return {name: value.sum(1) for name, value in zip(contrast.measures, values, strict=True)}
+    return {name: value.sum(1) for name, value in zip(contrast.measures, values, strict=False)} | found
+
+
+def _metric_sum(metric: Metric, logits: Tensor) -> Tensor:
+    """A metric of one cell, added up over its texts: text vocab -> a number. One number counts as the texts' mean."""
+    value = torch.as_tensor(metric(logits[:, None]), dtype=torch.double, device=logits.device)
+    if value.shape not in ((), logits.shape[:1]):
+        raise WorkbenchError(
+            f"metric returned {tuple(value.shape)} for logits {(len(logits), 1, logits.shape[-1])}; "
+            "it should return a number, or one for each text"
+        )
+    return value.mean() * len(logits)
 
 
 def last_logits_bytes(model: OlmoForCausalLM) -> float:
@@ -203,15 +268,26 @@ def grids(
     found = {}
     for name, value in values.items():
         ends = {"at 0": scale.zero[name], "at 1": scale.one[name]}
-        label = name.replace("_", " ").replace("kl", "KL from the clean run")
+        label, (zero, one) = _said(name), _apart(*ends.values())
         found[name] = Grid(
             value.detach().cpu().numpy().astype(np.float32),
             rows,
             columns,
             column_name=column_name,
-            title=f"{title}: {scale.contrast.name} ({label}, 0 is {ends['at 0']:.3g}, 1 is {ends['at 1']:.3g})",
+            title=f"{title}: {scale.contrast.name} ({label}, 0 is {zero}, 1 is {one})",
             value_name=f"{label}, normalised",
             signed=True,
             provenance=ends,
         )
     return Measures(**found)
+
+
+def _said(measure: str) -> str:
+    """A measure's name in a sentence."""
+    return measure.replace("_", " ").replace("kl", "KL from the clean run")
+
+
+def _apart(a: float, b: float) -> tuple[str, str]:
+    """Two different numbers in as many digits, at least three, as it takes to tell them apart."""
+    both = ((f"{a:.{digits}g}", f"{b:.{digits}g}") for digits in range(3, 18))
+    return next((one, other) for one, other in both if one != other)

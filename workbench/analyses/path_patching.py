@@ -13,7 +13,7 @@ from workbench.analyses.contrast import (
     Pairs,
     Target,
     contrast,
-    end_sums,
+    ends_of,
     ends_of_others,
     grids,
     last_logits_bytes,
@@ -75,8 +75,8 @@ def path_patching(
     end = model.config.num_hidden_layers if readers is None else max(block_of(site) for site in readers)
     batches, tokens = _batches(model, pair)
     runs = _runs(model, batches[0])
-    ends = [end_sums(pair, batches[0], *(run.logits for run in runs)), *ends_of_others(model, pair, batches)]
-    scale = scale_between(pair, ends, one="corrupted")
+    ends = [ends_of(pair, batches[0], *(run.logits for run in runs)), *ends_of_others(model, pair, batches)]
+    scale = scale_between(pair, ends, one="corrupted", dtype=runs[0].logits.dtype)
     totals = dict.fromkeys(pair.measures, torch.zeros(()))  # layer part each
     for number, pairs in enumerate(batches):
         base, other = runs if number == 0 else _runs(model, pairs)

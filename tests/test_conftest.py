@@ -1,0 +1,31 @@
+"""Which browser the tests take."""
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import browser_path
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("installed", "path"),
+    [
+        (["chromium", "google-chrome"], "/bin/chromium"),
+        (["google-chrome"], "/bin/google-chrome"),
+        (["firefox"], None),  # then Playwright's own
+    ],
+)
+def test_the_browser_is_the_systems_or_playwrights(installed: list[str], path: str | None) -> None:
+    assert browser_path({name: f"/bin/{name}" for name in installed}.get) == path
+
+
+def test_make_looks_for_the_same_browsers() -> None:
+    """In the same order, and then installs one that is found."""
+    asked: list[str] = []
+    browser_path(asked.append)
+    recipe = (ROOT / "Makefile").read_text().partition("chromium: $(VENV)/.installed\n\t")[2]
+    found = re.findall(r"command -v (\S+)", recipe)
+    assert asked == [name for name in found if name != "apt-get"]
+    assert "apt-get install -y -qq chromium" in recipe and "playwright install chromium" in recipe
