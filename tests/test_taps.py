@@ -95,7 +95,7 @@ def test_captured_tensors_are_their_own(model, tokens):
     ("options", "mentions"),
     [
         ({"capture": Capture("blocks.1.attn.pattern", heads=[4])}, "4"),
-        ({"capture": Capture("blocks.1.attn.z", heads=[-1])}, "-1"),
+        ({"capture": Capture("blocks.1.attn.z", heads=[-5])}, "-5"),
         ({"capture": Capture("blocks.1.resid_post", positions=[14])}, "14"),
         ({"capture": Capture("blocks.1.resid_post", positions=[-15])}, "-15"),
         ({"capture": Capture("blocks.1.attn.pattern", queries=[20])}, "20"),
