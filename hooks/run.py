@@ -288,8 +288,9 @@ class Hookable(PreTrainedModel):
                 each.append(Run(self.sites, recorded, None))
 
         def ended(logits: Tensor) -> None:
+            logits = logits.detach()
             for each in lists:
-                each[-1].logits = logits.detach()
+                each[-1].logits = logits
 
         told = (started, ended) if captures else (None, None)
         taps = Taps(self.sites, captures, changes, strict=False, shards=shards_of(self), told=told)
