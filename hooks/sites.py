@@ -198,9 +198,13 @@ class Sites(dict[str, str]):
         """Our spelling of a site's name within a block: `hook_resid_pre` -> `resid_pre`.
 
         Raises:
-            UnknownSite: as `match` does.
+            UnknownSite: there is none, or TransformerLens has another tensor under this name, as in `match`.
         """
-        return layer_of(self.match(f"blocks.0.{name}")[0])[1]
+        found = name if name in IN_BLOCK else self._spelled.get(name)
+        if found is None:
+            choices = f"no site {name!r} in a block of this {self.model_name}; choices: {', '.join(IN_BLOCK)}"
+            raise UnknownSite(self._refusal(name) or choices)
+        return found
 
     @property
     def _spelled(self) -> dict[str, str]:

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from hooks.sites import layer_of
+from hooks.errors import UnknownSite
+from hooks.sites import IN_BLOCK
 from workbench.analyses.cells import KEYS_AND_VALUES, RESIDUALS, Swap, groups, one_each, swept
-from workbench.analyses.contrast import Contrast, Target, contrast, grids, scale_between
+from workbench.analyses.contrast import Contrast, Metric, Target, contrast, grids, scale_between
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.results import Measures
@@ -20,9 +21,10 @@ def activation_patching(
     model: OlmoForCausalLM,
     clean: Tensor,
     corrupted: Tensor,
-    token: Target,
+    token: Target | None = None,
     against: Target | None = None,
     *,
+    metric: Metric | None = None,
     site: str = "resid_pre",
     by: str = "position",
     position: int = -1,
@@ -38,15 +40,18 @@ def activation_patching(
     the prompts to see what the clean run loses instead (Meng et al. 2022, "Locating and editing factual associations
     in GPT"; Heimersheim and Nanda 2024, "How to use and interpret activation patching").
 
+    `metric`, a function of the logits (text 1 vocab: of the next token after `position`) that returns a number, or one
+    for each text, is measured as `metric`, beside the others or, without a `token`, instead of them.
+
     `clean` and `corrupted` are a prompt each, or batches of pairs (measures are then means over the pairs, and targets
     one for all or one for each), equal in length token for token. `site` is one within a block: `resid_pre`,
-    `attn_out`, `mlp_out`, `attn.z`, `attn.pattern`, `mlp.post`, …
+    `attn_out`, `mlp_out`, `attn.z`, `attn.pattern`, `mlp.post`, …, in our spelling or TransformerLens's.
 
     Errors: WorkbenchError if the prompts differ in length or not at all, a target is not one token, or the site has no
     such axis.
     """
-    pair = contrast(model, clean, corrupted, token, against, position, tokenizer)
-    axis = column_axis(model, site, by)
+    pair = contrast(model, clean, corrupted, token, against, position, tokenizer, metric)
+    site, axis = site_and_axis(model, site, by)
     clean_run = model.run(pair.clean, capture=f"blocks.*.{site}", logits_to_keep=1)
     base = model.run(pair.corrupted, capture=[RESIDUALS, *KEYS_AND_VALUES], logits_to_keep=1)
     scale = scale_between(pair, clean_run.logits, base.logits, one="clean")
@@ -67,20 +72,23 @@ def activation_patching(
     return grids(scale, values, range(len(sites)), names, by, title)
 
 
-def column_axis(model: OlmoForCausalLM, site: str, by: str) -> str:
-    """The word for the axis of a site in a block that a grid has as its columns.
+def site_and_axis(model: OlmoForCausalLM, site: str, by: str) -> tuple[str, str]:
+    """Our spelling of a site in a block, and the word for its axis that a grid has as its columns.
 
     Raises WorkbenchError if there is no such site, or it has no such axis.
     """
     if by not in AXES:
         raise WorkbenchError(f"by={by!r}; choices: {', '.join(AXES)}")
-    shapes = {layer_of(name)[1]: shape for name, shape in model.sites.items() if layer_of(name)[0] == 0}
-    axes = {name: next((word for word in shape.split() if word in AXES[by]), None) for name, shape in shapes.items()}
-    axis = axes.get(site)
+    axes = {name: next((word for word in shape.split() if word in AXES[by]), None) for name, shape in IN_BLOCK.items()}
+    try:
+        name = model.sites.in_block(site)
+    except UnknownSite as error:
+        raise WorkbenchError(str(error)) from error
+    axis = axes[name]
     if axis is None:
         choices = ", ".join(name for name in axes if axes[name] is not None)
         raise WorkbenchError(f"no site {site!r} in a block that has a {by} axis; choices: {choices}")
-    return axis
+    return name, axis
 
 
 def column_names(model: OlmoForCausalLM, pair: Contrast, axis: str, tokenizer: Tokenizer | None) -> tuple[str, ...]:

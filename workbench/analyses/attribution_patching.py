@@ -6,7 +6,7 @@ from einops import reduce
 from torch import Tensor
 
 from hooks import OlmoForCausalLM, edits
-from workbench.analyses.activation_patching import column_axis, column_names
+from workbench.analyses.activation_patching import column_names, site_and_axis
 from workbench.analyses.contrast import Target, contrast, grids, scale_between
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
@@ -37,7 +37,7 @@ def attribution_patching(
     Errors: WorkbenchError as in `activation_patching`.
     """
     pair = contrast(model, clean, corrupted, token, against, position, tokenizer)
-    axis = column_axis(model, site, by)
+    site, axis = site_and_axis(model, site, by)
     wanted = f"blocks.*.{site}"
     clean_run = model.run(pair.clean, capture=wanted, logits_to_keep=1)
     # The graph starts at the residual stream, so that it is there for a model without trainable weights too.

@@ -1,6 +1,6 @@
 """Two prompts that differ in what the model says next, and how far a run is from that of one to that of the other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from workbench.text import Tokenizer, token_id, vocabulary_labels
 
 Target = int | str | Sequence[int | str]
 """A token by its id or its text; or one for each prompt."""
+Metric = Callable[[Tensor], Tensor | float]
+"""A number, or one for each text, of logits: text 1 vocab."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +30,14 @@ class Contrast:
     corrupted: Tensor  # text pos
     targets: Tensor  # text 1, or text 2 if the second is subtracted
     name: str  # of the targets, for people
+    metric: Metric | None = None  # measured besides, or instead where there are no targets
 
     @property
-    def measures(self) -> tuple[str, str, str]:
+    def measures(self) -> tuple[str, ...]:
         """The names of what a `Scale` measures."""
-        return "logit" if self.targets.shape[1] == 1 else "logit_difference", "probability", "kl"
+        targets = self.targets.shape[1]
+        of_targets = ("logit" if targets == 1 else "logit_difference", "probability", "kl") if targets else ()
+        return of_targets if self.metric is None else (*of_targets, "metric")
 
     @property
     def first_difference(self) -> int:
@@ -45,14 +50,15 @@ def contrast(
     model: OlmoForCausalLM,
     clean: Tensor,
     corrupted: Tensor,
-    token: Target,
+    token: Target | None,
     against: Target | None,
     position: int,
     tokenizer: Tokenizer | None,
+    metric: Metric | None = None,
 ) -> Contrast:
     """The checked contrast of two prompts, or of two batches of them, on the model's device.
 
-    Raises WorkbenchError if the prompts are not of one length, or a target is not one token.
+    Raises WorkbenchError if the prompts are not of one length, a target is not one token, or nothing is to be measured.
     """
     clean, corrupted = as_batch(clean), as_batch(corrupted)
     if clean.shape != corrupted.shape:
@@ -61,11 +67,14 @@ def contrast(
             f"{corrupted.shape[1]} (in {corrupted.shape[0]}); patching needs prompts of equal length, token for token"
         )
     (position,) = chosen([position], clean.shape[1], "position")
-    wanted = [token] if against is None else [token, against]
+    if token is None and (metric is None or against is not None):
+        raise WorkbenchError("nothing says what is measured; give a token, or metric=, a function of the logits")
+    wanted = [each for each in (token, against) if each is not None]
     columns = [_ids(model, each, len(clean), tokenizer) for each in wanted]
     names = [vocabulary_labels(ids[:1], tokenizer)[0] + (" …" if len(set(ids)) > 1 else "") for ids in columns]
     clean, corrupted = (prompts[:, : position + 1].to(model.device) for prompts in (clean, corrupted))
-    return Contrast(clean, corrupted, torch.tensor(columns, device=model.device).T, " over ".join(names))
+    targets = torch.tensor(columns, dtype=torch.long, device=model.device).view(len(columns), len(clean)).T
+    return Contrast(clean, corrupted, targets, " over ".join(names) or "a function of the logits", metric)
 
 
 def _ids(model: OlmoForCausalLM, target: Target, texts: int, tokenizer: Tokenizer | None) -> list[int]:
@@ -127,13 +136,29 @@ def scale_between(contrast: Contrast, clean: Tensor, corrupted: Tensor, one: str
 def measured(contrast: Contrast, clean: Tensor, logits: Tensor) -> dict[str, Tensor]:
     """What `Scale` measures, raw. clean: text vocab, log-probabilities; logits: cell text vocab; result: cell each."""
     logits = logits.double()
+    found = (
+        {} if contrast.metric is None else {"metric": torch.stack([_number(contrast.metric, one) for one in logits])}
+    )
+    if contrast.targets.shape[1] == 0:
+        return found
     log_p = logits.log_softmax(-1)  # cell text vocab
     wanted = contrast.targets.expand(len(logits), -1, -1)  # cell text target
     logit = logits.gather(-1, wanted)
     difference = logit[..., 0] - logit[..., 1] if logit.shape[-1] == 2 else logit[..., 0]
     divergence = (clean.exp() * (clean - log_p)).sum(-1)
     values = (difference, log_p.gather(-1, wanted)[..., 0].exp(), divergence)
-    return {name: value.mean(1) for name, value in zip(contrast.measures, values, strict=True)}
+    return {name: value.mean(1) for name, value in zip(contrast.measures, values, strict=False)} | found
+
+
+def _number(metric: Metric, logits: Tensor) -> Tensor:
+    """A metric of one cell, the mean over its texts: text vocab -> a number."""
+    value = torch.as_tensor(metric(logits[:, None]), dtype=torch.double, device=logits.device)
+    if value.shape not in ((), logits.shape[:1]):
+        raise WorkbenchError(
+            f"metric returned {tuple(value.shape)} for logits {(len(logits), 1, logits.shape[-1])}; "
+            "it should return a number, or one for each text"
+        )
+    return value.mean()
 
 
 def grids(
