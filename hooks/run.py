@@ -3,9 +3,10 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import UnionType
 from typing import Any, NamedTuple
 
 import torch
@@ -306,35 +307,43 @@ class Hookable(PreTrainedModel):
 
     def _layers(self, start: int, stop: int | None) -> range:
         n_layers = self.config.num_hidden_layers
-        layers = range(start, n_layers if stop is None else stop)
+        try:
+            layers = range(start, n_layers if stop is None else stop)
+        except TypeError:
+            raise WrongType(f"layers are whole numbers, not {start!r} to {stop!r}") from None
         if not 0 <= layers.start <= layers.stop <= n_layers:
             raise OutOfRange(f"layers {layers.start} to {layers.stop} are not within the {n_layers} of this model")
         return layers
 
     def _check_ids(self, input_ids: Tensor | None) -> None:
         if not isinstance(input_ids, Tensor) or input_ids.dim() != 2 or input_ids.shape[1] == 0:
-            shape = tuple(input_ids.shape) if isinstance(input_ids, Tensor) else input_ids
+            shape = tuple(input_ids.shape) if isinstance(input_ids, Tensor) else repr(input_ids)
             raise WrongValue(f"input_ids are a tensor of token ids, batch pos, with at least one position; got {shape}")
+        if input_ids.dtype not in (torch.int64, torch.int32):
+            raise WrongValue(f"input_ids are token ids, int64 or int32, not {input_ids.dtype}")
         low, high = input_ids.aminmax()
         if low < 0 or high >= self.config.vocab_size:
             raise WrongValue(f"token id {int(low if low < 0 else high)} is not in 0 … {self.config.vocab_size - 1}")
 
     def _check_resid(self, resid: Tensor, input_ids: Tensor | None) -> None:
         width, dtype = self.config.hidden_size, self.dtype
-        if resid.dim() != 3 or resid.shape[-1] != width or resid.dtype != dtype:
-            raise WrongValue(
-                f"resid is batch pos d_model, here (…, …, {width}) {dtype}; got {tuple(resid.shape)} {resid.dtype}"
-            )
+        found = f"{tuple(resid.shape)} {resid.dtype}" if isinstance(resid, Tensor) else repr(resid)
+        if not isinstance(resid, Tensor) or (resid.dim(), resid.shape[-1], resid.dtype) != (3, width, dtype):
+            raise WrongValue(f"resid is batch pos d_model, here (…, …, {width}) {dtype}; got {found}")
         if input_ids is not None and input_ids.shape != resid.shape[:2]:
             raise WrongValue(f"resid {tuple(resid.shape)} does not belong to input_ids {tuple(input_ids.shape)}")
 
 
 def _listed(capture: Captures, edits: Edits) -> tuple[list[Capture], list[Edit]]:
     """Captures and edits as lists, of the right things."""
-    given = [capture] if isinstance(capture, str | Capture) else capture
-    captures = [Capture(item) if isinstance(item, str) else item for item in given]
-    changes = [edits] if isinstance(edits, Edit) else list(edits)
+    captures = [Capture(item) if isinstance(item, str) else item for item in _items(capture, str | Capture)]
+    changes = list(_items(edits, Edit))
     for items, kind, source in ((captures, Capture, "a site, a glob or a Capture"), (changes, Edit, "hooks.edits")):
         if wrong := [item for item in items if not isinstance(item, kind)]:
             raise WrongType(f"{kind.__name__.lower()}s are made from {source}, not from {wrong[0]!r}")
     return captures, changes
+
+
+def _items(given: Any, one: type | UnionType) -> list[Any]:  # noqa: ANN401
+    """One thing as a list of it, several as one, and what is neither as a list too, to be refused there."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, one) else [given]
