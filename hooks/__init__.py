@@ -4,6 +4,7 @@ from transformers import Olmo2Config, Olmo3Config, OlmoConfig
 
 from . import edits
 from .attention import HeadStatistics
+from .errors import HooksError
 from .olmo import OlmoForCausalLM, OlmoModel
 from .run import Run
 from .taps import Capture, Edit
@@ -12,6 +13,7 @@ __all__ = [
     "Capture",
     "Edit",
     "HeadStatistics",
+    "HooksError",
     "Olmo2Config",
     "Olmo3Config",
     "OlmoConfig",

@@ -2,20 +2,26 @@
 
     model.run(ids, edits=[edits.zero("blocks.3.attn.z", heads=[1, 4]), edits.scale("blocks.*.mlp_out", 0.5)])
 
-Each names a site or glob and optionally `heads=` and `positions=`; positions count in the whole sequence, the
-cached part included, and negative ones from its end at the moment of the call. Edits compose in the order given.
+Each names a site or glob and optionally `heads=` and `positions=`: whole numbers, a mask (one bool for each head, or
+for each position of the whole sequence), or a slice. Positions count in the whole sequence, the cached part included,
+and negative ones from its end at the moment of the call. They may also differ between the texts of a batch: numbers
+[batch, n], or a mask [batch, pos]. Edits compose in the order given.
+
 A tensor argument has the shape of what is selected or one that broadcasts to it; where it has a position axis of
-its own, its rows belong to the selected positions in order (without `positions=`: to positions 0, 1, 2, …).
+its own, its rows belong to the selected positions in order (without `positions=`, or with a mask for each text: to
+positions 0, 1, 2, …).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from .taps import Edit, Where
+from .errors import WrongValue
+from .taps import Edit
+from .where import Where
 
-__all__ = ["add", "apply", "clamp", "replace", "scale", "zero"]
+__all__ = ["add", "apply", "clamp", "patch", "replace", "scale", "zero"]
 
 
 def zero(site: str, heads: Where = None, positions: Where = None) -> Edit:
@@ -36,10 +42,22 @@ def add(site: str, vector: Tensor, heads: Where = None, positions: Where = None)
 
 
 def replace(site: str, value: Tensor | float, heads: Where = None, positions: Where = None) -> Edit:
-    """Put `value` in the place of what is selected: activation patching when it comes from another run."""
+    """Put `value` in the place of what is selected. To take that from another run, see `patch`."""
     if not isinstance(value, Tensor):
         return Edit(site, lambda x: torch.full_like(x, value), heads, positions)
     return Edit(site, lambda x, value: value.expand_as(x), heads, positions, value=value)
+
+
+def patch(site: str, run: Mapping[str, Tensor], heads: Where = None, positions: Where = None) -> Edit:
+    """Put what another run captured at the site in the place of what is selected, heads and positions alike.
+
+        clean = model.run(ids, capture="blocks.3.attn.z")
+        model.run(corrupted, edits=[edits.patch("blocks.3.attn.z", clean, heads=[1], positions=-1)])
+
+    `run` is a `Run`, or any mapping from site names to tensors; it must hold the whole site, for texts of the same
+    length (in `generate` and `tapped`, positions beyond it stay as they are), and as many of them, or one for all.
+    """
+    return Edit(site, lambda x, value: value.expand_as(x), heads, positions, value=run)
 
 
 def clamp(
@@ -47,7 +65,7 @@ def clamp(
 ) -> Edit:
     """Limit what is selected to low … high."""
     if low is None and high is None:
-        raise ValueError("clamp needs a lower or an upper bound")
+        raise WrongValue("clamp needs a lower or an upper bound")
     return Edit(site, lambda x: x.clamp(low, high), heads, positions)
 
 

@@ -35,12 +35,14 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import can_return_tuple
 
 from .attention import Masks, attend
+from .errors import WrongValue
 from .run import Hookable, taps_of_this_thread
 from .sites import AFTER_BLOCKS, IN_BLOCK, Sites
 from .taps import Tap, Taps, Untapped, tap_at
 
 AnyOlmoConfig: TypeAlias = OlmoConfig | Olmo2Config | Olmo3Config
-EVERY_ROW = {"resid_pre", "attn_in", "attn.k", "attn.v", "attn.rot_k"}  # of a block that runs for one position too
+# Of a block that runs for one position too.
+EVERY_ROW = {"resid_pre", "attn_in", "attn.k_raw", "attn.v_raw", "attn.k", "attn.v", "attn.rot_k"}
 
 
 class OlmoLayerNorm(nn.Module):
@@ -112,10 +114,10 @@ def family_of(config: AnyOlmoConfig) -> Family:
     """The family a configuration belongs to.
 
     Raises:
-        ValueError: it is not one of the dense OLMo models.
+        WrongValue: it is not one of the dense OLMo models.
     """
     if config.model_type not in FAMILIES:
-        raise ValueError(f"{config.model_type!r} is no OLMo that is known here; known are {', '.join(FAMILIES)}")
+        raise WrongValue(f"{config.model_type!r} is no OLMo that is known here; known are {', '.join(FAMILIES)}")
     return FAMILIES[config.model_type]
 
 
@@ -128,14 +130,15 @@ class OlmoRotaryEmbedding(nn.Module):
     """Cosines and sines of the rotary position embedding for one kind of layer: batch pos 1 d_head each, float32.
 
     Sines have the sign with which the other of a pair is added.
-    OLMo 3 scales (YaRN) the full-attention layers only, so its configuration holds parameters by kind.
+    OLMo 3 scales (YaRN) the full-attention layers only, so its configuration holds parameters by kind; without `kind`
+    they are those of full attention.
     """
 
     inv_freq: Tensor
     original_inv_freq: Tensor
     attention_scaling: float
 
-    def __init__(self, config: AnyOlmoConfig, kind: str) -> None:
+    def __init__(self, config: AnyOlmoConfig, kind: str = "full_attention") -> None:
         super().__init__()
         self.config = copy(config)
         self.config.rope_parameters = dict(config.rope_parameters.get(kind, config.rope_parameters))
@@ -161,6 +164,25 @@ class OlmoRotaryEmbedding(nn.Module):
         angles = position_ids[..., None, None].float() * self.inv_freq.to(x.device, torch.float)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+class OlmoRotaryEmbeddings(nn.ModuleDict):
+    """The rotary embedding of each kind of layer; made and called as transformers' own, which is one module."""
+
+    def __init__(self, config: AnyOlmoConfig) -> None:
+        super().__init__({kind: OlmoRotaryEmbedding(config, kind) for kind in sorted(set(kinds_of_layers(config)))})
+
+    def forward(self, x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, Tensor]:
+        """Cosines and sines for one kind of layer, by default for full attention or the only kind."""
+        return self._of(layer_type)(x, position_ids)
+
+    @property
+    def inv_freq(self) -> Tensor:
+        """The frequencies of full attention, or of the only kind."""
+        return self._of(None).inv_freq
+
+    def _of(self, kind: str | None) -> OlmoRotaryEmbedding:
+        return cast(OlmoRotaryEmbedding, self[kind or next(iter(self))])
 
 
 def d_head_of(config: AnyOlmoConfig) -> int:
@@ -212,11 +234,12 @@ class OlmoAttention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """What attention makes of x (batch pos d_model), before any norm of it; z; and the pattern if asked for."""
         q, k, v = self.q_proj(masks.asking(x)), self.k_proj(x), self.v_proj(x)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (part.view(*part.shape[:2], -1, self.head_dim) for part in (q, k, v))  # batch pos head d_head
+        q, k, v = tap("attn.q_raw", q), tap("attn.k_raw", k), tap("attn.v_raw", v)
+        if self.q_norm is not None and self.k_norm is not None:  # over all heads together
+            q, k = self.q_norm(q.flatten(2)).view_as(q), self.k_norm(k.flatten(2)).view_as(k)
         if self.clip is not None:
             q, k, v = (part.clamp(-self.clip, self.clip) for part in (q, k, v))
-        q, k, v = (part.view(*part.shape[:2], -1, self.head_dim) for part in (q, k, v))  # batch pos head d_head
         q, k, v = tap("attn.q", q), tap("attn.k", k), tap("attn.v", v)
         q, k = rotated(q, (masks.asking(rotary[0]), masks.asking(rotary[1]))), rotated(k, rotary)
         q, k = tap("attn.rot_q", q), tap("attn.rot_k", k)
@@ -298,21 +321,23 @@ class OlmoDecoderLayer(GradientCheckpointingLayer):
         out, z, pattern = self.self_attn(
             tap("attn_in", read), rotary, masks, past_key_values, tap, output_attentions, kernel_arguments or {}
         )
-        scale = None
-        if not self.norm_first:
-            out, scale = normed(norm1, out, tap, "ln1.scale", tap.wants("attn.result"))
-        if isinstance(tap, Tap) and tap.wants("attn.result"):
+        if self.norm_first:
+            out = tap("attn_out_raw", self._with_results(out, z, None, tap))
+        else:
+            out, scale = normed(norm1, tap("attn_out_raw", out), tap, "ln1.scale", tap.wants("attn.result"))
             out = self._with_results(out, z, scale, tap)
         x = tap("resid_mid", masks.asking(x) + tap("attn_out", out))
 
         read = normed(norm2, x, tap, "ln2.scale")[0] if self.norm_first else x
-        out = self.mlp(tap("mlp_in", read), tap)
+        out = tap("mlp_out_raw", self.mlp(tap("mlp_in", read), tap))
         if not self.norm_first:
             out, _ = normed(norm2, out, tap, "ln2.scale")
         return tap("resid_post", x + tap("mlp_out", out)), pattern
 
-    def _with_results(self, out: Tensor, z: Tensor, scale: Tensor | None, tap: Tap) -> Tensor:
+    def _with_results(self, out: Tensor, z: Tensor, scale: Tensor | None, tap: Tap | Untapped) -> Tensor:
         """`out`, what attention adds to the residual stream, with the heads' parts of it tapped."""
+        if not isinstance(tap, Tap) or not tap.wants("attn.result"):
+            return out
         shards = tap.shards
         if shards is not None:  # OLMo 2 and 3 hold all heads, but only a part of the projection
             z = shards.own_heads(z)
@@ -422,7 +447,7 @@ class OlmoModel(OlmoPreTrainedModel):
         self.layers = nn.ModuleList(OlmoDecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = family.norm(config.hidden_size, getattr(config, "rms_norm_eps", 0.0))
         self.kinds = kinds_of_layers(config)
-        self.rotary_emb = nn.ModuleDict({kind: OlmoRotaryEmbedding(config, kind) for kind in sorted(set(self.kinds))})
+        self.rotary_emb = OlmoRotaryEmbeddings(config)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -454,7 +479,7 @@ class OlmoModel(OlmoPreTrainedModel):
         Further keywords go to the attention function.
         """
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
+            raise WrongValue("give either input_ids or inputs_embeds")
         config = self.config
         taps = taps or taps_of_this_thread(self)
         use_cache = config.use_cache if use_cache is None else use_cache
@@ -474,7 +499,7 @@ class OlmoModel(OlmoPreTrainedModel):
         rotary = {kind: embedding(x, position_ids) for kind, embedding in self.rotary_emb.items()}
 
         if taps is not None:
-            taps.begin(int(seen), x.shape[1])
+            taps.begin(int(seen), *x.shape[:2])
         tap = tap_at(taps)
         if layers.start == 0:
             x = tap("embed", x)
@@ -575,6 +600,8 @@ class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin):
             tap = tap_at(taps)
             if isinstance(tap, Tap) and tap.wants("logits"):
                 logits = tap("logits", logits, kept(tap.taps.present, logits_to_keep))
+            if taps is not None and taps.ended is not None:
+                taps.ended(logits)
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
@@ -597,7 +624,7 @@ def kept(positions: range, logits_to_keep: int | Tensor) -> list[int] | range:
     if isinstance(logits_to_keep, int):
         return positions[-logits_to_keep:] if logits_to_keep else positions
     if logits_to_keep.dim() != 1:
-        raise ValueError("with taps, logits_to_keep is a number or one index for the whole batch")
+        raise WrongValue("with taps, logits_to_keep is a number or one index for the whole batch")
     return [positions[index] for index in logits_to_keep.tolist()]
 
 

@@ -1,16 +1,23 @@
 """Run, what one call returned; and the ways to make one."""
 
+import json
+import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import UnionType
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from .errors import OutOfRange, UnknownSite, WrongType, WrongValue
 from .shards import shards_of
-from .sites import Sites, UnknownSite, canonical
+from .sites import Sites, layer_of
 from .taps import AllSeen, Capture, Edit, Taps
 
 Captures = str | Capture | Sequence[str | Capture]
@@ -22,6 +29,7 @@ class Run(Mapping[str, Tensor]):
 
         run["blocks.5.attn.pattern"]    # batch head query key
         run.stack("resid_post")         # layer batch pos d_model
+        run.to("cpu").save("run.safetensors"); Run.load("run.safetensors")
 
     Attributes:
         logits: batch pos vocab; None where the run stopped before them.
@@ -45,11 +53,12 @@ class Run(Mapping[str, Tensor]):
         self.past_key_values = past_key_values
 
     def __getitem__(self, site: str) -> Tensor:
-        name = canonical(site)
-        if name not in self._tensors:
-            self._sites.match(name)  # an unknown site is a better complaint than one that was not captured
+        names = [site] if site in self._tensors else self._sites.match(site)
+        if names[0] not in self._tensors:
             raise UnknownSite(f"{site!r} was not captured; this run holds {self._held()}")
-        return self._tensors[name]
+        if len(names) > 1:
+            raise UnknownSite(f"{site!r} stands for {len(names)} sites; name one of them, or run.stack the blocks'")
+        return self._tensors[names[0]]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -71,18 +80,65 @@ class Run(Mapping[str, Tensor]):
         Args:
             name: the site's name within a block, such as "resid_post" or "attn.pattern".
         """
-        name = canonical(name)
-        found = [site for site in self._tensors if site.startswith("blocks.") and site.split(".", 2)[2] == name]
+        name = self._sites.in_block(name)
+        found = [site for site in self._tensors if layer_of(site)[1] == name]
         if not found:
-            self._sites.match(f"blocks.*.{name}")
             raise UnknownSite(f"no 'blocks.*.{name}' was captured; this run holds {self._held()}")
         first = self._tensors[found[0]]
         return torch.stack([self._tensors[site].to(first.device) for site in found])
+
+    def to(self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None) -> "Run":
+        """This run with its tensors on another device or in another dtype, as by `Tensor.to`, and the same cache."""
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        return self._with(lambda tensor: tensor.to(device=device or tensor.device, dtype=dtype or tensor.dtype))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all but the cache to a safetensors file, for `Run.load`: whole, or not at all."""
+        tensors = {**self._tensors, **{f"run.{name}": getattr(self, name) for name in _OWN}}
+        # Each tensor gets memory of its own: the format takes no two that share it.
+        copies = {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+            if tensor is not None
+        }
+        path = Path(path)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            save_file(copies, unfinished, {"sites": json.dumps(self._sites.made_of)})
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> "Run":
+        """The run that `save` has written.
+
+        Raises:
+            WrongValue: the file holds none. FileNotFoundError: there is no such file.
+        """
+        try:
+            with safe_open(path, "pt", device=str(device)) as file:
+                sites = Sites(**json.loads((file.metadata() or {})["sites"]))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, json.JSONDecodeError, TypeError) as error:
+            raise WrongValue(f"{path} holds no run that was saved: {error}") from error
+        own = {name: tensors.pop(f"run.{name}", None) for name in _OWN}
+        return cls(sites, {name: tensors[name] for name in sites if name in tensors}, **own)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "Run":
+        """This run with each tensor changed."""
+        own = {name: None if (tensor := getattr(self, name)) is None else change(tensor) for name in _OWN}
+        recorded = {name: change(tensor) for name, tensor in self._tensors.items()}
+        return Run(self._sites, recorded, **own, past_key_values=self.past_key_values)
 
     def _held(self) -> str:
         names = list(self._tensors)
         shown = names if len(names) <= 6 else [*names[:3], "…", *names[-2:]]
         return ", ".join(shown) or "nothing"
+
+
+_OWN = ("logits", "resid")  # of a run's tensors those that are no captures
 
 
 class _Laid(NamedTuple):
@@ -140,8 +196,9 @@ class Hookable(PreTrainedModel):
             edits: an `Edit` (see `hooks.edits`) or a list of them; they compose in the order given.
             stop_at_layer: no block from this one on is computed; `run.resid` is what it would have read.
             start_at_layer: go on from `resid` (batch pos d_model), the residual stream entering this block.
-            grad: keep the graph, so that captured tensors can be differentiated with respect to and through. What is
-                captured then lies on the path to the logits, which may change their last bits; else it changes none.
+            grad: keep the graph, so that captured tensors can be differentiated with respect to and through, in a model
+                of frozen weights too. What is captured then lies on the path to the logits, which may change their last
+                bits; else it changes none.
             past_key_values: a cache to go on from; it is extended in place.
             logits_to_keep: compute logits for the last few positions, or for these, only; 0 for all. With 1, the last
                 block computes no more than they need either, unless it is looked at (which may change their last bits).
@@ -150,11 +207,13 @@ class Hookable(PreTrainedModel):
                 and so is `past_key_values`: the layers that were not reached have not extended the cache.
 
         Raises:
-            KeyError: no such site. IndexError: no such head, position or layer. ValueError: the rest.
+            HooksError: what was asked for does not fit this model or text. Of its kinds, `UnknownSite` is a KeyError,
+                `OutOfRange` (no such head, position or layer) an IndexError, `WrongType` a TypeError, and `WrongValue`
+                (the rest) a ValueError.
         """
         if resid is None:
             if start_at_layer:
-                raise ValueError(f"start_at_layer={start_at_layer} needs resid, what block {start_at_layer} reads")
+                raise WrongValue(f"start_at_layer={start_at_layer} needs resid, what block {start_at_layer} reads")
             self._check_ids(input_ids)
         else:
             self._check_resid(resid, input_ids)
@@ -162,7 +221,7 @@ class Hookable(PreTrainedModel):
         sites = self.sites
         captures, changes = _listed(capture, edits)
         if captures_only and not captures:
-            raise ValueError("captures_only=True, but nothing is captured")
+            raise WrongValue("captures_only=True, but nothing is captured")
         around, output = laid_around(self).edits, None
         taps = Taps(
             *(sites, captures, changes, layers, grad),
@@ -188,12 +247,25 @@ class Hookable(PreTrainedModel):
         return Run(sites, dict(taps.recorded), getattr(output, "logits", None), taps.resid, cache)
 
     @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, *args: object, edits: Edits = (), **kwargs: object) -> object:
-        """As transformers' `generate`, with edits that hold at prefill and at each decoding step alike."""
-        if not edits:
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        *args: object,
+        capture: Captures = (),
+        edits: Edits = (),
+        **kwargs: object,
+    ) -> Any:  # noqa: ANN401
+        """As transformers' `generate`, with edits that hold at prefill and at each decoding step alike.
+
+        With `capture` it returns a pair: what transformers' `generate` returns, and a list with a `Run` for each
+        forward pass, the prompt's first. Positions count in the whole sequence, so -1 is the last one of each pass;
+        those that a pass does not hold, because they were computed before or are yet to come, are left out.
+        """
+        if not capture and not edits:
             return super().generate(inputs, *args, **kwargs)
-        with self.tapped(edits=edits):
-            return super().generate(inputs, *args, **kwargs)
+        with self.tapped(capture=capture, edits=edits) as runs:
+            output = super().generate(inputs, *args, **kwargs)
+        return (output, runs) if capture else output
 
     @contextmanager
     def tapped(self, *, capture: Captures = (), edits: Edits = ()) -> Iterator[list[Run]]:
@@ -203,7 +275,8 @@ class Hookable(PreTrainedModel):
         the edits do.
 
         Yields:
-            a list that gains a `Run` (without logits) for each forward pass, if anything is captured.
+            a list that gains a `Run` for each forward pass, if anything is captured. Its logits are those that the pass
+            computed, of all positions or of the last; None if the bare model was called.
         """
         keys = [(threading.get_ident(), id(model)) for model in {self, self.base_model}]
         outer = laid_around(self)
@@ -215,8 +288,13 @@ class Hookable(PreTrainedModel):
             for each in lists:
                 each.append(Run(self.sites, recorded, None))
 
-        report = started if captures else None
-        taps = Taps(self.sites, captures, changes, strict=False, shards=shards_of(self), started=report)
+        def ended(logits: Tensor) -> None:
+            logits = logits.detach()
+            for each in lists:
+                each[-1].logits = logits
+
+        told = (started, ended) if captures else (None, None)
+        taps = Taps(self.sites, captures, changes, strict=False, shards=shards_of(self), told=told)
         for key in keys:
             _laid.setdefault(key, []).append(_Laid(captures, changes, lists, taps))
         try:
@@ -229,35 +307,43 @@ class Hookable(PreTrainedModel):
 
     def _layers(self, start: int, stop: int | None) -> range:
         n_layers = self.config.num_hidden_layers
-        layers = range(start, n_layers if stop is None else stop)
+        try:
+            layers = range(start, n_layers if stop is None else stop)
+        except TypeError:
+            raise WrongType(f"layers are whole numbers, not {start!r} to {stop!r}") from None
         if not 0 <= layers.start <= layers.stop <= n_layers:
-            raise IndexError(f"layers {layers.start} to {layers.stop} are not within the {n_layers} of this model")
+            raise OutOfRange(f"layers {layers.start} to {layers.stop} are not within the {n_layers} of this model")
         return layers
 
     def _check_ids(self, input_ids: Tensor | None) -> None:
         if not isinstance(input_ids, Tensor) or input_ids.dim() != 2 or input_ids.shape[1] == 0:
-            shape = tuple(input_ids.shape) if isinstance(input_ids, Tensor) else input_ids
-            raise ValueError(f"input_ids are a tensor of token ids, batch pos, with at least one position; got {shape}")
+            shape = tuple(input_ids.shape) if isinstance(input_ids, Tensor) else repr(input_ids)
+            raise WrongValue(f"input_ids are a tensor of token ids, batch pos, with at least one position; got {shape}")
+        if input_ids.dtype not in (torch.int64, torch.int32):
+            raise WrongValue(f"input_ids are token ids, int64 or int32, not {input_ids.dtype}")
         low, high = input_ids.aminmax()
         if low < 0 or high >= self.config.vocab_size:
-            raise ValueError(f"token id {int(low if low < 0 else high)} is not in 0 … {self.config.vocab_size - 1}")
+            raise WrongValue(f"token id {int(low if low < 0 else high)} is not in 0 … {self.config.vocab_size - 1}")
 
     def _check_resid(self, resid: Tensor, input_ids: Tensor | None) -> None:
         width, dtype = self.config.hidden_size, self.dtype
-        if resid.dim() != 3 or resid.shape[-1] != width or resid.dtype != dtype:
-            raise ValueError(
-                f"resid is batch pos d_model, here (…, …, {width}) {dtype}; got {tuple(resid.shape)} {resid.dtype}"
-            )
+        found = f"{tuple(resid.shape)} {resid.dtype}" if isinstance(resid, Tensor) else repr(resid)
+        if not isinstance(resid, Tensor) or (resid.dim(), resid.shape[-1], resid.dtype) != (3, width, dtype):
+            raise WrongValue(f"resid is batch pos d_model, here (…, …, {width}) {dtype}; got {found}")
         if input_ids is not None and input_ids.shape != resid.shape[:2]:
-            raise ValueError(f"resid {tuple(resid.shape)} does not belong to input_ids {tuple(input_ids.shape)}")
+            raise WrongValue(f"resid {tuple(resid.shape)} does not belong to input_ids {tuple(input_ids.shape)}")
 
 
 def _listed(capture: Captures, edits: Edits) -> tuple[list[Capture], list[Edit]]:
     """Captures and edits as lists, of the right things."""
-    given = [capture] if isinstance(capture, str | Capture) else capture
-    captures = [Capture(item) if isinstance(item, str) else item for item in given]
-    changes = [edits] if isinstance(edits, Edit) else list(edits)
+    captures = [Capture(item) if isinstance(item, str) else item for item in _items(capture, str | Capture)]
+    changes = list(_items(edits, Edit))
     for items, kind, source in ((captures, Capture, "a site, a glob or a Capture"), (changes, Edit, "hooks.edits")):
         if wrong := [item for item in items if not isinstance(item, kind)]:
-            raise TypeError(f"{kind.__name__.lower()}s are made from {source}, not from {wrong[0]!r}")
+            raise WrongType(f"{kind.__name__.lower()}s are made from {source}, not from {wrong[0]!r}")
     return captures, changes
+
+
+def _items(given: Any, one: type | UnionType) -> list[Any]:  # noqa: ANN401
+    """One thing as a list of it, several as one, and what is neither as a list too, to be refused there."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, one) else [given]

@@ -1,12 +1,16 @@
 """The sites: every place in the forward pass that can be read or changed, by name, in forward order.
 
-Names are TransformerLens's without ``hook_``; its own spelling is understood wherever a name is taken
-(`blocks.5.attn.hook_attn_scores` is `blocks.5.attn.scores`). Shapes are words; the axes that `heads=` and
-`positions=` select are read off them.
+Names are TransformerLens's without ``hook_``, wherever the tensor is the same. Its own spelling is understood wherever
+a name is taken, and stands for what TransformerLens has under it: `blocks.5.attn.hook_q`, there the query before its
+norm, is `blocks.5.attn.q_raw`. Shapes are words; the axes that `heads=` and `positions=` select are read off them.
 """
 
 import re
 from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+from .errors import UnknownSite, WrongType
 
 RESIDUAL = "batch pos d_model"
 SCALE = "batch pos 1"
@@ -23,6 +27,9 @@ IN_BLOCK = {
     "resid_pre": RESIDUAL,
     "ln1.scale": SCALE,
     "attn_in": RESIDUAL,
+    "attn.q_raw": PER_QUERY,
+    "attn.k_raw": PER_KEY,
+    "attn.v_raw": PER_KEY,
     "attn.q": PER_QUERY,
     "attn.k": PER_KEY,
     "attn.v": PER_KEY,
@@ -32,6 +39,7 @@ IN_BLOCK = {
     "attn.pattern": ATTENTION,
     "attn.z": PER_QUERY,
     "attn.result": "batch pos head d_model",
+    "attn_out_raw": RESIDUAL,
     "attn_out": RESIDUAL,
     "resid_mid": RESIDUAL,
     "ln2.scale": SCALE,
@@ -39,27 +47,105 @@ IN_BLOCK = {
     "mlp.pre": NEURONS,
     "mlp.pre_linear": NEURONS,
     "mlp.post": NEURONS,
+    "mlp_out_raw": RESIDUAL,
     "mlp_out": RESIDUAL,
     "resid_post": RESIDUAL,
 }
 AFTER_BLOCKS = {"ln_final.scale": SCALE, "ln_final.normalized": RESIDUAL, "logits": "batch pos vocab"}
 
 _BLOCK_NAME = re.compile(r"blocks\.(\d+)\.(.+)")
-
-
-class UnknownSite(KeyError):
-    """A name or glob that matches no site. Its text is a sentence for people."""
-
-    def __str__(self) -> str:
-        return self.args[0]
+_BLOCK_PATTERN = re.compile(r"(blocks\.[^.]*\.)?(.*)", re.DOTALL)
 
 
 def post_norm(in_block: dict[str, str]) -> dict[str, str]:
     """The sites of a block in the forward order of OLMo 2 and 3, where a norm follows its sublayer."""
-    order = [name for name in in_block if name not in ("ln1.scale", "ln2.scale")]
-    order.insert(order.index("attn.result"), "ln1.scale")
+    order = [name for name in in_block if name not in ("ln1.scale", "attn.result", "ln2.scale")]
+    after = order.index("attn_out_raw") + 1
+    order[after:after] = ["ln1.scale", "attn.result"]
     order.insert(order.index("mlp_out"), "ln2.scale")
     return {name: in_block[name] for name in order}
+
+
+# Where TransformerLens (4.3, and HookedTransformer before it) has a tensor under another name than ours with `hook_`
+# before its last word. Its OLMo 2 and 3 have norms called ln1_post and ln2_post; HookedTransformer's are ln1 and ln2.
+THEIRS = {
+    "hook_in": "resid_pre",
+    "hook_out": "resid_post",
+    "attn.hook_in": "attn_in",
+    "attn.hook_q": "attn.q_raw",
+    "attn.hook_k": "attn.k_raw",
+    "attn.hook_v": "attn.v_raw",
+    "attn.q.hook_out": "attn.q_raw",
+    "attn.k.hook_out": "attn.k_raw",
+    "attn.v.hook_out": "attn.v_raw",
+    "attn.hook_attn_scores": "attn.scores",
+    "attn.o.hook_in": "attn.z",
+    "attn.o.hook_out": "attn_out_raw",
+    "attn.hook_out": "attn_out_raw",
+    "mlp.hook_in": "mlp_in",
+    "mlp.gate.hook_out": "mlp.pre",
+    "mlp.in.hook_out": "mlp.pre_linear",
+    "mlp.out.hook_in": "mlp.post",
+    "mlp.out.hook_out": "mlp_out_raw",
+    "mlp.hook_out": "mlp_out_raw",
+}
+THEIRS_NORM_FIRST = {
+    "ln1.hook_normalized": "attn_in",
+    "ln1.hook_out": "attn_in",
+    "ln2.hook_normalized": "mlp_in",
+    "ln2.hook_out": "mlp_in",
+}
+THEIRS_POST_NORM = {
+    "attn.q_norm.hook_in": "attn.q_raw",
+    "attn.q_norm.hook_out": "attn.q",
+    "attn.hook_q_normed": "attn.q",
+    "attn.k_norm.hook_in": "attn.k_raw",
+    "attn.k_norm.hook_out": "attn.k",
+    "attn.hook_k_normed": "attn.k",
+    "ln1_post.hook_in": "attn_out_raw",
+    "ln1_post.hook_scale": "ln1.scale",
+    "ln1_post.hook_out": "attn_out",
+    "ln2_post.hook_in": "mlp_out_raw",
+    "ln2_post.hook_scale": "ln2.scale",
+    "ln2_post.hook_out": "mlp_out",
+}
+THEIRS_OUTSIDE = {
+    "embed.hook_out": "embed",
+    "ln_final.hook_out": "ln_final.normalized",
+    "unembed.hook_in": "ln_final.normalized",
+    "unembed.hook_out": "logits",
+    "hook_unembed": "logits",
+}
+
+# TransformerLens's names for what no site holds, or what an edit of the site that holds it would change otherwise.
+_COPIES = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input")
+REFUSED_NORM_FIRST = {
+    name: "the residual stream before the norm, once for each head: '{block}resid_pre' holds it, and '{block}attn_in' "
+    "is what attention reads, after the norm"
+    for name in (*_COPIES, *(f"attn.{name}" for name in _COPIES), "ln1.hook_in")
+} | {
+    name: "what the MLP's norm reads, apart from the residual stream: '{block}resid_mid' holds it, in the stream, and "
+    "'{block}mlp_in' is what the MLP reads, after the norm"
+    for name in ("hook_mlp_in", "ln2.hook_in")
+}
+REFUSED_POST_NORM = {
+    name: "what attention reads, once for each head: '{block}attn_in' holds it once"
+    for name in (*_COPIES, *(f"attn.{name}" for name in _COPIES))
+} | {
+    "attn.hook_result": "what each head writes before the norm after attention: '{block}attn.result' is what it adds "
+    "to the residual stream, after the norm; '{block}attn_out_raw' is the sum over heads before it",
+    "ln1.hook_normalized": "before the norm's weight: '{block}attn_out' is after it",
+    "ln1_post.hook_normalized": "before the norm's weight: '{block}attn_out' is after it",
+    "ln2.hook_normalized": "before the norm's weight: '{block}mlp_out' is after it",
+    "ln2_post.hook_normalized": "before the norm's weight: '{block}mlp_out' is after it",
+    "ln_final.hook_normalized": "before the norm's weight: 'ln_final.normalized', which is unembedded, is after it",
+}
+
+
+def hooked(name: str) -> str:
+    """A name with `hook_` before its last word, as TransformerLens writes it."""
+    head, dot, last = name.rpartition(".")
+    return f"{head}{dot}hook_{last}"
 
 
 class Sites(dict[str, str]):
@@ -74,43 +160,94 @@ class Sites(dict[str, str]):
         self.model_name = model_name
         self.n_layers = n_layers
         self.sizes = sizes
+        self.norm_first = norm_first
+        self.has_logits = has_logits
         in_block = IN_BLOCK if norm_first else post_norm(IN_BLOCK)
         after = {name: shape for name, shape in AFTER_BLOCKS.items() if has_logits or name != "logits"}
         blocks = {f"blocks.{layer}.{name}": shape for layer in range(n_layers) for name, shape in in_block.items()}
         super().__init__({**BEFORE_BLOCKS, **blocks, **after})
 
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """The arguments that make these sites again."""
+        return {name: getattr(self, name) for name in ("model_name", "n_layers", "sizes", "norm_first", "has_logits")}
+
     def match(self, pattern: str) -> list[str]:
         """The sites that a name or glob stands for, in forward order.
 
+        One with `hook_` in it is matched with TransformerLens's names; of a glob, those count that lead to a site.
+
         Raises:
-            UnknownSite: nothing matches; the message lists the choices.
+            UnknownSite: nothing matches, and the message lists the choices; or TransformerLens has another tensor under
+                this name than any site here, and the message says where to look instead.
         """
-        pattern = canonical(pattern)
+        if not isinstance(pattern, str):
+            raise WrongType(f"a site is named by a string, not by {pattern!r}")
         if pattern in self:
             return [pattern]
-        matched = [name for name in self if fnmatchcase(name, pattern)]
+        if "hook_" in pattern:
+            found = {site for name, site in self._theirs.items() if fnmatchcase(name, pattern)}
+            matched = [name for name in self if name in found]
+        else:
+            matched = [name for name in self if fnmatchcase(name, pattern)]
         if not matched:
-            raise UnknownSite(self._complaint(pattern))
+            raise UnknownSite(self._refusal(pattern) or self._complaint(pattern))
         return matched
+
+    def in_block(self, name: str) -> str:
+        """Our spelling of a site's name within a block: `hook_resid_pre` -> `resid_pre`.
+
+        Raises:
+            UnknownSite: there is none, or TransformerLens has another tensor under this name, as in `match`.
+        """
+        found = name if name in IN_BLOCK else self._spelled.get(name)
+        if found is None:
+            choices = f"no site {name!r} in a block of this {self.model_name}; choices: {', '.join(IN_BLOCK)}"
+            raise UnknownSite(self._refusal(name) or choices)
+        return found
+
+    @property
+    def _spelled(self) -> dict[str, str]:
+        """TransformerLens's names of what is in a block, and ours."""
+        ours = {hooked(name): name for name in IN_BLOCK if hooked(name) not in self._refused}
+        return ours | THEIRS | (THEIRS_NORM_FIRST if self.norm_first else THEIRS_POST_NORM)
+
+    @property
+    def _refused(self) -> dict[str, str]:
+        """TransformerLens's names that stand for no site of this family, and what they mean."""
+        return REFUSED_NORM_FIRST if self.norm_first else REFUSED_POST_NORM
+
+    @cached_property
+    def _theirs(self) -> dict[str, str]:
+        """TransformerLens's names, and the sites they stand for."""
+        outside = {hooked(name): name for name in (*BEFORE_BLOCKS, *AFTER_BLOCKS) if hooked(name) not in self._refused}
+        in_blocks = {
+            f"blocks.{layer}.{theirs}": f"blocks.{layer}.{ours}"
+            for layer in range(self.n_layers)
+            for theirs, ours in self._spelled.items()
+        }
+        return outside | THEIRS_OUTSIDE | in_blocks
+
+    def _refusal(self, pattern: str) -> str | None:
+        """Why a name of TransformerLens's stands for no site here, if that is so."""
+        parts = _BLOCK_PATTERN.fullmatch(pattern)
+        assert parts is not None
+        block, name = parts.groups("")
+        meant = next((meant for theirs, meant in self._refused.items() if fnmatchcase(theirs, name)), None)
+        return None if meant is None else f"{pattern!r} is in TransformerLens {meant.format(block=block)}"
 
     def _complaint(self, pattern: str) -> str:
         choices = f"sites of a block: {', '.join(IN_BLOCK)}; others: {', '.join(n for n in self if not layer_of(n)[1])}"
+        known = IN_BLOCK.keys() | self._spelled.keys()
         in_block = _BLOCK_NAME.fullmatch(pattern)
-        if in_block and in_block[2] in IN_BLOCK:
+        if in_block and in_block[2] in known:
             return (
                 f"no site {pattern!r}: this {self.model_name} has {self.n_layers} layers, "
                 f"blocks.0 to blocks.{self.n_layers - 1}"
             )
-        if pattern in IN_BLOCK:
+        if pattern in known:
             return f"no site {pattern!r}; did you mean 'blocks.*.{pattern}' or one block, 'blocks.0.{pattern}'?"
         return f"no site {pattern!r} in this {self.model_name} with {self.n_layers} layers; {choices}"
-
-
-def canonical(name: str) -> str:
-    """Our spelling of a site name or glob that may be in TransformerLens's."""
-    if not isinstance(name, str):
-        raise TypeError(f"a site is named by a string, not by {name!r}")
-    return name.replace("hook_attn_scores", "scores").replace("hook_", "")
 
 
 def layer_of(site: str) -> tuple[int | None, str]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hooks import Edit, OlmoForCausalLM, edits
 from workbench.analyses.activation_patching import activation_patching
+from workbench.analyses.attribution_patching import attribution_patching
 from workbench.errors import WorkbenchError
 from workbench.results import Measures
 
@@ -158,3 +159,48 @@ def test_progress_rises_to_one(model: OlmoForCausalLM, tokens: Tensor, other_tok
         model, tokens, other_tokens, 5, site="attn_out", progress=lambda fraction, text: heard.append(fraction)
     )
     assert heard == sorted(heard) and heard[0] == 0 and heard[-1] == 1
+
+
+def test_a_metric_of_the_logits(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
+    """A metric that says what a measure says gives its grid, beside it or alone; it may answer for each text."""
+
+    def difference(logits: Tensor) -> Tensor:
+        assert logits.shape == (2, 1, 99)
+        return (logits[:, -1, 5] - logits[:, -1, 7]).mean()
+
+    def number(logits: Tensor) -> float:
+        return difference(logits).item()
+
+    wanted = activation_patching(model, tokens, other_tokens, 5, 7, site="attn_out")["logit_difference"]
+    both = activation_patching(model, tokens, other_tokens, 5, 7, metric=difference, site="attn_out")
+    assert list(both) == ["logit_difference", "probability", "kl", "metric"]
+    for metric in (difference, number, lambda logits: logits[:, -1, 5] - logits[:, -1, 7]):
+        alone = activation_patching(model, tokens, other_tokens, metric=metric, site="attn_out")
+        assert list(alone) == ["metric"]
+        for grid in (both["metric"], alone["metric"]):
+            np.testing.assert_allclose(grid.values, wanted.values, atol=1e-6)
+            assert grid.provenance["at 0"] == pytest.approx(wanted.provenance["at 0"])
+            assert grid.provenance["at 1"] == pytest.approx(wanted.provenance["at 1"])
+
+
+def test_a_metric_of_another_shape_is_refused(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
+    with pytest.raises(WorkbenchError, match=r"metric returned \(2, 99\) .*a number, or one for each text"):
+        activation_patching(model, tokens, other_tokens, metric=lambda logits: logits[:, -1])
+    for options in ({}, {"against": 5, "metric": lambda logits: logits.sum()}):
+        with pytest.raises(WorkbenchError, match="give a token, or metric="):
+            activation_patching(model, tokens, other_tokens, **options)
+
+
+@pytest.mark.parametrize("patching", [activation_patching, attribution_patching])
+@pytest.mark.parametrize(
+    ("theirs", "ours", "by"),
+    [("hook_resid_pre", "resid_pre", "position"), ("attn.hook_q", "attn.q_raw", "head")],
+)
+def test_sites_in_the_spelling_of_transformerlens(
+    model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor, patching, theirs: str, ours: str, by: str
+) -> None:
+    one, other = (patching(model, tokens, other_tokens, 5, site=site, by=by)["logit"] for site in (theirs, ours))
+    np.testing.assert_array_equal(one.values, other.values)
+    assert one.title == other.title and ours in one.title
+    with pytest.raises(WorkbenchError, match=r"'attn.hook_q_input' is in TransformerLens .*'attn_in'"):
+        patching(model, tokens, other_tokens, 5, site="attn.hook_q_input")

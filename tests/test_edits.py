@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooks import Edit, OlmoForCausalLM, edits
+from hooks import Capture, Edit, HooksError, OlmoForCausalLM, edits
 
 SITE = "blocks.1.attn.z"
 CHOICES = [{}, {"heads": [2, 0]}, {"positions": [-1, 4]}, {"heads": [3], "positions": [0, 5]}]
@@ -107,3 +107,68 @@ def test_a_value_of_another_precision_is_cast(make_model, tokens):
         edits.scale(SITE, torch.tensor(2.0)),
     ):
         assert half.run(tokens, capture=SITE, edits=[edit])[SITE].dtype == torch.bfloat16
+
+
+# Another run's activations
+
+
+@pytest.mark.parametrize("site", [SITE, "blocks.1.attn.pattern", "blocks.1.attn.result", "blocks.2.mlp_out_raw"])
+@pytest.mark.parametrize(
+    "where",
+    [{}, {"positions": -1}, {"positions": [0, 5]}, {"positions": slice(2, 6)}, {"positions": [[0, 3], [7, -1]]}],
+)
+def test_patch_puts_another_runs_activation_in(model, tokens, other_tokens, site, where):
+    """At the same heads and positions, and nowhere else."""
+    clean, other = (model.run(ids, capture=site) for ids in (tokens, other_tokens))
+    for heads in [{}, {"heads": [-1, 0]}] if "head" in model.sites[site].split() else [{}]:
+        chosen = model.run(tokens, capture=site, edits=[edits.replace(site, 7.0, **where, **heads)])[site] == 7.0
+        found = model.run(tokens, capture=site, edits=[edits.patch(site, other, **where, **heads)])[site]
+        assert chosen.any()
+        wanted = torch.where(chosen, other[site], clean[site])
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_patch_of_a_run_by_itself_changes_no_bit(model, tokens):
+    run = model.run(tokens, capture="blocks.*.attn.z")
+    patched = model.run(tokens, edits=[edits.patch("blocks.*.attn.z", run, heads=[1, 3], positions=[2, -1])])
+    assert torch.equal(patched.logits, run.logits)
+
+
+def test_patch_of_every_layer_takes_each_from_its_own(model, tokens, other_tokens):
+    site = "blocks.*.hook_resid_post"
+    other = model.run(other_tokens, capture=site)
+    found = model.run(tokens, capture=site, edits=[edits.patch(site, other, positions=[3])])
+    assert torch.equal(found.stack("resid_post")[:, :, 3], other.stack("resid_post")[:, :, 3])
+    one = {name: tensor[:1] for name, tensor in other.items()}  # a mapping, of one text for all
+    assert torch.equal(
+        model.run(tokens, capture=site, edits=[edits.patch(site, one)]).stack("resid_post"),
+        other.stack("resid_post")[:, :1].expand(-1, 2, -1, -1),
+    )
+
+
+def test_what_cannot_be_patched_in_is_refused(model, tokens):
+    run = model.run(tokens, capture=["embed", Capture(SITE, heads=[1])])
+    shorter = model.run(tokens[:, :9], capture=SITE)
+    for source, site, sentence in (
+        (run, "blocks.2.attn.z", "blocks.2.attn.z' was not captured"),
+        ({}, SITE, "was not captured"),
+        (run, SITE, r"\(2, 14, 1, 8\).*capture all of it"),
+        (shorter, SITE, "holds 9 positions, but the sequence has 14"),
+    ):
+        with pytest.raises(HooksError, match=sentence):
+            model.run(tokens, edits=[edits.patch(site, source, positions=[0])])
+    with pytest.raises(HooksError, match="does not fit"):
+        model.run(tokens[:1], edits=[edits.patch("embed", run)])
+    with pytest.raises(HooksError, match=r"holds 14 positions, but 1 are named; edits\.patch"):
+        model.run(tokens, edits=[edits.replace("embed", run["embed"], positions=-1)])
+
+
+def test_patch_holds_for_the_prompt_of_a_generation(model, tokens, other_tokens):
+    other = model.run(other_tokens, capture=SITE)
+    with model.tapped(capture=SITE):
+        text, runs = model.generate(
+            tokens, max_new_tokens=3, do_sample=False, capture=SITE, edits=edits.patch(SITE, other)
+        )
+    assert torch.equal(runs[0][SITE], other[SITE])
+    first = model.run(tokens, edits=[edits.patch(SITE, other)]).logits[:, -1].argmax(-1)
+    assert torch.equal(text[:, 14], first)

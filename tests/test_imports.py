@@ -23,6 +23,7 @@ LEVELS = {
     "workbench.results": 2,
     "workbench.text": 2,
     "workbench.errors": 2,
+    "workbench.mendable": 2,
     "workbench.progress": 2,
     "workbench.choices": 0,
     "workbench.imports": 0,
@@ -106,6 +107,7 @@ def test_the_public_names_of_hooks_are_there():
         "Olmo3Config",
         "Capture",
         "Edit",
+        "HooksError",
         "Run",
         "edits",
     }

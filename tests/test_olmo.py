@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, StaticCache
+from transformers.models.olmo import modeling_olmo
+from transformers.models.olmo2 import modeling_olmo2
 
 from hooks import OlmoForCausalLM, OlmoModel
+from hooks.olmo import OlmoRotaryEmbedding
 from tests.conftest import FAMILIES
 
 CLOSE = {"rtol": 1e-4, "atol": 5e-5}
@@ -357,3 +360,31 @@ def test_all_layers_sliding_or_none(make_pair, tokens):
     for layer_types in (["sliding_attention"] * 4, ["full_attention"] * 4):
         pair = make_pair("olmo3", layer_types=layer_types)
         assert_close(pair.ours(tokens).logits, pair.theirs(tokens).logits)
+
+
+@pytest.mark.parametrize("kind", ["default", "linear", "dynamic", "yarn"])
+@pytest.mark.parametrize("family", ["olmo", "olmo2"])
+def test_the_rotary_embedding_is_made_as_transformers_own(make_config, family, kind):
+    """Of a configuration alone, as its tests do with the class that they find in a model; angles are the same."""
+    config = make_config(family)
+    scaling = {} if kind == "default" else {"factor": 10.0}
+    config.rope_parameters = {"rope_type": kind, "rope_theta": 10_000.0, **scaling}
+    module = next(module for name, module in OlmoModel(config).named_modules() if "rotary_emb" in name)
+    theirs = {"olmo": modeling_olmo.OlmoRotaryEmbedding, "olmo2": modeling_olmo2.Olmo2RotaryEmbedding}[family](config)
+    for made in (type(module)(config=config), OlmoRotaryEmbedding(config)):
+        for length in (10, 96, 10):  # the model has 64 positions
+            positions = torch.arange(length)[None]
+            (cos, sin), (their_cos, their_sin) = (each(torch.zeros(1), positions) for each in (made, theirs))
+            signs = torch.tensor([-1.0] * 4 + [1.0] * 4)
+            torch.testing.assert_close(cos[:, :, 0], their_cos)
+            torch.testing.assert_close(sin[:, :, 0] * signs, their_sin)
+            torch.testing.assert_close(made.inv_freq, theirs.inv_freq)
+
+
+def test_rotary_embeddings_of_two_kinds(make_config):
+    config = make_config("olmo3")
+    both, positions = OlmoModel(config).rotary_emb, torch.arange(8)[None]
+    for kind in ("full_attention", "sliding_attention"):
+        alone = OlmoRotaryEmbedding(config, kind)
+        assert torch.equal(both(torch.zeros(1), positions, kind)[0], alone(torch.zeros(1), positions)[0])
+    assert torch.equal(OlmoRotaryEmbedding(config).inv_freq, both["full_attention"].inv_freq)

@@ -16,7 +16,8 @@ import app
 from hooks import Capture
 from workbench import checkpoints
 from workbench.errors import WorkbenchError
-from workbench.server import HEADERS, MOST_BYTES, create_app
+from workbench.mendable import MENDABLE
+from workbench.server import HEADERS, MOST_BYTES, create_app, refuse
 from workbench.tabs import TABS, shell
 from workbench.tabs.bench import Bench
 from workbench.tabs.kept import Kept
@@ -402,3 +403,8 @@ def test_an_unknown_series_is_said(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["app.py", "--series", "no/such/series/here"])
     with pytest.raises(SystemExit, match="no series 'no/such/series/here'"):
         app.main()
+
+
+def test_sentences_are_for_what_can_be_mended_alone(client):
+    """A fault of the program, such as a KeyError, is none of these and goes the way of all faults."""
+    assert {kind for kind, handler in client.app.exception_handlers.items() if handler is refuse} == set(MENDABLE)

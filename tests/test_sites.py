@@ -1,13 +1,20 @@
 """The sites: their names, their order, their shapes, and the spellings they are found by."""
 
+import re
+
 import pytest
+import torch
 
 from hooks import edits
+from hooks.errors import UnknownSite
 
 BLOCK = {
     "resid_pre": "batch pos d_model",
     "ln1.scale": "batch pos 1",
     "attn_in": "batch pos d_model",
+    "attn.q_raw": "batch pos head d_head",
+    "attn.k_raw": "batch pos kv_head d_head",
+    "attn.v_raw": "batch pos kv_head d_head",
     "attn.q": "batch pos head d_head",
     "attn.k": "batch pos kv_head d_head",
     "attn.v": "batch pos kv_head d_head",
@@ -17,6 +24,7 @@ BLOCK = {
     "attn.pattern": "batch head query key",
     "attn.z": "batch pos head d_head",
     "attn.result": "batch pos head d_model",
+    "attn_out_raw": "batch pos d_model",
     "attn_out": "batch pos d_model",
     "resid_mid": "batch pos d_model",
     "ln2.scale": "batch pos 1",
@@ -24,10 +32,12 @@ BLOCK = {
     "mlp.pre": "batch pos d_mlp",
     "mlp.pre_linear": "batch pos d_mlp",
     "mlp.post": "batch pos d_mlp",
+    "mlp_out_raw": "batch pos d_model",
     "mlp_out": "batch pos d_model",
     "resid_post": "batch pos d_model",
 }
 LAYERS = range(4)
+RAW = ("attn.q", "attn.k", "attn.v", "attn_out", "mlp_out")
 SITES = {
     "embed": "batch pos d_model",
     **{f"blocks.{layer}.{name}": shape for layer in LAYERS for name, shape in BLOCK.items()},
@@ -91,39 +101,139 @@ def test_names_and_globs(model, tokens, pattern, names):
     assert list(model.run(tokens, capture=pattern)) == names
 
 
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        ("hook_embed", "embed"),
-        ("blocks.1.hook_resid_pre", "blocks.1.resid_pre"),
-        ("blocks.1.hook_resid_mid", "blocks.1.resid_mid"),
-        ("blocks.1.hook_resid_post", "blocks.1.resid_post"),
-        ("blocks.1.ln1.hook_scale", "blocks.1.ln1.scale"),
-        ("blocks.1.ln2.hook_scale", "blocks.1.ln2.scale"),
-        ("blocks.1.hook_attn_in", "blocks.1.attn_in"),
-        ("blocks.1.hook_attn_out", "blocks.1.attn_out"),
-        ("blocks.1.hook_mlp_in", "blocks.1.mlp_in"),
-        ("blocks.1.hook_mlp_out", "blocks.1.mlp_out"),
-        ("blocks.1.attn.hook_q", "blocks.1.attn.q"),
-        ("blocks.1.attn.hook_rot_k", "blocks.1.attn.rot_k"),
-        ("blocks.1.attn.hook_attn_scores", "blocks.1.attn.scores"),
-        ("blocks.1.attn.hook_scores", "blocks.1.attn.scores"),
-        ("blocks.1.attn.hook_pattern", "blocks.1.attn.pattern"),
-        ("blocks.1.attn.hook_z", "blocks.1.attn.z"),
-        ("blocks.1.attn.hook_result", "blocks.1.attn.result"),
-        ("blocks.1.mlp.hook_pre", "blocks.1.mlp.pre"),
-        ("blocks.1.mlp.hook_pre_linear", "blocks.1.mlp.pre_linear"),
-        ("blocks.1.mlp.hook_post", "blocks.1.mlp.post"),
-        ("ln_final.hook_scale", "ln_final.scale"),
-        ("ln_final.hook_normalized", "ln_final.normalized"),
-    ],
-)
-def test_the_spelling_of_transformerlens(model, tokens, theirs, ours):
+# TransformerLens 4.3's names and our sites, in OLMo 1 and in OLMo 2 and 3; None where we refuse.
+SPELLINGS = {
+    "hook_embed": ("embed", "embed"),
+    "blocks.1.hook_resid_pre": ("blocks.1.resid_pre", "blocks.1.resid_pre"),
+    "blocks.1.hook_resid_mid": ("blocks.1.resid_mid", "blocks.1.resid_mid"),
+    "blocks.1.hook_resid_post": ("blocks.1.resid_post", "blocks.1.resid_post"),
+    "blocks.1.hook_attn_in": (None, None),
+    "blocks.1.hook_q_input": (None, None),
+    "blocks.1.hook_k_input": (None, None),
+    "blocks.1.attn.hook_v_input": (None, None),
+    "blocks.1.hook_attn_out": ("blocks.1.attn_out", "blocks.1.attn_out"),
+    "blocks.1.hook_mlp_in": (None, "blocks.1.mlp_in"),
+    "blocks.1.hook_mlp_out": ("blocks.1.mlp_out", "blocks.1.mlp_out"),
+    "blocks.1.ln1.hook_scale": ("blocks.1.ln1.scale", "blocks.1.ln1.scale"),
+    "blocks.1.ln1.hook_normalized": ("blocks.1.attn_in", None),
+    "blocks.1.ln2.hook_scale": ("blocks.1.ln2.scale", "blocks.1.ln2.scale"),
+    "blocks.1.ln2.hook_normalized": ("blocks.1.mlp_in", None),
+    "blocks.1.ln1_post.hook_scale": (None, "blocks.1.ln1.scale"),
+    "blocks.1.ln1_post.hook_normalized": (None, None),
+    "blocks.1.ln1_post.hook_out": (None, "blocks.1.attn_out"),
+    "blocks.1.ln2_post.hook_scale": (None, "blocks.1.ln2.scale"),
+    "blocks.1.attn.hook_in": ("blocks.1.attn_in", "blocks.1.attn_in"),
+    "blocks.1.attn.hook_q": ("blocks.1.attn.q_raw", "blocks.1.attn.q_raw"),
+    "blocks.1.attn.hook_k": ("blocks.1.attn.k_raw", "blocks.1.attn.k_raw"),
+    "blocks.1.attn.hook_v": ("blocks.1.attn.v_raw", "blocks.1.attn.v_raw"),
+    "blocks.1.attn.hook_q_normed": (None, "blocks.1.attn.q"),
+    "blocks.1.attn.hook_k_normed": (None, "blocks.1.attn.k"),
+    "blocks.1.attn.hook_rot_q": ("blocks.1.attn.rot_q", "blocks.1.attn.rot_q"),
+    "blocks.1.attn.hook_rot_k": ("blocks.1.attn.rot_k", "blocks.1.attn.rot_k"),
+    "blocks.1.attn.hook_attn_scores": ("blocks.1.attn.scores", "blocks.1.attn.scores"),
+    "blocks.1.attn.hook_scores": ("blocks.1.attn.scores", "blocks.1.attn.scores"),
+    "blocks.1.attn.hook_pattern": ("blocks.1.attn.pattern", "blocks.1.attn.pattern"),
+    "blocks.1.attn.hook_z": ("blocks.1.attn.z", "blocks.1.attn.z"),
+    "blocks.1.attn.hook_result": ("blocks.1.attn.result", None),
+    "blocks.1.attn.hook_out": ("blocks.1.attn_out_raw", "blocks.1.attn_out_raw"),
+    "blocks.1.mlp.hook_in": ("blocks.1.mlp_in", "blocks.1.mlp_in"),
+    "blocks.1.mlp.hook_pre": ("blocks.1.mlp.pre", "blocks.1.mlp.pre"),
+    "blocks.1.mlp.hook_pre_linear": ("blocks.1.mlp.pre_linear", "blocks.1.mlp.pre_linear"),
+    "blocks.1.mlp.hook_post": ("blocks.1.mlp.post", "blocks.1.mlp.post"),
+    "blocks.1.mlp.hook_out": ("blocks.1.mlp_out_raw", "blocks.1.mlp_out_raw"),
+    "ln_final.hook_scale": ("ln_final.scale", "ln_final.scale"),
+    "ln_final.hook_normalized": ("ln_final.normalized", None),
+    "hook_unembed": ("logits", "logits"),
+}
+
+
+@pytest.mark.parametrize("theirs", SPELLINGS)
+def test_the_spelling_of_transformerlens(model, tokens, theirs):
+    ours = SPELLINGS[theirs][model.config.model_type != "olmo"]
+    if ours is None:
+        with pytest.raises(UnknownSite):
+            model.run(tokens, capture=theirs)
+        with pytest.raises(UnknownSite):
+            model.run(tokens, edits=[edits.zero(theirs)])
+        return
     run = model.run(tokens, capture=theirs, edits=[edits.zero(theirs)])
     assert list(run) == [ours]
     assert run[theirs] is run[ours]
     assert theirs in run
     assert not run[ours].any()
+
+
+def test_tensors_are_those_that_transformerlens_has_under_its_names(pair, tokens):
+    """Its definitions (`transformer_lens.model_bridge`), computed here from what lies before them."""
+    model, first = pair.ours, pair.ours.config.model_type == "olmo"
+    block, run = model.model.layers[1], model.run(tokens, capture="*")
+    attention, mlp = block.self_attn, block.mlp
+    read, before_mlp = (run[f"blocks.1.{name}"] for name in ("resid_pre", "resid_mid"))
+    if first:
+        read, before_mlp = block.input_layernorm(read), block.post_attention_layernorm(before_mlp)
+    theirs = {
+        **{f"attn.hook_{name}": getattr(attention, f"{name}_proj")(read) for name in "qkv"},
+        "attn.hook_in": read,
+        "attn.hook_out": attention.o_proj(run["blocks.1.attn.z"].flatten(2)),
+        "mlp.hook_in": before_mlp,
+        "mlp.hook_pre": mlp.gate_proj(before_mlp),
+        "mlp.hook_out": mlp.down_proj(run["blocks.1.mlp.post"]),
+    }
+    if first:
+        theirs |= {"ln1.hook_normalized": read, "ln2.hook_normalized": before_mlp}
+    else:
+        for name in "qk":
+            theirs[f"attn.hook_{name}_normed"] = getattr(attention, f"{name}_norm")(theirs[f"attn.hook_{name}"])
+        theirs["hook_attn_out"] = block.post_attention_layernorm(theirs["attn.hook_out"])
+        theirs["hook_mlp_out"] = block.post_feedforward_layernorm(theirs["mlp.hook_out"])
+    for name, wanted in theirs.items():
+        found = run[f"blocks.1.{name}"]
+        torch.testing.assert_close(found.reshape(wanted.shape), wanted.detach(), rtol=1e-5, atol=2e-5, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("family", "theirs", "meant"),
+    [
+        ("olmo", "blocks.2.hook_attn_in", "blocks.2.resid_pre"),
+        ("olmo", "blocks.2.hook_q_input", "blocks.2.attn_in"),
+        ("olmo", "blocks.*.hook_mlp_in", "blocks.*.resid_mid"),
+        ("olmo2", "blocks.2.hook_attn_in", "blocks.2.attn_in"),
+        ("olmo2", "blocks.2.attn.hook_result", "blocks.2.attn_out_raw"),
+        ("olmo2", "blocks.2.ln1_post.hook_normalized", "blocks.2.attn_out"),
+        ("olmo3", "ln_final.hook_normalized", "ln_final.normalized"),
+    ],
+)
+def test_a_refused_name_says_which_site_is_meant(make_model, tokens, family, theirs, meant):
+    with pytest.raises(
+        UnknownSite, match=re.escape(f"'{theirs}' is in TransformerLens") + ".*" + re.escape(f"'{meant}'")
+    ):
+        make_model(family).run(tokens, capture=theirs)
+
+
+def test_raw_sites_come_before_norms_and_clipping(pair, tokens):
+    """An edit there reaches what follows through them, and OLMo 1 adds to the stream what it computed."""
+    model, block = pair.ours, pair.ours.model.layers[1]
+    tripled = [edits.scale(f"blocks.1.{name}_raw", 3.0) for name in RAW]
+    run = model.run(tokens, capture="blocks.1.*", edits=tripled)
+    for name in RAW:
+        raw, after = run[f"blocks.1.{name}_raw"], run[f"blocks.1.{name}"]
+        if model.config.model_type == "olmo":
+            clip = model.config.clip_qkv if name.startswith("attn.") else None
+            wanted = raw if clip is None else raw.clamp(-clip, clip)
+        elif name == "attn.v":
+            wanted = raw
+        else:
+            norm = {"attn.q": block.self_attn.q_norm, "attn.k": block.self_attn.k_norm}.get(name)
+            norm = norm or (block.post_attention_layernorm if name == "attn_out" else block.post_feedforward_layernorm)
+            wanted = norm(raw.flatten(2)).view_as(raw)
+        torch.testing.assert_close(after, wanted.detach(), rtol=1e-5, atol=2e-5, msg=name)
+
+
+def test_names_within_a_block_in_both_spellings(model):
+    assert model.sites.in_block("hook_resid_pre") == model.sites.in_block("resid_pre") == "resid_pre"
+    assert model.sites.in_block("attn.hook_q") == "attn.q_raw"
+    with pytest.raises(UnknownSite, match="nonsense"):
+        model.sites.in_block("nonsense")
 
 
 def test_a_glob_in_the_spelling_of_transformerlens(model, tokens):

@@ -95,7 +95,7 @@ def test_captured_tensors_are_their_own(model, tokens):
     ("options", "mentions"),
     [
         ({"capture": Capture("blocks.1.attn.pattern", heads=[4])}, "4"),
-        ({"capture": Capture("blocks.1.attn.z", heads=[-1])}, "-1"),
+        ({"capture": Capture("blocks.1.attn.z", heads=[-5])}, "-5"),
         ({"capture": Capture("blocks.1.resid_post", positions=[14])}, "14"),
         ({"capture": Capture("blocks.1.resid_post", positions=[-15])}, "-15"),
         ({"capture": Capture("blocks.1.attn.pattern", queries=[20])}, "20"),
@@ -414,3 +414,69 @@ def test_threads_do_not_disturb_each_other(model, tokens):
         together = list(pool.map(work, jobs * 4))
     for expected, found in zip(alone * 4, together, strict=True):
         assert all(torch.equal(left, right) for left, right in zip(expected, found, strict=True))
+
+
+def test_tapped_runs_hold_their_logits(model, tokens):
+    """Those that each pass computed: of every position, or of those that were asked for."""
+    wanted = model.run(tokens).logits
+    with model.tapped() as outer, model.tapped(capture="embed") as runs:
+        inside = model(tokens).logits
+        model(tokens, logits_to_keep=2)
+        model.model(tokens)
+        model.generate(tokens, max_new_tokens=2, do_sample=False)
+    assert torch.equal(runs[0].logits, inside) and torch.equal(runs[0].logits, wanted)
+    assert not runs[0].logits.requires_grad
+    assert_close(runs[1].logits, wanted[:, -2:])
+    assert runs[2].logits is None
+    assert [run.logits.shape for run in runs[3:]] == [(2, 1, 99), (2, 1, 99)]
+    assert len(outer) == 5 and outer[0].logits is runs[0].logits
+
+
+@pytest.mark.parametrize("strategy", [{}, {"use_cache": False}, {"cache_implementation": "static"}])
+def test_generate_captures_each_step(model, tokens, strategy):
+    """A run for each forward pass, its activations and logits those of one call over the text so far."""
+    site, last = "blocks.2.resid_post", Capture("blocks.1.attn.pattern", heads=[1], queries=[-1])
+    change = edits.scale("blocks.1.mlp_out", 0.5)
+    options = {"max_new_tokens": 4, "do_sample": False, **strategy}
+    text, runs = model.generate(tokens, capture=[site, last], edits=change, **options)
+    assert torch.equal(text, model.generate(tokens, edits=change, **options))
+    assert len(runs) == 4
+    for step, run in enumerate(runs):
+        whole = model.run(text[:, : 14 + step], capture=[site, last], edits=change)
+        torch.testing.assert_close(run[site], whole[site][:, -run[site].shape[1] :], rtol=1e-3, atol=2e-4)
+        size = 14 + step  # a static cache has room for more
+        torch.testing.assert_close(run[last.site][..., :size], whole[last.site], rtol=1e-3, atol=2e-4)
+        torch.testing.assert_close(run.logits[:, -1], whole.logits[:, -1], rtol=1e-3, atol=2e-4)
+        assert torch.equal(run.logits[:, -1].argmax(-1), text[:, 14 + step])
+
+
+def test_generate_captures_beside_a_dictionary(model, tokens):
+    options = {"max_new_tokens": 2, "do_sample": False, "return_dict_in_generate": True}
+    output, runs = model.generate(tokens, capture=Capture("embed", positions=[13, 14]), **options)
+    assert output.sequences.shape == (2, 16)
+    assert [run["embed"].shape for run in runs] == [(2, 1, 32), (2, 1, 32)]
+
+
+@pytest.mark.parametrize("site", ["embed", "blocks.1.attn.z", "blocks.1.attn.pattern", "blocks.2.attn.result", "*"])
+def test_gradients_of_frozen_weights(make_model, model, tokens, site):
+    """Whether the weights are trained changes no gradient, and no weight gets one."""
+    frozen = make_model(model.config.model_type)
+    frozen.requires_grad_(False)
+    found, wanted = (each.run(tokens, capture=site, grad=True) for each in (frozen, model))
+    slopes = [
+        torch.autograd.grad(run.logits[:, -1, 7].sum(), list(run.values()), allow_unused=True)
+        for run in (found, wanted)
+    ]
+    for name, one, other in zip(found, *slopes, strict=True):
+        torch.testing.assert_close(one, other, msg=name)
+    assert all(parameter.grad is None for parameter in frozen.parameters())
+    part = frozen.run(start_at_layer=1, resid=torch.randn(1, 5, 32), capture="blocks.2.resid_pre", grad=True)
+    assert torch.autograd.grad(part.logits.sum(), part["blocks.2.resid_pre"])[0].any()
+
+
+def test_gradients_of_frozen_weights_behind_a_constant(make_model, tokens):
+    """Also where nothing that was computed before has a graph: the constant is where it starts."""
+    frozen = make_model("olmo2").requires_grad_(False)
+    constant = edits.replace("blocks.1.resid_pre", 1.0)
+    run = frozen.run(tokens, capture=["embed", "blocks.1.resid_pre"], edits=constant, grad=True)
+    assert torch.autograd.grad(run.logits[:, -1].sum(), run["blocks.1.resid_pre"])[0].any()

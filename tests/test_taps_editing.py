@@ -53,7 +53,7 @@ def test_edits_compose_in_order(model, tokens):
     assert_close(run[site], (clean + 1) * 3)
     assert_close(model.run(tokens, capture=site, edits=[second, first])[site], clean * 3 + 1)
     assert_close(
-        model.run(tokens, capture=site, edits=[edits.scale("blocks.1.mlp_o*", 3.0), first])[site], clean * 3 + 1
+        model.run(tokens, capture=site, edits=[edits.scale("blocks.1.mlp_[o]ut", 3.0), first])[site], clean * 3 + 1
     )
 
 

@@ -172,3 +172,32 @@ def test_what_does_not_exist_is_refused(two, tokens, make_model, family):
         transplant(*two, tokens, Part("mlp", 0), using="gradients")
     with pytest.raises(WorkbenchError, match="in A and"):
         transplant(make_model(family, intermediate_size=40), two[1], tokens, Part("mlp", 0))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Part("head", 2, (1,)),
+        Part("head", 10, (1, 3)),
+        *(Part(kind, 1) for kind in ("attention", "mlp", "layer", "residual")),
+    ],
+    ids=str,
+)
+def test_a_part_is_called_by_its_name(part):
+    assert Part.named(str(part)) == Part.named(str(part).upper()) == part
+
+
+def test_a_part_is_transplanted_by_its_name(two, tokens):
+    a, b = two
+    for using in USING:
+        named, made = (transplant(a, b, tokens, part, using=using) for part in ("L2H1", Part("head", 2, (1,))))
+        assert named.title == made.title and "L2H1" in named.title
+        np.testing.assert_array_equal(named.values, made.values)
+
+
+@pytest.mark.parametrize("name", ["L2", "H1", "L2H", "2.1", "L2 heads", "L-1H0", "", "L2H1 mlp"])
+def test_a_name_of_no_part_is_refused(model, tokens, name):
+    with pytest.raises(WorkbenchError, match="part"):
+        transplant(model, model, tokens, name)
+    with pytest.raises(WorkbenchError, match="head 9"):
+        transplant(model, model, tokens, "L2H9")

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from workbench import views
 from workbench.choices import LOOPBACK
 from workbench.errors import WorkbenchError
+from workbench.mendable import MENDABLE
 from workbench.report import Report, Section, as_html
 from workbench.results import Result
 from workbench.tabs import TABS, shell, texts
@@ -32,7 +33,7 @@ from workbench.tabs.bench import Bench
 from workbench.tabs.calls import Call, code, result
 from workbench.tabs.panel import as_csv, definition, keep
 from workbench.tabs.pictures import Ask, checked, head_cells, head_picture, map_call, thumbnails, whole_page
-from workbench.tabs.place import MENDABLE, log, message
+from workbench.tabs.place import log, message
 from workbench.views.pixels import Picture
 from workbench.views.standalone import described
 from workbench.views.text_page import text_page

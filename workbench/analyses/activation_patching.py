@@ -3,10 +3,12 @@
 import torch
 
 from hooks import OlmoForCausalLM, Run
-from hooks.sites import layer_of
+from hooks.errors import UnknownSite
+from hooks.sites import IN_BLOCK
 from workbench.analyses.cells import KEYS_AND_VALUES, RESIDUALS, Swap, groups, one_each, swept
 from workbench.analyses.contrast import (
     Contrast,
+    Metric,
     Pairs,
     Sums,
     Target,
@@ -34,9 +36,10 @@ def activation_patching(
     model: OlmoForCausalLM,
     clean: TextsLike,
     corrupted: TextsLike,
-    token: Target,
+    token: Target | None = None,
     against: Target | None = None,
     *,
+    metric: Metric | None = None,
     site: str = "resid_pre",
     by: str = "position",
     position: int = -1,
@@ -52,15 +55,19 @@ def activation_patching(
     the prompts to see what the clean run loses instead (Meng et al. 2022, "Locating and editing factual associations
     in GPT"; Heimersheim and Nanda 2024, "How to use and interpret activation patching").
 
+    `metric`, a function of the logits (text 1 vocab: of the next token after `position`) that returns a number, or one
+    for each text, is measured as `metric`, beside the others or, without a `token`, instead of them.
+
     `clean` and `corrupted` are a prompt each, or sets of as many (measures are then means over the pairs, and targets
     one for all or one for each), equal in length pair by pair; `by="position"` takes pairs of one length. `site` is one
-    within a block: `resid_pre`, `attn_out`, `mlp_out`, `attn.z`, `attn.pattern`, `mlp.post`, …
+    within a block: `resid_pre`, `attn_out`, `mlp_out`, `attn.z`, `attn.pattern`, `mlp.post`, …, in our
+    spelling or TransformerLens's.
 
     Errors: WorkbenchError if the prompts differ in length or not at all, a target is not one token, or the site has no
     such axis.
     """
-    pair = contrast(model, clean, corrupted, token, against, position, tokenizer)
-    axis = column_axis(model, site, by)
+    pair = contrast(model, clean, corrupted, token, against, position, tokenizer, metric)
+    site, axis = site_and_axis(model, site, by)
     sites = [f"blocks.{layer}.{site}" for layer in range(model.config.num_hidden_layers)]
     names = column_names(model, pair, axis, tokenizer)
     batches, size = _batches(model, pair, site)
@@ -129,20 +136,23 @@ def _batches(model: OlmoForCausalLM, pair: Contrast, site: str) -> tuple[list[Pa
     return batches, tokens_at_a_time(model, what, of_block, largest, fixed=kept * largest)
 
 
-def column_axis(model: OlmoForCausalLM, site: str, by: str) -> str:
-    """The word for the axis of a site in a block that a grid has as its columns.
+def site_and_axis(model: OlmoForCausalLM, site: str, by: str) -> tuple[str, str]:
+    """Our spelling of a site in a block, and the word for its axis that a grid has as its columns.
 
     Raises WorkbenchError if there is no such site, or it has no such axis.
     """
     if by not in AXES:
         raise WorkbenchError(f"by={by!r}; choices: {', '.join(AXES)}")
-    shapes = {layer_of(name)[1]: shape for name, shape in model.sites.items() if layer_of(name)[0] == 0}
-    axes = {name: next((word for word in shape.split() if word in AXES[by]), None) for name, shape in shapes.items()}
-    axis = axes.get(site)
+    axes = {name: next((word for word in shape.split() if word in AXES[by]), None) for name, shape in IN_BLOCK.items()}
+    try:
+        name = model.sites.in_block(site)
+    except UnknownSite as error:
+        raise WorkbenchError(str(error)) from error
+    axis = axes[name]
     if axis is None:
         choices = ", ".join(name for name in axes if axes[name] is not None)
         raise WorkbenchError(f"no site {site!r} in a block that has a {by} axis; choices: {choices}")
-    return axis
+    return name, axis
 
 
 def column_names(model: OlmoForCausalLM, pair: Contrast, axis: str, tokenizer: Tokenizer | None) -> tuple[str, ...]:

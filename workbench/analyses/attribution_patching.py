@@ -6,7 +6,7 @@ from einops import reduce
 from torch import Tensor
 
 from hooks import OlmoForCausalLM, edits
-from workbench.analyses.activation_patching import column_axis, column_names
+from workbench.analyses.activation_patching import column_names, site_and_axis
 from workbench.analyses.contrast import (
     Contrast,
     Ends,
@@ -52,7 +52,7 @@ def attribution_patching(
     Errors: WorkbenchError as in `activation_patching`.
     """
     pair = contrast(model, clean, corrupted, token, against, position, tokenizer)
-    axis = column_axis(model, site, by)
+    site, axis = site_and_axis(model, site, by)
     columns = column_names(model, pair, axis, tokenizer)
     size = tokens_at_a_time(model, f"gradients at {site}", _bytes(model, pair, site), pair.clean.longest)
     batches, ends, totals = pair.batches(size), [], dict.fromkeys(pair.measures, torch.zeros(()))

@@ -1,6 +1,7 @@
 """A model with one part of another: a head, an MLP, a layer, exchanged without touching either."""
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,22 @@ class Part:
             raise WorkbenchError(
                 f"a part {self.kind!r} with heads {self.heads}: only heads are numbered, by at least one"
             )
+
+    @classmethod
+    def named(cls, name: str) -> "Part":
+        """The part that is called so, as `str` does: `L2H1`, `L2H1H3`, `L2 mlp`, `L2 attention`.
+
+        Raises WorkbenchError for a name of none.
+        """
+        found = re.fullmatch(r"L(\d+)(?:((?:H\d+)+)| ?([a-z]+))", name, re.IGNORECASE)
+        if found is None:
+            raise WorkbenchError(
+                f"{name!r} names no part; write L2H1 for a head, or L2 and one of {', '.join(KINDS[1:])}"
+            )
+        layer, heads, kind = found.groups()
+        if heads:
+            return cls("head", int(layer), tuple(map(int, heads.upper().split("H")[1:])))
+        return cls(kind.lower(), int(layer))
 
     def __str__(self) -> str:
         name = "".join(f"H{head}" for head in self.heads) or f" {self.kind}"

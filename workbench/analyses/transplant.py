@@ -33,7 +33,7 @@ def transplant(
     a: Subject,
     b: Subject,
     tokens: TextsLike,
-    part: Part,
+    part: Part | str,
     *,
     using: str = "weights",
     target: int | None = None,
@@ -41,6 +41,7 @@ def transplant(
 ) -> Scores:
     """Run B with one part taken from A, and see what that does to its loss on a text, and to a target.
 
+    `part` is a `grafting.Part` or its name: `L2H1`, `L2 mlp`, `L2 attention`, `L2 layer`, `L2 residual`.
     `using` "weights": B has A's parameters there and computes with them on its own residual stream. `using`
     "activations": the part writes what it wrote in A's run over the same tokens. A head has its rows of q, its columns
     of o and its part of the q norm; keys and values go along where all query heads that share them do, which is always
@@ -52,6 +53,7 @@ def transplant(
     Errors: WorkbenchError if there is no such part, or A and B are not of one shape.
     """
     texts = texts_for(config_of(b), tokens, at_least=2)
+    part = Part.named(part) if isinstance(part, str) else part
     batches = _batches(a, b, texts, 1, using)
     donor = _donor(a, batches, [part.layer], using, stage(progress, 0.0, 0.4))
     model = opened(b, stage(progress, 0.4, 0.8))

@@ -30,13 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser(given).parse_args(given)
     try:
         report = imported(args.command).run(args)
-    except WorkbenchError as error:
-        print(f"\r{error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if not isinstance(error, WorkbenchError) and not isinstance(error, mendable()):
+            raise
+        print(f"\r{error}", file=sys.stderr)
+        return 1
     imported("output").write(report, args, [*PROGRAM, *given])
     return 0 if report.ok else 1
+
+
+def mendable() -> tuple[type[Exception], ...]:
+    """The errors whose sentences are shown."""
+    return import_module("workbench.mendable").MENDABLE
 
 
 def imported(name: str) -> ModuleType:

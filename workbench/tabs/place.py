@@ -12,12 +12,12 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from workbench.errors import WorkbenchError
+from workbench.mendable import MENDABLE
 from workbench.tabs.bench import Bench, Selection, Subject
 from workbench.tabs.stopping import Permit, Permits
 
 log = logging.getLogger("workbench")
 
-MENDABLE = (WorkbenchError, ValueError, KeyError, IndexError, torch.OutOfMemoryError)  # hooks/ raises three of them
 BAR = gr.Progress()  # as the default of an argument it makes Gradio hand in the event's own bar
 QUEUE, DOWNLOADS = "model", "downloads"
 MODEL = {"concurrency_limit": 1, "concurrency_id": QUEUE}  # for every event that runs a model
@@ -206,7 +206,7 @@ def guarded(
 
 
 def message(error: Exception) -> str:
-    """An error as a sentence; the words themselves, since KeyError's own text comes in quotes."""
+    """An error as a sentence."""
     if isinstance(error, torch.OutOfMemoryError):
         return "the device is out of memory: take a shorter prompt, or start with a smaller --memory or with --quantize"
     return str(error.args[0]) if error.args else type(error).__name__

@@ -12,8 +12,9 @@ import gradio as gr
 from gradio.components import Component
 
 from workbench import views
+from workbench.mendable import MENDABLE
 from workbench.tabs.bench import Bench, Selection, Subject
-from workbench.tabs.place import DOWNLOADS, MENDABLE, MODEL, QUEUE, Place, message
+from workbench.tabs.place import DOWNLOADS, MODEL, QUEUE, Place, message
 from workbench.tabs.stopping import Permits, stops
 from workbench.tabs.strips import surprisal_strip
 

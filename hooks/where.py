@@ -1,0 +1,160 @@
+"""Which heads and positions are meant: what may be written for them, and the indices it stands for."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from operator import index
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .errors import OutOfRange, WrongType, WrongValue
+from .sites import HEADS, POSITIONS, axis_of
+
+Where: TypeAlias = int | slice | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
+"""Whole numbers, negative ones from the end; a mask, which has one bool for each place; a slice; or None for all.
+
+Positions may also be given for each text of a batch: numbers [batch, n], or in edits masks [batch, pos].
+"""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places along an axis as they were written: numbers or masks, in one row for all texts or in one for each."""
+
+    rows: tuple[tuple[int, ...], ...]
+    mask: bool = False
+    by_text: bool = False
+
+    def within(self, size: int, what: str, whole: str, strict: bool = True) -> list[list[int]]:
+        """The rows as numbers along an axis of this size, those from the end counted from its start.
+
+        Args:
+            what: a place in one word, and `whole`: the axis in words, for errors.
+            strict: numbers outside the axis and masks of another length are errors; else they may be among the result.
+        """
+        if self.mask:
+            if strict and (length := len(self.rows[0])) != size:
+                raise WrongValue(f"a mask of {length} {what}s does not fit {whole}: it has one bool for each")
+            return [[place for place, here in enumerate(row) if here] for row in self.rows]
+        if strict and (outside := [number for row in self.rows for number in row if not -size <= number < size]):
+            raise OutOfRange(f"{what} {outside[0]} is outside {whole}: they are 0 to {size - 1}, or from the end -1 on")
+        return [[number + size if number < 0 else number for number in row] for row in self.rows]
+
+
+Chosen: TypeAlias = Places | slice | None
+
+
+def places(where: Where | Places, what: str) -> Chosen:
+    """What was written for heads or positions, checked as far as that needs no model and no text.
+
+    Raises:
+        WrongType: neither whole numbers nor bools.
+        WrongValue: both, or rows of several lengths, or numbers that look like a mask.
+    """
+    if where is None or isinstance(where, slice | Places):
+        return where
+    given = _plain(where)
+    if isinstance(given, bool):
+        raise WrongType(f"{what} are whole numbers, a mask of bools, a slice or None, not {given}")
+    items = [_plain(item) for item in given] if _is_list(given) else [given]
+    by_text = any(_is_list(item) for item in items)
+    rows = tuple(_row(item, what) for item in (items if by_text else [items]))
+    kinds = {type(number) for row in rows for number in row}
+    if len(kinds) > 1 or len({len(row) for row in rows}) > 1:
+        raise WrongValue(f"{what} are numbers or bools, in rows of one length; got {_shown(where)}")
+    if kinds == {int} and any(len(row) > 2 and set(row) <= {0, 1} for row in rows):
+        raise WrongValue(f"{what} of only 0 and 1 look like a mask, which is made of bools; got {_shown(where)}")
+    return Places(rows, kinds == {bool}, by_text)
+
+
+def _plain(where: Any) -> Any:  # noqa: ANN401
+    """Tensors, arrays and their numbers as Python's own."""
+    return where.tolist() if hasattr(where, "tolist") else where
+
+
+def _is_list(where: object) -> bool:
+    return isinstance(where, Iterable) and not isinstance(where, str | bytes)
+
+
+def _row(numbers: Any, what: str) -> tuple[int, ...]:  # noqa: ANN401
+    try:
+        return tuple(number if isinstance(number, bool) else index(number) for number in map(_plain, numbers))
+    except TypeError:
+        got = _shown(numbers)
+        raise WrongType(f"{what} are whole numbers, a mask of bools, a slice or None, not {got}") from None
+
+
+def _shown(where: object) -> str:
+    text = " ".join(repr(where).split())
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+class Field:
+    """A field of a dataclass that takes any `Where` and holds it as `Chosen`."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object | None, owner: type) -> Chosen:
+        return None if instance is None else vars(instance)[self.name]  # of the class: the default
+
+    def __set__(self, instance: object, where: Where | Places) -> None:
+        vars(instance)[self.name] = places(where, self.name)
+
+
+def is_by_text(chosen: Chosen) -> bool:
+    """Whether positions are given for each text."""
+    return isinstance(chosen, Places) and chosen.by_text
+
+
+def index_into(x: Tensor, shape: str, heads: Tensor | None, rows: Tensor | None) -> tuple[Any, ...] | None:
+    """An index that selects heads and positions of x at a site; None where all are selected.
+
+    Args:
+        shape: of x, in words.
+        heads: head numbers. rows: indices along the position axis, the same for all texts (n) or for each (batch n).
+    """
+    chosen = {axis: where for axis, word in enumerate(shape.split()) if (where := _of(word, heads, rows)) is not None}
+    if not chosen:
+        return None
+    by_text = rows is not None and rows.dim() == 2
+    axes = range(0 if by_text else min(chosen), max(chosen) + 1)  # side by side, or torch puts them in front
+    index: list[Any] = [slice(None)] * axes.start
+    for axis in axes:
+        numbers = chosen.get(axis, torch.arange(x.shape[axis], device=x.device))
+        spread = [1] * len(axes)
+        spread[axis - axes.start] = numbers.shape[-1]
+        if numbers.dim() == 2:
+            spread[0] = len(numbers)
+        index.append(numbers.view(spread))
+    return tuple(index)
+
+
+def _of(word: str, heads: Tensor | None, rows: Tensor | None) -> Tensor | None:
+    return heads if word in HEADS else rows if word in POSITIONS else None
+
+
+def put(x: Tensor, index: tuple[Any, ...], new: Tensor, counts: Tensor | None = None) -> Tensor:
+    """x with `new` at an index of `index_into`, or only where `counts` is true, which broadcasts to the index."""
+    x = x.clone()
+    if counts is not None:
+        spread = torch.broadcast_tensors(*index)
+        here = counts.expand(spread[0].shape)
+        index, new = tuple(part[here] for part in spread), new[here]
+    x[index] = new
+    return x
+
+
+def heads_of(x: Tensor, shape: str, heads: Chosen) -> Tensor | None:
+    """The numbers of heads of x, a tensor of a shape in words; None for all."""
+    axis = axis_of(shape, *HEADS)
+    return None if axis is None else head_numbers(heads, x.shape[axis], x.device)
+
+
+def head_numbers(heads: Chosen, n_heads: int, device: torch.device) -> Tensor | None:
+    """Heads as a tensor of numbers; None for all."""
+    if heads is None:
+        return None
+    numbers = range(n_heads)[heads] if isinstance(heads, slice) else heads.rows[0]
+    return torch.tensor(list(numbers), dtype=torch.long, device=device)
