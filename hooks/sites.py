@@ -118,8 +118,8 @@ THEIRS_OUTSIDE = {
 }
 
 # TransformerLens's names for what no site holds, or for what an edit here would change together with something else.
-_COPIES = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input")
-_COPIES += tuple(f"attn.{name}" for name in _COPIES)
+_INPUTS = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input")
+_COPIES = (*_INPUTS, *(f"attn.{name}" for name in _INPUTS))
 REFUSED_NORM_FIRST = {
     **dict.fromkeys(
         _COPIES,
