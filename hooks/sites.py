@@ -117,28 +117,34 @@ THEIRS_OUTSIDE = {
     "hook_unembed": "logits",
 }
 
-# TransformerLens's names for what no site holds, or what an edit of the site that holds it would change otherwise.
-_COPIES = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input")
+# TransformerLens's names for what no site holds, or for what an edit here would change together with something else.
+_INPUTS = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input")
+_COPIES = (*_INPUTS, *(f"attn.{name}" for name in _INPUTS))
 REFUSED_NORM_FIRST = {
-    name: "the residual stream before the norm, once for each head: '{block}resid_pre' holds it, and '{block}attn_in' "
-    "is what attention reads, after the norm"
-    for name in (*_COPIES, *(f"attn.{name}" for name in _COPIES), "ln1.hook_in")
-} | {
-    name: "what the MLP's norm reads, apart from the residual stream: '{block}resid_mid' holds it, in the stream, and "
-    "'{block}mlp_in' is what the MLP reads, after the norm"
-    for name in ("hook_mlp_in", "ln2.hook_in")
+    **dict.fromkeys(
+        _COPIES,
+        "the residual stream before the norm, once for each head: '{block}resid_pre' holds it once, and "
+        "'{block}attn_in' is what attention reads, after the norm",
+    ),
+    "ln1.hook_in": "what the norm reads, apart from the residual stream: '{block}resid_pre' is the stream itself, and "
+    "'{block}attn_in' is after the norm",
+    **dict.fromkeys(
+        ("ln2.hook_in", "hook_mlp_in"),
+        "what the norm reads, apart from the residual stream: '{block}resid_mid' is the stream itself, and "
+        "'{block}mlp_in' is after the norm",
+    ),
 }
 REFUSED_POST_NORM = {
-    name: "what attention reads, once for each head: '{block}attn_in' holds it once"
-    for name in (*_COPIES, *(f"attn.{name}" for name in _COPIES))
-} | {
-    "attn.hook_result": "what each head writes before the norm after attention: '{block}attn.result' is what it adds "
-    "to the residual stream, after the norm; '{block}attn_out_raw' is the sum over heads before it",
-    "ln1.hook_normalized": "before the norm's weight: '{block}attn_out' is after it",
-    "ln1_post.hook_normalized": "before the norm's weight: '{block}attn_out' is after it",
-    "ln2.hook_normalized": "before the norm's weight: '{block}mlp_out' is after it",
-    "ln2_post.hook_normalized": "before the norm's weight: '{block}mlp_out' is after it",
+    **dict.fromkeys(_COPIES, "what attention reads, once for each head: '{block}attn_in' holds it once"),
+    **dict.fromkeys(
+        ("ln1.hook_normalized", "ln1_post.hook_normalized"), "before the norm's weight: '{block}attn_out' is after it"
+    ),
+    **dict.fromkeys(
+        ("ln2.hook_normalized", "ln2_post.hook_normalized"), "before the norm's weight: '{block}mlp_out' is after it"
+    ),
     "ln_final.hook_normalized": "before the norm's weight: 'ln_final.normalized', which is unembedded, is after it",
+    "attn.hook_result": "what each head writes before the norm after attention: '{block}attn.result' is what it adds "
+    "to the residual stream, after the norm, and '{block}attn_out_raw' the sum over heads before it",
 }
 
 
@@ -226,7 +232,8 @@ class Sites(dict[str, str]):
             for layer in range(self.n_layers)
             for theirs, ours in self._spelled.items()
         }
-        return outside | THEIRS_OUTSIDE | in_blocks
+        last = f"blocks.{self.n_layers - 1}.resid_post"
+        return outside | THEIRS_OUTSIDE | {"ln_final.hook_in": last} | in_blocks
 
     def _refusal(self, pattern: str) -> str | None:
         """Why a name of TransformerLens's stands for no site here, if that is so."""

@@ -143,6 +143,8 @@ SPELLINGS = {
     "blocks.1.mlp.hook_out": ("blocks.1.mlp_out_raw", "blocks.1.mlp_out_raw"),
     "ln_final.hook_scale": ("ln_final.scale", "ln_final.scale"),
     "ln_final.hook_normalized": ("ln_final.normalized", None),
+    "ln_final.hook_in": ("blocks.3.resid_post", "blocks.3.resid_post"),
+    "blocks.1.ln1.hook_in": (None, None),
     "hook_unembed": ("logits", "logits"),
 }
 
@@ -197,6 +199,7 @@ def test_tensors_are_those_that_transformerlens_has_under_its_names(pair, tokens
         ("olmo", "blocks.2.hook_attn_in", "blocks.2.resid_pre"),
         ("olmo", "blocks.2.hook_q_input", "blocks.2.attn_in"),
         ("olmo", "blocks.*.hook_mlp_in", "blocks.*.resid_mid"),
+        ("olmo", "blocks.2.ln1.hook_in", "blocks.2.resid_pre"),
         ("olmo2", "blocks.2.hook_attn_in", "blocks.2.attn_in"),
         ("olmo2", "blocks.2.attn.hook_result", "blocks.2.attn_out_raw"),
         ("olmo2", "blocks.2.ln1_post.hook_normalized", "blocks.2.attn_out"),
