@@ -33,12 +33,11 @@ def main() -> None:
         sys.exit(f"--host {args.host} with --auth {args.auth}: others are let in with --auth NAME:PASSWORD only")
     with uncollected():
         import torch
-        import uvicorn
 
         from workbench import checkpoints
         from workbench.checkpoints.loading import free_memory, suited_dtype
         from workbench.errors import WorkbenchError
-        from workbench.server import create_app
+        from workbench.server import create_app, serve
         from workbench.tabs.bench import Bench
     torch.set_num_threads(args.threads or torch.get_num_threads())
     try:
@@ -52,7 +51,7 @@ def main() -> None:
     notes = [f"{series.name}: {series.note}" for series in found if series.note]
     print(*notes, f"OLMo workbench: http://{args.host}:{args.port}", sep="\n", flush=True)
     to_stay()
-    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=2)
+    serve(app, args.host, args.port)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ LEVELS = {
     "app": 6,
     "workbench.__main__": 6,
     "workbench.server": 5,
+    "workbench.guard": 5,
+    "workbench.logins": 2,
     "workbench.command_line": 5,
     "workbench.report": 4,
     "workbench.tabs": 4,

@@ -2,22 +2,28 @@
 
 import asyncio
 import base64
+import json
 import re
+import socket
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fastapi import Response
 from fastapi.testclient import TestClient
+from headless import Headless
 from starlette.websockets import WebSocketDisconnect
 
 import app
 from hooks import Capture
 from workbench import checkpoints
 from workbench.errors import WorkbenchError
+from workbench.guard import HEADERS, MOST_BYTES, in_header, trusted_hosts
+from workbench.logins import KEPT_CLIENTS, MOST_WRONG, WITHIN, Logins
 from workbench.mendable import MENDABLE
-from workbench.server import HEADERS, MOST_BYTES, create_app, refuse
+from workbench.server import create_app, refuse
 from workbench.tabs import TABS, shell
 from workbench.tabs.bench import Bench
 from workbench.tabs.kept import Kept
@@ -232,9 +238,26 @@ def test_the_policy_names_no_other_host():
     assert "frame-ancestors 'none'" in policy and "object-src 'none'" in policy
 
 
-@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/upload/", "/gradio_api/upload_progress"])
+FORM = {
+    "files": {"video": ("a.mp4", b"x"), "files": b"x"},
+    "data": {"component_id": "1", "session_hash": "a", "fn_name": "x"},
+}
+UPLOADS = (
+    "upload",
+    "upload/",
+    "%75pload",
+    "upload_progress",
+    "process_recording",
+    "process_recording/",
+    "component_server",
+)
+
+
+@pytest.mark.parametrize("path", UPLOADS)
 def test_nothing_can_be_uploaded(client, path):
-    assert client.post(path, files={"files": b"x"}).status_code == 404
+    reply = client.post(f"/gradio_api/{path}", **FORM)
+    assert reply.status_code == 404 and "nothing can be uploaded" in reply.json()["detail"]
+    assert client.post(f"//gradio_api//{path}", **FORM).status_code == 404
 
 
 def test_large_bodies_are_refused(client, bench):
@@ -252,17 +275,181 @@ def test_large_bodies_of_unstated_length_are_refused(client):
 
 def test_files_of_the_machine_are_not_served(client):
     for path in ("/gradio_api/file=/etc/passwd", f"/gradio_api/file={ROOT / 'app.py'}", "/gradio_api/file=../app.py"):
-        assert client.get(path).status_code in (403, 404)
+        assert client.get(path).status_code == 404
+
+
+ELSEWHERE = ("http://192.0.2.1/a", "https://192.0.2.1/a", "HTTP://192.0.2.1/a", "http%3A//192.0.2.1/a")
+SPELLED = (
+    "/gradio_api/",
+    "//gradio_api/",
+    "/gradio_api//",
+    "/%67radio_api/",
+    "/./gradio_api/",
+    "/data/../gradio_api/",
+)
+
+
+@pytest.mark.parametrize("url", ELSEWHERE)
+@pytest.mark.parametrize("route", ["file=", "file%3D", "fil%65=", "file/", "proxy=", "proxy%3d"])
+def test_nothing_is_fetched_from_elsewhere(client, monkeypatch, route, url):
+    fetched = []
+
+    async def fetch(*asked):
+        fetched.append(asked)
+        return Response()
+
+    monkeypatch.setattr("gradio.routes.secure_url_stream_response", fetch)
+    for start in SPELLED:
+        for ask in (client.get, client.head):
+            assert ask(f"{start}{route}{url}").status_code == 404
+    assert fetched == []
+
+
+def test_only_what_the_page_uses_is_there(client):
+    """Gradio's other routes are not there, whatever the method; nor would be one of a later Gradio."""
+    used = {"/", "/healthz", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"}
+    used |= {"/assets/a", "/static/a", "/gradio_api/heartbeat/a"}
+    used |= {f"/gradio_api/{name}" for name in ("info", "app_id", "run/predict", "queue/join", "queue/data")}
+    routes = {route.path for route in client.app.routes[-1].app.routes if hasattr(route, "path")}
+    routes |= {f"/gradio_api/{name}" for name in ("cancel", "reset", "deep_link", "call/_ask", "api/predict", "new")}
+    beside = {re.sub(r"\{[^}]*\}", "a", path) for path in routes} - used
+    assert len(beside) > 15
+    for path in beside:
+        assert {ask(path).status_code for ask in (client.get, client.post, client.put, client.options)} == {404}, path
 
 
 def test_events_cannot_go_round_the_queue(client, bench):
     beside = []
     for number, function in page_of(bench).fns.items():
         if function.fn is not None:
-            direct = client.post("/gradio_api/run/predict", json={"data": [], "fn_index": number})
+            event = {"data": [None] * len(function.inputs), "fn_index": number, "session_hash": "one"}
+            direct = client.post("/gradio_api/run/predict", json=event)
             if direct.status_code != 404:
                 beside.append(function.fn.__qualname__)
     assert beside == ["stops.<locals>.stop"]  # which runs no model, and has to be heard while one runs
+
+
+HALF = "half a surrogate pair"
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def stop(client):
+    """Stop, as a browser sends it."""
+    events = client.get("/config").json()["dependencies"]
+    (number,) = (event["id"] for event in events if event["backend_fn"] and not event["queue"])
+    return {"data": [], "fn_index": number, "session_hash": "one"}
+
+
+WRONG = [
+    ({"fn_index": 9999}, "no such event"),
+    ({"fn_index": -1}, "no such event"),
+    ({"fn_index": 10**30}, "no such event"),
+    ({"fn_index": None}, "no such event"),
+    ({"fn_index": [1]}, "no such event"),
+    ({"data": [1, 2]}, "takes 0 values"),
+    ({"data": {}}, "takes 0 values"),
+    ({"event_data": "x"}, "carries an object"),
+    ({"event_data": {"token": "\ud800"}}, HALF),
+    ({"session_hash": "\udfff"}, HALF),
+    ({"session_hash": None}, "names its page"),
+    ({"session_hash": "a" * 65}, "names its page"),
+    ({"session_hash": "a/b"}, "names its page"),
+    ({"batched": True}, "carries an object"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "said"), WRONG, ids=[str(wrong)[:40] for wrong, _ in WRONG])
+@pytest.mark.parametrize("route", ["queue/join", "run/predict"])
+def test_what_is_no_event_is_refused_with_a_sentence(client, stop, route, wrong, said):
+    reply = client.post(f"/gradio_api/{route}", content=json.dumps(stop | wrong), headers=JSON)
+    assert (reply.status_code, said in reply.json()["detail"]) == (422, True), reply.text
+
+
+def test_an_event_that_is_one_is_not_refused(client, stop):
+    assert client.post("/gradio_api/run/predict", json=stop).status_code == 200
+
+
+BODIES = (b"", b"[]", b"null", b"3", b"{", b"\xff{", b"[" * 10**5, b'{"data": NaN}', b'{"data": 1e400}')
+
+
+@pytest.mark.parametrize("body", BODIES, ids=[str(body[:12]) for body in BODIES])
+def test_what_is_no_object_is_refused_with_a_sentence(client, body):
+    for route in ("/gradio_api/queue/join", "/gradio_api/run/predict", "/data/attention/map", "/data/text/offer"):
+        reply = client.post(route, content=body, headers=JSON)
+        assert reply.status_code in (400, 422) and reply.json()["detail"]
+
+
+@pytest.mark.parametrize("route", ["attention/map", "attention/offer", "text/offer"])
+def test_text_that_is_none_is_refused_with_a_sentence(client, bench, route):
+    for wrong in ({"prompt": "a \ud800 b"}, {"checkpoint": "\udc00"}, {"\ud800": 1}):
+        reply = client.post(f"/data/{route}", content=json.dumps(question(bench) | wrong), headers=JSON)
+        assert reply.status_code == 422 and HALF in reply.json()["detail"]
+    pair = json.dumps(question(bench, prompt="a \U0001f600 b"))  # is spelled as two halves
+    assert "\\ud83d" in pair and client.post(f"/data/{route}", content=pair, headers=JSON).status_code == 200
+
+
+@pytest.mark.parametrize("branch", ["1:" + "9" * 5000, "9" * 5000 + ":1", "٣:1", "1:²"])
+def test_numbers_that_are_none_are_refused_with_a_sentence(client, bench, branch):
+    reply = client.post("/data/text/offer", json=question(bench, branch=branch))
+    assert reply.status_code == 422 and "names no text to go on from" in reply.json()["detail"]
+
+
+def test_there_is_one_page(client):
+    for query in ("page=x", "page=%ff", "page=%00"):
+        assert client.get(f"/?{query}").status_code == 404
+    for query in ("page=", "deep_link=..%2f", "view=api", "tab=nowhere&token=x&length=nan&checkpoint=%ff"):
+        assert client.get(f"/?{query}").status_code == 200
+
+
+@pytest.fixture(scope="module")
+def running(bench):
+    """A server that works through its queue, and keeps the states of two pages instead of 64."""
+    with client_of(bench) as client:
+        client.app.routes[-1].app.state_holder.capacity = 2
+        yield client
+
+
+def page_without_its_state(client, name, tab):
+    """A page that was opened before others, at an address, and is told nothing of what it shows."""
+    page = Headless(client, name, f"tab={tab}&prompt=w5+w17+w3&token=1&layer=2&head=3&length=2")
+    page.open()
+    for number in range(3):
+        Headless(client, f"other{number}").stop()
+    assert name not in client.app.routes[-1].app.state_holder
+    page.values |= dict.fromkeys((page.ids[name] for name in ("attention", "written", "lens-tools")), None)
+    return page
+
+
+@pytest.mark.parametrize(
+    ("tab", "part", "happens", "told", "shows"),
+    [
+        ("Attention", "run", "click", None, "attention"),
+        ("Attention", "spine", "select", {"token": 2}, "attention"),
+        ("Generate", "tabs", "select", {"value": "Attention", "index": 1}, "attention"),
+        ("Attention", "tabs", "select", {"value": "Generate", "index": 0}, "written"),
+        ("Generate", "Generate", "click", None, "written"),
+        ("Hidden states", "Logit lens", "change", None, "lens-tools"),
+    ],
+)
+def test_a_page_whose_state_is_gone_goes_on_as_its_address_says(running, request, tab, part, happens, told, shows):
+    page = page_without_its_state(running, f"old{request.node.callspec.indices['tab']}", tab)
+    page.fire(part, happens, told)
+    assert page.failed == [] and page.value("problem") == ""
+    assert all(word in json.dumps(page.value(shows)) for word in ("w5", "w17", "w3"))
+    page.fire("run", "click")
+    assert page.failed == [] and page.value("problem") == "" and page.value("spine")["texts"] == ["w5", "w17", "w3"]
+
+
+def test_errors_are_plain_text_wherever_they_stand(client):
+    """No component that reads markup is ever set to something new."""
+    config = client.get("/config").json()
+    set_later = {part for dep in config["dependencies"] for part in dep["outputs"]}
+    markup = [part for part in config["components"] if part["type"] == "markdown"]
+    assert markup and [part["id"] for part in markup if part["id"] in set_later] == []
+    plain = [part for part in config["components"] if part["props"].get("elem_id") in ("problem", "count")]
+    assert len(plain) == 2 and all("textContent" in part["props"]["js_on_load"] for part in plain)
+    assert {part["props"]["html_template"] for part in plain} == {" "}
 
 
 def page_of(bench):
@@ -351,8 +538,43 @@ def test_what_is_kept_is_bounded_by_number_and_by_bytes():
     assert kept.get("too much") is None and kept.get("most") is not None
 
 
-def test_other_names_do_not_lead_here(client):
-    assert client.get("/healthz", headers={"host": "evil.example"}).status_code == 400
+NAMES = ("evil.example", "", "127.0.0.1@evil.example", "[::1", "[127.0.0.1", "127.0.0.1.evil.example", "a" * 5000, "é")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_names_do_not_lead_here(client, name):
+    reply = client.get("/healthz", headers={"host": name.encode()})
+    assert reply.status_code == 400 and "no such name" in reply.json()["detail"]
+    assert {name: reply.headers[name] for name in HEADERS} == HEADERS
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "192.0.2.7:7860", "[2001:db8::7]", "[2001:DB8::7]:7860"])
+def test_the_address_that_a_connection_comes_to_is_the_servers(bench, address):
+    """What `--host 0.0.0.0` is for: any interface, and no other name."""
+    beyond = TestClient(client_of(bench).app, base_url=f"http://{address}")
+    assert beyond.get("/healthz").status_code == 200
+    assert beyond.get("/healthz", headers={"host": "192.0.2.8"}).status_code == 400
+    assert beyond.get("/healthz", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_this_machines_own_names_lead_here():
+    assert trusted_hosts("127.0.0.1") == {"127.0.0.1", "localhost", "[::1]"}
+    assert {"localhost", socket.gethostname().lower(), "lab.example"} <= trusted_hosts("Lab.example")
+    assert [in_header(host) for host in ("fe80::1%eth0", "::ffff:192.0.2.7")] == ["[fe80::1]", "192.0.2.7"]
+
+
+def test_what_goes_wrong_is_a_sentence_with_the_headers(client, bench, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise AttributeError("a fault of ours: <img src=x>")
+
+    monkeypatch.setattr(bench, "status", broken)
+    monkeypatch.setattr("gradio.routes.App.get_blocks", broken)
+    for path in ("/data/status", "/gradio_api/app_id"):
+        caplog.clear()
+        reply = client.get(path)
+        assert reply.status_code == 500 and "its log says what" in reply.json()["detail"]
+        assert {name: reply.headers[name] for name in HEADERS} == HEADERS
+        assert "a fault of ours" in caplog.text
 
 
 def test_other_sites_cannot_ask(client, bench):
@@ -362,13 +584,109 @@ def test_other_sites_cannot_ask(client, bench):
     assert same.status_code == 200
 
 
-@pytest.mark.parametrize("path", [*GRADIO_ROUTES, "/healthz", "/data/attention/map", "/gradio_api/queue/join"])
+@pytest.mark.parametrize(
+    "path", [*GRADIO_ROUTES, "/healthz", "/data/attention/map", "/gradio_api/queue/join", "/nowhere"]
+)
 def test_one_login_guards_every_route(guarded, path):
-    for login in ({}, {"authorization": "Basic !"}, basic("ada", "wrong"), basic("eve", "s3:cret")):
-        reply = guarded.get(path, headers=login)
-        assert reply.status_code == 401
-        assert reply.headers["www-authenticate"].startswith("Basic")
-    assert guarded.get(path, headers=basic("ada", "s3:cret")).status_code != 401
+    kinds = (b"Basic !", b"Basic \xe9", b"Basic", b"Bearer x", b"Basic =", b"\xff", b"Basic " + b"A" * 9999)
+    others = [{"authorization": kind} for kind in kinds]
+    for login in ({}, *others, basic("ada", "wrong"), basic("eve", "s3:cret"), basic("ada", "\u00ff")):
+        reply = at_address(guarded, next(ADDRESSES)).get(path, headers=login)
+        assert reply.status_code == 401 and "log in" in reply.json()["detail"]
+        assert reply.headers["www-authenticate"].startswith("Basic") and "set-cookie" not in reply.headers
+    assert guarded.get(path, headers=basic("ada", "s3:cret")).status_code not in (401, 429)
+
+
+ADDRESSES = (f"10.0.{number // 250}.{number % 250}" for number in range(50_000))
+
+
+def at_address(client, address):
+    """Another client of the same server."""
+    return TestClient(client.app, base_url=client.base_url, client=(address, 5000))
+
+
+def test_wrong_logins_are_slowed_down_and_only_those_of_their_client(guarded):
+    attacker, person = (at_address(guarded, next(ADDRESSES)) for _ in range(2))
+    statuses = [attacker.get("/healthz", headers=basic("ada", str(guess))).status_code for guess in range(100)]
+    assert statuses == [401] * MOST_WRONG + [429] * (100 - MOST_WRONG)
+    reply = attacker.get("/healthz", headers=basic("ada", "s3:cret"))
+    assert reply.status_code == 429 and 0 < int(reply.headers["retry-after"]) <= WITHIN
+    assert "try again in" in reply.json()["detail"] and "set-cookie" not in reply.headers
+    assert {name: reply.headers[name] for name in HEADERS} == HEADERS
+    assert attacker.get("/healthz").status_code == 401  # which tells a browser to ask for it
+    assert person.get("/healthz", headers=basic("ada", "s3:cret")).status_code == 200
+
+
+def test_who_is_logged_in_does_not_wait_for_others_at_the_same_address(guarded):
+    address = next(ADDRESSES)
+    person, attacker = at_address(guarded, address), at_address(guarded, address)
+    person.get("/healthz", headers=basic("ada", "s3:cret"))
+    for guess in range(2 * MOST_WRONG):
+        attacker.get("/healthz", headers=basic("ada", str(guess)))
+    assert attacker.get("/healthz", headers=basic("ada", "s3:cret")).status_code == 429
+    reply = person.get("/healthz", headers=basic("ada", "s3:cret"))
+    assert reply.status_code == 200 and "set-cookie" not in reply.headers  # it has the cookie
+    assert person.get("/healthz").status_code == 401  # and the cookie alone lets nobody in
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def status(logins, address, password):
+    """How a login is answered: 200 if it is let in."""
+    headers = [(b"authorization", basic("ada", password)["authorization"].encode())] if password else []
+    refusal = logins.refusal({"type": "http", "headers": headers, "client": (address, 5000)})
+    return 200 if refusal is None else refusal.status_code
+
+
+def test_a_client_may_be_wrong_so_often_a_minute_and_waits_no_longer():
+    logins = Logins("ada", "s3:cret", clock := Clock())
+    answers = []
+    while clock.now < 10 * WITHIN:
+        answers.append(status(logins, "192.0.2.1", "wrong"))
+        clock.now += 0.1
+    assert answers.count(401) == 10 * MOST_WRONG and answers.count(429) == len(answers) - 10 * MOST_WRONG
+    assert status(logins, "192.0.2.1", "s3:cret") == 429
+    clock.now += WITHIN
+    assert status(logins, "192.0.2.1", "s3:cret") == 200
+
+
+def test_requests_without_a_login_are_not_wrong_ones():
+    logins = Logins("ada", "s3:cret", Clock())
+    assert {status(logins, "192.0.2.1", "") for _ in range(100)} == {401}
+    assert status(logins, "192.0.2.1", "s3:cret") == 200
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:1", True),  # whoever has a network has all of its addresses
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("fe80::1%eth0", "fe80::1%eth0", True),
+        ("", "", True),
+    ],
+)
+def test_clients_are_told_apart(one, other, same):
+    logins = Logins("ada", "s3:cret", Clock())
+    for _ in range(MOST_WRONG):
+        status(logins, one, "wrong")
+    assert status(logins, other, "s3:cret") == (429 if same else 200)
+
+
+def test_only_so_many_clients_are_remembered():
+    logins = Logins("ada", "s3:cret", Clock())
+    for number in range(KEPT_CLIENTS + 100):
+        status(logins, f"10.{number // 65536}.{number // 256 % 256}.{number % 256}", "wrong")
+    assert len(logins._wrong) == KEPT_CLIENTS
 
 
 def basic(name, password):

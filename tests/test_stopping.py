@@ -1,20 +1,29 @@
 """Stop: a page's work ends at its next step, nobody else's does, and nothing stays behind."""
 
-import gc
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
+from gradio.queueing import Queue
 from gradio.utils import deep_hash
+from headless import Headless
 from small_series import PROMPT, small_bench
 
+from workbench.server import create_app
 from workbench.tabs import attention, attribution, compare, training
 from workbench.tabs.bench import Selection, Subject
 from workbench.tabs.calls import result
 from workbench.tabs.place import Due, Wanted, guarded, tells
-from workbench.tabs.stopping import STOPPED, Permits
+from workbench.tabs.stopping import KEPT_STOPS, STOPPED, Permits
 
 EVENT = SimpleNamespace(_data=None)
+NUMBERS = count()
 
 
 @pytest.fixture
@@ -95,13 +104,20 @@ def test_a_stopped_run_is_not_kept_and_can_be_run_at_once(bench, due, permits):
     assert said == "" and np.isfinite(again.values).all() and bench.results.get(call) is again
 
 
-def test_pages_that_compute_nothing_leave_nothing_behind(permits):
-    for page in map(str, range(100)):
+def test_pages_leave_little_behind(permits):
+    for page in map(str, range(2 * KEPT_STOPS)):
         assert list(shown(counting, Wanted([int] * 3, (), permits.of(page)))) == [["", "counted"]]
-    permits.end("99")
-    permits.end("nobody")
-    gc.collect()
     assert len(permits) == 0
+    for page in map(str, range(2 * KEPT_STOPS)):
+        permits.end(page)
+    assert len(permits) == KEPT_STOPS
+
+
+def test_stop_ends_what_was_asked_for_before_it_and_nothing_later(permits):
+    permits.end("one", until=50)
+    permits.end("one", until=40)  # which a busy server comes to later
+    assert [permits.of("one", asked).ended() for asked in (30, 50, 51)] == [True, True, False]
+    assert not permits.of("other", 30).ended()
 
 
 def test_another_permit_is_no_reason_to_draw_anew(permits, due):
@@ -126,3 +142,146 @@ def test_views_of_maps_say_how_far_they_are(tmp_path, make_model, tokenizer, vie
     assert tells(view)
     view(bench, due, *controls(bench), progress=lambda fraction, text: told.append(fraction))
     assert len(told) > 1 and told == sorted(told) and told[0] == 0 and told[-1] == 1
+
+
+class Gate:
+    """A place in the program where a thread waits for the test."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self.opened.wait(60)
+
+    def wait(self) -> None:
+        """Wait for a thread to be there."""
+        assert self.reached.wait(60)
+
+
+@contextmanager
+def served(bench):
+    """A client of a running server."""
+
+    async def made():  # Gradio leaves an event loop open where none is running
+        return create_app(bench)
+
+    with TestClient(asyncio.run(made()), base_url="http://127.0.0.1") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(bench):
+    with served(bench) as client:
+        yield client
+
+
+def visit(client, tab="Attention"):
+    """An open page whose prompt is shown, and another one written in its bar."""
+    page = Headless(client, f"page{next(NUMBERS)}", f"tab={tab}&prompt={PROMPT}&length=3")
+    page.open()
+    assert page.failed == [] and page.value("problem") == "" and len(page.value("spine")["ids"]) == 8
+    page.values[page.ids["prompt"]] = "w1 w2 w3"
+    return page
+
+
+def test_stop_while_a_prompt_is_read_leaves_everything_as_it_was(client, bench, monkeypatch):
+    page, gate, read = visit(client), Gate(), bench.read
+    before = dict(page.values)
+    with monkeypatch.context() as patched, ThreadPoolExecutor(1) as thread:
+        patched.setattr(bench, "read", lambda *args, **more: [read(*args, **more), gate()][0])
+        run = thread.submit(page.fire, "run", "click")
+        gate.wait()
+        page.stop()
+        gate.opened.set()
+        run.result(60)
+    assert page.value("problem") == STOPPED
+    assert page.values == before | {page.ids["problem"]: STOPPED}
+    page.fire("run", "click")
+    assert page.value("problem") == "" and page.value("attention")["prompt"] == "w1 w2 w3"
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_stop_between_any_two_events_of_a_run_ends_it(client, done):
+    """After the click, after the prompt was read, after the view was asked for."""
+    page = visit(client)
+    run = page.events("run", "click")
+    for _ in range(done):
+        next(run)
+    page.stop()
+    list(run)
+    assert page.value("attention")["prompt"] == PROMPT and page.failed == []
+    assert STOPPED in page.values.values()
+    page.fire("run", "click")
+    assert page.value("attention")["prompt"] == "w1 w2 w3" and STOPPED not in page.values.values()
+
+
+def test_stop_before_a_text_is_written_ends_it(client):
+    page = visit(client, "Generate")
+    before = page.value("written")
+    run = page.events("Generate", "click")
+    next(run)
+    page.stop()
+    list(run)
+    assert page.value("written") == before and STOPPED in page.values.values()
+    page.fire("Generate", "click")
+    assert page.value("written")["final"] and STOPPED not in page.values.values()
+
+
+def test_what_is_stopped_does_not_run_the_prompt_it_would_have_changed(client, bench):
+    page = visit(client, "Training")
+    page.values[page.ids["moment"]] = 1
+    run = page.events("Open it on all tabs", "click")
+    next(run)
+    page.stop()
+    list(run)
+    assert page.value("checkpoint") == bench.default and len(page.value("spine")["ids"]) == 8
+    page.fire("Open it on all tabs", "click")
+    assert page.value("checkpoint") == next(iter(bench.known)) and len(page.value("spine")["ids"]) == 3
+
+
+def test_what_is_queued_only_after_its_stop_does_not_wait_for_others(bench, monkeypatch):
+    """The server is so busy that it comes to the Stop before it has put into the queue what was sent before."""
+    reading, queueing, late, read, push = Gate(), Gate(), [], bench.read, Queue.push
+
+    async def pushed(self, body, request, username):
+        if body.session_hash in late:
+            await asyncio.to_thread(queueing)
+        return await push(self, body, request, username)
+
+    monkeypatch.setattr(Queue, "push", pushed)
+    with served(bench) as client, ThreadPoolExecutor(2) as threads, monkeypatch.context() as patched:
+        one, other = visit(client), visit(client)
+        rest = other.events("run", "click")
+        next(rest)  # the prompt is asked for; next it is sent to be read
+        patched.setattr(bench, "read", lambda *args, **more: [read(*args, **more), reading()][0])
+        running = threads.submit(one.fire, "run", "click")
+        reading.wait()
+        late.append(other.name)
+        waiting = threads.submit(list, rest)
+        queueing.wait()
+        other.stop()
+        queueing.opened.set()
+        waiting.result(60)
+        assert other.value("problem") == STOPPED and not running.done()
+        reading.opened.set()
+        running.result(60)
+        assert one.value("problem") == "" and one.value("attention")["prompt"] == "w1 w2 w3"
+
+
+def test_stop_ends_the_loading_of_a_model(client, bench, monkeypatch):
+    page, gate, load = visit(client), Gate(), bench.residents.load
+
+    def loading(name, progress):
+        gate()
+        progress(0.5, "reading")
+        return load(name, progress)
+
+    with monkeypatch.context() as patched, ThreadPoolExecutor(1) as thread:
+        patched.setattr(bench.residents, "load", loading)
+        run = thread.submit(page.fire, "run", "click")
+        gate.wait()
+        page.stop()
+        gate.opened.set()
+        run.result(60)
+    assert page.value("problem") == STOPPED and bench.status()["loading"] is None

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from headless import request_of
 from small_series import PROMPT, small_bench
 
 from workbench import checkpoints
@@ -265,7 +266,7 @@ def test_checkpoints_that_read_the_prompt_differently_are_not_compared(bench, du
     other = next(iter(bench.known))
     load = bench.load
 
-    def another(name):
+    def another(name, progress=None):
         model, known = load(name)
         return model, (lambda text, **_: {"input_ids": known(text)["input_ids"][::-1]}) if name == other else known
 
@@ -345,10 +346,11 @@ def test_only_the_tab_in_sight_is_due(bench):
             return page
 
     page = asyncio.run(made())
-    asked = page._ask(bench.default, PROMPT, Subject(bench.default, ""), Selection(), "Attention")
+    states, request = (Subject(bench.default, ""), Selection(), "Attention"), request_of("one")
+    asked = page._ask(None, bench.default, PROMPT, *states, request)
     dues = asked[-len(TABS) :]
     assert [isinstance(due, Due) for due in dues] == [tab.TITLE == "Attention" for tab in TABS]
-    refused = page._ask("nobody", PROMPT, Subject(bench.default, ""), Selection(), "Attention")
+    refused = page._ask(None, "nobody", PROMPT, *states, request)
     assert "no checkpoint 'nobody'" in refused[0] and not any(isinstance(due, Due) for due in refused)
 
 

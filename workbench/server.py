@@ -3,28 +3,27 @@
 The guards are plain ASGI middleware, since Starlette's decorator would halve the speed of streaming.
 """
 
-import base64
-import binascii
+import json
 import os
-import secrets
-import socket
+import re
 import zlib
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)  # events between two summaries, which nothing here reads
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gradio as gr
-from fastapi import FastAPI, Request, Response
+import uvicorn
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workbench import views
-from workbench.choices import LOOPBACK
 from workbench.errors import WorkbenchError
+from workbench.guard import BROKEN, Guard, trusted_hosts
+from workbench.logins import Logins
 from workbench.mendable import MENDABLE
 from workbench.report import Report, Section, as_html
 from workbench.results import Result
@@ -39,35 +38,29 @@ from workbench.views.standalone import described
 from workbench.views.text_page import text_page
 from workbench.views.theme import theme
 
-MOST_BYTES = 256_000  # of a request's body
-HEADERS = {
-    "content-security-policy": (
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
-        "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "permissions-policy": "camera=(), microphone=(), geolocation=()",
-}
-
-TOO_LARGE = JSONResponse({"detail": f"the request is larger than {MOST_BYTES:,} bytes"}, 413)
+PAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)  # Gradio's name for an open page
 
 
 def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] | None = None) -> FastAPI:
     """The whole application. `auth` is a name and a password that every request must carry."""
-    app = FastAPI(title="OLMo workbench", docs_url=None, redoc_url=None, openapi_url=None)
+    whole = Depends(check_text)
+    app = FastAPI(title="OLMo workbench", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[whole])
     add_status(app, bench)
     add_attention(app, bench)
     add_texts(app, bench)
     add_exports(app, bench)
     for kind in MENDABLE:
         app.add_exception_handler(kind, refuse)
+    page = shell.build(bench, TABS)
     gr.mount_gradio_app(
         app,
-        shell.build(bench, TABS),
+        page,
         path="/",
+        app_kwargs={
+            "dependencies": [whole, Depends(event_check(page))],
+            "exception_handlers": {Exception: lambda request, error: BROKEN},  # the guard writes it down
+        },
+        show_error=False,  # a browser would read the error's text as HTML
         theme=theme(),
         css=views.asset("page.css"),
         head="".join(
@@ -81,9 +74,13 @@ def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] |
         allowed_paths=[],
         max_file_size="1kb",
     )
-    app.add_middleware(Guard, auth=auth)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=trusted_hosts(host), www_redirect=False)
+    app.add_middleware(Guard, hosts=trusted_hosts(host), logins=None if auth is None else Logins(*auth))
     return app
+
+
+def serve(app: FastAPI, host: str, port: int) -> None:
+    """Serve the application until it is interrupted. Anybody can claim another's address in a proxy's headers."""
+    uvicorn.run(app, host=host, port=port, proxy_headers=False, log_level="warning", timeout_graceful_shutdown=2)
 
 
 def add_status(app: FastAPI, bench: Bench) -> None:
@@ -199,92 +196,42 @@ def pixels(picture: Picture) -> Response:
     return Response(zlib.compress(picture.pixels, 1), media_type="application/octet-stream", headers=headers)
 
 
-def trusted_hosts(host: str) -> list[str]:
-    """The names under which the page may be asked for: this machine's own, so that no other site's name leads here."""
-    own = {f"[{name}]" if ":" in name else name for name in LOOPBACK}
-    return sorted(own if host in LOOPBACK else own | {host, socket.gethostname(), socket.getfqdn()})
+async def check_text(request: Request) -> None:
+    """Refuse a body with half a surrogate pair, which JSON can spell although it is no text, and with no numbers."""
+    if request.method == "POST":
+        try:
+            json.dumps(await request.json(), ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError as error:
+            raise HTTPException(422, "the request holds half a surrogate pair, which is no text") from error
+        except (ValueError, RecursionError) as error:
+            raise HTTPException(422, f"the request is no JSON: {error}") from error
 
 
-class Guard:
-    """Refuses strangers, uploads, large bodies and other sites' requests; adds the security headers to every answer."""
+def event_check(page: gr.Blocks) -> Callable[[Request], Coroutine[Any, Any, None]]:
+    """A check that refuses what is no event of this page, and other pages, before Gradio looks them up."""
 
-    def __init__(self, app: ASGIApp, auth: tuple[str, str] | None = None) -> None:
-        self.app, self.login = app, None if auth is None else ":".join(auth).encode()
+    async def check(request: Request) -> None:
+        if request.method == "GET" and request.query_params.get("page"):
+            raise HTTPException(404, "this server has one page, and it has no name")
+        if request.method == "POST":
+            problem = event_problem(page, await request.json())
+            if problem is not None:
+                raise HTTPException(422, problem)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            return await self.app(scope, receive, send)
-        if scope["type"] != "http":
-            return await send({"type": "websocket.close", "code": 1008})  # nothing here needs one
-        send = with_headers(send)
-        refusal = self.refusal(scope)
-        if refusal is not None:
-            return await refusal(scope, receive, send)
-        body = Body(receive)
-        await self.app(scope, body.receive, body.unless_large(send))
-        if body.is_large:
-            await TOO_LARGE(scope, receive, send)
-
-    def refusal(self, scope: Scope) -> Response | None:
-        """The answer to a request that is not let in; None if it is."""
-        headers, path = Headers(scope=scope), scope["path"].rstrip("/")
-        if self.login is not None and not is_login(headers.get("authorization", ""), self.login):
-            return JSONResponse({"detail": "log in"}, 401, headers={"WWW-Authenticate": 'Basic realm="OLMo workbench"'})
-        if path.startswith("/gradio_api/upload"):
-            return JSONResponse({"detail": "nothing can be uploaded here"}, 404)
-        origin = headers.get("origin")
-        if origin is not None and origin.split("://")[-1] != headers.get("host"):
-            return JSONResponse({"detail": "asked from another site"}, 403)
-        length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdecimal()) or int(length[:20]) > MOST_BYTES:
-            return TOO_LARGE
-        return None
+    return check
 
 
-def is_login(authorization: str, login: bytes) -> bool:
-    """Whether a Basic authorization is this login, NAME:PASSWORD, compared in constant time."""
-    kind, _, code = authorization.partition(" ")
-    try:
-        given = base64.b64decode(code, validate=True)
-    except binascii.Error:
-        return False
-    return kind.lower() == "basic" and secrets.compare_digest(given, login)
-
-
-class Body:
-    """A request's body, counted as it comes, since its length may not be stated. Past the limit it seems to end."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive, self._seen = receive, 0
-
-    @property
-    def is_large(self) -> bool:
-        """Whether more came than is let in."""
-        return self._seen > MOST_BYTES
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self._seen += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if self.is_large else message
-
-    def unless_large(self, send: Send) -> Send:
-        """Hold back the answer to a body that is too large: another is given."""
-
-        async def send_unless(message: Message) -> None:
-            if not self.is_large:
-                await send(message)
-
-        return send_unless
-
-
-def with_headers(send: Send) -> Send:
-    """The same way out, with the security headers on every answer."""
-
-    async def send_with(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in HEADERS.items():
-                headers[name] = value
-        await send(message)
-
-    return send_with
+def event_problem(page: gr.Blocks, event: object) -> str | None:
+    """Why a request is no event of a page; None if it is one. The sentence quotes nothing: browsers read it as HTML."""
+    if not isinstance(event, dict):
+        return "an event is an object"
+    number, values, told, name = (event.get(key) for key in ("fn_index", "data", "event_data", "session_hash"))
+    if type(number) is not int or number not in page.fns:
+        return "the page has no such event; reload it"
+    if not isinstance(values, list) or len(values) != len(page.fns[number].inputs):
+        return f"this event takes {len(page.fns[number].inputs)} values; reload the page"
+    if not isinstance(told, dict | None) or event.get("batched"):
+        return "an event carries an object or nothing"
+    if not isinstance(name, str) or not PAGE_NAME.fullmatch(name):
+        return "an event names its page, in at most 64 letters and digits"
+    return None

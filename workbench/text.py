@@ -162,3 +162,8 @@ def token_id(token: int | str, tokenizer: Tokenizer | None, vocab_size: int) -> 
     if not 0 <= token < vocab_size:
         raise WorkbenchError(f"no token {token}; ids are 0 to {vocab_size - 1}")
     return token
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole number of an ordinary size."""
+    return text.isascii() and text.isdecimal() and len(text) < 17

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from hooks import OlmoForCausalLM
 from workbench.checkpoints import Checkpoint, Residents, finals, is_here, main_run, pick
 from workbench.errors import WorkbenchError
+from workbench.progress import Progress
 from workbench.tabs.kept import Kept
 from workbench.text import token_labels
 
@@ -146,12 +147,18 @@ class Bench:
             time.sleep(0.002)
             self._lock.acquire()
 
-    def load(self, name: object) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase]:
+    def load(self, name: object, progress: Progress | None = None) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase]:
         """A named checkpoint's model and tokenizer; the last ones used are kept, within the budget of `residents`."""
         known = self.checkpoint(name).id
         check_root(self.known[known])
+
+        def tell(fraction: float, text: str) -> None:
+            self.reading = known, fraction
+            if progress is not None:
+                progress(fraction, text)
+
         try:
-            model, tokenizer = self.residents.load(known, lambda fraction, _: self._tell(known, fraction))
+            model, tokenizer = self.residents.load(known, tell)
         finally:
             reading = self.reading
             if reading is not None and reading[0] == known:  # others may be reading something else
@@ -159,9 +166,6 @@ class Bench:
         if tokenizer is None:
             raise WorkbenchError(f"{known} comes without a tokenizer; the page cannot read a prompt for it")
         return model, tokenizer
-
-    def _tell(self, checkpoint: str, fraction: float) -> None:
-        self.reading = checkpoint, fraction
 
     def status(self) -> dict[str, Any]:
         """What people may want to know while they wait: models and their bytes, and what is being loaded."""
@@ -185,15 +189,15 @@ class Bench:
                     self.results.put(key, found)
         return found
 
-    def count(self, name: object, prompt: object) -> int:
+    def count(self, name: object, prompt: object, progress: Progress | None = None) -> int:
         """How many tokens a prompt has for a checkpoint."""
-        return len(self.load(name)[1](str(prompt or ""))["input_ids"])
+        return len(self.load(name, progress)[1](str(prompt or ""))["input_ids"])
 
-    def read(self, name: object, prompt: object, most: int = MOST_TOKENS) -> Opened:
+    def read(self, name: object, prompt: object, most: int = MOST_TOKENS, progress: Progress | None = None) -> Opened:
         """A checkpoint with a prompt. Raises WorkbenchError if the prompt is empty or longer than can be shown."""
         if not isinstance(prompt, str) or not prompt.strip():
             raise WorkbenchError("the prompt is empty; write a text, or choose an example")
-        model, tokenizer = self.load(name)
+        model, tokenizer = self.load(name, progress)
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])  # 1 pos
         most = most_tokens(model, most)
         if ids.shape[1] > most:

@@ -14,7 +14,7 @@ from hooks import edits
 from workbench.errors import WorkbenchError
 from workbench.generation import toward
 from workbench.tabs.calls import Call, Model
-from workbench.text import token_id
+from workbench.text import is_whole, token_id
 
 SHAPES = ("zero SITE", "scale SITE FACTOR", "add SITE LENGTH TOKEN")
 
@@ -46,7 +46,7 @@ def _edit(line: str, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> Cal
 
 def _whole(text: str, line: str) -> tuple[int, ...]:
     numbers = text.split(",")
-    if not all(number.isascii() and number.isdigit() for number in numbers):
+    if not all(is_whole(number) for number in numbers):
         raise WorkbenchError(f"heads={text} in {line!r} names no heads; write their numbers, as in heads=0,5")
     return tuple(map(int, numbers))
 

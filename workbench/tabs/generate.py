@@ -58,8 +58,8 @@ def build(place: Place) -> None:
     place.shows(generate, inputs=[branched, *inputs], outputs=outputs, redraws=[])
     place.on(again.click, regenerate, inputs=inputs, outputs=outputs)
     place.on(details.branch, branch, inputs=inputs, outputs=outputs)
-    example.input(with_example, [changes, example], [changes, example], show_progress="hidden")
-    place.asks.append(place.on(details.use, text_of, outputs=[place.prompt]))
+    example.change(with_example, [changes, example], [changes, example], show_progress="hidden")
+    place.runs(details.use, text_of, outputs=[place.prompt])
 
 
 def sampling_controls(place: Place, prefix: str = "") -> list[Component]:
@@ -80,9 +80,11 @@ def sampling_controls(place: Place, prefix: str = "") -> list[Component]:
     return [length, temperature, top_p, top_k, seed, place.link(prefix + "ends", ends)]
 
 
-def with_example(changes: str, example: str) -> list[object]:
-    """The edits with one more line, and the menu as it was."""
-    return ["\n".join([*changes.splitlines(), EDITS[example]]) if example in EDITS else changes, None]
+def with_example(changes: str, example: str | None) -> list[object]:
+    """The edits with one more line, and the menu as it was; nothing where no example was chosen."""
+    if example not in EDITS:
+        return [gr.skip(), gr.skip()]
+    return ["\n".join([*changes.splitlines(), EDITS[example]]), None]
 
 
 def generate(bench: Bench, due: Due, branch: str, changes: str, *settings: float) -> Iterator[list[Any]]:

@@ -64,7 +64,7 @@ class Panel:
         self._id, self._of_tokens = elem_id, of_tokens
         with gr.Column(elem_id=elem_id, min_width=300):
             self.tools = views.tools({"panel": elem_id}, elem_id=f"{elem_id}-tools")
-            self.notice = gr.Markdown("", elem_classes="problem")
+            self.notice = views.sentence(elem_classes="problem")
             if of_tokens:
                 self.picture = views.token_strip({"empty": ""}, elem_id=f"{elem_id}-strip", label=elem_id)
             else:

@@ -2,8 +2,9 @@
 
 import inspect
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -11,58 +12,97 @@ import torch
 from gradio.components import Component
 from gradio.events import Dependency
 
+from workbench import views
 from workbench.errors import WorkbenchError
 from workbench.mendable import MENDABLE
 from workbench.tabs.bench import Bench, Selection, Subject
-from workbench.tabs.stopping import Permit, Permits
+from workbench.tabs.stopping import Permit, Permits, arrived
 
 log = logging.getLogger("workbench")
 
 BAR = gr.Progress()  # as the default of an argument it makes Gradio hand in the event's own bar
 QUEUE, DOWNLOADS = "model", "downloads"
 MODEL = {"concurrency_limit": 1, "concurrency_id": QUEUE}  # for every event that runs a model
+AT_ONCE = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": None}  # for the others
 
 
 @dataclass(frozen=True)
 class Due:
-    """What a tab should show now; of the selection, only what the tab follows."""
+    """What a tab should show now; of the selection, only what the tab follows.
+
+    `cause` is the permit of the request that made it due; it is no part of what is shown.
+    """
 
     subject: Subject
     selection: Selection
+    cause: Permit = field(default=Permit(), compare=False)
 
     def only(self, follows: Sequence[str]) -> "Due":
         """The same without what of the selection is not followed."""
-        return Due(self.subject, Selection(**{name: getattr(self.selection, name) for name in follows}))
+        return replace(self, selection=Selection(**{name: getattr(self.selection, name) for name in follows}))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The prompt was asked for: when, so that each Run differs from the last; its permit; and of which checkpoint."""
+
+    at: int
+    permit: Permit
+    checkpoint: object
 
 
 class Wanted(NamedTuple):
-    """What a view should show, by which controls, and by whose leave; only when the first two change it is drawn."""
+    """What a view should show, by which controls, and its permit; only when the first two change it is drawn."""
 
     due: Due
     controls: tuple[object, ...]
     permit: Permit
 
 
+@dataclass(frozen=True)
+class Bar:
+    """What all tabs share while the page is built.
+
+    Attributes:
+        asked: set to an `Asked`, it makes the page run its prompt.
+        active: the title of the tab in sight; empty where the server knows nothing of the page, since Gradio keeps the
+            states of the last sessions only.
+        linked: the controls that the page's address holds, by name.
+        reopened: what a tab should show by the address of the page that sends an event; None if it is not in sight.
+    """
+
+    checkpoint: Component
+    prompt: Component
+    asked: gr.State
+    active: gr.State
+    linked: dict[str, Component]
+    permits: Permits
+    reopened: Callable[[str, gr.Request], Due | None]
+
+
 class Place:
     """A tab being built. Its `due` state says what it should show; changing it makes the tab draw."""
 
-    def __init__(
-        self,
-        bench: Bench,
-        checkpoint: Component,
-        prompt: Component,
-        linked: dict[str, Component],
-        permits: Permits,
-    ) -> None:
-        self.bench, self.checkpoint, self.prompt, self.permits = bench, checkpoint, prompt, permits
-        self.asks: list[Dependency] = []  # events after which the bar's checkpoint and prompt are run
+    def __init__(self, bench: Bench, title: str, bar: Bar) -> None:
+        self.bench, self.title, self.bar = bench, title, bar
+        self.asks: list[Dependency] = []  # events that run the prompt
         self.due = quiet_state()
-        self._linked, self._follows = linked, tuple[str, ...]()
-        self.notice = gr.Markdown("", elem_classes=["problem", "whole"])
+        self._follows = tuple[str, ...]()
+        self.notice = views.sentence(elem_classes=["problem", "whole"])
+
+    @property
+    def checkpoint(self) -> Component:
+        """The menu of checkpoints in the bar."""
+        return self.bar.checkpoint
+
+    @property
+    def prompt(self) -> Component:
+        """The prompt in the bar."""
+        return self.bar.prompt
 
     def link(self, name: str, component: Component) -> Component:
         """Keep a control in the page's address, so that a link reopens the view as it is."""
-        self._linked[name] = component
+        self.bar.linked[name] = component
         return component
 
     def shows(
@@ -86,18 +126,15 @@ class Place:
         changes = [self.due.change, *[event for control in controls for event in settled(control)]]
         wanted = quiet_state()  # only when what to draw changes is there work for the model
 
-        def want(request: gr.Request, due: Due | None, *values: object) -> object:
-            return gr.skip() if due is None else Wanted(due.only(follows), values, self.permit(due, request))
+        def want(request: gr.Request, due: Due | None, active: str, before: Wanted | None, *values: object) -> object:
+            due = self._due(due, active, request)
+            if due is None:
+                return gr.skip()
+            due = due.only(follows)
+            is_new = before is None or before.due != due  # else a control has changed
+            return Wanted(due, values, due.cause if is_new else self.bar.permits.of_request(request))
 
-        gr.on(
-            changes,
-            want,
-            [self.due, *controls],
-            wanted,
-            show_progress="hidden",
-            trigger_mode="always_last",
-            concurrency_limit=None,
-        )
+        gr.on(changes, want, [self.due, self.bar.active, wanted, *controls], wanted, **AT_ONCE)
         work = guarded(
             lambda wanted, _, *values, **more: render(self.bench, wanted.due, *values, **more),
             len(outputs),
@@ -105,7 +142,7 @@ class Place:
             lambda wanted, _: wanted.permit,
         )
         waiting = "full" if tells(render) else "minimal"
-        return gr.on(wanted.change, work, **self._wiring(wanted, inputs, outputs, waiting, notice or self.notice))
+        return wanted.change(work, **self._wiring(wanted, inputs, outputs, waiting, notice or self.notice))
 
     def on(
         self,
@@ -116,18 +153,52 @@ class Place:
         outputs: Sequence[Component],
     ) -> Dependency:
         """Do something at an event: `render(bench, due, told, *inputs)`, where `told` is what the event carries."""
-        work = guarded(
-            lambda due, told, *values: render(self.bench, due, told, *values), len(outputs), False, self.permit
-        )
-        return event(work, **self._wiring(self.due, inputs, outputs, "minimal", self.notice))
+        wanted = quiet_state()
 
-    def due_for(self, subject: Subject, selection: Selection) -> Due | None:
+        def want(event: gr.EventData, request: gr.Request, due: Due | None, active: str) -> object:
+            due, permit = self._due(due, active, request), self.bar.permits.of_request(request)
+            if due is None:
+                return gr.skip()
+            return Wanted(replace(due, cause=permit), (event._data or {}, arrived(request.request)), permit)
+
+        event(want, [self.due, self.bar.active], wanted, **AT_ONCE)
+        work = guarded(
+            lambda wanted, _, *values: render(self.bench, wanted.due, wanted.controls[0], *values),
+            len(outputs),
+            False,
+            lambda wanted, _: wanted.permit,
+        )
+        return wanted.change(work, **self._wiring(wanted, inputs, outputs, "minimal", self.notice))
+
+    def runs(
+        self,
+        event: Callable[..., Dependency],
+        render: Callable[..., object],
+        *,
+        inputs: Sequence[Component] = (),
+        outputs: Sequence[Component],
+    ) -> None:
+        """Like `on`, for what changes the bar's checkpoint or prompt: they are run then, unless it was stopped."""
+
+        def rendered(bench: Bench, due: Due, told: object, *values: object) -> list[object]:
+            found = render(bench, due, told, *values)
+            found = found if isinstance(found, list) else [found]
+            opened = found[outputs.index(self.checkpoint)] if self.checkpoint in outputs else due.subject.checkpoint
+            return [*found, Asked(time.monotonic_ns(), due.cause, opened)]
+
+        self.asks.append(self.on(event, rendered, inputs=inputs, outputs=[*outputs, self.bar.asked]))
+
+    def due_for(self, subject: Subject, selection: Selection, cause: Permit) -> Due | None:
         """What the tab should show; None before anything was run."""
-        return Due(subject, selection).only(self._follows) if subject.run else None
+        return Due(subject, selection, cause).only(self._follows) if subject.run else None
 
     def permit(self, _: Due, request: gr.Request) -> Permit:
-        """What a page may compute by, until it is stopped."""
-        return self.permits.of(request.session_hash)
+        """What an event of a page may compute by, until it is stopped."""
+        return self.bar.permits.of_request(request)
+
+    def _due(self, due: Due | None, active: str, request: gr.Request) -> Due | None:
+        """What the tab should show, by the page's address where the server knows nothing of the page."""
+        return due if due is not None or active else self.bar.reopened(self.title, request)
 
     def _wiring(
         self, due: gr.State, inputs: Sequence[Component], outputs: Sequence[Component], waiting: str, notice: Component

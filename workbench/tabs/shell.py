@@ -14,9 +14,21 @@ from gradio.components import Component
 from workbench import views
 from workbench.mendable import MENDABLE
 from workbench.tabs.bench import Bench, Selection, Subject
-from workbench.tabs.place import DOWNLOADS, MODEL, QUEUE, Place, message
-from workbench.tabs.stopping import Permits, stops
+from workbench.tabs.place import (
+    AT_ONCE,
+    DOWNLOADS,
+    MODEL,
+    QUEUE,
+    Asked,
+    Bar,
+    Due,
+    Place,
+    message,
+    quiet_state,
+)
+from workbench.tabs.stopping import Permit, Permits, arrived, drops_late, stops
 from workbench.tabs.strips import surprisal_strip
+from workbench.text import is_whole
 
 EXAMPLES = (
     "Old Marta lives in Lisbon and sells oranges. Young Pedro lives in Porto and sells lemons. Old Marta lives in",
@@ -41,6 +53,7 @@ def build(bench: Bench, tabs: Sequence[ModuleType]) -> gr.Blocks:
                     tab.build(place)
         page.wire(demo, strip)
     demo.queue(api_open=False, max_size=128)  # with the API open, events could go round the queue and its limits
+    drops_late(demo, page.permits, (QUEUE, DOWNLOADS))
     demo.state_session_capacity = 64
     return demo
 
@@ -50,14 +63,9 @@ class Page:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.linked: dict[str, Component] = {}
         self.places: dict[str, Place] = {}
         self.permits = Permits()
-        self.subject, self.selection, self.active = (
-            gr.State(Subject(bench.default, "")),
-            gr.State(Selection()),
-            gr.State(""),
-        )
+        self.subject, self.selection = gr.State(Subject(bench.default, "")), gr.State(Selection())
         gr.HTML(BRAND, elem_id="brand", apply_default_css=False)
         with gr.Row(elem_id="bar", equal_height=True):
             self.checkpoint = gr.Dropdown(
@@ -68,103 +76,177 @@ class Page:
             )
             with gr.Column(scale=1, min_width=132, elem_id="go"):
                 self.run = gr.Button("Run", variant="primary", size="sm", elem_id="run")
-                self.count = gr.Markdown("", elem_id="count")
+                self.count = views.sentence(elem_id="count")
                 self.stop = gr.Button("Stop", size="sm", elem_id="stop")
             self.examples = gr.Dropdown(list(EXAMPLES), value=None, label="Examples", elem_id="examples", min_width=120)
-        self.problem = gr.Markdown("", elem_id="problem", elem_classes="problem")
+        self.problem = views.sentence(elem_id="problem", elem_classes="problem")
         self.spine = views.token_strip(
             {"empty": "Run a prompt to see its tokens.", "spine": True}, elem_id="spine", label="prompt"
         )
+        self.bar = Bar(self.checkpoint, self.prompt, quiet_state(), gr.State(""), {}, self.permits, self._reopened)
 
     def place(self, title: str) -> Place:
         """The place of one more tab."""
-        self.places[title] = Place(self.bench, self.checkpoint, self.prompt, self.linked, self.permits)
+        self.places[title] = Place(self.bench, title, self.bar)
         return self.places[title]
 
     def wire(self, demo: gr.Blocks, tabs: gr.Tabs) -> None:
         """Connect bar, strip and tabs, once all tabs are built."""
         dues = [place.due for place in self.places.values()]
-        states = [self.subject, self.selection, self.active]
-        asking = {
-            "fn": self._ask,
-            "inputs": [self.checkpoint, self.prompt, *states],
-            "outputs": [self.problem, self.count, self.spine, self.subject, *dues],
-            "show_progress": "minimal",
-            "show_progress_on": self.count,
-            "trigger_mode": "always_last",
-            **MODEL,
-        }
+        asked, states = self.bar.asked, [self.subject, self.selection, self.bar.active]
         quiet = {"show_progress": "hidden", "show_progress_on": self.count}
-        controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.linked}
+        controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.bar.linked}
         remember = {
             "fn": None,
             "inputs": list(controls.values()),
             "js": f"(...values) => workbench.remember({list(controls)!r}, values)",
         }
-        opened = demo.load(self._open, None, [self.active, self.selection, tabs, *controls.values()], **quiet)
-        opened.then(**asking).then(None, js=READY)
-        gr.on([self.run.click, self.checkpoint.select, self.prompt.submit], **asking).then(**remember)
-        exampled = self.examples.input(lambda text: text, self.examples, self.prompt)
-        for changed in (exampled, *[event for place in self.places.values() for event in place.asks]):
-            changed.then(**asking).then(**remember)
+        demo.load(self._open, None, [asked, self.bar.active, self.selection, tabs, *controls.values()], **quiet)
+        run = gr.on([self.run.click, self.prompt.submit], self._run, self.checkpoint, asked, **AT_ONCE)
+        opened = self.checkpoint.input(self._opened, [self.checkpoint, asked], asked, **AT_ONCE)
+        menus = [self.checkpoint, self.examples]
+        exampled = self.examples.change(self._exampled, menus, [self.prompt, self.examples, asked], **AT_ONCE)
+        for changed in (run, opened, exampled, *[event for place in self.places.values() for event in place.asks]):
+            changed.then(**remember)
+        asked.change(
+            self._ask,
+            [asked, self.checkpoint, self.prompt, *states],
+            [self.problem, self.count, self.spine, *states, *dues],
+            show_progress="minimal",
+            show_progress_on=self.count,
+            trigger_mode="always_last",
+            **MODEL,
+        ).then(None, js=READY)
         stops(self.stop, demo, self.permits, (QUEUE, DOWNLOADS))
-        gr.on([control.change for control in self.linked.values()], **remember)
+        gr.on([control.change for control in self.bar.linked.values()], **remember)
         counted = {"fn": self._count, "inputs": [self.checkpoint, self.prompt], "outputs": self.count}
         gr.on(
             [self.prompt.change, self.checkpoint.change], **counted, show_progress="hidden", trigger_mode="always_last"
         )
-        turned = tabs.select(self._turn, [*states, *dues], [self.active, *dues], **quiet)
+        turned = tabs.select(self._turn, [*states, *dues], [*states, *dues], **quiet)
         turned.then(None, js=TURNED)
-        self.spine.select(self._select, [*states, *dues], [self.selection, *dues], **quiet)
+        self.spine.select(self._select, [*states, *dues], [*states, *dues], **quiet)
 
     def _open(self, request: gr.Request) -> list[object]:
         """The page as its address describes it."""
         query = dict(request.query_params)
-        title = query["tab"] if query.get("tab") in self.places else next(iter(self.places))
-        chosen = {name: int(query[name]) for name in ("token", "layer", "head") if is_whole(query.get(name, ""))}
-        controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.linked}
+        subject, selection, title = self._addressed(request)
+        controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.bar.linked}
         values = [from_address(query[name], part) if name in query else gr.skip() for name, part in controls.items()]
-        return [title, Selection(**chosen), gr.Tabs(selected=title), *values]
+        return [self._run(subject.checkpoint, request), title, selection, gr.Tabs(selected=title), *values]
+
+    def _addressed(self, request: gr.Request) -> tuple[Subject, Selection, str]:
+        """What the page shows by its address: its prompt as it was run, what is selected, and the tab in sight."""
+        query = dict(request.query_params)
+        checkpoint = query.get("checkpoint", "")
+        subject = Subject(
+            checkpoint if checkpoint in self.bench.known else self.bench.default, query.get("prompt", EXAMPLES[0]), 1
+        )
+        chosen = {name: int(query[name]) for name in ("token", "layer", "head") if is_whole(query.get(name, ""))}
+        title = query["tab"] if query.get("tab") in self.places else next(iter(self.places))
+        return subject, Selection(**chosen), title
+
+    def _known(
+        self, request: gr.Request, subject: Subject, selection: Selection, active: str
+    ) -> tuple[Subject, Selection, str]:
+        """The states of a page, by its address where the server does not have them any more."""
+        return (subject, selection, active) if active else self._addressed(request)
+
+    def _reopened(self, title: str, request: gr.Request) -> Due | None:
+        """What a tab should show by the page's address; None if it is not in sight."""
+        subject, selection, active = self._addressed(request)
+        permit = self.permits.of_request(request)
+        return self.places[title].due_for(subject, selection, permit) if active == title else None
+
+    def _run(self, checkpoint: object, request: gr.Request) -> Asked:
+        """The prompt is asked for."""
+        return Asked(arrived(request.request), self.permits.of_request(request), checkpoint)
+
+    def _opened(self, checkpoint: object, asked: Asked | None, request: gr.Request) -> object:
+        """Ask for the prompt where another checkpoint is chosen; its menu tells of being left, too."""
+        before = self._addressed(request)[0].checkpoint if asked is None else asked.checkpoint
+        return gr.skip() if checkpoint == before else self._run(checkpoint, request)
+
+    def _exampled(self, checkpoint: object, example: object, request: gr.Request) -> list[object]:
+        """Ask for an example and empty the menu; nothing where none was chosen."""
+        return [example, None, self._run(checkpoint, request)] if example in EXAMPLES else [gr.skip()] * 3
 
     def _ask(
-        self, checkpoint: object, prompt: object, subject: Subject, selection: Selection, active: str
+        self,
+        asked: Asked | None,
+        checkpoint: object,
+        prompt: object,
+        subject: Subject,
+        selection: Selection,
+        active: str,
+        request: gr.Request,
     ) -> list[object]:
-        """Read the prompt, colour the strip, and make the tab in sight due."""
+        """Read the prompt, colour the strip, and make the tab in sight due, unless it is stopped before."""
+        permit = self.permits.of_request(request) if asked is None else asked.permit
+        subject, selection, active = self._known(request, subject, selection, active)
         try:
+            permit.check()
             with self.bench.turn():
-                opened = self.bench.read(checkpoint, prompt)
+                opened = self.bench.read(checkpoint, prompt, progress=lambda *_: permit.check())
                 if selection.token is not None and selection.token >= opened.ids.shape[1]:
                     selection = replace(selection, token=None)
                 strip = surprisal_strip(opened, selection)
+            permit.check()
         except MENDABLE as error:
-            return [message(error), *[gr.skip()] * (3 + len(self.places))]
+            return [message(error), *[gr.skip()] * (5 + len(self.places))]
         subject = Subject(opened.checkpoint, opened.prompt, subject.run + 1)
-        return ["", counted(opened.ids.shape[1]), strip, subject, *self._dues(active, subject, selection)]
+        dues = self._dues(active, subject, selection, permit)
+        return ["", counted(opened.ids.shape[1]), strip, subject, selection, active, *dues]
 
-    def _dues(self, active: str, subject: Subject, selection: Selection, *before: object) -> list[object]:
+    def _dues(
+        self, active: str, subject: Subject, selection: Selection, permit: Permit, *before: object
+    ) -> list[object]:
         """The tabs' states: a new one for the tab in sight if it has something new to show."""
-        due = self.places[active].due_for(subject, selection)
+        due = self.places[active].due_for(subject, selection, permit)
         old = dict(zip(self.places, before, strict=True)) if before else {}
         return [due if title == active and old.get(title) != due else gr.skip() for title in self.places]
 
     def _turn(
-        self, event: gr.SelectData, subject: Subject, selection: Selection, _: str, *before: object
+        self,
+        event: gr.SelectData,
+        request: gr.Request,
+        subject: Subject,
+        selection: Selection,
+        active: str,
+        *before: object,
     ) -> list[object]:
         """Another tab comes into sight."""
-        return [event.value, *self._dues(event.value, subject, selection, *before)]
+        subject, selection, active = self._known(request, subject, selection, active)
+        active = event.value if event.value in self.places else active
+        return self._shown(request, subject, selection, active, *before)
 
     def _select(
-        self, event: gr.EventData, subject: Subject, selection: Selection, active: str, *before: object
+        self,
+        event: gr.EventData,
+        request: gr.Request,
+        subject: Subject,
+        selection: Selection,
+        active: str,
+        *before: object,
     ) -> list[object]:
         """A token, layer or head was chosen somewhere."""
-        found = {name: event._data.get(name) for name in ("token", "layer", "head")}
+        subject, selection, active = self._known(request, subject, selection, active)
+        found = {name: (event._data or {}).get(name) for name in ("token", "layer", "head")}
         selection = replace(selection, **{name: value for name, value in found.items() if isinstance(value, int)})
-        return [selection, *self._dues(active, subject, selection, *before)]
+        return self._shown(request, subject, selection, active, *before)
 
-    def _count(self, checkpoint: object, prompt: object) -> str:
+    def _shown(
+        self, request: gr.Request, subject: Subject, selection: Selection, active: str, *before: object
+    ) -> list[object]:
+        """The states of a page that shows this from now on."""
+        permit = self.permits.of_request(request)
+        return [subject, selection, active, *self._dues(active, subject, selection, permit, *before)]
+
+    def _count(self, checkpoint: object, prompt: object, request: gr.Request) -> str:
         """How many tokens the prompt has."""
+        permit = self.permits.of_request(request)
         try:
-            return counted(self.bench.count(checkpoint, prompt))
+            return counted(self.bench.count(checkpoint, prompt, progress=lambda *_: permit.check()))
         except MENDABLE as error:
             return message(error)
 
@@ -172,11 +254,6 @@ class Page:
 def counted(tokens: int) -> str:
     """A number of tokens in words."""
     return f"{tokens:,} token{'' if tokens == 1 else 's'}"
-
-
-def is_whole(text: str) -> bool:
-    """Whether a text is a whole number of a size that a page may mean."""
-    return text.isascii() and text.isdecimal() and len(text) < 17
 
 
 def from_address(text: str, component: Component) -> object:

@@ -13,6 +13,7 @@ from workbench.errors import WorkbenchError
 from workbench.tabs.bench import MOST_TOKENS, Bench, Opened, most_tokens
 from workbench.tabs.calls import Call, Ids, Model, Tokenizer, Tokens, result
 from workbench.tabs.edit_lines import edit_calls
+from workbench.text import is_whole
 from workbench.views.text_page import text_page
 
 MOST_NEW = 512
@@ -110,7 +111,7 @@ def start_of(bench: Bench, opened: Opened, branch: str) -> list[int]:
         return prompt
     kept, _, others = branch.partition(":")
     numbers = [kept, *others.split(".")]
-    if not all(number.isascii() and number.isdigit() for number in numbers) or int(kept) > len(prompt):
+    if not all(is_whole(number) for number in numbers) or int(kept) > len(prompt):
         raise WorkbenchError(f"{branch[:40]!r} names no text to go on from; that looks like {len(prompt)}:5.17")
     return checked_ids(bench, opened.checkpoint, [*prompt[: int(kept)], *map(int, numbers[1:])])
 

@@ -80,8 +80,8 @@ def build(place: Place) -> None:
     place.link("moment", moment)
     view = views.attention_view(elem_id="through")
     place.shows(head_through_training, inputs=[moment], outputs=[view, player])
-    place.asks.append(place.on(panel.tools.select, clicked, outputs=[moment, place.checkpoint]))
-    place.asks.append(place.on(opened.click, checkpoint_at, inputs=[moment], outputs=[place.checkpoint]))
+    place.runs(panel.tools.select, clicked, outputs=[moment, place.checkpoint])
+    place.runs(opened.click, checkpoint_at, inputs=[moment], outputs=[place.checkpoint])
 
 
 def fetch(bench: Bench, due: Due, times: int, progress: Progress | None = None) -> Iterator[int]:

@@ -5,7 +5,7 @@ Their templates are fixed and their scripts build the page with `textContent`, s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,20 @@ def tools(value: Mapping[str, Any] | None = None, *, elem_id: str) -> gr.HTML:
 def player(value: Mapping[str, Any], *, elem_id: str) -> gr.HTML:
     """A button that moves a slider along by itself, and the name of where it stands; see player.js."""
     return _component("player", value, elem_id=elem_id, label="play")
+
+
+def sentence(value: str = "", *, elem_id: str | None = None, elem_classes: str | Sequence[str] = ()) -> gr.HTML:
+    """A sentence as plain text, nothing of which is read as markup: errors may quote what came in a link."""
+    import gradio as gr
+
+    return gr.HTML(
+        value,
+        html_template=" ",
+        js_on_load=asset("sentence.js"),
+        apply_default_css=False,
+        elem_id=elem_id,
+        elem_classes=[elem_classes] if isinstance(elem_classes, str) else list(elem_classes),
+    )
 
 
 def asset(name: str) -> str:
