@@ -14,6 +14,7 @@ LEVELS = {
     "workbench.guard": 5,
     "workbench.logins": 2,
     "workbench.command_line": 5,
+    "workbench.page_options": 5,
     "workbench.report": 4,
     "workbench.tabs": 4,
     "workbench.generation": 3,
@@ -24,11 +25,15 @@ LEVELS = {
     "workbench.tiny_olmo": 3,
     "workbench.results": 2,
     "workbench.text": 2,
+    "workbench.disk_cache": 2,
+    "workbench.whole_files": 2,
+    "workbench.streams": 2,
     "workbench.errors": 2,
     "workbench.mendable": 2,
     "workbench.progress": 2,
     "workbench.choices": 0,
     "workbench.imports": 0,
+    "workbench.interrupts": 0,
     "hooks": 1,
 }
 ONLY_IN = {

@@ -718,7 +718,7 @@ def test_help_explains_every_option(monkeypatch, capsys):
 
 
 def test_an_unknown_series_is_said(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["app.py", "--series", "no/such/series/here"])
+    monkeypatch.setattr(sys, "argv", ["app.py", "--series", "no/such/series/here", "--port", "0"])
     with pytest.raises(SystemExit, match="no series 'no/such/series/here'"):
         app.main()
 

@@ -15,11 +15,12 @@ from small_series import PROMPT, small_bench
 from workbench import checkpoints
 from workbench.errors import WorkbenchError
 from workbench.plots import plot, same_colours
+from workbench.report import as_csv, report_of
 from workbench.results import Measures
 from workbench.tabs import TABS, attribution, compare, hidden_states, shell, training
 from workbench.tabs.bench import Bench, Selection, Subject, amount, label
 from workbench.tabs.calls import Model, Stream, Tokens, code, result
-from workbench.tabs.panel import Panel, as_csv, as_strip, definition, keep
+from workbench.tabs.panel import Panel, as_strip, definition, keep
 from workbench.tabs.pictures import Ask, map_call
 from workbench.tabs.place import Due, guarded
 
@@ -117,7 +118,7 @@ def test_every_result_says_where_it_comes_from_and_its_csv_is_exact(bench, due, 
         kinds = {type(source) for source in call.sources()}
         assert (Tokens in kinds) <= ("tokens" in shown.provenance) and (Model in kinds) <= ("dtype" in shown.provenance)
         path = tmp_path / "view.csv"
-        path.write_text(as_csv(shown))
+        path.write_text(as_csv(report_of(shown)))
         lines = path.read_text().splitlines()
         read = pd.read_csv(path, skiprows=int(lines[0].split("skiprows=")[1].rstrip(")")))
         expected = shown.table().select_dtypes(np.float32)

@@ -230,5 +230,5 @@ def test_references_are_kept_within_bounds(series, cache, monkeypatch, tokens):
     run, counts = checkpoints.main_run(series), []
     for text in (tokens, tokens.flip(1), tokens):
         assert trajectory(run, metrics.kl_to_last(text), cache=cache).values[0, -1] == 0
-        counts.append(len(list(cache.rglob("output.pkl"))))
+        counts.append(len(list(cache.rglob("*.pickle"))))
     assert counts == [counts[0]] * 3

@@ -6,6 +6,12 @@ not understood; 130 interrupted.
 
 import sys
 
-from workbench.command_line import main
+from workbench.interrupts import exit_on_interrupt
 
+exit_on_interrupt()
+
+from workbench.command_line import main  # noqa: E402 - takes longer to import
+from workbench.streams import prepare_streams  # noqa: E402
+
+prepare_streams()
 sys.exit(main())

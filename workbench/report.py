@@ -4,21 +4,27 @@ The page stands alone: plotly.js is inside it, once, and nothing is fetched.
 """
 
 import html
+import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from importlib.metadata import version
+from itertools import repeat
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from workbench.plots import plot
 from workbench.results import Result
 
+CSV_NOTE = (
+    "# texts are exact; one that begins with = + - or @ is no formula: import these columns as text into a spreadsheet"
+)
 ROWS = 40  # of a table that are shown on a terminal
 WIDTH = 100  # of its lines there, in characters
 PAGE_ROWS = 200  # … and on the page
@@ -118,12 +124,62 @@ def is_words(column: pd.Series) -> bool:
     return not pd.api.types.is_numeric_dtype(column)
 
 
+def report_of(found: Result) -> Report:
+    """A report of one result: what the page exports of a view."""
+    return Report(found.title, [Section(found.title, found.table(), pictures=[found])], found.provenance)
+
+
 def as_csv(report: Report) -> str:
-    """Every number of every section, whole; where there are several sections, a column says which."""
+    """Every number of every section, after lines with `#` that say where they come from.
+
+    Numbers have the digits that tell them apart in their own precision. Every text is in double quotes, exactly as it
+    is, so that `#`, commas and line breaks in tokens are safe; what is not defined is empty. Where there are several
+    sections, a column says which. To read all of it back exactly:
+    `pandas.read_csv(file, comment="#", keep_default_na=False, na_values=[""], float_precision="round_trip")`.
+
+    Texts that begin with `=`, `+`, `-` or `@` stay as they are, since they are common tokens: exactness goes before
+    safety in spreadsheets, which take them for formulas, and the file's head says so.
+    """
+    lines = [f"# {name}: {one_line(str(value))}" for name, value in report.provenance.items()]
+    head = [f"# read with pandas.read_csv(file, skiprows={len(lines) + 2})", CSV_NOTE, *lines]
     tables = [section.table for section in report.sections]
     if len(tables) > 1:
         tables = [t.assign(section=s.title)[["section", *t]] for s, t in zip(report.sections, tables, strict=True)]
-    return pd.concat(tables, ignore_index=True).to_csv(index=False)
+    names = list(dict.fromkeys(name for table in tables for name in table))
+    rows = [row for table in tables for row in csv_rows(table, names)]
+    return "\n".join([*head, ",".join(map(csv_name, names)), *rows]) + "\n"
+
+
+def csv_rows(table: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
+    """The rows of a table with these columns, those that it lacks empty."""
+    columns = (csv_cells(table[name]) if name in table else repeat("", len(table)) for name in names)
+    return map(",".join, zip(*columns, strict=True))
+
+
+def csv_cells(column: pd.Series) -> list[str]:
+    """A column as it stands in a CSV file."""
+    if pd.api.types.is_float_dtype(column):
+        return ["" if number != number else str(number) for number in column.to_numpy()]
+    codes, distinct = pd.factorize(column, use_na_sentinel=False)
+    return np.array([csv_cell(cell) for cell in distinct], dtype=object)[codes].tolist()
+
+
+def csv_cell(cell: object) -> str:
+    """Texts in double quotes, other things as they print, and nothing where nothing is defined."""
+    if isinstance(cell, str):
+        return '"' + cell.replace('"', '""') + '"'
+    return "" if pd.isna(cell) else str(cell)
+
+
+def csv_name(name: str) -> str:
+    """A column's name, in double quotes where it needs them."""
+    return csv_cell(name) if set(name) & set('",#\r\n') else name
+
+
+def one_line(text: str) -> str:
+    """A text on one line: itself, or in JSON where its white space or a quote would be misread."""
+    is_plain = text == " ".join(text.split()) and ',"' not in text
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
 
 
 def as_html(report: Report) -> str:

@@ -25,12 +25,12 @@ from workbench.errors import WorkbenchError
 from workbench.guard import BROKEN, Guard, trusted_hosts
 from workbench.logins import Logins
 from workbench.mendable import MENDABLE
-from workbench.report import Report, Section, as_html
+from workbench.report import as_csv, as_html, report_of
 from workbench.results import Result
 from workbench.tabs import TABS, shell, texts
 from workbench.tabs.bench import Bench
 from workbench.tabs.calls import Call, code, result
-from workbench.tabs.panel import as_csv, definition, keep
+from workbench.tabs.panel import definition, keep
 from workbench.tabs.pictures import Ask, checked, head_cells, head_picture, map_call, thumbnails, whole_page
 from workbench.tabs.place import log, message
 from workbench.views.pixels import Picture
@@ -145,15 +145,14 @@ def add_exports(app: FastAPI, bench: Bench) -> None:
 
     @app.get("/data/export/{key}.csv")
     def export_csv(key: str) -> Response:
-        return attachment(as_csv(offered(bench, key)), "csv", "text/csv")
+        return attachment(as_csv(report_of(offered(bench, key))), "csv", "text/csv")
 
     @app.get("/data/export/{key}.html")
     def export_page(key: str) -> Response:
         found = offered(bench, key)
         if bench.offered[key].show is text_page:
             return attachment(text_page(found).page, "html", "text/html")
-        section = Section(found.title, found.table(), pictures=[found])
-        return attachment(as_html(Report(found.title, [section], found.provenance)), "html", "text/html")
+        return attachment(as_html(report_of(found)), "html", "text/html")
 
 
 def refuse(request: Request, error: Exception) -> JSONResponse:

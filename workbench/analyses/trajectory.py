@@ -26,6 +26,7 @@ from hooks import OlmoForCausalLM
 from workbench import checkpoints
 from workbench.analyses.common import head_name
 from workbench.checkpoints import Checkpoint, Weights
+from workbench.disk_cache import DiskCache
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.results import Curves, Grid, Measures, Scores
@@ -38,6 +39,8 @@ Value = float | Tensor | np.ndarray | Mapping[str, float] | Scores | Grid | Curv
 
 
 Made = TypeVar("Made")
+Measured = tuple[dict[str, float], bool]
+"""The numbers of one checkpoint by line, and whether the cache holds them now, if one was given."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def trajectory(
     `joblib.parallel_config` has set; they give the same numbers. On a cluster that shares the checkpoints' folder and
     the cache: `client = distributed.Client(address)`, then `executor="dask", workers=n` (Ray by
     `ray.util.joblib.register_ray()` and "ray"). `cache` is a folder, None to keep nothing. To cancel, `progress`
-    raises; what was measured until then stays in the cache.
+    raises; what was measured until then stays in the cache. Where the cache cannot be written (read-only, full, a
+    file), nothing is kept; a warning says so, and the result's provenance as its "warning".
     Errors: WorkbenchError if the axis is unknown at a checkpoint, two checkpoints lie at one step, the metric returns
     names that differ between checkpoints, or a checkpoint cannot be loaded.
     """
@@ -108,11 +112,15 @@ def trajectory(
     metric = metric if isinstance(metric, Metric) else of_model(metric)
     if progress is not None:
         progress(0.0, f"{metric.name} of {len(run)} checkpoints")
-    task = functools.partial(_measure, run, metric, loading, cache, _reference(run, metric, loading, cache))
+    store = None if cache is None else DiskCache(Path(cache).expanduser())
+    task = functools.partial(_measure, run, metric, loading, store, _reference(run, metric, loading, store))
     found: dict[int, dict[str, float]] = {}
+    problems = {}
     with closing(_all(task, len(run), executor, workers)) as results:  # closed at once, so that workers stop
-        for index, values in results:
+        for index, (values, is_kept) in results:
             found[index] = values
+            if not is_kept:
+                problems["warning"] = f"the cache {cache} cannot be written: what was measured is not kept"
             if progress is not None:
                 progress(len(found) / len(run), f"{metric.name}: {len(found)} of {len(run)} checkpoints")
     lines = list(found[0])
@@ -121,6 +129,8 @@ def trajectory(
         raise WorkbenchError(
             f"{metric.name} has other names at {odd[0]} than at {run[0].id}: {', '.join(lines[:4])}, …"
         )
+    for sentence in problems.values():
+        warnings.warn(sentence, stacklevel=2)
     return Curves(
         [[found[index][line] for index in range(len(run))] for line in lines],
         lines,
@@ -132,6 +142,7 @@ def trajectory(
         title=f"{metric.name[0].upper()}{metric.name[1:]}, along {run[0].name}",
         value_name=metric.name,
         unit=metric.unit,
+        provenance=problems,
     )
 
 
@@ -172,9 +183,7 @@ def _place(checkpoint: Checkpoint, axis: str) -> int:
     return place
 
 
-def _all(
-    task: Callable[[int], dict[str, float]], count: int, executor: str, workers: int
-) -> Generator[tuple[int, dict[str, float]]]:
+def _all(task: Callable[[int], Measured], count: int, executor: str, workers: int) -> Generator[tuple[int, Measured]]:
     """Each index with its result, as they come."""
     if executor == "serial":
         yield from ((index, task(index)) for index in range(count))
@@ -194,7 +203,7 @@ def _all(
             results.close()
 
 
-def _numbered(task: Callable[[int], dict[str, float]], index: int) -> tuple[int, dict[str, float]]:
+def _numbered(task: Callable[[int], Measured], index: int) -> tuple[int, Measured]:
     return index, task(index)
 
 
@@ -202,10 +211,10 @@ def _measure(
     run: Sequence[Checkpoint],
     metric: Metric,
     loading: Loading,
-    cache: str | Path | None,
+    store: DiskCache | None,
     reference: tuple[str, Callable[[], Any]] | None,
     index: int,
-) -> dict[str, float]:
+) -> Measured:
     """The metric at one checkpoint, from the cache or made now."""
     weights = _open(run[index])
     previous = _open(run[index - 1]) if metric.reads == "weights" and index else None
@@ -219,27 +228,29 @@ def _measure(
             value = metric.function(loading(run[index]), **metric.arguments, **given)
         return named_values(value, metric.name)
 
-    if cache is None:
-        return make()
+    if store is None:
+        return make(), True
     depends = (_mark(weights), _mark(previous) if previous else None, reference[0] if reference else None)
-    return _keeper(cache)(joblib.hash((_key(metric), repr(loading), depends)), make)
+    return store.kept(joblib.hash((_key(metric), repr(loading), depends)), make)
 
 
 def _reference(
-    run: Sequence[Checkpoint], metric: Metric, loading: Loading, cache: str | Path | None
+    run: Sequence[Checkpoint], metric: Metric, loading: Loading, store: DiskCache | None
 ) -> tuple[str, Callable[[], Any]] | None:
     """What the metric's reference depends on, and how to get it: it is made here, and read when it is needed."""
     if metric.reference is None:
         return None
     at = run[metric.reference_at]
     mark, make = _mark(_open(at)), functools.partial(_refer, metric.reference, metric.arguments, loading, at)
-    if cache is None:
+    if store is None:
         return mark, functools.partial(_same, make())
     key = joblib.hash(("reference", _key(metric.reference), _key(metric.arguments), repr(loading), mark))
-    if not _keeper(cache).check_call_in_cache(key, make):
-        _keeper(cache)(key, make)
-        joblib.Memory(cache, verbose=0).reduce_size(bytes_limit=MOST_CACHED)  # references are large; others are not
-    return mark, functools.partial(_keeper(cache), key, make)
+    if not store.holds(key):
+        value, is_kept = store.kept(key, make)
+        if not is_kept:
+            return mark, functools.partial(_same, value)
+        store.shrink(MOST_CACHED)  # references are large; others are not
+    return mark, functools.partial(_value, store, key, make)
 
 
 def _refer(
@@ -252,13 +263,8 @@ def _same(value: Made) -> Made:
     return value
 
 
-def _keeper(cache: str | Path) -> joblib.memory.MemorizedFunc:
-    """A function of a key and a maker: what the maker returned when the key was first seen."""
-    return joblib.Memory(cache, verbose=0).cache(_made, ignore=["make"])
-
-
-def _made(key: str, make: Callable[[], Made]) -> Made:
-    return make()
+def _value(store: DiskCache, key: str, make: Callable[[], Made]) -> Made:
+    return store.kept(key, make)[0]
 
 
 def _open(checkpoint: Checkpoint) -> Weights:

@@ -18,6 +18,8 @@ from types import ModuleType
 
 from workbench.errors import WorkbenchError
 from workbench.imports import uncollected
+from workbench.interrupts import INTERRUPTED, unwound_on_interrupt
+from workbench.streams import check_output, complain, show, tell
 
 COMMANDS = ("generate", "attention", "lens", "compare", "trajectory", "check")
 PROGRAM = ("python", "-m", "workbench")
@@ -27,17 +29,42 @@ CODES = "exit codes: 0 fine; 1 it cannot be done (the reason is on stderr) or a 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, print its tables, write its files; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    args = parser(given).parse_args(given)
     try:
-        report = imported(args.command).run(args)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if not isinstance(error, WorkbenchError) and not isinstance(error, mendable()):
-            raise
-        print(f"\r{error}", file=sys.stderr)
+        check_output()
+        return run(understood(given), [*PROGRAM, *given])
+    except (WorkbenchError, OSError) as error:  # what the operating system refuses, whoever runs this can mend
+        complain(error)
         return 1
-    imported("output").write(report, args, [*PROGRAM, *given])
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if not isinstance(error, mendable()):
+            raise
+        complain(error)
+        return 1
+
+
+def understood(given: Sequence[str]) -> argparse.Namespace:
+    """The arguments. Errors: WorkbenchError for one that is no text; SystemExit for help, or if they make no sense."""
+    for word in given:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise WorkbenchError(f"the argument {word!a} is no text in {sys.getfilesystemencoding()}") from error
+    try:
+        return parser(given).parse_args(given)
+    finally:  # help and usage have been printed
+        tell()
+        show()
+
+
+def run(args: argparse.Namespace, command: Sequence[str]) -> int:
+    """Run a command, where its results can be written; returns the exit code."""
+    output = imported("output")
+    output.check(args)
+    with unwound_on_interrupt():
+        report = imported(args.command).run(args)
+        output.write(report, args, command)
     return 0 if report.ok else 1
 
 

@@ -8,7 +8,16 @@ from torch import Tensor
 
 from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.head_atlas import head_atlas
-from workbench.command_line.common import Opened, add_loading_arguments, add_prompt, bar, opened, prompt_of
+from workbench.command_line.common import (
+    Opened,
+    add_loading_arguments,
+    add_prompt,
+    add_seed,
+    bar,
+    checked_seed,
+    opened,
+    prompt_of,
+)
 from workbench.errors import WorkbenchError
 from workbench.report import Report, Section
 from workbench.results import Maps, Measures
@@ -41,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="L2H1",
         help="a head to look at, repeatable (the first by --by)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random text that induction is measured on (0)")
+    add_seed(parser, "of the random text that induction is measured on")
     add_loading_arguments(parser)
 
 
@@ -55,10 +64,10 @@ def head(name: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> Report:
     """A row a head with its scores, and what each query of the chosen heads looks at most."""
-    subject = opened(args, args.checkpoint)
+    seed, subject = checked_seed(args), opened(args, args.checkpoint)
     text = prompt_of(args)
     tokens = subject.tokens(text)
-    atlas = head_atlas(subject.model, tokens, seed=args.seed, progress=bar(args))
+    atlas = head_atlas(subject.model, tokens, seed=seed, progress=bar(args))
     ranked = ranking(atlas, args.by)
     best = ranked.iloc[0]
     looked_at = args.head or [(int(best["layer"]), int(best["head"]))]

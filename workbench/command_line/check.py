@@ -3,7 +3,7 @@
 import argparse
 
 from workbench import checkpoints
-from workbench.command_line.common import add_loading_arguments, full_id, load, provenance
+from workbench.command_line.common import add_loading_arguments, add_seed, checked_seed, full_id, load, provenance
 from workbench.report import Report, Section, dtype_name
 
 EXAMPLES = """
@@ -16,14 +16,14 @@ EXAMPLES = """
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A checkpoint, and a seed."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="name@revision, or a folder")
-    parser.add_argument("--seed", type=int, default=0, help="of the random tokens it runs over (0)")
+    add_seed(parser, "of the random tokens it runs over")
     add_loading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
     """A row a check, those that failed first."""
-    model, tokenizer = load(args, args.checkpoint)
-    found = checkpoints.check(model, tokenizer, seed=args.seed).sort_values("ok", kind="stable")
+    seed, (model, tokenizer) = checked_seed(args), load(args, args.checkpoint)
+    found = checkpoints.check(model, tokenizer, seed=seed).sort_values("ok", kind="stable")
     shown = found.assign(ok=found["ok"].map({True: "ok", False: "FAILED"}))[["ok", "check", "detail"]]
     failed = int((~found["ok"]).sum())
     title = f"{failed} of {len(found)} checks failed" if failed else f"All {len(found)} checks passed"

@@ -1,7 +1,6 @@
 """What the commands share: arguments, a checkpoint opened, a text read, and progress."""
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,9 @@ from workbench.choices import BITS, DTYPES
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, tqdm_progress
 from workbench.report import dtype_name, versions
+from workbench.streams import standard_input
+
+LAST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,32 @@ def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantize", choices=list(BITS), help="linear layers by bitsandbytes")
 
 
+def add_seed(parser: argparse.ArgumentParser, use: str) -> None:
+    """What makes chance the same again."""
+    parser.add_argument("--seed", type=whole, default=0, help=f"{use} (0)")
+
+
+def whole(text: str) -> int:
+    """A whole number. Of one with many digits the first, since it is out of any range anyway."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text[:30])
+
+
 def positive(text: str) -> int:
     """A whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
+    number = whole(text)
+    if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
-    return int(text)
+    return number
+
+
+def checked_seed(args: argparse.Namespace) -> int:
+    """The seed. Errors: WorkbenchError for one that no random generator takes."""
+    if not 0 <= args.seed <= LAST_SEED:
+        raise WorkbenchError(f"seed is {args.seed}; it should be a whole number from 0 to {LAST_SEED:,}")
+    return args.seed
 
 
 def bar(args: argparse.Namespace) -> Progress | None:
@@ -113,19 +136,18 @@ def full_id(checkpoint: str) -> str:
 def read_text(source: str | None) -> str:
     """The text of a file or of standard input; without either, the built-in sample.
 
-    Errors: WorkbenchError if there is no such file, or it holds no text.
+    Errors: WorkbenchError if it cannot be read, or holds no text.
     """
     if source is None:
         return SAMPLE_TEXT
     if source == "-":
-        return sys.stdin.read()
-    path = Path(source)
-    if not path.is_file():
-        raise WorkbenchError(f"no file {source}")
+        return standard_input()
     try:
-        return path.read_text(encoding="utf-8")
+        return Path(source).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise WorkbenchError(f"{source} is no text in UTF-8") from error
+    except OSError as error:
+        raise WorkbenchError(f"no file {source} to read: {error.strerror}") from error
 
 
 def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
@@ -135,7 +157,7 @@ def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
 
 def prompt_of(args: argparse.Namespace) -> str:
     """The text given on the command line, or on standard input."""
-    return sys.stdin.read() if args.prompt == "-" else args.prompt
+    return standard_input() if args.prompt == "-" else args.prompt
 
 
 def provenance(args: argparse.Namespace, first: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import argparse
 
 import pandas as pd
 
-from workbench.command_line.common import add_loading_arguments, add_prompt, bar, opened, positive, prompt_of
+from workbench.command_line.common import add_loading_arguments, add_prompt, add_seed, bar, opened, positive, prompt_of
 from workbench.generation import Written, generate
 from workbench.report import Report, Section
 from workbench.results import Curves
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token (0.7)")
     parser.add_argument("--top-p", type=float, default=1.0, help="draw from the fewest tokens that hold this share (1)")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0 from all (0)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+    add_seed(parser, "of the draw")
     add_loading_arguments(parser)
 
 

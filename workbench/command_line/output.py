@@ -1,22 +1,27 @@
 """Where a command's report goes: to the terminal, into a table, onto a page."""
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from workbench.errors import WorkbenchError
 from workbench.report import Report, as_csv, as_html, as_text
+from workbench.streams import show
+from workbench.whole_files import check_writable, is_same_file, whole_file
+
+PRINTED = Path("-")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where results go besides the terminal."""
-    parser.add_argument(
-        "--csv", type=output_file, metavar="FILE", help="write every number; - prints them, and no tables"
-    )
-    parser.add_argument("--html", type=output_file, metavar="FILE", help="write a page with pictures that stands alone")
+    for name, use in (
+        ("--csv", "write every number; - prints them, and no tables"),
+        ("--html", "write a page with pictures that stands alone; - prints it"),
+    ):
+        parser.add_argument(name, type=Path, metavar="FILE", help=use)
     parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
@@ -25,30 +30,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def output_file(name: str) -> Path:
-    """A file that can be written, or `-`; said before anything is computed."""
-    path = Path(name)
-    if name == "-":
-        return path
-    if not path.parent.is_dir() or path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{name} cannot be written")
-    return path
+def check(args: argparse.Namespace) -> None:
+    """Errors: WorkbenchError for a file that cannot be written, or that is given twice; before anything is computed."""
+    if args.csv and args.html and is_same_file(args.csv, args.html):
+        raise WorkbenchError(f"--csv {args.csv} and --html {args.html} are one file; give two")
+    for path in files(args):
+        try:
+            check_writable(path)
+        except OSError as error:
+            raise refused(path, error) from error
+
+
+def files(args: argparse.Namespace) -> list[Path]:
+    """The files to write."""
+    return [path for path in (args.csv, args.html) if path not in (None, PRINTED)]
+
+
+def refused(path: Path, error: OSError) -> WorkbenchError:
+    """What to say of a file that cannot be written."""
+    return WorkbenchError(f"{path} cannot be written: {error.strerror or error}")
 
 
 def write(report: Report, args: argparse.Namespace, command: Sequence[str]) -> None:
-    """Print a report and write its files; it says which command made it."""
+    """Write a report's files, and print it; it says which command made it.
+
+    Errors: WorkbenchError for what cannot be written: a file that was there is then as it was.
+    """
     report = replace(report, provenance={"command": shlex.join(command), **report.provenance})
-    if args.html:
-        args.html.write_text(as_html(report), encoding="utf-8")
-    if args.csv and args.csv != Path("-"):
-        args.csv.write_text(as_csv(report), encoding="utf-8")
-    show(as_csv(report) if args.csv == Path("-") else as_text(report) + "\n")
+    printed = as_text(report) + "\n"
+    for path, text_of in ((args.csv, as_csv), (args.html, as_html)):
+        if path == PRINTED:
+            printed = text_of(report)
+        elif path is not None:
+            write_file(path, text_of(report))
+    show(printed)
 
 
-def show(text: str) -> None:
-    """Print to a reader who may stop reading early, as `head` does."""
+def write_file(path: Path, text: str) -> None:
+    """A text as a file in UTF-8, whole or not at all. Errors: WorkbenchError."""
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        with whole_file(path) as file:
+            file.write(text.encode(errors="backslashreplace"))
+    except OSError as error:
+        raise refused(path, error) from error

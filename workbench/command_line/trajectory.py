@@ -135,6 +135,7 @@ def run(args: argparse.Namespace) -> Report:
     origin = {"series": args.series, "checkpoints": len(series), "first": series[0].id, "last": series[-1].id}
     origin |= {"dtype": loading(args).dtype or "of the files", "rows": f"{tokens.shape[0]} of {tokens.shape[1]}"}
     origin |= {"text": args.text or "the built-in page"}
+    origin |= {name: value for curve in curves.values() for name, value in curve.provenance.items()}
     return Report(f"{args.series} along its training", sections, provenance(args, origin))
 
 
@@ -144,9 +145,9 @@ def _measured(series: list[Checkpoint], metric: Metric, args: argparse.Namespace
         metric,
         axis=args.axis,
         loading=loading(args),
-        cache=None if args.cache == "none" else args.cache,
+        cache=None if args.cache in ("none", "") else args.cache,
         executor="serial" if args.workers == 1 else "loky",
-        workers=args.workers,
+        workers=min(args.workers, len(series)),
         progress=bar(args),
     )
 

@@ -109,7 +109,7 @@ class Panel:
         about = {
             "panel": self._id,
             "title": view.title or found.title,
-            "note": view.note,
+            "note": noted(view, found),
             "wide": is_wide(found),
             "chooses": dict(view.chooses),
             "pick": None if view.pick is None else asdict(view.pick),
@@ -118,6 +118,12 @@ class Panel:
             "definition": definition(view.call),
         }
         return [picture, about]
+
+
+def noted(view: View, found: Result) -> str:
+    """How a picture is read, and what the analysis warns of."""
+    warning = found.provenance.get("warning")
+    return view.note if warning is None else f"{view.note} Warning: {warning}."
 
 
 def is_wide(found: Result) -> bool:
@@ -171,10 +177,3 @@ def keep(bench: Bench, call: Call) -> str:
     while len(bench.offered) > 256:
         bench.offered.popitem(last=False)
     return key
-
-
-def as_csv(found: Result) -> str:
-    """A result's table with exact floats, after lines that say where it comes from."""
-    lines = [f"# {name}: {' '.join(str(value).split())}" for name, value in found.provenance.items()]
-    head = f"# read with pandas.read_csv(file, skiprows={len(lines) + 1})"
-    return "\n".join([head, *lines]) + "\n" + found.table().to_csv(index=False, float_format="%.9g")

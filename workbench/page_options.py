@@ -1,0 +1,45 @@
+"""The options of `python app.py`. Little is imported here, so that help and mistakes are answered at once."""
+
+import argparse
+import math
+import socket
+
+from workbench.choices import BITS, DTYPES, LOOPBACK
+from workbench.streams import sentence
+
+EXAMPLES = """A series is tiny-olmo, a folder with one sub-folder a step, or a hub repository; nothing else is opened:
+  python app.py --series allenai/OLMo-2-1124-7B --dtype bfloat16 --quantize nf4 --device cuda"""
+
+MOST_THREADS = 1024
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    option = parser.add_argument
+    option("--series", nargs="+", default=["tiny-olmo"], metavar="NAME", help="tiny-olmo if not given")
+    option("--checkpoint", metavar="ID", help="name@revision to open first; the last of the series if not given")
+    option("--dtype", choices=DTYPES, help="float32 on a CPU, else the files' own")
+    option("--device", help="cpu if not given; cuda, cuda:1, …")
+    option("--quantize", choices=list(BITS), help="linear layers in 4 bits (nf4, 4bit) or 8, by bitsandbytes")
+    option("--memory", type=float, metavar="GB", help="for loaded models; three quarters of what is free if not given")
+    option("--threads", type=int, help="of torch; its own choice if not given")
+    option("--host", default="127.0.0.1", help="another than this machine's own (the default) needs --auth")
+    option("--port", type=int, default=7860, help="7860 if not given")
+    option("--auth", metavar="NAME:PASSWORD", help="a login that every request must carry")
+    return parser.parse_args()
+
+
+def problem_of(args: argparse.Namespace) -> str | None:
+    """What is wrong with the options, as far as that can be said before torch is imported."""
+    if (args.auth or args.host not in LOOPBACK) and not all((args.auth or "").partition(":")):
+        return f"--host {args.host} with --auth {args.auth}: others are let in with --auth NAME:PASSWORD only"
+    if args.memory is not None and not 0 < args.memory < math.inf:
+        return f"--memory {args.memory:g}: it should be a number of GB above 0"
+    if args.threads is not None and not 0 < args.threads <= MOST_THREADS:
+        return f"--threads {args.threads}: it should be a number from 1 to {MOST_THREADS:,}"
+    try:
+        family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+        socket.create_server((args.host, args.port), family=family).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        return f"--host {args.host} --port {args.port}: nothing can be served there: {sentence(error)}"
+    return None

@@ -1,0 +1,55 @@
+"""Files that are written whole or not at all."""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write; when the block ends it takes the place of `path`, and when the block fails it goes.
+
+    It has another name in the same folder until then, and the permissions of the file that it replaces. A link is
+    followed, so the link stays. What is no regular file (a device, a pipe) is written directly. Errors: OSError.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
+    real = Path(os.path.realpath(path))
+    temporary = real.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+        if real.exists():
+            shutil.copymode(real, temporary)
+        os.replace(temporary, real)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Make sure that `whole_file` can write a path, without changing anything. Errors: OSError with the reason."""
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"it is a link to {os.readlink(path)}, which does not exist")
+    if path.is_dir():
+        raise IsADirectoryError("it is a folder")
+    if path.exists() and not path.is_file():
+        return
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise NotADirectoryError(f"there is no folder {folder}")
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, which need not exist yet."""
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return os.path.realpath(one) == os.path.realpath(other)
