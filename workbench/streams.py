@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import warnings
+from typing import TextIO
 
 from workbench.errors import WorkbenchError
 
@@ -71,7 +72,7 @@ def tell(text: str = "") -> None:
         discard(sys.stderr)
 
 
-def discard(stream: io.TextIOBase) -> None:
+def discard(stream: TextIO) -> None:
     """Forget what was written to a stream and not sent off, or the interpreter tries again at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
