@@ -17,7 +17,7 @@ def main() -> None:
         import torch
 
         from workbench import checkpoints
-        from workbench.checkpoints.loading import free_memory, suited_dtype
+        from workbench.checkpoints.loading import free_memory
         from workbench.errors import WorkbenchError
         from workbench.server import create_app, serve
         from workbench.tabs.bench import Bench
@@ -26,7 +26,7 @@ def main() -> None:
         found = [checkpoints.series(name) for name in args.series]
         free = free_memory(args.device)
         budget = int(args.memory * 1e9) if args.memory else free * 3 // 4
-        how = {"dtype": args.dtype or suited_dtype(args.device, args.quantize), "quantize": args.quantize}
+        how = {"dtype": args.dtype, "quantize": args.quantize}
         bench = Bench([one for run in found for one in run], budget, default=args.checkpoint, device=args.device, **how)
         app = create_app(bench, host=args.host, auth=auth)
         notes = [f"{series.name}: {series.note}\n" for series in found if series.note]

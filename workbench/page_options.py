@@ -18,7 +18,7 @@ def arguments() -> argparse.Namespace:
     option = parser.add_argument
     option("--series", nargs="+", default=["tiny-olmo"], metavar="NAME", help="tiny-olmo if not given")
     option("--checkpoint", metavar="ID", help="name@revision to open first; the last of the series if not given")
-    option("--dtype", choices=DTYPES, help="float32 on a CPU, else the files' own")
+    option("--dtype", choices=DTYPES, help="float32 on a CPU, else auto: the files' own")
     option("--device", help="cpu if not given; cuda, cuda:1, …")
     option("--quantize", choices=list(BITS), help="linear layers in 4 bits (nf4, 4bit) or 8, by bitsandbytes")
     option("--memory", type=float, metavar="GB", help="for loaded models; three quarters of what is free if not given")

@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from hooks import OlmoForCausalLM
 from workbench import checkpoints
 from workbench.analyses.common import head_name
 from workbench.checkpoints import Checkpoint, Weights
+from workbench.checkpoints.loading import suited_dtype
 from workbench.disk_cache import DiskCache
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
@@ -66,11 +67,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class Loading:
-    """How checkpoints are loaded: the arguments of `checkpoints.load`."""
+    """How checkpoints are loaded: the arguments of `checkpoints.load`, with its default for the dtype."""
 
     dtype: torch.dtype | str | None = None
     device: torch.device | str | None = None
     quantize: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What results depend on: these arguments, with the dtype that None stands for."""
+        return repr(replace(self, dtype=self.dtype or suited_dtype(self.device, self.quantize)))
 
     def __call__(self, checkpoint: Checkpoint) -> OlmoForCausalLM:
         return checkpoints.load(checkpoint, dtype=self.dtype, device=self.device, quantize=self.quantize)[0]
@@ -231,7 +237,7 @@ def _measure(
     if store is None:
         return make(), True
     depends = (_mark(weights), _mark(previous) if previous else None, reference[0] if reference else None)
-    return store.kept(joblib.hash((_key(metric), repr(loading), depends)), make)
+    return store.kept(joblib.hash((_key(metric), loading.key, depends)), make)
 
 
 def _reference(
@@ -244,7 +250,7 @@ def _reference(
     mark, make = _mark(_open(at)), functools.partial(_refer, metric.reference, metric.arguments, loading, at)
     if store is None:
         return mark, functools.partial(_same, make())
-    key = joblib.hash(("reference", _key(metric.reference), _key(metric.arguments), repr(loading), mark))
+    key = joblib.hash(("reference", _key(metric.reference), _key(metric.arguments), loading.key, mark))
     if not store.holds(key):
         value, is_kept = store.kept(key, make)
         if not is_kept:
