@@ -25,6 +25,7 @@ LEVELS = {
     "workbench.tiny_olmo": 3,
     "workbench.results": 2,
     "workbench.text": 2,
+    "workbench.texts": 2,
     "workbench.disk_cache": 2,
     "workbench.whole_files": 2,
     "workbench.streams": 2,
