@@ -1,13 +1,14 @@
 """The command line: the same numbers as the functions, tables, files, and exit codes that scripts can rely on."""
 
 import math
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import pandas as pd
@@ -18,9 +19,11 @@ from workbench import checkpoints
 from workbench.analyses.logit_lens import logit_lens
 from workbench.analyses.token_losses import token_losses
 from workbench.command_line import COMMANDS, imported, main, parser
+from workbench.command_line import trajectory as trajectory_command
 from workbench.report import Report, Section, as_html, as_text
 
 TEXT = "w5 w9 w12 w5 w9 w40 w3"
+EXACTLY = {"comment": "#", "keep_default_na": False, "na_values": [""]}  # as `as_csv` says
 PAGE = " ".join(f"w{1 + (7 * n * n + n) % 98}" for n in range(40))
 
 
@@ -41,7 +44,7 @@ def table(tmp_path: Path) -> Callable[..., pd.DataFrame]:
 
     def run(*arguments: str) -> pd.DataFrame:
         assert main([*arguments, "--csv", str(tmp_path / "out.csv")]) == 0
-        return pd.read_csv(tmp_path / "out.csv", keep_default_na=False, na_values=[""])
+        return pd.read_csv(tmp_path / "out.csv", **EXACTLY)
 
     return run
 
@@ -67,7 +70,7 @@ def test_help_has_examples_that_parse(command, capsys):
         ["dance"],
         ["lens"],
         ["compare", "tiny-olmo"],
-        ["check", "a", "--html", "/no/where"],
+        ["check", "a", "--seed", "1.5"],
         ["trajectory", "a", "--workers", "0"],
         ["generate", "a", "--tokens", "0"],
     ],
@@ -89,14 +92,87 @@ def test_what_is_not_understood_ends_with_2(arguments, capsys):
         (["attention", "w1 w2", "--head", "L9H0"], "no layer 9"),
         (["compare", "{}@step0", "{}@step0", "--text", "{}/step0/model.safetensors"], "no text in UTF-8"),
         (["trajectory", "{}", "--length", "1"], "rows of 1 tokens"),
+        (["compare", "{}@step0", "{}@step0", "--text", "{}"], "to read: Is a directory"),
+        (["compare", "{}@step0", "{}@step0", "--text", 5000 * "x"], "File name too long"),
+        (["check", 5000 * "x"], "File name too long"),
+        (["trajectory", 5000 * "x"], "File name too long"),
+        (["check", "{}", "--seed", f"{2**63}"], f"seed is {2**63}; it should be a whole number from 0 to"),
+        (["check", "{}", "--seed", "-1"], "seed is -1"),
+        (["check", "{}", "--seed", 5000 * "9"], "seed is 999"),
+        (["attention", "w1 w2", "--seed", f"{2**64}"], "seed is"),
+        (["generate", "w1 w2", "--seed", f"{2**64}"], "seed is"),
+        (["generate", "w1 w2", "--tokens", 5000 * "9"], "max_new_tokens is 999"),
+        (["lens", "caf\udce9"], r"the argument 'caf\udce9' is no text in utf-8"),
+        (["check", "{}", "--html", "caf\udce9"], r"the argument 'caf\udce9' is no text in utf-8"),
+        (["check", "{}", "--html", "/no/where"], "/no/where cannot be written: there is no folder /no"),
+        (["check", "{}", "--csv", "{}"], "cannot be written: it is a folder"),
+        (["check", "{}", "--csv", 5000 * "x"], "cannot be written: File name too long"),
+        (["check", "{}", "--csv", "-", "--html", "-"], "--csv - and --html - are one file"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_ends_with_1(arguments, sentence, series, capsys):
     of_texts = ["--checkpoint", series] if arguments[0] in ("lens", "generate", "attention") else []
     assert main([word.format(series) for word in arguments] + of_texts) == 1
     captured = capsys.readouterr()
-    assert sentence in captured.err and "Traceback" not in captured.err
+    assert sentence in captured.err and captured.err.count("\n") == 1 and len(captured.err) < 1000
     assert captured.out == ""
+
+
+def test_text_that_is_none_is_said(series, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"caf\xe9"), errors="surrogateescape"))
+    assert main(["lens", "-", "--checkpoint", series]) == 1
+    assert capsys.readouterr().err == "standard input is no text in UTF-8\n"
+
+
+@pytest.mark.parametrize("name", ["same", "./same", "folder/../same", "link"])
+def test_one_file_for_two_outputs_is_refused_before_anything_is_computed(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("link").symlink_to("same")
+    monkeypatch.setattr(checkpoints, "load", lambda *_, **__: pytest.fail("something was computed"))
+    assert main(["check", "tiny-olmo", "--csv", "same", "--html", name]) == 1
+    assert "one file" in capsys.readouterr().err
+    assert sorted(os.listdir()) == ["folder", "link"]
+
+
+@pytest.mark.parametrize("option", ["--csv", "--html"])
+def test_output_into_nothing_is_refused_before_anything_is_computed(option, tmp_path, monkeypatch, capsys):
+    (tmp_path / "dangling").symlink_to("nothing")
+    monkeypatch.setattr(checkpoints, "load", lambda *_, **__: pytest.fail("something was computed"))
+    assert main(["check", "tiny-olmo", option, str(tmp_path / "dangling")]) == 1
+    assert "a link to nothing, which does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_an_output_that_is_full_is_said(series, capsys, monkeypatch):
+    arguments = ["lens", TEXT, "--checkpoint", f"{series}@step20"]
+    assert main([*arguments, "--csv", "/dev/full"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "/dev/full cannot be written: No space left on device\n" and captured.out == ""
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(arguments) == 1
+    assert capsys.readouterr().err == "standard output cannot be written: No space left on device\n"
+
+
+def test_without_an_output_nothing_is_computed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["check", "tiny-olmo"]) == 1
+    assert "standard output is closed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--csv", "--html"])
+def test_a_file_that_cannot_be_finished_stays_what_it_was(option, series, tmp_path, monkeypatch):
+    """Ctrl-C while a file is written: what was there is there, and nothing else."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "file"
+    path.write_text("old")
+    monkeypatch.setattr(os, "replace", interrupted)
+    assert main(["lens", TEXT, "--checkpoint", f"{series}@step20", option, str(path)]) == 130
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
 
 
 def test_the_command_runs_as_a_module_and_without_gradio():
@@ -121,7 +197,23 @@ def test_csv_to_a_dash_is_all_that_is_printed(series, table, capsys):
     written = table(*arguments)
     capsys.readouterr()
     assert main([*arguments, "--csv", "-"]) == 0
-    pd.testing.assert_frame_equal(pd.read_csv(StringIO(capsys.readouterr().out)), written)
+    pd.testing.assert_frame_equal(pd.read_csv(StringIO(capsys.readouterr().out), **EXACTLY), written)
+
+
+def test_csv_says_where_it_comes_from_as_the_page_does(series, tmp_path):
+    out = tmp_path / "out.csv"
+    assert main(["lens", TEXT, "--checkpoint", f"{series}@step20", "--csv", str(out)]) == 0
+    head = [line for line in out.read_text().splitlines() if line.startswith("#")]
+    assert head[0] == f"# read with pandas.read_csv(file, skiprows={len(head)})"
+    facts = ("command: python -m workbench lens", f"checkpoint: {series}@step20", "dtype: float32", f"text: {TEXT}")
+    assert all(any(line.startswith(f"# {fact}") for line in head) for fact in facts)
+    assert {"torch", "transformers", "python"} <= {line[2:].partition(":")[0] for line in head}
+
+
+def test_a_page_to_a_dash_is_all_that_is_printed(series, capsys):
+    assert main(["lens", TEXT, "--checkpoint", f"{series}@step20", "--html", "-"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("<!doctype html>") and printed.endswith("</html>")
 
 
 def test_a_reader_who_stops_early_is_no_error(series):
@@ -204,6 +296,25 @@ def test_trajectory_has_the_loss_of_every_checkpoint_of_the_main_run(series, tab
         assert abs(torch.tensor(token_losses(model, tokens)["loss"].values).nanmean().item() - loss) < 1e-4
     assert len(found[found["section"] == "Induction"]) == 3 * 16
     assert table(*arguments, "--metrics", "loss", "--checkpoints", "2")["step"].dropna().tolist()[:2] == [0, 20]
+
+
+def test_a_cache_that_cannot_be_written_keeps_nothing_and_says_so(series, tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = ["trajectory", series, "--text", f"{series}/page.txt", "--metrics", "loss", "rank"]
+    with pytest.warns(UserWarning, match="file cannot be written: what was measured is not kept"):
+        assert main([*arguments, "--cache", str(tmp_path / "file"), "--csv", str(tmp_path / "out.csv")]) == 0
+    assert "# warning: the cache" in (tmp_path / "out.csv").read_text()
+    assert main([*arguments, "--cache", "none", "--csv", str(tmp_path / "none.csv")]) == 0
+    read = [pd.read_csv(tmp_path / name, **EXACTLY) for name in ("out.csv", "none.csv")]
+    pd.testing.assert_frame_equal(*read)
+
+
+def test_more_workers_than_checkpoints_are_not_started(series, monkeypatch):
+    asked = []
+    monkeypatch.setattr(trajectory_command, "trajectory", lambda run, *_, workers, **__: asked.append(workers) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["trajectory", series, "--workers", 30 * "9"])
+    assert asked == [3]
 
 
 def test_check_says_what_is_broken_by_its_exit_code(tmp_path, make_model, capsys):

@@ -13,6 +13,7 @@ from headless import request_of
 from small_series import PROMPT, small_bench
 
 from workbench import checkpoints
+from workbench.analyses.trajectory import trajectory
 from workbench.errors import WorkbenchError
 from workbench.plots import plot, same_colours
 from workbench.report import as_csv, report_of
@@ -20,7 +21,7 @@ from workbench.results import Measures
 from workbench.tabs import TABS, attribution, compare, hidden_states, shell, training
 from workbench.tabs.bench import Bench, Selection, Subject, amount, label
 from workbench.tabs.calls import Model, Stream, Tokens, code, result
-from workbench.tabs.panel import Panel, as_strip, definition, keep
+from workbench.tabs.panel import Panel, as_strip, definition, keep, noted
 from workbench.tabs.pictures import Ask, map_call
 from workbench.tabs.place import Due, guarded
 
@@ -33,9 +34,14 @@ def bench(tmp_path_factory, make_model, tokenizer):
     return small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer, orders=["step10-order2"])
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("workbench.analyses.trajectory.CACHE", tmp_path)
+def own_cache(monkeypatch, cache):
+    monkeypatch.setitem(trajectory.__kwdefaults__, "cache", cache)
 
 
 @pytest.fixture
@@ -126,6 +132,15 @@ def test_every_result_says_where_it_comes_from_and_its_csv_is_exact(bench, due, 
         for column in expected:
             found = read[column].to_numpy(np.float32)
             assert np.array_equal(found, expected[column], equal_nan=True), (name, column)
+
+
+def test_what_an_analysis_warns_of_stands_by_its_picture(bench, due, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setitem(trajectory.__kwdefaults__, "cache", tmp_path / "file")
+    view = training.training_view(bench, due, "norm of the residual stream", next(iter(training.AXES)), "")
+    with pytest.warns(UserWarning, match="not kept"):
+        said = noted(view, result(view.call, bench))
+    assert said.startswith(view.note) and said.endswith("file cannot be written: what was measured is not kept.")
 
 
 def test_what_is_offered_for_download_is_bounded(bench, due):

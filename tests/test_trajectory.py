@@ -224,6 +224,19 @@ def test_a_reference_is_made_once_and_not_read_when_nothing_is_missing(series, c
     assert np.array_equal(trajectory(series, metric, cache=cache).values, first.values)
 
 
+def test_where_nothing_can_be_kept_it_is_measured_with_a_warning(series, tmp_path, tokens, loaded):
+    (tmp_path / "file").write_text("")
+    found = []
+    for executor in ("serial", "threading"):
+        with pytest.warns(UserWarning, match=r"file cannot be written: what was measured is not kept"):
+            found.append(trajectory(series, metrics.kl_to_last(tokens), cache=tmp_path / "file", executor=executor))
+        assert loaded.count("step20") == 2, "the reference was made more than once"
+        loaded.clear()
+        assert "is not kept" in found[-1].provenance["warning"]
+    plain = trajectory(series, metrics.kl_to_last(tokens), cache=None)
+    assert all(np.array_equal(one.values, plain.values) for one in found) and "warning" not in plain.provenance
+
+
 def test_references_are_kept_within_bounds(series, cache, monkeypatch, tokens):
     """They hold a number for each token of the vocabulary: what was used longest ago makes room for a new one."""
     monkeypatch.setattr(module, "MOST_CACHED", 0)

@@ -38,8 +38,9 @@ def problem_of(args: argparse.Namespace) -> str | None:
     if args.threads is not None and not 0 < args.threads <= MOST_THREADS:
         return f"--threads {args.threads}: it should be a number from 1 to {MOST_THREADS:,}"
     try:
-        family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
-        socket.create_server((args.host, args.port), family=family).close()
+        with socket.socket(socket.AF_INET6 if ":" in args.host else socket.AF_INET) as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind((args.host, args.port))
     except (OSError, OverflowError, UnicodeError) as error:
         return f"--host {args.host} --port {args.port}: nothing can be served there: {sentence(error)}"
     return None

@@ -4,7 +4,6 @@ import io
 import os
 import sys
 import warnings
-from typing import TextIO
 
 from workbench.errors import WorkbenchError
 
@@ -46,9 +45,9 @@ def show(text: str = "") -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        discard(sys.stdout)
+        discard(sys.stdout.fileno())
     except OSError as error:
-        discard(sys.stdout)
+        discard(sys.stdout.fileno())
         raise WorkbenchError(f"standard output cannot be written: {error.strerror}") from error
 
 
@@ -69,12 +68,12 @@ def tell(text: str = "") -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
     except OSError:
-        discard(sys.stderr)
+        discard(sys.stderr.fileno())
 
 
-def discard(stream: TextIO) -> None:
-    """Forget what was written to a stream and not sent off, or the interpreter tries again at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def discard(descriptor: int) -> None:
+    """Forget what was written to a stream and could not be sent off, or the interpreter tries again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def standard_input() -> str:

@@ -1,0 +1,83 @@
+"""One CSV for the page and the command line: exact numbers, exact texts, and where they come from."""
+
+from io import StringIO
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from workbench.report import Report, Section, as_csv, report_of
+from workbench.results import Scores
+
+EXACTLY = {"keep_default_na": False, "na_values": [""]}
+TEXTS = [
+    *("#", "# no comment", "a#b", "x\n#y", ",", '"', '""', "'s", "a\nb", "\r", "\r\n", "\t", " x ", "\u2028", "\x00"),
+    *("=", "=1+1", "+", "-1", "@x", "NA", "nan", "null", "None", "True", "1", "1.50", "é", "語₁", "\ufeff"),
+]
+HOSTILE = {"text": 'She said,"no\n\n# and', "list": '["a","b', "plain": "it's #1,  or 2", "seed": 0}
+
+
+def table_of(seed: int) -> pd.DataFrame:
+    """Every kind of column, with a cell of each kind that is undefined."""
+    random, size = np.random.default_rng(seed), len(TEXTS)
+    single = (random.standard_normal(size) * 10.0 ** random.integers(-30, 30, size)).astype(np.float32)
+    single[3] = np.nan
+    return pd.DataFrame(
+        {
+            "token": random.permutation(np.array(TEXTS, dtype=object)),
+            "some": [None if n % 3 == 0 else text for n, text in enumerate(TEXTS)],
+            "single": single,
+            "double": random.standard_normal(size) * 10.0 ** random.integers(-300, 300, size),
+            "number": random.integers(-(2**62), 2**62, size),
+            "flag": random.random(size) < 0.5,
+            "L0H1, of #2": range(size),
+        }
+    )
+
+
+@pytest.mark.parametrize("by", ["comment", "skiprows"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_csv_is_read_back_to_the_bit(by, seed):
+    table = table_of(seed)
+    written = as_csv(Report("", [Section("", table)], HOSTILE))
+    head = written.split("\n", 1)[0]
+    rows = int(head.removeprefix("# read with pandas.read_csv(file, skiprows=").removesuffix(")"))
+    found = pd.read_csv(StringIO(written, newline=""), **EXACTLY, **({by: "#"} if by == "comment" else {by: rows}))
+    assert list(found) == list(table)
+    for name in ("token", "double", "number", "flag", "L0H1, of #2"):
+        assert found[name].tolist() == table[name].tolist(), name
+    assert np.array_equal(found["single"].to_numpy(np.float32), table["single"].to_numpy(), equal_nan=True)
+    assert [None if pd.isna(cell) else cell for cell in found["some"]] == table["some"].replace({np.nan: None}).tolist()
+
+
+def test_the_head_says_where_it_comes_from_a_line_each_and_what_texts_are():
+    lines = as_csv(Report("", [Section("", pd.DataFrame({"n": [1]}))], HOSTILE)).splitlines()
+    assert lines[1].startswith("# texts are exact; one that begins with = + - or @ is no formula")
+    assert [lines[0], *lines[2:]] == [
+        "# read with pandas.read_csv(file, skiprows=6)",
+        r'# text: "She said,\"no\n\n# and"',
+        r'# list: "[\"a\",\"b"',
+        '# plain: "it\'s #1,  or 2"',
+        "# seed: 0",
+        "n",
+        "1",
+    ]
+
+
+def test_texts_stay_what_they_are_and_in_quotes():
+    for text in TEXTS:
+        written = as_csv(Report("", [Section("", pd.DataFrame({"t": [text]}))]))
+        assert written.endswith('\nt\n"' + text.replace('"', '""') + '"\n')
+
+
+def test_sections_keep_their_own_kinds_of_numbers():
+    first, second = pd.DataFrame({"n": [1], "token": ["="]}), pd.DataFrame({"n": [2], "x": np.float32([0.1])})
+    written = as_csv(Report("", [Section("A", first), Section("B, #2", second)]))
+    assert written.splitlines()[2:] == ["section,n,token,x", '"A",1,"=",', '"B, #2",2,,0.1']
+
+
+def test_a_result_is_a_report():
+    found = Scores([0.5, 2.0], ["#", "-"], title="Some", provenance={"checkpoint": "x"})
+    report = report_of(found)
+    assert (report.title, report.provenance) == ("Some", {"checkpoint": "x"})
+    assert pd.read_csv(StringIO(as_csv(report)), comment="#")["name"].tolist() == ["#", "-"]
