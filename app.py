@@ -15,7 +15,7 @@ def arguments() -> argparse.Namespace:
     option = parser.add_argument
     option("--series", nargs="+", default=["tiny-olmo"], metavar="NAME", help="tiny-olmo if not given")
     option("--checkpoint", metavar="ID", help="name@revision to open first; the last of the series if not given")
-    option("--dtype", choices=DTYPES, help="float32 on a CPU, else the files' own")
+    option("--dtype", choices=DTYPES, help="float32 on a CPU, else auto: the files' own")
     option("--device", help="cpu if not given; cuda, cuda:1, …")
     option("--quantize", choices=list(BITS), help="linear layers in 4 bits (nf4, 4bit) or 8, by bitsandbytes")
     option("--memory", type=float, metavar="GB", help="for loaded models; three quarters of what is free if not given")
@@ -36,7 +36,7 @@ def main() -> None:
         import uvicorn
 
         from workbench import checkpoints
-        from workbench.checkpoints.loading import free_memory, suited_dtype
+        from workbench.checkpoints.loading import free_memory
         from workbench.errors import WorkbenchError
         from workbench.server import create_app
         from workbench.tabs.bench import Bench
@@ -44,7 +44,7 @@ def main() -> None:
     try:
         found = [checkpoints.series(name) for name in args.series]
         budget = int(args.memory * 1e9) if args.memory else free_memory(args.device) * 3 // 4
-        how = {"dtype": args.dtype or suited_dtype(args.device, args.quantize), "quantize": args.quantize}
+        how = {"dtype": args.dtype, "quantize": args.quantize}
         bench = Bench([one for run in found for one in run], budget, default=args.checkpoint, device=args.device, **how)
         app = create_app(bench, host=args.host, auth=auth)
     except WorkbenchError as error:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.layouts import FORMS, save_original
 from workbench import checkpoints
-from workbench.checkpoints.weights import family_of, read_settings
+from workbench.checkpoints.settings import family_of, read_settings
 from workbench.errors import WorkbenchError
 
 

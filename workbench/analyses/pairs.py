@@ -22,7 +22,8 @@ from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 
 Subject = OlmoForCausalLM | Checkpoint | str
-"""A model in memory, or a checkpoint that is loaded for as long as it is needed: an entry of a series, or an id."""
+"""A model in memory, or a checkpoint that is loaded for as long as it is needed, as `checkpoints.load` does by default:
+an entry of a series, or an id."""
 
 SPARED = 2**29
 """Bytes of the disk that are left free."""

@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from hooks import OlmoForCausalLM
 from workbench import checkpoints
 from workbench.analyses.common import head_name
 from workbench.checkpoints import Checkpoint, Weights
+from workbench.checkpoints.loading import suited_dtype
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.results import Curves, Grid, Measures, Scores
@@ -62,11 +63,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class Loading:
-    """How checkpoints are loaded: the arguments of `checkpoints.load`."""
+    """How checkpoints are loaded: the arguments of `checkpoints.load`, with its default for the dtype."""
 
     dtype: torch.dtype | str | None = None
     device: torch.device | str | None = None
     quantize: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What results depend on: these arguments, with the dtype that None stands for."""
+        return repr(replace(self, dtype=self.dtype or suited_dtype(self.device, self.quantize)))
 
     def __call__(self, checkpoint: Checkpoint) -> OlmoForCausalLM:
         return checkpoints.load(checkpoint, dtype=self.dtype, device=self.device, quantize=self.quantize)[0]
@@ -221,7 +227,7 @@ def _measure(
     if cache is None:
         return make()
     depends = (_mark(weights), _mark(previous) if previous else None, reference[0] if reference else None)
-    return _keeper(cache)(joblib.hash((_key(metric), repr(loading), depends)), make)
+    return _keeper(cache)(joblib.hash((_key(metric), loading.key, depends)), make)
 
 
 def _reference(
@@ -234,7 +240,7 @@ def _reference(
     mark, make = _mark(_open(at)), functools.partial(_refer, metric.reference, metric.arguments, loading, at)
     if cache is None:
         return mark, functools.partial(_same, make())
-    key = joblib.hash(("reference", _key(metric.reference), _key(metric.arguments), repr(loading), mark))
+    key = joblib.hash(("reference", _key(metric.reference), _key(metric.arguments), loading.key, mark))
     if not _keeper(cache).check_call_in_cache(key, make):
         _keeper(cache)(key, make)
         joblib.Memory(cache, verbose=0).reduce_size(bytes_limit=MOST_CACHED)  # references are large; others are not

@@ -15,11 +15,11 @@ from typing import Any
 import pandas as pd
 
 from workbench.checkpoints import hub
-from workbench.checkpoints.files import has_weights, read_json, why_no_weights
+from workbench.checkpoints.files import has_weights, is_there, read_json, why_no_weights
 from workbench.checkpoints.names import Revision, parse, split_id
 from workbench.checkpoints.published import PUBLISHED, repository_of
-from workbench.checkpoints.weights import family_of, read_settings
-from workbench.errors import WorkbenchError
+from workbench.checkpoints.settings import family_of, read_settings
+from workbench.errors import WorkbenchError, shown
 
 EMBEDDED = {"tiny-olmo": Path(__file__).parents[1] / "tiny_olmo" / "checkpoints"}
 """Series that ship with the workbench, and their folders."""
@@ -247,11 +247,17 @@ def _counted(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
 def _told(folder: Path) -> dict[str, dict[str, Any]]:
     """What `series.json` says, by revision: `{"checkpoints": [{"revision": "step50", "tokens": …, …}]}`."""
     path = folder / "series.json"
-    if not path.is_file():
+    if not is_there(path):
         return {}
     records = read_json(path).get("checkpoints")
-    if not isinstance(records, list) or not all(isinstance(r, dict) and "revision" in r for r in records):
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise WorkbenchError(f"{path} has no list `checkpoints` of records with a revision")
+    for record in records:
+        revision, tokens = record.get("revision"), record.get("tokens")
+        if not isinstance(revision, str):
+            raise WorkbenchError(f"{path} has no list `checkpoints` of records with a revision: {shown(record)}")
+        if tokens is not None and (type(tokens) is not int or tokens < 0):
+            raise WorkbenchError(f"{path}: {shown(revision)} has tokens: {shown(tokens)}, which is no count")
     return {record["revision"]: record for record in records}
 
 

@@ -1,13 +1,16 @@
 """A short self-check of a loaded model: is what was loaded an OLMo that computes what it should?"""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pandas as pd
 import torch
-from torch import Tensor
+from accelerate.utils import align_module_device
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM, Run
+from workbench.checkpoints.finite import is_finite
 
 LENGTH = 24
 LONGEST_WINDOW_MEASURED = 128
@@ -37,7 +40,8 @@ def check(model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase | None = No
     measured = [window for window in windows if window is not None and window <= LONGEST_WINDOW_MEASURED]
     length = min(max([LENGTH, *(window + 4 for window in measured)]), config.max_position_embeddings)
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(config.vocab_size, (1, length), generator=generator).to(model.device)
+    device = torch.device("cpu") if model.device.type == "meta" else model.device  # offloaded ones take either
+    tokens = torch.randint(config.vocab_size, (1, length), generator=generator).to(device)
     run = model.run(tokens, capture=[f"blocks.*.{site}" for site in SITES + ATTENTION_SITES])
     findings = [
         _finite(model),
@@ -51,15 +55,35 @@ def check(model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase | None = No
     return pd.DataFrame(findings)
 
 
+def _parameters(model: OlmoForCausalLM) -> Iterator[tuple[str, Tensor, nn.Module]]:
+    """Every parameter with its name and its layer, one layer at a time in memory where they are offloaded."""
+    for path, layer in model.named_modules():
+        with align_module_device(layer):
+            yield from ((f"{path}.{name}", parameter, layer) for name, parameter in layer.named_parameters("", False))
+
+
 def _finite(model: OlmoForCausalLM) -> Finding:
-    named = list(model.named_parameters())
-    bad = [name for name, parameter in named if not torch.isfinite(parameter).all()]
+    named = dict(model.named_parameters())  # a tied one once
+    found = ((name, _numbers(parameter, layer)) for name, parameter, layer in _parameters(model) if name in named)
+    bad = [name for name, numbers in found if not is_finite(numbers)]
     detail = f"NaN or Inf in {', '.join(bad[:4])} ({len(bad)} tensors)" if bad else f"{len(named)} tensors"
     return Finding("weights are finite", not bad, detail)
 
 
+def _numbers(parameter: Tensor, layer: nn.Module) -> Tensor:
+    """The numbers of a parameter; of one that bitsandbytes has quantised, its scales, which are NaN where a number was.
+
+    Those of 8 bits lie with the parameter until the layer runs, and with the layer from then on.
+    """
+    state = getattr(parameter, "quant_state", None)  # of 4 bits
+    if state is not None:
+        return state.absmax if state.state2 is None else state.state2.absmax
+    scales = [getattr(holder, "SCB", None) for holder in (parameter, getattr(layer, "state", None))]
+    return next((scale for scale in scales if scale is not None), parameter.detach())
+
+
 def _norm_weights(model: OlmoForCausalLM) -> Finding:
-    weights = {name: weight for name, weight in model.named_parameters() if "norm" in name}
+    weights = {name: weight.detach().cpu() for name, weight, _ in _parameters(model) if "norm" in name}
     if not weights:
         return Finding("norm weights", True, "none: this family's norms have no weights")
     dead = [name for name, weight in weights.items() if not weight.any()]
@@ -87,11 +111,13 @@ def _bias_part(model: OlmoForCausalLM, run: Run) -> Tensor:
     """What the output projections' biases add to the residual stream: layer batch pos d_model."""
     parts = []
     for index, block in enumerate(model.model.blocks):
-        bias, out = block.self_attn.o_proj.bias, run[f"blocks.{index}.attn_out"]
-        part = torch.zeros_like(out) if bias is None else bias.expand_as(out)
-        if not block.norm_first:
-            part = getattr(block, block.attn_norm).weight * part / run[f"blocks.{index}.ln1.scale"]
-        parts.append(part.detach())
+        projection, norm = block.self_attn.o_proj, getattr(block, block.attn_norm)
+        with align_module_device(projection), align_module_device(norm):
+            out = run[f"blocks.{index}.attn_out"]
+            part = torch.zeros_like(out) if projection.bias is None else projection.bias.expand_as(out)
+            if not block.norm_first:
+                part = norm.weight * part / run[f"blocks.{index}.ln1.scale"]
+            parts.append(part.detach())
     return torch.stack(parts)
 
 

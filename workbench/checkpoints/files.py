@@ -9,7 +9,9 @@ only, which refuses code.
 import json
 import math
 import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from io import RawIOBase
@@ -19,7 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, reason, shown
 
 DTYPES = {
     "F64": torch.float64,
@@ -45,6 +47,21 @@ UNCONVERTED = {
 """What checkpoints hold as distributed training leaves them, and what makes them readable."""
 
 MOST_HEADER_BYTES = 100_000_000
+MOST_TEXT_BYTES = 100_000_000  # of a config, an index or a tokenizer
+MOST_NAME_BYTES = 255  # of a file's name
+
+NO_TENSORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
+"""What `torch.load` raises for files that it did not write, or that are cut short."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +114,9 @@ class SafetensorsFile:
 
         Errors: WorkbenchError if the file is cut short, longer than it says, or no safetensors file.
         """
-        size = self.path.stat().st_size
-        header, data_start = self._header(size)
+        with _opening(self.path):
+            size = self.path.stat().st_size
+            header, data_start = self._header(size)
         entries = {key: self._entry(key, said, data_start) for key, said in header.items() if key != "__metadata__"}
         end = max((entry.start + entry.nbytes for entry in entries.values()), default=data_start)
         if size < end:
@@ -115,7 +133,7 @@ class SafetensorsFile:
         row_bytes = entry.nbytes // entry.shape[0] if entry.shape and entry.shape[0] else entry.nbytes
         shape = (stop - start, *entry.shape[1:]) if entry.shape else ()
         out = torch.empty(shape, dtype=entry.dtype)
-        with self.path.open("rb", buffering=0) as file:
+        with _opening(self.path), self.path.open("rb", buffering=0) as file:
             file.seek(entry.start + start * row_bytes)
             _fill(out, file, self.path)
         return out
@@ -128,8 +146,10 @@ class SafetensorsFile:
             raw = file.read(length)
         try:
             header = json.loads(raw)
-        except ValueError as error:
-            raise WorkbenchError(f"{self.path} is not a safetensors file: its header is not JSON ({error})") from error
+        except (ValueError, RecursionError) as error:
+            raise WorkbenchError(
+                f"{self.path} is not a safetensors file: its header is not JSON ({reason(error)})"
+            ) from error
         if not isinstance(header, dict):
             raise WorkbenchError(f"{self.path} is not a safetensors file: its header is no table of tensors")
         return header, 8 + length
@@ -138,16 +158,23 @@ class SafetensorsFile:
         try:
             name, shape, (begin, end) = said["dtype"], tuple(said["shape"]), said["data_offsets"]
         except (KeyError, TypeError, ValueError) as error:
-            raise WorkbenchError(f"{self.path}: the header's entry for {key!r} is broken: {said!r}") from error
+            raise self._broken(key, said) from error
+        if not isinstance(name, str) or any(type(number) is not int or number < 0 for number in (*shape, end)):
+            raise self._broken(key, said)
         if name not in DTYPES:
-            raise WorkbenchError(f"{self.path}: {key!r} has dtype {name}; readable dtypes: {', '.join(DTYPES)}")
+            raise WorkbenchError(
+                f"{self.path}: {shown(key)} has dtype {shown(name)}; readable dtypes: {', '.join(DTYPES)}"
+            )
         entry = Span(shape, DTYPES[name], data_start + begin)
         if begin < 0 or end - begin != entry.nbytes:
             raise WorkbenchError(
-                f"{self.path}: {key!r} of shape {list(shape)} and dtype {name} needs {entry.nbytes:,} bytes "
-                f"but the header gives it {end - begin:,}"
+                f"{self.path}: {shown(key)} of shape {shown(list(shape))} and dtype {name} needs {entry.nbytes:,} "
+                f"bytes but the header gives it {end - begin:,}"
             )
         return entry
+
+    def _broken(self, key: str, said: object) -> WorkbenchError:
+        return WorkbenchError(f"{self.path}: the header's entry for {shown(key)} is broken: {shown(said)}")
 
 
 @dataclass(frozen=True)
@@ -170,16 +197,24 @@ class PickleFile:
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        try:
-            loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=_is_zip(self.path))
-        except pickle.UnpicklingError as error:
-            raise WorkbenchError(
-                f"{self.path} holds pickled code or objects, which are never run; only tensors are read from pickle "
-                "files. Convert it to safetensors where you trust it"
-            ) from error
-        except (RuntimeError, EOFError, ValueError) as error:
-            raise WorkbenchError(f"{self.path} is cut short or is not a file of tensors: {error}") from error
-        if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        with _opening(self.path):
+            try:
+                loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=_is_zip(self.path))
+            except pickle.UnpicklingError as error:
+                raise WorkbenchError(
+                    f"{self.path} holds pickled code or objects, which are never run; only tensors are read from "
+                    "pickle files. Convert it to safetensors where you trust it"
+                ) from error
+            except NO_TENSORS as error:
+                raise WorkbenchError(f"{self.path} is cut short or is no file of tensors: {reason(error)}") from error
+        plain = isinstance(loaded, dict) and all(
+            isinstance(key, str)
+            and isinstance(value, Tensor)
+            and value.device.type == "cpu"
+            and value.layout is torch.strided
+            for key, value in loaded.items()
+        )
+        if not plain:
             raise WorkbenchError(f"{self.path} is no table of tensors")
         return loaded
 
@@ -190,10 +225,10 @@ def tensor_files(folder: Path) -> list[TensorFile]:
     Errors: WorkbenchError naming what is missing.
     """
     for name in INDEX_FILES:
-        if (folder / name).is_file():
+        if is_there(folder / name):
             return [_open(path) for path in _shards(folder / name)]
     for name in SINGLE_FILES:
-        if (folder / name).is_file():
+        if is_there(folder / name):
             return [_open(folder / name)]
     raise WorkbenchError(why_no_weights(folder))
 
@@ -214,22 +249,62 @@ def why_no_weights(folder: Path) -> str:
             f"{folder} is half written: it has {len(pieces)} shards ({pieces[0]}, …) but no index of them "
             f"({' or '.join(INDEX_FILES)})"
         )
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    there = sorted(_listed(path) for path in folder.iterdir()) if folder.is_dir() else []
     return (
         f"no weights in {folder}: looked for {', '.join(INDEX_FILES + SINGLE_FILES)}; "
         f"found {', '.join(there[:12]) or 'nothing'}"
     )
 
 
+def _listed(path: Path) -> str:
+    """A file's name; of what has the name of a file and is none, what it is."""
+    return path.name if path.is_file() else f"{path.name} ({'a folder' if path.is_dir() else 'a broken link'})"
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file. Errors: WorkbenchError for what has its name and is no file: a folder, a broken link."""
+    try:
+        if path.is_file():
+            return True
+        other = "a folder" if path.is_dir() else "a link to a file that is not there" if path.is_symlink() else ""
+        if not other and not path.exists():
+            return False
+    except (OSError, ValueError) as error:
+        raise WorkbenchError(f"{shown(str(path))} is no name of a file: {reason(error)}") from error
+    raise WorkbenchError(f"{path} is {other or 'something else'} where a file was expected")
+
+
+def read_text(path: Path) -> str:
+    """A text file. Errors: WorkbenchError naming a file that cannot be read, is no UTF-8, or is too large."""
+    with _opening(path):
+        size = path.stat().st_size
+        if size > MOST_TEXT_BYTES:
+            raise WorkbenchError(f"{path} holds {size:,} bytes, too many to be read ({MOST_TEXT_BYTES:,} at most)")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise WorkbenchError(f"{path} is no text in UTF-8: {reason(error)}") from error
+
+
 def read_json(path: Path) -> dict:
     """A JSON file that holds a table. Errors: WorkbenchError naming the file."""
+    text = read_text(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WorkbenchError(f"{path} cannot be read as JSON: {error}") from error
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WorkbenchError(f"{path} cannot be read as JSON: {reason(error)}") from error
     if not isinstance(found, dict):
         raise WorkbenchError(f"{path} holds {type(found).__name__} where a table was expected")
     return found
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """Say in a sentence what the system says of a file that cannot be opened or read."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkbenchError(f"{path} cannot be read: {error.strerror or reason(error)}") from error
 
 
 def _shards(index: Path) -> list[Path]:
@@ -239,12 +314,15 @@ def _shards(index: Path) -> list[Path]:
     names = sorted({str(name) for name in weight_map.values()})
     outside = [name for name in names if Path(name).name != name]
     if outside:
-        raise WorkbenchError(f"{index} points outside its folder: {outside[0]!r}")
-    missing = [name for name in names if not (index.parent / name).is_file()]
+        raise WorkbenchError(f"{index} points outside its folder: {shown(outside[0])}")
+    too_long = [name for name in names if len(name.encode(errors="replace")) > MOST_NAME_BYTES]
+    if too_long:
+        raise WorkbenchError(f"{index} names a file that cannot be: {shown(too_long[0])}")
+    missing = [name for name in names if not is_there(index.parent / name)]
     if missing:
         raise WorkbenchError(
             f"{index.parent} is half written: {len(missing)} of {len(names)} shards that {index.name} names are "
-            f"missing: {', '.join(missing[:4])}"
+            f"missing: {', '.join(shown(name) for name in missing[:4])}"
         )
     return [index.parent / name for name in names]
 

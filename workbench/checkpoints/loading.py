@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging
@@ -15,14 +16,22 @@ from transformers.utils import logging
 from hooks import OlmoForCausalLM
 from workbench.checkpoints import catalog, hub
 from workbench.checkpoints.catalog import Checkpoint
-from workbench.checkpoints.files import has_weights
+from workbench.checkpoints.files import has_weights, is_there, read_json, read_text
+from workbench.checkpoints.finite import how_not_finite, is_finite
 from workbench.checkpoints.names import split_id
 from workbench.checkpoints.published import repository_of
 from workbench.checkpoints.weights import Weights, open_weights
 from workbench.choices import BITS
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, reason
 from workbench.progress import Progress
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -40,41 +49,49 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     quantize: str | None = None,
+    check_finite: bool = True,
     progress: Progress | None = None,
 ) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase | None]:
     """The model and the tokenizer of a checkpoint: an entry of a series, or an id.
 
     An id is `name@revision`; without a revision it is a checkpoint's own folder, or the last of a series' main run.
-    `dtype` is a torch dtype or its name, the files' own if None; `device` is the CPU if None; `quantize` is "nf4" or
-    "8bit" (bitsandbytes, linear layers). The model is in evaluation mode. A checkpoint without tokenizer files has
-    its parent folder's; if there are none either, the tokenizer is None and a warning says so.
-    Errors: WorkbenchError if it is not found, broken, not an OLMo, or does not fit into free memory; if there is no
-    such device.
+    `dtype` is a torch dtype or its name, "auto" for the files' own; None is float32 on a CPU and the files' own
+    elsewhere or if quantised (`suited_dtype`), as on the page and the command line. `device` is the CPU if None;
+    `quantize` is "nf4" or "8bit" (bitsandbytes, linear layers). `check_finite=False` loads weights that are NaN or
+    infinite too. The model is in evaluation mode. A checkpoint without tokenizer files has its parent folder's; if
+    there are none either, the tokenizer is None and a warning says so.
+    Errors: WorkbenchError if it is not found, broken, not an OLMo, or does not fit into free memory; if weights are
+    NaN or infinite, naming the tensor; if there is no such device.
     """
     device = device_of(device)
     folder = locate(checkpoint)
     weights = open_weights(folder)
-    dtype = _dtype(dtype, weights)
-    needed = _need(weights, dtype, quantize)
+    found = _dtype(dtype, device, quantize, weights)
+    needed = _need(weights, found, quantize)
     wanted, free = (needed.peak if device.type == "cpu" else needed.resident), free_memory(device)
     if wanted > free:
         raise WorkbenchError(
             f"{folder} takes {readable(wanted)} to load and {readable(free)} are free on {device}; "
             "a smaller dtype (bfloat16) or quantize='nf4' takes less"
         )
-    model = _build(weights, dtype, device, quantize, progress)
-    return model, tokenizer_of(folder)
+    tokenizer = tokenizer_of(folder)
+    tensors = _read(weights, found, check_finite, progress)
+    return _build(weights, tensors, found, device, quantize), tokenizer
 
 
 def estimate(
-    checkpoint: str | Checkpoint, *, dtype: torch.dtype | str | None = None, quantize: str | None = None
+    checkpoint: str | Checkpoint,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    quantize: str | None = None,
 ) -> Need:
-    """What loading a checkpoint would take, from its files' headers alone.
+    """What loading a checkpoint would take, from its files' headers alone. The arguments are those of `load`.
 
     Errors: WorkbenchError if it is not found, broken, or not an OLMo.
     """
     weights = open_weights(locate(checkpoint))
-    return _need(weights, _dtype(dtype, weights), quantize)
+    return _need(weights, _dtype(dtype, device, quantize, weights), quantize)
 
 
 def locate(checkpoint: str | Checkpoint) -> Path:
@@ -124,9 +141,10 @@ def device_of(device: torch.device | str | None) -> torch.device:
     raise WorkbenchError(f"no device {str(device)!r} that this torch can use here; there is: {there}")
 
 
-def suited_dtype(device: torch.device | str | None = None, quantize: str | None = None) -> str | None:
-    """float32 on a CPU, where less is slow and inexact; None, the files' own, elsewhere and if quantised."""
-    return "float32" if device_of(device).type == "cpu" and quantize is None else None
+def suited_dtype(device: torch.device | str | None = None, quantize: str | None = None) -> str:
+    """What is loaded where no dtype is named: "float32" on a CPU, where less is slow and inexact; "auto", the files'
+    own, elsewhere and if quantised. In Python, on the page and on the command line alike."""
+    return "float32" if device_of(device).type == "cpu" and quantize is None else "auto"
 
 
 def free_memory(device: torch.device | str | None = None) -> int:
@@ -145,13 +163,39 @@ def readable(count: int) -> str:
 
 def tokenizer_of(checkpoint: str | Path | Checkpoint) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a checkpoint without its model: its folder's, or the parent's; None with a warning if neither
-    has one. Errors: WorkbenchError if there is no such checkpoint."""
+    has one. Errors: WorkbenchError if there is no such checkpoint, or a file of its tokenizer is broken, naming it."""
     folder = checkpoint if isinstance(checkpoint, Path) else locate(checkpoint)
     for place in (folder, folder.parent):
-        if (place / "tokenizer.json").is_file():
-            return PreTrainedTokenizerFast.from_pretrained(place)
+        if is_there(place / "tokenizer.json"):
+            return _tokenizer(place)
     warnings.warn(f"no tokenizer.json in {folder} or {folder.parent}: the tokenizer is None", stacklevel=3)
     return None
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    for name in TOKENIZER_FILES:
+        is_there(folder / name)  # or a folder of that name would be passed over
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer.decode(tokenizer("").input_ids)  # settings are not looked at before they are used
+    except Exception as error:  # the tokenizers library raises no other class
+        raise WorkbenchError(_why_no_tokenizer(folder, error)) from error
+    return tokenizer
+
+
+def _why_no_tokenizer(folder: Path, error: Exception) -> str:
+    """Which file of a tokenizer that could not be made is broken, and how. Errors: WorkbenchError for the same."""
+    path, *others = (folder / name for name in TOKENIZER_FILES if is_there(folder / name))
+    if "added_tokens" not in read_json(path):
+        return f"{path} is no whole tokenizer: it has no added_tokens"
+    for other in others:
+        (read_json if other.suffix == ".json" else read_text)(other)
+    try:
+        Tokenizer.from_str(read_text(path))
+    except Exception as broken:  # noqa: BLE001 - as above
+        return f"{path} is no tokenizer: {reason(broken)}"
+    names = " and ".join(other.name for other in others) or "no settings"
+    return f"{path} with {names} makes no tokenizer: {reason(error)}"
 
 
 def _inside(folder: Path, name: str, revision: str | None) -> Path:
@@ -184,23 +228,28 @@ def _need(weights: Weights, dtype: torch.dtype, quantize: str | None) -> Need:
     return Need(resident, whole + resident + largest)
 
 
-def _dtype(dtype: torch.dtype | str | None, weights: Weights) -> torch.dtype:
-    if dtype is None:
+def _dtype(
+    dtype: torch.dtype | str | None, device: torch.device | str | None, quantize: str | None, weights: Weights
+) -> torch.dtype:
+    """The dtype that the arguments of `load` mean."""
+    dtype = suited_dtype(device, quantize) if dtype is None else dtype
+    if isinstance(dtype, str) and dtype == "auto":
         return max((place.dtype for place in weights.places.values()), key=lambda d: d.itemsize)
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise WorkbenchError(f"dtype={dtype!r}; choices: float32, bfloat16, float16, float64, or None for the files'")
+        raise WorkbenchError(
+            f"dtype={dtype!r}; choices: float32, bfloat16, float16, float64, or 'auto' for the files' own"
+        )
     return found
 
 
 def _build(
-    weights: Weights, dtype: torch.dtype, device: torch.device, quantize: str | None, progress: Progress | None
+    weights: Weights, tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device, quantize: str | None
 ) -> OlmoForCausalLM:
     quantization = None
     if quantize is not None:
         bits = {f"load_in_{BITS[quantize]}bit": True}
         quantization = BitsAndBytesConfig(**bits, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    tensors = _read(weights, dtype, progress)
     with _no_progress_bar():
         model = OlmoForCausalLM.from_pretrained(
             None,
@@ -226,14 +275,32 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _read(weights: Weights, dtype: torch.dtype, progress: Progress | None) -> dict[str, Tensor]:
+def _read(weights: Weights, dtype: torch.dtype, check_finite: bool, progress: Progress | None) -> dict[str, Tensor]:
     """Every tensor in the dtype asked for; progress by bytes."""
     tensors, done, total = {}, 0, weights.nbytes
     for name in weights:
         if progress is not None:
             progress(done / total, f"reading {weights.folder.name}: {name}")
-        tensors[name] = weights.tensor(name).to(dtype)
+        stored = weights.tensor(name)
+        tensors[name] = stored.to(dtype)
+        if check_finite and not is_finite(tensors[name]):
+            raise WorkbenchError(_why_not_finite(weights, name, stored, dtype))
         done += weights.places[name].nbytes
     if progress is not None:
         progress(1.0, f"read {weights.folder.name}")
     return tensors
+
+
+def _why_not_finite(weights: Weights, name: str, stored: Tensor, dtype: torch.dtype) -> str:
+    """What is wrong with a tensor that is not finite in a dtype: in its file already, or by the dtype."""
+    place = weights.places[name]
+    key = name if place.key == name else f"{name} (of {place.key})"
+    if is_finite(stored):
+        return (
+            f"{place.file.path}: {key} holds numbers up to {stored.abs().max().item():.3g}, more than "
+            f"{str(dtype).removeprefix('torch.')} can; another dtype (bfloat16, float32) can"
+        )
+    return (
+        f"{place.file.path}: {key} holds {how_not_finite(stored)}: a training that diverged, or a damaged file; "
+        "load(..., check_finite=False) opens it all the same"
+    )

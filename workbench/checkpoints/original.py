@@ -2,37 +2,104 @@
 
 `ai2-olmo` fuses matrices along their rows: `att_proj` is q, k and v (k and v with n_kv_heads · d_head rows each),
 `ff_proj` is up, then gate (its SwiGLU computes `silu(second half) * first half`; `olmo/model.py` of that package).
-Everything else is a change of names. Rotary embeddings pair dimensions as transformers does, so no row moves.
+A run with `block_group_size` above 1 names its blocks by group and place in it. Everything else is a change of names.
+Rotary embeddings pair dimensions as transformers does, so no row moves.
 """
 
+import math
+import re
 import warnings
 from typing import Any
 
 from transformers import Olmo2Config, OlmoConfig, PreTrainedConfig
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, shown
 
 LAST_TOKEN = 50_279  # <|endoftext|> of the tokenizers that OLMo 1 and 2 were published with
-SAME_MATRICES = {"attn_out": "self_attn.o_proj", "ff_out": "mlp.down_proj"}
-OLMO2_NORMS = {
-    "q_norm": "self_attn.q_norm",
-    "k_norm": "self_attn.k_norm",
-    "attn_norm": "post_attention_layernorm",
-    "ff_norm": "post_feedforward_layernorm",
+IN_BLOCK = {
+    "att_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attn_out": ("self_attn.o_proj",),
+    "ff_proj": ("mlp.up_proj", "mlp.gate_proj"),
+    "ff_out": ("mlp.down_proj",),
+    "q_norm": ("self_attn.q_norm",),
+    "k_norm": ("self_attn.k_norm",),
+    "attn_norm": ("post_attention_layernorm",),
+    "ff_norm": ("post_feedforward_layernorm",),
 }
-UNREADABLE = {
-    "alibi": (True,),
-    "rope": (False,),
-    "include_bias": (True,),
-    "scale_logits": (True,),
-    "embedding_layer_norm": (True,),
-    "activation_type": ("gelu", "relu"),
-    "block_type": ("llama", "parallel"),
+"""Parts of a block, and what each is in transformers' layout: several where it is fused."""
+
+OUTSIDE = {"wte": "model.embed_tokens", "ff_out": "lm_head", "ln_f": "model.norm"}
+REQUIRED = ("d_model", "n_heads", "n_layers")
+COUNTS = (
+    "d_model",
+    "n_heads",
+    "n_kv_heads",
+    "n_layers",
+    "mlp_hidden_size",
+    "mlp_ratio",
+    "vocab_size",
+    "embedding_size",
+    "max_sequence_length",
+    "block_group_size",
+)
+NUMBERS = ("clip_qkv", "layer_norm_eps", "rope_theta")
+FLAGS = (
+    "alibi",
+    "rope",
+    "include_bias",
+    "bias_for_layer_norm",
+    "scale_logits",
+    "embedding_layer_norm",
+    "weight_tying",
+    "norm_after",
+    "attention_layer_norm",
+    "attention_layer_norm_with_affine",
+    "layer_norm_with_affine",
+    "multi_query_attention",
+)
+READABLE = {
+    "alibi": (False,),
+    "rope": (True,),
+    "include_bias": (False,),
+    "scale_logits": (False,),
+    "embedding_layer_norm": (False,),
+    "activation_type": ("swiglu",),
+    "block_type": ("sequential",),
 }
-"""Settings of `ai2-olmo` that make another architecture than transformers' OLMo 1 and 2, with those values."""
+"""Settings of `ai2-olmo` that decide the architecture, with the values of transformers' OLMo 1 and 2."""
+
+READABLE_1 = {
+    "attention_layer_norm": (False,),
+    "layer_norm_type": ("default", "low_precision"),
+    "layer_norm_with_affine": (False,),
+    "layer_norm_eps": (1e-5,),
+}
+READABLE_2 = {
+    "attention_layer_norm": (True,),
+    "layer_norm_type": ("rms",),
+    "layer_norm_with_affine": (True,),
+    "attention_layer_norm_with_affine": (True,),
+    "bias_for_layer_norm": (False,),
+    "clip_qkv": (),
+}
+"""The same for OLMo 1 and, where `norm_after` is set, for OLMo 2. What is not set is seen in the tensors."""
+
+MAKES = (
+    (r"(attn_norm|ff_norm|ln_f|q_norm|k_norm)\.bias$", "bias_for_layer_norm"),
+    (r"(attn_norm|ff_norm|ln_f)\.weight$", "layer_norm_with_affine"),
+    (r"[qk]_norm\.weight$", "attention_layer_norm"),
+    (r"emb_norm\.", "embedding_layer_norm"),
+    (r"wpe\.", "rope"),
+    (r"[qkv]_proj\.", "block_type"),
+    (r"\.bias$", "include_bias"),
+    (r"transformer\.ff_out\.", "weight_tying"),
+)
+"""Names of tensors, and the setting that decides whether they are there."""
 
 Rows = tuple[str, int, int]
 """A key of a file and the rows `start:stop` of its tensor; a stop of -1 means to the end."""
+
+GROUPED = re.compile(r"block_groups\.(\d{1,9})\.(\d{1,9})\.(.+)")  # group, place in it, part
 
 
 def is_settings(settings: dict[str, Any]) -> bool:
@@ -49,31 +116,30 @@ def config_of(settings: dict[str, Any], keys: set[str]) -> PreTrainedConfig:
     """transformers' configuration for settings of `ai2-olmo`: `config.json` of the old repositories, or the `model`
     part of a training run's `config.yaml`. `keys` are the checkpoint's tensors.
 
-    Errors: WorkbenchError naming the setting that transformers' OLMo 1 and 2 cannot express.
+    Errors: WorkbenchError naming the setting that is none, or that transformers' OLMo 1 and 2 cannot express.
     """
-    for name, values in UNREADABLE.items():
-        if settings.get(name) in values:
-            raise WorkbenchError(
-                f"settings say {name}: {settings[name]!r}, which OLMo 1 and 2 as published do not have"
-            )
+    _check_types(settings)
+    second = bool(settings.get("norm_after"))
+    _check_readable(settings, READABLE | (READABLE_2 if second else READABLE_1), "OLMo 2" if second else "OLMo 1")
     d_model, hidden = settings["d_model"], settings.get("mlp_hidden_size")
     tied = settings.get("weight_tying")
     common = {
         "vocab_size": settings.get("embedding_size") or settings["vocab_size"],
         "hidden_size": d_model,
-        "intermediate_size": (hidden if hidden is not None else settings.get("mlp_ratio", 4) * d_model) // 2,
+        "intermediate_size": (hidden if hidden is not None else _given(settings, "mlp_ratio", 4) * d_model) // 2,
         "num_hidden_layers": settings["n_layers"],
         "num_attention_heads": settings["n_heads"],
         "num_key_value_heads": _kv_heads(settings),
-        "max_position_embeddings": settings.get("max_sequence_length", 2048),
-        "tie_word_embeddings": tied if tied is not None else _prefix(keys) + "transformer.ff_out.weight" not in keys,
-        "rope_parameters": {"rope_type": "default", "rope_theta": float(settings.get("rope_theta", 10_000))},
+        "max_position_embeddings": _given(settings, "max_sequence_length", 2048),
+        "tie_word_embeddings": tied if tied is not None else _prefix(keys) + "ff_out.weight" not in keys,
+        "rope_parameters": {"rope_type": "default", "rope_theta": float(_given(settings, "rope_theta", 10_000))},
         "pad_token_id": settings.get("pad_token_id", 1),
         "eos_token_id": _eos(settings),
     }
-    if settings.get("norm_after"):
-        return _olmo2(settings, common)
-    return _olmo1(settings, common)
+    if second:
+        return Olmo2Config(**common, rms_norm_eps=float(_given(settings, "layer_norm_eps", 1e-5)))
+    clip = settings.get("clip_qkv")
+    return OlmoConfig(**common, clip_qkv=None if clip is None else float(clip))
 
 
 def plan(keys: set[str], config: PreTrainedConfig) -> dict[str, Rows]:
@@ -81,58 +147,109 @@ def plan(keys: set[str], config: PreTrainedConfig) -> dict[str, Rows]:
 
     Tensors with no place in transformers' layout keep their own names, so that a check of names finds them.
     """
-    start = _prefix(keys) + "transformer."
-    d_head = config.hidden_size // config.num_attention_heads
-    q_end, kv_rows = config.hidden_size, config.num_key_value_heads * d_head
+    start, size = _prefix(keys), _group_size(keys)
     places: dict[str, Rows] = {}
-    for key in keys:
-        block, _, part = key.removeprefix(start + "blocks.").partition(".")
-        layer, part = f"model.layers.{block}", part.removesuffix(".weight")
-        if key == start + "wte.weight":
-            places["model.embed_tokens.weight"] = (key, 0, -1)
-        elif key == start + "ff_out.weight":
-            places["lm_head.weight"] = (key, 0, -1)
-        elif key == start + "ln_f.weight":
-            places["model.norm.weight"] = (key, 0, -1)
-        elif not key.startswith(start + "blocks.") or not key.endswith(".weight"):
-            places[key] = (key, 0, -1)
-        elif part == "att_proj":
-            places[f"{layer}.self_attn.q_proj.weight"] = (key, 0, q_end)
-            places[f"{layer}.self_attn.k_proj.weight"] = (key, q_end, q_end + kv_rows)
-            places[f"{layer}.self_attn.v_proj.weight"] = (key, q_end + kv_rows, -1)
-        elif part == "ff_proj":
-            places[f"{layer}.mlp.up_proj.weight"] = (key, 0, config.intermediate_size)
-            places[f"{layer}.mlp.gate_proj.weight"] = (key, config.intermediate_size, -1)
-        else:
-            name = (SAME_MATRICES | OLMO2_NORMS).get(part)
-            places[f"{layer}.{name}.weight" if name else key] = (key, 0, -1)
+    for key in sorted(keys):
+        parts = _parts(_in_a_row(key.removeprefix(start), size), config)
+        taken = any(name in places for name in parts)
+        places |= {key: (key, 0, -1)} if taken or not parts else {name: (key, *rows) for name, rows in parts.items()}
     return places
 
 
-def _olmo1(settings: dict[str, Any], common: dict[str, Any]) -> OlmoConfig:
-    if settings.get("attention_layer_norm") or settings.get("layer_norm_type", "default") == "rms":
-        raise WorkbenchError(
-            "settings say attention_layer_norm or layer_norm_type: rms without norm_after: neither OLMo 1 nor OLMo 2"
-        )
-    if settings.get("layer_norm_eps", 1e-5) != 1e-5:
-        raise WorkbenchError(f"settings say layer_norm_eps: {settings['layer_norm_eps']}; OLMo 1 has 1e-05")
-    return OlmoConfig(**common, clip_qkv=settings.get("clip_qkv"))
+def key_of(name: str, keys: set[str]) -> str:
+    """What the original layout calls a tensor of transformers' layout, or the fused one that holds it; the name itself
+    of one that it does not have."""
+    start, size = _prefix(keys), _group_size(keys)
+    path = name.removesuffix(".weight")
+    outside = {new: old for old, new in OUTSIDE.items()}
+    if path in outside:
+        return f"{start}{outside[path]}.weight"
+    layer, _, part = path.removeprefix("model.layers.").partition(".")
+    old = {new: old for old, parts in IN_BLOCK.items() for new in parts}.get(part)
+    if old is None or not layer.isdecimal():
+        return name
+    grouped = any(GROUPED.match(key.removeprefix(start)) for key in keys)
+    block = f"block_groups.{int(layer) // size}.{int(layer) % size}" if grouped else f"blocks.{layer}"
+    return f"{start}{block}.{old}.weight"
 
 
-def _olmo2(settings: dict[str, Any], common: dict[str, Any]) -> Olmo2Config:
-    if settings.get("attention_layer_norm") is False or settings.get("layer_norm_type", "rms") != "rms":
-        raise WorkbenchError("settings say norm_after without RMS norms on q and k: not OLMo 2")
-    if settings.get("clip_qkv"):
-        raise WorkbenchError(
-            f"settings say norm_after and clip_qkv: {settings['clip_qkv']}, which OLMo 2 does not have"
-        )
-    return Olmo2Config(**common, rms_norm_eps=settings.get("layer_norm_eps", 1e-5))
+def setting_of(key: str) -> str | None:
+    """The setting of `ai2-olmo` that decides whether there is a tensor of this name; None where it always is."""
+    return next((setting for pattern, setting in MAKES if re.search(pattern, key)), None)
+
+
+def _check_types(settings: dict[str, Any]) -> None:
+    """Refuse a setting whose value is of the wrong kind: no number, or neither true nor false."""
+    for name in COUNTS:
+        value = settings.get(name)
+        if (type(value) is not int or value < 1) and (value is not None or name in REQUIRED):
+            raise WorkbenchError(f"settings say {name}: {shown(value)}, which is no whole number from 1")
+    for name in NUMBERS:
+        value = settings.get(name)
+        if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
+            raise WorkbenchError(f"settings say {name}: {shown(value)}, which is no number above 0")
+    for name in FLAGS:
+        if not isinstance(settings.get(name), bool | None):
+            raise WorkbenchError(f"settings say {name}: {shown(settings[name])}, which is neither true nor false")
+
+
+def _given(settings: dict[str, Any], name: str, default: Any) -> Any:  # noqa: ANN401 - of a setting's own type
+    """A setting, or its default where it is absent or null."""
+    return default if settings.get(name) is None else settings[name]
+
+
+def _check_readable(settings: dict[str, Any], readable: dict[str, tuple[Any, ...]], family: str) -> None:
+    """Refuse a setting of another architecture, by its own name. What is not set is no mistake."""
+    for name, values in readable.items():
+        value = settings.get(name)
+        if value is not None and value not in values:
+            has = " or ".join(str(value) for value in values) or "none"
+            raise WorkbenchError(f"settings say {name}: {shown(value)}; {family} as published has {has}")
+
+
+def _group_size(keys: set[str]) -> int:
+    """How many blocks a group has; 1 where blocks are in no groups."""
+    start = _prefix(keys)
+    found = (GROUPED.match(key.removeprefix(start)) for key in keys)
+    return 1 + max((int(match[2]) for match in found if match), default=0)
+
+
+def _in_a_row(name: str, size: int) -> str:
+    """A tensor's name with the number of its block in place of those of a group and of the block's place in it."""
+    match = GROUPED.match(name)
+    return f"blocks.{size * int(match[1]) + int(match[2])}.{match[3]}" if match else name
+
+
+def _parts(name: str, config: PreTrainedConfig) -> dict[str, tuple[int, int]]:
+    """What a tensor is in transformers' layout: names, each with its first row and the one after its last."""
+    path, ending = name.removesuffix(".weight"), ".weight"
+    if not name.endswith(ending):
+        return {}
+    if path in OUTSIDE:
+        return {OUTSIDE[path] + ending: (0, -1)}
+    block, _, part = path.removeprefix("blocks.").partition(".")
+    if not path.startswith("blocks.") or part not in IN_BLOCK:
+        return {}
+    ends = _ends(part, config)
+    spans = zip([0, *ends], [*ends, -1], strict=True)
+    return {f"model.layers.{block}.{new}{ending}": span for new, span in zip(IN_BLOCK[part], spans, strict=True)}
+
+
+def _ends(part: str, config: PreTrainedConfig) -> list[int]:
+    """Where the parts of a fused matrix end, but the last: rows."""
+    if part == "att_proj":
+        d_head = config.hidden_size // config.num_attention_heads
+        return [config.hidden_size, config.hidden_size + config.num_key_value_heads * d_head]
+    return [config.intermediate_size] if part == "ff_proj" else []
 
 
 def _kv_heads(settings: dict[str, Any]) -> int:
-    if settings.get("n_kv_heads") is not None:
-        return settings["n_kv_heads"]
-    return 1 if settings.get("multi_query_attention") else settings["n_heads"]
+    """Heads for keys and values. Errors: WorkbenchError where two settings say two numbers."""
+    several, of_all = settings.get("n_kv_heads"), settings.get("multi_query_attention")
+    by_flag = None if of_all is None else 1 if of_all else settings["n_heads"]
+    if None not in (several, by_flag) and several != by_flag:
+        raise WorkbenchError(f"settings say n_kv_heads: {several} and multi_query_attention: {of_all}")
+    return several or by_flag or settings["n_heads"]
 
 
 def _eos(settings: dict[str, Any]) -> int | None:
@@ -145,4 +262,5 @@ def _eos(settings: dict[str, Any]) -> int | None:
 
 
 def _prefix(keys: set[str]) -> str:
-    return "model." if any(key.startswith("model.transformer.") for key in keys) else ""
+    """What the names of all tensors begin with."""
+    return "model.transformer." if any(key.startswith("model.transformer.") for key in keys) else "transformer."

@@ -62,7 +62,7 @@ class Residents:
 
     def _load(self, name: str, progress: Progress | None) -> Loaded:
         """Make room, then read a checkpoint."""
-        size = estimate(name, dtype=self._dtype, quantize=self._quantize).resident
+        size = self._size(name)
         if size > self.budget:
             raise WorkbenchError(
                 f"{name} takes {readable(size)} and the budget for loaded models is {readable(self.budget)}"
@@ -76,7 +76,11 @@ class Residents:
     def make_room(self, checkpoint: str | Checkpoint) -> None:
         """Let go of models until another one, which somebody else loads, fits beside those that stay."""
         name = checkpoint if isinstance(checkpoint, str) else checkpoint.id
-        self._make_room(estimate(name, dtype=self._dtype, quantize=self._quantize).resident)
+        self._make_room(self._size(name))
+
+    def _size(self, name: str) -> int:
+        """The bytes that a checkpoint takes once it is loaded."""
+        return estimate(name, dtype=self._dtype, device=self._device, quantize=self._quantize).resident
 
     def _make_room(self, size: int) -> None:
         with self._lock:

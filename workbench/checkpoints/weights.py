@@ -7,40 +7,17 @@ there with its shape. Tensors are then read one at a time, or a few rows of one.
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-import yaml
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import Olmo2Config, Olmo3Config, OlmoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-from hooks import OlmoForCausalLM
 from workbench.checkpoints import original
-from workbench.checkpoints.files import Entry, TensorFile, read_json, tensor_files
-from workbench.errors import WorkbenchError
-
-FAMILIES: dict[str, tuple[str, type[PreTrainedConfig]]] = {
-    "olmo": ("OLMo", OlmoConfig),
-    "olmo2": ("OLMo 2", Olmo2Config),
-    "olmo3": ("OLMo 3", Olmo3Config),
-}
-FORMER_NAMES = {"olmo_1124": "olmo2", "olmo1124": "olmo2"}
-"""Model types that published configs carry from before transformers settled on a name."""
-
-BROKEN = (
-    AssertionError,
-    AttributeError,
-    KeyError,
-    RuntimeError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-    ZeroDivisionError,
-)
-"""What configuration and model classes raise for settings that make no sense."""
+from workbench.checkpoints.files import Entry, TensorFile, tensor_files
+from workbench.checkpoints.settings import FAMILIES, check_that_it_makes_a_model, config_of, read_settings, shapes
+from workbench.errors import WorkbenchError, shown
 
 HASHED_WHOLE = 64 * 2**20
 SAMPLES = 64
@@ -109,50 +86,15 @@ def open_weights(folder: str | Path) -> Weights:
     """
     folder = Path(folder)
     settings, said_in = read_settings(folder)
-    files = tensor_files(folder)
-    found = {key: file for file in files for key in file.entries}
-    config = _config(settings, said_in, set(found))
-    plan = original.plan(set(found), config) if original.is_original(set(found)) else {k: (k, 0, -1) for k in found}
-    places = {name: _place(found[key], key, start, stop) for name, (key, start, stop) in sorted(plan.items())}
-    places = {name: place for name, place in places.items() if not name.endswith("rotary_emb.inv_freq")}
-    if config.tie_word_embeddings:
-        places.pop("lm_head.weight", None)
-    _check(places, config, folder)
+    found = {key: file for file in tensor_files(folder) for key in file.entries}
+    with _of(said_in):
+        config = config_of(settings, set(found))
+    places = _places(found, config)
+    _check_names(places, set(found), config, folder)
+    _check_shapes(places, config)
+    with _of(said_in):
+        check_that_it_makes_a_model(config)
     return Weights(folder, config, places)
-
-
-def read_settings(folder: Path) -> tuple[dict[str, Any], Path]:
-    """What a folder's `config.json` or `config.yaml` says about the model, and which of the two it was.
-
-    Errors: WorkbenchError if there is neither, or it cannot be read.
-    """
-    if (folder / "config.json").is_file():
-        return read_json(folder / "config.json"), folder / "config.json"
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise WorkbenchError(f"{folder} is no checkpoint: it has neither config.json nor config.yaml")
-    try:
-        run = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WorkbenchError(f"{path} cannot be read as YAML: {error}") from error
-    settings = run.get("model", run) if isinstance(run, dict) else None
-    if not isinstance(settings, dict):
-        raise WorkbenchError(f"{path} has no `model` section")
-    return settings, path
-
-
-def family_of(settings: Mapping[str, Any]) -> str | None:
-    """The family that a config names, as people call it; None if it is not a dense OLMo."""
-    if original.is_settings(dict(settings)):
-        return "OLMo 2" if settings.get("norm_after") else "OLMo"
-    model_type = _model_type(settings)
-    return FAMILIES[model_type][0] if model_type in FAMILIES else None
-
-
-def _model_type(settings: Mapping[str, Any]) -> str:
-    """What a config says its `model_type` is, in transformers' spelling of today."""
-    said = str(settings.get("model_type"))
-    return FORMER_NAMES.get(said, said)
 
 
 def fingerprint(weights: Weights) -> str:
@@ -176,60 +118,71 @@ def fingerprint(weights: Weights) -> str:
     return digest.hexdigest()
 
 
-def _config(settings: dict[str, Any], said_in: Path, keys: set[str]) -> PreTrainedConfig:
+@contextmanager
+def _of(said_in: Path) -> Iterator[None]:
+    """Name the file in what is wrong with the settings that it holds."""
     try:
-        if original.is_settings(settings):
-            return original.config_of(settings, keys)
-        family = _model_type(settings)
-        if family not in FAMILIES:
-            raise WorkbenchError(
-                f"model_type {settings.get('model_type')!r} is not an OLMo that this workbench reads "
-                f"({', '.join(FAMILIES)}, or the old hf_olmo)"
-            )
-        return FAMILIES[family][1].from_dict(settings | {"model_type": family})
+        yield
     except WorkbenchError as error:
         raise WorkbenchError(f"{said_in}: {error}") from error
-    except BROKEN as error:
-        raise WorkbenchError(f"{said_in} is broken: {type(error).__name__}: {error}") from error
+
+
+def _places(found: Mapping[str, TensorFile], config: PreTrainedConfig) -> dict[str, Place]:
+    """Where each tensor lies, by transformers' names. Left out is what is no parameter: a copy of a tied embedding,
+    and the rotary angles, which old checkpoints hold."""
+    keys = set(found)
+    in_own_layout = original.is_original(keys)
+    plan = original.plan(keys, config) if in_own_layout else {key: (key, 0, -1) for key in keys}
+    places = {name: _place(found[key], key, start, stop) for name, (key, start, stop) in sorted(plan.items())}
+    if config.tie_word_embeddings and not in_own_layout:
+        places.pop("lm_head.weight", None)
+    return {name: place for name, place in places.items() if not name.endswith("rotary_emb.inv_freq")}
 
 
 def _place(file: TensorFile, key: str, start: int, stop: int) -> Place:
     entry = file.entries[key]
-    if (start, stop) == (0, -1):
+    if (start, stop) == (0, -1) or not entry.shape:
         return Place(entry.shape, entry.dtype, file, key, 0)
     stop = entry.shape[0] if stop == -1 else min(stop, entry.shape[0])
     return Place((max(stop - start, 0), *entry.shape[1:]), entry.dtype, file, key, start)
 
 
-def _check(places: Mapping[str, Place], config: PreTrainedConfig, folder: Path) -> None:
-    """Refuse a checkpoint whose tensors are not those of the model that its config describes."""
-    try:
-        with torch.device("meta"):
-            model = OlmoForCausalLM(config)
-    except BROKEN as error:
-        raise WorkbenchError(f"the config of {folder} makes no model: {error}") from error
-    expected = {name: tuple(parameter.shape) for name, parameter in model.state_dict().items()}
-    if config.tie_word_embeddings:
-        expected.pop("lm_head.weight", None)
-    family = FAMILIES[config.model_type][0]
+def _check_names(places: Mapping[str, Place], keys: set[str], config: PreTrainedConfig, folder: Path) -> None:
+    """Refuse tensors that are missing or left over, by their names in the files."""
+    expected, family = shapes(config), FAMILIES[config.model_type][0]
     missing = [name for name in expected if name not in places]
-    extra = [name for name in places if name not in expected]
-    wrong = [name for name in expected if name in places and places[name].shape != expected[name]]
+    extra = [places[name] for name in places if name not in expected]
+    if original.is_original(keys):
+        missing = list(dict.fromkeys(original.key_of(name, keys) for name in missing))
     if missing:
         raise WorkbenchError(
             f"{folder} lacks {len(missing)} of {len(expected)} tensors of this {family}: {', '.join(missing[:4])}"
-        )
-    if wrong:
-        name = wrong[0]
-        raise WorkbenchError(
-            f"{places[name].file.path}: {name} has shape {places[name].shape} where the config says {expected[name]} "
-            f"({len(wrong)} such tensors)"
+            f"{_by_setting(missing[0], keys)}"
         )
     if extra:
         raise WorkbenchError(
-            f"{places[extra[0]].file.path} holds {len(extra)} tensors that have no place in this {family}: "
-            f"{', '.join(extra[:4])}"
+            f"{extra[0].file.path} holds {len(extra)} tensors that have no place in this {family}: "
+            f"{', '.join(shown(place.key) for place in extra[:4])}{_by_setting(extra[0].key, keys)}"
+        )
+
+
+def _check_shapes(places: Mapping[str, Place], config: PreTrainedConfig) -> None:
+    """Refuse tensors that are not of the shape that the config says, or hold no floats."""
+    expected = shapes(config)
+    wrong = [name for name in expected if places[name].shape != expected[name]]
+    if wrong:
+        name, place = wrong[0], places[wrong[0]]
+        part = "" if place.key == name else f" (of {place.key})"
+        raise WorkbenchError(
+            f"{place.file.path}: {name}{part} has shape {place.shape} where the config says {expected[name]} "
+            f"({len(wrong)} such tensors)"
         )
     unreal = [name for name, place in places.items() if not place.dtype.is_floating_point]
     if unreal:
         raise WorkbenchError(f"{places[unreal[0]].file.path}: {unreal[0]} holds {places[unreal[0]].dtype}, not floats")
+
+
+def _by_setting(key: str, keys: set[str]) -> str:
+    """Which setting of a run decides whether there is a tensor, where that is known."""
+    setting = original.setting_of(key) if original.is_original(keys) else None
+    return "" if setting is None else f" (see {setting} in the config)"

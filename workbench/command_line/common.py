@@ -15,7 +15,6 @@ from hooks import OlmoForCausalLM
 from workbench import checkpoints
 from workbench.analyses.sample_text import SAMPLE_TEXT
 from workbench.analyses.trajectory import Loading
-from workbench.checkpoints.loading import suited_dtype
 from workbench.choices import BITS, DTYPES
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, tqdm_progress
@@ -63,7 +62,7 @@ def add_text(parser: argparse.ArgumentParser) -> None:
 
 def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     """How checkpoints are loaded."""
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (float32 on a CPU, else the files' own)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (float32 on a CPU, else auto: the files' own)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (cpu)")
     parser.add_argument("--quantize", choices=list(BITS), help="linear layers by bitsandbytes")
 
@@ -81,14 +80,16 @@ def bar(args: argparse.Namespace) -> Progress | None:
 
 
 def loading(args: argparse.Namespace) -> Loading:
-    """How the arguments say that checkpoints are loaded; on a CPU in float32, since less is slow there."""
-    return Loading(args.dtype or suited_dtype(args.device, args.quantize), args.device, args.quantize)
+    """How the arguments say that checkpoints are loaded."""
+    return Loading(args.dtype, args.device, args.quantize)
 
 
-def load(args: argparse.Namespace, checkpoint: str) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase | None]:
+def load(
+    args: argparse.Namespace, checkpoint: str, check_finite: bool = True
+) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase | None]:
     """A checkpoint's model and tokenizer, loaded as the arguments say. Errors: those of `checkpoints.load`."""
-    how = loading(args)
-    return checkpoints.load(checkpoint, dtype=how.dtype, device=how.device, quantize=how.quantize, progress=bar(args))
+    how = {"dtype": args.dtype, "device": args.device, "quantize": args.quantize, "check_finite": check_finite}
+    return checkpoints.load(checkpoint, **how, progress=bar(args))
 
 
 def opened(args: argparse.Namespace, checkpoint: str) -> Opened:

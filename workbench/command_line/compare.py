@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 from torch import Tensor
@@ -15,7 +16,7 @@ from workbench.analyses.compare_weights import compare_weights
 from workbench.analyses.noise_floor import noise_floor
 from workbench.analyses.pairs import Subject
 from workbench.checkpoints import Checkpoint
-from workbench.checkpoints.loading import tokenizer_of
+from workbench.checkpoints.loading import suited_dtype, tokenizer_of
 from workbench.checkpoints.names import split_id
 from workbench.command_line.common import (
     add_loading_arguments,
@@ -57,20 +58,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="set beside it how much the finals of A's series differ, which saw the same data in other orders",
     )
     parser.add_argument("--length", type=int, default=128, help="tokens a row that the text is cut into (128)")
-    parser.add_argument("--one-at-a-time", action="store_true", help="never hold both in memory (the files' own dtype)")
+    parser.add_argument("--one-at-a-time", action="store_true", help="never hold both in memory (float32, on the CPU)")
     add_text(parser)
     add_loading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
     """A table a part, with what differs most."""
-    pair = _pair(args)
-    makers = {"predictions": _predictions, "weights": _weights, "attention": _attention}
-    sections = [section for part in PARTS if part in args.only for section in makers[part](pair, args)]
+    finals = _finals(args.a) if args.noise_floor else []
     a, b = full_id(args.a), full_id(args.b)
-    origin = {"A": a, "B": b, "dtype": pair.dtype, "text": args.text or "the built-in page", "tokens": len(pair.ids)}
-    if pair.finals:
-        origin["noise floor"] = ", ".join(final.id for final in pair.finals)
+    origin: dict[str, object] = {"A": a, "B": b}
+    makers = {"weights": partial(_weights, finals)}
+    if set(args.only) - {"weights"}:  # weights are read from the files, so for them alone no model is loaded
+        pair = _pair(args, finals)
+        origin |= {"dtype": pair.dtype, "text": args.text or "the built-in page", "tokens": len(pair.ids)}
+        makers |= {"predictions": partial(_predictions, pair), "attention": partial(_attention, pair)}
+    sections = [section for part in PARTS if part in args.only for section in makers[part](args)]
+    if finals:
+        origin["noise floor"] = ", ".join(final.id for final in finals)
     return Report(f"{a} (A) and {b} (B)", sections, provenance(args, origin))
 
 
@@ -86,13 +91,14 @@ class Pair:
     finals: Sequence[Checkpoint]
 
 
-def _pair(args: argparse.Namespace) -> Pair:
+def _pair(args: argparse.Namespace, finals: Sequence[Checkpoint]) -> Pair:
     """What is compared, as the arguments say."""
     text = read_text(args.text)
-    finals = _finals(args.a) if args.noise_floor else []
     if args.one_at_a_time:
+        if args.dtype or args.quantize or args.device != "cpu":
+            raise WorkbenchError("--one-at-a-time loads in float32 on the CPU: no --dtype, --device or --quantize")
         tokenizer = needed(tokenizer_of(checkpoints.locate(args.a)), args.a)
-        return Pair(args.a, args.b, ids_of(tokenizer, text), tokenizer, "of the files", finals)
+        return Pair(args.a, args.b, ids_of(tokenizer, text), tokenizer, suited_dtype(), finals)
     a, b = opened(args, args.a), opened(args, args.b)
     ids = ids_of(a.tokenizer, text).to(a.model.device)
     return Pair(a.model, b.model, ids, a.tokenizer, dtype_name(a.model.dtype), finals)
@@ -141,10 +147,10 @@ def _predictions(pair: Pair, args: argparse.Namespace) -> list[Section]:
     ]
 
 
-def _weights(pair: Pair, args: argparse.Namespace) -> list[Section]:
+def _weights(finals: Sequence[Checkpoint], args: argparse.Namespace) -> list[Section]:
     """The matrices that changed most, of their norm; from the files."""
     measures = compare_weights(args.a, args.b, progress=bar(args))
-    floor = noise_floor(pair.finals, compare_weights, progress=bar(args))["relative_change"] if pair.finals else None
+    floor = noise_floor(finals, compare_weights, progress=bar(args))["relative_change"] if finals else None
     note = "‖B − A‖ / ‖A‖ of each matrix: 0 where nothing changed, √2 for unrelated matrices of equal norm."
     return [_grid_section("Weights", measures, "relative_change", floor, note)]
 

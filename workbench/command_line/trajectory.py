@@ -13,7 +13,7 @@ from workbench import checkpoints
 from workbench.analyses import metrics
 from workbench.analyses.trajectory import CACHE, Metric, trajectory
 from workbench.checkpoints import Checkpoint
-from workbench.checkpoints.loading import tokenizer_of
+from workbench.checkpoints.loading import suited_dtype, tokenizer_of
 from workbench.command_line.common import (
     add_loading_arguments,
     add_text,
@@ -133,8 +133,8 @@ def run(args: argparse.Namespace) -> Report:
         for name, curve in curves.items()
     ]
     origin = {"series": args.series, "checkpoints": len(series), "first": series[0].id, "last": series[-1].id}
-    origin |= {"dtype": loading(args).dtype or "of the files", "rows": f"{tokens.shape[0]} of {tokens.shape[1]}"}
-    origin |= {"text": args.text or "the built-in page"}
+    origin |= {"dtype": args.dtype or suited_dtype(args.device, args.quantize)}
+    origin |= {"rows": f"{tokens.shape[0]} of {tokens.shape[1]}", "text": args.text or "the built-in page"}
     return Report(f"{args.series} along its training", sections, provenance(args, origin))
 
 

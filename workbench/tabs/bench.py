@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
 from workbench.checkpoints import Checkpoint, Residents, finals, is_here, main_run, pick
+from workbench.checkpoints.loading import suited_dtype
 from workbench.errors import WorkbenchError
 from workbench.tabs.kept import Kept
 from workbench.text import token_labels
@@ -88,6 +89,11 @@ class Bench:
         self._lock = threading.Lock()
         self._waiting = 0
         self.checkpoint(self.default)
+
+    @property
+    def dtype(self) -> str:
+        """What checkpoints are loaded in: a dtype's name, or "auto" for the files' own."""
+        return self.options.get("dtype") or suited_dtype(self.options.get("device"), self.options.get("quantize"))
 
     def checkpoint(self, name: object) -> Checkpoint:
         """The checkpoint of this id. Raises WorkbenchError for one that was not named at start."""

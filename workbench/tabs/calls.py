@@ -18,7 +18,7 @@ from workbench.checkpoints import Checkpoint
 from workbench.errors import WorkbenchError
 from workbench.plots import plot
 from workbench.progress import Progress
-from workbench.report import packages
+from workbench.report import dtype_name, packages
 from workbench.results import Result
 from workbench.tabs.bench import Bench
 from workbench.tabs.place import Due
@@ -289,13 +289,21 @@ def origin(call: Call, bench: Bench) -> dict[str, str]:
     and versions."""
     sources = list(call.sources())
     texts = dict.fromkeys(source.shown for source in sources if isinstance(source, Tokens | Ids))
-    about = {"checkpoints": ", ".join(dict.fromkeys(source.name for source in sources)), **dict(bench.options)}
-    models = [source for source in sources if isinstance(source, Model)]
-    if models and "dtype" not in about:
-        about["dtype"] = str(bench.load(models[-1].name)[0].dtype).removeprefix("torch.")
+    about = {"checkpoints": ", ".join(dict.fromkeys(source.name for source in sources)), **bench.options}
+    about |= dtype_of(call, bench)
     about |= {"call": " ".join(Names(bench, call).write(call).split())}
     about |= {("tokens" if place == 0 else f"tokens_{place + 1}"): text for place, text in enumerate(texts)}
     return about | packages()
+
+
+def dtype_of(call: Call, bench: Bench) -> dict[str, str]:
+    """What a call computes in, where it loads models: as an entry of `origin`."""
+    parts = [part for each in call.calls() for part in each.parts]
+    models = [part for part in parts if isinstance(part, Model)]
+    if models:
+        return {"dtype": dtype_name(bench.load(models[-1].name)[0].dtype)}
+    by_name = any(isinstance(part, Run) or type(part) is Slot for part in parts)
+    return {"dtype": bench.dtype} if by_name else {}
 
 
 def code(call: Call, bench: Bench) -> str:

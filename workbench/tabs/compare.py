@@ -12,9 +12,10 @@ from workbench.analyses.compare_weights import compare_weights
 from workbench.analyses.noise_floor import noise_floor
 from workbench.analyses.representation_similarity import representation_similarity
 from workbench.analyses.transplant import transplant_parts, with_part
+from workbench.checkpoints import locate, open_weights
 from workbench.progress import Progress
 from workbench.tabs.attention import view_value
-from workbench.tabs.bench import MOST_ATTENTION_TOKENS, Bench, label
+from workbench.tabs.bench import MOST_ATTENTION_TOKENS, Bench, check_root, label
 from workbench.tabs.calls import (
     FILE_SLOTS,
     SLOTS,
@@ -127,6 +128,15 @@ def pair_of(bench: Bench, due: Due, other: object) -> Pair:
     return Pair(pair[0].checkpoint, pair[1].checkpoint, tokens, (config.num_hidden_layers, config.num_attention_heads))
 
 
+def files_of(bench: Bench, due: Due, other: object) -> Pair:
+    """The two checkpoints for what is read from their files: no model is loaded, and any tokenizers will do."""
+    a, b = bench.checkpoint(due.subject.checkpoint), bench.checkpoint(other)
+    for checkpoint in (a, b):
+        check_root(checkpoint)
+    config = open_weights(locate(b)).config
+    return Pair(a.id, b.id, Tokens(a.id, due.subject.prompt), (config.num_hidden_layers, config.num_attention_heads))
+
+
 def text_of_a(bench: Bench, due: Due, other: str, *settings: float) -> View:
     """What A writes."""
     return written(bench, due, "A", due.subject.checkpoint, *settings)
@@ -177,7 +187,7 @@ def by_token_floor(bench: Bench, due: Due, other: str, what: str) -> View | str:
 def difference_view(bench: Bench, due: Due, other: str, what: str) -> View:
     """One of several ways in which two checkpoints differ."""
     what = choice(what, DIFFERENCES, "difference")
-    pair = pair_of(bench, due, other)
+    pair = (files_of if what == "weights" else pair_of)(bench, due, other)
     layers, heads = pair.shape
     chooses = {"head": ("x", 0, heads), "layer": ("y", 0, layers)}
     chooses = {"cka": {"layer": ("y", -1, layers)}, "weights": {"layer": ("x", 0, layers)}}.get(what, chooses)
@@ -186,8 +196,9 @@ def difference_view(bench: Bench, due: Due, other: str, what: str) -> View:
 
 def difference_floor(bench: Bench, due: Due, other: str, what: str) -> View | str:
     """The noise floor of the same."""
-    pair = pair_of(bench, due, other)
-    return floor_view(bench, pair, compared(choice(what, DIFFERENCES, "difference"), pair))
+    what = choice(what, DIFFERENCES, "difference")
+    pair = (files_of if what == "weights" else pair_of)(bench, due, other)
+    return floor_view(bench, pair, compared(what, pair))
 
 
 def floor_view(bench: Bench, pair: Pair, comparison: Call) -> View | str:

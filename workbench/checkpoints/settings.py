@@ -1,0 +1,226 @@
+"""What a checkpoint's config says of the model: read, checked, and compared with the tensors that are there.
+
+A config is checked before anything is made of it: its numbers of layers, and the shapes that follow from it, are those
+of the files' headers, so one that asks for a million layers costs nothing.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers import Olmo2Config, Olmo3Config, OlmoConfig, PreTrainedConfig
+
+from hooks import OlmoForCausalLM
+from workbench.checkpoints import original
+from workbench.checkpoints.files import is_there, read_json, read_text
+from workbench.errors import WorkbenchError, reason, shown
+
+FAMILIES: dict[str, tuple[str, type[PreTrainedConfig]]] = {
+    "olmo": ("OLMo", OlmoConfig),
+    "olmo2": ("OLMo 2", Olmo2Config),
+    "olmo3": ("OLMo 3", Olmo3Config),
+}
+FORMER_NAMES = {"olmo_1124": "olmo2", "olmo1124": "olmo2"}
+"""Model types that published configs carry from before transformers settled on a name."""
+
+FORMER_SETTINGS = ("rope_theta", "rope_scaling")
+"""Settings besides those of the config classes that say something of the model. All others are about programs."""
+
+UNREADABLE = ("quantization_config", "per_layer_config")
+"""Settings that make another model of the same tensors, which is not built here."""
+
+ABOVE_ZERO = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "sliding_window",
+    "rms_norm_eps",
+    "clip_qkv",
+)
+TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+LARGEST = 2**63 - 1  # what torch counts to
+
+BROKEN = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+"""What configuration and model classes raise for settings that make no sense."""
+
+LAYER = re.compile(r"(?:model\.)?(?:layers\.(\d+)|transformer\.(?:blocks\.(\d+)|block_groups\.(\d+\.\d+)))\.")
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def read_settings(folder: Path) -> tuple[dict[str, Any], Path]:
+    """What a folder's `config.json` or `config.yaml` says about the model, and which of the two it was.
+
+    Errors: WorkbenchError if there is neither, or it cannot be read.
+    """
+    if is_there(folder / "config.json"):
+        return read_json(folder / "config.json"), folder / "config.json"
+    path = folder / "config.yaml"
+    if not is_there(path):
+        raise WorkbenchError(f"{folder} is no checkpoint: it has neither config.json nor config.yaml")
+    text = read_text(path)
+    try:
+        run = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise WorkbenchError(f"{path} cannot be read as YAML: {reason(error)}") from error
+    settings = run.get("model", run) if isinstance(run, dict) else None
+    if not isinstance(settings, dict):
+        raise WorkbenchError(f"{path} has no `model` section")
+    return settings, path
+
+
+def family_of(settings: Mapping[str, Any]) -> str | None:
+    """The family that a config names, as people call it; None if it is not a dense OLMo."""
+    if original.is_settings(dict(settings)):
+        return "OLMo 2" if settings.get("norm_after") else "OLMo"
+    model_type = _model_type(settings)
+    return FAMILIES[model_type][0] if model_type in FAMILIES else None
+
+
+def config_of(settings: dict[str, Any], keys: set[str]) -> PreTrainedConfig:
+    """The configuration that settings describe, for a checkpoint with these tensors; checked, but not yet for shapes.
+
+    Errors: WorkbenchError naming the setting and its value.
+    """
+    _check_layers(settings, keys)
+    try:
+        config = original.config_of(settings, keys) if original.is_settings(settings) else _transformers(settings)
+    except WorkbenchError:
+        raise
+    except BROKEN as error:
+        raise WorkbenchError(f"no settings of an OLMo: {type(error).__name__}: {reason(error)}") from error
+    _check_numbers(config)
+    return config
+
+
+def shapes(config: PreTrainedConfig) -> Shapes:
+    """The shape of every parameter of the model of a config, by name, in plain arithmetic: nothing is built."""
+    d_model, d_mlp, d_head = config.hidden_size, config.intermediate_size, d_head_of(config)
+    n_query, n_key = config.num_attention_heads * d_head, config.num_key_value_heads * d_head
+    projections = {"q": (n_query, d_model), "k": (n_key, d_model), "v": (n_key, d_model), "o": (d_model, n_query)}
+    layer: Shapes = {}
+    for name, shape in projections.items():
+        layer[f"self_attn.{name}_proj.weight"] = shape
+        if config.attention_bias:
+            layer[f"self_attn.{name}_proj.bias"] = shape[:1]
+    layer |= {f"mlp.{name}_proj.weight": (d_mlp, d_model) for name in ("gate", "up")}
+    layer["mlp.down_proj.weight"] = (d_model, d_mlp)
+    has_norms = config.model_type != "olmo"  # OLMo 1's have no weights
+    if has_norms:
+        layer |= {"self_attn.q_norm.weight": (n_query,), "self_attn.k_norm.weight": (n_key,)}
+        layer |= {f"post_{name}_layernorm.weight": (d_model,) for name in ("attention", "feedforward")}
+    found: Shapes = {"model.embed_tokens.weight": (config.vocab_size, d_model)}
+    for index in range(config.num_hidden_layers):
+        found |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
+    found |= {"model.norm.weight": (d_model,)} if has_norms else {}
+    return found if config.tie_word_embeddings else found | {"lm_head.weight": (config.vocab_size, d_model)}
+
+
+def d_head_of(config: PreTrainedConfig) -> int:
+    """The width of a head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def check_that_it_makes_a_model(config: PreTrainedConfig) -> None:
+    """Build the model without memory for its parameters. `shapes(config)` should have been compared with files before.
+
+    Errors: WorkbenchError if there is no such model.
+    """
+    try:
+        with torch.device("meta"):
+            model = OlmoForCausalLM(config)
+    except BROKEN as error:
+        raise WorkbenchError(f"it makes no model: {reason(error)}") from error
+    turned = {2 * buffer.numel() for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
+    if turned != {d_head_of(config)}:
+        raise WorkbenchError(
+            f"it makes no model: rope_parameters turn {max(turned)} of a head's {d_head_of(config)} dimensions"
+        )
+
+
+def layers_in(keys: Iterable[str]) -> int:
+    """How many layers the tensors of a checkpoint belong to, in either layout."""
+    return len({match.group(1, 2, 3) for key in keys if (match := LAYER.match(key))})
+
+
+def _model_type(settings: Mapping[str, Any]) -> str:
+    """What a config says its `model_type` is, in transformers' spelling of today."""
+    said = str(settings.get("model_type"))
+    return FORMER_NAMES.get(said, said)
+
+
+def _transformers(settings: dict[str, Any]) -> PreTrainedConfig:
+    """The configuration of transformers' layout: of the settings, those that say something of the model."""
+    family = _model_type(settings)
+    if family not in FAMILIES:
+        raise WorkbenchError(
+            f"model_type {shown(settings.get('model_type'))} is not an OLMo that this workbench reads "
+            f"({', '.join(FAMILIES)}, or the old hf_olmo)"
+        )
+    for name in UNREADABLE:
+        if settings.get(name) is not None:
+            raise WorkbenchError(f"{name}: {shown(settings[name])} is not read; save the checkpoint without it")
+    made = FAMILIES[family][1]
+    known = {*made.__annotations__, *FORMER_SETTINGS, "head_dim"}
+    return made.from_dict({name: value for name, value in settings.items() if name in known})
+
+
+def _check_layers(settings: Mapping[str, Any], keys: set[str]) -> None:
+    """Refuse a number of layers that is not that of the tensors. Until then, nothing of that length is made."""
+    name = "n_layers" if original.is_settings(dict(settings)) else "num_hidden_layers"
+    said, there = settings.get(name), layers_in(keys)
+    if isinstance(said, int) and said != there:
+        raise WorkbenchError(f"{name}: {shown(said)}, but the tensors are those of {there} layers")
+
+
+def _check_numbers(config: PreTrainedConfig) -> None:
+    """Refuse numbers that no model can have, and that no shape would show."""
+    for name in ABOVE_ZERO:
+        value = getattr(config, name, None)
+        if value is not None and (not isinstance(value, int | float) or not 0 < value <= LARGEST):
+            raise WorkbenchError(f"{name}: {shown(value)} should be above 0, and a number that can be counted to")
+    for name in TOKEN_IDS:
+        ids = getattr(config, name, None)
+        for token in ids if isinstance(ids, list) else [ids]:
+            if token is not None and not -1 <= token <= LARGEST:
+                raise WorkbenchError(f"{name}: {shown(token)} is no token")
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    if heads % kv_heads or d_head_of(config) % 2:
+        raise WorkbenchError(
+            f"{heads} heads of {d_head_of(config)} dimensions with {kv_heads} for keys and values: heads should be a "
+            "multiple of those, and dimensions come in pairs"
+        )
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) and config.sliding_window is None:
+        raise WorkbenchError("layer_types has sliding_attention, but there is no sliding_window")
+    for name, value in _leaves(config.rope_parameters):
+        least = 0 if name != "rope_theta" else math.ulp(0.0)
+        if isinstance(value, int | float) and not least <= value <= LARGEST:
+            raise WorkbenchError(f"rope_parameters: {name}: {shown(value)} makes no angles")
+
+
+def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The values of a table, and of the tables within it, by name."""
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value)
+        else:
+            yield name, value
