@@ -11,7 +11,7 @@ from torch import Tensor
 from hooks import OlmoForCausalLM
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.attribution_patching import attribution_patching
-from workbench.analyses.contrast import Contrast, contrast, measured, rounding
+from workbench.analyses.contrast import Contrast, contrast, rounding, summed
 from workbench.analyses.path_patching import path_patching
 from workbench.errors import WorkbenchError
 from workbench.results import Measures
@@ -84,7 +84,7 @@ def test_rounding_is_what_float64_shows(
     for row in range(len(texts)):
         pair = contrast(model, texts[row], texts[row].roll(1), 5, 7, -1, None)
         clean = exact[[row]].roll(1, -1).log_softmax(-1)  # some distribution to measure the divergence from
-        bound = rounding(pair, clean, logits[[row]])
+        bound = uncertainty(pair, clean, logits[[row]])
         for name, value in found(pair, clean, logits[[row]]).items():
             error = abs(value - found(pair, clean, exact[[row]])[name])
             ratios.setdefault(name, []).append(error / bound[name])
@@ -93,14 +93,22 @@ def test_rounding_is_what_float64_shows(
 
 
 def found(pair: Contrast, clean: Tensor, logits: Tensor) -> dict[str, float]:
-    return {name: value.item() for name, value in measured(pair, clean, logits[None]).items()}
+    """The means of the measures over prompts of one length."""
+    (pairs,) = pair.batches(10**6)
+    return {name: value.item() / len(logits) for name, value in summed(pair, pairs, clean, logits[None]).items()}
+
+
+def uncertainty(pair: Contrast, clean: Tensor, logits: Tensor) -> dict[str, float]:
+    """How far off those means may be because of rounding."""
+    (pairs,) = pair.batches(10**6)
+    return {name: value.item() ** 0.5 / len(logits) for name, value in rounding(pair, pairs, clean, logits).items()}
 
 
 def test_errors_of_several_prompts_average_out(model: OlmoForCausalLM, tokens: Tensor) -> None:
     logits = model.run(tokens[:1], logits_to_keep=1).logits[:, 0]
     clean = logits.double().log_softmax(-1)
     one, four = (
-        rounding(contrast(model, some, some.roll(1, 1), 5, 7, -1, None), clean.expand(n, -1), logits.expand(n, -1))
+        uncertainty(contrast(model, some, some.roll(1, 1), 5, 7, -1, None), clean.expand(n, -1), logits.expand(n, -1))
         for n, some in ((1, tokens[:1]), (4, tokens[:1].expand(4, -1)))
     )
     assert four["logit_difference"] == pytest.approx(one["logit_difference"] / 2)
