@@ -48,5 +48,5 @@ def test_texts_at_once_or_one_by_one_are_the_same(
     model: OlmoForCausalLM, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = effective_rank(model, tokens).values
-    monkeypatch.setattr("workbench.analyses.effective_rank.TEXTS", 1)
+    monkeypatch.setattr("workbench.analyses.effective_rank.AT_MOST", 1)
     np.testing.assert_allclose(effective_rank(model, tokens).values, together, rtol=1e-5)

@@ -44,12 +44,12 @@ def direct_logit_attribution(
     target = target_ids(model, token, against, tokenizer)
     n_parts = model.config.num_hidden_layers * (model.config.num_attention_heads + 2) + 1
     of_parts = n_parts * model.config.hidden_size * (2 * model.dtype.itemsize + 24)
-    tokens_at_a_time(model, "direct logit attribution", run_bytes(model), position + 1, fixed=of_parts)
+    tokens_at_a_time(model, "direct logit attribution", run_bytes(model), batch.shape[1], fixed=of_parts)
     if progress is not None:
         progress(0.0, "direct logit attribution")
     sites = ("embed", "blocks.*.attn.result", "blocks.*.attn_out", "blocks.*.mlp_out", "ln_final.scale")
     capture = [Capture(site, positions=[position]) for site in sites]
-    run = model.run(batch[:, : position + 1], capture=capture, logits_to_keep=1)
+    run = model.run(batch, capture=capture, logits_to_keep=torch.tensor([position], device=model.device))
     parts = {"embed": run["embed"][0, 0]}  # d_model each
     for layer in range(model.config.num_hidden_layers):
         heads = run[f"blocks.{layer}.attn.result"][0, 0]  # head d_model
