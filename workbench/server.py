@@ -224,13 +224,13 @@ def event_problem(page: gr.Blocks, event: object) -> str | None:
     """Why a request is no event of a page; None if it is one. The sentence quotes nothing: browsers read it as HTML."""
     if not isinstance(event, dict):
         return "an event is an object"
-    number, values, told, name = (event.get(key) for key in ("fn_index", "data", "event_data", "session_hash"))
+    number, values, name = (event.get(key) for key in ("fn_index", "data", "session_hash"))
     if type(number) is not int or number not in page.fns:
         return "the page has no such event; reload it"
     if not isinstance(values, list) or len(values) != len(page.fns[number].inputs):
         return f"this event takes {len(page.fns[number].inputs)} values; reload the page"
-    if not isinstance(told, dict | None) or event.get("batched"):
-        return "an event carries an object or nothing"
+    if event.get("batched"):
+        return "events of this page come one by one"
     if not isinstance(name, str) or not PAGE_NAME.fullmatch(name):
         return "an event names its page, in at most 64 letters and digits"
     return None

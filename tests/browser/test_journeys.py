@@ -6,6 +6,8 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, expect
 
+from workbench.tabs.shell import EXAMPLES
+
 from .conftest import Visit, ask, colours, drawn, tab
 
 HOSTILE = "<img src=x onerror=\"document.body.dataset.broken='yes'\"> ${alert(1)} {{value}} <b>bold</b>"
@@ -182,6 +184,45 @@ def test_bad_input_is_said_and_the_last_result_stays(visit: Visit):
     expect(page.locator("#spine .token")).not_to_have_count(tokens)
 
 
+def test_the_menu_of_examples_leaves_the_prompt_alone_unless_one_is_chosen(visit: Visit):
+    page = visit.open("prompt=one%20two%20three")
+    prompt, menu = page.locator("#prompt textarea"), page.get_by_label("Examples", exact=True)
+    option = page.get_by_role("option", name="The quick brown fox")
+    for chosen in (False, True):  # a second time with an example chosen before
+        prompt.fill("words of my own")
+        menu.click()  # opened and left
+        expect(option).to_be_visible()
+        page.keyboard.press("Escape")
+        page.locator("#brand h1").click()
+        menu.focus()  # and passed with the Tab key
+        page.keyboard.press("Tab")
+        page.locator("#run").click()
+        expect(page.locator("#spine .tokens")).to_contain_text("own")
+        expect(prompt).to_have_value("words of my own")
+        expect(page.locator("#problem p")).to_have_count(0)
+        if not chosen:
+            menu.click()
+            option.click()
+            expect(page.locator("#spine .tokens")).to_contain_text("quick")
+            expect(prompt).to_have_value(EXAMPLES[1])
+            expect(menu).to_have_value("")
+
+
+def test_menus_work_by_keyboard(visit: Visit):
+    page = visit.open("prompt=one%20two%20three")
+    page.get_by_label("Examples", exact=True).focus()
+    for key in ("ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator("#prompt textarea")).to_have_value(EXAMPLES[0])
+    expect(page.locator("#spine .tokens")).to_contain_text("Lisbon")
+    page.get_by_label("Checkpoint", exact=True).focus()
+    for key in ("Home", "Enter"):
+        page.keyboard.press(key)
+    page.wait_for_function("new URL(location).searchParams.get('checkpoint') === 'tiny-olmo@step0'")
+    page.locator("#spine .python").click()
+    expect(page.locator("#spine .shown")).to_contain_text("tiny-olmo@step0")
+
+
 def test_tokens_are_text_and_nothing_else(visit: Visit):
     page = visit.open()
     ask(page, HOSTILE)
@@ -191,6 +232,16 @@ def test_tokens_are_text_and_nothing_else(visit: Visit):
     page.locator("#attention .plane").click()
     assert page.evaluate("document.body.dataset.broken") is None
     assert page.locator("#spine img, #spine b:not(.readout b), #attention img").count() == 0
+
+
+def test_error_sentences_are_text_and_nothing_else(visit: Visit):
+    quoted = "![x](/gradio_api/file=http://192.0.2.1/x) <img src=x> **bold** $x$"
+    page, asked = visit.page, []
+    page.on("request", lambda request: asked.append(request.url))
+    visit.open(f"tab=Attribution&token_text={quote(quoted)}")
+    expect(page.locator("#direct .block.problem p")).to_contain_text(quoted)
+    assert page.locator(".block.problem").locator("img, a, strong, .katex").count() == 0
+    assert [url for url in asked if "file=" in url] == []
 
 
 def test_the_page_of_its_own_opens_offline(visit: Visit, chromium: Browser, tmp_path: Path):

@@ -159,7 +159,7 @@ class Place:
             due, permit = self._due(due, active, request), self.bar.permits.of_request(request)
             if due is None:
                 return gr.skip()
-            return Wanted(replace(due, cause=permit), (event._data or {}, arrived(request.request)), permit)
+            return Wanted(replace(due, cause=permit), (told(event), arrived(request.request)), permit)
 
         event(want, [self.due, self.bar.active], wanted, **AT_ONCE)
         work = guarded(
@@ -228,6 +228,11 @@ def quiet_state() -> gr.State:
 def settled(control: Component) -> list[Callable[..., Dependency]]:
     """The events after which a control's value is meant: a text when it is entered or left, not at every letter."""
     return [control.submit, control.blur] if isinstance(control, gr.Textbox) else [control.change]
+
+
+def told(event: gr.EventData) -> dict[str, Any]:
+    """What an event carries, if it is of the kind that the page's own components send."""
+    return event._data if isinstance(event._data, dict) else {}
 
 
 def tells(render: Callable[..., object]) -> bool:

@@ -25,6 +25,7 @@ from workbench.tabs.place import (
     Place,
     message,
     quiet_state,
+    told,
 )
 from workbench.tabs.stopping import Permit, Permits, arrived, drops_late, stops
 from workbench.tabs.strips import surprisal_strip
@@ -208,7 +209,7 @@ class Page:
 
     def _turn(
         self,
-        event: gr.SelectData,
+        event: gr.EventData,
         request: gr.Request,
         subject: Subject,
         selection: Selection,
@@ -217,7 +218,8 @@ class Page:
     ) -> list[object]:
         """Another tab comes into sight."""
         subject, selection, active = self._known(request, subject, selection, active)
-        active = event.value if event.value in self.places else active
+        chosen = told(event).get("value")
+        active = chosen if isinstance(chosen, str) and chosen in self.places else active
         return self._shown(request, subject, selection, active, *before)
 
     def _select(
@@ -231,7 +233,7 @@ class Page:
     ) -> list[object]:
         """A token, layer or head was chosen somewhere."""
         subject, selection, active = self._known(request, subject, selection, active)
-        found = {name: (event._data or {}).get(name) for name in ("token", "layer", "head")}
+        found = {name: told(event).get(name) for name in ("token", "layer", "head")}
         selection = replace(selection, **{name: value for name, value in found.items() if isinstance(value, int)})
         return self._shown(request, subject, selection, active, *before)
 
