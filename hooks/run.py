@@ -293,8 +293,8 @@ class Hookable(PreTrainedModel):
             for each in lists:
                 each[-1].logits = logits
 
-        told = (started, ended) if captures else (None, None)
-        taps = Taps(self.sites, captures, changes, strict=False, shards=shards_of(self), told=told)
+        callbacks = (started, ended) if captures else (None, None)
+        taps = Taps(self.sites, captures, changes, strict=False, shards=shards_of(self), callbacks=callbacks)
         for key in keys:
             _laid.setdefault(key, []).append(_Laid(captures, changes, lists, taps))
         try:

@@ -18,7 +18,7 @@ from .sites import HEADS, Sites, axis_of, layer_of, position_axis
 from .where import Chosen, Field, Places, head_numbers, heads_of, index_into, is_by_text, put
 
 ATTENTION_SITES = ("attn.scores", "attn.pattern")
-Told: TypeAlias = tuple[Callable[[dict[str, Tensor]], None] | None, Callable[[Tensor], None] | None]
+Callbacks: TypeAlias = tuple[Callable[[dict[str, Tensor]], None] | None, Callable[[Tensor], None] | None]
 
 
 class AllSeen(Exception):
@@ -126,7 +126,7 @@ class Taps:
         grad: captured tensors keep their graph, and what is captured lies on the path to the logits.
         strict: positions outside the sequence are an error (in one run), not yet to come (in a generation).
         shards: how heads and neurons are spread over processes, if they are.
-        told: called with the record of each forward pass as it starts, and with its logits as it ends.
+        callbacks: called with the record of each forward pass when it starts, and with its logits.
         captures_only: raise `AllSeen` once everything is recorded.
         around: edits of `tapped()` blocks around the call, which come first, and hold as far as they are reached.
         resumed: the call goes on from a residual stream, to which these were applied when it was made.
@@ -147,13 +147,13 @@ class Taps:
         grad: bool = False,
         strict: bool = True,
         shards: Shards | None = None,
-        told: Told = (None, None),
+        callbacks: Callbacks = (None, None),
         captures_only: bool = False,
         around: Sequence[Edit] = (),
         resumed: bool = False,
     ) -> None:
         self.sites, self.grad, self.strict, self.shards = sites, grad, strict, shards
-        (self.started, self.ended), self.captures_only = told, captures_only
+        (self.started, self.ended), self.captures_only = callbacks, captures_only
         self.layers = range(sites.n_layers) if layers is None else layers
         self.captures: dict[str, Capture] = {}
         self.edits: dict[str, list[_Change]] = {}
@@ -262,7 +262,9 @@ class Taps:
         if isinstance(heads, slice):
             return heads
         if heads.by_text:
-            raise WrongValue(f"heads are the same for all texts; those for {site!r} are rows, one for each of some")
+            raise WrongValue(
+                f"heads are the same for all texts: give one row of them at {site!r}, not {len(heads.rows)}"
+            )
         word = self.sites[site].split()[axis]
         size = self.sites.sizes[word]
         return Places(tuple(map(tuple, heads.within(size, word, f"the {size} {word}s of {site!r}"))))
@@ -293,10 +295,10 @@ class Tap:
         whole = x if self.shards is None else self.shards.whole(x, self.taps.sites[site])
         for change in changes or ():
             whole = self._edited(site, whole, change, present)
-        if self.grad and capture is not None and not whole.requires_grad:
-            whole = whole.detach().requires_grad_()  # where nothing before it is trained, the graph starts here
-            changes = changes or []
-        if changes is not None:
+        starts_graph = self.grad and capture is not None and not whole.requires_grad  # nothing before it is trained
+        if starts_graph:
+            whole = whole.detach().requires_grad_()
+        if starts_graph or changes is not None:
             x = whole if self.shards is None else self.shards.share(whole, like=x)
         if capture is not None:
             self._keep(site, self._selected(site, whole, capture, present), capture)

@@ -38,7 +38,7 @@ class Places:
                 raise WrongValue(f"a mask of {length} {what}s does not fit {whole}: it has one bool for each")
             return [[place for place, here in enumerate(row) if here] for row in self.rows]
         if strict and (outside := [number for row in self.rows for number in row if not -size <= number < size]):
-            raise OutOfRange(f"{what} {outside[0]} is outside {whole}: they are 0 to {size - 1}, or from the end -1 on")
+            raise OutOfRange(f"{what} {outside[0]} is outside {whole}: 0 to {size - 1}, or -1 to -{size} from the end")
         return [[number + size if number < 0 else number for number in row] for row in self.rows]
 
 

@@ -148,7 +148,8 @@ def stream(
 
     With `read`, a step for each given token after the first comes before those.
     `temperature` 0 takes the likeliest token; `top_k` 0 and `top_p` 1 leave all tokens in. `edits` hold for the prompt
-    and for every token after it. One seed gives one text; two models that agree on a distribution draw the same token.
+    and for every token after it; their `positions` are numbers, since a mask would have to grow with the text. One seed
+    gives one text; two models that agree on a distribution draw the same token.
     Errors: WorkbenchError, at the call, for a setting that makes no sense or a text that would not fit.
     """
     check_sampling(max_new_tokens, temperature, top_p, top_k, seed)
