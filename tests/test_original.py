@@ -89,6 +89,7 @@ def test_multi_query_by_its_old_name(make_model):
         {"activation_type": "gelu"},
         {"block_type": "llama"},
         {"attention_layer_norm": True},
+        {"layer_norm_with_affine": True},
         {"layer_norm_type": "rms"},
         {"layer_norm_eps": 1e-6},
         {"norm_after": True, "attention_layer_norm": False},

@@ -20,7 +20,6 @@ from workbench import checkpoints
 from workbench.analyses.trajectory import trajectory
 from workbench.checkpoints.names import split_id
 from workbench.command_line import main
-from workbench.tabs import TABS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -121,27 +120,46 @@ def answers(command: list[str]) -> bool:
 
 
 def test_an_analysis_is_added_as_it_says(tmp_path):
-    """In a copy of the project: its test passes, and the page has the new tab and can draw it."""
-    for package in ("hooks", "workbench"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=without)
-    (tmp_path / "tests").mkdir()
-    for name in ("tests/conftest.py", "tests/small_series.py", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path / name)
+    """In a copy of the project: its test passes, with all that every analysis and every tab is held to, and the page
+    has the new tab and can draw it."""
+    for folder in ("hooks", "workbench", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=without)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for name, text in FILES.items():
-        assert (tmp_path / name).exists() == name.endswith("__init__.py")
         (tmp_path / name).write_text(text, encoding="utf-8")
+    for (name, table), line in zip(TABLES.items(), LINES, strict=True):
+        assert f"`{name}`" in README and f"`{table}`" in README
+        rows = (tmp_path / name).read_text(encoding="utf-8")
+        head, found, tail = re.split(rf"^({table}: .*\n)", rows, flags=re.MULTILINE)
+        added = f"{head}{found}    {line}\n{tail}"
+        (tmp_path / name).write_text(f"{IMPORT}\n{added}", encoding="utf-8")
+    with (tmp_path / "workbench/tabs/__init__.py").open("a", encoding="utf-8") as tabs:
+        tabs.write("from workbench.tabs import updates\n\nTABS = (*(tab for tab in TABS if tab != updates), updates)\n")
     (tmp_path / "tests" / "test_page.py").write_text(PAGE)
     quietly = ("-p", "no:cacheprovider", "-W", "ignore::ResourceWarning")  # Gradio's event loops are left open
-    ran(sys.executable, "-m", "pytest", "-q", *quietly, "tests", where=tmp_path)
+    tests = [f"tests/test_{name}.py" for name in HOLDING]
+    ran(sys.executable, "-m", "pytest", "-q", *quietly, "-k", CHOSEN, *tests, where=tmp_path)
     ran(sys.executable, "-m", "ruff", "check", "--select", "F,E,I,UP,B", *FILES, where=tmp_path)
 
 
+TABLES = {"tests/test_every_analysis.py": "ANALYSES", "tests/texts_of_analyses.py": "SINGLE"}
+LINES = re.findall(r"^`(\"relative_update\": .*)`$", README, flags=re.MULTILINE)
+IMPORT = "from workbench.analyses.relative_update import relative_update"
+HOLDING = ("relative_update", "page", "every_analysis", "texts_of_analyses", "memory", "tabs", "imports")
+CHOSEN = "relative_update or the_page_has_it or is_among_these or every_tab_says or test_imports"
+
+
 def without(folder: str, names: list[str]) -> set[str]:
-    """What a copy does without: bytecode, and the weights of the embedded series."""
-    return {name for name in names if name == "__pycache__" or (name == "checkpoints" and "tiny_olmo" in folder)}
+    """What a copy does without: bytecode, the weights of the embedded series, and the example where it was followed."""
+    followed = {Path(name).name for name in FILES}
+    return {
+        name
+        for name in names
+        if name == "__pycache__" or name in followed or (name == "checkpoints" and "tiny_olmo" in folder)
+    }
 
 
-PAGE = f"""
+PAGE = """
 import gradio as gr
 from small_series import small_bench
 from workbench.tabs import TABS, shell, updates
@@ -152,7 +170,7 @@ from workbench.tabs.place import Due
 
 def test_the_page_has_it(make_model, tokenizer, tmp_path):
     bench = small_bench(tmp_path, make_model, tokenizer)
-    assert [tab.TITLE for tab in TABS] == {[tab.TITLE for tab in TABS]!r} + ["Updates"]
+    assert TABS[-1] is updates
     assert "Updates" in str(shell.build(bench, TABS).config)
     view = updates.updates_view(bench, Due(Subject(bench.default, "w1 w2 w3", 1), Selection()))
     with gr.Blocks():

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hooks import OlmoForCausalLM, edits
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.direct_logit_attribution import direct_logit_attribution
 from workbench.analyses.head_atlas import head_atlas
+from workbench.generation import stream
 
 from . import model
 from .timing import ratio
@@ -24,18 +25,30 @@ def time_analyses(family: str, length: int, rounds: int) -> Iterator[tuple[str, 
     Random texts of head_atlas' induction score are left out.
     """
     yield f"analyses, {length} tokens", "limit", "measured"
-    ours, ids = model.build(family)[0], model.some_tokens(1, length)
+    (ours, theirs), ids = model.build(family), model.some_tokens(1, length)
     for what, limit, call in (
-        ("head_atlas", "at most 1.70 ×", lambda: head_atlas(ours, ids, samples=0)),
+        ("head_atlas", "at most 1.50 ×", lambda: head_atlas(ours, ids, samples=0)),
         ("direct_logit_attribution", "", lambda: direct_logit_attribution(ours, ids, 5, 7)),
     ):
         found = ratio(call, lambda: ours.run(ids), rounds)
         yield f"{what}, as a multiple of a forward pass", limit, f"{found:.2f} ×"
+    found = ratio(*_generations(ours, theirs), rounds)
+    yield "workbench.generation, as a multiple of transformers' `generate`", "at most 0.80 ×", f"{found:.2f} ×"
     for shared in SHARED:
         prompts = _prompts(shared)
         found = ratio(_cell_by_cell(ours, *prompts), _patching(ours, *prompts), PATCHING_ROUNDS)
         what = f"one forward a cell, over activation_patching; {PROMPT} tokens, {shared} shared"
-        yield what, "at least 5.00 ×", f"{found:.2f} ×"
+        yield what, "at least 10.0 ×", f"{found:.2f} ×"
+
+
+def _generations(ours: OlmoForCausalLM, theirs: nn.Module) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Our generation, with what was expected at each token, and transformers', which tells tokens alone."""
+    prompt = model.some_tokens(1, model.PROMPT)
+    options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": model.NEW, "do_sample": False}
+    return (
+        lambda: list(stream(ours, prompt, max_new_tokens=model.NEW, temperature=0.0)),
+        lambda: theirs.generate(prompt, **options),
+    )
 
 
 def _prompts(shared: int) -> tuple[Tensor, Tensor]:

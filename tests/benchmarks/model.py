@@ -34,13 +34,13 @@ LOOKING = {
     "forward without taps": Row(1.02, lambda model, ids: model(ids, use_cache=False)),
     "run without taps": Row(1.02, lambda model, ids: model.run(ids)),
     "every `resid_post`": Row(1.03, lambda model, ids: model.run(ids, capture="blocks.*.resid_post")),
-    "one layer's patterns": Row(1.2, lambda model, ids: model.run(ids, capture="blocks.4.attn.pattern")),
-    "every layer's patterns": Row(2.0, lambda model, ids: model.run(ids, capture="blocks.*.attn.pattern")),
+    "one layer's patterns": Row(1.1, lambda model, ids: model.run(ids, capture="blocks.4.attn.pattern")),
+    "every layer's patterns": Row(1.45, lambda model, ids: model.run(ids, capture="blocks.*.attn.pattern")),
     "last query row of every head and layer": Row(
-        1.05, lambda model, ids: model.run(ids, capture=Capture("blocks.*.attn.pattern", queries=[-1]))
+        1.03, lambda model, ids: model.run(ids, capture=Capture("blocks.*.attn.pattern", queries=[-1]))
     ),
     "streamed statistics of all heads": Row(
-        1.7, lambda model, ids: model.run(ids, capture=Capture("blocks.*.attn.pattern", reduce=HeadStatistics(ids)))
+        1.5, lambda model, ids: model.run(ids, capture=Capture("blocks.*.attn.pattern", reduce=HeadStatistics(ids)))
     ),
 }
 GENERATE_LIMIT = 1.0

@@ -20,9 +20,9 @@ from workbench.analyses.sample_text import SAMPLE_TEXT
 SERIES = "tiny-olmo"
 NEW = 200  # generated tokens
 LIMITS = {
-    "from `python app.py` to a usable page": 10_000,
-    "another head, 512 tokens": 100,
-    "another head, 2,048 tokens": 250,
+    "from `python app.py` to a usable page": 5_000,
+    "another head, 512 tokens": 60,
+    "another head, 2,048 tokens": 120,
     "first streamed token": None,
     f"a streamed token, mean of {NEW}": None,
     f"the same of `generate` alone, mean of {NEW}": None,

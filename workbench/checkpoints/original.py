@@ -9,6 +9,7 @@ Rotary embeddings pair dimensions as transformers does, so no row moves.
 import math
 import re
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 from transformers import Olmo2Config, OlmoConfig, PreTrainedConfig
@@ -156,21 +157,22 @@ def plan(keys: set[str], config: PreTrainedConfig) -> dict[str, Rows]:
     return places
 
 
-def key_of(name: str, keys: set[str]) -> str:
-    """What the original layout calls a tensor of transformers' layout, or the fused one that holds it; the name itself
-    of one that it does not have."""
+def keys_of(names: Iterable[str], keys: set[str]) -> dict[str, str]:
+    """What the original layout calls tensors of transformers' layout, or the fused ones that hold them; the names of
+    those that it does not have stay as they are. `keys` show its prefix and its groups."""
     start, size = _prefix(keys), _group_size(keys)
-    path = name.removesuffix(".weight")
-    outside = {new: old for old, new in OUTSIDE.items()}
-    if path in outside:
-        return f"{start}{outside[path]}.weight"
-    layer, _, part = path.removeprefix("model.layers.").partition(".")
-    old = {new: old for old, parts in IN_BLOCK.items() for new in parts}.get(part)
-    if old is None or not layer.isdecimal():
-        return name
-    grouped = any(GROUPED.match(key.removeprefix(start)) for key in keys)
-    block = f"block_groups.{int(layer) // size}.{int(layer) % size}" if grouped else f"blocks.{layer}"
-    return f"{start}{block}.{old}.weight"
+    grouped = any(key.startswith(f"{start}block_groups.") for key in keys)
+    outside = {f"{new}.weight": f"{start}{old}.weight" for old, new in OUTSIDE.items()}
+    in_block = {f"{new}.weight": f"{old}.weight" for old, parts in IN_BLOCK.items() for new in parts}
+
+    def key_of(name: str) -> str:
+        layer, _, part = name.removeprefix("model.layers.").partition(".")
+        if part not in in_block:
+            return outside.get(name, name)
+        block = f"block_groups.{int(layer) // size}.{int(layer) % size}" if grouped else f"blocks.{layer}"
+        return f"{start}{block}.{in_block[part]}"
+
+    return {name: key_of(name) for name in names}
 
 
 def setting_of(key: str) -> str | None:

@@ -48,6 +48,7 @@ ABOVE_ZERO = (
     "clip_qkv",
 )
 TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+MOST_VALUES = 100_000
 LARGEST = 2**63 - 1  # what torch counts to
 
 BROKEN = (
@@ -72,8 +73,9 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], Path]:
 
     Errors: WorkbenchError if there is neither, or it cannot be read.
     """
-    if is_there(folder / "config.json"):
-        return read_json(folder / "config.json"), folder / "config.json"
+    path = folder / "config.json"
+    if is_there(path):
+        return _of_a_size(read_json(path), path), path
     path = folder / "config.yaml"
     if not is_there(path):
         raise WorkbenchError(f"{folder} is no checkpoint: it has neither config.json nor config.yaml")
@@ -85,7 +87,19 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], Path]:
     settings = run.get("model", run) if isinstance(run, dict) else None
     if not isinstance(settings, dict):
         raise WorkbenchError(f"{path} has no `model` section")
-    return settings, path
+    return _of_a_size(settings, path), path
+
+
+def _of_a_size(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The settings. Errors: WorkbenchError if they hold far more than settings do, as aliases of YAML can."""
+    left, counted = [settings], 0
+    while left:
+        value, counted = left.pop(), counted + 1
+        if isinstance(value, dict | list):
+            left += value.values() if isinstance(value, dict) else value
+        if counted + len(left) > MOST_VALUES:
+            raise WorkbenchError(f"{path} holds more than {MOST_VALUES:,} values, which are no settings of a model")
+    return settings
 
 
 def family_of(settings: Mapping[str, Any]) -> str | None:
@@ -162,10 +176,10 @@ def layers_in(keys: Iterable[str]) -> int:
     return len({match.group(1, 2, 3) for key in keys if (match := LAYER.match(key))})
 
 
-def _model_type(settings: Mapping[str, Any]) -> str:
+def _model_type(settings: Mapping[str, Any]) -> str | None:
     """What a config says its `model_type` is, in transformers' spelling of today."""
-    said = str(settings.get("model_type"))
-    return FORMER_NAMES.get(said, said)
+    said = settings.get("model_type")
+    return FORMER_NAMES.get(said, said) if isinstance(said, str) else None
 
 
 def _transformers(settings: dict[str, Any]) -> PreTrainedConfig:

@@ -150,14 +150,13 @@ def _place(file: TensorFile, key: str, start: int, stop: int) -> Place:
 def _check_names(places: Mapping[str, Place], keys: set[str], config: PreTrainedConfig, folder: Path) -> None:
     """Refuse tensors that are missing or left over, by their names in the files."""
     expected, family = shapes(config), FAMILIES[config.model_type][0]
-    missing = [name for name in expected if name not in places]
+    in_files = original.keys_of(expected, keys) if original.is_original(keys) else {name: name for name in expected}
+    missing = list(dict.fromkeys(in_files[name] for name in expected if name not in places))
     extra = [places[name] for name in places if name not in expected]
-    if original.is_original(keys):
-        missing = list(dict.fromkeys(original.key_of(name, keys) for name in missing))
     if missing:
         raise WorkbenchError(
-            f"{folder} lacks {len(missing)} of {len(expected)} tensors of this {family}: {', '.join(missing[:4])}"
-            f"{_by_setting(missing[0], keys)}"
+            f"{folder} lacks {len(missing)} of {len(set(in_files.values()))} tensors of this {family}: "
+            f"{', '.join(missing[:4])}{_by_setting(missing[0], keys)}"
         )
     if extra:
         raise WorkbenchError(

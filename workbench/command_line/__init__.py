@@ -23,7 +23,9 @@ from workbench.streams import check_output, complain, show, tell
 
 COMMANDS = ("generate", "attention", "lens", "compare", "trajectory", "check")
 PROGRAM = ("python", "-m", "workbench")
-CODES = "exit codes: 0 fine; 1 it cannot be done (the reason is on stderr) or a check failed; 2 not understood"
+CODES = (
+    "exit codes: 0 fine; 1 it cannot be done (the reason is on stderr) or a check failed; 2 not understood; 130 Ctrl-C"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
