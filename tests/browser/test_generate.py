@@ -12,6 +12,13 @@ from .conftest import Visit, ask
 NEW = "#written .token:not(.given)"
 
 
+def unfold_edits(page: Page) -> None:
+    """Open the box of edits. Gradio sets what it mounts once more, a frame later; nobody types as fast as a test."""
+    page.locator("#edits-fold button").first.click()
+    page.locator("#edits textarea").wait_for()
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def looked_at(page: Page, token: int) -> None:
     """Wait until the details are about a token."""
     page.wait_for_selector(f"#details .details:not(.busy)[data-token='{token}']")
@@ -106,7 +113,7 @@ def test_edits_stand_beside_the_plain_text(visit: Visit):
     expect(page.locator("#details .numbers")).to_contain_text("with the edits")
     page.locator("#edited .python").click()
     expect(page.locator("#edited .shown")).to_contain_text("edits.scale('blocks.3.mlp_out', 0.0)")
-    page.locator("#edits-fold button").first.click()
+    unfold_edits(page)
     expect(page.locator("#edits textarea")).to_have_value("scale blocks.3.mlp_out 0")
     page.wait_for_timeout(300)  # it has only now been put on the page
     page.locator("#edits textarea").fill("# scale blocks.3.mlp_out 0")
@@ -127,7 +134,7 @@ def test_edits_stand_below_in_a_narrow_window(chromium: Browser, address: str):
 def test_a_bad_edit_is_said_and_the_text_stays(visit: Visit):
     page = visit.open("length=4&ends=false")
     expect(page.locator(NEW)).to_have_count(4)
-    page.locator("#edits-fold button").first.click()
+    unfold_edits(page)
     page.locator("#edits textarea").fill("zero blocks.9.attn.z")
     page.get_by_role("button", name="Generate", exact=True).click()
     expect(page.locator(".block.problem:visible p")).to_contain_text("blocks.9")

@@ -215,12 +215,18 @@ def test_menus_work_by_keyboard(visit: Visit):
         page.keyboard.press(key)
     expect(page.locator("#prompt textarea")).to_have_value(EXAMPLES[0])
     expect(page.locator("#spine .tokens")).to_contain_text("Lisbon")
+    code, token = page.locator("#spine .shown"), page.locator("#spine .token").nth(5)
+    page.locator("#spine .python").click()
+    expect(code).to_contain_text("tiny-olmo@step6000")
+    colour = token.get_attribute("style")
     page.get_by_label("Checkpoint", exact=True).focus()
     for key in ("Home", "Enter"):
         page.keyboard.press(key)
-    page.wait_for_function("new URL(location).searchParams.get('checkpoint') === 'tiny-olmo@step0'")
+    expect(token).not_to_have_attribute("style", colour)
+    assert "checkpoint=tiny-olmo%40step0" in page.url
+    expect(code).to_be_hidden()  # it was of another checkpoint
     page.locator("#spine .python").click()
-    expect(page.locator("#spine .shown")).to_contain_text("tiny-olmo@step0")
+    expect(code).to_contain_text("tiny-olmo@step0")
 
 
 def test_tokens_are_text_and_nothing_else(visit: Visit):

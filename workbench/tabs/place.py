@@ -44,11 +44,15 @@ class Due:
 
 @dataclass(frozen=True)
 class Asked:
-    """The prompt was asked for: when, so that each Run differs from the last; its permit; and of which checkpoint."""
+    """A prompt was asked for: when, so that each Run differs from the last; its permit; and what is to be run.
+
+    The bar's components may still hold what stood there before when a change of this is told.
+    """
 
     at: int
     permit: Permit
     checkpoint: object
+    prompt: object
 
 
 class Wanted(NamedTuple):
@@ -183,8 +187,10 @@ class Place:
         def rendered(bench: Bench, due: Due, told: object, *values: object) -> list[object]:
             found = render(bench, due, told, *values)
             found = found if isinstance(found, list) else [found]
-            opened = found[outputs.index(self.checkpoint)] if self.checkpoint in outputs else due.subject.checkpoint
-            return [*found, Asked(time.monotonic_ns(), due.cause, opened)]
+            told_of = dict(zip(outputs, found, strict=True))
+            opened = told_of.get(self.checkpoint, due.subject.checkpoint)
+            prompt = told_of.get(self.prompt, due.subject.prompt)
+            return [*found, Asked(time.monotonic_ns(), due.cause, opened, prompt)]
 
         self.asks.append(self.on(event, rendered, inputs=inputs, outputs=[*outputs, self.bar.asked]))
 

@@ -103,15 +103,16 @@ class Page:
             "js": f"(...values) => workbench.remember({list(controls)!r}, values)",
         }
         demo.load(self._open, None, [asked, self.bar.active, self.selection, tabs, *controls.values()], **quiet)
-        run = gr.on([self.run.click, self.prompt.submit], self._run, self.checkpoint, asked, **AT_ONCE)
-        opened = self.checkpoint.input(self._opened, [self.checkpoint, asked], asked, **AT_ONCE)
+        given = [self.checkpoint, self.prompt]
+        run = gr.on([self.run.click, self.prompt.submit], self._run, given, asked, **AT_ONCE)
+        opened = self.checkpoint.input(self._opened, [*given, asked], asked, **AT_ONCE)
         menus = [self.checkpoint, self.examples]
         exampled = self.examples.change(self._exampled, menus, [self.prompt, self.examples, asked], **AT_ONCE)
         for changed in (run, opened, exampled, *[event for place in self.places.values() for event in place.asks]):
             changed.then(**remember)
         asked.change(
             self._ask,
-            [asked, self.checkpoint, self.prompt, *states],
+            [asked, *given, *states],
             [self.problem, self.count, self.spine, *states, *dues],
             show_progress="minimal",
             show_progress_on=self.count,
@@ -120,7 +121,7 @@ class Page:
         ).then(None, js=READY)
         stops(self.stop, demo, self.permits, (QUEUE, DOWNLOADS))
         gr.on([control.change for control in self.bar.linked.values()], **remember)
-        counted = {"fn": self._count, "inputs": [self.checkpoint, self.prompt], "outputs": self.count}
+        counted = {"fn": self._count, "inputs": given, "outputs": self.count}
         gr.on(
             [self.prompt.change, self.checkpoint.change], **counted, show_progress="hidden", trigger_mode="always_last"
         )
@@ -134,7 +135,13 @@ class Page:
         subject, selection, title = self._addressed(request)
         controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.bar.linked}
         values = [from_address(query[name], part) if name in query else gr.skip() for name, part in controls.items()]
-        return [self._run(subject.checkpoint, request), title, selection, gr.Tabs(selected=title), *values]
+        return [
+            self._run(subject.checkpoint, subject.prompt, request),
+            title,
+            selection,
+            gr.Tabs(selected=title),
+            *values,
+        ]
 
     def _addressed(self, request: gr.Request) -> tuple[Subject, Selection, str]:
         """What the page shows by its address: its prompt as it was run, what is selected, and the tab in sight."""
@@ -159,18 +166,18 @@ class Page:
         permit = self.permits.of_request(request)
         return self.places[title].due_for(subject, selection, permit) if active == title else None
 
-    def _run(self, checkpoint: object, request: gr.Request) -> Asked:
-        """The prompt is asked for."""
-        return Asked(arrived(request.request), self.permits.of_request(request), checkpoint)
+    def _run(self, checkpoint: object, prompt: object, request: gr.Request) -> Asked:
+        """A prompt is asked for."""
+        return Asked(arrived(request.request), self.permits.of_request(request), checkpoint, prompt)
 
-    def _opened(self, checkpoint: object, asked: Asked | None, request: gr.Request) -> object:
+    def _opened(self, checkpoint: object, prompt: object, asked: Asked | None, request: gr.Request) -> object:
         """Ask for the prompt where another checkpoint is chosen; its menu tells of being left, too."""
         before = self._addressed(request)[0].checkpoint if asked is None else asked.checkpoint
-        return gr.skip() if checkpoint == before else self._run(checkpoint, request)
+        return gr.skip() if checkpoint == before else self._run(checkpoint, prompt, request)
 
     def _exampled(self, checkpoint: object, example: object, request: gr.Request) -> list[object]:
         """Ask for an example and empty the menu; nothing where none was chosen."""
-        return [example, None, self._run(checkpoint, request)] if example in EXAMPLES else [gr.skip()] * 3
+        return [example, None, self._run(checkpoint, example, request)] if example in EXAMPLES else [gr.skip()] * 3
 
     def _ask(
         self,
@@ -183,12 +190,13 @@ class Page:
         request: gr.Request,
     ) -> list[object]:
         """Read the prompt, colour the strip, and make the tab in sight due, unless it is stopped before."""
-        permit = self.permits.of_request(request) if asked is None else asked.permit
+        asked = self._run(checkpoint, prompt, request) if asked is None else asked
+        permit = asked.permit
         subject, selection, active = self._known(request, subject, selection, active)
         try:
             permit.check()
             with self.bench.turn():
-                opened = self.bench.read(checkpoint, prompt, progress=lambda *_: permit.check())
+                opened = self.bench.read(asked.checkpoint, asked.prompt, progress=lambda *_: permit.check())
                 if selection.token is not None and selection.token >= opened.ids.shape[1]:
                     selection = replace(selection, token=None)
                 strip = surprisal_strip(opened, selection)

@@ -12,6 +12,8 @@ window.workbench.offers = (root, { offer, tell, more = {} }) => {
     );
   }
 
+  let asked = 0; // how often there was something else to tell of
+
   function fold() {
     shown.hidden = true;
     for (const name of ["define", "python"]) button(name).setAttribute("aria-expanded", "false");
@@ -27,7 +29,19 @@ window.workbench.offers = (root, { offer, tell, more = {} }) => {
   async function turn(name, act) {
     const wasOpen = open(name);
     fold();
-    if (!wasOpen) await act(await offer());
+    if (wasOpen) return;
+    let told, at;
+    do {
+      at = asked;
+      told = await offer();
+    } while (at !== asked); // it is of what is shown by now
+    await act(told);
+  }
+
+  // Nothing unfolded tells of what was shown before.
+  function renew() {
+    asked++;
+    fold();
   }
 
   const actions = {
@@ -45,5 +59,5 @@ window.workbench.offers = (root, { offer, tell, more = {} }) => {
   for (const [name, act] of Object.entries(actions)) {
     button(name)?.addEventListener("click", () => Promise.resolve(act()).catch((error) => tell(error.message)));
   }
-  return { fold };
+  return { renew };
 };

@@ -112,7 +112,7 @@ async function inspect(told) {
   now = told.text ? told : null;
   root.hidden = !now;
   if (!now) return;
-  fold();
+  renew();
   heading();
   root.classList.add("busy");
   try {
@@ -136,7 +136,7 @@ function tell(text) {
   setTimeout(() => (find(".said").textContent = ""), 2500);
 }
 
-const { fold } = wb.offers(element, { offer: async () => (await wb.post("data/text/token/offer", body())).json(), tell });
+const { renew } = wb.offers(element, { offer: async () => (await wb.post("data/text/token/offer", body())).json(), tell });
 find(".offers").hidden = Boolean(window.standalone);
 
 wb.hear("inspect", (told) => {

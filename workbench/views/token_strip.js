@@ -87,7 +87,7 @@ function draw() {
   weights = null;
   recolour(coloured);
   if (value.selected !== undefined && value.selected !== before.selected) chosen = value.selected;
-  if (same === 0) fold();
+  if (JSON.stringify(before.ask) !== JSON.stringify(value.ask)) renew();
   const stays = chosen !== null && chosen < count() && (chosen < same || before.ids === undefined || value.spine);
   mark(stays ? chosen : null);
   if (value.look) inspectAgain(stays);
@@ -166,7 +166,7 @@ function tell(text) {
   said = setTimeout(() => describe(chosen), 2500);
 }
 
-const { fold } = wb.offers(element, {
+const { renew } = wb.offers(element, {
   offer: async () => (await wb.post("data/text/offer", value.ask)).json(),
   tell,
   more: { png: save },
