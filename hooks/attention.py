@@ -238,9 +238,16 @@ def streamed(qk: QK, reduce: Callable[[Tensor, Sequence[int]], Tensor], queries:
     return torch.cat([reduce(part, rows) for rows, part in _chunks(qk, queries)], -1)
 
 
-def softmax(scores: Tensor, may_be_blind: bool = True) -> Tensor:
-    """Softmax over keys in float32, in the dtype of the scores; zeros for a row that is -inf throughout."""
+def softmax(scores: Tensor, may_be_blind: bool = True, overwrite: bool = False) -> Tensor:
+    """Softmax over keys in float32, in the dtype of the scores; zeros for a row that is -inf throughout.
+
+    Args:
+        may_be_blind: whether there may be such rows.
+        overwrite: the scores are not needed afterwards, so that their memory may hold the result.
+    """
     if not may_be_blind:
+        if overwrite and type(scores) is Tensor and scores.dtype == torch.float32:
+            return torch.softmax(scores, -1, out=scores)
         return F.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
     blind = scores.amax(-1, keepdim=True).isneginf()
     if not scores.requires_grad:
@@ -270,13 +277,14 @@ def _chunks(qk: QK, queries: Sequence[int] | None) -> Iterator[tuple[Sequence[in
     for start in range(0, max(len(queries), 1), CHUNK):  # of no rows there is one empty chunk
         rows = queries[start : start + CHUNK]
         seen = max(rows, default=n_keys - 1) + 1 if qk.causal else n_keys
-        yield rows, softmax(_masked_scores(qk, rows, seen), may_be_blind=not qk.causal)
+        yield rows, softmax(_masked_scores(qk, rows, seen), may_be_blind=not qk.causal, overwrite=True)
 
 
 def _masked_scores(qk: QK, rows: Sequence[int], seen: int) -> Tensor:
     """Masked scores of some query rows for the first `seen` keys: batch head query key."""
     index = torch.tensor(rows, dtype=torch.long, device=qk.q.device)
-    part = _products(qk.q[:, :, index] * qk.scaling, qk.k[:, :, :seen])
+    asked = slice(rows.start, rows.stop) if isinstance(rows, range) and rows.step == 1 else index
+    part = _products(qk.q[:, :, asked] * qk.scaling, qk.k[:, :, :seen])
     if qk.causal:
         first = min(rows, default=0)  # every row sees the keys before it
         hidden = torch.arange(first, seen, device=qk.q.device) > index[:, None]  # query key
@@ -346,30 +354,33 @@ class HeadStatistics:
         """
         weights = pattern.float()
         first = self.first.to(pattern.device)[:, None]  # batch 1
-        previous = torch.where(queries > first, queries - 1, -1)
-        statistics = [
-            _entropy(weights),
-            _weight_on(weights, keys, previous),
-            _weight_on(weights, keys, first.expand(-1, len(queries))),
-            _weight_on(weights, keys, queries[None]),
-            queries * weights.sum(-1) - weights @ keys.float(),
-        ]
+        aims = [torch.where(queries > first, queries - 1, -1), first.expand(-1, len(queries)), queries[None]]
+        aims += [target.to(pattern.device)[:, queries] for target in self.targets.values()]
+        previous, on_first, on_itself, *on_targets = (_weight_on(weights, keys, aim) for aim in aims)
+        distance = queries * weights.sum(-1) - weights @ keys.float()
+        statistics = [_entropy(weights), previous, on_first, on_itself, distance]
         if self.tokens is not None:
-            tokens = self.tokens.to(pattern.device)
-            everywhere = torch.arange(tokens.shape[1], device=tokens.device)
-            same = tokens[:, queries, None] == tokens[:, None]
-            same &= (everywhere < queries[:, None]) & (everywhere >= first[..., None])  # batch query pos
-            weight = torch.einsum("bhqk,bqk->bhq", weights, same[..., keys].float())
-            statistics.append(weight.masked_fill(~same.any(-1)[:, None], torch.nan))
-        for target in self.targets.values():
-            statistics.append(_weight_on(weights, keys, target.to(pattern.device)[:, queries]))
-        return torch.stack(statistics)
+            statistics.append(_weight_on_copies(weights, self.tokens.to(pattern.device), first, queries, keys))
+        return torch.stack(statistics + on_targets)
 
 
 def _entropy(weights: Tensor) -> Tensor:
     """-Σ p ln p over keys, in nats. `torch.special.entr`, which takes zeros, takes twice as long."""
     logarithms = weights.clamp(min=torch.finfo(weights.dtype).tiny).log_()
     return -logarithms.mul_(weights).sum(-1)
+
+
+def _weight_on_copies(weights: Tensor, tokens: Tensor, first: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+    """The weight of each query on earlier tokens (batch pos) that are its own again: batch head query.
+
+    NaN where there are none from the text's `first` token (batch 1) on.
+    """
+    positions = torch.arange(int(keys[-1]) + 1, device=tokens.device)
+    same = tokens[:, queries, None] == tokens[:, None, : len(positions)]  # batch query pos
+    same &= (positions < queries[:, None]) & (positions >= first[..., None])
+    at_keys = same if len(keys) == len(positions) else same[..., keys]
+    on_copies = torch.einsum("bhqk,bqk->bhq", weights, at_keys.float())
+    return on_copies.masked_fill(~same.any(-1)[:, None], torch.nan)
 
 
 def _weight_on(weights: Tensor, keys: Tensor, targets: Tensor) -> Tensor:

@@ -184,15 +184,17 @@ class Place:
     ) -> None:
         """Like `on`, for what changes the bar's checkpoint or prompt: they are run then, unless it was stopped."""
 
-        def rendered(bench: Bench, due: Due, told: object, *values: object) -> list[object]:
+        def rendered(
+            bench: Bench, due: Due, told: object, checkpoint: object, prompt: object, *values: object
+        ) -> object:
             found = render(bench, due, told, *values)
             found = found if isinstance(found, list) else [found]
-            told_of = dict(zip(outputs, found, strict=True))
-            opened = told_of.get(self.checkpoint, due.subject.checkpoint)
-            prompt = told_of.get(self.prompt, due.subject.prompt)
-            return [*found, Asked(time.monotonic_ns(), due.cause, opened, prompt)]
+            changed = dict(zip(outputs, found, strict=True))
+            run = changed.get(self.checkpoint, checkpoint), changed.get(self.prompt, prompt)
+            return [*found, Asked(time.monotonic_ns(), due.cause, *run)]
 
-        self.asks.append(self.on(event, rendered, inputs=inputs, outputs=[*outputs, self.bar.asked]))
+        bar = [self.checkpoint, self.prompt]
+        self.asks.append(self.on(event, rendered, inputs=[*bar, *inputs], outputs=[*outputs, self.bar.asked]))
 
     def due_for(self, subject: Subject, selection: Selection, cause: Permit) -> Due | None:
         """What the tab should show; None before anything was run."""
