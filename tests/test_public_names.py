@@ -1,0 +1,86 @@
+"""What the two packages offer by name, and what they say they need."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+import hooks
+import workbench
+from tests.test_imports import ROOT, SOURCES, imports_of
+
+NAMES = {
+    "hooks": (
+        "Capture Edit HeadStatistics HooksError Olmo2Config Olmo3Config OlmoConfig OlmoForCausalLM OlmoModel Run edits"
+    ),
+    "workbench": (
+        "Checkpoint Curves Grid Maps Measures Points Scores Series Texts Weights WorkbenchError ablation "
+        "activation_patching attention_difference attention_maps attribution_patching behaviour_summary check "
+        "checkpoints compare_attention compare_behaviour compare_weights direct_logit_attribution effective_rank "
+        "estimate finals generate head_atlas hidden_state_pca linear_probe load logit_lens main_run noise_floor "
+        "open_weights path_patching plot representation_similarity residual_norms series singular_directions "
+        "token_inspection token_losses token_saliency tokenizer_of trajectory transplant transplant_parts"
+    ),
+}
+CALLED_OTHERWISE = {"PyYAML": "yaml", "scikit-learn": "sklearn"}  # distributions, and what they are imported as
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def distributions(requirements):
+    names = {re.split(r"[=<>\[ ]", line)[0] for line in requirements if line and not line.startswith("#")}
+    return {CALLED_OTHERWISE.get(name, name.replace("-", "_")) for name in names}
+
+
+@pytest.mark.parametrize("package", [hooks, workbench])
+def test_the_public_names_are_these(package):
+    assert sorted(package.__all__) == NAMES[package.__name__].split()
+    assert set(package.__all__) <= set(dir(package))
+    for name in package.__all__:
+        assert getattr(package, name).__doc__
+
+
+@pytest.mark.parametrize("name", NAMES["workbench"].split())
+def test_a_public_name_is_the_thing_and_not_its_file(name):
+    """Whichever was imported first."""
+    found = getattr(workbench, name)
+    module = getattr(found, "__module__", None)
+    if module is not None:
+        importlib.import_module(module)
+        assert getattr(workbench, name) is found is getattr(importlib.import_module(module), name)
+    assert (module is None) == (name == "checkpoints")
+
+
+def test_the_stub_of_the_package_says_the_same():
+    tree = ast.parse((ROOT / "workbench/__init__.pyi").read_text())
+    listed = next(ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign))
+    assert listed == NAMES["workbench"].split()
+
+
+def test_the_package_alone_imports_next_to_nothing():
+    program = "import sys, workbench; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not {"torch", "transformers", "gradio", "numpy", "pandas", "plotly"} & set(loaded.stdout.split())
+
+
+def test_every_imported_package_is_declared():
+    imported = {name.partition(".")[0] for module in SOURCES for name in imports_of(module)}
+    needed = imported - set(sys.stdlib_module_names) - {"app", "hooks", "workbench"}
+    assert needed == distributions(PROJECT["project"]["dependencies"])
+    pinned = distributions((ROOT / "requirements.txt").read_text().splitlines())
+    extras = {name for names in PROJECT["project"]["optional-dependencies"].values() for name in distributions(names)}
+    assert needed | extras - {"olmo_workbench"} == pinned
+
+
+def test_the_installed_command_is_the_command_line():
+    module, _, function = PROJECT["project"]["scripts"]["olmo-workbench"].partition(":")
+    run = getattr(importlib.import_module(module), function)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["olmo-workbench", "--help"])
+        patch.setattr("workbench.interrupts.exit_on_interrupt", lambda: None)
+        patch.setattr("workbench.__main__.exit_on_interrupt", lambda: None)
+        run()
+    assert ended.value.code == 0

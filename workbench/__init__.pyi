@@ -1,0 +1,94 @@
+from . import checkpoints
+from .analyses.ablation import ablation
+from .analyses.activation_patching import activation_patching
+from .analyses.attention_difference import attention_difference
+from .analyses.attention_maps import attention_maps
+from .analyses.attribution_patching import attribution_patching
+from .analyses.compare_attention import compare_attention
+from .analyses.compare_behaviour import behaviour_summary, compare_behaviour
+from .analyses.compare_weights import compare_weights, singular_directions
+from .analyses.direct_logit_attribution import direct_logit_attribution
+from .analyses.effective_rank import effective_rank
+from .analyses.head_atlas import head_atlas
+from .analyses.hidden_state_pca import hidden_state_pca
+from .analyses.linear_probe import linear_probe
+from .analyses.logit_lens import logit_lens
+from .analyses.noise_floor import noise_floor
+from .analyses.path_patching import path_patching
+from .analyses.representation_similarity import representation_similarity
+from .analyses.residual_norms import residual_norms
+from .analyses.token_inspection import token_inspection
+from .analyses.token_losses import token_losses
+from .analyses.token_saliency import token_saliency
+from .analyses.trajectory import trajectory
+from .analyses.transplant import transplant, transplant_parts
+from .checkpoints import (
+    Checkpoint,
+    Series,
+    Weights,
+    check,
+    estimate,
+    finals,
+    load,
+    main_run,
+    open_weights,
+    series,
+    tokenizer_of,
+)
+from .errors import WorkbenchError
+from .generation import generate
+from .plots import plot
+from .results import Curves, Grid, Maps, Measures, Points, Scores
+from .texts import Texts
+
+__version__: str
+__all__ = [
+    "Checkpoint",
+    "Curves",
+    "Grid",
+    "Maps",
+    "Measures",
+    "Points",
+    "Scores",
+    "Series",
+    "Texts",
+    "Weights",
+    "WorkbenchError",
+    "ablation",
+    "activation_patching",
+    "attention_difference",
+    "attention_maps",
+    "attribution_patching",
+    "behaviour_summary",
+    "check",
+    "checkpoints",
+    "compare_attention",
+    "compare_behaviour",
+    "compare_weights",
+    "direct_logit_attribution",
+    "effective_rank",
+    "estimate",
+    "finals",
+    "generate",
+    "head_atlas",
+    "hidden_state_pca",
+    "linear_probe",
+    "load",
+    "logit_lens",
+    "main_run",
+    "noise_floor",
+    "open_weights",
+    "path_patching",
+    "plot",
+    "representation_similarity",
+    "residual_norms",
+    "series",
+    "singular_directions",
+    "token_inspection",
+    "token_losses",
+    "token_saliency",
+    "tokenizer_of",
+    "trajectory",
+    "transplant",
+    "transplant_parts",
+]
