@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 from .conftest import Visit, ask, drawn, start, stop, tab
 from .test_stopping import opened, patching
 
-GROWTH = 15_000_000  # bytes that a server may grow by over twenty runs
+GROWTH = 15_000_000  # bytes that a server may grow by over fifteen runs
 # So that a process holds what is in use: one pool of memory for all threads, and what is freed goes back.
 GIVES_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
