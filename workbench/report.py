@@ -135,8 +135,8 @@ def as_csv(report: Report) -> str:
     Numbers have the digits that tell them apart in their own precision. Every text is in double quotes, exactly as it
     is, so that `#`, commas and line breaks in tokens are safe; what is not defined is empty. Where there are several
     sections, a column says which. To read all of it back exactly:
-    `pandas.read_csv(file, comment="#", keep_default_na=False, na_values=[""])`; a column of texts that are all digits needs
-    `dtype={column: str}`.
+    `pandas.read_csv(file, comment="#", keep_default_na=False, na_values=[""])`; a column of texts that are all digits
+    needs `dtype={column: str}`.
 
     Texts that begin with `=`, `+`, `-` or `@` stay as they are, since they are common tokens: exactness goes before
     safety in spreadsheets, which take them for formulas, and the file's head says so.
