@@ -30,7 +30,7 @@ def prepare_streams() -> None:
 
 
 def check_output() -> None:
-    """Errors: WorkbenchError where there is no standard output."""
+    """See that something can be printed. Errors: WorkbenchError if standard output was closed by who started this."""
     if sys.stdout is None:
         raise WorkbenchError("standard output is closed; to see nothing, redirect it to /dev/null")
 

@@ -111,7 +111,8 @@ def _changes(
 
 
 def _bytes(model: OlmoForCausalLM) -> tuple[float, float]:
-    """Bytes for each token of a batch of texts (its run, and the replacement activations), and of a cell of it."""
+    """Two numbers of bytes: for each token of a batch of texts, what is held of its plain run and of the activations
+    that replace its own; and for each token of a run with a part ablated."""
     logits = 3 * 4 * model.config.vocab_size  # in float32, to make losses of them
     return run_bytes(model, capture=[RESIDUALS, *PARTS, *PARTS]), run_bytes(model, logits=2) + logits
 

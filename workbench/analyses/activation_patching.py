@@ -12,6 +12,7 @@ from workbench.analyses.contrast import (
     Pairs,
     Sums,
     Target,
+    batches_in_memory,
     contrast,
     ends_of,
     ends_of_others,
@@ -21,7 +22,7 @@ from workbench.analyses.contrast import (
     scale_between,
     summed,
 )
-from workbench.analyses.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.memory import run_bytes
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Measures
@@ -123,17 +124,14 @@ def _swept_sums(
 
 
 def _batches(model: OlmoForCausalLM, pair: Contrast, site: str) -> tuple[list[Pairs], int]:
-    """Batches of pairs, and how many tokens of cells to run at a time beside what is kept of a batch."""
+    """The pairs in batches, and how many tokens of patched runs to compute at a time."""
     length, layers = pair.clean.longest, model.config.num_hidden_layers
     stream = 3 * model.config.hidden_size * model.dtype.itemsize
     kept = run_bytes(model, capture=[RESIDUALS, *KEYS_AND_VALUES, f"blocks.*.{site}"], length=length)
     of_cell = stream + last_logits_bytes(model) / min(pair.clean.lengths)
     of_block = run_bytes(model, capture=KEYS_AND_VALUES[:1]) + of_cell
     kept += layers * of_cell  # a column in every layer
-    what = f"patching {site}"
-    batches = pair.batches(tokens_at_a_time(model, what, kept + of_block, length))
-    largest = max(pairs.clean.numel() for pairs in batches)
-    return batches, tokens_at_a_time(model, what, of_block, largest, fixed=kept * largest)
+    return batches_in_memory(model, pair, f"patching {site}", kept, of_block)
 
 
 def site_and_axis(model: OlmoForCausalLM, site: str, by: str) -> tuple[str, str]:

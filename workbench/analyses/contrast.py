@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.common import chosen, texts_for
+from workbench.analyses.memory import tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.results import Grid, Measures
 from workbench.text import Tokenizer, token_id, vocabulary_labels
@@ -105,12 +106,10 @@ def contrast(
 
 
 def _some(lengths: list[int]) -> str:
-    """Lengths of prompts for people."""
-    return (
-        ", ".join(map(str, lengths[:6])) + (", …" if len(lengths) > 6 else "")
-        if len(set(lengths)) > 1
-        else str(lengths[0])
-    )
+    """Lengths of prompts for people: the first few of them, or one number if all are equal."""
+    if len(set(lengths)) == 1:
+        return str(lengths[0])
+    return ", ".join(map(str, lengths[:6])) + (", …" if len(lengths) > 6 else "")
 
 
 def _ids(model: OlmoForCausalLM, target: Target, texts: int, tokenizer: Tokenizer | None) -> list[int]:
@@ -249,6 +248,23 @@ def _metric_sum(metric: Metric, logits: Tensor) -> Tensor:
             "it should return a number, or one for each text"
         )
     return value.mean() * len(logits)
+
+
+def batches_in_memory(
+    model: OlmoForCausalLM, pair: Contrast, what: str, kept: float, of_cell: float
+) -> tuple[list[Pairs], int]:
+    """The pairs in batches that fit in memory, and how many tokens of patched runs fit beside one batch.
+
+    Args:
+        what: the analysis, for people.
+        kept: bytes for each token of a batch, held while its patched runs are computed.
+        of_cell: bytes for each token of a patched run.
+
+    Errors: WorkbenchError, with both numbers, if one pair does not fit.
+    """
+    batches = pair.batches(tokens_at_a_time(model, what, kept + of_cell, pair.clean.longest))
+    largest = max(pairs.clean.numel() for pairs in batches)
+    return batches, tokens_at_a_time(model, what, of_cell, largest, fixed=kept * largest)
 
 
 def last_logits_bytes(model: OlmoForCausalLM) -> float:

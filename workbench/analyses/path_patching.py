@@ -12,6 +12,7 @@ from workbench.analyses.contrast import (
     Contrast,
     Pairs,
     Target,
+    batches_in_memory,
     contrast,
     ends_of,
     ends_of_others,
@@ -21,7 +22,7 @@ from workbench.analyses.contrast import (
     scale_between,
     summed,
 )
-from workbench.analyses.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.memory import run_bytes
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Measures
@@ -106,14 +107,12 @@ def _runs(model: OlmoForCausalLM, pairs: Pairs) -> tuple[Run, Run]:
 
 
 def _batches(model: OlmoForCausalLM, pair: Contrast) -> tuple[list[Pairs], int]:
-    """Batches of pairs, and how many tokens of cells to run at a time beside what is kept of a batch."""
-    length, lasts = pair.clean.longest, last_logits_bytes(model) / min(pair.clean.lengths)
+    """The pairs in batches, and how many tokens of patched runs to compute at a time."""
+    lasts = last_logits_bytes(model) / min(pair.clean.lengths)
     cells = model.config.num_attention_heads + 1
     kept = run_bytes(model, capture=[RESIDUALS, *PARTS, *PARTS]) + cells * lasts
     of_cell = run_bytes(model, capture=PARTS) + 8 * model.config.hidden_size * model.dtype.itemsize + lasts
-    batches = pair.batches(tokens_at_a_time(model, "patching paths", kept + of_cell, length))
-    largest = max(pairs.clean.numel() for pairs in batches)
-    return batches, tokens_at_a_time(model, "patching paths", of_cell, largest, fixed=kept * largest)
+    return batches_in_memory(model, pair, "patching paths", kept, of_cell)
 
 
 def _present(model: OlmoForCausalLM, receivers: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -125,9 +125,9 @@ class Page:
         gr.on(
             [self.prompt.change, self.checkpoint.change], **counted, show_progress="hidden", trigger_mode="always_last"
         )
-        turned = tabs.select(self._turn, [*states, *dues], [*states, *dues], **quiet)
-        turned.then(None, js=TURNED)
-        self.spine.select(self._select, [*states, *dues], [*states, *dues], **quiet)
+        selecting = {"fn": self._select, "inputs": [*states, *dues], "outputs": [*states, *dues], **quiet}
+        tabs.select(**selecting).then(None, js=TURNED)
+        self.spine.select(**selecting)
 
     def _open(self, request: gr.Request) -> list[object]:
         """The page as its address describes it."""
@@ -215,21 +215,6 @@ class Page:
         old = dict(zip(self.places, before, strict=True)) if before else {}
         return [due if title == active and old.get(title) != due else gr.skip() for title in self.places]
 
-    def _turn(
-        self,
-        event: gr.EventData,
-        request: gr.Request,
-        subject: Subject,
-        selection: Selection,
-        active: str,
-        *before: object,
-    ) -> list[object]:
-        """Another tab comes into sight."""
-        subject, selection, active = self._known(request, subject, selection, active)
-        chosen = told(event).get("value")
-        active = chosen if isinstance(chosen, str) and chosen in self.places else active
-        return self._shown(request, subject, selection, active, *before)
-
     def _select(
         self,
         event: gr.EventData,
@@ -239,16 +224,12 @@ class Page:
         active: str,
         *before: object,
     ) -> list[object]:
-        """A token, layer or head was chosen somewhere."""
+        """Another tab comes into sight (the event's value), or a token, layer or head was chosen somewhere."""
         subject, selection, active = self._known(request, subject, selection, active)
-        found = {name: told(event).get(name) for name in ("token", "layer", "head")}
+        chosen, title = told(event), told(event).get("value")
+        active = title if isinstance(title, str) and title in self.places else active
+        found = {name: chosen.get(name) for name in ("token", "layer", "head")}
         selection = replace(selection, **{name: value for name, value in found.items() if isinstance(value, int)})
-        return self._shown(request, subject, selection, active, *before)
-
-    def _shown(
-        self, request: gr.Request, subject: Subject, selection: Selection, active: str, *before: object
-    ) -> list[object]:
-        """The states of a page that shows this from now on."""
         permit = self.permits.of_request(request)
         return [subject, selection, active, *self._dues(active, subject, selection, permit, *before)]
 
