@@ -16,7 +16,7 @@ from workbench import views
 from workbench.errors import WorkbenchError
 from workbench.mendable import MENDABLE
 from workbench.tabs.bench import Bench, Selection, Subject
-from workbench.tabs.stopping import Permit, Permits, arrived
+from workbench.tabs.stopping import Permit, Permits
 
 log = logging.getLogger("workbench")
 
@@ -157,22 +157,23 @@ class Place:
         outputs: Sequence[Component],
     ) -> Dependency:
         """Do something at an event: `render(bench, due, told, *inputs)`, where `told` is what the event carries."""
-        wanted = quiet_state()
-
-        def want(event: gr.EventData, request: gr.Request, due: Due | None, active: str) -> object:
-            due, permit = self._due(due, active, request), self.bar.permits.of_request(request)
-            if due is None:
-                return gr.skip()
-            return Wanted(replace(due, cause=permit), (told(event), arrived(request.request)), permit)
-
-        event(want, [self.due, self.bar.active], wanted, **AT_ONCE)
         work = guarded(
-            lambda wanted, _, *values: render(self.bench, wanted.due, wanted.controls[0], *values),
-            len(outputs),
-            False,
-            lambda wanted, _: wanted.permit,
+            lambda due, told, _, *values: render(self.bench, due, told, *values), len(outputs), False, self.permit
         )
-        return wanted.change(work, **self._wiring(wanted, inputs, outputs, "minimal", self.notice))
+
+        def at_once(
+            event: gr.EventData,
+            request: gr.Request,
+            bar: gr.Progress = BAR,
+            due: Due | None = None,
+            active: str = "",
+            *values: object,
+        ) -> Iterator[list[Any]]:
+            due = self._due(due, active, request)
+            due = None if due is None else replace(due, cause=self.permit(due, request))
+            yield from work(event, request, bar, due, active, *values)
+
+        return event(at_once, **self._wiring(self.due, [self.bar.active, *inputs], outputs, "minimal", self.notice))
 
     def runs(
         self,
@@ -277,7 +278,7 @@ def guarded(
 
         try:
             permit.check()
-            found = render(due, event._data or {}, *inputs, **({"progress": step} if says_how_far else {}))
+            found = render(due, told(event), *inputs, **({"progress": step} if says_how_far else {}))
             for values in found if inspect.isgenerator(found) else [found]:
                 permit.check()
                 yield ["", *(values if outputs > 1 else [values])]
