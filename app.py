@@ -4,7 +4,7 @@ import sys
 
 from workbench.imports import to_stay, uncollected
 from workbench.interrupts import exit_on_interrupt
-from workbench.page_options import arguments, problem_of
+from workbench.page.options import arguments, problem_of
 from workbench.streams import prepare_streams, sentence, show
 
 
@@ -19,8 +19,8 @@ def main() -> None:
         from workbench import checkpoints
         from workbench.checkpoints.loading import free_memory
         from workbench.errors import WorkbenchError
-        from workbench.server import create_app, serve
-        from workbench.tabs.bench import Bench
+        from workbench.page.server import create_app, serve
+        from workbench.page.session.bench import Bench
     torch.set_num_threads(args.threads or torch.get_num_threads())
     try:
         found = [checkpoints.series(name) for name in args.series]

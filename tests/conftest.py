@@ -259,11 +259,10 @@ def bench(tmp_path_factory, make_model, tokenizer):
 
 
 @pytest.fixture
-def due(bench):
-    """What a tab of it is to show: the last checkpoint on a short prompt, nothing selected."""
+def tab_request(bench):
+    """A request to show a tab: the last checkpoint on a short prompt, nothing selected."""
     from small_series import PROMPT
 
-    from workbench.tabs.bench import Selection, Subject
-    from workbench.tabs.place import Due
+    from workbench.page.session.requests import Query, Selection, TabRequest
 
-    return Due(Subject(bench.default, PROMPT, 1), Selection())
+    return TabRequest(Query(bench.default, PROMPT, 1), Selection())

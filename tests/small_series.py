@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
-from workbench.tabs.bench import Bench
+from workbench.page.session.bench import Bench
 
 PROMPT = "w5 w17 w3 w42 w8 w5 w17 w3"
 

@@ -45,7 +45,7 @@ def test_texts_at_once_or_one_by_one_are_the_same(
     model: OlmoForCausalLM, tokens: Tensor, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = ablation(model, tokens, TARGET, method=method)
-    monkeypatch.setattr("workbench.analyses.memory.TOKENS", 1)
+    monkeypatch.setattr("workbench.analyses.support.memory.TOKENS", 1)
     apart = ablation(model, tokens, TARGET, method=method)
     for name, grid in together.items():
         np.testing.assert_allclose(apart[name].values, grid.values, atol=1e-4)
@@ -128,7 +128,7 @@ def test_what_cannot_be_ablated_is_refused(
 
 
 def test_progress_rises_to_one(model: OlmoForCausalLM, tokens: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workbench.analyses.memory.TOKENS", 1)
+    monkeypatch.setattr("workbench.analyses.support.memory.TOKENS", 1)
     heard: list[float] = []
     ablation(model, tokens, progress=lambda fraction, text: heard.append(fraction))
     assert heard == sorted(heard) and heard[0] == 0 and heard[-1] == 1

@@ -50,7 +50,7 @@ def test_cells_by_position_are_those_of_whole_forward_passes(
     pair: Pair, tokens: Tensor, other_tokens: Tensor, site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workbench.analyses.activation_patching.POSITIONS", 5)
-    monkeypatch.setattr("workbench.analyses.memory.TOKENS", 100)
+    monkeypatch.setattr("workbench.analyses.support.memory.TOKENS", 100)
     model, clean, corrupted = pair.ours, tokens[:1], other_tokens[:1]
     source = model.run(clean, capture=f"blocks.*.{site}").stack(site)
     axis = 2 if site == "attn.pattern" else 1

@@ -11,8 +11,8 @@ from torch import Tensor
 from hooks import OlmoForCausalLM
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.attribution_patching import attribution_patching
-from workbench.analyses.contrast import Contrast, contrast, rounding, summed
 from workbench.analyses.path_patching import path_patching
+from workbench.analyses.support.prompt_pairs import Contrast, contrast, rounding, summed
 from workbench.errors import WorkbenchError
 from workbench.results import Measures
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 import workbench.analyses
 from hooks import OlmoForCausalLM
-from workbench import checkpoints
-from workbench.analyses import metrics
+from workbench import checkpoints, metrics
 from workbench.analyses.ablation import ablation
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.attention_difference import attention_difference
@@ -25,7 +24,6 @@ from workbench.analyses.compare_behaviour import compare_behaviour
 from workbench.analyses.compare_weights import compare_weights, weight_table
 from workbench.analyses.direct_logit_attribution import direct_logit_attribution
 from workbench.analyses.effective_rank import effective_rank
-from workbench.analyses.grafting import Part
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.hidden_state_pca import hidden_state_pca
 from workbench.analyses.linear_probe import linear_probe
@@ -34,6 +32,7 @@ from workbench.analyses.noise_floor import noise_floor
 from workbench.analyses.path_patching import path_patching
 from workbench.analyses.representation_similarity import representation_similarity
 from workbench.analyses.residual_norms import residual_norms
+from workbench.analyses.support.part_swap import Part
 from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
 from workbench.analyses.token_saliency import token_saliency

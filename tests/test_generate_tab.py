@@ -11,13 +11,22 @@ from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.logit_lens import logit_lens, unembed
 from workbench.analyses.token_inspection import token_inspection
 from workbench.errors import WorkbenchError
-from workbench.tabs import generate
-from workbench.tabs.bench import Selection, Subject
-from workbench.tabs.calls import code, result, run
-from workbench.tabs.edit_lines import edit_calls
-from workbench.tabs.place import Due
-from workbench.tabs.texts import Ask, Look, branch_of, look_call, looked_at, start_of, text_call
-from workbench.text import token_labels
+from workbench.page.session.cached_results import result
+from workbench.page.session.calls import run
+from workbench.page.session.code import code
+from workbench.page.session.edit_lines import edit_calls
+from workbench.page.session.requests import Query, Selection, TabRequest
+from workbench.page.session.text_requests import (
+    TextRequest,
+    TokenRequest,
+    branch_of,
+    look_call,
+    looked_at,
+    start_of,
+    text_call,
+)
+from workbench.page.tabs import generate
+from workbench.tokens import token_labels
 from workbench.views.text_page import text_page
 
 EDITS = "zero blocks.*.attn.z heads=0,1\nscale blocks.1.mlp_out 0\nadd blocks.2.resid_post 3 w9\n# zero blocks.0.attn.z"
@@ -34,12 +43,12 @@ def last(frames):
     return plain, edited.get("value"), branch
 
 
-def test_generated_text_is_the_models_and_edits_change_it(bench, due):
+def test_generated_text_is_the_models_and_edits_change_it(bench, tab_request):
     opened = bench.read(bench.default, PROMPT)
-    plain, edited, _ = last(generate.generate(bench, due, "", "", *GREEDY))
+    plain, edited, _ = last(generate.generate(bench, tab_request, "", "", *GREEDY))
     expected = opened.model.generate(opened.ids, max_new_tokens=12, do_sample=False)[0].tolist()
     assert plain["ids"] == expected and edited is None
-    plain, edited, _ = last(generate.generate(bench, due, "", EDITS, *GREEDY))
+    plain, edited, _ = last(generate.generate(bench, tab_request, "", EDITS, *GREEDY))
     changed = opened.model.generate(opened.ids, max_new_tokens=12, do_sample=False, edits=edits_of(bench, EDITS))
     assert plain["ids"] == expected and edited["ids"] == changed[0].tolist()
     assert plain["parts"] == edited["parts"] == next(n for n in range(20) if expected[n] != edited["ids"][n])
@@ -48,10 +57,10 @@ def test_generated_text_is_the_models_and_edits_change_it(bench, due):
 @pytest.mark.parametrize("settings", [GREEDY, SAMPLED])
 @pytest.mark.parametrize("edits", ["", EDITS])
 @pytest.mark.parametrize("branch", ["", "4:7.9"])
-def test_a_strips_python_gives_the_same_text_and_numbers(bench, due, settings, edits, branch):
-    plain, edited, _ = last(generate.generate(bench, due, branch, edits, *settings))
+def test_a_strips_python_gives_the_same_text_and_numbers(bench, tab_request, settings, edits, branch):
+    plain, edited, _ = last(generate.generate(bench, tab_request, branch, edits, *settings))
     shown, names = edited or plain, {}
-    exec(compile(code(text_call(bench, Ask(**shown["ask"])), bench), "copied", "exec"), names)
+    exec(compile(code(text_call(bench, TextRequest(**shown["ask"])), bench), "copied", "exec"), names)
     assert list(names["result"].ids) == shown["ids"]
     scores = [math.nan if score is None else score for score in shown["scores"]]
     assert np.array_equal(names["result"].values, np.float32(scores), equal_nan=True)
@@ -59,45 +68,47 @@ def test_a_strips_python_gives_the_same_text_and_numbers(bench, due, settings, e
 
 def test_the_spines_python_gives_its_losses(bench):
     names = {}
-    exec(compile(code(text_call(bench, Ask(bench.default, PROMPT)), bench), "copied", "exec"), names)
+    exec(compile(code(text_call(bench, TextRequest(bench.default, PROMPT)), bench), "copied", "exec"), names)
     assert np.array_equal(
-        names["result"].values, result(text_call(bench, Ask(bench.default, PROMPT)), bench).values, equal_nan=True
+        names["result"].values,
+        result(text_call(bench, TextRequest(bench.default, PROMPT)), bench).values,
+        equal_nan=True,
     )
 
 
-def test_edits_come_out_as_python(bench, due):
-    _, edited, _ = last(generate.generate(bench, due, "", EDITS, *GREEDY))
-    text = code(text_call(bench, Ask(**edited["ask"])), bench)
+def test_edits_come_out_as_python(bench, tab_request):
+    _, edited, _ = last(generate.generate(bench, tab_request, "", EDITS, *GREEDY))
+    text = code(text_call(bench, TextRequest(**edited["ask"])), bench)
     assert "from hooks import edits" in text
     assert "edits.zero('blocks.*.attn.z', heads=[0, 1])" in text and "edits.scale('blocks.1.mlp_out', 0.0)" in text
     assert "edits.add('blocks.2.resid_post', generation.toward(model, 9, 3.0))" in text
 
 
-def test_a_stopped_texts_call_is_what_is_shown(bench, due, monkeypatch):
+def test_a_stopped_texts_call_is_what_is_shown(bench, tab_request, monkeypatch):
     monkeypatch.setattr(generate, "PERIOD", 0.0)
-    frames = generate.generate(bench, due, "", "", *GREEDY)
+    frames = generate.generate(bench, tab_request, "", "", *GREEDY)
     plain = next(frames)[0]
     while len(plain["ids"]) < 12:
         plain = next(frames)[0]
     frames.close()
-    found = result(text_call(bench, Ask(**plain["ask"])), bench)
+    found = result(text_call(bench, TextRequest(**plain["ask"])), bench)
     assert list(found.ids) == plain["ids"] and len(found.ids) == 12
 
 
-def test_a_text_that_takes_too_long_ends_and_says_so(bench, due, monkeypatch):
+def test_a_text_that_takes_too_long_ends_and_says_so(bench, tab_request, monkeypatch):
     monkeypatch.setattr(generate, "MOST_SECONDS", 0.0)
-    plain, *_ = last(generate.generate(bench, due, "", "", *GREEDY))
+    plain, *_ = last(generate.generate(bench, tab_request, "", "", *GREEDY))
     assert len(plain["ids"]) == len(bench.read(bench.default, PROMPT).ids[0]) and "stopped after 0 s" in plain["title"]
     monkeypatch.undo()
-    plain, *_ = last(generate.generate(bench, due, "", "", *GREEDY))
+    plain, *_ = last(generate.generate(bench, tab_request, "", "", *GREEDY))
     assert "stopped" not in plain["title"]
 
 
-def test_closing_it_ends_the_models_work(bench, due, monkeypatch):
+def test_closing_it_ends_the_models_work(bench, tab_request, monkeypatch):
     turns, turn = [], bench.turn
     monkeypatch.setattr(generate, "PERIOD", 0.0)
     monkeypatch.setattr(bench, "turn", lambda: turns.append(1) or turn())
-    frames = generate.generate(bench, due, "", "", 100, 0, 1, 0, 0, False)
+    frames = generate.generate(bench, tab_request, "", "", 100, 0, 1, 0, 0, False)
     next(frames)
     frames.close()
     done = len(turns)
@@ -109,7 +120,7 @@ def test_tokens_are_looked_at_as_the_analyses_do(bench):
     ids = opened.ids
     lens, maps = logit_lens(opened.model, ids), attention_maps(opened.model, ids)
     for position in (1, 4, 7):
-        found = run(look_call(bench, Look(bench.default, tuple(ids[0].tolist()), position)), bench)
+        found = run(look_call(bench, TokenRequest(bench.default, tuple(ids[0].tolist()), position)), bench)
         assert found.lens["likeliest_probability"].to_numpy() == pytest.approx(
             lens["probability"].values[:, position - 1], abs=1e-5
         )
@@ -122,7 +133,7 @@ def test_tokens_are_looked_at_as_the_analyses_do(bench):
 
 def test_an_edited_texts_token_is_looked_at_with_the_edits(bench):
     opened = bench.read(bench.default, PROMPT)
-    look = Look(bench.default, tuple(opened.ids[0].tolist()), 5, EDITS)
+    look = TokenRequest(bench.default, tuple(opened.ids[0].tolist()), 5, EDITS)
     shown = looked_at(bench, look)
     made, capture = edits_of(bench, EDITS), ["embed", "blocks.*.resid_post", "blocks.*.attn.pattern"]
     whole = opened.model.run(opened.ids, edits=made, capture=capture)
@@ -136,7 +147,7 @@ def test_an_edited_texts_token_is_looked_at_with_the_edits(bench):
         assert weight == pytest.approx(maps[int(head[1]), int(head[3]), query, 5].item(), abs=1e-5)
     likely = whole.logits[0, 4].softmax(-1).topk(10).values.tolist()
     assert [row[2] for row in shown["expected"]] == pytest.approx(likely, abs=1e-5)
-    plain = looked_at(bench, Look(look.checkpoint, look.ids, 5))
+    plain = looked_at(bench, TokenRequest(look.checkpoint, look.ids, 5))
     assert plain["expected"] != shown["expected"]
 
 
@@ -152,41 +163,44 @@ def test_looking_agrees_where_attention_slides(make_model, family, tokens):
 
 def test_the_first_and_the_last_token_can_be_looked_at(bench):
     ids = tuple(bench.read(bench.default, PROMPT).ids[0].tolist())
-    first, last_one = looked_at(bench, Look(bench.default, ids, 0)), looked_at(bench, Look(bench.default, ids, 7))
+    first, last_one = (
+        looked_at(bench, TokenRequest(bench.default, ids, 0)),
+        looked_at(bench, TokenRequest(bench.default, ids, 7)),
+    )
     assert first["expected"] == first["lens"] == first["looks"] == [] and first["first"] == 1.0
     assert last_one["looked_at"] == [] and len(last_one["expected"]) == 10
 
 
 def test_a_look_as_python_gives_the_same_table(bench):
-    call, names = look_call(bench, Look(bench.default, (5, 17, 3, 42), 2, EDITS)), {}
+    call, names = look_call(bench, TokenRequest(bench.default, (5, 17, 3, 42), 2, EDITS)), {}
     exec(compile(code(call, bench), "copied", "exec"), names)
     assert names["result"].table().equals(result(call, bench).table())
 
 
-def test_a_branch_inside_the_prompt_shows_its_own_words(bench, due, monkeypatch):
+def test_a_branch_inside_the_prompt_shows_its_own_words(bench, tab_request, monkeypatch):
     monkeypatch.setattr(generate, "PERIOD", 0.0)
     opened = bench.read(bench.default, PROMPT)
-    frames = [plain for plain, *_ in generate.generate(bench, due, "2:11.12", "", *GREEDY)]
+    frames = [plain for plain, *_ in generate.generate(bench, tab_request, "2:11.12", "", *GREEDY)]
     assert len(frames) > 5 and len(frames[0]["ids"]) >= 4
     for frame in frames:
         assert frame["texts"] == list(token_labels(frame["ids"], opened.tokenizer))
 
 
-def test_what_is_exported_tells_how_it_was_drawn(bench, due):
-    _, edited, _ = last(generate.generate(bench, due, "2:11", EDITS, 6, 0.8, 0.9, 0, 7, 0))
-    told = result(text_call(bench, Ask(**edited["ask"])), bench).provenance
+def test_what_is_exported_tells_how_it_was_drawn(bench, tab_request):
+    _, edited, _ = last(generate.generate(bench, tab_request, "2:11", EDITS, 6, 0.8, 0.9, 0, 7, 0))
+    told = result(text_call(bench, TextRequest(**edited["ask"])), bench).provenance
     assert all(part in told["call"] for part in ("temperature=0.8", "top_p=0.9", "seed=7", "edits.zero("))
     assert told["tokens"] == repr([*bench.read(bench.default, PROMPT).ids[0, :2].tolist(), 11])
 
 
-def test_a_branch_goes_on_from_the_other_token_and_a_link_reopens_it(bench, due):
+def test_a_branch_goes_on_from_the_other_token_and_a_link_reopens_it(bench, tab_request):
     ids = [*bench.read(bench.default, PROMPT).ids[0].tolist(), 7, 8, 9]
     told = {"token": 9, "id": 11, "ids": ids}
-    plain, _, branch = last(generate.branch(bench, due, told, "", *GREEDY))
+    plain, _, branch = last(generate.branch(bench, tab_request, told, "", *GREEDY))
     assert plain["ids"][:10] == [*ids[:9], 11] and len(plain["ids"]) == 22 and branch == "8:7.11"
     assert None not in plain["scores"][1:] and plain["given"] == 8
-    assert last(generate.generate(bench, due, branch, "", *GREEDY))[0]["ids"] == plain["ids"]
-    later = Due(Subject(bench.default, PROMPT, 2), Selection())
+    assert last(generate.generate(bench, tab_request, branch, "", *GREEDY))[0]["ids"] == plain["ids"]
+    later = TabRequest(Query(bench.default, PROMPT, 2), Selection())
     assert last(generate.generate(bench, later, branch, "", *GREEDY))[2] == ""
 
 
@@ -197,9 +211,9 @@ def test_branches_are_written_and_read(bench):
         assert start_of(bench, opened, branch_of(prompt, ids)) == ids
 
 
-def test_a_page_of_its_own_holds_the_text_and_no_markup(bench, due):
-    plain, *_ = last(generate.generate(bench, due, "", "", *GREEDY))
-    page = text_page(result(text_call(bench, Ask(**plain["ask"])), bench)).page
+def test_a_page_of_its_own_holds_the_text_and_no_markup(bench, tab_request):
+    plain, *_ = last(generate.generate(bench, tab_request, "", "", *GREEDY))
+    page = text_page(result(text_call(bench, TextRequest(**plain["ask"])), bench)).page
     assert "src=" not in page and "</script>" in page and bench.default in page
     assert page.count("<script") == page.count("</script>")
 
@@ -221,9 +235,9 @@ def test_a_page_of_its_own_holds_the_text_and_no_markup(bench, due):
         (lambda b, d: generate.branch(b, d, {"token": 1, "id": 1}, "", *GREEDY), "not a text"),
     ],
 )
-def test_bad_input_is_said(bench, due, make, said):
+def test_bad_input_is_said(bench, tab_request, make, said):
     with pytest.raises(WorkbenchError, match=said):
-        list(make(bench, due))
+        list(make(bench, tab_request))
 
 
 def test_a_direction_that_is_added_raises_its_token(bench):

@@ -74,7 +74,7 @@ def test_texts_at_once_or_one_by_one_are_the_same(
     model: OlmoForCausalLM, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = head_atlas(model, tokens, samples=3).table()
-    monkeypatch.setattr("workbench.analyses.memory.TOKENS", 1)
+    monkeypatch.setattr("workbench.analyses.support.memory.TOKENS", 1)
     apart = head_atlas(model, tokens, samples=3).table()
     np.testing.assert_allclose(together.select_dtypes("number"), apart.select_dtypes("number"), atol=1e-5)
 

@@ -49,7 +49,7 @@ def test_texts_of_different_lengths_are_read_as_if_alone(
     ragged = [text[: 2 + n % 4] for n, text in enumerate(texts(24))]
     labels = [n % 3 for n in range(24)]
     together = linear_probe(model, ragged, labels, splits=2, pool=pool)
-    monkeypatch.setattr("workbench.analyses.memory.TOKENS", 1)
+    monkeypatch.setattr("workbench.analyses.support.memory.TOKENS", 1)
     np.testing.assert_allclose(
         linear_probe(model, ragged, labels, splits=2, pool=pool).values, together.values, atol=0.1
     )

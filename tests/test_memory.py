@@ -10,8 +10,8 @@ from texts_of_analyses import ONE_LENGTH, SETS, SINGLE
 from torch.profiler import ProfilerActivity, profile
 
 from hooks import OlmoForCausalLM
-from workbench.analyses import memory
-from workbench.analyses.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support import memory
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.checkpoints.loading import readable
 from workbench.errors import WorkbenchError
 
@@ -51,7 +51,7 @@ def test_peaks_are_stated_and_kept_within_the_budget(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level("INFO", "workbench.analyses.memory")
+    caplog.set_level("INFO", "workbench.analyses.support.memory")
     generator = torch.Generator().manual_seed(0)
     texts, others = torch.randint(1, 4000, (2, 1 if name in SINGLE else 8, 40), generator=generator)
 

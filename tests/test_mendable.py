@@ -90,13 +90,13 @@ def test_an_error_of_an_edits_own_function_stays_as_it_is(model, tokens):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
 def test_a_fault_is_not_shown_as_a_sentence_on_the_page(fault):
-    from workbench.tabs.place import guarded
+    from workbench.page.build.slot import guarded
 
     def work(error):
-        def render(due, told):
+        def render(request, told):
             raise error
 
-        return list(guarded(render, 1, False)(SimpleNamespace(_data=None), due="due"))
+        return list(guarded(render, 1, False)(SimpleNamespace(_data=None), request="due"))
 
     ((said, _),) = work(UnknownSite("no site 'x'; choices: y"))
     assert said == "no site 'x'; choices: y"

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from workbench import checkpoints
-from workbench.analyses import metrics
+from workbench import checkpoints, metrics
 from workbench.analyses.compare_behaviour import divergences
 from workbench.analyses.compare_weights import compare_weights
 from workbench.analyses.effective_rank import effective_rank
-from workbench.analyses.grafting import Part
 from workbench.analyses.head_atlas import head_atlas
+from workbench.analyses.support.part_swap import Part
 from workbench.analyses.trajectory import trajectory
 from workbench.analyses.transplant import transplant
 from workbench.errors import WorkbenchError

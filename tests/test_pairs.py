@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.analyses import pairs
-from workbench.analyses.pairs import config_of, pair_name, shared_layers, side_by_side
+from workbench.analyses.support import two_models as pairs
+from workbench.analyses.support.two_models import config_of, pair_name, shared_layers, side_by_side
 from workbench.errors import WorkbenchError
 
 

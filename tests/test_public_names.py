@@ -12,18 +12,20 @@ import pytest
 import hooks
 import workbench
 from tests.test_imports import ROOT, SOURCES, imports_of
+from workbench.moved import NEW_NAMES
 
 NAMES = {
     "hooks": (
         "Capture Edit HeadStatistics HooksError Olmo2Config Olmo3Config OlmoConfig OlmoForCausalLM OlmoModel Run edits"
     ),
     "workbench": (
-        "Checkpoint Curves Grid Maps Measures Points Scores Series Texts Weights WorkbenchError ablation "
+        "Checkpoint Curves Grid Maps Measures Points SAMPLE_TEXT Scores Series Texts Weights WorkbenchError ablation "
         "activation_patching attention_difference attention_maps attribution_patching behaviour_summary check "
         "checkpoints compare_attention compare_behaviour compare_weights direct_logit_attribution effective_rank "
-        "estimate finals generate head_atlas hidden_state_pca linear_probe load logit_lens main_run noise_floor "
-        "open_weights path_patching plot representation_similarity residual_norms series singular_directions "
-        "token_inspection token_losses token_saliency tokenizer_of trajectory transplant transplant_parts"
+        "estimate finals generate head_atlas hidden_state_pca linear_probe load logit_lens main_run metrics "
+        "noise_floor open_weights path_patching plot representation_similarity residual_norms series "
+        "singular_directions token_inspection token_losses token_saliency tokenizer_of trajectory transplant "
+        "transplant_parts"
     ),
 }
 CALLED_OTHERWISE = {"PyYAML": "yaml", "scikit-learn": "sklearn"}  # distributions, and what they are imported as
@@ -51,19 +53,27 @@ def test_a_public_name_is_the_thing_and_not_its_file(name):
     if module is not None:
         importlib.import_module(module)
         assert getattr(workbench, name) is found is getattr(importlib.import_module(module), name)
-    assert (module is None) == (name == "checkpoints")
+    assert (module is None) == (name in ("SAMPLE_TEXT", "checkpoints", "metrics"))
 
 
 def test_the_stub_of_the_package_says_the_same():
     tree = ast.parse((ROOT / "workbench/__init__.pyi").read_text())
     listed = next(ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign))
-    assert listed == NAMES["workbench"].split()
+    assert sorted(listed) == NAMES["workbench"].split()
 
 
 def test_the_package_alone_imports_next_to_nothing():
     program = "import sys, workbench; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not {"torch", "transformers", "gradio", "numpy", "pandas", "plotly"} & set(loaded.stdout.split())
+
+
+@pytest.mark.parametrize(("former", "name"), NEW_NAMES.items())
+def test_a_moved_module_is_found_under_its_former_name(former, name):
+    package, _, last = former.rpartition(".")
+    module = importlib.import_module(name)
+    assert importlib.import_module(former) is module is getattr(importlib.import_module(package), last)
+    assert module.__name__ == module.__spec__.name == name
 
 
 def test_every_imported_package_is_declared():

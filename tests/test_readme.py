@@ -133,8 +133,10 @@ def test_an_analysis_is_added_as_it_says(tmp_path):
         head, found, tail = re.split(rf"^({table}: .*\n)", rows, flags=re.MULTILINE)
         added = f"{head}{found}    {line}\n{tail}"
         (tmp_path / name).write_text(f"{IMPORT}\n{added}", encoding="utf-8")
-    with (tmp_path / "workbench/tabs/__init__.py").open("a", encoding="utf-8") as tabs:
-        tabs.write("from workbench.tabs import updates\n\nTABS = (*(tab for tab in TABS if tab != updates), updates)\n")
+    with (tmp_path / "workbench/page/tabs/__init__.py").open("a", encoding="utf-8") as tabs:
+        tabs.write(
+            "from workbench.page.tabs import updates\n\nTABS = (*(tab for tab in TABS if tab != updates), updates)\n"
+        )
     (tmp_path / "tests" / "test_page.py").write_text(PAGE)
     quietly = ("-p", "no:cacheprovider", "-W", "ignore::ResourceWarning")  # Gradio's event loops are left open
     tests = [f"tests/test_{name}.py" for name in HOLDING]
@@ -162,17 +164,17 @@ def without(folder: str, names: list[str]) -> set[str]:
 PAGE = """
 import gradio as gr
 from small_series import small_bench
-from workbench.tabs import TABS, shell, updates
-from workbench.tabs.bench import Selection, Subject
-from workbench.tabs.panel import Panel
-from workbench.tabs.place import Due
+from workbench.page.build.page import build
+from workbench.page.build.panel import Panel
+from workbench.page.session.requests import Query, Selection, TabRequest
+from workbench.page.tabs import TABS, updates
 
 
 def test_the_page_has_it(make_model, tokenizer, tmp_path):
     bench = small_bench(tmp_path, make_model, tokenizer)
     assert TABS[-1] is updates
-    assert "Updates" in str(shell.build(bench, TABS).config)
-    view = updates.updates_view(bench, Due(Subject(bench.default, "w1 w2 w3", 1), Selection()))
+    assert "Updates" in str(build(bench, TABS).config)
+    view = updates.updates_view(bench, TabRequest(Query(bench.default, "w1 w2 w3", 1), Selection()))
     with gr.Blocks():
         figure, about = Panel("other").show(bench, view)
     assert len(figure.data) == 1 and "relative_update(" in about["code"]

@@ -20,13 +20,14 @@ import app
 from hooks import Capture
 from workbench import checkpoints
 from workbench.errors import WorkbenchError
-from workbench.guard import HEADERS, MOST_BYTES, in_header, trusted_hosts
-from workbench.logins import KEPT_CLIENTS, MOST_WRONG, WITHIN, Logins
 from workbench.mendable import MENDABLE
-from workbench.server import create_app, refuse
-from workbench.tabs import TABS, shell
-from workbench.tabs.bench import Bench
-from workbench.tabs.kept import Kept
+from workbench.page.build.page import build
+from workbench.page.guard import HEADERS, MOST_BYTES, in_header, trusted_hosts
+from workbench.page.logins import KEPT_CLIENTS, MOST_WRONG, WITHIN, Logins
+from workbench.page.server import create_app, refuse
+from workbench.page.session.bench import Bench
+from workbench.page.session.result_cache import ResultCache
+from workbench.page.tabs import TABS
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "w5 w17 w3 w42 w8 w5 w17"
@@ -120,7 +121,7 @@ def test_the_page_of_its_own_is_of_what_is_shown(client, bench):
 
 
 def test_a_page_of_its_own_is_not_too_large(client, bench, monkeypatch):
-    monkeypatch.setattr("workbench.tabs.pictures.MOST_PAGE_BYTES", 100)
+    monkeypatch.setattr("workbench.page.session.map_requests.MOST_PAGE_BYTES", 100)
     reply = client.post("/data/attention/page", json=question(bench))
     assert reply.status_code == 422 and "shorter text" in reply.json()["detail"]
 
@@ -326,7 +327,7 @@ def test_events_cannot_go_round_the_queue(client, bench):
             direct = client.post("/gradio_api/run/predict", json=event)
             if direct.status_code != 404:
                 beside.append(function.fn.__qualname__)
-    assert beside == ["stops.<locals>.stop"]  # which runs no model, and has to be heard while one runs
+    assert beside == ["connect_stop.<locals>.stop"]  # which runs no model, and has to be heard while one runs
 
 
 HALF = "half a surrogate pair"
@@ -453,7 +454,7 @@ def test_errors_are_plain_text_wherever_they_stand(client):
 
 def page_of(bench):
     async def made():
-        return shell.build(bench, TABS)
+        return build(bench, TABS)
 
     return asyncio.run(made())
 
@@ -483,7 +484,7 @@ def test_nothing_is_a_websocket(client):
 
 
 def test_one_run_at_a_time_and_the_others_are_told(bench, monkeypatch):
-    monkeypatch.setattr("workbench.tabs.bench.PATIENCE", 0.05)
+    monkeypatch.setattr("workbench.page.session.bench.PATIENCE", 0.05)
     with bench.turn(), pytest.raises(WorkbenchError, match="busy: 0 before you"), bench.turn():
         pass
     with bench.turn():
@@ -527,7 +528,7 @@ def test_templates_take_nothing_from_tokens():
 
 
 def test_what_is_kept_is_bounded_by_number_and_by_bytes():
-    kept = Kept(3, 1000)
+    kept = ResultCache(3, 1000)
     for number in range(5):
         kept.put(number, np.zeros(50, np.float32))
     assert [kept.get(number) is not None for number in range(5)] == [False, False, True, True, True]

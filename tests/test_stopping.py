@@ -15,116 +15,117 @@ from gradio.utils import deep_hash
 from headless import Headless
 from small_series import PROMPT, small_bench
 
-from workbench.server import create_app
-from workbench.tabs import attention, attribution, compare, training
-from workbench.tabs.bench import Selection, Subject
-from workbench.tabs.calls import result
-from workbench.tabs.place import Due, Wanted, guarded, tells
-from workbench.tabs.stopping import KEPT_STOPS, STOPPED, Permits
+from workbench.page.build.slot import guarded
+from workbench.page.server import create_app
+from workbench.page.session.cached_results import result
+from workbench.page.session.cancellation import REMEMBERED_STOPS, STOPPED, Cancellations
+from workbench.page.session.requests import Query, Selection, TabRequest, ViewRequest
+from workbench.page.tabs import attention, attribution, compare, training
 
 EVENT = SimpleNamespace(_data=None)
 NUMBERS = count()
 
 
 @pytest.fixture
-def permits():
-    return Permits()
+def cancellations():
+    return Cancellations()
 
 
-def shown(render, wanted, permits=None):
+def shown(render, view, cancellations=None):
     """What a view shows, value by value."""
-    permit_for = (lambda wanted, _: wanted.permit) if permits is None else (lambda _, page: permits.of(page))
-    return guarded(render, 1, tells(render), permit_for)(EVENT, request="page", due=wanted)
+    if cancellations is None:
+        return guarded(render, 1, True, lambda view, _: view.cancellation)(EVENT, "page", request=view)
+    return guarded(render, 1, True, lambda _, page: cancellations.token(page))(EVENT, "page", request=view)
 
 
-def counting(wanted, told, progress):
+def counting(view, told, progress):
     """A view of three steps, that lets others do something before each."""
     for done in range(3):
-        wanted.due[done]()
+        view.tab[done]()
         progress(done / 3, "counting")
     return "counted"
 
 
-def test_a_run_ends_at_its_next_step_and_the_last_result_stays(permits):
+def test_a_run_ends_at_its_next_step_and_the_last_result_stays(cancellations):
     def stop():
-        permits.end("one")
+        cancellations.stop("one")
 
     def never():
         raise AssertionError("it went on after Stop")
 
-    (values,) = shown(counting, Wanted([int, stop, never], (), permits.of("one")))
+    (values,) = shown(counting, ViewRequest([int, stop, never], (), cancellations.token("one")))
     assert values[0] == STOPPED == "stopped" and "value" not in values[1]
 
 
-def test_stop_ends_no_other_page(permits):
-    wanted = Wanted([int, lambda: permits.end("one"), int], (), permits.of("other"))
-    assert list(shown(counting, wanted)) == [["", "counted"]]
+def test_stop_ends_no_other_page(cancellations):
+    view = ViewRequest([int, lambda: cancellations.stop("one"), int], (), cancellations.token("other"))
+    assert list(shown(counting, view)) == [["", "counted"]]
 
 
-def test_what_was_asked_for_before_stop_does_not_begin_after_it(permits):
-    before = Wanted([int] * 3, (), permits.of("one"))
-    permits.end("one")
+def test_what_was_asked_for_before_stop_does_not_begin_after_it(cancellations):
+    before = ViewRequest([int] * 3, (), cancellations.token("one"))
+    cancellations.stop("one")
     ((said, _),) = shown(counting, before)
     assert said == STOPPED
-    assert list(shown(counting, before._replace(permit=permits.of("one")))) == [["", "counted"]]
+    assert list(shown(counting, before._replace(cancellation=cancellations.token("one")))) == [["", "counted"]]
 
 
-def test_a_text_that_grows_ends_at_its_next_frame(permits):
+def test_a_text_that_grows_ends_at_its_next_frame(cancellations):
     closed = []
 
-    def growing(due, told):
+    def growing(request, told, progress):
         try:
             yield from "abc"
         finally:
             closed.append(True)
 
-    frames = shown(growing, "due", permits)
+    frames = shown(growing, "due", cancellations)
     assert next(frames) == ["", "a"]
-    permits.end("page")
+    cancellations.stop("page")
     assert [said for said, _ in frames] == [STOPPED] and closed
-    assert [text for _, text in shown(growing, "due", permits)] == ["a", "b", "c"]
+    assert [text for _, text in shown(growing, "due", cancellations)] == ["a", "b", "c"]
 
 
-def test_a_stopped_run_is_not_kept_and_can_be_run_at_once(bench, due, permits):
-    call = attribution.ablation_view(bench, due, "", "", next(iter(attribution.ABLATIONS))).call
+def test_a_stopped_run_is_not_kept_and_can_be_run_at_once(bench, tab_request, cancellations):
+    call = attribution.ablation_view(bench, tab_request, "", "", next(iter(attribution.ABLATIONS))).call
     steps = []
 
-    def ablated(wanted, told, progress):
+    def ablated(view, told, progress):
         def step(fraction, text):
             steps.append(fraction)
             if len(steps) == 2:
-                permits.end("one")
+                cancellations.stop("one")
             progress(fraction, text)
 
         return result(call, bench, step)
 
-    ((said, _),) = shown(ablated, Wanted(due, (), permits.of("one")))
+    ((said, _),) = shown(ablated, ViewRequest(tab_request, (), cancellations.token("one")))
     assert said == STOPPED and len(steps) == 2 and bench.results.get(call) is None
-    ((said, again),) = shown(ablated, Wanted(due, (), permits.of("one")))
+    ((said, again),) = shown(ablated, ViewRequest(tab_request, (), cancellations.token("one")))
     assert said == "" and np.isfinite(again.values).all() and bench.results.get(call) is again
 
 
-def test_pages_leave_little_behind(permits):
-    for page in map(str, range(2 * KEPT_STOPS)):
-        assert list(shown(counting, Wanted([int] * 3, (), permits.of(page)))) == [["", "counted"]]
-    assert len(permits) == 0
-    for page in map(str, range(2 * KEPT_STOPS)):
-        permits.end(page)
-    assert len(permits) == KEPT_STOPS
+def test_pages_leave_little_behind(cancellations):
+    for page in map(str, range(2 * REMEMBERED_STOPS)):
+        assert list(shown(counting, ViewRequest([int] * 3, (), cancellations.token(page)))) == [["", "counted"]]
+    assert len(cancellations) == 0
+    for page in map(str, range(2 * REMEMBERED_STOPS)):
+        cancellations.stop(page)
+    assert len(cancellations) == REMEMBERED_STOPS
 
 
-def test_stop_ends_what_was_asked_for_before_it_and_nothing_later(permits):
-    permits.end("one", until=50)
-    permits.end("one", until=40)  # which a busy server comes to later
-    assert [permits.of("one", asked).ended() for asked in (30, 50, 51)] == [True, True, False]
-    assert not permits.of("other", 30).ended()
+def test_stop_ends_what_was_asked_for_before_it_and_nothing_later(cancellations):
+    cancellations.stop("one", until=50)
+    cancellations.stop("one", until=40)  # which a busy server comes to later
+    assert [cancellations.token("one", asked).cancelled() for asked in (30, 50, 51)] == [True, True, False]
+    assert not cancellations.token("other", 30).cancelled()
 
 
-def test_another_permit_is_no_reason_to_draw_anew(permits, due):
-    before = Wanted(due, ("a", 1), permits.of("one"))
-    permits.end("one")
-    after = Wanted(due, ("a", 1), permits.of("one"))
-    assert before.permit is not after.permit and deep_hash(before) == deep_hash(after)
+def test_another_token_is_no_reason_to_draw_anew(cancellations, tab_request):
+    before = ViewRequest(tab_request, ("a", 1), cancellations.token("one"))
+    cancellations.stop("one")
+    after = ViewRequest(tab_request, ("a", 1), cancellations.token("one"))
+    assert before.cancellation is not after.cancellation and deep_hash(before) == deep_hash(after)
     assert deep_hash(after) != deep_hash(after._replace(controls=("a", 2)))
 
 
@@ -138,9 +139,8 @@ def test_another_permit_is_no_reason_to_draw_anew(permits, due):
 )
 def test_views_of_maps_say_how_far_they_are(tmp_path, make_model, tokenizer, view, controls):
     bench, told = small_bench(tmp_path, make_model, tokenizer), []
-    due = Due(Subject(bench.default, PROMPT, 1), Selection())
-    assert tells(view)
-    view(bench, due, *controls(bench), progress=lambda fraction, text: told.append(fraction))
+    tab_request = TabRequest(Query(bench.default, PROMPT, 1), Selection())
+    view(bench, tab_request, *controls(bench), progress=lambda fraction, text: told.append(fraction))
     assert len(told) > 1 and told == sorted(told) and told[0] == 0 and told[-1] == 1
 
 

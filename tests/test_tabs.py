@@ -15,15 +15,20 @@ from small_series import PROMPT, small_bench
 from workbench import checkpoints
 from workbench.analyses.trajectory import trajectory
 from workbench.errors import WorkbenchError
+from workbench.page.build.page import Page, build, from_address
+from workbench.page.build.panel import Panel, definition, keep, noted, strip_of_result
+from workbench.page.build.slot import guarded
+from workbench.page.session.arguments import ModelOf, ResidOf, TokensOf
+from workbench.page.session.bench import Bench, amount, label
+from workbench.page.session.cached_results import result
+from workbench.page.session.code import code
+from workbench.page.session.map_requests import MapRequest, map_call
+from workbench.page.session.requests import Query, Selection, TabRequest
+from workbench.page.tabs import TABS, attribution, compare, hidden_states, training
 from workbench.plots import plot, same_colours
 from workbench.report import as_csv, report_of
 from workbench.results import Measures
-from workbench.tabs import TABS, attribution, compare, hidden_states, shell, training
-from workbench.tabs.bench import Bench, Selection, Subject, amount, label
-from workbench.tabs.calls import Model, Stream, Tokens, code, result
-from workbench.tabs.panel import Panel, as_strip, definition, keep, noted
-from workbench.tabs.pictures import Ask, map_call
-from workbench.tabs.place import Due, guarded
+from workbench.tokens import is_whole
 
 SECOND = "w5 w17 w4 w42 w8 w5 w17 w3"
 EACH, SITE, MEASURE = (next(iter(menu)) for menu in (attribution.DIRECT, attribution.SITES, attribution.MEASURES))
@@ -45,53 +50,53 @@ def own_cache(monkeypatch, cache):
 
 
 @pytest.fixture
-def due(bench):
-    return Due(Subject(bench.default, PROMPT, 1), Selection(token=4, layer=1, head=2))
+def tab_request(bench):
+    return TabRequest(Query(bench.default, PROMPT, 1), Selection(token=4, layer=1, head=2))
 
 
-def views(bench, due):
+def views(bench, tab_request):
     """What every panel of every tab shows for each entry of its menus, by a name for it."""
     other, written = next(iter(bench.known)), (6, 0, 1, 0, 0)
     for measure in hidden_states.LENS:
-        yield f"lens: {measure}", hidden_states.lens_view(bench, due, measure)
+        yield f"lens: {measure}", hidden_states.lens_view(bench, tab_request, measure)
     for state in hidden_states.STATES:
-        yield f"states: {state}", hidden_states.states_view(bench, due, state)
+        yield f"states: {state}", hidden_states.states_view(bench, tab_request, state)
     for asked in (("", ""), ("w9", "w10")):
         for direct in attribution.DIRECT:
-            yield f"direct: {direct} {asked}", attribution.direct_view(bench, due, *asked, direct)
+            yield f"direct: {direct} {asked}", attribution.direct_view(bench, tab_request, *asked, direct)
         for method in attribution.ABLATIONS:
-            yield f"ablation: {method} {asked}", attribution.ablation_view(bench, due, *asked, method)
+            yield f"ablation: {method} {asked}", attribution.ablation_view(bench, tab_request, *asked, method)
         for saliency in attribution.SALIENCIES:
-            yield f"saliency: {saliency} {asked}", attribution.saliency_view(bench, due, *asked, saliency)
-        yield f"sources {asked}", attribution.sources_view(bench, due, *asked)
+            yield f"saliency: {saliency} {asked}", attribution.saliency_view(bench, tab_request, *asked, saliency)
+        yield f"sources {asked}", attribution.sources_view(bench, tab_request, *asked)
         for site, measure in product(attribution.SITES, attribution.MEASURES):
-            patching = attribution.patching_view(bench, due, *asked, SECOND, site, measure)
+            patching = attribution.patching_view(bench, tab_request, *asked, SECOND, site, measure)
             yield f"patching: {site}, {measure} {asked}", patching
-    yield "text of A", compare.text_of_a(bench, due, other, *written)
-    yield "text of B", compare.text_of_b(bench, due, other, *written)
+    yield "text of A", compare.text_of_a(bench, tab_request, other, *written)
+    yield "text of B", compare.text_of_b(bench, tab_request, other, *written)
     for part in compare.PARTS:
-        yield f"text of B with {part}", compare.mixed_text(bench, due, other, part, *written)
+        yield f"text of B with {part}", compare.mixed_text(bench, tab_request, other, part, *written)
     for what in compare.BY_TOKEN:
-        yield f"by token: {what}", compare.by_token_view(bench, due, other, what)
-        yield f"floor of {what}", compare.by_token_floor(bench, due, other, what)
+        yield f"by token: {what}", compare.by_token_view(bench, tab_request, other, what)
+        yield f"floor of {what}", compare.by_token_floor(bench, tab_request, other, what)
     for what in compare.DIFFERENCES:
-        yield f"difference: {what}", compare.difference_view(bench, due, other, what)
-        yield f"floor of {what}", compare.difference_floor(bench, due, other, what)
+        yield f"difference: {what}", compare.difference_view(bench, tab_request, other, what)
+        yield f"floor of {what}", compare.difference_floor(bench, tab_request, other, what)
     for metric, axis in [
         *((metric, "step") for metric in training.METRICS),
         *product(["held-out loss"], training.AXES),
     ]:
         if "tokens" not in axis:  # which the small series does not know
-            yield f"training: {metric}, {axis}", training.training_view(bench, due, metric, axis, "w7 w8")
+            yield f"training: {metric}, {axis}", training.training_view(bench, tab_request, metric, axis, "w7 w8")
 
 
-def calls(bench, due):
+def calls(bench, tab_request):
     """Each view's call, by a name for it."""
-    for name, view in views(bench, due):
+    for name, view in views(bench, tab_request):
         yield name, view.call
-    yield "a head", map_call(Ask(bench.default, PROMPT, layer=1, head=2))
-    yield "a layer by value", map_call(Ask(bench.default, PROMPT, layer=1, combine="mean", weigh="value"))
-    yield "a difference", map_call(Ask(bench.default, PROMPT, other=next(iter(bench.known)), layer=1, head=2))
+    yield "a head", map_call(MapRequest(bench.default, PROMPT, layer=1, head=2))
+    yield "a layer by value", map_call(MapRequest(bench.default, PROMPT, layer=1, combine="mean", weigh="value"))
+    yield "a difference", map_call(MapRequest(bench.default, PROMPT, other=next(iter(bench.known)), layer=1, head=2))
 
 
 def test_streams_are_those_of_one_run_and_no_block_runs_twice(bench, monkeypatch):
@@ -102,12 +107,12 @@ def test_streams_are_those_of_one_run_and_no_block_runs_twice(bench, monkeypatch
         model, "run", lambda ids, **to: blocks.append((to["start_at_layer"], to["stop_at_layer"])) or run(ids, **to)
     )
     for layer in (2, 3, 1, 2):
-        assert torch.equal(Stream(bench.default, PROMPT, layer).value(bench), whole[f"blocks.{layer}.resid_pre"])
+        assert torch.equal(ResidOf(bench.default, PROMPT, layer).value(bench), whole[f"blocks.{layer}.resid_pre"])
     assert blocks == [(0, 1), (1, 2), (2, 3)]
 
 
-def test_every_views_python_gives_the_same_numbers(bench, due):
-    for name, call in calls(bench, due):
+def test_every_views_python_gives_the_same_numbers(bench, tab_request):
+    for name, call in calls(bench, tab_request):
         shown, names = result(call, bench), {}
         exec(compile(code(call, bench), name, "exec"), names)
         copied = names["result"]
@@ -116,13 +121,15 @@ def test_every_views_python_gives_the_same_numbers(bench, due):
         assert copied.table().columns.equals(shown.table().columns), name
 
 
-def test_every_result_says_where_it_comes_from_and_its_csv_is_exact(bench, due, tmp_path):
-    for name, call in calls(bench, due):
+def test_every_result_says_where_it_comes_from_and_its_csv_is_exact(bench, tab_request, tmp_path):
+    for name, call in calls(bench, tab_request):
         shown = result(call, bench)
         assert bench.default.split("@")[0] in shown.provenance["checkpoints"], name
         assert {"call", "torch", "transformers", "python"} <= set(shown.provenance), name
-        kinds = {type(source) for source in call.sources()}
-        assert (Tokens in kinds) <= ("tokens" in shown.provenance) and (Model in kinds) <= ("dtype" in shown.provenance)
+        kinds = {type(source) for source in call.needs()}
+        assert (TokensOf in kinds) <= ("tokens" in shown.provenance) and (ModelOf in kinds) <= (
+            "dtype" in shown.provenance
+        )
         path = tmp_path / "view.csv"
         path.write_text(as_csv(report_of(shown)))
         lines = path.read_text().splitlines()
@@ -134,18 +141,18 @@ def test_every_result_says_where_it_comes_from_and_its_csv_is_exact(bench, due, 
             assert np.array_equal(found, expected[column], equal_nan=True), (name, column)
 
 
-def test_what_an_analysis_warns_of_stands_by_its_picture(bench, due, tmp_path, monkeypatch):
+def test_what_an_analysis_warns_of_stands_by_its_picture(bench, tab_request, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setitem(trajectory.__kwdefaults__, "cache", tmp_path / "file")
-    view = training.training_view(bench, due, "norm of the residual stream", next(iter(training.AXES)), "")
+    view = training.training_view(bench, tab_request, "norm of the residual stream", next(iter(training.AXES)), "")
     with pytest.warns(UserWarning, match="not kept"):
         said = noted(view, result(view.call, bench))
     assert said.startswith(view.note) and said.endswith("file cannot be written: what was measured is not kept.")
 
 
-def test_what_is_offered_for_download_is_bounded(bench, due):
+def test_what_is_offered_for_download_is_bounded(bench, tab_request):
     for place in range(300):
-        keep(bench, map_call(Ask(bench.default, f"w{place % 98 + 1} w{place // 98 + 1}")))
+        keep(bench, map_call(MapRequest(bench.default, f"w{place % 98 + 1} w{place // 98 + 1}")))
     assert len(bench.offered) == 256
 
 
@@ -169,16 +176,16 @@ def test_what_is_offered_for_download_is_bounded(bench, due):
         (lambda b, d: training.clicked(b, d, {}), "no checkpoint None"),
     ],
 )
-def test_bad_input_is_said(bench, due, make, said):
+def test_bad_input_is_said(bench, tab_request, make, said):
     with pytest.raises(WorkbenchError, match=said):
-        make(bench, due)
+        make(bench, tab_request)
 
 
-def test_an_error_leaves_the_last_result(bench, due):
-    def broken(due, told):
+def test_an_error_leaves_the_last_result(bench, tab_request):
+    def broken(request, told):
         raise WorkbenchError("mend this")
 
-    (shown,) = list(guarded(broken, 2, False)(type("Event", (), {"_data": None}), due=due))
+    (shown,) = list(guarded(broken, 2, False)(type("Event", (), {"_data": None}), request=tab_request))
     assert shown[0] == "mend this"
     assert shown[1]["__type__"] == shown[2]["__type__"] == "update" and "value" not in shown[1]
 
@@ -195,47 +202,49 @@ def test_an_error_leaves_the_last_result(bench, due):
     ],
 )
 def test_a_prompt_of_one_token_is_refused_where_it_shows_nothing(bench, view, said):
-    due = Due(Subject(bench.default, "w5", 1), Selection())
+    tab_request = TabRequest(Query(bench.default, "w5", 1), Selection())
     with pytest.raises(WorkbenchError, match=said):
-        result(view(bench, due).call, bench)
+        result(view(bench, tab_request).call, bench)
 
 
 def test_a_prompt_of_one_token_is_shown_where_it_can_be(bench):
-    due = Due(Subject(bench.default, "w5", 1), Selection())
+    tab_request = TabRequest(Query(bench.default, "w5", 1), Selection())
     for measure in hidden_states.LENS:
-        assert result(hidden_states.lens_view(bench, due, measure).call, bench).columns == ("w5",)
-    assert result(attribution.direct_view(bench, due, "", "", EACH).call, bench).values.shape == (4, 5)
-    assert training.head_through_training(bench, due, 1)[0]["texts"] == ["w5"]
+        assert result(hidden_states.lens_view(bench, tab_request, measure).call, bench).columns == ("w5",)
+    assert result(attribution.direct_view(bench, tab_request, "", "", EACH).call, bench).values.shape == (4, 5)
+    assert training.head_through_training(bench, tab_request, 1)[0]["texts"] == ["w5"]
 
 
 def test_checkpoints_are_loaded_along_a_run_as_the_page_loads_them(tmp_path, make_model, tokenizer):
     """Not in the files' own dtype, which is another one here; what is read from files is read as it is."""
     bench = small_bench(tmp_path, make_model, tokenizer, orders=["step10-order2"], dtype="bfloat16")
-    due = Due(Subject(bench.default, PROMPT, 1), Selection())
-    call = training.training_view(bench, due, "norm of the residual stream", "step", "").call
+    tab_request = TabRequest(Query(bench.default, PROMPT, 1), Selection())
+    call = training.training_view(bench, tab_request, "norm of the residual stream", "step", "").call
     model, ids = bench.load(bench.default)[0], bench.read(bench.default, PROMPT).ids
     norms = model.run(ids, capture="blocks.*.resid_post").stack("resid_post")[:, 0, 1:].float().norm(dim=-1).mean(-1)
     assert np.allclose(result(call, bench).values[-4:, -1], norms, rtol=1e-5)
     assert "loading=Loading(dtype='bfloat16')" in code(call, bench)
-    floor = compare.difference_floor(bench, due, bench.default, "weights by matrix and layer").call
+    floor = compare.difference_floor(bench, tab_request, bench.default, "weights by matrix and layer").call
     assert "lambda a, b: compare_weights(a, b)" in code(floor, bench)
 
 
-def test_nothing_is_downloaded_unasked(bench, due, monkeypatch):
+def test_nothing_is_downloaded_unasked(bench, tab_request, monkeypatch):
     """A run whose last checkpoint alone is on this machine: a sentence, and the others once somebody fetches them."""
     here, asked = {bench.default}, []
-    for place in ("bench", "training"):
-        monkeypatch.setattr(f"workbench.tabs.{place}.is_here", lambda checkpoint: checkpoint.id in here)
-    monkeypatch.setattr("workbench.tabs.training.locate", lambda checkpoint: here.add(checkpoint.id) or asked.append(1))
+    for module in ("session.bench", "tabs.training"):
+        monkeypatch.setattr(f"workbench.page.{module}.is_here", lambda checkpoint: checkpoint.id in here)
+    monkeypatch.setattr(
+        "workbench.page.tabs.training.locate", lambda checkpoint: here.add(checkpoint.id) or asked.append(1)
+    )
     metric = "attention to the previous token"
-    said = training.training_view(bench, due, metric, "step", "")
+    said = training.training_view(bench, tab_request, metric, "step", "")
     assert "1 of its 2 checkpoints are on this machine" in said
     assert "has no two last checkpoints" in compare.difference_floor(
-        bench, due, bench.default, "attention of each head"
+        bench, tab_request, bench.default, "attention of each head"
     )
-    assert training.checkpoint_at(bench, due, {}, 2) == bench.default
-    assert list(training.fetch(bench, due, 0)) == [1] and asked == [1]
-    assert len(result(training.training_view(bench, due, metric, "step", "").call, bench).x) == 2
+    assert training.checkpoint_at(bench, tab_request, {}, 2) == bench.default
+    assert list(training.fetch(bench, tab_request, 0)) == [1] and asked == [1]
+    assert len(result(training.training_view(bench, tab_request, metric, "step", "").call, bench).x) == 2
 
 
 def test_a_single_checkpoint_has_a_page_too(tmp_path, make_model, tokenizer):
@@ -244,41 +253,41 @@ def test_a_single_checkpoint_has_a_page_too(tmp_path, make_model, tokenizer):
     alone = Bench(checkpoints.series(str(tmp_path)), 10**9)
 
     async def made():
-        return shell.build(alone, TABS)
+        return build(alone, TABS)
 
     assert asyncio.run(made()).fns
-    due = Due(Subject(alone.default, PROMPT, 1), Selection())
-    assert "it is one checkpoint" in training.training_view(alone, due, "held-out loss", "step", "")
-    assert training.head_through_training(alone, due, 2)[0]["checkpoint"] == alone.default
+    tab_request = TabRequest(Query(alone.default, PROMPT, 1), Selection())
+    assert "it is one checkpoint" in training.training_view(alone, tab_request, "held-out loss", "step", "")
+    assert training.head_through_training(alone, tab_request, 2)[0]["checkpoint"] == alone.default
 
 
-def test_a_long_run_is_thinned_and_its_python_names_what_is_shown(bench, due, monkeypatch):
-    monkeypatch.setattr("workbench.tabs.bench.MOST_OF_A_RUN", 2)
+def test_a_long_run_is_thinned_and_its_python_names_what_is_shown(bench, tab_request, monkeypatch):
+    monkeypatch.setattr("workbench.page.session.bench.MOST_OF_A_RUN", 2)
     whole = bench.main_run(bench.series_of(bench.default))
     longer = [whole[0], dataclasses.replace(whole[0], revision="step3", step=3), whole[1]]
     monkeypatch.setattr(type(bench), "main_run", lambda self, series: longer)
-    call = training.training_view(bench, due, "held-out loss", "step", "").call
+    call = training.training_view(bench, tab_request, "held-out loss", "step", "").call
     assert result(call, bench).x.tolist() == [0, 10]
     assert all(repr(one.id) in code(call, bench) for one in whole) and "step3" not in code(call, bench)
 
 
 def test_a_selection_of_a_larger_model_is_brought_within_this_one(bench):
-    due = Due(Subject(bench.default, PROMPT, 1), Selection(token=99, layer=50, head=50))
-    assert hidden_states.states_view(bench, due, "principal components of a layer").call.arguments[-1] == 3
-    sources = attribution.sources_view(bench, due, "", "")
+    tab_request = TabRequest(Query(bench.default, PROMPT, 1), Selection(token=99, layer=50, head=50))
+    assert hidden_states.states_view(bench, tab_request, "principal components of a layer").call.arguments[-1] == 3
+    sources = attribution.sources_view(bench, tab_request, "", "")
     (layer, head), strongest = dict(sources.call.options)["heads"][0], sources.pick.options[sources.pick.chosen]
     assert strongest == (f"L{layer}H{head}", {"layer": layer, "head": head}) and layer < 4 and head < 4
     assert result(sources.call, bench).values.shape == (1, 8)
 
 
-def test_a_checkpoint_does_not_differ_from_itself(bench, due):
+def test_a_checkpoint_does_not_differ_from_itself(bench, tab_request):
     for what in compare.DIFFERENCES:
-        found = result(compare.difference_view(bench, due, bench.default, what).call, bench)
+        found = result(compare.difference_view(bench, tab_request, bench.default, what).call, bench)
         still = found.values.diagonal() if what == "hidden states (CKA)" else found.values
         assert np.allclose(still, what == "hidden states (CKA)", atol=1e-4), what
 
 
-def test_checkpoints_that_read_the_prompt_differently_are_not_compared(bench, due, monkeypatch):
+def test_checkpoints_that_read_the_prompt_differently_are_not_compared(bench, tab_request, monkeypatch):
     other = next(iter(bench.known))
     load = bench.load
 
@@ -288,67 +297,72 @@ def test_checkpoints_that_read_the_prompt_differently_are_not_compared(bench, du
 
     monkeypatch.setattr(bench, "load", another)
     with pytest.raises(WorkbenchError, match="tokenise differently"):
-        compare.difference_view(bench, due, other, next(iter(compare.DIFFERENCES)))
+        compare.difference_view(bench, tab_request, other, next(iter(compare.DIFFERENCES)))
 
 
 def test_a_series_without_other_data_orders_has_no_noise_floor_and_says_so(tmp_path, make_model, tokenizer):
     bench = small_bench(tmp_path, make_model, tokenizer)
-    due = Due(Subject(bench.default, PROMPT, 1), Selection())
+    tab_request = TabRequest(Query(bench.default, PROMPT, 1), Selection())
     for floor, menu in ((compare.difference_floor, compare.DIFFERENCES), (compare.by_token_floor, compare.BY_TOKEN)):
-        told = floor(bench, due, bench.default, next(iter(menu)))
+        told = floor(bench, tab_request, bench.default, next(iter(menu)))
         assert isinstance(told, str) and told.startswith("No noise floor")
 
 
-def test_a_noise_floor_is_the_most_that_finals_differ(bench, due):
+def test_a_noise_floor_is_the_most_that_finals_differ(bench, tab_request):
     what = "attention of each head"
-    floor = result(compare.difference_floor(bench, due, bench.default, what).call, bench)
+    floor = result(compare.difference_floor(bench, tab_request, bench.default, what).call, bench)
     pair = [checkpoint.id for checkpoint in bench.finals(bench.series_of(bench.default))]
     assert len(pair) == 2 and bench.default in pair
     (other,) = set(pair) - {bench.default}
-    assert np.allclose(floor.values, result(compare.difference_view(bench, due, other, what).call, bench).values)
+    assert np.allclose(
+        floor.values, result(compare.difference_view(bench, tab_request, other, what).call, bench).values
+    )
 
 
-def test_a_noise_floor_has_the_colours_of_what_it_is_the_floor_of(bench, due):
+def test_a_noise_floor_has_the_colours_of_what_it_is_the_floor_of(bench, tab_request):
     """Signed differences too, whose floors have no sign."""
     other, what = next(iter(bench.known)), "parts of A put into B, weights"
-    shown, floor = compare.difference_view(bench, due, other, what), compare.difference_floor(bench, due, other, what)
+    shown, floor = (
+        compare.difference_view(bench, tab_request, other, what),
+        compare.difference_floor(bench, tab_request, other, what),
+    )
     own, drawn = plot(result(shown.call, bench)), plot(result(floor.call, bench))
     coloured = same_colours(drawn, plot(result(floor.scale, bench)))
     for name in ("zmin", "zmax", "colorscale"):
         assert getattr(coloured.data[0], name) == getattr(own.data[0], name)
-    floor = compare.by_token_floor(bench, due, other, "loss of B − loss of A")
-    assert as_strip(bench, floor.call, *(result(call, bench) for call in (floor.call, floor.scale)))["signed"]
+    floor = compare.by_token_floor(bench, tab_request, other, "loss of B − loss of A")
+    assert strip_of_result(bench, floor.call, *(result(call, bench) for call in (floor.call, floor.scale)))["signed"]
 
 
-def test_the_prompt_is_changed_where_that_moves_the_prediction_most(bench, due):
-    asked = attribution.asked_of(bench, due, "", "")
-    text, change = attribution.other_prompt(bench, due, asked)
+def test_the_prompt_is_changed_where_that_moves_the_prediction_most(bench, tab_request):
+    question = attribution.question_of(bench, tab_request, "", "")
+    text, change = attribution.other_prompt(bench, tab_request, question)
     assert text != PROMPT and len(text.split()) == 8 and "for its first" in change
-    own = bench.read(bench.default, PROMPT).model.run(asked.opened.ids).logits[0, asked.position].log_softmax(-1)
+    own = bench.read(bench.default, PROMPT).model.run(question.opened.ids).logits[0, question.position].log_softmax(-1)
 
     def moved(ids):
-        other = asked.opened.model.run(torch.tensor([ids])).logits[0, asked.position].log_softmax(-1)
+        other = question.opened.model.run(torch.tensor([ids])).logits[0, question.position].log_softmax(-1)
         return float((own.exp() * (own - other)).sum())
 
-    tried = attribution.exchanges(PROMPT, asked)
+    tried = attribution.exchanges(PROMPT, question)
     most = max(moved(ids) for ids, _, _ in tried)
     assert moved(bench.read(bench.default, text).ids[0].tolist()) == pytest.approx(most, abs=1e-4)
 
 
-def test_a_panel_says_how_it_is_read_and_defined(bench, due):
+def test_a_panel_says_how_it_is_read_and_defined(bench, tab_request):
     async def made():
         with gr.Blocks():
             return Panel("plain"), Panel("strip", of_tokens=True)
 
     plain, strip = asyncio.run(made())
-    for name, view in views(bench, due):
+    for name, view in views(bench, tab_request):
         told = definition(view.call)
         assert view.note and told.startswith("workbench.") and len(told) > 100, (name, told)
-    lens = hidden_states.lens_view(bench, due, "entropy")
+    lens = hidden_states.lens_view(bench, tab_request, "entropy")
     figure, tools = plain.show(bench, lens)
     assert figure.layout.title.text is None and tools["title"] == "Entropy of the next token"
     assert tools["chooses"] == {"token": ("x", 0, 8), "layer": ("y", -1, 4)}
-    floor = compare.by_token_floor(bench, due, bench.default, next(iter(compare.BY_TOKEN)))
+    floor = compare.by_token_floor(bench, tab_request, bench.default, next(iter(compare.BY_TOKEN)))
     shown, tools = strip.show(bench, floor)
     assert len(shown["texts"]) == 8 and shown["scores"][0] is None and "noise floor" in tools["title"]
 
@@ -356,18 +370,18 @@ def test_a_panel_says_how_it_is_read_and_defined(bench, due):
 def test_only_the_tab_in_sight_is_due(bench):
     async def made():
         with gr.Blocks():
-            page = shell.Page(bench)
+            page = Page(bench)
             for tab in TABS:
-                page.place(tab.TITLE)
+                page.slot(tab.TITLE)
             return page
 
     page = asyncio.run(made())
-    states, request = (Subject(bench.default, ""), Selection(), "Attention"), request_of("one")
-    asked = page._ask(None, bench.default, PROMPT, *states, request)
+    states, http = (Query(bench.default, ""), Selection(), "Attention"), request_of("one")
+    asked = page._read_prompt(None, bench.default, PROMPT, *states, http)
     dues = asked[-len(TABS) :]
-    assert [isinstance(due, Due) for due in dues] == [tab.TITLE == "Attention" for tab in TABS]
-    refused = page._ask(None, "nobody", PROMPT, *states, request)
-    assert "no checkpoint 'nobody'" in refused[0] and not any(isinstance(due, Due) for due in refused)
+    assert [isinstance(one, TabRequest) for one in dues] == [tab.TITLE == "Attention" for tab in TABS]
+    refused = page._read_prompt(None, "nobody", PROMPT, *states, http)
+    assert "no checkpoint 'nobody'" in refused[0] and not any(isinstance(one, TabRequest) for one in refused)
 
 
 def test_a_checkpoint_is_called_as_people_say_it(bench):
@@ -382,25 +396,25 @@ def test_every_tab_says_how_it_is_read():
 
 @pytest.mark.parametrize("text", ["²", "٣", "9" * 5000, "-1", "nan", "1e9", ""])
 def test_a_link_with_nonsense_leaves_the_control_alone(text):
-    assert not shell.is_whole(text)
-    assert "value" not in shell.from_address(text, gr.Number(7))
+    assert not is_whole(text)
+    assert "value" not in from_address(text, gr.Number(7))
 
 
 def test_a_link_restores_numbers():
     number = gr.Number(7)
-    assert [shell.from_address(text, number) for text in ("0", "0.8", "4294967295")] == [0.0, 0.8, 4294967295.0]
+    assert [from_address(text, number) for text in ("0", "0.8", "4294967295")] == [0.0, 0.8, 4294967295.0]
 
 
 def test_memory_that_runs_out_is_a_sentence():
-    def full(due, told):
+    def full(request, told):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
 
-    ((said, _),) = guarded(full, 1, False)(type("Event", (), {"_data": None}), due="due")
+    ((said, _),) = guarded(full, 1, False)(type("Event", (), {"_data": None}), request="due")
     assert said.startswith("the device is out of memory: take a shorter prompt")
 
 
-def test_copied_python_puts_tokens_where_the_model_is(bench, due, monkeypatch):
-    call = hidden_states.lens_view(bench, due, next(iter(hidden_states.LENS))).call
+def test_copied_python_puts_tokens_where_the_model_is(bench, tab_request, monkeypatch):
+    call = hidden_states.lens_view(bench, tab_request, next(iter(hidden_states.LENS))).call
     assert "device" not in code(call, bench)
     monkeypatch.setitem(bench.options, "device", "cuda")
     assert "device='cuda')" in code(call, bench) and "input_ids], device=model.device)" in code(call, bench)

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from workbench.errors import WorkbenchError
-from workbench.text import byte_alphabet, escape, token_bytes, token_id, token_labels, visible, vocabulary_labels
+from workbench.tokens import byte_alphabet, escape, token_bytes, token_id, token_labels, visible, vocabulary_labels
 
 PIECES = [b" the", " 語".encode()[:2], "語".encode()[1:2], "語".encode()[2:] + b"\n\t", "é".encode(), b"\xff\xfe", b"a"]
 

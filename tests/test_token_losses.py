@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import next_token_statistics
+from workbench.analyses.support.next_tokens import next_token_statistics
 from workbench.analyses.token_losses import token_losses
 from workbench.errors import WorkbenchError
 
@@ -43,7 +43,7 @@ def test_known_distributions_have_known_statistics() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, targets = torch.randn(3, 5, 7), torch.randint(7, (3, 5))
     whole = next_token_statistics(logits, targets)
-    monkeypatch.setattr("workbench.analyses.common.CHUNK", 14)
+    monkeypatch.setattr("workbench.analyses.support.next_tokens.CHUNK", 14)
     for name, values in next_token_statistics(logits, targets).items():
         assert values.shape == (3, 5)
         torch.testing.assert_close(values, whole[name])

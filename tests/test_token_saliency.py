@@ -78,7 +78,7 @@ def test_points_at_once_or_one_by_one_are_the_same(
     model: OlmoForCausalLM, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = token_saliency(model, tokens[0], 5, points=8)["integrated_gradients"].values
-    monkeypatch.setattr("workbench.analyses.memory.TOKENS", 1)
+    monkeypatch.setattr("workbench.analyses.support.memory.TOKENS", 1)
     apart = token_saliency(model, tokens[0], 5, points=8)["integrated_gradients"].values
     np.testing.assert_allclose(apart, together, atol=1e-4 * np.abs(together).max())
 

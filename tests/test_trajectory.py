@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from workbench import checkpoints
-from workbench.analyses import metrics
+from workbench import checkpoints, metrics
 from workbench.analyses import trajectory as module
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.residual_norms import residual_norms

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.analyses.grafting import KINDS, Part, grafted, part_tensors
-from workbench.analyses.metrics import mean_loss
-from workbench.analyses.tensors import ModelTensors
+from workbench.analyses.support.named_tensors import ModelTensors
+from workbench.analyses.support.part_swap import KINDS, Part, grafted, part_tensors
 from workbench.analyses.transplant import WHOLE, transplant, transplant_parts, with_part
 from workbench.errors import WorkbenchError
+from workbench.metrics import mean_loss
 
 ALL = (0, 1, 2, 3)
 USING = ("weights", "activations")

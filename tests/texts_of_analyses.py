@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from hooks import OlmoForCausalLM
-from workbench.analyses import metrics
+from workbench import metrics
 from workbench.analyses.ablation import ablation
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.attention_difference import attention_difference
@@ -15,7 +15,6 @@ from workbench.analyses.compare_attention import compare_attention, match_heads
 from workbench.analyses.compare_behaviour import compare_behaviour
 from workbench.analyses.direct_logit_attribution import direct_logit_attribution, head_sources
 from workbench.analyses.effective_rank import effective_rank
-from workbench.analyses.grafting import Part
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.hidden_state_pca import hidden_state_pca
 from workbench.analyses.linear_probe import linear_probe
@@ -23,6 +22,7 @@ from workbench.analyses.logit_lens import logit_lens
 from workbench.analyses.path_patching import path_patching
 from workbench.analyses.representation_similarity import representation_similarity
 from workbench.analyses.residual_norms import massive_activations, residual_norms
+from workbench.analyses.support.part_swap import Part
 from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
 from workbench.analyses.token_saliency import token_saliency

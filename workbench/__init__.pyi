@@ -1,4 +1,4 @@
-from . import checkpoints
+from . import checkpoints, metrics
 from .analyses.ablation import ablation
 from .analyses.activation_patching import activation_patching
 from .analyses.attention_difference import attention_difference
@@ -17,6 +17,7 @@ from .analyses.noise_floor import noise_floor
 from .analyses.path_patching import path_patching
 from .analyses.representation_similarity import representation_similarity
 from .analyses.residual_norms import residual_norms
+from .analyses.support.sample_text import SAMPLE_TEXT
 from .analyses.token_inspection import token_inspection
 from .analyses.token_losses import token_losses
 from .analyses.token_saliency import token_saliency
@@ -43,6 +44,7 @@ from .texts import Texts
 
 __version__: str
 __all__ = [
+    "SAMPLE_TEXT",
     "Checkpoint",
     "Curves",
     "Grid",
@@ -76,6 +78,7 @@ __all__ = [
     "load",
     "logit_lens",
     "main_run",
+    "metrics",
     "noise_floor",
     "open_weights",
     "path_patching",

@@ -15,11 +15,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hooks import Edit, OlmoForCausalLM
-from workbench.analyses.common import CHUNK, one_text
+from workbench.analyses.support.arguments import one_text
+from workbench.analyses.support.next_tokens import CHUNK
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.results import Labelled, Values, check_shape, count, frozen_array, labels
-from workbench.text import Tokenizer, token_labels, vocabulary_labels
+from workbench.tokens import Tokenizer, token_labels, vocabulary_labels
 
 ALTERNATIVES = 10  # kept for each token
 

@@ -17,7 +17,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores
-from workbench.text import escape
+from workbench.tokens import escape
 
 SEQUENTIAL = "cividis"
 DIVERGING: list[list[float | str]] = [

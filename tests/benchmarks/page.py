@@ -15,7 +15,7 @@ from playwright.sync_api import Page, sync_playwright
 from tests.browser.conftest import start, stop, tab
 from tests.conftest import launch_chromium
 from workbench import checkpoints
-from workbench.analyses.sample_text import SAMPLE_TEXT
+from workbench.analyses.support.sample_text import SAMPLE_TEXT
 
 SERIES = "tiny-olmo"
 NEW = 200  # generated tokens

@@ -20,10 +20,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hooks import Olmo2Config, OlmoForCausalLM
-from workbench import checkpoints
-from workbench.analyses import metrics
+from workbench import checkpoints, metrics
 from workbench.analyses.compare_weights import BLOCK, _workers, compare_weights
-from workbench.analyses.sample_text import SAMPLE_TEXT
+from workbench.analyses.support.sample_text import SAMPLE_TEXT
 from workbench.analyses.trajectory import trajectory
 
 from .timing import ratio, seconds, show

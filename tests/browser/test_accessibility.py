@@ -5,7 +5,7 @@ from importlib.resources import files
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from workbench.tabs import TABS
+from workbench.page.tabs import TABS
 
 from .conftest import Visit, drawn, tab
 

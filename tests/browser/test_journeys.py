@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, expect
 
-from workbench.tabs.shell import EXAMPLES
+from workbench.page.build.page import EXAMPLES
 
 from .conftest import Visit, ask, colours, drawn, tab
 

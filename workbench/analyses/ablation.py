@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hooks import OlmoForCausalLM, Run
-from workbench.analyses.cells import PARTS, RESIDUALS, heads_and_mlp, repeated, run_cells
-from workbench.analyses.common import chosen, texts_for
-from workbench.analyses.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.arguments import chosen, texts_for
+from workbench.analyses.support.batched_runs import PARTS, RESIDUALS, heads_and_mlp, repeated, run_cells
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Grid, Measures
-from workbench.text import Tokenizer, token_id, vocabulary_labels
 from workbench.texts import Batch, Texts, TextsLike
+from workbench.tokens import Tokenizer, token_id, vocabulary_labels
 
 METHODS = ("zero", "mean", "resample")
 Source = Callable[[Batch], Mapping[str, Tensor]]

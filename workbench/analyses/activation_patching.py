@@ -5,8 +5,9 @@ import torch
 from hooks import OlmoForCausalLM, Run
 from hooks.errors import UnknownSite
 from hooks.sites import IN_BLOCK
-from workbench.analyses.cells import KEYS_AND_VALUES, RESIDUALS, Swap, groups, one_each, swept
-from workbench.analyses.contrast import (
+from workbench.analyses.support.batched_runs import KEYS_AND_VALUES, RESIDUALS, Swap, groups, one_each, swept
+from workbench.analyses.support.memory import run_bytes
+from workbench.analyses.support.prompt_pairs import (
     Contrast,
     Metric,
     Pairs,
@@ -22,12 +23,11 @@ from workbench.analyses.contrast import (
     scale_between,
     summed,
 )
-from workbench.analyses.memory import run_bytes
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Measures
-from workbench.text import Tokenizer, token_labels
 from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer, token_labels
 
 AXES = {"position": ("pos", "query"), "head": ("head", "kv_head")}
 POSITIONS = 4  # whose cells run together: fewer spare more of the text before them, more make fuller batches

@@ -7,11 +7,11 @@ import numpy as np
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.attention_maps import attention_maps
-from workbench.analyses.pairs import shared_layers
+from workbench.analyses.support.two_models import shared_layers
 from workbench.progress import Progress, part
 from workbench.results import Maps
-from workbench.text import Tokenizer
 from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer
 
 
 def attention_difference(

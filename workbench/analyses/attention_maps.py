@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM, Run
-from workbench.analyses.common import chosen, head_name, one_text, values_by_head, written
-from workbench.analyses.memory import run_bytes, site_bytes, tokens_at_a_time
+from workbench.analyses.support.arguments import chosen, one_text
+from workbench.analyses.support.heads import head_name, head_output, values_by_head
+from workbench.analyses.support.memory import run_bytes, site_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.results import Maps
-from workbench.text import Tokenizer, token_labels
 from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer, token_labels
 
 WEIGHTINGS = {"probability": "attention", "value-norm": "‖α v W_O‖"}
 COMBINED: dict[str, Callable[..., Tensor]] = {"mean": torch.mean, "max": torch.amax}
@@ -105,7 +106,7 @@ def _norms(model: OlmoForCausalLM, run: Run, layer: int, heads: list[int], queri
     """‖v W_O‖ of each head's values, at each query's scale of the norm that follows: head query key."""
     values = values_by_head(run[f"blocks.{layer}.attn.v"][0], model.config.num_attention_heads)  # key head d_head
     norms = torch.stack(
-        [written(model, layer, values, head, values.new_ones(1)).float().norm(dim=-1) for head in heads]
+        [head_output(model, layer, values, head, values.new_ones(1)).float().norm(dim=-1) for head in heads]
     )
     if model.model.blocks[layer].norm_first:
         return norms[:, None]

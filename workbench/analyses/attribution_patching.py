@@ -7,7 +7,8 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM, edits
 from workbench.analyses.activation_patching import column_names, site_and_axis
-from workbench.analyses.contrast import (
+from workbench.analyses.support.memory import run_bytes, site_bytes, tokens_at_a_time
+from workbench.analyses.support.prompt_pairs import (
     Contrast,
     Ends,
     Pairs,
@@ -21,12 +22,11 @@ from workbench.analyses.contrast import (
     scale_between,
     summed,
 )
-from workbench.analyses.memory import run_bytes, site_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Measures, Scores
-from workbench.text import Tokenizer
 from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer
 
 
 def attribution_patching(

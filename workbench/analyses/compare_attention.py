@@ -8,9 +8,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import texts_for
-from workbench.analyses.memory import run_bytes, tokens_at_a_time
-from workbench.analyses.pairs import Subject, config_of, pair_name, shared_layers, side_by_side
+from workbench.analyses.support.arguments import texts_for
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.two_models import Subject, config_of, pair_name, shared_layers, side_by_side
 from workbench.progress import Progress
 from workbench.results import Grid, Measures
 from workbench.texts import Texts, TextsLike

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import CHUNK, texts_for
-from workbench.analyses.memory import run_bytes, tokens_at_a_time
-from workbench.analyses.pairs import Subject, config_of, pair_name, side_by_side
+from workbench.analyses.support.arguments import texts_for
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.next_tokens import CHUNK
+from workbench.analyses.support.two_models import Subject, config_of, pair_name, side_by_side
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.results import Curves, Measures, Scores
-from workbench.text import Tokenizer, token_labels
 from workbench.texts import Texts, TextsLike
+from workbench.tokens import Tokenizer, token_labels
 
 NAMES = {
     "loss_difference": ("loss of B − loss of A", "nats"),

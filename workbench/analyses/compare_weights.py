@@ -13,8 +13,8 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from workbench.analyses.common import head_name
-from workbench.analyses.tensors import NamedTensors, Source, weights_of
+from workbench.analyses.support.heads import head_name
+from workbench.analyses.support.named_tensors import NamedTensors, Source, weights_of
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.results import Grid, Measures, Scores

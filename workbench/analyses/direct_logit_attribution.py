@@ -9,12 +9,13 @@ from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM, Run
 from hooks.olmo import divided
-from workbench.analyses.common import chosen, head_name, one_text, values_by_head, written
-from workbench.analyses.memory import run_bytes, site_bytes, tokens_at_a_time
+from workbench.analyses.support.arguments import chosen, one_text
+from workbench.analyses.support.heads import head_name, head_output, values_by_head
+from workbench.analyses.support.memory import run_bytes, site_bytes, tokens_at_a_time
 from workbench.progress import Progress
 from workbench.results import Grid, Scores
-from workbench.text import Tokenizer, token_id, token_labels, vocabulary_labels
 from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer, token_id, token_labels, vocabulary_labels
 
 
 @torch.no_grad()
@@ -172,7 +173,7 @@ def _read_from(model: OlmoForCausalLM, run: Run, layer: int, head: int, position
     block = f"blocks.{layer}."
     values = values_by_head(run[block + "attn.v"][0], model.config.num_attention_heads)  # key head d_head
     moved = run[block + "attn.pattern"][0, :, 0].T[..., None] * values
-    return written(model, layer, moved, head, run[block + "ln1.scale"][0, position])
+    return head_output(model, layer, moved, head, run[block + "ln1.scale"][0, position])
 
 
 def _title(target: list[int], position: int, tokenizer: Tokenizer | None) -> str:

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import residual_names, residuals, residuals_bytes, texts_for
-from workbench.analyses.memory import tokens_at_a_time
+from workbench.analyses.support.arguments import texts_for
+from workbench.analyses.support.memory import tokens_at_a_time
+from workbench.analyses.support.residual_stream import residual_names, residuals, residuals_bytes
 from workbench.progress import Progress, steps
 from workbench.results import Curves
 from workbench.texts import TextsLike

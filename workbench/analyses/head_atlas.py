@@ -5,8 +5,8 @@ from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM
 from hooks.attention import CHUNK, HeadStatistics
-from workbench.analyses.common import texts_for
-from workbench.analyses.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.arguments import texts_for
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Grid, Measures

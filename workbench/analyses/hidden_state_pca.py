@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import chosen, texts_for
-from workbench.analyses.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.arguments import chosen, texts_for
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.results import Points
-from workbench.text import Tokenizer, token_labels
 from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer, token_labels
 
 
 def hidden_state_pca(

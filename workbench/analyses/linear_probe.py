@@ -12,8 +12,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import residual_names, residuals, residuals_bytes, texts_for
-from workbench.analyses.memory import tokens_at_a_time
+from workbench.analyses.support.arguments import texts_for
+from workbench.analyses.support.memory import tokens_at_a_time
+from workbench.analyses.support.residual_stream import residual_names, residuals, residuals_bytes
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Curves

@@ -5,20 +5,15 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import (
-    CHUNK,
-    next_token_statistics,
-    one_text,
-    residual_names,
-    residuals,
-    residuals_bytes,
-)
-from workbench.analyses.memory import tokens_at_a_time
+from workbench.analyses.support.arguments import one_text
+from workbench.analyses.support.memory import tokens_at_a_time
+from workbench.analyses.support.next_tokens import CHUNK, next_token_statistics
+from workbench.analyses.support.residual_stream import residual_names, residuals, residuals_bytes
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.results import Grid, Measures
-from workbench.text import Tokenizer, token_labels, vocabulary_labels
 from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer, token_labels, vocabulary_labels
 
 UNITS = {"entropy": "nats", "kl": "nats"}
 TITLES = {

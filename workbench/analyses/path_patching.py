@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from hooks import Capture, Edit, OlmoForCausalLM, Run, edits
-from workbench.analyses.cells import PARTS, RESIDUALS, Swap, heads_and_mlp, repeated, run_cells
-from workbench.analyses.common import block_of, chosen, head_name
-from workbench.analyses.contrast import (
+from workbench.analyses.support.arguments import chosen
+from workbench.analyses.support.batched_runs import PARTS, RESIDUALS, Swap, heads_and_mlp, repeated, run_cells
+from workbench.analyses.support.heads import head_name
+from workbench.analyses.support.memory import run_bytes
+from workbench.analyses.support.prompt_pairs import (
     Contrast,
     Pairs,
     Target,
@@ -22,12 +24,12 @@ from workbench.analyses.contrast import (
     scale_between,
     summed,
 )
-from workbench.analyses.memory import run_bytes
+from workbench.analyses.support.residual_stream import block_of
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Measures
-from workbench.text import Tokenizer
 from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer
 
 MLPS = ("frozen", "recomputed")
 INPUTS = "qkv"

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import residuals, texts_for
-from workbench.analyses.memory import budget, run_bytes, tokens_at_a_time
-from workbench.analyses.pairs import Subject, config_of, opened, pair_name, side_by_side
+from workbench.analyses.support.arguments import texts_for
+from workbench.analyses.support.memory import budget, run_bytes, tokens_at_a_time
+from workbench.analyses.support.residual_stream import residuals
+from workbench.analyses.support.two_models import Subject, config_of, opened, pair_name, side_by_side
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Grid

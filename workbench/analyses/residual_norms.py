@@ -5,12 +5,13 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import one_text, residual_names, residuals, residuals_bytes
-from workbench.analyses.memory import tokens_at_a_time
+from workbench.analyses.support.arguments import one_text
+from workbench.analyses.support.memory import tokens_at_a_time
+from workbench.analyses.support.residual_stream import residual_names, residuals, residuals_bytes
 from workbench.progress import Progress
 from workbench.results import Grid, Measures
-from workbench.text import Tokenizer, token_labels
 from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer, token_labels
 
 
 def residual_norms(

@@ -11,13 +11,16 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hooks import Capture, Edit, OlmoForCausalLM, Run
-from workbench.analyses.common import chosen, head_name, next_token_statistics, one_text, residual_names
 from workbench.analyses.logit_lens import unembed
-from workbench.analyses.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.arguments import chosen, one_text
+from workbench.analyses.support.heads import head_name
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.next_tokens import next_token_statistics
+from workbench.analyses.support.residual_stream import residual_names
 from workbench.progress import Progress
 from workbench.results import Grid, Maps
-from workbench.text import Tokenizer, token_labels, vocabulary_labels
 from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer, token_labels, vocabulary_labels
 
 
 @dataclass(frozen=True, eq=False)

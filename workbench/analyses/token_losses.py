@@ -3,12 +3,13 @@
 import torch
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import CHUNK_BYTES, next_token_statistics, texts_for
-from workbench.analyses.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.arguments import texts_for
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
 from workbench.progress import Progress, steps
 from workbench.results import Curves, Measures
-from workbench.text import Tokenizer, token_labels
 from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer, token_labels
 
 
 def token_losses(

@@ -8,14 +8,14 @@ from einops import einsum
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.common import chosen, one_text
 from workbench.analyses.direct_logit_attribution import target_ids
-from workbench.analyses.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.arguments import chosen, one_text
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Measures, Scores
-from workbench.text import Tokenizer, token_id, token_labels, vocabulary_labels
 from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer, token_id, token_labels, vocabulary_labels
 
 DOUBLED = (32, 64, 128, 256, 512, 1024, 2048)
 """How many points an integral is tried on, one number after the other."""

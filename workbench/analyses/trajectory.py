@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
-from workbench.analyses.common import head_name
+from workbench.analyses.support.heads import head_name
 from workbench.checkpoints import Checkpoint, Weights
 from workbench.checkpoints.loading import suited_dtype
 from workbench.disk_cache import DiskCache
@@ -100,7 +100,7 @@ def trajectory(
 
     A `Series` is taken along its main run; a list is taken as it is, such as `checkpoints.main_run(series, 2)` for the
     second ingredient, or `checkpoints.pick(run, 12)` of a long run. Stages that count anew are put end to end. `metric`
-    is one of `workbench.analyses.metrics`, or any function of a model, such as
+    is one of `workbench.metrics`, or any function of a model, such as
     `functools.partial(effective_rank, tokens=ids)`.
 
     One checkpoint is in memory at a time in each process. `executor` is "serial", or a backend of joblib: "loky"

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from hooks import Edit, OlmoForCausalLM, Run, edits
-from workbench.analyses.common import CHUNK_BYTES, chosen, next_token_statistics, texts_for
-from workbench.analyses.grafting import Part, grafted, part_tensors
-from workbench.analyses.memory import run_bytes, tokens_at_a_time
-from workbench.analyses.pairs import Subject, config_of, name_of, opened
-from workbench.analyses.tensors import NamedTensors, weights_of
+from workbench.analyses.support.arguments import chosen, texts_for
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.named_tensors import NamedTensors, weights_of
+from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
+from workbench.analyses.support.part_swap import Part, grafted, part_tensors
+from workbench.analyses.support.two_models import Subject, config_of, name_of, opened
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.progress import part as stage

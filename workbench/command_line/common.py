@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
-from workbench.analyses.sample_text import SAMPLE_TEXT
+from workbench.analyses.support.sample_text import SAMPLE_TEXT
 from workbench.analyses.trajectory import Loading
 from workbench.choices import BITS, DTYPES
 from workbench.errors import WorkbenchError

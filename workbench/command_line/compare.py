@@ -14,7 +14,7 @@ from workbench.analyses.compare_attention import compare_attention
 from workbench.analyses.compare_behaviour import behaviour_summary, compare_behaviour
 from workbench.analyses.compare_weights import compare_weights
 from workbench.analyses.noise_floor import noise_floor
-from workbench.analyses.pairs import Subject
+from workbench.analyses.support.two_models import Subject
 from workbench.checkpoints import Checkpoint
 from workbench.checkpoints.loading import suited_dtype, tokenizer_of
 from workbench.checkpoints.names import split_id

@@ -4,8 +4,8 @@ import argparse
 
 import pandas as pd
 
-from workbench.analyses.common import chosen
 from workbench.analyses.logit_lens import logit_lens
+from workbench.analyses.support.arguments import chosen
 from workbench.command_line.common import add_loading_arguments, add_prompt, bar, opened, prompt_of
 from workbench.report import Report, Section
 from workbench.results import Measures

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from workbench import checkpoints
-from workbench.analyses import metrics
+from workbench import checkpoints, metrics
 from workbench.analyses.trajectory import CACHE, Metric, trajectory
 from workbench.checkpoints import Checkpoint
 from workbench.checkpoints.loading import suited_dtype, tokenizer_of

@@ -1,80 +1,13 @@
-"""The page's own components: a token strip, its details, an attention view; an .html, .css and .js file each.
+"""The views, without Gradio: their HTML, CSS and JavaScript, and the Python that fills them with values.
 
-Their templates are fixed and their scripts build the page with `textContent`, so that no token is read as markup.
+The same files make the page, a notebook's output and a stand-alone file.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import gradio as gr
 
 HERE = Path(__file__).parent
-
-
-def token_strip(value: Mapping[str, Any] | None = None, *, elem_id: str, label: str = "tokens") -> gr.HTML:
-    """A text token by token, coloured by one number each; its value is made by `strip.strip`, see token_strip.js.
-
-    Event: `select` ({token}).
-    """
-    return _component("token_strip", value, elem_id=elem_id, label=label)
-
-
-def token_details(*, elem_id: str, label: str = "token") -> gr.HTML:
-    """What was expected at a strip's chosen token, how that formed, which heads look where; see token_details.js.
-
-    Events: `branch` ({token, id, ids}: go on from this alternative) and `use` ({token, ids}: as the next prompt).
-    """
-    return _component("token_details", None, elem_id=elem_id, label=label)
-
-
-def attention_view(value: Mapping[str, Any] | None = None, *, elem_id: str, label: str = "attention") -> gr.HTML:
-    """All heads as thumbnails and one as a full map, or the maps A, B and A−B of two checkpoints; see attention.js."""
-    return _component("attention", value, elem_id=elem_id, label=label)
-
-
-def tools(value: Mapping[str, Any] | None = None, *, elem_id: str) -> gr.HTML:
-    """The heading of a picture and its tools; see tools.js. Event: `select` ({point}), a click on the plot."""
-    return _component("tools", value, elem_id=elem_id, label="tools")
-
-
-def player(value: Mapping[str, Any], *, elem_id: str) -> gr.HTML:
-    """A button that moves a slider along by itself, and the name of where it stands; see player.js."""
-    return _component("player", value, elem_id=elem_id, label="play")
-
-
-def sentence(value: str = "", *, elem_id: str | None = None, elem_classes: str | Sequence[str] = ()) -> gr.HTML:
-    """A sentence as plain text, nothing of which is read as markup: errors may quote what came in a link."""
-    import gradio as gr
-
-    return gr.HTML(
-        value,
-        html_template=" ",
-        js_on_load=asset("sentence.js"),
-        apply_default_css=False,
-        elem_id=elem_id,
-        elem_classes=[elem_classes] if isinstance(elem_classes, str) else list(elem_classes),
-    )
 
 
 def asset(name: str) -> str:
     """The text of a file of this folder."""
     return (HERE / name).read_text(encoding="utf-8")
-
-
-def _component(name: str, value: Mapping[str, Any] | None, *, elem_id: str, label: str) -> gr.HTML:
-    import gradio as gr  # not above: notebooks use `standalone`, which needs no page, and this takes seconds
-
-    return gr.HTML(
-        dict(value or {}),
-        html_template=asset(f"{name}.html"),
-        css_template=asset(f"{name}.css"),
-        js_on_load=asset(f"{name}.js"),
-        apply_default_css=False,
-        elem_id=elem_id,
-        min_width=300,
-        label=label,
-    )

@@ -1,0 +1,1 @@
+"""What several analyses share, each file named after what it is."""

@@ -1,0 +1,101 @@
+"""How much memory an analysis takes beside the model, and how many tokens it therefore runs at a time.
+
+An analysis says what one token of a batch takes (`run_bytes`, from the model's width, depth and vocabulary).
+`tokens_at_a_time` sets that against the budget, states the peak, and refuses a text that does not fit. The peak is a
+log record of `workbench.analyses.support.memory`, level INFO:
+
+    logging.getLogger("workbench.analyses.support.memory").setLevel("INFO")
+
+Figures are upper bounds, measured on all families in float32 and bfloat16.
+"""
+
+import logging
+from collections.abc import Sequence
+from math import prod
+from typing import TypeAlias
+
+import torch
+from transformers import PreTrainedConfig
+
+from hooks import OlmoForCausalLM
+from workbench.checkpoints.loading import free_memory, readable
+from workbench.errors import WorkbenchError
+
+TOKENS = 4096
+"""Run at a time, however much memory is free: larger batches are no faster."""
+
+log = logging.getLogger(__name__)
+
+
+Reader: TypeAlias = OlmoForCausalLM | PreTrainedConfig
+"""A model, or the configuration of one that will be loaded: in float32, on the CPU."""
+
+
+def budget(model: Reader) -> int:
+    """Bytes that an analysis may use beside a model: half of what is free on its device."""
+    return free_memory(_device(model)) // 2
+
+
+def _device(model: Reader) -> torch.device:
+    on_device = isinstance(model, OlmoForCausalLM) and model.device.type != "meta"
+    return model.device if on_device else torch.device("cpu")
+
+
+def _itemsize(model: Reader) -> int:
+    return model.dtype.itemsize if isinstance(model, OlmoForCausalLM) else 4
+
+
+def tokens_at_a_time(
+    model: Reader, what: str, per_token: float, length: int, *, fixed: float = 0, at_most: int | None = None
+) -> int:
+    """How many tokens to run at a time; at least one text of `length` tokens.
+
+    Args:
+        what: the analysis, for people.
+        per_token: bytes that each token of a batch takes.
+        fixed: bytes that do not depend on the size of a batch.
+        at_most: tokens, however much memory there is; `TOKENS` if not given.
+
+    Errors: WorkbenchError, with both numbers, if one text takes more than the `budget`.
+    """
+    allowed, least = budget(model), fixed + per_token * length
+    if least > allowed:
+        raise WorkbenchError(
+            f"{what} takes {readable(int(least))} of memory beside the model for a text of {length} tokens, and "
+            f"{readable(allowed)} may be used (half of what is free on {_device(model)}); a shorter text or a smaller "
+            "dtype (bfloat16) takes less"
+        )
+    size = max(length, min(at_most or TOKENS, int((allowed - fixed) / per_token)))
+    log.info(
+        "%s: at most %s beside the model, %d tokens at a time", what, readable(int(fixed + per_token * size)), size
+    )
+    return size
+
+
+def run_bytes(
+    model: Reader, *, capture: Sequence[str] = (), logits: int = 0, grad: bool = False, length: int = 0
+) -> float:
+    """Bytes that each token of a forward pass takes beside the weights.
+
+    Args:
+        capture: sites or globs of a model whose activations are kept.
+        logits: how many tensors of the size of the logits are held at a time; 0 where only the last are computed.
+        grad: whether activations are kept for a backward pass.
+        length: keys of a text, where patterns or scores are captured.
+    """
+    size, config = _itemsize(model), model.config if isinstance(model, OlmoForCausalLM) else model
+    width = config.hidden_size + config.intermediate_size
+    work = 6 * width * size  # of one layer at a time
+    if grad:
+        work += config.num_hidden_layers * width * (4 * size + 8)  # norms keep their inputs in float32
+    kept = 0.0
+    if capture:
+        assert isinstance(model, OlmoForCausalLM), "the sites of a model are not known from its configuration"
+        kept = sum(site_bytes(model, name, length) for pattern in capture for name in model.sites.match(pattern))
+    return work + kept + logits * config.vocab_size * size
+
+
+def site_bytes(model: OlmoForCausalLM, site: str, length: int = 0) -> float:
+    """Bytes of one token's activation at a site; `length` is the number of keys, where the site has them."""
+    sizes = {**model.sites.sizes, "batch": 1, "pos": 1, "query": 1, "1": 1, "key": length}
+    return model.dtype.itemsize * prod(sizes[word] for word in model.sites[site].split())

@@ -1,0 +1,309 @@
+"""Two prompts that differ in what the model says next, and how far a run is from that of one to that of the other."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from workbench.analyses.support.arguments import chosen, texts_for
+from workbench.analyses.support.memory import tokens_at_a_time
+from workbench.errors import WorkbenchError
+from workbench.results import Grid, Measures
+from workbench.texts import Texts, TextsLike
+from workbench.tokens import Tokenizer, token_id, vocabulary_labels
+
+Target = int | str | Sequence[int | str]
+"""A token by its id or its text; or one for each prompt."""
+
+
+Metric = Callable[[Tensor], Tensor | float]
+"""A number, or one for each text, of logits: text 1 vocab."""
+
+Sums = dict[str, Tensor]
+"""Measures added up over pairs of prompts, by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Some prompts in two versions, all of one length, and the next tokens that tell the versions apart."""
+
+    clean: Tensor  # text pos
+    corrupted: Tensor  # text pos
+    targets: Tensor  # text 1, or text 2 if the second is subtracted
+
+    @property
+    def first_difference(self) -> int:
+        """The first position at which the two versions of any prompt differ; their number where none does."""
+        same = (self.clean == self.corrupted).all(0)
+        return int(same.cumprod(0).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """Prompts in two versions, of equal length pair by pair, and the next tokens that tell them apart.
+
+    Later tokens have no effect on what is asked, so both versions end at the position whose next token is meant.
+    """
+
+    clean: Texts
+    corrupted: Texts
+    targets: Tensor  # text 1, or text 2 if the second is subtracted
+    name: str  # of the targets, for people
+    metric: Metric | None = None  # measured besides, or instead where there are no targets
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of what a `Scale` measures."""
+        targets = self.targets.shape[1]
+        of_targets = ("logit" if targets == 1 else "logit_difference", "probability", "kl") if targets else ()
+        return of_targets if self.metric is None else (*of_targets, "metric")
+
+    def batches(self, tokens: int) -> list[Pairs]:
+        """All pairs in batches of one length, of at most so many tokens (or one pair) each."""
+        return [
+            Pairs(batch.ids, self.corrupted.ids[batch.rows, : batch.ids.shape[1]], self.targets[batch.rows])
+            for batch in self.clean.batches(tokens)
+        ]
+
+
+def contrast(
+    model: OlmoForCausalLM,
+    clean: TextsLike,
+    corrupted: TextsLike,
+    token: Target | None,
+    against: Target | None,
+    position: int,
+    tokenizer: Tokenizer | None,
+    metric: Metric | None = None,
+) -> Contrast:
+    """The checked contrast of two prompts, or of two sets of them, on the model's device.
+
+    Errors: WorkbenchError if a prompt and its other version differ in length, a target is not one token, or nothing is
+    to be measured.
+    """
+    both = texts_for(model.config, clean), texts_for(model.config, corrupted)
+    lengths = [texts.lengths for texts in both]
+    if lengths[0] != lengths[1]:
+        raise WorkbenchError(
+            f"the clean prompts have {_some(lengths[0])} tokens (in {len(lengths[0])} texts) and the corrupted ones "
+            f"{_some(lengths[1])} (in {len(lengths[1])}); patching needs prompts of equal length, token for token"
+        )
+    chosen([position], min(lengths[0]), "position")
+    if token is None and (metric is None or against is not None):
+        raise WorkbenchError("nothing says what is measured; give a token, or metric=, a function of the logits")
+    wanted = [each for each in (token, against) if each is not None]
+    columns = [_ids(model, each, len(both[0]), tokenizer) for each in wanted]
+    names = [vocabulary_labels(ids[:1], tokenizer)[0] + (" …" if len(set(ids)) > 1 else "") for ids in columns]
+    ends = torch.tensor(lengths[0]) + position + 1 if position < 0 else torch.full((len(both[0]),), position + 1)
+    asked = torch.arange(both[0].longest) < ends[:, None]  # text pos
+    first, second = (Texts(texts.ids, texts.mask & asked.to(texts.ids.device)).to(model.device) for texts in both)
+    targets = torch.tensor(columns, dtype=torch.long, device=model.device).view(len(columns), len(first)).T
+    return Contrast(first, second, targets, " over ".join(names) or "a function of the logits", metric)
+
+
+def _some(lengths: list[int]) -> str:
+    """Lengths of prompts for people: the first few of them, or one number if all are equal."""
+    if len(set(lengths)) == 1:
+        return str(lengths[0])
+    return ", ".join(map(str, lengths[:6])) + (", …" if len(lengths) > 6 else "")
+
+
+def _ids(model: OlmoForCausalLM, target: Target, texts: int, tokenizer: Tokenizer | None) -> list[int]:
+    """The id of the target of each text."""
+    each = [target] * texts if isinstance(target, int | str) else list(target)
+    if len(each) != texts:
+        raise WorkbenchError(f"{len(each)} target tokens for {texts} prompts; give one token, or one for each prompt")
+    return [token_id(one, tokenizer, model.config.vocab_size) for one in each]
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """What is measured of a run's next token, from the run where it counts as 0 to the one where it counts as 1.
+
+    Measures, each a mean over the prompts: the `logit` of the target, or its `logit_difference` from the other target;
+    the target's `probability`; and `kl`, the divergence KL(clean ‖ run) in nats.
+    """
+
+    contrast: Contrast
+    zero: dict[str, float]
+    one: dict[str, float]
+
+    def normalised(self, sums: Sums) -> dict[str, Tensor]:
+        """The means with 0 and 1 at the two ends, from sums over all pairs; outside of 0…1 where a run goes further."""
+        pairs = len(self.contrast.clean)
+        return {name: (total / pairs - self.zero[name]) / self.span(name) for name, total in sums.items()}
+
+    def span(self, name: str) -> float:
+        """The raw measure from 0 to 1."""
+        return self.one[name] - self.zero[name]
+
+
+class Ends(NamedTuple):
+    """The measures of a batch of pairs after the clean and after the corrupted prompts, and how exact they are.
+
+    `noise` is the square of the rounding error of either; see `rounding`.
+    """
+
+    clean: Sums
+    corrupted: Sums
+    noise: Sums
+
+
+def scale_between(contrast: Contrast, ends: Sequence[Ends], one: str, dtype: torch.dtype) -> Scale:
+    """The scale between the runs over clean and corrupted prompts, given the ends of every batch.
+
+    `one` names the version that counts as 1: "clean" or "corrupted"; `dtype` is that of the logits. Errors:
+    WorkbenchError where a measure of the two differs by no more than rounding.
+    """
+    pairs = len(contrast.clean)
+    clean, corrupted, noise = (
+        {name: float(torch.stack([sums[name] for sums in kind]).sum()) for name in contrast.measures}
+        for kind in zip(*ends, strict=True)
+    )
+    for name in contrast.measures:
+        clean[name], corrupted[name] = clean[name] / pairs, corrupted[name] / pairs
+        limit = 2 * noise[name] ** 0.5 / pairs
+        if abs(clean[name] - corrupted[name]) <= limit:
+            raise WorkbenchError(
+                f"the {_said(name)} is {clean[name]:.9g} after the clean and {corrupted[name]:.9g} after the corrupted "
+                f"prompt: there is nothing to explain, since rounding in {str(dtype).removeprefix('torch.')} alone may "
+                f"put them {limit:.2g} apart; the prompts should differ, before the position that is asked about, in "
+                "something that changes the next token"
+            )
+    return Scale(contrast, corrupted, clean) if one == "clean" else Scale(contrast, clean, corrupted)
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Those of the next token after each text, float64: text pos vocab -> text vocab."""
+    return logits[:, -1].double().log_softmax(-1)
+
+
+def ends_of(contrast: Contrast, pairs: Pairs, clean: Tensor, corrupted: Tensor) -> Ends:
+    """The ends of a batch, given the logits after its clean and its corrupted prompts, text pos vocab."""
+    log_clean = log_probabilities(clean)
+    lasts = [logits[:, -1].detach() for logits in (clean, corrupted)]  # text vocab
+    first, second = ({name: x[0] for name, x in summed(contrast, pairs, log_clean, z[None]).items()} for z in lasts)
+    noises = [rounding(contrast, pairs, log_clean, last) for last in lasts]
+    return Ends(first, second, {name: torch.maximum(*(noise[name] for noise in noises)) for name in contrast.measures})
+
+
+def ends_of_others(model: OlmoForCausalLM, contrast: Contrast, batches: Sequence[Pairs]) -> list[Ends]:
+    """The ends of the batches after the first, whose runs are at hand."""
+    return [
+        ends_of(contrast, pairs, *(model.run(ids, logits_to_keep=1).logits for ids in (pairs.clean, pairs.corrupted)))
+        for pairs in batches[1:]
+    ]
+
+
+def rounding(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> Sums:
+    """The square of how far off each measure may be because numbers are rounded: two runs must be twice that apart.
+
+    The error of a logit is taken to be u times the largest logit of its row: u is ε/2 of its dtype, the error of one
+    rounding, and besides 16 ε of float32, in which sums, norms and softmaxes are computed at most. (Against float64 the
+    root mean square error is 0.4 to 2 u in bfloat16 and float16 and 0.1 to 0.2 u in float32, for the embedded series
+    and random models of 2 to 4 layers.) A measure m of the logits z is then off by up to Σ |∂m/∂z| times that: errors
+    within a row may all add up; those of different prompts are independent, so it is their squares that add up. A
+    metric whose gradient is not known counts as exact.
+
+    clean: text vocab, log-probabilities; logits: text vocab.
+    """
+    u = torch.finfo(logits.dtype).eps / 2 + 16 * torch.finfo(torch.float32).eps
+    errors, found = u * logits.abs().amax(-1).double(), {}  # text
+    with torch.enable_grad():
+        leaf = logits.double().requires_grad_()
+        for name, value in summed(contrast, pairs, clean, leaf[None]).items():
+            slope = torch.autograd.grad(value.sum(), leaf, retain_graph=True)[0] if value.requires_grad else leaf * 0
+            found[name] = (errors * slope.detach().abs().sum(-1)).square().sum()
+    return found
+
+
+def summed(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> Sums:
+    """What `Scale` measures, raw, added up over some pairs: cell each.
+
+    clean: text vocab, log-probabilities after the clean prompts; logits: cell text vocab.
+    """
+    logits, metric = logits.double(), contrast.metric
+    found = {} if metric is None else {"metric": torch.stack([_metric_sum(metric, one) for one in logits])}
+    if pairs.targets.shape[1] == 0:
+        return found
+    log_p = logits.log_softmax(-1)  # cell text vocab
+    wanted = pairs.targets.expand(len(logits), -1, -1)  # cell text target
+    logit = logits.gather(-1, wanted)
+    difference = logit[..., 0] - logit[..., 1] if logit.shape[-1] == 2 else logit[..., 0]
+    divergence = (clean.exp() * (clean - log_p)).sum(-1)
+    values = (difference, log_p.gather(-1, wanted)[..., 0].exp(), divergence)
+    return {name: value.sum(1) for name, value in zip(contrast.measures, values, strict=False)} | found
+
+
+def _metric_sum(metric: Metric, logits: Tensor) -> Tensor:
+    """A metric of one cell, added up over its texts: text vocab -> a number. One number counts as the texts' mean."""
+    value = torch.as_tensor(metric(logits[:, None]), dtype=torch.double, device=logits.device)
+    if value.shape not in ((), logits.shape[:1]):
+        raise WorkbenchError(
+            f"metric returned {tuple(value.shape)} for logits {(len(logits), 1, logits.shape[-1])}; "
+            "it should return a number, or one for each text"
+        )
+    return value.mean() * len(logits)
+
+
+def batches_in_memory(
+    model: OlmoForCausalLM, pair: Contrast, what: str, kept: float, of_cell: float
+) -> tuple[list[Pairs], int]:
+    """The pairs in batches that fit in memory, and how many tokens of patched runs fit beside one batch.
+
+    Args:
+        what: the analysis, for people.
+        kept: bytes for each token of a batch, held while its patched runs are computed.
+        of_cell: bytes for each token of a patched run.
+
+    Errors: WorkbenchError, with both numbers, if one pair does not fit.
+    """
+    batches = pair.batches(tokens_at_a_time(model, what, kept + of_cell, pair.clean.longest))
+    largest = max(pairs.clean.numel() for pairs in batches)
+    return batches, tokens_at_a_time(model, what, of_cell, largest, fixed=kept * largest)
+
+
+def last_logits_bytes(model: OlmoForCausalLM) -> float:
+    """Bytes of the last logits of one text, and of what `summed` makes of them in float64."""
+    return model.config.vocab_size * (2 * model.dtype.itemsize + 5 * 8)
+
+
+def grids(
+    scale: Scale,
+    values: dict[str, Tensor],
+    rows: Sequence[object],
+    columns: Sequence[object],
+    column_name: str,
+    title: str,
+) -> Measures:
+    """Normalised measures (row column) as Grids that say what 0 and 1 stand for."""
+    found = {}
+    for name, value in values.items():
+        ends = {"at 0": scale.zero[name], "at 1": scale.one[name]}
+        label, (zero, one) = _said(name), _apart(*ends.values())
+        found[name] = Grid(
+            value.detach().cpu().numpy().astype(np.float32),
+            rows,
+            columns,
+            column_name=column_name,
+            title=f"{title}: {scale.contrast.name} ({label}, 0 is {zero}, 1 is {one})",
+            value_name=f"{label}, normalised",
+            signed=True,
+            provenance=ends,
+        )
+    return Measures(**found)
+
+
+def _said(measure: str) -> str:
+    """A measure's name in a sentence."""
+    return measure.replace("_", " ").replace("kl", "KL from the clean run")
+
+
+def _apart(a: float, b: float) -> tuple[str, str]:
+    """Two different numbers in as many digits, at least three, as it takes to tell them apart."""
+    both = ((f"{a:.{digits}g}", f"{b:.{digits}g}") for digits in range(3, 18))
+    return next((one, other) for one, other in both if one != other)

@@ -1,0 +1,183 @@
+"""Ready metrics for `trajectory`. Each function here makes a `Metric`."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from workbench.analyses.compare_weights import weight_table
+from workbench.analyses.effective_rank import effective_rank as rank_of
+from workbench.analyses.head_atlas import head_atlas
+from workbench.analyses.residual_norms import residual_norms as norms_of
+from workbench.analyses.support.arguments import one_text, texts_for
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.named_tensors import ModelTensors
+from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
+from workbench.analyses.support.part_swap import Part, Tensors, grafted, part_tensors
+from workbench.analyses.trajectory import Metric
+from workbench.checkpoints import Weights
+from workbench.errors import WorkbenchError
+from workbench.results import Curves, Grid
+from workbench.texts import Texts, TextsLike, as_texts
+
+SCORES = {
+    "entropy": "entropy of attention",
+    "previous": "previous-token score",
+    "first": "first-token score",
+    "self": "same-token score",
+    "distance": "mean distance looked back",
+    "duplicate": "duplicate-token score",
+    "induction": "induction score",
+    "induction_error": "standard error of the induction score",
+}
+"""What the measures of `head_atlas` are called along a run."""
+
+
+def held_out_loss(tokens: TextsLike) -> Metric:
+    """Mean −log p of the tokens of texts that the run was not trained on, nats a token."""
+    return Metric("held-out loss", mean_loss, {"tokens": _texts(tokens, 2)}, unit="nats")
+
+
+def head_scores(tokens: TextsLike, score: str, *, samples: int = 64, seed: int = 0) -> Metric:
+    """One score of `head_atlas` for every head: entropy, previous, first (sinks), self, distance, induction, …"""
+    arguments = {"tokens": _texts(tokens, 2), "score": score, "samples": samples, "seed": seed}
+    return Metric(f"{SCORES.get(score, score)} of each head", _head_score, arguments)
+
+
+def residual_norms(tokens: TextsLike) -> Metric:
+    """The mean norm of the residual stream after each layer; a text's first token, often a sink, is left out."""
+    return Metric("norm of the residual stream", _mean_norms, {"tokens": _texts(tokens, 2)})
+
+
+def effective_rank(tokens: TextsLike) -> Metric:
+    """RankMe of the hidden states of each layer (Garrido et al. 2023); its phases along OLMo: arXiv 2509.23024."""
+    return Metric("effective rank", _rank, {"tokens": _texts(tokens)}, unit="directions")
+
+
+def continuation_log_prob(prompt: TextsLike, continuation: TextsLike) -> Metric:
+    """The log-probability of a continuation after a prompt, one text each, in nats, summed over its tokens."""
+    arguments = {"prompt": one_text(prompt)[0], "continuation": one_text(continuation)[0]}
+    return Metric("log-probability of the continuation", _continuation, arguments, unit="nats")
+
+
+def kl_to_last(tokens: TextsLike) -> Metric:
+    """KL(last ‖ checkpoint) of next-token distributions, mean over the tokens of texts, nats: what is left to learn."""
+    arguments = {"tokens": _texts(tokens)}
+    return Metric("KL to the last checkpoint", _kl, arguments, unit="nats", reference=log_probs)
+
+
+def weight_change() -> Metric:
+    """‖B − A‖ / ‖A‖ of all parameters from the checkpoint before, by layer, divided by the steps between them.
+
+    Read from the files; the first checkpoint has nothing before it (NaN).
+    """
+    return Metric("relative weight change per step", _change, reads="weights")
+
+
+def head_needed(tokens: TextsLike, layer: int, head: int) -> Metric:
+    """How much the loss rises when a head is as it was at the run's first checkpoint, nats.
+
+    About zero while the head has not become what the others rely on; see `needed_from`.
+    """
+    arguments = {"tokens": _texts(tokens, 2), "part": Part("head", layer, (head,))}
+    return Metric(f"need of L{layer}H{head}", _need, arguments, unit="nats", reference=_of_part, reference_at=0)
+
+
+def needed_from(curve: Curves, floor: float, line: int = 0) -> float | None:
+    """The place on the axis from which a line stays above a floor to the end; None if it does not end above it.
+
+    With `head_needed` and the noise floor of the loss: the step from which the head is needed.
+    """
+    above = curve.values[line] > floor
+    if not above[-1]:
+        return None
+    below = [index for index, high in enumerate(above) if not high]
+    return float(curve.x[below[-1] + 1 if below else 0])
+
+
+def _texts(tokens: TextsLike, at_least: int = 1) -> TextsLike:
+    """The texts as they were given; the model that reads them says whether they are padded. Errors: those of
+    `as_texts`, and WorkbenchError for a text of fewer than `at_least` tokens."""
+    shortest = min(as_texts(tokens).lengths)
+    if shortest < at_least:
+        raise WorkbenchError(f"a text has {shortest} tokens; this needs at least {at_least}")
+    return tokens
+
+
+def mean_loss(model: OlmoForCausalLM, tokens: TextsLike) -> float:
+    """Mean −log p of each token but every text's first, nats."""
+    texts = texts_for(model, tokens, at_least=2)
+    total = 0.0
+    for _, ids in texts.batches(_tokens(model, texts)):
+        logits = model.run(ids).logits[:, :-1]
+        total += next_token_statistics(logits, ids[:, 1:])["loss"].double().sum().item()
+    return total / (texts.tokens - len(texts))
+
+
+def log_probs(model: OlmoForCausalLM, tokens: TextsLike) -> np.ndarray:
+    """Log-probabilities of the next token after every token, the texts one after the other: token vocab, float32."""
+    texts = texts_for(model, tokens)
+    _tokens(model, texts, kept=texts.tokens * model.config.vocab_size * 4)
+    return torch.cat([model.run(ids[None]).logits[0].float().log_softmax(-1).cpu() for ids in texts]).numpy()
+
+
+def _tokens(model: OlmoForCausalLM, texts: Texts, kept: int = 0) -> int:
+    """How many tokens to run at a time with all their logits, beside what is kept."""
+    per_token = run_bytes(model, logits=2) + 3 * 4 * model.config.vocab_size
+    return tokens_at_a_time(model, "log-probabilities", per_token, texts.longest, fixed=CHUNK_BYTES + kept)
+
+
+def _head_score(model: OlmoForCausalLM, tokens: TextsLike, score: str, samples: int, seed: int) -> Grid:
+    needs_samples = score.startswith("induction")
+    atlas = head_atlas(model, tokens, samples=samples if needs_samples else 0, seed=seed)
+    if score not in atlas:
+        raise WorkbenchError(f"no score {score!r} of heads; scores: {', '.join(atlas)}, induction")
+    return atlas[score]
+
+
+def _mean_norms(model: OlmoForCausalLM, tokens: TextsLike) -> dict[str, float]:
+    texts = texts_for(model.config, tokens, at_least=2)
+    norms = [norms_of(model, text)["norm"] for text in texts]
+    means = np.concatenate([norm.values[:, 1:] for norm in norms], axis=1).mean(1)  # over tokens, by layer
+    return dict(zip(norms[0].rows, means.tolist(), strict=True))
+
+
+def _rank(model: OlmoForCausalLM, tokens: TextsLike) -> Curves:
+    return rank_of(model, tokens)
+
+
+def _continuation(model: OlmoForCausalLM, prompt: Tensor, continuation: Tensor) -> float:
+    tokens = torch.cat([prompt, continuation])[None].to(model.device)
+    logits = model.run(tokens, logits_to_keep=len(continuation) + 1).logits[:, :-1]
+    return -next_token_statistics(logits, tokens[:, len(prompt) :])["loss"].double().sum().item()
+
+
+def _kl(model: OlmoForCausalLM, tokens: TextsLike, reference: np.ndarray) -> float:
+    texts = texts_for(model, tokens)
+    _tokens(model, texts)
+    total, start = 0.0, 0
+    for ids in texts:
+        mine = model.run(ids[None]).logits[0].float().log_softmax(-1).cpu()
+        last = torch.tensor(reference[start : start + len(ids)])
+        total += (last.exp() * (last - mine)).sum(dtype=torch.float64).item()
+        start += len(ids)
+    return max(0.0, total / texts.tokens)
+
+
+def _change(weights: Weights, previous: Weights | None, steps: int | None) -> dict[str, float]:
+    names = [f"layer {layer}" for layer in range(weights.config.num_hidden_layers)]
+    if previous is None or not steps:
+        return dict.fromkeys(["all", *names], float("nan"))
+    table = weight_table(previous, weights)
+    whole = table[table["head"] == ""].assign(changed=lambda t: t["distance"] ** 2, size=lambda t: t["norm_a"] ** 2)
+    sums = whole.groupby("layer")[["changed", "size"]].sum()
+    relative = [whole["changed"].sum() / whole["size"].sum(), *(sums["changed"] / sums["size"])]
+    return {name: square**0.5 / steps for name, square in zip(["all", *names], relative, strict=True)}
+
+
+def _of_part(model: OlmoForCausalLM, tokens: TextsLike, part: Part) -> Tensors:
+    return part_tensors(ModelTensors(model), part)
+
+
+def _need(model: OlmoForCausalLM, tokens: TextsLike, part: Part, reference: Tensors) -> float:
+    return mean_loss(grafted(model, reference, part), tokens) - mean_loss(model, tokens)

@@ -1,0 +1,1 @@
+"""The web page, and the only part of the project that knows Gradio."""

@@ -1,0 +1,260 @@
+"""The page around the tabs: the bar on top, the token strip, the selection that all tabs share, the page's address.
+
+A tab is a module with `TITLE`, `HOW` (one line: what is drawn and how to read it) and `build(slot)`, which makes its
+components and connects the functions that draw them. Only the tab in sight computes; another one when it is selected.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import ModuleType
+
+import gradio as gr
+from gradio.components import Component
+
+from workbench.mendable import MENDABLE
+from workbench.page import components
+from workbench.page.build.slot import DOWNLOADS, IN_MODEL_QUEUE, MODEL_QUEUE, NOT_QUEUED, Bar, Slot, message
+from workbench.page.build.stop_button import connect_stop, token_of
+from workbench.page.compat import after_queueing, event_data, quiet_state
+from workbench.page.session.bench import Bench
+from workbench.page.session.cancellation import Cancellations, CancellationToken, arrival
+from workbench.page.session.requests import Query, RunRequest, Selection, TabRequest
+from workbench.page.session.strips import surprisal_strip
+from workbench.tokens import is_whole
+
+EXAMPLES = (
+    "Old Marta lives in Lisbon and sells oranges. Young Pedro lives in Porto and sells lemons. Old Marta lives in",
+    "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over the",
+    "def add(first, second):\n    return first + second\n\n\ndef multiply(first, second):\n    return",
+    "How to bake a loaf of bread: First, mix the flour with water and salt. Then",
+)
+BRAND = '<div class="brand"><h1>OLMo workbench</h1><p id="status" role="status"></p></div>'
+TURNED = "() => workbench.remember(['tab'], [document.querySelector('#tabs [role=tab][aria-selected=true]').innerText])"
+READY = "() => { document.body.dataset.ready = 'yes'; }"
+
+
+def build(bench: Bench, tabs: Sequence[ModuleType]) -> gr.Blocks:
+    """The whole page: the bar, the token strip and one tab for each module."""
+    with gr.Blocks(title="OLMo workbench", fill_width=True, delete_cache=(600, 3600)) as demo:
+        page = Page(bench)
+        with gr.Tabs(elem_id="tabs") as strip:
+            for tab in tabs:
+                with gr.Tab(tab.TITLE, id=tab.TITLE):
+                    gr.Markdown(tab.HOW, elem_classes="how")
+                    tab.build(page.slot(tab.TITLE))
+        page.connect_runs(demo, strip)
+        page.connect_selection(strip)
+        remove_cancelled = connect_stop(page.stop, demo, page.cancellations, (MODEL_QUEUE, DOWNLOADS))
+    demo.queue(api_open=False, max_size=128)  # an open API would let events bypass the queue and its limits
+    after_queueing(demo, remove_cancelled)
+    demo.state_session_capacity = 64
+    return demo
+
+
+class Page:
+    """The bar, the token strip and the states of the page while it is built."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.slots: dict[str, Slot] = {}
+        self.cancellations = Cancellations()
+        self.query, self.selection = gr.State(Query(bench.default, "")), gr.State(Selection())
+        gr.HTML(BRAND, elem_id="brand", apply_default_css=False)
+        with gr.Row(elem_id="bar", equal_height=True):
+            self.checkpoint = gr.Dropdown(
+                bench.choices(), value=bench.default, label="Checkpoint", elem_id="checkpoint", scale=3, min_width=290
+            )
+            self.prompt = gr.Textbox(
+                EXAMPLES[0], label="Prompt", lines=2, max_lines=6, elem_id="prompt", scale=5, min_width=280
+            )
+            with gr.Column(scale=1, min_width=132, elem_id="go"):
+                self.run = gr.Button("Run", variant="primary", size="sm", elem_id="run")
+                self.count = components.sentence(elem_id="count")
+                self.stop = gr.Button("Stop", size="sm", elem_id="stop")
+            self.examples = gr.Dropdown(list(EXAMPLES), value=None, label="Examples", elem_id="examples", min_width=120)
+        self.problem = components.sentence(elem_id="problem", elem_classes="problem")
+        self.spine = components.token_strip(
+            {"empty": "Run a prompt to see its tokens.", "spine": True}, elem_id="spine", label="prompt"
+        )
+        self.bar = Bar(
+            self.checkpoint, self.prompt, quiet_state(), gr.State(""), {}, self.cancellations, self._reopened
+        )
+        self._quiet = {"show_progress": "hidden", "show_progress_on": self.count}
+
+    def slot(self, title: str) -> Slot:
+        """The slot of one more tab."""
+        self.slots[title] = Slot(self.bench, title, self.bar)
+        return self.slots[title]
+
+    def connect_runs(self, demo: gr.Blocks, tabs: gr.Tabs) -> None:
+        """Connect what runs the prompt: opening the page, the bar's controls, and buttons of the tabs."""
+        requests = [slot.request for slot in self.slots.values()]
+        run_request, states = self.bar.run_request, [self.query, self.selection, self.bar.active]
+        controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.bar.linked}
+        remember = {
+            "fn": None,
+            "inputs": list(controls.values()),
+            "js": f"(...values) => workbench.remember({list(controls)!r}, values)",
+        }
+        opening = [run_request, self.bar.active, self.selection, tabs, *controls.values()]
+        demo.load(self._open, None, opening, **self._quiet)
+        bar = [self.checkpoint, self.prompt]
+        run = gr.on([self.run.click, self.prompt.submit], self._run, bar, run_request, **NOT_QUEUED)
+        chosen = self.checkpoint.input(self._choose_checkpoint, [*bar, run_request], run_request, **NOT_QUEUED)
+        menus = [self.checkpoint, self.examples]
+        example = self.examples.change(
+            self._choose_example, menus, [self.prompt, self.examples, run_request], **NOT_QUEUED
+        )
+        for event in (run, chosen, example, *[event for slot in self.slots.values() for event in slot.run_events]):
+            event.then(**remember)
+        gr.on([control.change for control in self.bar.linked.values()], **remember)
+        run_request.change(
+            self._read_prompt,
+            [run_request, *bar, *states],
+            [self.problem, self.count, self.spine, *states, *requests],
+            show_progress="minimal",
+            show_progress_on=self.count,
+            trigger_mode="always_last",
+            **IN_MODEL_QUEUE,
+        ).then(None, js=READY)
+        counting = {"fn": self._count, "inputs": bar, "outputs": self.count}
+        changes = [self.prompt.change, self.checkpoint.change]
+        gr.on(changes, **counting, show_progress="hidden", trigger_mode="always_last")
+
+    def connect_selection(self, tabs: gr.Tabs) -> None:
+        """Connect what selects a tab, or a token, layer or head for all tabs."""
+        states = [self.query, self.selection, self.bar.active, *[slot.request for slot in self.slots.values()]]
+        selecting = {"fn": self._select, "inputs": states, "outputs": states, **self._quiet}
+        tabs.select(**selecting).then(None, js=TURNED)
+        self.spine.select(**selecting)
+
+    def _open(self, http: gr.Request) -> list[object]:
+        """The run request, states and control values that the page's address describes."""
+        address = dict(http.query_params)
+        query, selection, title = self._addressed(http)
+        controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.bar.linked}
+        values = [
+            from_address(address[name], part) if name in address else gr.skip() for name, part in controls.items()
+        ]
+        return [
+            self._run(query.checkpoint, query.prompt, http),
+            title,
+            selection,
+            gr.Tabs(selected=title),
+            *values,
+        ]
+
+    def _addressed(self, http: gr.Request) -> tuple[Query, Selection, str]:
+        """The query, the selection and the title of the tab in sight, from the page's address."""
+        address = dict(http.query_params)
+        checkpoint = address.get("checkpoint", "")
+        query = Query(
+            checkpoint if checkpoint in self.bench.known else self.bench.default, address.get("prompt", EXAMPLES[0]), 1
+        )
+        chosen = {name: int(address[name]) for name in ("token", "layer", "head") if is_whole(address.get(name, ""))}
+        title = address["tab"] if address.get("tab") in self.slots else next(iter(self.slots))
+        return query, Selection(**chosen), title
+
+    def _known(self, http: gr.Request, query: Query, selection: Selection, active: str) -> tuple[Query, Selection, str]:
+        """A page's states; from its address if the server has forgotten the page."""
+        return (query, selection, active) if active else self._addressed(http)
+
+    def _reopened(self, title: str, http: gr.Request) -> TabRequest | None:
+        """The request of a tab, from the page's address; None if the tab is not in sight."""
+        query, selection, active = self._addressed(http)
+        token = token_of(self.cancellations, http)
+        return self.slots[title].request_for(query, selection, token) if active == title else None
+
+    def _run(self, checkpoint: object, prompt: object, http: gr.Request) -> RunRequest:
+        """Request to run a prompt."""
+        return RunRequest(arrival(http.request), token_of(self.cancellations, http), checkpoint, prompt)
+
+    def _choose_checkpoint(
+        self, checkpoint: object, prompt: object, before: RunRequest | None, http: gr.Request
+    ) -> object:
+        """Request to run the prompt on the chosen checkpoint; nothing if it is the same (the menu's event also fires
+        when it is left)."""
+        shown = self._addressed(http)[0].checkpoint if before is None else before.checkpoint
+        return gr.skip() if checkpoint == shown else self._run(checkpoint, prompt, http)
+
+    def _choose_example(self, checkpoint: object, example: object, http: gr.Request) -> list[object]:
+        """Request to run an example, and empty the menu; nothing if none was chosen."""
+        return [example, None, self._run(checkpoint, example, http)] if example in EXAMPLES else [gr.skip()] * 3
+
+    def _read_prompt(
+        self,
+        request: RunRequest | None,
+        checkpoint: object,
+        prompt: object,
+        query: Query,
+        selection: Selection,
+        active: str,
+        http: gr.Request,
+    ) -> list[object]:
+        """Tokenise the prompt, colour the token strip, and request the tab in sight, unless stopped before."""
+        request = self._run(checkpoint, prompt, http) if request is None else request
+        token = request.cancellation
+        query, selection, active = self._known(http, query, selection, active)
+        try:
+            token.check()
+            with self.bench.turn():
+                opened = self.bench.read(request.checkpoint, request.prompt, progress=lambda *_: token.check())
+                if selection.token is not None and selection.token >= opened.ids.shape[1]:
+                    selection = replace(selection, token=None)
+                strip = surprisal_strip(opened, selection)
+            token.check()
+        except MENDABLE as error:
+            return [message(error), *[gr.skip()] * (5 + len(self.slots))]
+        query = Query(opened.checkpoint, opened.prompt, query.run + 1)
+        requests = self._requests(active, query, selection, token)
+        return ["", counted(opened.ids.shape[1]), strip, query, selection, active, *requests]
+
+    def _requests(
+        self, active: str, query: Query, selection: Selection, token: CancellationToken, *before: object
+    ) -> list[object]:
+        """The tabs' states: a new request for the tab in sight if it differs from the one before, else unchanged."""
+        request = self.slots[active].request_for(query, selection, token)
+        old = dict(zip(self.slots, before, strict=True)) if before else {}
+        return [request if title == active and old.get(title) != request else gr.skip() for title in self.slots]
+
+    def _select(
+        self,
+        event: gr.EventData,
+        http: gr.Request,
+        query: Query,
+        selection: Selection,
+        active: str,
+        *before: object,
+    ) -> list[object]:
+        """Select a tab (the event's value), or a token, layer or head."""
+        query, selection, active = self._known(http, query, selection, active)
+        chosen, title = event_data(event), event_data(event).get("value")
+        active = title if isinstance(title, str) and title in self.slots else active
+        found = {name: chosen.get(name) for name in ("token", "layer", "head")}
+        selection = replace(selection, **{name: value for name, value in found.items() if isinstance(value, int)})
+        token = token_of(self.cancellations, http)
+        return [query, selection, active, *self._requests(active, query, selection, token, *before)]
+
+    def _count(self, checkpoint: object, prompt: object, http: gr.Request) -> str:
+        """The number of tokens of the prompt, in words."""
+        token = token_of(self.cancellations, http)
+        try:
+            return counted(self.bench.count(checkpoint, prompt, progress=lambda *_: token.check()))
+        except MENDABLE as error:
+            return message(error)
+
+
+def counted(tokens: int) -> str:
+    """A number of tokens in words."""
+    return f"{tokens:,} token{'' if tokens == 1 else 's'}"
+
+
+def from_address(text: str, component: Component) -> object:
+    """A control's value from its text in an address; the control keeps its value if the text cannot be read."""
+    if isinstance(component, gr.Checkbox):
+        return text == "true"
+    if isinstance(component, gr.Slider | gr.Number):
+        return float(text) if is_whole(text.replace(".", "", 1)) else gr.skip()
+    if isinstance(component, gr.Dropdown) and text not in [value for _, value in component.choices]:
+        return gr.skip()
+    return text

@@ -1,0 +1,185 @@
+"""A result as a picture, with a note on how to read it, its definition, its Python, its data and a link."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from workbench.analyses.support.heads import head_name
+from workbench.generation import Written
+from workbench.page import components
+from workbench.page.build.slot import Slot
+from workbench.page.session.arguments import TokensOf
+from workbench.page.session.bench import Bench
+from workbench.page.session.cached_results import result
+from workbench.page.session.calls import Call
+from workbench.page.session.code import code
+from workbench.page.session.requests import TabRequest
+from workbench.plots import emphasise, plot, same_colours
+from workbench.progress import Progress
+from workbench.results import Grid, Result
+from workbench.views.strip import strip, strip_of
+
+NARROW = 16  # columns of a grid that fit into any window
+LEAST_WIDTH = 560  # pixels of the cells of a picture that takes what there is
+Chooses = Mapping[str, tuple[str, int, int]]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A menu that selects a layer or a head on all tabs: `options` are pairs of a label and what is selected."""
+
+    label: str
+    options: Sequence[tuple[str, Mapping[str, int]]]
+    chosen: int
+
+
+@dataclass(frozen=True)
+class View:
+    """What a panel shows: a call, and how its picture is read and used.
+
+    Attributes:
+        note: one line on how to read it.
+        title: what stands above it, the result's own title unless given.
+        chooses: what a click on the picture selects on all tabs: of "token", "layer", "head" each the axis of the
+            clicked point ("x", "y", or "pointNumber"), what to add to its place there, and how many there are.
+        pick: a menu that selects the same.
+        line: the curve that is emphasised among many.
+        scale: the call whose colours it shares.
+    """
+
+    call: Call
+    note: str
+    title: str = ""
+    chooses: Chooses = field(default_factory=dict)
+    pick: Pick | None = None
+    line: str | None = None
+    scale: Call | None = None
+
+
+class Panel:
+    """The components of one picture: heading and tools, a notice for errors, and a plot or a strip of tokens."""
+
+    def __init__(self, elem_id: str, *, of_tokens: bool = False) -> None:
+        self._id, self._of_tokens = elem_id, of_tokens
+        with gr.Column(elem_id=elem_id, min_width=300):
+            self.tools = components.tools({"panel": elem_id}, elem_id=f"{elem_id}-tools")
+            self.notice = components.sentence(elem_classes="problem")
+            if of_tokens:
+                self.picture = components.token_strip({"empty": ""}, elem_id=f"{elem_id}-strip", label=elem_id)
+            else:
+                self.picture = gr.Plot(show_label=False, elem_classes="figure")
+
+    def draws(
+        self,
+        slot: Slot,
+        view_of: Callable[..., View | str],
+        *,
+        inputs: Sequence[Component] = (),
+        follows: Sequence[str] = (),
+        with_progress: bool = False,
+    ) -> None:
+        """Draw `view_of(bench, request, *inputs)` when the tab is drawn or a control changes.
+
+        If it returns a string, that is shown as a note. With `with_progress`, it also takes `progress=`, a callback for
+        what it computes itself.
+        """
+
+        def draw(bench: Bench, request: TabRequest, *controls: object, progress: Progress) -> list[Any]:
+            view = view_of(bench, request, *controls, **({"progress": progress} if with_progress else {}))
+            if isinstance(view, str):
+                return [{"empty": ""} if self._of_tokens else None, {"panel": self._id, "note": view}]
+            return self.show(bench, view, progress)
+
+        outputs = [self.picture, self.tools]
+        slot.shows(draw, inputs=inputs, outputs=outputs, follows=follows, notice=self.notice, with_progress=True)
+
+    def show(self, bench: Bench, view: View, progress: Progress | None = None) -> list[Any]:
+        """The values of the picture and of the tools above it."""
+        found = result(view.call, bench, progress)
+        scale = found if view.scale is None else result(view.scale, bench, progress)
+        if self._of_tokens:
+            picture = strip_of_result(bench, view.call, found, scale)
+        else:
+            picture = plot(found)
+            picture.update_layout(title=None, margin_t=12, height=picture.layout.height - 36)  # it stands above
+            if is_wide(found):  # a narrow window shows its end first: rows are named there
+                width = picture.layout.width or LEAST_WIDTH
+                picture.update_yaxes(side="right").update_traces(colorbar_x=1 + 75 / width)
+            picture = picture if view.line is None else emphasise(picture, view.line)
+            picture = picture if view.scale is None else same_colours(picture, plot(scale))
+        about = {
+            "panel": self._id,
+            "title": view.title or found.title,
+            "note": noted(view, found),
+            "wide": is_wide(found),
+            "chooses": dict(view.chooses),
+            "pick": None if view.pick is None else asdict(view.pick),
+            "key": keep(bench, view.call),
+            "code": code(view.call, bench),
+            "definition": definition(view.call),
+        }
+        return [picture, about]
+
+
+def noted(view: View, found: Result) -> str:
+    """The note of a view, with the warning of the analysis, if any."""
+    warning = found.provenance.get("warning")
+    return view.note if warning is None else f"{view.note} Warning: {warning}."
+
+
+def is_wide(found: Result) -> bool:
+    """Whether a result's picture does not fit into every window."""
+    return isinstance(found, Grid) and len(found.columns) > NARROW
+
+
+def layer_pick(request: TabRequest, layers: int) -> Pick:
+    """A menu of the layers; the last one is chosen unless another is selected."""
+    layer = request.selection.layer
+    chosen = layers - 1 if layer is None else min(layer, layers - 1)
+    return Pick("layer", [(str(n), {"layer": n}) for n in range(layers)], chosen)
+
+
+def head_pick(request: TabRequest, shape: tuple[int, int], default: tuple[int, int]) -> Pick:
+    """A menu of all heads, where there are (layers, heads): the selected one if it is there, else the default."""
+    names = [(layer, head) for layer in range(shape[0]) for head in range(shape[1])]
+    wanted = (request.selection.layer, request.selection.head)
+    options = [(head_name(layer, head), {"layer": layer, "head": head}) for layer, head in names]
+    return Pick("head", options, names.index(wanted if wanted in names else default))
+
+
+def strip_of_result(bench: Bench, call: Call, found: Result, scale: Result) -> dict[str, Any]:
+    """A result with a number for each token of the call's text, as a strip of these tokens."""
+    if isinstance(found, Written):
+        return strip_of(found) | {"title": ""}
+    text = next(source for source in call.needs() if isinstance(source, TokensOf))
+    opened = bench.read(text.name, text.text)
+    scores = found.values.ravel().tolist()
+    scores += [float("nan")] * (len(opened.labels) - len(scores))
+    high = max((abs(number) for number in scale.values.ravel().tolist() if number == number), default=1.0)
+    about = {"signed": scale.signed, "measure": found.value_name, "unit": found.unit, "high": high or 1.0}
+    return strip(opened.labels, opened.ids[0].tolist(), scores, **about)
+
+
+def definition(call: Call) -> str:
+    """The docstrings of the functions of a call: idea, formula, units and source."""
+    told = []
+    for function in dict.fromkeys(part.function for part in call.calls()):
+        text = inspect.getdoc(function) or ""
+        kept = [paragraph for paragraph in text.split("\n\n") if not paragraph.startswith("Errors:")]
+        told.append(f"{function.__module__}.{function.__name__}\n\n" + "\n\n".join(kept))
+    return "\n\n\n".join(told)
+
+
+def keep(bench: Bench, call: Call) -> str:
+    """Keep a call, so that its result can be downloaded; returns the key, a digest that tells nothing of the call."""
+    key = hashlib.sha256(code(call, bench).encode()).hexdigest()[:20]
+    bench.offered[key] = call
+    bench.offered.move_to_end(key)
+    while len(bench.offered) > 256:
+        bench.offered.popitem(last=False)
+    return key

@@ -1,0 +1,270 @@
+"""A tab's slot on the page: what draws its views, when, and where errors are shown."""
+
+import inspect
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+import torch
+from gradio.components import Component
+from gradio.events import Dependency
+
+from workbench.errors import WorkbenchError
+from workbench.mendable import MENDABLE
+from workbench.page import components
+from workbench.page.build.stop_button import token_of
+from workbench.page.compat import event_data, quiet_state
+from workbench.page.session.bench import Bench
+from workbench.page.session.cancellation import Cancellations, CancellationToken
+from workbench.page.session.requests import Query, RunRequest, Selection, TabRequest, ViewRequest
+
+log = logging.getLogger("workbench")
+
+PROGRESS_BAR = gr.Progress()  # as the default of an argument it makes Gradio pass in the event's own bar
+MODEL_QUEUE, DOWNLOADS = "model", "downloads"
+IN_MODEL_QUEUE = {"concurrency_limit": 1, "concurrency_id": MODEL_QUEUE}  # for every event that runs a model
+NOT_QUEUED = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": None}  # for the others
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What all tabs share while the page is built.
+
+    Attributes:
+        run_request: setting this state to a `RunRequest` makes the page run its prompt.
+        active: a state with the title of the tab in sight. It is empty if the server has forgotten the page, since
+            Gradio keeps the states of a limited number of sessions.
+        linked: the controls that the page's address holds, by name.
+        reopened: the `TabRequest` of a tab according to the address of the page that sends an event; None if the tab is
+            not in sight.
+    """
+
+    checkpoint: Component
+    prompt: Component
+    run_request: gr.State
+    active: gr.State
+    linked: dict[str, Component]
+    cancellations: Cancellations
+    reopened: Callable[[str, gr.Request], TabRequest | None]
+
+
+class Slot:
+    """A tab while it is built. Its state `request` holds a `TabRequest`; changing the state draws the tab."""
+
+    def __init__(self, bench: Bench, title: str, bar: Bar) -> None:
+        self.bench, self.title, self.bar = bench, title, bar
+        self.run_events: list[Dependency] = []  # events after which the prompt is run
+        self.request = quiet_state()
+        self._follows = tuple[str, ...]()
+        self.notice = components.sentence(elem_classes=["problem", "whole"])
+
+    @property
+    def checkpoint(self) -> Component:
+        """The menu of checkpoints in the bar."""
+        return self.bar.checkpoint
+
+    @property
+    def prompt(self) -> Component:
+        """The prompt in the bar."""
+        return self.bar.prompt
+
+    def link(self, name: str, component: Component) -> Component:
+        """Keep a control's value in the page's address, so that a link opens the same view."""
+        self.bar.linked[name] = component
+        return component
+
+    def shows(
+        self,
+        render: Callable[..., object],
+        *,
+        inputs: Sequence[Component] = (),
+        outputs: Sequence[Component],
+        redraws: Sequence[Component] | None = None,
+        follows: Sequence[str] = (),
+        notice: Component | None = None,
+        with_progress: bool = False,
+    ) -> Dependency:
+        """Draw a view when the tab's request changes, or when one of its controls does.
+
+        Args:
+            render: called as `render(bench, request, *inputs)` with a `TabRequest`; returns or yields the values of the
+                outputs.
+            redraws: the inputs whose change draws the view again; None means all.
+            follows: parts of the selection that the view depends on: "token", "layer", "head". A change of another part
+                does not draw it again.
+            notice: where errors are shown; the tab's own notice by default.
+            with_progress: `render` also takes `progress=`, a callback that draws a progress bar.
+        """
+        self._follows = (*self._follows, *follows)
+        controls = inputs if redraws is None else redraws
+        changes = [self.request.change, *[event for control in controls for event in settled(control)]]
+        view_request = quiet_state()  # changes only when there is something new to draw
+
+        def request_view(
+            http: gr.Request, request: TabRequest | None, active: str, before: ViewRequest | None, *values: object
+        ) -> object:
+            request = self._known(request, active, http)
+            if request is None:
+                return gr.skip()
+            tab = request.only(follows)
+            if before is None or before.tab != tab:
+                return ViewRequest(tab, values, tab.cause)
+            if before.controls == values:  # a late event, about a change that an earlier event has already brought
+                return gr.skip()
+            return ViewRequest(tab, values, token_of(self.bar.cancellations, http))
+
+        gr.on(
+            changes, request_view, [self.request, self.bar.active, view_request, *controls], view_request, **NOT_QUEUED
+        )
+        work = guarded(
+            lambda view, _, *values, **more: render(self.bench, view.tab, *values, **more),
+            len(outputs),
+            with_progress,
+            lambda view, _: view.cancellation,
+        )
+        waiting = "full" if with_progress else "minimal"
+        return view_request.change(work, **self._wiring(view_request, inputs, outputs, waiting, notice or self.notice))
+
+    def on(
+        self,
+        event: Callable[..., Dependency],
+        render: Callable[..., object],
+        *,
+        inputs: Sequence[Component] = (),
+        outputs: Sequence[Component],
+    ) -> Dependency:
+        """Do something at an event: `render(bench, request, data, *inputs)`, where `data` is the event's own."""
+        work = guarded(
+            lambda request, data, _, *values: render(self.bench, request, data, *values),
+            len(outputs),
+            False,
+            lambda request, _: request.cause,
+        )
+
+        def handle(
+            event: gr.EventData,
+            http: gr.Request,
+            bar: gr.Progress = PROGRESS_BAR,
+            request: TabRequest | None = None,
+            active: str = "",
+            *values: object,
+        ) -> Iterator[list[Any]]:
+            known = self._known(request, active, http)
+            own = None if known is None else replace(known, cause=token_of(self.bar.cancellations, http))
+            yield from work(event, http, bar, own, active, *values)
+
+        inputs = [self.bar.active, *inputs]
+        return event(handle, **self._wiring(self.request, inputs, outputs, "minimal", self.notice))
+
+    def runs(
+        self,
+        event: Callable[..., Dependency],
+        render: Callable[..., object],
+        *,
+        inputs: Sequence[Component] = (),
+        outputs: Sequence[Component],
+    ) -> None:
+        """Like `on`, for outputs among which is the bar's checkpoint or prompt; then run the prompt, unless stopped."""
+
+        def rendered(
+            bench: Bench, request: TabRequest, data: object, checkpoint: object, prompt: object, *values: object
+        ) -> object:
+            found = render(bench, request, data, *values)
+            found = found if isinstance(found, list) else [found]
+            changed = dict(zip(outputs, found, strict=True))
+            bar = changed.get(self.checkpoint, checkpoint), changed.get(self.prompt, prompt)
+            return [*found, RunRequest(time.monotonic_ns(), request.cause, *bar)]
+
+        bar = [self.checkpoint, self.prompt]
+        outputs_and_run = [*outputs, self.bar.run_request]
+        self.run_events.append(self.on(event, rendered, inputs=[*bar, *inputs], outputs=outputs_and_run))
+
+    def request_for(self, query: Query, selection: Selection, cause: CancellationToken) -> TabRequest | None:
+        """The request to show this tab; None before anything was run."""
+        return TabRequest(query, selection, cause).only(self._follows) if query.run else None
+
+    def token_of(self, _: TabRequest, http: gr.Request) -> CancellationToken:
+        """The cancellation token of an event."""
+        return token_of(self.bar.cancellations, http)
+
+    def _known(self, request: TabRequest | None, active: str, http: gr.Request) -> TabRequest | None:
+        """The tab's request; made from the page's address if the server has forgotten the page."""
+        return request if request is not None or active else self.bar.reopened(self.title, http)
+
+    def _wiring(
+        self,
+        request: gr.State,
+        inputs: Sequence[Component],
+        outputs: Sequence[Component],
+        waiting: str,
+        notice: Component,
+    ) -> dict[str, Any]:
+        return {
+            "inputs": [request, *inputs],
+            "outputs": [notice, *outputs],
+            "trigger_mode": "always_last",
+            "show_progress": waiting,
+            "show_progress_on": notice,  # small: the browser copies the component that shows progress at each step
+            **IN_MODEL_QUEUE,
+        }
+
+
+def settled(control: Component) -> list[Callable[..., Dependency]]:
+    """The events after which a control's value is final: a text counts when it is submitted or left."""
+    return [control.submit, control.blur] if isinstance(control, gr.Textbox) else [control.change]
+
+
+def guarded(
+    render: Callable[..., Any],
+    outputs: int,
+    with_progress: bool,
+    token_for: Callable[[Any, Any], CancellationToken] = lambda request, http: CancellationToken(),
+) -> Callable[..., Iterator[list[Any]]]:
+    """An event handler that calls `render` and shows its errors in a notice, before the values of the outputs.
+
+    After an error the outputs keep their values. Without a request it does nothing. Once the request's token is
+    cancelled, it ends when `render` next reports progress or yields a frame.
+
+    Args:
+        outputs: how many values `render` returns.
+        token_for: the cancellation token for a request and the HTTP request that brought it.
+    """
+
+    def handle(
+        event: gr.EventData,
+        http: gr.Request | None = None,
+        bar: gr.Progress = PROGRESS_BAR,
+        request: TabRequest | ViewRequest | None = None,
+        *inputs: object,
+    ) -> Iterator[list[Any]]:
+        if request is None:
+            yield [gr.skip()] * (outputs + 1)
+            return
+        token = token_for(request, http)
+
+        def step(fraction: float, text: str) -> None:
+            token.check()
+            bar(fraction, desc=text)
+
+        try:
+            token.check()
+            found = render(request, event_data(event), *inputs, **({"progress": step} if with_progress else {}))
+            for values in found if inspect.isgenerator(found) else [found]:
+                token.check()
+                yield ["", *(values if outputs > 1 else [values])]
+        except MENDABLE as error:
+            if not isinstance(error, WorkbenchError):
+                log.exception("a view failed")
+            yield [message(error), *[gr.skip()] * outputs]
+
+    return handle
+
+
+def message(error: Exception) -> str:
+    """An error as a sentence."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the device is out of memory: take a shorter prompt, or start with a smaller --memory or with --quantize"
+    return str(error.args[0]) if error.args else type(error).__name__

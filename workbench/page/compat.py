@@ -1,0 +1,74 @@
+"""Everything private of Gradio that the page relies on. `tests/test_page_compat.py` checks each assumption."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import gradio as gr
+from fastapi import Request
+from gradio.data_classes import PredictBodyInternal
+from gradio.queueing import Event
+from gradio.server_messages import ProcessCompletedMessage
+
+
+def quiet_state() -> gr.State:
+    """An empty state whose change event is not fired by an event that leaves it empty.
+
+    Gradio leaves a state that holds None out of the first values that it sends to the browser. The first event that
+    returns the state then counts as a change of it, and each new page would request every view of every tab. There is
+    no documented way around this.
+    """
+    state = gr.State(None)
+    config = state.get_config
+    state.get_config = lambda: config() | {"value": float("nan")}  # sent as null, and not left out
+    return state
+
+
+def event_data(event: gr.EventData) -> dict[str, Any]:
+    """The data of an event that one of the page's own components sent; empty for another event.
+
+    Documented are single attributes of the data, but not how to see whether there is any.
+    """
+    return event._data if isinstance(event._data, dict) else {}
+
+
+def cancel_queued(
+    demo: gr.Blocks,
+    page: str | None,
+    queues: Sequence[str],
+    is_cancelled: Callable[[Event], bool],
+    message: str,
+) -> None:
+    """Cancel the queued events of one page, and show a message in the first output of each.
+
+    Gradio's documented `cancels` also disconnects the page from an event that is running, which then could not show
+    its last result.
+    """
+    queue = demo._queue
+    for name in [name for name in queues if name in queue.event_queue_per_concurrency_id]:
+        waiting = queue.event_queue_per_concurrency_id[name].queue
+        cancelled = [event for event in waiting if event.session_hash == page and is_cancelled(event)]
+        for event in cancelled:
+            waiting.remove(event)
+            queue.event_ids_to_events.pop(event._id, None)
+            values = [message, *[gr.skip()] * (len(event.fn.outputs) - 1)]
+            queue.send_message(event, ProcessCompletedMessage(output={"data": values}, success=True))
+        if cancelled and waiting:
+            queue.broadcast_estimations(name)
+
+
+def after_queueing(demo: gr.Blocks, callback: Callable[[str | None], None]) -> None:
+    """Call back with the page's session hash after each event that is put into a queue. Gradio has no such hook."""
+    push: Callable[..., Awaitable[tuple[bool, Any, str]]] = demo._queue.push
+
+    async def pushed(body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, str]:
+        answer = await push(body, request, username)
+        callback(body.session_hash)
+        return answer
+
+    demo._queue.push = pushed
+
+
+def first_state(demo: gr.Blocks, event: Event) -> object:
+    """The value of a queued event's first input, if that is a state; else None."""
+    first = event.fn.inputs[0] if event.fn.inputs else None
+    return demo.state_holder[event.session_hash][first._id] if isinstance(first, gr.State) else None

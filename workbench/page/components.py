@@ -1,0 +1,67 @@
+"""The views as Gradio components: a token strip, its details, an attention view, tools of a picture.
+
+Their templates are fixed and their scripts build the page with `textContent`, so that no token is read as markup.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from workbench.views import asset
+
+
+def token_strip(value: Mapping[str, Any] | None = None, *, elem_id: str, label: str = "tokens") -> gr.HTML:
+    """A text token by token, coloured by one number each; its value is made by `strip.strip`, see token_strip.js.
+
+    Event: `select` ({token}).
+    """
+    return _component("token_strip", value, elem_id=elem_id, label=label)
+
+
+def token_details(*, elem_id: str, label: str = "token") -> gr.HTML:
+    """What was expected at a strip's chosen token, how that formed, which heads look where; see token_details.js.
+
+    Events: `branch` ({token, id, ids}: go on from this alternative) and `use` ({token, ids}: as the next prompt).
+    """
+    return _component("token_details", None, elem_id=elem_id, label=label)
+
+
+def attention_view(value: Mapping[str, Any] | None = None, *, elem_id: str, label: str = "attention") -> gr.HTML:
+    """All heads as thumbnails and one as a full map, or the maps A, B and A−B of two checkpoints; see attention.js."""
+    return _component("attention", value, elem_id=elem_id, label=label)
+
+
+def tools(value: Mapping[str, Any] | None = None, *, elem_id: str) -> gr.HTML:
+    """The heading of a picture and its tools; see tools.js. Event: `select` ({point}), a click on the plot."""
+    return _component("tools", value, elem_id=elem_id, label="tools")
+
+
+def player(value: Mapping[str, Any], *, elem_id: str) -> gr.HTML:
+    """A button that moves a slider along by itself, and the name of where it stands; see player.js."""
+    return _component("player", value, elem_id=elem_id, label="play")
+
+
+def sentence(value: str = "", *, elem_id: str | None = None, elem_classes: str | Sequence[str] = ()) -> gr.HTML:
+    """A sentence as plain text, nothing of which is read as markup: errors may quote what came in a link."""
+    return gr.HTML(
+        value,
+        html_template=" ",
+        js_on_load=asset("sentence.js"),
+        apply_default_css=False,
+        elem_id=elem_id,
+        elem_classes=[elem_classes] if isinstance(elem_classes, str) else list(elem_classes),
+    )
+
+
+def _component(name: str, value: Mapping[str, Any] | None, *, elem_id: str, label: str) -> gr.HTML:
+    return gr.HTML(
+        dict(value or {}),
+        html_template=asset(f"{name}.html"),
+        css_template=asset(f"{name}.css"),
+        js_on_load=asset(f"{name}.js"),
+        apply_default_css=False,
+        elem_id=elem_id,
+        min_width=300,
+        label=label,
+    )

@@ -1,0 +1,156 @@
+"""What the server lets in: requests of its own page, under its own name, with its login, and of a bounded size.
+
+Plain ASGI, since Starlette's decorator for middleware would halve the speed of streaming.
+"""
+
+import re
+import socket
+import time
+from collections.abc import Mapping
+from ipaddress import IPv6Address
+
+from fastapi import Response
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from workbench.choices import LOOPBACK
+from workbench.page.build.slot import log
+from workbench.page.logins import Logins
+from workbench.page.session.cancellation import ARRIVED
+
+MOST_BYTES = 256_000  # of a request's body
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
+        "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+# All that the page asks for, as the router reads it. Gradio has many more routes: they read and write files, fetch from
+# other machines, take uploads.
+ROUTES = re.compile(
+    r"/(healthz|config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)?|/(data|assets|static)/.+"
+    r"|/gradio_api/(info|app_id|run/predict|queue/(join|data)|heartbeat/[\w-]+)"
+)
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:@/\[\]]+)(:\d*)?")  # a name or an address, and a port
+
+
+def refused(status: int, why: str) -> JSONResponse:
+    """An answer that says in a sentence why there is no other."""
+    return JSONResponse({"detail": why}, status)
+
+
+TOO_LARGE = refused(413, f"the request is larger than {MOST_BYTES:,} bytes")
+BROKEN = refused(500, "something went wrong on the server; its log says what")
+
+
+def trusted_hosts(host: str) -> frozenset[str]:
+    """The names under which the page may be asked for: this machine's own, so that no other site's name leads here.
+
+    Beside them, a `Guard` takes the address that a connection came to, which is one of this machine's, too.
+    """
+    names = {*LOOPBACK} if host in LOOPBACK else {*LOOPBACK, host, socket.gethostname(), socket.getfqdn()}
+    return frozenset(in_header(name) for name in names)
+
+
+def in_header(host: str) -> str:
+    """A name or an address as a Host header has it: in small letters, an IPv6 address in brackets."""
+    host = host.partition("%")[0].lower()  # without the interface of a link-local address
+    return str(IPv6Address(host).ipv4_mapped or f"[{host}]") if ":" in host else host
+
+
+class Guard:
+    """Lets in what the page asks for, and nothing else; every answer carries the security headers.
+
+    Other names, strangers, other routes, other sites' requests and large bodies are refused with a sentence.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], logins: Logins | None = None) -> None:
+        self.app, self.hosts, self.logins = app, hosts, logins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1008})  # nothing here needs one
+        scope[ARRIVED] = time.monotonic_ns()
+        refusal = self.refusal(scope)
+        if refusal is not None:
+            return await refusal(scope, receive, Answer(send).send)
+        answer, body = Answer(send, {} if self.logins is None else self.logins.cookie(scope)), Body(receive)
+        try:
+            await self.app(scope, body.receive, body.unless_large(answer.send))
+        except Exception:  # noqa: BLE001 - servers outside of this would answer without the headers
+            log.exception("a request failed")
+        if not answer.began:
+            await (TOO_LARGE if body.is_large else BROKEN)(scope, receive, answer.send)
+
+    def refusal(self, scope: Scope) -> Response | None:
+        """The answer to a request that is not let in; None if it is."""
+        headers = Headers(scope=scope)
+        if not self.is_own(headers.get("host", ""), scope):
+            return refused(400, "this server has no such name; take the address that it printed when it started")
+        refusal = None if self.logins is None else self.logins.refusal(scope)
+        if refusal is not None:
+            return refusal
+        if not ROUTES.fullmatch(scope["path"]):
+            return refused(404, "the page has no such part; nothing can be uploaded, and no file is served")
+        origin = headers.get("origin")
+        if origin is not None and origin.split("://")[-1] != headers.get("host"):
+            return refused(403, "asked from another site")
+        length = headers.get("content-length", "0")
+        if not (length.isascii() and length.isdecimal()) or int(length[:20]) > MOST_BYTES:
+            return TOO_LARGE
+        return None
+
+    def is_own(self, host: str, scope: Scope) -> bool:
+        """Whether a request names this server: by a name of its own, or by the address that the connection came to."""
+        address, _ = scope.get("server") or ("", None)
+        named = HOST.fullmatch(host.lower())
+        return named is not None and named[1] in {*self.hosts, in_header(address)}
+
+
+class Body:
+    """A request's body, counted as it comes, since its length may not be stated. Past the limit it seems to end."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._seen = receive, 0
+
+    @property
+    def is_large(self) -> bool:
+        """Whether more came than is let in."""
+        return self._seen > MOST_BYTES
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._seen += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if self.is_large else message
+
+    def unless_large(self, send: Send) -> Send:
+        """Hold back the answer to a body that is too large: another is given."""
+
+        async def send_unless(message: Message) -> None:
+            if not self.is_large:
+                await send(message)
+
+        return send_unless
+
+
+class Answer:
+    """The way out, with the security headers and perhaps more on every answer. It knows whether one has begun."""
+
+    def __init__(self, send: Send, more: Mapping[str, str] | None = None) -> None:
+        self._send, self._headers, self.began = send, {**HEADERS, **(more or {})}, False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.began = True
+            headers = MutableHeaders(scope=message)
+            for name, value in self._headers.items():
+                headers[name] = value
+        await self._send(message)

@@ -1,0 +1,248 @@
+"""The web server: Gradio inside an own FastAPI app, with data routes for the attention view, limits and headers.
+
+The guards are plain ASGI middleware, since Starlette's decorator would halve the speed of streaming.
+"""
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)  # events between two summaries, which nothing here reads
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import gradio as gr
+import uvicorn
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+
+from workbench import views
+from workbench.errors import WorkbenchError
+from workbench.mendable import MENDABLE
+from workbench.page.build.page import build
+from workbench.page.build.panel import definition, keep
+from workbench.page.build.slot import log, message
+from workbench.page.guard import BROKEN, Guard, trusted_hosts
+from workbench.page.logins import Logins
+from workbench.page.session import text_requests
+from workbench.page.session.bench import Bench
+from workbench.page.session.cached_results import result
+from workbench.page.session.calls import Call
+from workbench.page.session.code import code
+from workbench.page.session.map_requests import (
+    MapRequest,
+    checked,
+    head_cells,
+    head_picture,
+    map_call,
+    thumbnails,
+    whole_page,
+)
+from workbench.page.tabs import TABS
+from workbench.page.theme import theme
+from workbench.report import as_csv, as_html, report_of
+from workbench.results import Result
+from workbench.views.pixels import Picture
+from workbench.views.standalone import described
+from workbench.views.text_page import text_page
+
+PAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)  # Gradio's name for an open page
+
+
+def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] | None = None) -> FastAPI:
+    """The whole application. `auth` is a name and a password that every request must carry."""
+    whole = Depends(check_text)
+    app = FastAPI(title="OLMo workbench", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[whole])
+    add_status(app, bench)
+    add_attention(app, bench)
+    add_texts(app, bench)
+    add_exports(app, bench)
+    for kind in MENDABLE:
+        app.add_exception_handler(kind, refuse)
+    page = build(bench, TABS)
+    gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        app_kwargs={
+            "dependencies": [whole, Depends(event_check(page))],
+            "exception_handlers": {Exception: lambda request, error: BROKEN},  # the guard writes it down
+        },
+        show_error=False,  # a browser would read the error's text as HTML
+        theme=theme(),
+        css=views.asset("page.css"),
+        head="".join(
+            f"<script>{views.asset(name)}</script>" for name in ("common.js", "offers.js", "maps.js", "status.js")
+        ),
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        allowed_paths=[],
+        max_file_size="1kb",
+    )
+    app.add_middleware(Guard, hosts=trusted_hosts(host), logins=None if auth is None else Logins(*auth))
+    return app
+
+
+def serve(app: FastAPI, host: str, port: int) -> None:
+    """Serve the application until it is interrupted. Anybody can claim another's address in a proxy's headers."""
+    uvicorn.run(app, host=host, port=port, proxy_headers=False, log_level="warning", timeout_graceful_shutdown=2)
+
+
+def add_status(app: FastAPI, bench: Bench) -> None:
+    """Routes that say how the server is."""
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, str | int]:
+        return {"status": "ok", "checkpoints": len(bench.known)}
+
+    @app.get("/data/status")
+    def status() -> dict[str, Any]:
+        return bench.status()
+
+
+def add_attention(app: FastAPI, bench: Bench) -> None:
+    """Routes of the attention view: its pictures, exact numbers and offers."""
+
+    @app.post("/data/attention/map")
+    def attention_map(request: MapRequest) -> Response:
+        return pixels(head_picture(bench, request))
+
+    @app.post("/data/attention/thumbnails")
+    def attention_thumbnails(request: MapRequest) -> Response:
+        return pixels(thumbnails(bench, request))
+
+    @app.post("/data/attention/cells/{query}/{key}")
+    def attention_cells(request: MapRequest, query: int, key: int) -> Response:
+        return Response(head_cells(bench, request, query, key), media_type="application/octet-stream")
+
+    @app.post("/data/attention/offer")
+    def attention_offer(request: MapRequest) -> dict[str, str]:
+        checked(bench, request)
+        call = map_call(request)
+        told = offer(bench, call) | {"about": described(result(call, bench).provenance)}
+        if request.other is not None:  # a difference of maps, which are defined too
+            told["definition"] += f"\n\n\n{definition(map_call(replace(request, other=None)))}"
+        return told
+
+    @app.post("/data/attention/page")
+    def attention_page(request: MapRequest) -> Response:
+        return attachment(whole_page(bench, request), "html", "text/html")
+
+
+def add_texts(app: FastAPI, bench: Bench) -> None:
+    """Routes of the token strips: a token looked at, and offers."""
+
+    @app.post("/data/text/offer")
+    def text_offer(request: text_requests.TextRequest) -> dict[str, str]:
+        return offer(bench, text_requests.text_call(bench, request))
+
+    @app.post("/data/text/token")
+    def text_token(request: text_requests.TokenRequest) -> dict[str, Any]:
+        return text_requests.looked_at(bench, request)
+
+    @app.post("/data/text/token/offer")
+    def text_token_offer(request: text_requests.TokenRequest) -> dict[str, str]:
+        return offer(bench, text_requests.look_call(bench, request))
+
+
+def add_exports(app: FastAPI, bench: Bench) -> None:
+    """Downloads of what the page has offered lately."""
+
+    @app.get("/data/export/{key}.csv")
+    def export_csv(key: str) -> Response:
+        return attachment(as_csv(report_of(offered(bench, key))), "csv", "text/csv")
+
+    @app.get("/data/export/{key}.html")
+    def export_page(key: str) -> Response:
+        found = offered(bench, key)
+        if bench.offered[key].show is text_page:
+            return attachment(text_page(found).page, "html", "text/html")
+        return attachment(as_html(report_of(found)), "html", "text/html")
+
+
+def refuse(request: Request, error: Exception) -> JSONResponse:
+    """The answer to what cannot be done."""
+    if not isinstance(error, WorkbenchError):
+        log.error("a request failed", exc_info=error)
+    return JSONResponse({"detail": message(error)}, status_code=422)
+
+
+def offer(bench: Bench, call: Call) -> dict[str, str]:
+    """A call as Python, the definitions of its functions, and the key of its downloads."""
+    return {"key": keep(bench, call), "code": code(call, bench), "definition": definition(call)}
+
+
+def offered(bench: Bench, key: str) -> Result:
+    """The result of a call that the page has shown lately."""
+    if key not in bench.offered:
+        raise WorkbenchError("this view is no longer kept; run it again")
+    return result(bench.offered[key], bench)
+
+
+def attachment(text: str, ending: str, kind: str) -> Response:
+    """A text to be saved as a file."""
+    return Response(
+        text, media_type=kind, headers={"Content-Disposition": f'attachment; filename="olmo-workbench.{ending}"'}
+    )
+
+
+def pixels(picture: Picture) -> Response:
+    """A picture as deflated bytes; the browser inflates them."""
+    headers = {
+        "Content-Encoding": "deflate",
+        "Cache-Control": "no-store",
+        "X-Side": str(picture.side),
+        "X-Scale": repr(picture.scale),
+        "X-Rest": repr(picture.rest),
+        "X-Signed": str(int(picture.signed)),
+        "X-Second": str(int(picture.second)),
+    }
+    return Response(zlib.compress(picture.pixels, 1), media_type="application/octet-stream", headers=headers)
+
+
+async def check_text(request: Request) -> None:
+    """Refuse a body with half a surrogate pair, which JSON can spell although it is no text, and with no numbers."""
+    if request.method == "POST":
+        try:
+            json.dumps(await request.json(), ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError as error:
+            raise HTTPException(422, "the request holds half a surrogate pair, which is no text") from error
+        except (ValueError, RecursionError) as error:
+            raise HTTPException(422, f"the request is no JSON: {error}") from error
+
+
+def event_check(page: gr.Blocks) -> Callable[[Request], Coroutine[Any, Any, None]]:
+    """A check that refuses what is no event of this page, and other pages, before Gradio looks them up."""
+
+    async def check(request: Request) -> None:
+        if request.method == "GET" and request.query_params.get("page"):
+            raise HTTPException(404, "this server has one page, and it has no name")
+        if request.method == "POST":
+            problem = event_problem(page, await request.json())
+            if problem is not None:
+                raise HTTPException(422, problem)
+
+    return check
+
+
+def event_problem(page: gr.Blocks, event: object) -> str | None:
+    """Why a request is no event of a page; None if it is one. The sentence quotes nothing: browsers read it as HTML."""
+    if not isinstance(event, dict):
+        return "an event is an object"
+    number, values, name = (event.get(key) for key in ("fn_index", "data", "session_hash"))
+    if type(number) is not int or number not in page.fns:
+        return "the page has no such event; reload it"
+    if not isinstance(values, list) or len(values) != len(page.fns[number].inputs):
+        return f"this event takes {len(page.fns[number].inputs)} values; reload the page"
+    if event.get("batched"):
+        return "events of this page come one by one"
+    if not isinstance(name, str) or not PAGE_NAME.fullmatch(name):
+        return "an event names its page, in at most 64 letters and digits"
+    return None

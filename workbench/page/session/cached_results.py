@@ -1,0 +1,47 @@
+"""Results of calls, kept in the result cache, with their provenance."""
+
+from typing import Any
+
+from workbench.page.session.arguments import IdsOf, ModelOf, Placeholder, SeriesRun, TokensOf
+from workbench.page.session.bench import Bench
+from workbench.page.session.calls import Call, run
+from workbench.page.session.code import Variables
+from workbench.progress import Progress
+from workbench.report import dtype_name, packages
+from workbench.results import Result
+
+
+def result(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # noqa: ANN401 - a result of any shape
+    """A call's result with its provenance, from the result cache where it is there."""
+
+    def step(fraction: float, text: str) -> None:
+        bench.give_way()
+        if progress is not None:
+            progress(fraction, text)
+
+    def make() -> Result:
+        return run(call, bench, step).with_provenance(origin(call, bench))
+
+    return bench.once(call, make)
+
+
+def origin(call: Call, bench: Bench) -> dict[str, str]:
+    """The provenance of a call's numbers: its checkpoints and how they were loaded, the call with all its settings, its
+    texts, and versions of packages."""
+    needs = list(call.needs())
+    texts = dict.fromkeys(needed.shown for needed in needs if isinstance(needed, TokensOf | IdsOf))
+    about = {"checkpoints": ", ".join(dict.fromkeys(needed.name for needed in needs)), **bench.options}
+    about |= dtype_of(call, bench)
+    about |= {"call": " ".join(Variables(bench, call).write(call).split())}
+    about |= {("tokens" if place == 0 else f"tokens_{place + 1}"): text for place, text in enumerate(texts)}
+    return about | packages()
+
+
+def dtype_of(call: Call, bench: Bench) -> dict[str, str]:
+    """The dtype of a call's models, as an entry of `origin`; empty if it loads none."""
+    parts = [part for each in call.calls() for part in each.parts]
+    models = [part for part in parts if isinstance(part, ModelOf)]
+    if models:
+        return {"dtype": dtype_name(bench.load(models[-1].name)[0].dtype)}
+    by_name = any(isinstance(part, SeriesRun) or type(part) is Placeholder for part in parts)
+    return {"dtype": bench.dtype} if by_name else {}

@@ -1,0 +1,138 @@
+"""A view is a function call: one value that the page can run and that can be written as Python.
+
+    Call.of(logit_lens, ModelOf(id), TokensOf(id, prompt), tokenizer=TokenizerOf(id))["entropy"]
+
+`run` here and `code.code` read the same value, so that what is shown and what is written cannot differ.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workbench.checkpoints import Checkpoint
+from workbench.page.session.arguments import Argument, ModelOf, Placeholder, TokenizerOf, TokensOf
+from workbench.page.session.bench import Bench
+from workbench.page.session.requests import TabRequest
+from workbench.plots import plot
+from workbench.progress import Progress
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function and its arguments: literals, `Argument`s, calls, functions of two checkpoints, or tuples of these.
+
+    Make one with `Call.of`, or with `Call.quick` for a function without a parameter `progress`. `call["loss"]` is the
+    call whose result is one measure of the function's result.
+
+    Attributes:
+        show: the function that displays the result in a notebook; None displays its table.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+    measure: str | None = None
+    takes_progress: bool = True
+    show: Callable[..., Any] | None = plot
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> "Call":  # noqa: ANN401
+        """A call of a function that can report its progress, with the arguments as they would be written."""
+        return cls(function, arguments, tuple(options.items()))
+
+    @classmethod
+    def quick(cls, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> "Call":  # noqa: ANN401
+        """A call of a function that has no parameter `progress`."""
+        return cls(function, arguments, tuple(options.items()), takes_progress=False)
+
+    def __getitem__(self, measure: str) -> "Call":
+        return replace(self, measure=measure)
+
+    def shown_by(self, show: Callable[..., Any] | None) -> "Call":
+        """The same call, its result displayed by another function."""
+        return replace(self, show=show)
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The values of all arguments, positional ones first; tuples are flattened."""
+        return tuple(flat((*self.arguments, *(value for _, value in self.options))))
+
+    def needs(self) -> Iterator[Argument]:
+        """The models, tokenizers and texts that the call needs, in order."""
+        for part in self.parts:
+            if isinstance(part, Call | Between):
+                yield from part.needs()
+            elif isinstance(part, Argument):
+                yield part
+
+    def calls(self) -> Iterator["Call"]:
+        """This call, and the calls among its arguments."""
+        yield self
+        for part in self.parts:
+            if isinstance(part, Call | Between):
+                yield from part.calls()
+
+    def filled(self, checkpoints: Mapping[str, str]) -> "Call":
+        """The same call with checkpoints, by the placeholders' names, in place of the placeholders."""
+
+        def fill(part: object) -> object:
+            return part.of(checkpoints[part.name]) if isinstance(part, Placeholder) else part
+
+        return replace(
+            self,
+            arguments=tuple(fill(part) for part in self.arguments),
+            options=tuple((name, fill(part)) for name, part in self.options),
+        )
+
+
+@dataclass(frozen=True)
+class Between:
+    """A function of two checkpoints, for an analysis that takes one: a call with the placeholders `a` and `b`."""
+
+    call: Call
+
+    def needs(self) -> Iterator[Argument]:
+        """What the call needs besides the two checkpoints."""
+        return (needed for needed in self.call.needs() if not isinstance(needed, Placeholder))
+
+    def calls(self) -> Iterator[Call]:
+        """The call, and the calls among its arguments."""
+        return self.call.calls()
+
+    def value(self, bench: Bench) -> Callable[[Checkpoint, Checkpoint], Any]:
+        """The function itself."""
+        return lambda a, b: run(self.call.filled({"a": a.id, "b": b.id}), bench)
+
+
+def run(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # noqa: ANN401 - whatever the call returns
+    """The return value of a call, computed on the bench's models."""
+
+    def value(part: object) -> object:
+        if isinstance(part, tuple):
+            return [value(each) for each in part]
+        if isinstance(part, Call):
+            return run(part, bench, progress)
+        return part.value(bench) if isinstance(part, Argument | Between) else part
+
+    options = {name: value(part) for name, part in call.options}
+    if progress is not None and call.takes_progress:
+        options["progress"] = progress
+    found = call.function(*[value(part) for part in call.arguments], **options)
+    return found if call.measure is None else found[call.measure]
+
+
+def flat(values: tuple[Any, ...]) -> Iterator[Any]:
+    """The items of a tuple, with the items of tuples in their place."""
+    for value in values:
+        yield from flat(value) if isinstance(value, tuple) else [value]
+
+
+def prompt_of(request: TabRequest) -> tuple[ModelOf, TokensOf]:
+    """The checkpoint's model and the prompt of a request: the first two arguments of most analyses."""
+    query = request.query
+    return ModelOf(query.checkpoint), TokensOf(query.checkpoint, query.prompt)
+
+
+def tokenizer_of(request: TabRequest) -> TokenizerOf:
+    """The tokenizer of a request's checkpoint, with which an analysis labels tokens by their text."""
+    return TokenizerOf(request.query.checkpoint)

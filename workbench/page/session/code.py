@@ -1,0 +1,102 @@
+"""Calls written as Python that gives the same numbers."""
+
+import sys
+from collections.abc import Callable
+from textwrap import indent
+from typing import Any
+
+from workbench.page.session.arguments import Argument, IdsOf, ModelOf, TokenizerOf, TokensOf
+from workbench.page.session.bench import Bench
+from workbench.page.session.calls import Between, Call
+from workbench.plots import plot
+
+LINE = 100  # characters of a call before its arguments go on lines of their own
+
+
+def code(call: Call, bench: Bench) -> str:
+    """A call as Python that gives the same numbers."""
+    variables = Variables(bench, call)
+    lines = [
+        *(["import torch", ""] if variables.texts else []),
+        *sorted({"from workbench import checkpoints", *(imported(part.function) for part in call.calls())}),
+        *([imported(call.show)] if call.show else []),
+        "",
+        *variables.loads(),
+        f"result = {variables.write(call)}",
+        f"{called(call.show)}(result)" if call.show else "result.table()",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+class Variables:
+    """The variables of a piece of code: a model, a tokenizer and tokens for each checkpoint and text."""
+
+    def __init__(self, bench: Bench, call: Call) -> None:
+        self.options = "".join(f", {name}={value!r}" for name, value in bench.options.items())
+        self.elsewhere = bench.options.get("device", "cpu") != "cpu"
+        needs = list(dict.fromkeys(call.needs()))
+        loaded = (needed.name for needed in needs if isinstance(needed, ModelOf | TokenizerOf | TokensOf | IdsOf))
+        self.loaded = list(dict.fromkeys(loaded))
+        self.texts = [needed for needed in needs if isinstance(needed, TokensOf | IdsOf)]
+
+    def ending(self, argument: Argument) -> str:
+        """The ending of the variables of one checkpoint; empty if there is one checkpoint only."""
+        return f"_{'ab'[self.loaded.index(argument.name)]}" if len(self.loaded) > 1 else ""
+
+    def tokens(self, text: TokensOf | IdsOf) -> str:
+        """The variable that holds a text's tokens."""
+        place = self.texts.index(text)
+        return "tokens" if place == 0 else f"tokens_{place + 1}"
+
+    def loading(self, checkpoint: str) -> str:
+        """An expression that loads a model in place."""
+        return f"checkpoints.load({checkpoint}{self.options})[0]"
+
+    def loads(self) -> list[str]:
+        """The lines that assign the variables."""
+        lines = []
+        for name in self.loaded:
+            ending = self.ending(ModelOf(name))
+            lines.append(f"model{ending}, tokenizer{ending} = checkpoints.load({name!r}{self.options})")
+        for text in self.texts:
+            device = f", device=model{self.ending(ModelOf(text.name))}.device" if self.elsewhere else ""
+            lines.append(f"{self.tokens(text)} = torch.tensor([{text.ids_code(self)}]{device})")
+        return lines
+
+    def write(self, part: object) -> str:
+        """An argument, or a whole call, as an expression."""
+        if isinstance(part, Argument):
+            return part.code(self)
+        if isinstance(part, Between):
+            return f"lambda a, b: {self.write(part.call)}"
+        if isinstance(part, tuple):
+            return f"[{', '.join(self.write(each) for each in part)}]"
+        if not isinstance(part, Call):
+            return repr(part)
+        arguments = [self.write(each) for each in part.arguments]
+        arguments += [f"{name}={self.write(each)}" for name, each in part.options]
+        inside = ", ".join(arguments)
+        if len(inside) > LINE:
+            inside = "\n" + indent(",\n".join(arguments), "    ") + ",\n"
+        measure = "" if part.measure is None else f"[{part.measure!r}]"
+        return f"{called(part.function)}({inside}){measure}"
+
+
+def called(function: Callable[..., Any]) -> str:
+    """A function's name in a piece of code; after its module's name unless the module is the file of one analysis."""
+    module, name = function.__module__.rpartition(".")[2], function.__name__
+    return name if stands_alone(function) else f"{module}.{name}"
+
+
+def imported(function: Callable[..., Any]) -> str:
+    """The line that imports the name that `called` gives."""
+    package, _, module = function.__module__.rpartition(".")
+    if stands_alone(function):
+        return f"from {function.__module__} import {function.__name__}"
+    return f"from {package} import {module}"
+
+
+def stands_alone(function: Callable[..., Any]) -> bool:
+    """Whether a function is imported by its own name: `plot`, and all functions of a file named after one of them."""
+    module = function.__module__
+    return function is plot or hasattr(sys.modules[module], module.rpartition(".")[2])

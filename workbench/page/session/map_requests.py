@@ -1,0 +1,153 @@
+"""What the attention view requests: thumbnails of all heads, the full map of one head (or layer), exact numbers."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from hooks import Capture
+from workbench.analyses.attention_difference import attention_difference
+from workbench.analyses.attention_maps import attention_maps
+from workbench.analyses.head_atlas import head_atlas
+from workbench.errors import WorkbenchError
+from workbench.page.session.arguments import ModelOf, ResidOf, TokenizerOf, TokensOf
+from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, OpenedPrompt
+from workbench.page.session.cached_results import result
+from workbench.page.session.calls import Call
+from workbench.progress import Progress
+from workbench.results import Measures
+from workbench.views import standalone
+from workbench.views.pixels import SIDE, Picture, encode, pool_last
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """A request for a map of `checkpoint`, less that of `other` if given; data routes read it from the body."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    checkpoint: str
+    prompt: str
+    other: str | None = None
+    layer: int = 0
+    head: int = 0
+    combine: Literal["one", "mean", "max"] = "one"
+    weigh: Literal["weight", "value"] = "weight"
+
+
+MOST_PAGE_BYTES = 64_000_000  # of weights in a page of its own
+WEIGHTINGS = {"weight": "probability", "value": "value-norm"}
+
+
+def head_picture(bench: Bench, request: MapRequest) -> Picture:
+    """The full map of a head (or of a layer's heads together): query × key."""
+    return encode(head_map(bench, request), signed=request.other is not None)
+
+
+def head_cells(bench: Bench, request: MapRequest, query: int, key: int) -> bytes:
+    """The exact numbers of one row and of one column of a map: twice as many little-endian float32 as tokens."""
+    found = head_map(bench, request)
+    if not (0 <= query < len(found) and 0 <= key < len(found)):
+        raise WorkbenchError(f"no query {query} or no key {key}; tokens are 0 to {len(found) - 1}")
+    return np.concatenate([found[query], found[:, key]]).astype("<f4").tobytes()
+
+
+def head_map(bench: Bench, request: MapRequest) -> np.ndarray:
+    """The numbers of a map: query key."""
+    call = map_call(request)
+    if bench.results.get(call) is None:
+        checked(bench, request)
+    return result(call, bench).values[0]
+
+
+def map_call(request: MapRequest) -> Call:
+    """A head's map as a call, or that of a layer's heads together."""
+    model, tokens = ModelOf(request.checkpoint), TokensOf(request.checkpoint, request.prompt)
+    options: dict[str, Any] = {"layers": (request.layer,)}
+    options |= {"heads": (request.head,)} if request.combine == "one" else {"combine": request.combine}
+    options |= {"weighting": WEIGHTINGS[request.weigh]} if request.weigh != "weight" else {}
+    options |= {"tokenizer": TokenizerOf(request.checkpoint)}
+    if request.other is not None:
+        return Call.of(attention_difference, model, ModelOf(request.other), tokens, **options)
+    options |= {"resid": ResidOf(request.checkpoint, request.prompt, request.layer)} if request.layer else {}
+    return Call.of(attention_maps, model, tokens, **options)
+
+
+def thumbnails(bench: Bench, request: MapRequest) -> Picture:
+    """Every head of every layer at thumbnail size."""
+    request = replace(request, layer=0, head=0, combine="one", weigh="weight")
+
+    def make() -> Picture:
+        pooled = [_pooled(one).cpu().numpy() for one in checked(bench, request)]  # layer head side bin
+        found = pooled[0] if len(pooled) == 1 else pooled[0] - pooled[1]
+        maps, second = np.split(found, [found.shape[-2]], -1)
+        return encode(maps, second=second if second.size else None, signed=len(pooled) == 2)
+
+    return bench.once(("thumbnails", request), make)
+
+
+def checked(bench: Bench, request: MapRequest) -> list[OpenedPrompt]:
+    """The one or two checkpoints, checked."""
+    names = [request.checkpoint] if request.other is None else [request.checkpoint, request.other]
+    opened = [bench.read(name, request.prompt, MOST_ATTENTION_TOKENS) for name in names]
+    if len(opened) == 2:
+        bench.same_tokens(*opened)
+    for one in opened:
+        layers, heads = one.model.config.num_hidden_layers, one.model.config.num_attention_heads
+        if not (0 <= request.layer < layers and 0 <= request.head < heads):
+            there = f"layers 0 … {layers - 1}, heads 0 … {heads - 1}"
+            raise WorkbenchError(f"no head L{request.layer}H{request.head} in {one.checkpoint}; {there}")
+    return opened
+
+
+def _pooled(opened: OpenedPrompt) -> Tensor:
+    """Every head's pattern at thumbnail size, never a whole pattern at once: layer head side bin.
+
+    A bin a pixel; where the first stands for several keys, a last one stands for these without the very first key.
+    """
+
+    def pool_keys(pattern: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        left_out = length - pattern.shape[-1]  # later keys
+        whole = torch.nn.functional.pad(pattern.float(), (0, left_out))
+        second = whole[..., 1:together].amax(-1, keepdim=True) if together > 1 else whole[..., :0]
+        return rearrange(torch.cat([pool_last(whole), second], -1), "batch head query bin -> bin batch head query")
+
+    length = opened.ids.shape[1]
+    together = -(-length // SIDE)  # keys in the first bin
+    run = opened.model.run(opened.ids, capture=Capture("blocks.*.attn.pattern", reduce=pool_keys), captures_only=True)
+    by_query = rearrange(run.stack("attn.pattern")[:, :, 0], "layer bin head query -> layer head query bin")
+    return pool_last(by_query.mT).mT
+
+
+def whole_page(bench: Bench, request: MapRequest) -> str:
+    """The attention view as a page that stands alone: of one checkpoint, or of A, B and A − B."""
+    opened = checked(bench, request)
+    config, length = opened[0].model.config, opened[0].ids.shape[1]
+    heads = config.num_hidden_layers * config.num_attention_heads
+    size = len(opened) * heads * length * (length + 1) * 2  # bytes
+    if size > MOST_PAGE_BYTES:
+        raise WorkbenchError(
+            f"a page of its own would hold {size / 1e6:,.0f} MB of weights; at most {MOST_PAGE_BYTES / 1e6:.0f}, "
+            "with a shorter text"
+        )
+    maps = [result(all_maps(one.checkpoint, request.prompt), bench) for one in opened]
+    if len(maps) == 2:
+        return standalone.attention(maps[0], other=maps[1]).page
+    return standalone.attention(maps[0], atlas_of(bench, opened[0], request.prompt)).page
+
+
+def atlas_of(bench: Bench, opened: OpenedPrompt, prompt: str, progress: Progress | None = None) -> Measures | None:
+    """The statistics of all heads on a prompt; None for one too short to have any."""
+    if opened.ids.shape[1] < 2:
+        return None
+    call = Call.of(head_atlas, ModelOf(opened.checkpoint), TokensOf(opened.checkpoint, prompt), samples=16)
+    return result(call, bench, progress)
+
+
+def all_maps(checkpoint: str, prompt: str) -> Call:
+    """The maps of all heads, as a call."""
+    tokens, tokenizer = TokensOf(checkpoint, prompt), TokenizerOf(checkpoint)
+    return Call.of(attention_maps, ModelOf(checkpoint), tokens, tokenizer=tokenizer)

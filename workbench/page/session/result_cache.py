@@ -1,0 +1,62 @@
+"""What has been computed lately, kept within a number of things and a number of bytes."""
+
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+
+class ResultCache:
+    """Things by key; those used longest ago go first. What is larger than `most_bytes` by itself is not kept."""
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self.most, self.most_bytes = most, most_bytes
+        self._things: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._things)
+
+    @property
+    def nbytes(self) -> int:
+        """What is kept weighs, about."""
+        return sum(size for _, size in self._things.values())
+
+    def get(self, key: Hashable) -> Any | None:  # noqa: ANN401 - whatever was kept
+        """What is kept under a key; None if nothing is."""
+        with self._lock:
+            if key not in self._things:
+                return None
+            self._things.move_to_end(key)
+            return self._things[key][0]
+
+    def put(self, key: Hashable, thing: object) -> None:
+        """Keep something; room is made for it."""
+        size = weight(thing)
+        with self._lock:
+            self._things.pop(key, None)
+            if size > self.most_bytes:
+                return
+            self._things[key] = thing, size
+            while len(self._things) > self.most or self.nbytes > self.most_bytes:
+                self._things.popitem(last=False)
+
+
+def weight(thing: object) -> int:
+    """About how many bytes something takes: what weighs in a result are its arrays and texts."""
+    if isinstance(thing, str):
+        return sys.getsizeof(thing)  # most are
+    if isinstance(thing, np.ndarray | Tensor):
+        return thing.nbytes
+    if isinstance(thing, Mapping):
+        return sum(weight(value) for value in thing.values())
+    if isinstance(thing, tuple | list):
+        return sum(weight(value) for value in thing)
+    if is_dataclass(thing) and not isinstance(thing, type):
+        return sum(weight(getattr(thing, field.name)) for field in fields(thing))
+    return sys.getsizeof(thing)

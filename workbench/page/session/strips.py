@@ -1,0 +1,25 @@
+"""The strip that carries the prompt on every tab."""
+
+from dataclasses import asdict
+from typing import Any
+
+from workbench.analyses.token_losses import token_losses
+from workbench.page.session.bench import OpenedPrompt
+from workbench.page.session.requests import Selection
+from workbench.page.session.text_requests import TextRequest
+from workbench.views.strip import surprisals
+
+
+def surprisal_strip(opened: OpenedPrompt, selection: Selection) -> dict[str, Any]:
+    """The prompt, coloured by what each token cost the model."""
+    known = opened.ids.shape[1] > 1
+    scores = token_losses(opened.model, opened.ids)["loss"].values[0].tolist() if known else [float("nan")]
+    return surprisals(
+        opened.labels,
+        opened.ids[0].tolist(),
+        scores,
+        title="Prompt: how surprising each token is, given those before it",
+        spine=True,
+        selected=selection.token,
+        ask=asdict(TextRequest(opened.checkpoint, opened.prompt)) if known else None,
+    )

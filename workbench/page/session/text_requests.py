@@ -1,0 +1,152 @@
+"""Requests for texts that a checkpoint reads or writes, and for single tokens of them; and the calls for both."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from workbench import generation
+from workbench.analyses.token_inspection import token_inspection
+from workbench.analyses.token_losses import token_losses
+from workbench.errors import WorkbenchError
+from workbench.page.session.arguments import IdsOf, ModelOf, TokenizerOf, TokensOf
+from workbench.page.session.bench import MOST_TOKENS, Bench, OpenedPrompt, most_tokens
+from workbench.page.session.cached_results import result
+from workbench.page.session.calls import Call
+from workbench.page.session.edit_lines import edit_calls
+from workbench.tokens import is_whole
+from workbench.views.text_page import text_page
+
+MOST_NEW = 512
+STRONGEST = 8  # weights that are listed of a token
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """A request for a text: a checkpoint reads `prompt` and writes `length` tokens. Data routes read it from the body.
+
+    `branch`, if not empty, replaces the end of the prompt's tokens by others; `branch_of` writes it.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    checkpoint: str
+    prompt: str
+    branch: str = ""
+    edits: str = ""
+    length: int = 0
+    temperature: float = 0
+    top_p: float = 1
+    top_k: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TokenRequest:
+    """A request for one token of a text that a checkpoint reads, with edits."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    checkpoint: str
+    ids: tuple[int, ...]
+    token: int
+    edits: str = ""
+
+
+def text_call(bench: Bench, request: TextRequest) -> Call:
+    """The call for a text: the surprisal of each token that is read or written."""
+    opened = bench.read(request.checkpoint, request.prompt)
+    model, tokenizer = ModelOf(opened.checkpoint), TokenizerOf(opened.checkpoint)
+    start: TokensOf | IdsOf = TokensOf(opened.checkpoint, request.prompt)
+    if request.branch:
+        start = IdsOf(opened.checkpoint, tuple(start_of(bench, opened, request.branch)))
+    if not request.length:
+        return Call.of(token_losses, model, start, tokenizer=tokenizer)["loss"].shown_by(text_page)
+    length, temperature, top_p, top_k, seed = checked_settings(
+        [request.length, request.temperature, request.top_p, request.top_k, request.seed]
+    )
+    draw = {"temperature": temperature}
+    if temperature:
+        draw |= {"top_p": top_p} if top_p != 1 else {}
+        draw |= {"top_k": top_k} if top_k else {}
+        draw["seed"] = seed
+    edits = edit_calls(request.edits, opened.checkpoint, opened.tokenizer)
+    options = {"max_new_tokens": length, **draw} | ({"edits": edits} if edits else {})
+    return Call.of(generation.generate, model, start, **options, tokenizer=tokenizer).shown_by(text_page)
+
+
+def look_call(bench: Bench, request: TokenRequest) -> Call:
+    """The call for a token."""
+    model, tokenizer = ModelOf(request.checkpoint), TokenizerOf(request.checkpoint)
+    ids = IdsOf(request.checkpoint, tuple(checked_ids(bench, request.checkpoint, request.ids)))
+    edits = edit_calls(request.edits, request.checkpoint, bench.load(request.checkpoint)[1])
+    options = {"edits": edits} if edits else {}
+    return Call.of(token_inspection, model, ids, request.token, **options, tokenizer=tokenizer).shown_by(None)
+
+
+def looked_at(bench: Bench, request: TokenRequest) -> dict[str, Any]:
+    """One token in numbers, for token_details.js: the strongest weights only, those on the first token apart."""
+    found = result(look_call(bench, request), bench)
+    weights = found.looks.values[:, 0]  # head key
+    return {
+        "expected": found.expected.values.tolist(),
+        "lens": found.lens.values.tolist(),
+        "looks": strongest(weights[:, 1:], found.looks.heads, 1),
+        "first": float(weights[:, 0].mean()),
+        "looked_at": strongest(found.looked_at.values, found.looked_at.rows, found.position + 1),
+    }
+
+
+def strongest(weights: np.ndarray, heads: Sequence[str], first: int) -> list[tuple[str, int, float]]:
+    """(head, place, weight) of the largest weights (head place), largest first; places count from `first`."""
+    best = np.argsort(-weights, axis=None, kind="stable")[:STRONGEST]
+    rows, columns = np.unravel_index(best, weights.shape)
+    places = zip(rows.tolist(), columns.tolist(), strict=True)
+    return [(heads[row], first + column, float(weights[row, column])) for row, column in places]
+
+
+def start_of(bench: Bench, opened: OpenedPrompt, branch: str) -> list[int]:
+    """The tokens that a text goes on from: the prompt's, or those that a branch names."""
+    prompt = opened.ids[0].tolist()
+    if not branch:
+        return prompt
+    kept, _, others = branch.partition(":")
+    numbers = [kept, *others.split(".")]
+    if not all(is_whole(number) for number in numbers) or int(kept) > len(prompt):
+        raise WorkbenchError(f"{branch[:40]!r} names no text to go on from; that looks like {len(prompt)}:5.17")
+    return checked_ids(bench, opened.checkpoint, [*prompt[: int(kept)], *map(int, numbers[1:])])
+
+
+def kept_of(opened: OpenedPrompt, branch: str) -> int:
+    """How many of the prompt's tokens a text begins with: all of them, or as many as a branch keeps."""
+    return int(branch.partition(":")[0]) if branch else opened.ids.shape[1]
+
+
+def branch_of(prompt: Sequence[int], ids: Sequence[int]) -> str:
+    """A text for an address: how many tokens of the prompt it keeps, and the ids after those: "44:812.33"."""
+    kept = next((place for place, pair in enumerate(zip(prompt, ids, strict=False)) if pair[0] != pair[1]), None)
+    kept = min(len(prompt), len(ids) - 1) if kept is None else kept
+    return f"{kept}:{'.'.join(map(str, ids[kept:]))}"
+
+
+def checked_ids(bench: Bench, checkpoint: str, ids: object) -> list[int]:
+    """Token ids as they came from a browser."""
+    model = bench.load(checkpoint)[0]
+    size, most = model.config.vocab_size, most_tokens(model, MOST_TOKENS + MOST_NEW)
+    if not isinstance(ids, Sequence) or not 0 < len(ids) <= most:
+        raise WorkbenchError(f"not a text; {checkpoint} takes 1 to {most:,} tokens")
+    if not all(type(i) is int and 0 <= i < size for i in ids):
+        raise WorkbenchError(f"not tokens of {checkpoint}; ids go from 0 to {size - 1}")
+    return list(ids)
+
+
+def checked_settings(settings: Sequence[Any]) -> tuple[int, float, float, int, int]:
+    """Settings as they came from a browser: numbers, and no more tokens than a page may request for."""
+    if not all(isinstance(value, int | float) and value == value for value in settings):
+        raise WorkbenchError(f"length, temperature, top-p, top-k and seed are numbers, not {settings}")
+    length, temperature, top_p, top_k, seed = settings
+    generation.check_sampling(length, temperature, top_p, top_k, seed)
+    if length > MOST_NEW:
+        raise WorkbenchError(f"{length:,.0f} new tokens; this page generates at most {MOST_NEW}")
+    return int(length), float(temperature), float(top_p), int(top_k), int(seed)

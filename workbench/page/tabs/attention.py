@@ -1,0 +1,55 @@
+"""Attention: every head of every layer, and one of them in full."""
+
+from typing import Any
+
+from workbench.page import components
+from workbench.page.build.slot import Slot
+from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, OpenedPrompt
+from workbench.page.session.map_requests import atlas_of
+from workbench.page.session.requests import TabRequest
+from workbench.progress import Progress
+from workbench.results import Grid
+from workbench.views.standalone import ORDERS
+
+TITLE = "Attention"
+HOW = (
+    "Each map: one row a query token, one column a key token. "
+    "Thumbnails show the strongest weight under each pixel. Click one for the full map, click a cell to lock it."
+)
+
+
+def build(slot: Slot) -> None:
+    """The attention view."""
+    view = components.attention_view(elem_id="attention")
+    slot.shows(attention, outputs=[view], with_progress=True)
+
+
+def attention(bench: Bench, request: TabRequest, progress: Progress | None = None) -> dict[str, Any]:
+    """What the view needs to know; the maps themselves it fetches."""
+    opened = bench.read(request.query.checkpoint, request.query.prompt, MOST_ATTENTION_TOKENS)
+    atlas = atlas_of(bench, opened, request.query.prompt, progress)
+    if atlas is None:
+        return view_value(opened, request)
+    orders = {name: finite(atlas[name]) for name in ORDERS if name in atlas}
+    first = atlas["induction"].rank().iloc[0]
+    best = {"layer": int(first["row"]), "head": int(first["column"])}
+    return view_value(opened, request) | {"orders": orders, "best": best}
+
+
+def finite(scores: Grid) -> list[float | None]:
+    """A score of every head, head 0 of layer 0 first; None where it is not defined, which JSON can say."""
+    return [None if score != score else score for score in scores.values.ravel().tolist()]
+
+
+def view_value(opened: OpenedPrompt, request: TabRequest, other: str | None = None) -> dict[str, Any]:
+    """An attention view's value (see attention.js)."""
+    return {
+        "checkpoint": opened.checkpoint,
+        "other": other,
+        "prompt": request.query.prompt,
+        "run": request.query.run,
+        "texts": list(opened.labels),
+        "layers": opened.model.config.num_hidden_layers,
+        "heads": opened.model.config.num_attention_heads,
+        "orders": {},
+    }

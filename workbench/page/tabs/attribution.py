@@ -1,0 +1,260 @@
+"""Attribution: which parts of the model make a prediction, directly and by way of what follows."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import torch
+
+from workbench.analyses.ablation import ablation
+from workbench.analyses.activation_patching import activation_patching
+from workbench.analyses.direct_logit_attribution import by_head, by_layer, direct_logit_attribution, head_sources
+from workbench.analyses.token_saliency import token_saliency
+from workbench.errors import WorkbenchError
+from workbench.page.build.panel import Chooses, Panel, View, head_pick
+from workbench.page.build.slot import Slot
+from workbench.page.session.arguments import TokenizerOf, TokensOf
+from workbench.page.session.bench import Bench, OpenedPrompt
+from workbench.page.session.cached_results import result
+from workbench.page.session.calls import Call, prompt_of
+from workbench.page.session.edit_lines import typed_token
+from workbench.page.session.menus import choice
+from workbench.page.session.requests import TabRequest
+
+TITLE = "Attribution"
+HOW = (
+    "Why this next token? Asked after the chosen token (the last, unless one is chosen in the strip above) about the "
+    "likeliest next token, or the one written here. Orange speaks for it, blue against it."
+)
+DIRECT = {
+    "each head and MLP": (
+        by_head,
+        "What each part adds directly to the logit, through the final norm and unembedding. Click a cell to choose its "
+        "head.",
+    ),
+    "each layer": (
+        by_layer,
+        "What attention and MLP of each layer add directly to the logit; all parts with the embedding sum to it.",
+    ),
+    "every part, in order": (None, "What each part adds directly to the logit; the parts sum to it."),
+}
+ABLATIONS = {
+    "replaced by their mean": "mean",
+    "replaced by zeros": "zero",
+}
+SALIENCIES = {
+    "integrated gradients": (
+        "integrated_gradients",
+        "What each token of the prompt contributes, from a text of average embeddings to this one; they sum to the "
+        "change of the logit but for the gap in the title.",
+    ),
+    "gradient × input": (
+        "gradient_x_input",
+        "To first order, what the logit loses with each token's embedding; these need not sum to it.",
+    ),
+}
+SITES = {
+    "residual stream entering a layer": "resid_pre",
+    "output of attention": "attn_out",
+    "output of the MLP": "mlp_out",
+    "output of each head": "attn.z",
+}
+MEASURES = {"whole prediction (KL)": "kl", "logit (difference)": "logit_difference", "probability": "probability"}
+WORDS = ("Paris", "Berlin", "Mary", "John", "red", "two", "water", "small", "other", "house")
+MOST_TRIED, MOST_EXCHANGES = 256, 16  # exchanges of a word that are looked at, and run
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the tab asks about: a next token, possibly against another one, after a position."""
+
+    opened: OpenedPrompt
+    position: int
+    targets: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many layers, and heads in each."""
+        config = self.opened.model.config
+        return config.num_hidden_layers, config.num_attention_heads
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of an analysis that answers the question."""
+        return {"position": self.position, "tokenizer": TokenizerOf(self.opened.checkpoint)}
+
+    @property
+    def heads(self) -> Chooses:
+        """What a click chooses in a grid of layers × heads."""
+        return {"head": ("x", 0, self.shape[1]), "layer": ("y", 0, self.shape[0])}
+
+
+def build(slot: Slot) -> None:
+    """Direct effects, patching and saliency of a prediction, and the choice of what is predicted."""
+    with gr.Row(elem_classes="tools"):
+        token = slot.link("token_text", gr.Textbox("", label="Next token", placeholder="the likeliest", min_width=150))
+        against = slot.link("against", gr.Textbox("", label="Against another", placeholder="none", min_width=150))
+    with gr.Row():
+        with gr.Column(min_width=420):
+            direct = gr.Dropdown(list(DIRECT), value=next(iter(DIRECT)), label="Direct effect of", elem_classes="menu")
+            controls = [token, against, slot.link("direct", direct)]
+            Panel("direct").draws(slot, direct_view, inputs=controls, follows=["token"])
+        with gr.Column(min_width=420):
+            method = gr.Dropdown(
+                list(ABLATIONS), value=next(iter(ABLATIONS)), label="Heads and MLPs taken away", elem_classes="menu"
+            )
+            controls = [token, against, slot.link("ablation", method)]
+            Panel("ablation").draws(slot, ablation_view, inputs=controls, follows=["token"])
+    sources = Panel("sources", of_tokens=True)
+    sources.draws(slot, sources_view, inputs=[token, against], follows=["token", "layer", "head"])
+    method = gr.Dropdown(
+        list(SALIENCIES), value=next(iter(SALIENCIES)), label="Saliency of tokens", elem_classes="menu"
+    )
+    saliency = Panel("saliency", of_tokens=True)
+    controls = [token, against, slot.link("saliency", method)]
+    saliency.draws(slot, saliency_view, inputs=controls, follows=["token"])
+    with gr.Row(elem_classes="tools"):
+        second = gr.Textbox(
+            "",
+            label="Second prompt, of as many tokens",
+            placeholder="this one with one word changed",
+            elem_classes="wide",
+            min_width=300,
+            scale=3,
+        )
+    with gr.Row(elem_classes="tools"):
+        site = gr.Dropdown(list(SITES), value=next(iter(SITES)), label="What is patched", min_width=240)
+        measure = gr.Dropdown(list(MEASURES), value=next(iter(MEASURES)), label="Measured by", min_width=200)
+    controls = [slot.link(name, part) for name, part in (("second", second), ("site", site), ("effect", measure))]
+    Panel("patching").draws(slot, patching_view, inputs=[token, against, *controls], follows=["token"])
+
+
+def direct_view(bench: Bench, request: TabRequest, token: str, against: str, what: str) -> View:
+    """What each part adds to the logit of a token, or to its difference from another's."""
+    gather, note = choice(what, DIRECT, "view")
+    question = question_of(bench, request, token, against)
+    call = direct_call(request, question)
+    if gather is by_head:
+        return View(Call.quick(by_head, call), note, chooses=question.heads)
+    return View(call if gather is None else Call.quick(gather, call), note)
+
+
+def ablation_view(bench: Bench, request: TabRequest, token: str, against: str, method: str) -> View:
+    """What the token loses without each head and MLP."""
+    method = choice(method, ABLATIONS, "ablation")
+    question = question_of(bench, request, token, "")
+    call = Call.of(ablation, *prompt_of(request), *question.targets, method=method, **question.options)
+    call = call["log_probability"]
+    note = "What taking a part away does to the log-probability, later layers included: blue, the token needs the part."
+    return View(call, note + (" The other token plays no part here." if against else ""), chooses=question.heads)
+
+
+def sources_view(bench: Bench, request: TabRequest, token: str, against: str) -> View:
+    """From which tokens one head's direct effect comes."""
+    question = question_of(bench, request, token, against)
+    strongest = strongest_head(bench, request, question)
+    pick = head_pick(request, question.shape, strongest)
+    layer, head = pick.options[pick.chosen][1].values()
+    name = pick.options[pick.chosen][0]
+    note = (
+        f"What {name} adds to the logit, by the token it was read from (weight times what is moved). Choose the head "
+        "here or in the grids above."
+    )
+    heads = ((layer, head),)
+    call = Call.quick(head_sources, *prompt_of(request), *question.targets, heads=heads, **question.options)
+    chooses = {"token": ("x", 0, question.opened.ids.shape[1])}
+    return View(call, note, title=f"Where the direct effect of {name} comes from", chooses=chooses, pick=pick)
+
+
+def saliency_view(bench: Bench, request: TabRequest, token: str, against: str, method: str) -> View:
+    """Which tokens of the prompt the prediction rests on."""
+    measure, note = choice(method, SALIENCIES, "saliency")
+    question = question_of(bench, request, token, against)
+    call = Call.of(token_saliency, *prompt_of(request), *question.targets, **question.options)[measure]
+    return View(call, note, chooses={"token": ("x", 0, question.opened.ids.shape[1])})
+
+
+def patching_view(
+    bench: Bench, request: TabRequest, token: str, against: str, second: str, site: str, measure: str
+) -> View:
+    """What one activation of the prompt brings back in a run on the second prompt."""
+    site = choice(site, SITES, "site")
+    measure = choice(measure, MEASURES, "measure")
+    question = question_of(bench, request, token, against)
+    if measure == "logit_difference" and len(question.targets) == 1:
+        measure = "logit"
+    other, told = (second, "the second prompt") if second.strip() else other_prompt(bench, request, question)
+    by = "head" if site == "attn.z" else "position"
+    prompts = (*prompt_of(request), TokensOf(request.query.checkpoint, other))
+    call = Call.of(activation_patching, *prompts, *question.targets, site=site, by=by, **question.options)[measure]
+    note = (
+        f"A run on {told}, with one activation of this prompt's own run put in: 1 brings this prompt's prediction "
+        "back in full, 0 changes nothing."
+    )
+    tokens = {"token": ("x", 0, question.opened.ids.shape[1]), "layer": ("y", 0, question.shape[0])}
+    return View(call, note, chooses=question.heads if by == "head" else tokens)
+
+
+def direct_call(request: TabRequest, question: Question) -> Call:
+    """The direct effect of every part."""
+    return Call.of(direct_logit_attribution, *prompt_of(request), *question.targets, **question.options)
+
+
+def strongest_head(bench: Bench, request: TabRequest, question: Question) -> tuple[int, int]:
+    """The head of the largest direct effect: layer, head."""
+    heads = result(Call.quick(by_head, direct_call(request, question)), bench)
+    best = heads.rank().query("part != 'MLP'").iloc[0]
+    return int(best["row"]), int(best["column"])
+
+
+def question_of(bench: Bench, request: TabRequest, token: str, against: str) -> Question:
+    """The question: the chosen position or the last; the token that is written or the likeliest; and the other."""
+    opened = bench.read(request.query.checkpoint, request.query.prompt)
+    last = opened.ids.shape[1] - 1
+    position = last if request.selection.token is None else min(request.selection.token, last)
+    if token:
+        first = typed_token(token, opened.tokenizer)
+    else:
+        key = ("likeliest", request.query.checkpoint, request.query.prompt, position)
+        first = bench.once(key, lambda: int(opened.model.run(opened.ids).logits[0, position].argmax()))
+    return Question(opened, position, (first, typed_token(against, opened.tokenizer)) if against else (first,))
+
+
+def other_prompt(bench: Bench, request: TabRequest, question: Question) -> tuple[str, str]:
+    """The prompt with one word exchanged, that whose exchange moves the prediction most; and how it was changed.
+
+    Words are exchanged for others of the prompt, or everyday ones, of as many tokens.
+    """
+    found = exchanges(request.query.prompt, question)
+    if not found:
+        raise WorkbenchError("write a second prompt of as many tokens; no single word of this one could be exchanged")
+
+    def furthest() -> int:
+        rows = [question.opened.ids[0].tolist(), *(ids for ids, _, _ in found)]
+        batch = torch.tensor(rows, device=question.opened.ids.device)[:, : question.position + 1]
+        own, *others = question.opened.model.run(batch, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+        return max(range(len(others)), key=lambda n: float((own.exp() * (own - others[n])).sum()))
+
+    key = ("exchanged", request.query.checkpoint, request.query.prompt, question.position)
+    _, text, change = found[bench.once(key, furthest)]
+    return text, change
+
+
+def exchanges(prompt: str, question: Question) -> list[tuple[list[int], str, str]]:
+    """Exchanges of one word that leave the number of tokens as it is: ids, text, and what was changed.
+
+    Longer words first, and those that begin alike in size, since they are more likely to leave a sentence.
+    """
+    own, tokenizer = question.opened.ids[0].tolist(), question.opened.tokenizer
+    words = [word.strip(".,:;") for word in dict.fromkeys(prompt.split())]
+    pairs = [(word, other) for word in words for other in (*words, *WORDS) if word and other and word != other]
+    pairs.sort(key=lambda pair: min(map(len, pair)) > 3 and pair[0][0].isupper() == pair[1][0].isupper(), reverse=True)
+    found = []
+    for word, other in pairs[:MOST_TRIED]:
+        before, after = re.split(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, maxsplit=1)
+        text = f"{before}{other}{after}"
+        ids = tokenizer(text)["input_ids"]
+        if len(ids) == len(own) and ids[: question.position + 1] != own[: question.position + 1]:
+            found.append((ids, text, f"this prompt with “{other}” for its first “{word}”"))
+    return found[:MOST_EXCHANGES]

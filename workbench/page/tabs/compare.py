@@ -1,0 +1,242 @@
+"""Compare: two checkpoints on one prompt, each difference beside its noise floor."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from workbench.analyses.compare_attention import compare_attention
+from workbench.analyses.compare_behaviour import compare_behaviour
+from workbench.analyses.compare_weights import compare_weights
+from workbench.analyses.noise_floor import noise_floor
+from workbench.analyses.representation_similarity import representation_similarity
+from workbench.analyses.transplant import transplant_parts, with_part
+from workbench.checkpoints import locate, open_weights
+from workbench.page import components
+from workbench.page.build.panel import Panel, View, head_pick
+from workbench.page.build.slot import Slot
+from workbench.page.session.arguments import (
+    FILE_PLACEHOLDERS,
+    PLACEHOLDERS,
+    FinalsOf,
+    ModelOf,
+    TokenizerOf,
+    TokensOf,
+)
+from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, check_root, label
+from workbench.page.session.cached_results import result
+from workbench.page.session.calls import Between, Call
+from workbench.page.session.menus import choice
+from workbench.page.session.requests import TabRequest
+from workbench.page.session.text_requests import TextRequest, checked_settings, text_call
+from workbench.page.tabs.attention import view_value
+from workbench.page.tabs.generate import sampling_controls
+from workbench.progress import Progress
+
+TITLE = "Compare"
+HOW = (
+    "A is the checkpoint in the bar, B the one chosen here; both get the prompt. Beside each difference stands its "
+    "noise floor: how much checkpoints differ that saw the same data in another order. What is no larger says nothing."
+)
+BY_TOKEN = {
+    "loss of B − loss of A": ("loss_difference", "Orange where A predicts the token better, blue where B does."),
+    "KL(A ‖ B) of the predictions": ("kl", "How far B's prediction of this token is from A's, whatever the token was."),
+    "KL(B ‖ A) of the predictions": ("kl_reverse", "How far A's prediction of this token is from B's."),
+}
+DIFFERENCES = {
+    "attention of each head": "attention",
+    "hidden states (CKA)": "cka",
+    "weights by matrix and layer": "weights",
+    "parts of A put into B, weights": "transplant_weights",
+    "parts of A put into B, activations": "transplant_activations",
+}
+NOTES = {
+    "attention": "Jensen–Shannon divergence of where a head of A and of B looks, mean over the prompt: 0 is the same "
+    "place, 0.69 never the same. Click a head for its maps below.",
+    "cka": "How alike a layer of A (row) and one of B (column) represent the prompt: 1 is the same up to rotation.",
+    "weights": "‖B − A‖ / ‖A‖ of each matrix: 0 is unchanged, 1.41 is as far as unrelated matrices are.",
+    "transplant_weights": "What a part with A's weights does to B's loss on the prompt: blue, B predicts better with "
+    "it. Click a cell, and read below what B then writes.",
+    "transplant_activations": "What A's activations of a part do to B's loss on the prompt: blue, B predicts better "
+    "with them. “residual” is all that A has made of the text by the end of a layer.",
+}
+PARTS = {
+    "the selected head": "head",
+    "attention of its layer": "attention",
+    "MLP of its layer": "mlp",
+    "its whole layer": "layer",
+}
+
+
+@dataclass(frozen=True)
+class ComparedPair:
+    """Two checkpoints that tokenise the prompt alike, and the prompt."""
+
+    a: str
+    b: str
+    tokens: TokensOf
+    shape: tuple[int, int]  # layers, heads of a layer
+
+    def compared_by(self, comparison: Call) -> Call:
+        """A comparison of the two: a call with placeholders, filled."""
+        return comparison.filled({"a": self.a, "b": self.b})
+
+
+def build(slot: Slot) -> None:
+    """Two checkpoints: how they write and predict, and what differs in weights and inside."""
+    known = list(slot.bench.known)
+    other = gr.Dropdown(
+        slot.bench.choices(), value=known[len(known) // 3], label="B", elem_id="other", elem_classes="menu"
+    )
+    slot.link("other", other)
+    with gr.Accordion("How both write", open=False), gr.Row(elem_classes="tools"):
+        settings = sampling_controls(slot, "compare_")[:5]
+    with gr.Row():
+        for name, text_of in (("text-a", text_of_a), ("text-b", text_of_b)):
+            Panel(name, of_tokens=True).draws(slot, text_of, inputs=[other, *settings])
+    what = gr.Dropdown(list(BY_TOKEN), value=next(iter(BY_TOKEN)), label="Token by token", elem_classes="menu")
+    slot.link("by_token", what)
+    for name, view in (("by-token", by_token_view), ("by-token-floor", by_token_floor)):
+        Panel(name, of_tokens=True).draws(slot, view, inputs=[other, what])
+    what = gr.Dropdown(list(DIFFERENCES), value=next(iter(DIFFERENCES)), label="Difference", elem_classes="menu")
+    slot.link("difference", what)
+    with gr.Row():
+        for name, view in (("difference", difference_view), ("difference-floor", difference_floor)):
+            Panel(name).draws(slot, view, inputs=[other, what])
+    maps = components.attention_view(elem_id="pair")
+    slot.shows(compare_maps, inputs=[other], outputs=[maps], with_progress=True)
+    part = gr.Dropdown(
+        list(PARTS), value=next(iter(PARTS)), label="Written by B with A's weights in", elem_classes="menu"
+    )
+    slot.link("part", part)
+    mixed = Panel("text-mixed", of_tokens=True)
+    controls = [other, part, *settings]
+    mixed.draws(slot, mixed_text, inputs=controls, follows=["layer", "head"], with_progress=True)
+
+
+def pair_of(bench: Bench, request: TabRequest, other: object) -> ComparedPair:
+    """The two checkpoints. Raises WorkbenchError unless they read the prompt as the same tokens."""
+    pair = [bench.read(name, request.query.prompt) for name in (request.query.checkpoint, bench.checkpoint(other).id)]
+    bench.same_tokens(*pair)
+    config = pair[1].model.config
+    tokens = TokensOf(pair[0].checkpoint, request.query.prompt)
+    return ComparedPair(
+        pair[0].checkpoint, pair[1].checkpoint, tokens, (config.num_hidden_layers, config.num_attention_heads)
+    )
+
+
+def files_of(bench: Bench, request: TabRequest, other: object) -> ComparedPair:
+    """The two checkpoints for what is read from their files: no model is loaded, and any tokenizers will do."""
+    a, b = bench.checkpoint(request.query.checkpoint), bench.checkpoint(other)
+    for checkpoint in (a, b):
+        check_root(checkpoint)
+    config = open_weights(locate(b)).config
+    return ComparedPair(
+        a.id, b.id, TokensOf(a.id, request.query.prompt), (config.num_hidden_layers, config.num_attention_heads)
+    )
+
+
+def text_of_a(bench: Bench, request: TabRequest, other: str, *settings: float) -> View:
+    """What A writes."""
+    return continuation(bench, request, "A", request.query.checkpoint, *settings)
+
+
+def text_of_b(bench: Bench, request: TabRequest, other: str, *settings: float) -> View:
+    """What B writes."""
+    return continuation(bench, request, "B", bench.checkpoint(other).id, *settings)
+
+
+def continuation(bench: Bench, request: TabRequest, name: str, checkpoint: str, *settings: float) -> View:
+    """The prompt continued by one checkpoint."""
+    call = text_call(bench, TextRequest(checkpoint, request.query.prompt, "", "", *checked_settings(settings)))
+    return View(call, "Both draw with the same random numbers.", title=f"{name}: {label(bench.known[checkpoint])}")
+
+
+def mixed_text(
+    bench: Bench, request: TabRequest, other: str, part: str, *settings: float, progress: Progress | None = None
+) -> View:
+    """The prompt continued by B with one part of A: the selected head, or something of its layer."""
+    pair, kind = pair_of(bench, request, other), choice(part, PARTS, "part")
+    heads = result(pair.compared_by(compared("attention", pair)), bench, progress)
+    most = heads.rank().iloc[0]
+    pick = head_pick(request, pair.shape, (int(most["row"]), int(most["column"])))
+    name, (layer, head) = pick.options[pick.chosen][0], pick.options[pick.chosen][1].values()
+    heads_of_part = ((head,),) if kind == "head" else ()
+    mixed = Call.quick(with_part, ModelOf(pair.a), ModelOf(pair.b), kind, layer, *heads_of_part)
+    call = text_call(bench, TextRequest(pair.b, request.query.prompt, "", "", *checked_settings(settings)))
+    call = replace(call, arguments=(mixed, *call.arguments[1:]))
+    title = f"B with {name if kind == 'head' else f'{kind} of layer {layer}'} of A"
+    note = "The same random numbers again; choose the head here or in the grid above."
+    return View(call, note, title=title, pick=pick)
+
+
+def by_token_view(bench: Bench, request: TabRequest, other: str, what: str) -> View:
+    """A difference of A's and B's predictions of each token of the prompt."""
+    measure, note = choice(what, BY_TOKEN, "difference")
+    pair = pair_of(bench, request, other)
+    return View(pair.compared_by(predictions(pair, measure)), note, title=what, chooses={"token": ("x", 0, 1 << 20)})
+
+
+def by_token_floor(bench: Bench, request: TabRequest, other: str, what: str) -> View | str:
+    """The noise floor of the same."""
+    measure, _ = choice(what, BY_TOKEN, "difference")
+    pair = pair_of(bench, request, other)
+    return floor_view(bench, pair, predictions(pair, measure))
+
+
+def difference_view(bench: Bench, request: TabRequest, other: str, what: str) -> View:
+    """One of several ways in which two checkpoints differ."""
+    what = choice(what, DIFFERENCES, "difference")
+    pair = (files_of if what == "weights" else pair_of)(bench, request, other)
+    layers, heads = pair.shape
+    chooses = {"head": ("x", 0, heads), "layer": ("y", 0, layers)}
+    chooses = {"cka": {"layer": ("y", -1, layers)}, "weights": {"layer": ("x", 0, layers)}}.get(what, chooses)
+    return View(pair.compared_by(compared(what, pair)), NOTES[what], chooses=chooses)
+
+
+def difference_floor(bench: Bench, request: TabRequest, other: str, what: str) -> View | str:
+    """The noise floor of the same."""
+    what = choice(what, DIFFERENCES, "difference")
+    pair = (files_of if what == "weights" else pair_of)(bench, request, other)
+    return floor_view(bench, pair, compared(what, pair))
+
+
+def floor_view(bench: Bench, pair: ComparedPair, comparison: Call) -> View | str:
+    """The noise floor of a comparison, in its colours; a sentence where the series has none."""
+    series = bench.series_of(pair.a)
+    finals = bench.finals(series)
+    if len(finals) < 2:
+        return f"No noise floor: on this machine, {series} has no two last checkpoints that differ by data order only."
+    call = Call.of(noise_floor, FinalsOf(series), Between(comparison))
+    note = (
+        f"The most that two of the {len(finals)} last checkpoints of {series} differ, which differ by data order only."
+    )
+    return View(call, note, title="Its noise floor, in the same colours", scale=pair.compared_by(comparison))
+
+
+def predictions(pair: ComparedPair, measure: str) -> Call:
+    """A measure of how two checkpoints predict the prompt, as a call with slots for the two."""
+    return Call.of(compare_behaviour, *PLACEHOLDERS, pair.tokens, tokenizer=TokenizerOf(pair.a))[measure]
+
+
+def compared(what: str, pair: ComparedPair) -> Call:
+    """A difference between two checkpoints over the prompt, as a call with slots for the two."""
+    (a, b), tokens = PLACEHOLDERS, pair.tokens
+    match what:
+        case "attention":
+            return Call.of(compare_attention, a, b, tokens)["js"]
+        case "cka":
+            return Call.of(representation_similarity, a, tokens, b, skip=1)
+        case "weights":
+            return Call.of(compare_weights, *FILE_PLACEHOLDERS)["relative_change"]
+    return Call.of(transplant_parts, a, b, tokens, using=what.removeprefix("transplant_"))["loss"]
+
+
+def compare_maps(bench: Bench, request: TabRequest, other: str, progress: Progress | None = None) -> dict[str, Any]:
+    """The heads of A less those of B; the view fetches the maps."""
+    pair = pair_of(bench, request, other)
+    opened = bench.read(pair.a, request.query.prompt, MOST_ATTENTION_TOKENS)
+    moved = result(pair.compared_by(compared("attention", pair)), bench, progress)
+    most = moved.rank().iloc[0]
+    best = {"layer": int(most["row"]), "head": int(most["column"])}
+    return view_value(opened, request, pair.b) | {"orders": {"divergence": moved.values.ravel().tolist()}, "best": best}

@@ -1,0 +1,250 @@
+"""Generate: text as it is written, and what the model expected at every token."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import zip_longest
+from typing import Any
+
+import gradio as gr
+import torch
+from gradio.components import Component
+
+from hooks import Edit
+from workbench import generation
+from workbench.errors import WorkbenchError
+from workbench.page import components
+from workbench.page.build.slot import Slot
+from workbench.page.session.bench import Bench, OpenedPrompt
+from workbench.page.session.calls import run
+from workbench.page.session.edit_lines import edit_calls
+from workbench.page.session.requests import TabRequest
+from workbench.page.session.text_requests import (
+    MOST_NEW,
+    TextRequest,
+    branch_of,
+    checked_ids,
+    checked_settings,
+    kept_of,
+    start_of,
+)
+from workbench.tokens import token_labels
+from workbench.views.strip import surprisals
+
+TITLE = "Generate"
+HOW = (
+    "The prompt in grey, then what the model writes. The stronger a token's colour, the less it was expected "
+    "(surprisal: −log probability, in nats). Click a token for what was expected there, and go on from another."
+)
+EDITS = {
+    "zero a head": "zero blocks.2.attn.z heads=5",
+    "scale an MLP": "scale blocks.3.mlp_out 0.5",
+    "add a direction": "add blocks.2.resid_post 8 ▁the",
+}
+MOST_SECONDS = 120.0
+PERIOD = 0.1  # seconds between two updates of the page
+
+
+def build(slot: Slot) -> None:
+    """The written text, how it is sampled, and edits of the model."""
+    with gr.Row(elem_classes="tools"):
+        again = gr.Button("Generate", size="sm", variant="secondary", min_width=90, scale=0)
+        settings = sampling_controls(slot)
+    with gr.Accordion("Edits: change the model and see what it writes then", open=False, elem_id="edits-fold"):
+        with gr.Row(elem_classes="tools"):
+            changes = gr.Textbox(
+                "", label="One a line; # before a line switches it off", lines=2, elem_id="edits", elem_classes="wide"
+            )
+            example = gr.Dropdown(list(EDITS), value=None, label="Add an example", min_width=150, scale=0)
+        slot.link("edits", changes)
+    with gr.Row(elem_id="texts"):
+        strips = [
+            components.token_strip({"empty": "Nothing written yet."}, elem_id="written", label="written text"),
+            components.token_strip({"empty": ""}, elem_id="edited", label="text written with the edits"),
+        ]
+    details = components.token_details(elem_id="details")
+    branched = slot.link("branch", gr.Textbox("", elem_id="branch", visible="hidden"))
+    inputs, outputs = [changes, *settings], [*strips, branched]
+    slot.shows(generate, inputs=[branched, *inputs], outputs=outputs, redraws=[])
+    slot.on(again.click, regenerate, inputs=inputs, outputs=outputs)
+    slot.on(details.branch, branch, inputs=inputs, outputs=outputs)
+    example.change(with_example, [changes, example], [changes, example], show_progress="hidden")
+    slot.runs(details.use, text_of, outputs=[slot.prompt])
+
+
+def sampling_controls(slot: Slot, prefix: str = "") -> list[Component]:
+    """Length, temperature, top-p, top-k, seed, and whether the text may end; kept in the page's address."""
+
+    def number(name: str, value: float, label: str, kind: str = "number", **limits: float) -> Component:
+        box = gr.Number(value, label=label, min_width=74, scale=0, elem_classes=kind, **limits)
+        return slot.link(prefix + name, box)
+
+    length = number("length", 60, "Length", minimum=1, maximum=MOST_NEW, precision=0)
+    temperature = number("temperature", 0, "Temperature", minimum=0, maximum=5, step=0.1)
+    seed = number("seed", 0, "Seed", minimum=0, precision=0)
+    more = gr.Checkbox(False, label="More", min_width=60, scale=0, elem_classes="more")
+    slot.link(prefix + "more", more)
+    top_p = number("top_p", 1, "Top-p", "number rare", minimum=0.05, maximum=1, step=0.05)
+    top_k = number("top_k", 0, "Top-k", "number rare", minimum=0, precision=0)
+    ends = gr.Checkbox(True, label="Stop at end of text", min_width=150, scale=0, elem_classes="rare")
+    return [length, temperature, top_p, top_k, seed, slot.link(prefix + "ends", ends)]
+
+
+def with_example(changes: str, example: str | None) -> list[object]:
+    """The edits with one more line, and the menu as it was; nothing where no example was chosen."""
+    if example not in EDITS:
+        return [gr.skip(), gr.skip()]
+    return ["\n".join([*changes.splitlines(), EDITS[example]]), None]
+
+
+def generate(bench: Bench, request: TabRequest, branch: str, changes: str, *settings: float) -> Iterator[list[Any]]:
+    """Stream a continuation of the prompt into the strip and, with edits, another beside it.
+
+    A branch comes from a link: it holds for the first run.
+    """
+    branch = branch if request.query.run == 1 else ""
+    yield from both(bench, TextRequest(request.query.checkpoint, request.query.prompt, branch), changes, *settings)
+
+
+def regenerate(
+    bench: Bench, request: TabRequest, _: Mapping[str, Any], changes: str, *settings: float
+) -> Iterator[list[Any]]:
+    """The prompt's continuation, with the settings as they are now."""
+    yield from both(bench, TextRequest(request.query.checkpoint, request.query.prompt), changes, *settings)
+
+
+def branch(
+    bench: Bench, request: TabRequest, data: Mapping[str, Any], changes: str, *settings: float
+) -> Iterator[list[Any]]:
+    """Go on from another token than the one that was drawn."""
+    opened = bench.read(request.query.checkpoint, request.query.prompt)
+    ids, place, chosen = checked_ids(bench, opened.checkpoint, data.get("ids")), data.get("token"), data.get("id")
+    if type(place) is not int or not 0 < place < len(ids):
+        raise WorkbenchError(f"no token {place!r} to branch from; there are {len(ids)}")
+    start = checked_ids(bench, opened.checkpoint, [*ids[:place], chosen])
+    text = TextRequest(opened.checkpoint, request.query.prompt, branch_of(opened.ids[0].tolist(), start))
+    yield from both(bench, text, changes, *settings)
+
+
+def both(bench: Bench, request: TextRequest, changes: str, *settings: float) -> Iterator[list[Any]]:
+    """The strips of the plain model's text and of the edited one's, growing side by side; and where they start from."""
+    *numbers, ends = settings
+    length, temperature, top_p, top_k, seed = checked_settings(numbers)
+    opened = bench.read(request.checkpoint, request.prompt)
+    edits = edit_calls(changes, opened.checkpoint, opened.tokenizer)
+    request = replace(request, length=length, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+    requests = [request, replace(request, edits=changes)] if edits else [request]
+    texts = [write(bench, opened, one, bool(ends)) for one in requests]
+    shown: list[dict[str, Any]] = [{}] * len(requests)
+    for frames in zip_longest(*texts):
+        shown = [new or old for new, old in zip(frames, shown, strict=True)]
+        strips = beside(shown[0], shown[1], len(edits)) if edits else [shown[0], gr.update(visible=False)]
+        yield [*strips, request.branch]
+
+
+def write(bench: Bench, opened: OpenedPrompt, request: TextRequest, ends: bool) -> Iterator[dict[str, Any]]:
+    """The strip of a text as it grows, at most every `PERIOD` seconds."""
+    start = start_of(bench, opened, request.branch)
+    edits = [run(call, bench) for call in edit_calls(request.edits, opened.checkpoint, opened.tokenizer)]
+    settings = (request.length, request.temperature, request.top_p, request.top_k, request.seed, ends)
+    labels, ids, scores = list(opened.labels[: kept_of(opened, request.branch)]), start[:1], [float("nan")]
+    sent = began = time.monotonic()
+    for step in steps(bench, opened, start, *settings, edits=edits, read=True):
+        ids.append(step.id)
+        scores.append(step.surprisal)
+        now = time.monotonic()
+        if len(ids) < len(start):
+            continue  # it is being read
+        if now - began > MOST_SECONDS:
+            break
+        if now - sent >= PERIOD:
+            sent, labels = now, grown(labels, ids, opened)
+            yield strip_of_writing(opened, request, start, labels, ids, scores)
+    written = strip_of_writing(opened, request, start, grown(labels, ids, opened), ids, scores)
+    if time.monotonic() - began > MOST_SECONDS:
+        written["title"] += f" · stopped after {MOST_SECONDS:g} s, the longest that this page writes"
+    yield written | {"final": True}
+
+
+def steps(
+    bench: Bench,
+    opened: OpenedPrompt,
+    start: Sequence[int],
+    *settings: float,
+    edits: Sequence[Edit] = (),
+    read: bool = False,
+) -> Iterator[generation.Step]:
+    """Generated steps; the model's lock is held for one token at a time, so that others get in between."""
+    *numbers, ends = settings
+    length, temperature, top_p, top_k, seed = checked_settings(numbers)
+    stream = generation.stream(
+        opened.model,
+        torch.tensor([start], device=opened.ids.device),
+        max_new_tokens=length,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        edits=edits,
+        stop_at=[end] if ends and (end := opened.tokenizer.eos_token_id) is not None else [],
+        read=read,
+    )
+    while True:
+        with bench.turn():
+            step = next(stream, None)
+        if step is None:
+            return
+        yield step
+
+
+def grown(labels: list[str], ids: Sequence[int], opened: OpenedPrompt) -> list[str]:
+    """The labels of a text that went on; a character spans at most four tokens, so only the last ones can change."""
+    same = max(0, min(len(labels), len(ids)) - 3)
+    context = max(0, same - 3)
+    return labels[:same] + list(token_labels(ids[context:], opened.tokenizer))[same - context :]
+
+
+def strip_of_writing(
+    opened: OpenedPrompt,
+    request: TextRequest,
+    start: Sequence[int],
+    labels: Sequence[str],
+    ids: Sequence[int],
+    scores: Sequence[float],
+) -> dict[str, Any]:
+    """A text that is so far written as a strip (see token_strip.js)."""
+    about = [f"gone on from token {len(start) - 1}"] if request.branch else []
+    look = {"checkpoint": opened.checkpoint, "edits": request.edits, "main": not request.edits}
+    return surprisals(
+        labels,
+        ids,
+        scores,
+        title=" · ".join(["Written text", manner(request), *about]),
+        given=kept_of(opened, request.branch),
+        ask=asdict(replace(request, length=len(ids) - len(start))),
+        look=look | {"name": "with the edits" if request.edits else ""},
+    )
+
+
+def manner(request: TextRequest) -> str:
+    """How tokens are drawn, in words."""
+    if not request.temperature:
+        return "the likeliest token each time"
+    top_p = f", top-p {request.top_p:g}" if request.top_p < 1 else ""
+    top_k = f", top-k {request.top_k}" if request.top_k else ""
+    return f"temperature {request.temperature:g}{top_p}{top_k}, seed {request.seed}"
+
+
+def beside(plain: dict[str, Any], edited: dict[str, Any], edits: int) -> list[Any]:
+    """The strips of a text and of the one that was written with edits; both are marked where they part."""
+    pairs = zip(plain["ids"], edited["ids"], strict=False)
+    parts = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
+    where = "no other token so far" if parts is None else f"another text from token {parts}"
+    title = f"With {edits} edit{'' if edits == 1 else 's'} · {where}"
+    return [plain | {"parts": parts}, gr.update(value=edited | {"parts": parts, "title": title}, visible=True)]
+
+
+def text_of(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
+    """The whole written text, to be the next prompt."""
+    opened = bench.read(request.query.checkpoint, request.query.prompt)
+    return opened.tokenizer.decode(checked_ids(bench, opened.checkpoint, data.get("ids")), skip_special_tokens=True)

@@ -1,0 +1,98 @@
+"""Hidden states: what each layer's residual stream would predict, how large it is, and how it is spread."""
+
+import gradio as gr
+
+from workbench.analyses.effective_rank import effective_rank
+from workbench.analyses.hidden_state_pca import hidden_state_pca
+from workbench.analyses.logit_lens import logit_lens
+from workbench.analyses.representation_similarity import representation_similarity
+from workbench.analyses.residual_norms import residual_norms
+from workbench.page.build.panel import Panel, View, layer_pick
+from workbench.page.build.slot import Slot
+from workbench.page.session.bench import Bench
+from workbench.page.session.calls import Call, prompt_of, tokenizer_of
+from workbench.page.session.menus import choice
+from workbench.page.session.requests import TabRequest
+
+TITLE = "Hidden states"
+HOW = (
+    "The residual stream: what is there after the embedding and after each layer, one column a token, layers rising. "
+    "Click a cell to choose its token and layer on all tabs."
+)
+LENS = {
+    "likeliest next token": (
+        "probability",
+        "Each layer read as if it were the last: the cell names the token it would say next, its colour how surely. "
+        "Go up a column to see where the answer appears.",
+    ),
+    "entropy": ("entropy", "How undecided each layer is about the next token: 0 is certain, bright is undecided."),
+    "KL from the final distribution": (
+        "kl",
+        "How far each layer's prediction is from the model's own, which is the top row: dark where nothing changes.",
+    ),
+    "rank of the true next token": (
+        "rank",
+        "Where each layer puts the token that really comes next: 1 is first. The last token has no next one.",
+    ),
+}
+STATES = {
+    "norm": ("norm", "‖x‖ of each token's residual stream. A bright column is a token used as a resting place."),
+    "cosine to the layer before": (
+        "cosine",
+        "How much of its direction each layer keeps: 1 where it turns nothing, 0 where it turns the stream aside.",
+    ),
+    "largest entry": ("largest", "The one entry of the residual stream that is largest in size; its dimension inside."),
+    "largest over median entry": (
+        "ratio",
+        "How far the largest entry stands out: 3–5 is ordinary, past 1,000 is a massive activation.",
+    ),
+    "principal components of a layer": (
+        "pca",
+        "A point a token (the first is left out, it would hide the rest), along the two directions in which the states "
+        "after this layer differ most; colour is the position. Choose the layer here or by clicking a row above.",
+    ),
+    "similarity of layers (CKA)": (
+        "cka",
+        "How alike two layers represent the prompt's tokens: 1 is the same up to rotation and scale, 0 unrelated.",
+    ),
+    "effective rank": ("rank", "How many directions the prompt's tokens use after each layer; at most one each."),
+}
+
+
+def build(slot: Slot) -> None:
+    """The logit lens, and views of the residual stream."""
+    lens = slot.link("lens", gr.Dropdown(list(LENS), value=next(iter(LENS)), label="Logit lens", elem_classes="menu"))
+    Panel("lens").draws(slot, lens_view, inputs=[lens])
+    state = gr.Dropdown(list(STATES), value="norm", label="Residual stream", elem_classes="menu")
+    Panel("states").draws(slot, states_view, inputs=[slot.link("state", state)], follows=["layer"])
+
+
+def lens_view(bench: Bench, request: TabRequest, measure: str) -> View:
+    """The logit lens of the prompt."""
+    measure, note = choice(measure, LENS, "measure")
+    call = Call.of(logit_lens, *prompt_of(request), tokenizer=tokenizer_of(request))[measure]
+    return View(call, note, chooses=token_and_layer(bench, request))
+
+
+def states_view(bench: Bench, request: TabRequest, what: str) -> View:
+    """Norms, components, similarity or rank of the residual stream."""
+    what, note = choice(what, STATES, "view")
+    opened = bench.read(request.query.checkpoint, request.query.prompt)
+    layers, tokens = opened.model.config.num_hidden_layers, opened.ids.shape[1]
+    if what == "pca":
+        pick = layer_pick(request, layers)
+        call = Call.of(hidden_state_pca, *prompt_of(request), pick.chosen, skip=1, tokenizer=tokenizer_of(request))
+        return View(call, note, chooses={"token": ("pointNumber", 1, tokens)}, pick=pick)
+    if what == "cka":
+        call = Call.of(representation_similarity, *prompt_of(request), skip=1)
+        return View(call, note, chooses={"layer": ("y", -1, layers)})
+    if what == "rank":
+        return View(Call.of(effective_rank, *prompt_of(request)), note, chooses={"layer": ("x", -1, layers)})
+    call = Call.of(residual_norms, *prompt_of(request), tokenizer=tokenizer_of(request))[what]
+    return View(call, note, chooses=token_and_layer(bench, request))
+
+
+def token_and_layer(bench: Bench, request: TabRequest) -> dict[str, tuple[str, int, int]]:
+    """What a click chooses in a grid of (embedding and layers) × tokens."""
+    opened = bench.read(request.query.checkpoint, request.query.prompt)
+    return {"token": ("x", 0, opened.ids.shape[1]), "layer": ("y", -1, opened.model.config.num_hidden_layers)}

@@ -1,0 +1,218 @@
+"""Training: one number of every checkpoint of the series, along its run; and one head's map through it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gradio as gr
+import torch
+
+from workbench import metrics
+from workbench.analyses.support.sample_text import SAMPLE_TEXT
+from workbench.analyses.trajectory import Loading, trajectory
+from workbench.checkpoints import Checkpoint, is_here, locate
+from workbench.errors import WorkbenchError
+from workbench.page import components
+from workbench.page.build.panel import Panel, View, head_pick
+from workbench.page.build.slot import DOWNLOADS, Slot, guarded
+from workbench.page.session.arguments import SeriesRun, TokensOf
+from workbench.page.session.bench import MOST_ATTENTION_TOKENS, MOST_OF_A_RUN, Bench, label
+from workbench.page.session.cached_results import result
+from workbench.page.session.calls import Call
+from workbench.page.session.map_requests import atlas_of
+from workbench.page.session.menus import choice
+from workbench.page.session.requests import TabRequest
+from workbench.page.tabs.attention import view_value
+from workbench.progress import Progress, steps
+from workbench.results import Curves
+
+TITLE = "Training"
+HOW = (
+    f"The series' main run, left to right: what of it is on this machine, {MOST_OF_A_RUN} checkpoints of a longer one. "
+    "Click a point to open its checkpoint on all tabs. Below, every head's map at one of them: move the slider, or let "
+    "it play."
+)
+FOLLOWED = "log-probability of a continuation"
+METRICS = {
+    "induction score of heads": (
+        "induction",
+        "Does a head look at what followed this token the last time? Measured on random tokens, 0 to 1.",
+    ),
+    "attention to the previous token": ("previous", "The weight that a head's queries give the token before them."),
+    "attention to the first token": ("first", "The weight that a head's queries give the text's first token, a sink."),
+    "entropy of attention": ("entropy", "How widely a head looks, in nats: 0 is one token only."),
+    "held-out loss": ("loss", "Mean −log probability of the tokens of a text written for this page."),
+    FOLLOWED: ("continuation", ""),
+    "KL to the last checkpoint": ("kl", "How far predictions on the prompt are from the last checkpoint's."),
+    "norm of the residual stream": ("norm", "Mean ‖x‖ after each layer over the prompt's tokens but the first."),
+    "effective rank": ("rank", "How many directions the tokens of a text written for this page use after each layer."),
+    "weight change a step": ("weights", "‖B − A‖ / ‖A‖ from the checkpoint before, by layer, divided by the steps."),
+}
+AXES = {
+    "step, logarithmic": ("step", True),
+    "step": ("step", False),
+    "tokens, logarithmic": ("tokens", True),
+    "tokens": ("tokens", False),
+}
+SCORES = ("induction", "previous", "first", "entropy")
+PLAYS = {"slider": "moment", "view": "through"}
+MOST_WORDS = 4  # tokens of the continuation that is followed unless one is written
+
+
+def build(slot: Slot) -> None:
+    """A metric along the series, and a head's map through it."""
+    with gr.Row(elem_classes="tools"):
+        metric = slot.link("metric", gr.Dropdown(list(METRICS), value=next(iter(METRICS)), label="What", min_width=270))
+        axis = slot.link("axis", gr.Dropdown(list(AXES), value=next(iter(AXES)), label="Axis", min_width=190))
+        words = gr.Textbox("", label="Continuation", placeholder="what the last one writes", visible=False)
+        metric.change(lambda chosen: gr.Textbox(visible=chosen == FOLLOWED), metric, words, show_progress="hidden")
+        slot.link("continuation", words)
+        each_series = {checkpoint.name: name for name, checkpoint in slot.bench.known.items()}.values()
+        some_absent = any(slot.bench.run_of(name) != slot.bench.run_here(name) for name in each_series)
+        more = gr.Button("Fetch the others", size="sm", min_width=150, scale=0, visible=some_absent)
+    panel, fetched = Panel("training"), gr.State(0)
+    controls = [metric, axis, words, fetched]
+    panel.draws(slot, training_view, inputs=controls, follows=["layer", "head"], with_progress=True)
+    work = guarded(lambda request, _, *more, **to: fetch(slot.bench, request, *more, **to), 1, True, slot.token_of)
+    downloads = {"concurrency_limit": 1, "concurrency_id": DOWNLOADS}  # so that nobody's model waits for them
+    more.click(work, [slot.request, fetched], [slot.notice, fetched], show_progress_on=slot.notice, **downloads)
+    most = max(2, *(len(slot.bench.run_of(name)) for name in each_series))  # a slider wants two ends
+    moment = gr.Slider(1, most, most, step=1, label="Checkpoint of the main run", elem_id="moment", interactive=True)
+    with gr.Row(elem_classes="tools"):
+        player = components.player(PLAYS, elem_id="player")
+        opened = gr.Button("Open it on all tabs", size="sm", min_width=150, scale=0)
+    slot.link("moment", moment)
+    view = components.attention_view(elem_id="through")
+    slot.shows(head_through_training, inputs=[moment], outputs=[view, player], with_progress=True)
+    slot.runs(panel.tools.select, clicked, outputs=[moment, slot.checkpoint])
+    slot.runs(opened.click, checkpoint_at, inputs=[moment], outputs=[slot.checkpoint])
+
+
+def fetch(bench: Bench, request: TabRequest, times: int, progress: Progress | None = None) -> Iterator[int]:
+    """Download the checkpoints of the run that are not on this machine; how many have been downloaded, after each."""
+    absent = [checkpoint for checkpoint in bench.run_of(request.query.checkpoint) if not is_here(checkpoint)]
+    for done, checkpoint in enumerate(steps(absent, progress, "downloading"), 1):
+        locate(checkpoint)
+        yield times + done
+
+
+def training_view(
+    bench: Bench,
+    request: TabRequest,
+    metric: str,
+    axis: str,
+    continuation: str,
+    _fetched: int = 0,
+    *,
+    progress: Progress | None = None,
+) -> View | str:
+    """A metric along the main run of the checkpoint's series."""
+    metric, note = choice(metric, METRICS, "metric")
+    axis, log = choice(axis, AXES, "axis")
+    run, whole = bench.run_here(request.query.checkpoint), bench.run_of(request.query.checkpoint)
+    note = f"{note} {absent(whole, run)}".strip()
+    if len(run) < 2:
+        why = absent(whole, run) or "it is one checkpoint."
+        return f"There is nothing to compare along {bench.series_of(request.query.checkpoint)}: {why}"
+    if metric == "continuation":
+        continuation = continuation or written_next(bench, run[-1].id, request.query.prompt)
+        note = f"How likely “{continuation}” is after the prompt, summed over its tokens; write another above. {note}"
+    options = {"axis": axis, **({"log_x": True} if log else {}), **loading_of(bench)}
+    bench.residents.make_room(run[-1])
+    measured = metric_call(run[-1].id, request.query.prompt, metric, continuation)
+    ids = () if run == bench.main_run(run[-1].name) else tuple(one.id for one in run)
+    call = Call.of(trajectory, SeriesRun(run[-1].name, ids), measured, **options)
+    if metric not in SCORES:
+        return View(call, note)
+    curves = result(call, bench, progress)
+    model = bench.load(run[-1].id)[0]
+    shape = (model.config.num_hidden_layers, model.config.num_attention_heads)
+    pick = head_pick(request, shape, highest(curves, shape))
+    line = pick.options[pick.chosen][0]
+    return View(call, f"{note} A line a head, {line} in front: choose it here or click a line.", pick=pick, line=line)
+
+
+def absent(whole: list[Checkpoint], here: list[Checkpoint]) -> str:
+    """A sentence on checkpoints that are not on this machine; empty where all are."""
+    if len(here) == len(whole):
+        return ""
+    return f"{len(here)} of its {len(whole)} checkpoints are on this machine; “Fetch the others” downloads the rest."
+
+
+def loading_of(bench: Bench) -> dict[str, Call]:
+    """The option that loads checkpoints as the page does."""
+    return {"loading": Call.quick(Loading, **bench.options)} if bench.options else {}
+
+
+def metric_call(checkpoint: str, prompt: str, metric: str, continuation: str) -> Call:
+    """What is measured of each checkpoint. Tokens are those of one of them, since they share their tokenizer."""
+    prompted, sample = TokensOf(checkpoint, prompt), TokensOf(checkpoint, SAMPLE_TEXT)
+    match metric:
+        case "loss":
+            return Call.quick(metrics.held_out_loss, sample)
+        case "continuation":
+            return Call.quick(metrics.continuation_log_prob, prompted, TokensOf(checkpoint, continuation))
+        case "kl":
+            return Call.quick(metrics.kl_to_last, prompted)
+        case "norm":
+            return Call.quick(metrics.residual_norms, prompted)
+        case "rank":
+            return Call.quick(metrics.effective_rank, sample)
+        case "weights":
+            return Call.quick(metrics.weight_change)
+    return Call.quick(metrics.head_scores, prompted, metric, samples=64 if metric == "induction" else 0)
+
+
+def highest(curves: Curves, shape: tuple[int, int]) -> tuple[int, int]:
+    """The head that scores highest at the end of the run: layer, head."""
+    return divmod(int(curves.values[:, -1].argmax()), shape[1])
+
+
+def written_next(bench: Bench, checkpoint: str, prompt: str) -> str:
+    """The few likeliest next tokens of a checkpoint, up to the end of a word."""
+
+    def make() -> str:
+        opened = bench.read(checkpoint, prompt)
+        ids, given = opened.ids, opened.ids.shape[1]
+        while ids.shape[1] < given + MOST_WORDS:
+            following = opened.model.run(ids, logits_to_keep=1).logits[0, -1].argmax()
+            text = opened.tokenizer.decode([following.item()])
+            if ids.shape[1] > given and not text.isalnum():
+                break
+            ids = torch.cat([ids, following[None, None]], dim=1)
+        return opened.tokenizer.decode(ids[0, given:].tolist())
+
+    return bench.once(("written next", checkpoint, prompt), make)
+
+
+def clicked(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> list[Any]:
+    """The slider's place and the checkpoint of a point that was clicked."""
+    run, point = bench.run_here(request.query.checkpoint), data.get("point")
+    if not isinstance(point, int) or not 0 <= point < len(run):
+        raise WorkbenchError(f"no checkpoint {point!r} on this run of {len(run)}")
+    return [point + 1, run[point].id]
+
+
+def checkpoint_at(bench: Bench, request: TabRequest, _: Mapping[str, Any], moment: float) -> str:
+    """The id of the slider's checkpoint."""
+    run = bench.run_here(request.query.checkpoint)
+    if not run or not isinstance(moment, int | float) or moment != moment:
+        raise WorkbenchError(f"no checkpoint number {moment}; there are {len(run)}")
+    return run[min(max(int(moment), 1), len(run)) - 1].id
+
+
+def head_through_training(
+    bench: Bench, request: TabRequest, moment: float, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """The attention view at one checkpoint of the run, the head staying the chosen one; and what the player says."""
+    opened = bench.read(checkpoint_at(bench, request, {}, moment), request.query.prompt, MOST_ATTENTION_TOKENS)
+    names = [label(checkpoint) for checkpoint in bench.run_here(request.query.checkpoint)]
+    about = {"title": label(bench.known[opened.checkpoint]), "best": best_at_the_end(bench, request, progress)}
+    return [view_value(opened, request) | about, PLAYS | {"names": names, "at": moment}]
+
+
+def best_at_the_end(bench: Bench, request: TabRequest, progress: Progress | None = None) -> dict[str, int] | None:
+    """The head to open first: the strongest induction head of the last checkpoint."""
+    last = bench.run_here(request.query.checkpoint)[-1].id
+    atlas = atlas_of(bench, bench.read(last, request.query.prompt), request.query.prompt, progress)
+    most = None if atlas is None else atlas["induction"].rank().iloc[0]
+    return None if most is None else {"layer": int(most["row"]), "head": int(most["column"])}
