@@ -41,7 +41,9 @@ def test_of_what_is_one_for_equals_the_floor_is_the_least(finals, tokens):
     pairs = [compare(finals[i], finals[j]).values for i, j in ((0, 1), (0, 2), (1, 2))]
     assert np.allclose(noise_floor(finals, compare).values, np.min(pairs, axis=0), atol=1e-6)
     numbers = iter([[0.5, 0.9, 4.0], [0.1, 0.8, 5.0], [0.2, 0.7, 6.0]])
-    floor = noise_floor(finals, lambda a, b: Scores(next(numbers), ["kl", "overlap", "loss_a"]))
+    floor = noise_floor(
+        finals, lambda a, b: Scores(next(numbers), ["kl", "overlap", "loss_a"], value_when_equal=[0, 1, np.nan])
+    )
     assert floor.values == pytest.approx([0.5, 0.7, np.nan], nan_ok=True)
 
 
@@ -55,7 +57,8 @@ def test_a_pair_of_finals_is_never_above_the_floor(finals):
 
 def test_a_ratio_is_of_distances():
     names = ["kl", "overlap", "flip", "loss_difference"]
-    pair, floor = Scores([0.6, 0.4, 0.0, -3.0], names, title="A and B"), Scores([0.2, 0.8, 0.0, 1.5], names)
+    pair = Scores([0.6, 0.4, 0.0, -3.0], names, title="A and B", value_when_equal=[0, 1, 0, 0])
+    floor = Scores([0.2, 0.8, 0.0, 1.5], names, value_when_equal=[0, 1, 0, 0])
     found = in_floors(pair, floor)
     assert found.values == pytest.approx([3, 3, np.nan, 2], rel=1e-5, nan_ok=True)
     assert (found.value_label, found.title) == ("noise floors", "A and B: value")

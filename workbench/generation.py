@@ -18,7 +18,7 @@ from hooks import Edit, OlmoForCausalLM
 from workbench.analyses.support.arguments import one_text
 from workbench.analyses.support.next_tokens import CHUNK
 from workbench.errors import WorkbenchError
-from workbench.progress import Progress
+from workbench.progress import Progress, report
 from workbench.results import Labelled, Values, check_shape, count, frozen_array, labels
 from workbench.tokens import Tokenizer, token_labels, vocabulary_labels
 
@@ -111,8 +111,7 @@ def generate(
         read=True,
     ):
         steps.append(step)
-        if progress is not None:
-            progress(len(steps) / (len(ids) - 1 + max_new_tokens), "generating")
+        report(progress, len(steps) / (len(ids) - 1 + max_new_tokens), "generating")
     return written(ids, steps, tokenizer)
 
 

@@ -46,12 +46,12 @@ def head_scores(tokens: TextsLike, score: str, *, samples: int = 64, seed: int =
 
 def residual_norms(tokens: TextsLike) -> Metric:
     """The mean norm of the residual stream after each layer; a text's first token, often a sink, is left out."""
-    return Metric("norm of the residual stream", _mean_norms, {"tokens": _texts(tokens, 2)})
+    return Metric("norm of the residual stream", _mean_norms, {"tokens": _texts(tokens, 2)}, ordered=True)
 
 
 def effective_rank(tokens: TextsLike) -> Metric:
     """RankMe of the hidden states of each layer (Garrido et al. 2023); its phases along OLMo: arXiv 2509.23024."""
-    return Metric("effective rank", _rank, {"tokens": _texts(tokens)}, unit="directions")
+    return Metric("effective rank", _rank, {"tokens": _texts(tokens)}, unit="directions", ordered=True)
 
 
 def continuation_log_prob(prompt: TextsLike, continuation: TextsLike) -> Metric:

@@ -13,21 +13,23 @@ Progress = Callable[[float, str], None]
 Item = TypeVar("Item")
 
 
-def steps(items: Sequence[Item], progress: Progress | None, text: str) -> Iterator[Item]:
-    """The items one by one; before each, and after the last, the callback hears how many are done."""
-    for done, item in enumerate(items):
-        if progress is not None:
-            progress(done / len(items), text)
-        yield item
+def report(progress: Progress | None, fraction: float, text: str) -> None:
+    """Call a progress callback, if there is one. All other code may pass None on without a check."""
     if progress is not None:
-        progress(1.0, text)
+        progress(fraction, text)
+
+
+def steps(items: Sequence[Item], progress: Progress | None, text: str) -> Iterator[Item]:
+    """The items one by one. Before each item, and after the last one, the callback gets the fraction that is done."""
+    for done, item in enumerate(items):
+        report(progress, done / len(items), text)
+        yield item
+    report(progress, 1.0, text)
 
 
 def part(progress: Progress | None, start: float, end: float) -> Progress | None:
-    """A callback for one stage of a longer run: its 0…1 is `start`…`end` of the whole."""
-    if progress is None:
-        return None
-    return lambda fraction, text: progress(start + fraction * (end - start), text)
+    """A callback for one stage of a longer run: it maps 0…1 to `start`…`end` of the whole."""
+    return None if progress is None else lambda fraction, text: progress(start + fraction * (end - start), text)
 
 
 def tqdm_progress() -> Progress:

@@ -22,14 +22,19 @@ Names = tuple[str, ...] | Any  # at birth a sequence of anything that prints
 class Labelled:
     """What all shapes share.
 
-    `value_name` and `unit` name the numbers ("loss", "nats"); `signed` says that zero is the centre; `provenance`
-    says where they come from (checkpoint, revision, dtype, seed, tokens, versions) and travels into exports.
+    Attributes:
+        value_name, unit: the name of the numbers and their unit: "loss", "nats".
+        signed: zero is the centre.
+        value_when_equal: the number that a comparison gives for two equal things: 0 for a difference, 1 for a
+            similarity, NaN for a number that compares nothing. `Scores` may have one for each name.
+        provenance: where the numbers come from (checkpoint, revision, dtype, seed, tokens, versions); in all exports.
     """
 
     title: str = ""
     value_name: str = "value"
     unit: str = ""
     signed: bool = False
+    value_when_equal: Any = 0.0  # a number; at birth of `Scores` also a sequence of numbers
     provenance: Mapping[str, Any] = field(default_factory=dict)
     values: Values
 
@@ -139,6 +144,10 @@ class Scores(Labelled):
     def __post_init__(self) -> None:
         values, names = frozen_array(self.values), labels(self.names)
         check_shape(values, (len(names),), count(names, "name"))
+        if np.ndim(self.value_when_equal):
+            equal = tuple(float(value) for value in self.value_when_equal)
+            check_shape(np.array(equal), (len(names),), count(names, "name"), what="values when equal")
+            self._keep(value_when_equal=equal)
         self._keep(values=values, names=names)
 
     def table(self) -> pd.DataFrame:
@@ -148,7 +157,10 @@ class Scores(Labelled):
     def top(self, n: int) -> "Scores":
         """The n numbers furthest from zero, largest first."""
         order = np.argsort(-np.abs(np.nan_to_num(self.values)), kind="stable")[:n]
-        return dataclasses.replace(self, values=self.values[order], names=[self.names[i] for i in order])
+        equal = np.broadcast_to(self.value_when_equal, self.values.shape)[order]
+        return dataclasses.replace(
+            self, values=self.values[order], names=[self.names[i] for i in order], value_when_equal=equal
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -162,6 +174,7 @@ class Curves(Labelled):
     x_labels: Names | None = field(default=None, kw_only=True)
     errors: Values | None = field(default=None, kw_only=True)  # line x
     ordered: bool = field(default=False, kw_only=True)  # the lines themselves stand in order (layers, steps)
+    surprisal: bool = field(default=False, kw_only=True)  # −log probability in nats: exp(−value) is a probability
     log_x: bool = field(default=False, kw_only=True)
     log_y: bool = field(default=False, kw_only=True)  # positive numbers
 

@@ -11,7 +11,7 @@ from workbench.analyses.support.arguments import chosen, one_text
 from workbench.analyses.support.heads import head_name, head_output, values_by_head
 from workbench.analyses.support.memory import run_bytes, site_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
-from workbench.progress import Progress
+from workbench.progress import Progress, report
 from workbench.results import Maps
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_labels
@@ -56,8 +56,7 @@ def attention_maps(
     if not (layers and heads and queries):
         raise WorkbenchError("an attention map needs at least one layer, one head and one query position")
     _fits(model, batch.shape[1], len(layers) * len(heads) * len(queries), weighting)
-    if progress is not None:
-        progress(0.0, "attention")
+    report(progress, 0.0, "attention")
     capture: list[Capture | str] = []
     for layer in sorted(set(layers)):
         capture.append(Capture(f"blocks.{layer}.attn.pattern", heads=heads, queries=queries))
@@ -73,8 +72,7 @@ def attention_maps(
         if combine is not None:
             pattern = COMBINED[combine](pattern, 0, keepdim=True)
         maps.append(pattern.cpu().numpy())
-    if progress is not None:
-        progress(1.0, "attention")
+    report(progress, 1.0, "attention")
     values = np.concatenate(maps)
     values.setflags(write=False)  # so that the result holds them and no copy
     names = [name for layer in layers for name in _names(layer, heads, combine)]

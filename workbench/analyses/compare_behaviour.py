@@ -27,6 +27,7 @@ NAMES = {
     "overlap": ("share of the likeliest tokens in common", ""),
     "flip": ("1 where the likeliest token differs", ""),
 }
+WHEN_EQUAL = {"overlap": 1.0, "loss_a": math.nan, "loss_b": math.nan}
 
 
 def compare_behaviour(
@@ -75,7 +76,10 @@ def compare_behaviour(
 def behaviour_summary(measures: Measures) -> Scores:
     """The mean of each measure over all tokens, so that pairs of checkpoints can be set beside each other."""
     means = [torch.from_numpy(measure.values.copy()).nanmean().item() for measure in measures.values()]
-    return Scores(means, list(measures), title="Mean over tokens", value_name="mean", signed=True)
+    equal = [measure.value_when_equal for measure in measures.values()]
+    return Scores(
+        means, list(measures), title="Mean over tokens", value_name="mean", signed=True, value_when_equal=equal
+    )
 
 
 def divergences(log_a: Tensor, log_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,4 +141,5 @@ def _curves(name: str, values: Tensor, texts: Texts, of: str, tokenizer: Tokeniz
         value_name=label,
         unit=unit,
         signed=name == "loss_difference",
+        value_when_equal=WHEN_EQUAL.get(name, 0.0),
     )

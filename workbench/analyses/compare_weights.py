@@ -16,7 +16,7 @@ from torch import Tensor
 from workbench.analyses.support.heads import head_name
 from workbench.analyses.support.named_tensors import NamedTensors, Source, weights_of
 from workbench.errors import WorkbenchError
-from workbench.progress import Progress
+from workbench.progress import Progress, report
 from workbench.results import Grid, Measures, Scores
 
 MATRICES = {
@@ -51,6 +51,7 @@ UNITS = {
     "norm_a": "‖A‖",
     "norm_b": "‖B‖",
 }
+WHEN_EQUAL = {"cosine": 1.0, "norm_a": math.nan, "norm_b": math.nan}
 
 
 class Named(NamedTuple):
@@ -219,12 +220,10 @@ def _changes(
     done, total = 0, sum(math.prod(a.shape(named.tensor)) for named in tensors)
     with _workers() as pool:
         for named in tensors:
-            if progress is not None:
-                progress(done / total, f"comparing weights: {named.tensor}")
+            report(progress, done / total, f"comparing weights: {named.tensor}")
             yield named, _sums(a, b, named, pool)
             done += math.prod(a.shape(named.tensor))
-    if progress is not None:
-        progress(1.0, "compared weights")
+    report(progress, 1.0, "compared weights")
 
 
 @contextmanager
@@ -288,6 +287,7 @@ def _grids(
                 title=f"{TITLES[measure]}{of}",
                 value_name=UNITS[measure],
                 signed=measure == "cosine",
+                value_when_equal=WHEN_EQUAL.get(measure, 0.0),
             )
             for measure, values in measures.items()
         }

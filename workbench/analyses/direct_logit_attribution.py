@@ -12,7 +12,7 @@ from hooks.olmo import divided
 from workbench.analyses.support.arguments import chosen, one_text
 from workbench.analyses.support.heads import head_name, head_output, values_by_head
 from workbench.analyses.support.memory import run_bytes, site_bytes, tokens_at_a_time
-from workbench.progress import Progress
+from workbench.progress import Progress, report
 from workbench.results import Grid, Scores
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_id, token_labels, vocabulary_labels
@@ -46,8 +46,7 @@ def direct_logit_attribution(
     n_parts = model.config.num_hidden_layers * (model.config.num_attention_heads + 2) + 1
     of_parts = n_parts * model.config.hidden_size * (2 * model.dtype.itemsize + 24)
     tokens_at_a_time(model, "direct logit attribution", run_bytes(model), batch.shape[1], fixed=of_parts)
-    if progress is not None:
-        progress(0.0, "direct logit attribution")
+    report(progress, 0.0, "direct logit attribution")
     sites = ("embed", "blocks.*.attn.result", "blocks.*.attn_out", "blocks.*.mlp_out", "ln_final.scale")
     capture = [Capture(site, positions=[position]) for site in sites]
     run = model.run(batch, capture=capture, logits_to_keep=torch.tensor([position], device=model.device))
@@ -58,8 +57,7 @@ def direct_logit_attribution(
         if model.config.attention_bias:
             parts[f"L{layer} bias"] = run[f"blocks.{layer}.attn_out"][0, 0] - heads.sum(0)
         parts[f"L{layer} MLP"] = run[f"blocks.{layer}.mlp_out"][0, 0]
-    if progress is not None:
-        progress(1.0, "direct logit attribution")
+    report(progress, 1.0, "direct logit attribution")
     logits = run.logits[0, -1, target].double()
     return Scores(
         read_out(model, torch.stack(list(parts.values())), run["ln_final.scale"][0, 0], target),

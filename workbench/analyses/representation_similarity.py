@@ -68,6 +68,7 @@ def representation_similarity(
         column_name="layer" if other is None else "layer of B",
         title="Similarity of representations" + ("" if other is None else pair_name(model, other)),
         value_name="debiased linear CKA",
+        value_when_equal=1.0,
     )
 
 

@@ -8,7 +8,7 @@ from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import one_text
 from workbench.analyses.support.memory import tokens_at_a_time
 from workbench.analyses.support.residual_stream import residual_names, residuals, residuals_bytes
-from workbench.progress import Progress
+from workbench.progress import Progress, report
 from workbench.results import Grid, Measures
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_labels
@@ -27,8 +27,7 @@ def residual_norms(
     """
     batch = one_text(tokens, model)
     tokens_at_a_time(model, "residual norms", _bytes(model), batch.shape[1])
-    if progress is not None:
-        progress(0.0, "residual norms")
+    report(progress, 0.0, "residual norms")
     resid = residuals(model, batch)[:, 0].float()  # layer pos d_model
     size, dimension = resid.abs().max(-1)
     numbers = {
@@ -45,8 +44,7 @@ def residual_norms(
         "ratio": "Largest entry over the median entry",
         "cosine": "Cosine of the residual stream to that of the layer before",
     }
-    if progress is not None:
-        progress(1.0, "residual norms")
+    report(progress, 1.0, "residual norms")
     names = [[str(d) for d in row] for row in dimension.tolist()]
     return Measures(
         **{

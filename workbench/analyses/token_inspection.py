@@ -17,7 +17,7 @@ from workbench.analyses.support.heads import head_name
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.analyses.support.next_tokens import next_token_statistics
 from workbench.analyses.support.residual_stream import residual_names
-from workbench.progress import Progress
+from workbench.progress import Progress, report
 from workbench.results import Grid, Maps
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_labels, vocabulary_labels
@@ -73,15 +73,13 @@ def token_inspection(
     batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
     _fits(model, batch.shape[1])
-    if progress is not None:
-        progress(0.0, "one token")
+    report(progress, 0.0, "one token")
     seen = {"past_key_values": DynamicCache(config=model.config), "edits": edits}
     capture = [Capture(site, positions=[max(position - 1, 0)]) for site in ("embed", "blocks.*.resid_post")]
     capture.append(Capture("blocks.*.attn.pattern", queries=[position]))
     run = model.run(batch[:, : position + 1], capture=capture, logits_to_keep=2, **seen)
     looked_at = _weights_on(model, position, batch[:, position + 1 :], seen)
-    if progress is not None:
-        progress(1.0, "one token")
+    report(progress, 1.0, "one token")
     layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
     names = [head_name(layer, head) for layer in range(layers) for head in range(heads)]
     labels = token_labels(batch[0], tokenizer)

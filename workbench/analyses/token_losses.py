@@ -41,6 +41,7 @@ def token_losses(
                 value_name=name,
                 unit="" if name == "rank" else "nats",
                 log_y=name == "rank",
+                surprisal=name == "loss",
             )
             for name, values in found.items()
         }

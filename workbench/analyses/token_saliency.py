@@ -12,7 +12,7 @@ from workbench.analyses.direct_logit_attribution import target_ids
 from workbench.analyses.support.arguments import chosen, one_text
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
-from workbench.progress import Progress, part, steps
+from workbench.progress import Progress, part, report, steps
 from workbench.results import Measures, Scores
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_id, token_labels, vocabulary_labels
@@ -109,8 +109,7 @@ def _integrated(line: Line, total: float, most: int, tolerance: float, progress:
         found = line.integral(count, part(progress, *ends))
         if abs(float(found.sum()) - total) <= tolerance * float(found.abs().sum()):
             break
-    if progress is not None:
-        progress(1.0, "integrated gradients")
+    report(progress, 1.0, "integrated gradients")
     return found, count
 
 

@@ -29,7 +29,7 @@ from workbench.checkpoints import Checkpoint, Weights
 from workbench.checkpoints.loading import suited_dtype
 from workbench.disk_cache import DiskCache
 from workbench.errors import WorkbenchError
-from workbench.progress import Progress
+from workbench.progress import Progress, report
 from workbench.results import Curves, Grid, Measures, Scores
 from workbench.texts import Texts
 
@@ -53,6 +53,7 @@ class Metric:
     `previous` are those of the checkpoint before, `steps` earlier; both None at the first. A `reference` is called
     once, with the model of the run's checkpoint number `reference_at` and the arguments, and what it returns reaches
     `function` as the argument `reference`. Raise `version` when the function changes its meaning.
+    `ordered` says that the lines stand in order, as layers do.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Metric:
     reads: str = "model"
     reference: Callable[..., Any] | None = None
     reference_at: int = -1
+    ordered: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,7 @@ def trajectory(
     run = checkpoints.main_run(series) if isinstance(series, checkpoints.Series) else list(series)
     places = _places(run, axis)
     metric = metric if isinstance(metric, Metric) else of_model(metric)
-    if progress is not None:
-        progress(0.0, f"{metric.name} of {len(run)} checkpoints")
+    report(progress, 0.0, f"{metric.name} of {len(run)} checkpoints")
     store = None if cache is None else DiskCache(Path(cache).expanduser())
     task = functools.partial(_measure, run, metric, loading, store, _reference(run, metric, loading, store))
     found: dict[int, dict[str, float]] = {}
@@ -127,8 +128,7 @@ def trajectory(
             found[index] = values
             if not is_kept:
                 problems["warning"] = f"the cache {cache} cannot be written: what was measured is not kept"
-            if progress is not None:
-                progress(len(found) / len(run), f"{metric.name}: {len(found)} of {len(run)} checkpoints")
+            report(progress, len(found) / len(run), f"{metric.name}: {len(found)} of {len(run)} checkpoints")
     lines = list(found[0])
     odd = [run[index].id for index in range(len(run)) if list(found[index]) != lines]
     if odd:
@@ -144,7 +144,7 @@ def trajectory(
         x_name=axis,
         log_x=log_x,
         x_labels=[checkpoint.revision or checkpoint.id for checkpoint in run],
-        ordered=lines[0] == "embed",  # the layers, from the first on
+        ordered=metric.ordered,
         title=f"{metric.name[0].upper()}{metric.name[1:]}, along {run[0].name}",
         value_name=metric.name,
         unit=metric.unit,

@@ -4,6 +4,7 @@ The idea is that of activation patching between models (model stitching: Lenc an
 CMAP: Prakash et al. 2024, arXiv 2402.14811), with the part's weights as well as with its activations.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -76,6 +77,7 @@ def transplant(
         value_name="loss or log-probability",
         unit="nats",
         signed=True,
+        value_when_equal=[0.0 if name.startswith("effect") else math.nan for name in numbers],
     )
 
 

@@ -23,7 +23,7 @@ from workbench.checkpoints.published import repository_of
 from workbench.checkpoints.weights import Weights, open_weights
 from workbench.choices import BITS
 from workbench.errors import WorkbenchError, reason
-from workbench.progress import Progress
+from workbench.progress import Progress, report
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -279,15 +279,13 @@ def _read(weights: Weights, dtype: torch.dtype, check_finite: bool, progress: Pr
     """Every tensor in the dtype asked for; progress by bytes."""
     tensors, done, total = {}, 0, weights.nbytes
     for name in weights:
-        if progress is not None:
-            progress(done / total, f"reading {weights.folder.name}: {name}")
+        report(progress, done / total, f"reading {weights.folder.name}: {name}")
         stored = weights.tensor(name)
         tensors[name] = stored.to(dtype)
         if check_finite and not is_finite(tensors[name]):
             raise WorkbenchError(_why_not_finite(weights, name, stored, dtype))
         done += weights.places[name].nbytes
-    if progress is not None:
-        progress(1.0, f"read {weights.folder.name}")
+    report(progress, 1.0, f"read {weights.folder.name}")
     return tensors
 
 

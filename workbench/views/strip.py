@@ -28,5 +28,5 @@ def strip_of(result: Written | Curves) -> dict[str, Any]:
     scores = result.values[0].tolist()
     about = {"title": result.title, "unit": result.unit, "signed": result.signed, "measure": result.value_name}
     high = max((abs(score) for score in scores if score == score), default=1.0)
-    high = HIGH if result.value_name == "loss" else high
-    return strip(result.x_labels, (), scores, high=high, probability=result.value_name == "loss", **about)
+    high = HIGH if result.surprisal else high
+    return strip(result.x_labels, (), scores, high=high, probability=result.surprisal, **about)

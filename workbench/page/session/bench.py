@@ -23,7 +23,7 @@ from workbench.checkpoints import Checkpoint, Residents, finals, is_here, main_r
 from workbench.checkpoints.loading import suited_dtype
 from workbench.errors import WorkbenchError
 from workbench.page.session.result_cache import ResultCache
-from workbench.progress import Progress
+from workbench.progress import Progress, report
 from workbench.tokens import token_labels
 
 MOST_TOKENS = 4096  # of a prompt, unless the model takes fewer
@@ -142,8 +142,7 @@ class Bench:
 
         def tell(fraction: float, text: str) -> None:
             self.reading = known, fraction
-            if progress is not None:
-                progress(fraction, text)
+            report(progress, fraction, text)
 
         try:
             model, tokenizer = self.residents.load(known, tell)

@@ -6,7 +6,7 @@ from workbench.page.session.arguments import IdsOf, ModelOf, Placeholder, Series
 from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Call, run
 from workbench.page.session.code import Variables
-from workbench.progress import Progress
+from workbench.progress import Progress, report
 from workbench.report import dtype_name, packages
 from workbench.results import Result
 
@@ -16,8 +16,7 @@ def result(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  
 
     def step(fraction: float, text: str) -> None:
         bench.give_way()
-        if progress is not None:
-            progress(fraction, text)
+        report(progress, fraction, text)
 
     def make() -> Result:
         return run(call, bench, step).with_provenance(origin(call, bench))
