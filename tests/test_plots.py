@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from workbench.plots import amount, apart, plot, shortened, value_range
+from workbench.plots import apart, plot, shortened, tick_label, value_range
 from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores
 
 HOSTILE = ["<b>x</b>", "$a^2$", "&amp;", "▁the", "▁the", "<script>"]
@@ -153,7 +153,7 @@ def test_a_wide_text_is_cut_earlier() -> None:
 
 
 def test_steps_and_tokens_are_counted_in_words() -> None:
-    assert [amount(n) for n in (0, 550, 6000, 24_600_000, 84e9, 3.9e12)] == [
+    assert [tick_label(n) for n in (0, 550, 6000, 24_600_000, 84e9, 3.9e12)] == [
         "0",
         "550",
         "6,000",

@@ -11,7 +11,7 @@ from transformers import OlmoConfig
 
 from workbench.tiny_olmo import card, data, measure, probes, rows, tokenizer, train
 from workbench.tiny_olmo.recipe import RECIPE, Recipe, config
-from workbench.tiny_olmo.rows import Source, Stage
+from workbench.tiny_olmo.rows import Stage, TrainingTokens
 
 SERIES = measure.SERIES
 REVISIONS = [name for name, _, _ in measure.revisions(SERIES)]
@@ -38,7 +38,7 @@ PROSE = (
 
 
 @pytest.fixture
-def source() -> Source:
+def source() -> TrainingTokens:
     """Text in which no token occurs twice, so that what repeats in a row was repeated by the row."""
     text = np.random.default_rng(1).permutation(np.arange(1000, 60000)).astype(np.uint16)
     kept_out = np.random.default_rng(2).choice(text, 2000, replace=False)
@@ -46,7 +46,7 @@ def source() -> Source:
 
 
 @pytest.fixture
-def few_tokens() -> Source:
+def few_tokens() -> TrainingTokens:
     """Text of few different tokens, for models that train in milliseconds."""
     text = np.random.default_rng(1).integers(0, 600, 5000).astype(np.uint16)
     return rows.make_source({"english": text, "code": text[::-1]}, 600, np.arange(500, 510))
@@ -64,7 +64,7 @@ def lags(row: np.ndarray) -> set[int]:
 
 
 @pytest.mark.parametrize("random_tokens", [False, True])
-def test_repeat_rows_repeat_a_span_after_gaps_that_vary(source: Source, random_tokens: bool) -> None:
+def test_repeat_rows_repeat_a_span_after_gaps_that_vary(source: TrainingTokens, random_tokens: bool) -> None:
     rng = np.random.default_rng(0)
     drawn = [rows.repeat_row(source, 129, rng, random_tokens) for _ in range(200)]
     assert all(len(row) == 129 for row in drawn)
@@ -74,7 +74,7 @@ def test_repeat_rows_repeat_a_span_after_gaps_that_vary(source: Source, random_t
 
 
 @pytest.mark.parametrize("random_tokens", [False, True])
-def test_kept_out_tokens_are_never_repeated(source: Source, random_tokens: bool) -> None:
+def test_kept_out_tokens_are_never_repeated(source: TrainingTokens, random_tokens: bool) -> None:
     rng = np.random.default_rng(0)
     for _ in range(300):
         row = rows.repeat_row(source, 129, rng, random_tokens)
@@ -89,7 +89,7 @@ def test_kept_out_ids_are_ordinary_tokens_and_always_the_same() -> None:
     assert (kept_out == rows.kept_out_ids(tokenizer.VOCAB)).all()
 
 
-def test_a_batch_depends_on_seed_order_and_step_alone(source: Source) -> None:
+def test_a_batch_depends_on_seed_order_and_step_alone(source: TrainingTokens) -> None:
     stage = Stage(until=10, length=64, rows=8, repeats=2.5, random=1)
     first = rows.batch(stage, source, (0, 1), 3)
     assert first.shape == (8, 65)  # one more, for the targets
@@ -168,7 +168,7 @@ MINUTE = Recipe(
 )
 
 
-def minute_run(source: Source, out: Path, order: int = 1) -> train.Run:
+def minute_run(source: TrainingTokens, out: Path, order: int = 1) -> train.Run:
     """A run of a model that trains in milliseconds."""
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     minute_config = OlmoConfig(vocab_size=600, tie_word_embeddings=True, pad_token_id=1, **shape)
@@ -185,7 +185,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_training_is_deterministic_and_goes_on_where_it_stopped(few_tokens: Source, tmp_path: Path) -> None:
+def test_training_is_deterministic_and_goes_on_where_it_stopped(few_tokens: TrainingTokens, tmp_path: Path) -> None:
     whole = minute_run(few_tokens, tmp_path)
     losses = list(train.train(whole, 5))
     assert whole.step == 5 and len(losses) == 5
@@ -198,7 +198,7 @@ def test_training_is_deterministic_and_goes_on_where_it_stopped(few_tokens: Sour
     assert same(weights(resumed), weights(whole))
 
 
-def test_another_order_branches_off_the_main_run(few_tokens: Source, tmp_path: Path) -> None:
+def test_another_order_branches_off_the_main_run(few_tokens: TrainingTokens, tmp_path: Path) -> None:
     main = minute_run(few_tokens, tmp_path)
     list(train.train(main, MINUTE.branch))
     train.keep(main)
@@ -207,7 +207,7 @@ def test_another_order_branches_off_the_main_run(few_tokens: Source, tmp_path: P
     assert list(train.train(branch, 5)) != list(train.train(main, 5))
 
 
-def test_a_saved_checkpoint_is_the_model_in_bfloat16(few_tokens: Source, tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_the_model_in_bfloat16(few_tokens: TrainingTokens, tmp_path: Path) -> None:
     run = minute_run(few_tokens, tmp_path)
     train.save_checkpoint(run)
     saved = measure.load(tmp_path / "checkpoints" / "step0").state_dict()

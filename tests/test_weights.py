@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.layouts import FORMS, save_original
 from workbench import checkpoints
-from workbench.checkpoints.settings import family_of, read_settings
+from workbench.checkpoints.settings import family_name, read_settings
 from workbench.errors import WorkbenchError
 
 
@@ -122,15 +122,15 @@ def test_former_names_of_olmo_2_are_known(tmp_path, make_model):
     make_model("olmo2").save_pretrained(tmp_path)
     change_config(tmp_path, model_type="olmo_1124")
     assert checkpoints.open_weights(tmp_path).config.model_type == "olmo2"
-    assert family_of(read_settings(tmp_path)[0]) == "OLMo 2"
+    assert family_name(read_settings(tmp_path)[0]) == "OLMo 2"
 
 
 def test_the_family_is_read_from_either_config(tmp_path, make_model):
     for form in FORMS:
         for family, name in (("olmo", "OLMo"), ("olmo2", "OLMo 2")):
             folder = save_original(make_model(family), tmp_path / form / family, form)
-            assert family_of(read_settings(folder)[0]) == name
-    assert family_of({"model_type": "llama"}) is None
+            assert family_name(read_settings(folder)[0]) == name
+    assert family_name({"model_type": "llama"}) is None
 
 
 def test_fingerprints_tell_contents_and_not_places(tmp_path, make_model):

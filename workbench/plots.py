@@ -210,7 +210,7 @@ def places_of(curves: Curves, x: np.ndarray) -> dict[str, object]:
         return {}
     counts = curves.x_name in COUNTED
     kept = apart(np.log(x) if curves.log_x else x)
-    texts = [amount(curves.x[n]) if counts else escape(curves.x_labels[n]) for n in kept]
+    texts = [tick_label(curves.x[n]) if counts else escape(curves.x_labels[n]) for n in kept]
     return {"tickmode": "array", "tickvals": x[kept], "ticktext": texts}
 
 
@@ -222,7 +222,7 @@ def told_apart(curves: Curves) -> list[int]:
     return sorted(np.argsort(-ranges, kind="stable")[: len(LINES)].tolist())
 
 
-def amount(number: float) -> str:
+def tick_label(number: float) -> str:
     """A count as people write it: "6,000", "84B"."""
     size, unit = next(((10**n, unit) for n, unit in ((12, "T"), (9, "B"), (6, "M")) if number >= 10**n), (1, ""))
     return f"{number / size:,.4g}{unit}" if unit else f"{number:,.0f}"

@@ -19,7 +19,7 @@ from workbench.texts import Batch, Texts, TextsLike
 from workbench.tokens import Tokenizer, token_id, vocabulary_labels
 
 METHODS = ("zero", "mean", "resample")
-Source = Callable[[Batch], Mapping[str, Tensor]]
+Replacements = Callable[[Batch], Mapping[str, Tensor]]
 """Replacement activations of a batch of texts, by site: (text or 1) (pos or 1) …"""
 
 
@@ -97,7 +97,7 @@ class Outcome:
 
 
 def _changes(
-    model: OlmoForCausalLM, texts: Texts, outcome: Outcome, source: Source, progress: Progress | None, text: str
+    model: OlmoForCausalLM, texts: Texts, outcome: Outcome, source: Replacements, progress: Progress | None, text: str
 ) -> Tensor:
     """By how much each ablation changes the means: layer part 1|2."""
     own, of_cell = _bytes(model)
@@ -155,7 +155,7 @@ def _counted(texts: Texts, scored: Tensor | None) -> Tensor:
 
 def _sources(
     model: OlmoForCausalLM, texts: Texts, method: str, reference: TextsLike | None, draws: int, seed: int
-) -> list[Source]:
+) -> list[Replacements]:
     """Where the replacement activations come from: one source, or one for each draw."""
     others = None if reference is None else texts_for(model, reference)
     if method == "zero":

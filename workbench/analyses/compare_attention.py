@@ -10,13 +10,15 @@ from torch import Tensor
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
-from workbench.analyses.support.two_models import Subject, config_of, pair_name, shared_layers, side_by_side
+from workbench.analyses.support.two_models import ModelOrName, config_of, pair_name, shared_layers, side_by_side
 from workbench.progress import Progress
 from workbench.results import Grid, Measures
 from workbench.texts import Texts, TextsLike
 
 
-def compare_attention(a: Subject, b: Subject, tokens: TextsLike, *, progress: Progress | None = None) -> Measures:
+def compare_attention(
+    a: ModelOrName, b: ModelOrName, tokens: TextsLike, *, progress: Progress | None = None
+) -> Measures:
     """How differently each head of A and the same head of B look over texts. Grids layer × head, means over queries:
 
     `js`, the Jensen–Shannon divergence of the two rows of weights (nats, at most log 2; Lin 1991); `moved`, the share
@@ -43,7 +45,7 @@ def compare_attention(a: Subject, b: Subject, tokens: TextsLike, *, progress: Pr
     )
 
 
-def match_heads(a: Subject, b: Subject, tokens: TextsLike, *, progress: Progress | None = None) -> pd.DataFrame:
+def match_heads(a: ModelOrName, b: ModelOrName, tokens: TextsLike, *, progress: Progress | None = None) -> pd.DataFrame:
     """For each layer, the pairing of A's heads with B's that makes their patterns most alike.
 
     Alike is the mean over queries of Σ √(a b), the Bhattacharyya coefficient: 1 for equal rows, 0 for rows that share
@@ -64,7 +66,9 @@ def match_heads(a: Subject, b: Subject, tokens: TextsLike, *, progress: Progress
     return pd.DataFrame(rows, columns=["layer", "head_a", "head_b", "similarity", "same_index"])
 
 
-def _layers(a: Subject, b: Subject, texts: Texts, progress: Progress | None) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _layers(
+    a: ModelOrName, b: ModelOrName, texts: Texts, progress: Progress | None
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     """A layer's number and its patterns in A and B but for the first query, for each batch of texts: batch head query
     key."""
     batches, layers = texts.batches(_tokens(a, b, texts.longest)), range(shared_layers(a, b))
@@ -88,7 +92,7 @@ def _layers(a: Subject, b: Subject, texts: Texts, progress: Progress | None) -> 
     return ((number % len(layers), one, other) for number, (one, other) in enumerate(pieces))
 
 
-def _tokens(a: Subject, b: Subject, length: int) -> int:
+def _tokens(a: ModelOrName, b: ModelOrName, length: int) -> int:
     """How many tokens to run at a time, given the patterns of a layer in both models and what is made of them."""
     both = [one if isinstance(one, OlmoForCausalLM) else config_of(one) for one in (a, b)]
     heads = config_of(a).num_attention_heads

@@ -10,7 +10,7 @@ from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.analyses.support.next_tokens import CHUNK
-from workbench.analyses.support.two_models import Subject, config_of, pair_name, side_by_side
+from workbench.analyses.support.two_models import ModelOrName, config_of, pair_name, side_by_side
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.results import Curves, Measures, Scores
@@ -31,8 +31,8 @@ WHEN_EQUAL = {"overlap": 1.0, "loss_a": math.nan, "loss_b": math.nan}
 
 
 def compare_behaviour(
-    a: Subject,
-    b: Subject,
+    a: ModelOrName,
+    b: ModelOrName,
     tokens: TextsLike,
     *,
     top: int = 10,
@@ -122,7 +122,7 @@ def _windows(length: int, window: int) -> list[tuple[int, int]]:
     return [(start, min(start + window, length)) for start in range(0, length - 1, window - 1)]
 
 
-def _fits(a: Subject, b: Subject, length: int) -> None:
+def _fits(a: ModelOrName, b: ModelOrName, length: int) -> None:
     """Check that a window fits: the logits of both, as computed and in float32, and what is made of some of them."""
     for one in (a, b):
         model, size = one if isinstance(one, OlmoForCausalLM) else config_of(one), config_of(one).vocab_size

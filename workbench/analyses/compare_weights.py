@@ -14,7 +14,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from workbench.analyses.support.heads import head_name
-from workbench.analyses.support.named_tensors import NamedTensors, Source, weights_of
+from workbench.analyses.support.named_tensors import NamedTensors, WeightsLike, weights_of
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, report
 from workbench.results import Grid, Measures, Scores
@@ -95,7 +95,9 @@ class Sums:
         return Sums(*(part.sum(keepdims=True) for part in (self.a, self.b, self.difference)))
 
 
-def compare_weights(a: Source, b: Source, *, heads_of: str | None = None, progress: Progress | None = None) -> Measures:
+def compare_weights(
+    a: WeightsLike, b: WeightsLike, *, heads_of: str | None = None, progress: Progress | None = None
+) -> Measures:
     """What changed from A to B, for every matrix and layer; or for every layer and head of one of q, k, v, o.
 
     Measures, with Frobenius norms: `relative_change` ‖B − A‖ / ‖A‖, which is √2 for unrelated matrices of equal norm;
@@ -129,7 +131,7 @@ def compare_weights(a: Source, b: Source, *, heads_of: str | None = None, progre
     )
 
 
-def weight_table(a: Source, b: Source, *, progress: Progress | None = None) -> pd.DataFrame:
+def weight_table(a: WeightsLike, b: WeightsLike, *, progress: Progress | None = None) -> pd.DataFrame:
     """Every tensor and every head in one table, in one pass over both checkpoints: `tensor`, `layer`, `matrix`, `head`
     (L3H5, empty for whole tensors), and the measures of `compare_weights`.
 
@@ -149,7 +151,7 @@ def weight_table(a: Source, b: Source, *, progress: Progress | None = None) -> p
 
 
 def singular_directions(
-    a: Source, b: Source, layer: int | None, matrix: str, *, count: int = 8, seed: int = 0
+    a: WeightsLike, b: WeightsLike, layer: int | None, matrix: str, *, count: int = 8, seed: int = 0
 ) -> Directions:
     """The strongest directions of one matrix's change: singular values and vectors of B − A, largest first.
 

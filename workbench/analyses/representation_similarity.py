@@ -9,7 +9,7 @@ from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.memory import budget, run_bytes, tokens_at_a_time
 from workbench.analyses.support.residual_stream import residuals
-from workbench.analyses.support.two_models import Subject, config_of, opened, pair_name, side_by_side
+from workbench.analyses.support.two_models import ModelOrName, config_of, opened, pair_name, side_by_side
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Grid
@@ -20,9 +20,9 @@ HELD = 2**31  # bytes of hidden states in memory at a time, of both models toget
 
 
 def representation_similarity(
-    model: Subject,
+    model: ModelOrName,
     tokens: TextsLike,
-    other: Subject | None = None,
+    other: ModelOrName | None = None,
     *,
     skip: int = 0,
     seed: int = 0,
@@ -85,7 +85,7 @@ def hsic(x: Tensor, y: Tensor) -> Tensor:
     return (trace + product - 2 * (x_rows @ y_rows.T) / (n - 2)) / (n * (n - 3))
 
 
-def _drawn(counted: Tensor, subjects: Sequence[Subject], generator: torch.Generator) -> Tensor:
+def _drawn(counted: Tensor, subjects: Sequence[ModelOrName], generator: torch.Generator) -> Tensor:
     """The tokens to compare, batch pos: all that count, or as many of them as `HELD` bytes of hidden states allow."""
     configs = [config_of(subject) for subject in subjects]
     size = sum(4 * config.hidden_size * (config.num_hidden_layers + 1) for config in configs)
@@ -102,7 +102,7 @@ def _minibatches(tokens: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     return torch.randperm(tokens, generator=generator).tensor_split(-(-tokens // SAMPLES))
 
 
-def _tokens(subjects: Sequence[Subject], length: int, drawn: int) -> int:
+def _tokens(subjects: Sequence[ModelOrName], length: int, drawn: int) -> int:
     """How many tokens to run at a time beside the hidden states that are held and what is compared of them."""
     configs = [config_of(subject) for subject in subjects]
     streams = sum(4 * config.hidden_size * (config.num_hidden_layers + 1) for config in configs)
@@ -118,7 +118,7 @@ def _tokens(subjects: Sequence[Subject], length: int, drawn: int) -> int:
 
 
 def _hidden_states(
-    model: Subject, other: Subject | None, batches: Sequence[Batch], drawn: Tensor, progress: Progress | None
+    model: ModelOrName, other: ModelOrName | None, batches: Sequence[Batch], drawn: Tensor, progress: Progress | None
 ) -> tuple[Tensor, ...]:
     """The residual streams of each model at the drawn tokens, text by text: layer token d_model."""
     tokens = int(drawn.sum())

@@ -16,7 +16,7 @@ from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.analyses.support.named_tensors import NamedTensors, weights_of
 from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
 from workbench.analyses.support.part_swap import Part, grafted, part_tensors
-from workbench.analyses.support.two_models import Subject, config_of, name_of, opened
+from workbench.analyses.support.two_models import ModelOrName, config_of, name_of, opened
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.progress import part as stage
@@ -32,8 +32,8 @@ Donor = NamedTensors | list[dict[str, Tensor]]
 
 
 def transplant(
-    a: Subject,
-    b: Subject,
+    a: ModelOrName,
+    b: ModelOrName,
     tokens: TextsLike,
     part: Part | str,
     *,
@@ -82,8 +82,8 @@ def transplant(
 
 
 def transplant_parts(
-    a: Subject,
-    b: Subject,
+    a: ModelOrName,
+    b: ModelOrName,
     tokens: TextsLike,
     *,
     kinds: Sequence[str] | None = None,
@@ -158,7 +158,7 @@ def with_part(
     return grafted(b, part_tensors(weights_of(a), part), part)
 
 
-def _batches(a: Subject, b: Subject, texts: Texts, layers: int, using: str) -> list[Batch]:
+def _batches(a: ModelOrName, b: ModelOrName, texts: Texts, layers: int, using: str) -> list[Batch]:
     """Texts to run at a time: all logits of a run, B's residual streams, and what A's parts wrote in so many layers."""
     config = config_of(b)
     kept = 4 * len(CAPTURED) * layers * texts.tokens * config.hidden_size if using == "activations" else 0
@@ -171,7 +171,7 @@ def _batches(a: Subject, b: Subject, texts: Texts, layers: int, using: str) -> l
 
 
 def _donor(
-    a: Subject, batches: Sequence[Batch], layers: Sequence[int] | None, using: str, progress: Progress | None
+    a: ModelOrName, batches: Sequence[Batch], layers: Sequence[int] | None, using: str, progress: Progress | None
 ) -> Donor:
     """What A gives: its tensors, or what its parts wrote in some layers (all where None)."""
     if using == "weights":

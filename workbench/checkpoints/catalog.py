@@ -18,7 +18,7 @@ from workbench.checkpoints import hub
 from workbench.checkpoints.files import has_weights, is_there, read_json, why_no_weights
 from workbench.checkpoints.names import Revision, parse, split_id
 from workbench.checkpoints.published import PUBLISHED, repository_of
-from workbench.checkpoints.settings import family_of, read_settings
+from workbench.checkpoints.settings import family_name, read_settings
 from workbench.errors import WorkbenchError, shown
 
 EMBEDDED = {"tiny-olmo": Path(__file__).parents[1] / "tiny_olmo" / "checkpoints"}
@@ -208,7 +208,7 @@ def _local(folder: Path, name: str, revision: Revision, named: str | None, told:
         raise WorkbenchError(why_no_weights(folder))
     settings, _ = read_settings(folder)
     tokens = told.get("tokens", revision.tokens)
-    return _checkpoint(name, revision, named, family_of(settings), tokens, told)
+    return _checkpoint(name, revision, named, family_name(settings), tokens, told)
 
 
 def _checkpoint(

@@ -20,7 +20,7 @@ from workbench.checkpoints import original
 from workbench.checkpoints.files import is_there, read_json, read_text
 from workbench.errors import WorkbenchError, reason, shown
 
-FAMILIES: dict[str, tuple[str, type[PreTrainedConfig]]] = {
+MODEL_TYPES: dict[str, tuple[str, type[PreTrainedConfig]]] = {
     "olmo": ("OLMo", OlmoConfig),
     "olmo2": ("OLMo 2", Olmo2Config),
     "olmo3": ("OLMo 3", Olmo3Config),
@@ -102,12 +102,12 @@ def _of_a_size(settings: dict[str, Any], path: Path) -> dict[str, Any]:
     return settings
 
 
-def family_of(settings: Mapping[str, Any]) -> str | None:
+def family_name(settings: Mapping[str, Any]) -> str | None:
     """The family that a config names, as people call it; None if it is not a dense OLMo."""
     if original.is_settings(dict(settings)):
         return "OLMo 2" if settings.get("norm_after") else "OLMo"
     model_type = _model_type(settings)
-    return FAMILIES[model_type][0] if model_type in FAMILIES else None
+    return MODEL_TYPES[model_type][0] if model_type in MODEL_TYPES else None
 
 
 def config_of(settings: dict[str, Any], keys: set[str]) -> PreTrainedConfig:
@@ -185,15 +185,15 @@ def _model_type(settings: Mapping[str, Any]) -> str | None:
 def _transformers(settings: dict[str, Any]) -> PreTrainedConfig:
     """The configuration of transformers' layout: of the settings, those that say something of the model."""
     family = _model_type(settings)
-    if family not in FAMILIES:
+    if family not in MODEL_TYPES:
         raise WorkbenchError(
             f"model_type {shown(settings.get('model_type'))} is not an OLMo that this workbench reads "
-            f"({', '.join(FAMILIES)}, or the old hf_olmo)"
+            f"({', '.join(MODEL_TYPES)}, or the old hf_olmo)"
         )
     for name in UNREADABLE:
         if settings.get(name) is not None:
             raise WorkbenchError(f"{name}: {shown(settings[name])} is not read; save the checkpoint without it")
-    made = FAMILIES[family][1]
+    made = MODEL_TYPES[family][1]
     known = {*made.__annotations__, *FORMER_SETTINGS, "head_dim"}
     return made.from_dict({name: value for name, value in settings.items() if name in known})
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 
 from workbench.checkpoints import original
 from workbench.checkpoints.files import Entry, TensorFile, tensor_files
-from workbench.checkpoints.settings import FAMILIES, check_that_it_makes_a_model, config_of, read_settings, shapes
+from workbench.checkpoints.settings import MODEL_TYPES, check_that_it_makes_a_model, config_of, read_settings, shapes
 from workbench.errors import WorkbenchError, shown
 
 HASHED_WHOLE = 64 * 2**20
@@ -25,7 +25,7 @@ SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class Place(Entry):
+class TensorPlace(Entry):
     """Where one tensor lies: rows from `first` on of the tensor `key` of a file."""
 
     file: TensorFile
@@ -39,7 +39,7 @@ class Weights:
 
     folder: Path
     config: PreTrainedConfig
-    places: Mapping[str, Place]
+    places: Mapping[str, TensorPlace]
 
     @property
     def nbytes(self) -> int:
@@ -72,7 +72,7 @@ class Weights:
         place = self._place(name)
         return place.file.rows(place.key, place.first + start, place.first + stop)
 
-    def _place(self, name: str) -> Place:
+    def _place(self, name: str) -> TensorPlace:
         if name not in self.places:
             raise KeyError(f"no tensor {name!r} in {self.folder}; there are {', '.join(list(self.places)[:4])}, …")
         return self.places[name]
@@ -127,7 +127,7 @@ def _of(said_in: Path) -> Iterator[None]:
         raise WorkbenchError(f"{said_in}: {error}") from error
 
 
-def _places(found: Mapping[str, TensorFile], config: PreTrainedConfig) -> dict[str, Place]:
+def _places(found: Mapping[str, TensorFile], config: PreTrainedConfig) -> dict[str, TensorPlace]:
     """Where each tensor lies, by transformers' names. Left out is what is no parameter: a copy of a tied embedding,
     and the rotary angles, which old checkpoints hold."""
     keys = set(found)
@@ -139,17 +139,17 @@ def _places(found: Mapping[str, TensorFile], config: PreTrainedConfig) -> dict[s
     return {name: place for name, place in places.items() if not name.endswith("rotary_emb.inv_freq")}
 
 
-def _place(file: TensorFile, key: str, start: int, stop: int) -> Place:
+def _place(file: TensorFile, key: str, start: int, stop: int) -> TensorPlace:
     entry = file.entries[key]
     if (start, stop) == (0, -1) or not entry.shape:
-        return Place(entry.shape, entry.dtype, file, key, 0)
+        return TensorPlace(entry.shape, entry.dtype, file, key, 0)
     stop = entry.shape[0] if stop == -1 else min(stop, entry.shape[0])
-    return Place((max(stop - start, 0), *entry.shape[1:]), entry.dtype, file, key, start)
+    return TensorPlace((max(stop - start, 0), *entry.shape[1:]), entry.dtype, file, key, start)
 
 
-def _check_names(places: Mapping[str, Place], keys: set[str], config: PreTrainedConfig, folder: Path) -> None:
+def _check_names(places: Mapping[str, TensorPlace], keys: set[str], config: PreTrainedConfig, folder: Path) -> None:
     """Refuse tensors that are missing or left over, by their names in the files."""
-    expected, family = shapes(config), FAMILIES[config.model_type][0]
+    expected, family = shapes(config), MODEL_TYPES[config.model_type][0]
     in_files = original.keys_of(expected, keys) if original.is_original(keys) else {name: name for name in expected}
     missing = list(dict.fromkeys(in_files[name] for name in expected if name not in places))
     extra = [places[name] for name in places if name not in expected]
@@ -165,7 +165,7 @@ def _check_names(places: Mapping[str, Place], keys: set[str], config: PreTrained
         )
 
 
-def _check_shapes(places: Mapping[str, Place], config: PreTrainedConfig) -> None:
+def _check_shapes(places: Mapping[str, TensorPlace], config: PreTrainedConfig) -> None:
     """Refuse tensors that are not of the shape that the config says, or hold no floats."""
     expected = shapes(config)
     wrong = [name for name in expected if places[name].shape != expected[name]]

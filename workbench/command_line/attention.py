@@ -9,7 +9,7 @@ from torch import Tensor
 from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.head_atlas import head_atlas
 from workbench.command_line.common import (
-    Opened,
+    LoadedCheckpoint,
     add_loading_arguments,
     add_prompt,
     add_seed,
@@ -83,7 +83,7 @@ def ranking(atlas: Measures, by: str) -> pd.DataFrame:
     return atlas.rank(by)[["layer", "head", *(name for name in SCORES if name in atlas)]]
 
 
-def _head_section(subject: Opened, tokens: Tensor, layer: int, which: int) -> Section:
+def _head_section(subject: LoadedCheckpoint, tokens: Tensor, layer: int, which: int) -> Section:
     maps = attention_maps(subject.model, tokens, layers=[layer], heads=[which], tokenizer=subject.tokenizer)
     note = "One row a query token, one column a key token; a row sums to 1."
     return Section(f"Where {maps.heads[0]} looks", maps.table(), [maps], note, shown=strongest(maps))

@@ -24,7 +24,7 @@ LAST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedCheckpoint:
     """A checkpoint in memory, with its tokenizer."""
 
     id: str
@@ -115,10 +115,10 @@ def load(
     return checkpoints.load(checkpoint, **how, progress=bar(args))
 
 
-def opened(args: argparse.Namespace, checkpoint: str) -> Opened:
+def opened(args: argparse.Namespace, checkpoint: str) -> LoadedCheckpoint:
     """A checkpoint to read texts with. Errors: WorkbenchError if there is none, or it has no tokenizer."""
     model, tokenizer = load(args, checkpoint)
-    return Opened(full_id(checkpoint), model, needed(tokenizer, checkpoint))
+    return LoadedCheckpoint(full_id(checkpoint), model, needed(tokenizer, checkpoint))
 
 
 def needed(tokenizer: PreTrainedTokenizerBase | None, checkpoint: str) -> PreTrainedTokenizerBase:

@@ -14,7 +14,7 @@ from workbench.analyses.compare_attention import compare_attention
 from workbench.analyses.compare_behaviour import behaviour_summary, compare_behaviour
 from workbench.analyses.compare_weights import compare_weights
 from workbench.analyses.noise_floor import noise_floor
-from workbench.analyses.support.two_models import Subject
+from workbench.analyses.support.two_models import ModelOrName
 from workbench.checkpoints import Checkpoint
 from workbench.checkpoints.loading import suited_dtype, tokenizer_of
 from workbench.checkpoints.names import split_id
@@ -80,28 +80,28 @@ def run(args: argparse.Namespace) -> Report:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """Two models (or their names), a text, and the checkpoints whose differences are the noise floor, if any."""
 
-    a: Subject
-    b: Subject
+    a: ModelOrName
+    b: ModelOrName
     ids: Tensor  # pos
     tokenizer: PreTrainedTokenizerBase
     dtype: str
     finals: Sequence[Checkpoint]
 
 
-def _pair(args: argparse.Namespace, finals: Sequence[Checkpoint]) -> Pair:
+def _pair(args: argparse.Namespace, finals: Sequence[Checkpoint]) -> ModelPair:
     """What is compared, as the arguments say."""
     text = read_text(args.text)
     if args.one_at_a_time:
         if args.dtype or args.quantize or args.device != "cpu":
             raise WorkbenchError("--one-at-a-time loads in float32 on the CPU: no --dtype, --device or --quantize")
         tokenizer = needed(tokenizer_of(checkpoints.locate(args.a)), args.a)
-        return Pair(args.a, args.b, ids_of(tokenizer, text), tokenizer, suited_dtype(), finals)
+        return ModelPair(args.a, args.b, ids_of(tokenizer, text), tokenizer, suited_dtype(), finals)
     a, b = opened(args, args.a), opened(args, args.b)
     ids = ids_of(a.tokenizer, text).to(a.model.device)
-    return Pair(a.model, b.model, ids, a.tokenizer, dtype_name(a.model.dtype), finals)
+    return ModelPair(a.model, b.model, ids, a.tokenizer, dtype_name(a.model.dtype), finals)
 
 
 def _finals(checkpoint: str) -> Sequence[Checkpoint]:
@@ -113,10 +113,10 @@ def _finals(checkpoint: str) -> Sequence[Checkpoint]:
     return found
 
 
-def _predictions(pair: Pair, args: argparse.Namespace) -> list[Section]:
+def _predictions(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
     """Means over the text, and the tokens whose loss differs most."""
 
-    def compared(a: Subject, b: Subject, progress: Progress | None = None) -> Measures:
+    def compared(a: ModelOrName, b: ModelOrName, progress: Progress | None = None) -> Measures:
         return compare_behaviour(a, b, pair.ids, window=args.length, tokenizer=pair.tokenizer, progress=progress)
 
     measures = compared(pair.a, pair.b, bar(args))
@@ -155,7 +155,7 @@ def _weights(finals: Sequence[Checkpoint], args: argparse.Namespace) -> list[Sec
     return [_grid_section("Weights", measures, "relative_change", floor, note)]
 
 
-def _attention(pair: Pair, args: argparse.Namespace) -> list[Section]:
+def _attention(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
     """The heads whose weight moved most."""
     rows = rows_of(pair.ids, args.length)
     measures, floor = compare_attention(pair.a, pair.b, rows, progress=bar(args)), None

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from workbench.tiny_olmo.rows import Source, kept_out_ids, make_source
+from workbench.tiny_olmo.rows import TrainingTokens, kept_out_ids, make_source
 from workbench.tiny_olmo.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
 
 PARTS = ("train", "held_out")
@@ -158,13 +158,13 @@ def prepare(cache: Path, tokenizer_folder: Path | None = None) -> Corpus:
     return Corpus(train, held_out, tokenizer)
 
 
-def training_source(corpus: Corpus) -> Source:
+def training_source(corpus: Corpus) -> TrainingTokens:
     """The training tokens, ready for drawing rows."""
     vocab = len(corpus.tokenizer)
     return make_source(corpus.train, vocab, kept_out_ids(vocab))
 
 
-def held_out_source(corpus: Corpus) -> Source:
+def held_out_source(corpus: Corpus) -> TrainingTokens:
     """The held-out tokens, ready for drawing rows."""
     vocab = len(corpus.tokenizer)
     return make_source(corpus.held_out, vocab, kept_out_ids(vocab))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workbench.tiny_olmo.rows import Source, natural_row
+from workbench.tiny_olmo.rows import TrainingTokens, natural_row
 
 LENGTH = 128
 LONG_LENGTH = 2048
@@ -53,7 +53,7 @@ def natural_rows(ids: np.ndarray, length: int, rows: int, rng: np.random.Generat
     return ids[starts[:, None] + np.arange(length)]
 
 
-def make_probes(held_out: Source, rows: int = 32, seed: int = 0) -> Probes:
+def make_probes(held_out: TrainingTokens, rows: int = 32, seed: int = 0) -> Probes:
     """Probes of `rows` rows each, from held-out tokens.
 
     A random span holds each token once and shares none with its filler, so that "the token after this one's

@@ -28,7 +28,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingTokens:
     """Training tokens with what rows need to know of them.
 
     `clean[source][i]` is how many tokens from position i on hold none of the `kept_out` ids.
@@ -56,26 +56,26 @@ def run_lengths(is_clean: np.ndarray) -> np.ndarray:
     return np.minimum.accumulate(stops[::-1])[::-1] - positions
 
 
-def make_source(tokens: dict[str, np.ndarray], vocab: int, kept_out: np.ndarray) -> Source:
+def make_source(tokens: dict[str, np.ndarray], vocab: int, kept_out: np.ndarray) -> TrainingTokens:
     """Prepare token arrays for drawing rows."""
     clean = {name: run_lengths(~np.isin(ids, kept_out)) for name, ids in tokens.items()}
     random_ids = np.setdiff1d(np.arange(FIRST_MERGE, vocab), kept_out)
-    return Source(tokens, clean, kept_out, random_ids)
+    return TrainingTokens(tokens, clean, kept_out, random_ids)
 
 
-def draw_source(source: Source, rng: np.random.Generator) -> str:
+def draw_source(source: TrainingTokens, rng: np.random.Generator) -> str:
     """`english` or `code`, English more often than its share of the tokens."""
     return "english" if "code" not in source.tokens or rng.random() < ENGLISH_SHARE else "code"
 
 
-def natural_row(source: Source, length: int, rng: np.random.Generator) -> np.ndarray:
+def natural_row(source: TrainingTokens, length: int, rng: np.random.Generator) -> np.ndarray:
     """`length` tokens of text from a random place."""
     ids = source.tokens[draw_source(source, rng)]
     start = rng.integers(len(ids) - length + 1)
     return ids[start : start + length]
 
 
-def natural_span(source: Source, length: int, rng: np.random.Generator) -> np.ndarray:
+def natural_span(source: TrainingTokens, length: int, rng: np.random.Generator) -> np.ndarray:
     """`length` tokens of text from a random place, none of them kept out."""
     while True:
         name = draw_source(source, rng)
@@ -84,7 +84,7 @@ def natural_span(source: Source, length: int, rng: np.random.Generator) -> np.nd
             return source.tokens[name][start : start + length]
 
 
-def repeat_row(source: Source, length: int, rng: np.random.Generator, random_tokens: bool) -> np.ndarray:
+def repeat_row(source: TrainingTokens, length: int, rng: np.random.Generator, random_tokens: bool) -> np.ndarray:
     """A row that holds one span again and again, a new random gap before each copy, until it is full.
 
     The gaps are random tokens or natural text, as the span is.
@@ -107,7 +107,7 @@ def whole_number(mean: float, rng: np.random.Generator) -> int:
     return int(mean) + int(rng.random() < mean % 1)
 
 
-def batch(stage: Stage, source: Source, seed: tuple[int, int], step: int) -> np.ndarray:
+def batch(stage: Stage, source: TrainingTokens, seed: tuple[int, int], step: int) -> np.ndarray:
     """The rows of one step, one token longer than the stage's rows for the targets.  # row pos
 
     seed: the run's seed and the number of its data order.

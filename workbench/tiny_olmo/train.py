@@ -26,19 +26,19 @@ from workbench.tiny_olmo.data import default_cache, held_out_source, prepare, tr
 from workbench.tiny_olmo.measure import as_record, measure
 from workbench.tiny_olmo.probes import Probes, make_probes
 from workbench.tiny_olmo.recipe import RECIPE, Recipe, config
-from workbench.tiny_olmo.rows import Source, batch
+from workbench.tiny_olmo.rows import TrainingTokens, batch
 
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_MMAP_THRESHOLD_": "4294967296"}
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A model in training and where its files go."""
 
     recipe: Recipe
     model: OlmoForCausalLM
     optimizer: torch.optim.Optimizer
-    source: Source
+    source: TrainingTokens
     order: int
     out: Path
     step: int = 0
@@ -61,7 +61,7 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimi
     )
 
 
-def start(recipe: Recipe, model_config: OlmoConfig, source: Source, order: int, out: Path) -> Run:
+def start(recipe: Recipe, model_config: OlmoConfig, source: TrainingTokens, order: int, out: Path) -> TrainingRun:
     """A run at its beginning, or where it last saved; another order than 1 begins where the main run branches.
 
     Raises:
@@ -70,7 +70,7 @@ def start(recipe: Recipe, model_config: OlmoConfig, source: Source, order: int, 
     torch.manual_seed(recipe.seed)
     # explicit attention: at these lengths the fused kernel's backward pass takes three times as long on a CPU
     model = OlmoForCausalLM._from_config(model_config, attn_implementation="eager")
-    run = Run(recipe, model, make_optimizer(model, recipe), source, order, out)
+    run = TrainingRun(recipe, model, make_optimizer(model, recipe), source, order, out)
     saved = [run.state_file] if order == 1 else [run.state_file, out / f"state-step{recipe.branch}.pt"]
     for path in saved:
         if path.exists():
@@ -84,21 +84,21 @@ def start(recipe: Recipe, model_config: OlmoConfig, source: Source, order: int, 
     return run
 
 
-def save_state(run: Run, path: Path) -> None:
+def save_state(run: TrainingRun, path: Path) -> None:
     """Save what is needed to go on; a kill while saving leaves the older file."""
     state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict(), "step": run.step}
     torch.save(state, path.with_suffix(".part"))
     os.replace(path.with_suffix(".part"), path)
 
 
-def save_checkpoint(run: Run) -> None:
+def save_checkpoint(run: TrainingRun) -> None:
     """Save the weights in bfloat16 under `<out>/checkpoints/step<N>`."""
     model = OlmoForCausalLM(run.model.config).to(torch.bfloat16)
     model.load_state_dict(run.model.state_dict())
     model.save_pretrained(run.out / "checkpoints" / f"step{run.step}{run.suffix}")
 
 
-def train_step(run: Run) -> float:
+def train_step(run: TrainingRun) -> float:
     """One step of the optimiser; the loss before it."""
     recipe, step = run.recipe, run.step
     rows = torch.from_numpy(batch(recipe.stage(step), run.source, (recipe.seed, run.order), step))
@@ -115,7 +115,7 @@ def train_step(run: Run) -> float:
     return loss.item()
 
 
-def train(run: Run, until: int) -> Iterator[float]:
+def train(run: TrainingRun, until: int) -> Iterator[float]:
     """Steps up to `until`, one loss each."""
     while run.step < until:
         yield train_step(run)
@@ -126,7 +126,7 @@ def is_checkpoint(step: int, last: int) -> bool:
     return step in (0, last) or step % (50 if step <= 2000 else 250) == 0
 
 
-def log(run: Run, probes: Probes, losses: list[float], seconds: float) -> None:
+def log(run: TrainingRun, probes: Probes, losses: list[float], seconds: float) -> None:
     """Measure the model as it is and append the numbers to `<out>/log.jsonl`."""
     measured = as_record(measure(run.model.eval(), probes))
     run.model.train()
@@ -137,7 +137,7 @@ def log(run: Run, probes: Probes, losses: list[float], seconds: float) -> None:
     print(json.dumps(record), flush=True)
 
 
-def keep(run: Run) -> None:
+def keep(run: TrainingRun) -> None:
     """Save what the step just finished calls for."""
     if is_checkpoint(run.step, run.recipe.steps):
         save_checkpoint(run)
@@ -147,7 +147,7 @@ def keep(run: Run) -> None:
         save_state(run, run.out / f"state-step{run.step}.pt")
 
 
-def train_and_log(run: Run, probes: Probes, until: int) -> None:
+def train_and_log(run: TrainingRun, probes: Probes, until: int) -> None:
     """The whole of a run, measured every 100 steps."""
     if run.step == 0:
         keep(run)

@@ -33,7 +33,7 @@ class NamedTensors(Protocol):
         ...
 
 
-Source = str | Checkpoint | OlmoForCausalLM | NamedTensors
+WeightsLike = str | Checkpoint | OlmoForCausalLM | NamedTensors
 """What can be compared: a checkpoint's id, an entry of a series, opened weights, or a model in memory."""
 
 
@@ -57,7 +57,7 @@ class ModelTensors:
         return self.model.get_parameter(name).detach()[start:stop].to("cpu", copy=True)
 
 
-def weights_of(source: Source) -> NamedTensors:
+def weights_of(source: WeightsLike) -> NamedTensors:
     """Opened weights of whatever can be compared.
 
     Errors: WorkbenchError for a quantised model, and those of `checkpoints.locate` and `open_weights`.

@@ -21,7 +21,7 @@ from workbench.checkpoints.loading import readable
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 
-Subject = OlmoForCausalLM | Checkpoint | str
+ModelOrName = OlmoForCausalLM | Checkpoint | str
 """A model in memory, or a checkpoint that is loaded for as long as it is needed, as `checkpoints.load` does by default:
 an entry of a series, or an id."""
 
@@ -32,7 +32,7 @@ Pieces = Callable[[OlmoForCausalLM], Iterator[Tensor]]
 
 
 def side_by_side(
-    a: Subject, b: Subject, pieces: Pieces, count: int, progress: Progress | None = None
+    a: ModelOrName, b: ModelOrName, pieces: Pieces, count: int, progress: Progress | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The pieces of A and of B in pairs, float32 on the CPU. There are `count` of each.
 
@@ -59,7 +59,7 @@ def side_by_side(
             file.unlink()
 
 
-def _write(subject: Subject, pieces: Pieces, files: Sequence[Path], progress: Progress | None) -> None:
+def _write(subject: ModelOrName, pieces: Pieces, files: Sequence[Path], progress: Progress | None) -> None:
     """Keep the pieces of a subject, which is in memory no longer than that takes."""
     model = opened(subject, part(progress, 0.0, 0.5))
     told = steps(files, part(progress, 0.5, 1.0), f"running {name_of(subject, 'A')}")
@@ -79,14 +79,14 @@ def _keep(piece: Tensor, file: Path) -> None:
     torch.save(piece.detach().contiguous().cpu().clone(), file)
 
 
-def config_of(subject: Subject) -> PreTrainedConfig:
+def config_of(subject: ModelOrName) -> PreTrainedConfig:
     """The configuration of a subject, read without loading it."""
     if isinstance(subject, OlmoForCausalLM):
         return subject.config
     return checkpoints.open_weights(checkpoints.locate(subject)).config
 
 
-def shared_layers(a: Subject, b: Subject) -> int:
+def shared_layers(a: ModelOrName, b: ModelOrName) -> int:
     """How many layers A and B have. Errors: WorkbenchError if one has more of them, or more heads, than the other."""
     shapes = [(config.num_hidden_layers, config.num_attention_heads) for config in (config_of(a), config_of(b))]
     if shapes[0] != shapes[1]:
@@ -94,19 +94,19 @@ def shared_layers(a: Subject, b: Subject) -> int:
     return shapes[0][0]
 
 
-def opened(subject: Subject, progress: Progress | None = None) -> OlmoForCausalLM:
+def opened(subject: ModelOrName, progress: Progress | None = None) -> OlmoForCausalLM:
     """The model itself; a checkpoint that is only named is loaded."""
     return subject if isinstance(subject, OlmoForCausalLM) else checkpoints.load(subject, progress=progress)[0]
 
 
-def name_of(subject: Subject, fallback: str) -> str:
+def name_of(subject: ModelOrName, fallback: str) -> str:
     """What to call a subject in titles: its id, or the fallback for a model in memory."""
     if isinstance(subject, OlmoForCausalLM):
         return fallback
     return subject if isinstance(subject, str) else subject.id
 
 
-def pair_name(a: Subject, b: Subject) -> str:
+def pair_name(a: ModelOrName, b: ModelOrName) -> str:
     """What A and B are, for the end of a title: " (A: tiny-olmo@step0, B: tiny-olmo)"; nothing of two models."""
     said = [f"{letter}: {name}" for letter, one in (("A", a), ("B", b)) if (name := name_of(one, "")) != ""]
     return f" ({', '.join(said)})" if said else ""
