@@ -20,6 +20,7 @@ from transformers import Cache, PreTrainedConfig
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .compat import attention_implementation, with_attention
 from .taps import Tap, Untapped
 
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
@@ -64,7 +65,7 @@ class Masks:
         past_key_values: Cache | None,
         **arguments: object,
     ) -> None:
-        self.implementation = config._attn_implementation
+        self.implementation = attention_implementation(config)
         implementation = "sdpa" if self.implementation == "eager" else self.implementation
         arguments["past_key_values"] = past_key_values
         # Without a mask, a single query would see the places of a static cache that are not taken yet.
@@ -97,9 +98,7 @@ class Masks:
         given = arguments["attention_mask"]
         if isinstance(given, dict):  # `generate` prepares those of static caches itself
             return given
-        if config._attn_implementation != implementation:
-            config = copy(config)
-            config._attn_implementation_internal = implementation
+        config = with_attention(config, implementation)
         return {kind: MASKS[kind](config, layer_idx=layer, **arguments) for kind, layer in kinds.items()}
 
 

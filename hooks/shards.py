@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_gather, all_reduce
 from transformers import PreTrainedModel
 
+from .compat import device_mesh
+
 SHARDED_AXES = ("head", "kv_head", "d_mlp")
 
 
@@ -57,7 +59,7 @@ class Shards:
 
 def shards_of(model: PreTrainedModel) -> Shards | None:
     """How a model is spread over processes; None if it is whole."""
-    mesh = getattr(model, "_device_mesh", None)
+    mesh = device_mesh(model)
     if mesh is None:
         return None
     return Shards(mesh.get_group() if mesh.ndim == 1 else mesh.get_group("tp"), model.sites.sizes)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from .compat import changes_of
 from .errors import UnknownSite, WrongType, WrongValue
 from .shards import Shards
 from .sites import HEADS, Sites, axis_of, layer_of, position_axis
@@ -441,14 +442,14 @@ def _called(site: str, edit: Edit, selected: Tensor, value: Tensor | None) -> Te
     """The edit's function called on `selected`, its result checked."""
     # Inference tensors count no versions, so there the function gets a copy, which is compared afterwards.
     argument = selected.clone() if selected.is_inference() else selected
-    before = None if argument.is_inference() else argument._version
+    before = changes_of(argument)
     try:
         new = edit.function(argument) if value is None else edit.function(argument, value)
     except RuntimeError as error:
         if value is None or isinstance(error, torch.OutOfMemoryError):
             raise
         raise WrongValue(f"a value of shape {tuple(value.shape)} does not fit {site!r}: {error}") from error
-    changed = not torch.equal(argument, selected) if before is None else argument._version != before
+    changed = not torch.equal(argument, selected) if before is None else changes_of(argument) != before
     if changed:
         raise WrongValue(f"an edit of {site!r} changed its argument in place; return a new tensor")
     if not isinstance(new, Tensor):

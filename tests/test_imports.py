@@ -110,5 +110,21 @@ def test_some_libraries_are_imported_in_one_place(library):
     assert [name for name in users if not any(within(name, part) for part in ONLY_IN[library])] == []
 
 
+@pytest.mark.parametrize("module", SOURCES)
+def test_private_parts_of_libraries_are_behind_one_door(module):
+    """Attributes with a leading underscore, of anything but an object of our own, are read in the two `compat.py`."""
+    if module in ("hooks.compat", "workbench.page.compat"):
+        return
+    tree = ast.parse(SOURCES[module].read_text())
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    read = {
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+        if node.attr not in own and ast.unparse(node.value) not in ("self", "cls", "os")
+    }
+    assert read == set()
+
+
 def test_the_package_itself_imports_its_public_names_when_they_are_used():
     assert imports_of("workbench") == {"lazy_loader", "workbench.moved"}

@@ -69,7 +69,8 @@ def start(recipe: Recipe, model_config: OlmoConfig, source: TrainingTokens, orde
     """
     torch.manual_seed(recipe.seed)
     # explicit attention: at these lengths the fused kernel's backward pass takes three times as long on a CPU
-    model = OlmoForCausalLM._from_config(model_config, attn_implementation="eager")
+    model = OlmoForCausalLM(model_config)
+    model.set_attn_implementation("eager")
     run = TrainingRun(recipe, model, make_optimizer(model, recipe), source, order, out)
     saved = [run.state_file] if order == 1 else [run.state_file, out / f"state-step{recipe.branch}.pt"]
     for path in saved:

@@ -1,0 +1,90 @@
+"""The private parts of Gradio that `workbench.page.compat` relies on are still there, and do what it says."""
+
+import asyncio
+import inspect
+import math
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from gradio.queueing import Event, Queue
+from gradio.state_holder import StateHolder
+
+from workbench.page import compat
+
+CHANGED = "Gradio has changed: see workbench/page/compat.py, "
+
+
+async def made_blocks():
+    with gr.Blocks() as demo:
+        state, button = gr.State(7), gr.Button("go")
+        button.click(lambda value: value, state, state, concurrency_id="model", concurrency_limit=1)
+        button.click(lambda: None, None, None)
+    demo.queue()
+    return demo
+
+
+@pytest.fixture
+def demo():
+    return asyncio.run(made_blocks())
+
+
+def test_an_empty_state_is_in_what_the_browser_gets_at_first():
+    async def values():
+        with gr.Blocks() as demo:
+            quiet, plain = compat.quiet_state(), gr.State(None)
+        parts = {part["id"]: part["props"] for part in demo.get_config_file()["components"]}
+        return parts[quiet._id], parts[plain._id]
+
+    quiet, plain = asyncio.run(values())
+    assert math.isnan(quiet["value"]), f"{CHANGED}quiet_state"
+    assert "value" not in plain, f"{CHANGED}quiet_state: a plain State would do now"
+
+
+@pytest.mark.parametrize(("data", "known"), [({"token": 3}, {"token": 3}), (None, {}), (4, {}), ("text", {})])
+def test_the_data_of_an_event_is_a_dictionary(data, known):
+    assert compat.event_data(gr.EventData(None, data)) == known, f"{CHANGED}event_data"
+
+
+def queued(demo, page, number=0):
+    """An event of a page, waiting in its queue."""
+    function = list(demo.fns.values())[number]
+    event = Event(page, function, SimpleNamespace(scope={}), None)
+    queue = demo._queue
+    queue.event_queue_per_concurrency_id["model"].queue.append(event)
+    queue.event_ids_to_events[event._id] = event
+    return event
+
+
+def test_the_cancelled_events_of_one_page_leave_their_queue(demo, monkeypatch):
+    sent = []
+    monkeypatch.setattr(Queue, "send_message", lambda self, event, message: sent.append((event, message)))
+    monkeypatch.setattr(Queue, "broadcast_estimations", lambda self, name: None)
+    demo._queue.create_event_queue_for_fn(next(iter(demo.fns.values())))
+    mine, kept, other = queued(demo, "one"), queued(demo, "one"), queued(demo, "other")
+    compat.cancel_queued(demo, "one", ["model", "nowhere"], lambda event: event is not kept, "stopped")
+    assert demo._queue.event_queue_per_concurrency_id["model"].queue == [kept, other], f"{CHANGED}cancel_queued"
+    ((event, message),) = sent
+    assert event is mine and message.success and message.output["data"] == ["stopped"]
+    assert mine._id not in demo._queue.event_ids_to_events and other._id in demo._queue.event_ids_to_events
+
+
+def test_a_callback_follows_each_queued_event(demo, monkeypatch):
+    async def push(self, body, request, username):
+        seen.append("pushed")
+        return True, "id", "ok"
+
+    seen = []
+    assert list(inspect.signature(Queue.push).parameters) == ["self", "body", "request", "username"], CHANGED
+    monkeypatch.setattr(Queue, "push", push)
+    compat.after_queueing(demo, seen.append)
+    assert asyncio.run(demo._queue.push(SimpleNamespace(session_hash="one"), None, None)) == (True, "id", "ok")
+    assert seen == ["pushed", "one"], f"{CHANGED}after_queueing"
+
+
+def test_the_state_that_a_queued_event_has_as_its_first_input(demo):
+    demo.state_holder = StateHolder()
+    demo.state_holder.set_blocks(demo)
+    demo._queue.create_event_queue_for_fn(next(iter(demo.fns.values())))
+    assert compat.first_state(demo, queued(demo, "one")) == 7, f"{CHANGED}first_state"
+    assert compat.first_state(demo, queued(demo, "one", 1)) is None
