@@ -168,14 +168,14 @@ MINUTE = Recipe(
 )
 
 
-def minute_run(source: TrainingTokens, out: Path, order: int = 1) -> train.Run:
+def minute_run(source: TrainingTokens, out: Path, order: int = 1) -> train.TrainingRun:
     """A run of a model that trains in milliseconds."""
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     minute_config = OlmoConfig(vocab_size=600, tie_word_embeddings=True, pad_token_id=1, **shape)
     return train.start(MINUTE, minute_config, source, order, out)
 
 
-def weights(run: train.Run) -> dict[str, torch.Tensor]:
+def weights(run: train.TrainingRun) -> dict[str, torch.Tensor]:
     """A copy of a run's weights."""
     return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
 
