@@ -1,10 +1,10 @@
-# `make app` starts the page, `make test` runs every test; both set up what they need first.
+# `make app` starts the page, `make test` runs every test, `make quick` the core tests; all set up what they need first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: app test lint benchmarks clean
+.PHONY: app test quick lint docs benchmarks clean
 
 app: $(VENV)/.installed
 	$(BIN)/python app.py $(ARGS)
@@ -12,10 +12,18 @@ app: $(VENV)/.installed
 test: $(VENV)/.installed chromium
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
+# The core: what most changes break. Under 40 s on two cores.
+quick: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not browser" $(ARGS)
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The reference of both packages, from their docstrings: docs/index.html.
+docs: $(VENV)/.installed
+	$(BIN)/python -m pdoc -d google -o docs hooks workbench !workbench.moved
 
 benchmarks: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks
