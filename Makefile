@@ -20,6 +20,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/biome ci .
 
 # The reference of both packages, from their docstrings: docs/index.html.
 docs: $(VENV)/.installed

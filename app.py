@@ -1,4 +1,4 @@
-"""Start the OLMo workbench's page: `python app.py`, then open http://127.0.0.1:7860."""
+"""Start the page of the OLMo workbench: `python app.py`, then open http://127.0.0.1:7860."""
 
 import sys
 

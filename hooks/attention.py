@@ -1,8 +1,8 @@
-"""Attention arithmetic: the fused kernel where nobody looks, explicit rows where somebody does.
+"""Attention arithmetic: the fused kernel by default, explicit rows where scores or patterns are captured or edited.
 
-Shapes here are those of the kernels: q is batch head query d_head; k and v are batch kv_head key d_head. A `mask` is
-what `scaled_dot_product_attention` takes: True where a query may look, or a number to add, shaped batch 1 query key;
-None means causal (query i sees keys 0 to i), or everything for a single query.
+Shapes here are those of the kernels: q is batch head query d_head; k and v are batch kv_head key d_head. A `mask` is in
+the form of `scaled_dot_product_attention`, batch 1 query key: bools, True where a query may attend to a key, or numbers
+that are added to the scores. None means causal (query i attends to keys 0 to i), or all keys for a single query.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +24,13 @@ from .compat import attention_implementation, with_attention
 from .taps import Tap, Untapped
 
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
-# So many query rows at a time: their scores fit the processor's cache, and fresh memory is asked for once.
+# Query rows per chunk: small enough that their scores fit the processor's cache and their memory is reused.
 CHUNK = 128
 _Mask = TypeVar("_Mask", Tensor, BlockMask)
 
 
 class AttentionLayer(Protocol):
-    """What `attend` needs to know of an attention layer. `kind` is "full_attention" or "sliding_attention"."""
+    """The attributes of an attention layer that `attend` uses. `kind` is "full_attention" or "sliding_attention"."""
 
     kind: str
     scaling: float
@@ -40,19 +40,23 @@ class AttentionLayer(Protocol):
 
 
 class Masks:
-    """The masks of one forward pass by kind of layer, made before any layer extends the cache.
+    """The masks of one forward pass for each kind of layer, made before any layer extends the cache.
 
     Args:
-        kinds: the kinds of layers, each with the layer whose cache tells how much was seen; None for the usual one.
-        looked_at: whether scores or patterns may be asked for.
+        config: the configuration of the model.
+        kinds: for each kind of layer, the layer whose cache gives the number of cached positions; None means the layer
+            that transformers uses by default.
+        looked_at: whether scores or patterns may be captured, edited or returned.
+        past_key_values: the cache, if any.
         arguments: the other arguments of transformers' mask functions.
 
     Attributes:
-        implementation: of attention, in transformers' interface; "eager" is our own explicit attention.
-        kernel: in the form that the implementation takes.
-        explicit: for explicit attention, if anybody looks: sdpa's, so that none is built where causal is enough.
-        rows: which of the new positions ask, if not all; every position may be asked.
-        by_row: whether one query alone can be asked with the kernel's masks.
+        implementation: the attention implementation by its name in transformers; "eager" is the explicit attention of
+            this file.
+        kernel: masks for the implementation, by kind of layer.
+        explicit: masks for the explicit path, by kind of layer, in SDPA form; None means causal.
+        rows: the new positions to compute queries for; None means all. Keys are computed for every position.
+        by_row: whether the masks allow computing a single query row (see `last_row`).
     """
 
     rows: slice | None = None
@@ -68,7 +72,7 @@ class Masks:
         self.implementation = attention_implementation(config)
         implementation = "sdpa" if self.implementation == "eager" else self.implementation
         arguments["past_key_values"] = past_key_values
-        # Without a mask, a single query would see the places of a static cache that are not taken yet.
+        # Without a mask, a single query would attend to the unused entries of a static cache.
         has_free_places = past_key_values is not None and past_key_values.is_compileable
         self.by_row = implementation == "sdpa" and not has_free_places
         self.kernel = self._made(config, implementation, kinds, arguments)
@@ -77,11 +81,11 @@ class Masks:
             self.explicit = self._made(config, "sdpa", kinds, arguments)
 
     def asking(self, x: Tensor) -> Tensor:
-        """Of x (batch pos …) the positions that ask."""
+        """The query positions `rows` of x (batch pos …)."""
         return x if self.rows is None else x[:, self.rows]
 
     def last_row(self) -> "Masks":
-        """Those of the last position alone; unchanged where one query cannot be asked alone."""
+        """The masks for the last position as the only query; these masks unchanged if `by_row` is False."""
         if not self.by_row:
             return self
         last = copy(self)
@@ -96,7 +100,7 @@ class Masks:
         config: PreTrainedConfig, implementation: str, kinds: dict[str, int | None], arguments: dict[str, object]
     ) -> dict[str, Any]:
         given = arguments["attention_mask"]
-        if isinstance(given, dict):  # `generate` prepares those of static caches itself
+        if isinstance(given, dict):  # `generate` itself prepares the masks of static caches
             return given
         config = with_attention(config, implementation)
         return {kind: MASKS[kind](config, layer_idx=layer, **arguments) for kind, layer in kinds.items()}
@@ -104,12 +108,13 @@ class Masks:
 
 @dataclass(frozen=True)
 class QK:
-    """The queries and keys of one layer, and what each query may see.
+    """The queries and keys of one layer, and the mask of keys for each query.
 
     Attributes:
-        q: batch head query d_head, and k: batch kv_head key d_head, both after RoPE.
-        mask: see the top of this file.
-        scaling: what products are multiplied by.
+        q: queries after RoPE, batch head query d_head.
+        k: keys after RoPE, batch kv_head key d_head.
+        mask: in the form described at the top of this file.
+        scaling: the factor of the products q kᵀ.
     """
 
     q: Tensor
@@ -118,13 +123,13 @@ class QK:
     scaling: float
 
     def of(self, heads: Tensor) -> "QK":
-        """Some heads alone."""
+        """The queries and keys of the given query heads only; each head gets a key head of its own."""
         group = self.q.shape[1] // self.k.shape[1]
         return replace(self, q=self.q[:, heads], k=self.k[:, heads // group])
 
     @property
     def causal(self) -> bool:
-        """Whether query i sees keys 0 to i, with no mask to say so."""
+        """Whether attention is causal (query i attends to keys 0 to i) without a mask tensor."""
         return self.mask is None and self.q.shape[2] > 1
 
 
@@ -136,16 +141,23 @@ def attend(
     output_pattern: bool,
     kernel_arguments: dict[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
-    """What each head brings together: z = softmax(q kᵀ · scaling + mask) v.
+    """The attention-weighted values of each head: z = softmax(q kᵀ · scaling + mask) v.
 
-    The fused kernel computes it unless scores or pattern are edited, or their gradient is wanted. What is captured of
-    them is then computed beside it, from q and k, for the named heads and rows alone.
+    By default the fused kernel computes z. Captured scores and patterns are computed separately from q and k, for the
+    selected heads and rows only. z is computed explicitly, from scores and pattern, if these are edited, if they are
+    captured with gradients, or if the implementation is "eager". After an edit without gradients, rows whose pattern is
+    unchanged keep the bits of the fused kernel.
 
     Args:
-        kernel_arguments: handed on to transformers' attention function.
+        module: the attention layer.
+        qkv: q (batch head query d_head), k and v (batch kv_head key d_head), cached positions included.
+        masks: the masks of this forward pass.
+        tap: the tap of this block.
+        output_pattern: whether to return the pattern.
+        kernel_arguments: further arguments of transformers' attention function.
 
     Returns:
-        z: batch pos head d_head, and the pattern (batch head query key) if `output_pattern`.
+        z (batch pos head d_head) and the pattern (batch head query key), which may be None unless `output_pattern`.
     """
     looked_at = tap.wants("attn.scores", "attn.pattern")
     edited = looked_at and tap.changes("attn.scores", "attn.pattern")
@@ -158,7 +170,7 @@ def attend(
     qk = QK(q, k, _on(q.device, masks.explicit[module.kind]), module.scaling)
     if not on_the_path:
         if isinstance(tap, Tap):
-            _record_beside(qk, tap)  # before the kernel, which a run that wants no more is spared
+            _record_beside(qk, tap)  # before the kernel, which a `captures_only` run may then skip
         return _fused(module, qkv, masks, kernel_arguments), pattern(qk) if output_pattern else None
     fused = None
     if masks.implementation != "eager" and not tap.grad:
@@ -166,7 +178,7 @@ def attend(
     plain = scores(qk)
     weights = tap("attn.pattern", softmax(tap("attn.scores", plain), may_be_blind=edited or not qk.causal))
     z = weigh(F.dropout(weights, module.attention_dropout, module.training), v)
-    if fused is not None:  # rows that no edit changed keep the fused kernel's bits
+    if fused is not None:  # rows that no edit changed keep the bits of the fused kernel
         untouched = (weights == softmax(plain)).all(-1)
         z = torch.where(rearrange(untouched, "batch head query -> batch query head 1"), fused, z)
     return z, weights
@@ -175,7 +187,7 @@ def attend(
 def _fused(
     module: AttentionLayer, qkv: tuple[Tensor, Tensor, Tensor], masks: Masks, kernel_arguments: dict[str, Any]
 ) -> Tensor:
-    """z by the implementation that is set: batch query head d_head."""
+    """z computed by the configured attention implementation: batch query head d_head."""
     q, k, v = qkv
     dropout = module.attention_dropout if module.training else 0.0
     options = dict(kernel_arguments, dropout=dropout, scaling=module.scaling, sliding_window=module.sliding_window)
@@ -184,7 +196,7 @@ def _fused(
 
 
 def _record_beside(qk: QK, tap: Tap) -> None:
-    """Compute and record what is captured of scores and pattern, for the named heads and rows alone."""
+    """Compute and record the captured scores and pattern, for the selected heads and rows only."""
     for name, compute in (("attn.scores", scores), ("attn.pattern", pattern)):
         if not tap.wants(name):
             continue
@@ -198,7 +210,7 @@ def _record_beside(qk: QK, tap: Tap) -> None:
 
 
 def scores(qk: QK, queries: Sequence[int] | None = None) -> Tensor:
-    """Scaled scores of the query rows `queries` (all by default); -inf where a query may not look.
+    """Scaled scores of the query rows `queries` (all by default); -inf where the mask hides a key from a query.
 
     Returns:
         batch head query key.
@@ -207,8 +219,9 @@ def scores(qk: QK, queries: Sequence[int] | None = None) -> Tensor:
 
 
 def pattern(qk: QK, queries: Sequence[int] | None = None) -> Tensor:
-    """Attention weights of the query rows `queries` (all by default). A row that sees nothing, as those of padding
-    do, holds zeros, as in the fused kernel.
+    """Attention weights of the query rows `queries` (all by default).
+
+    A row whose keys are all masked (a padding position) holds zeros, as in the fused kernel.
 
     Returns:
         batch head query key, in the dtype of q.
@@ -225,11 +238,12 @@ def pattern(qk: QK, queries: Sequence[int] | None = None) -> Tensor:
 
 
 def streamed(qk: QK, reduce: Callable[[Tensor, Sequence[int]], Tensor], queries: Sequence[int] | None = None) -> Tensor:
-    """`reduce` of the pattern, chunk by chunk of query rows, so that no whole pattern is held.
+    """`reduce` of the pattern, applied to one chunk of query rows at a time, so the whole pattern is never in memory.
 
     Args:
-        reduce: (pattern: batch head query key, rows: the chunk's query rows) -> stat batch head query. The keys of a
-            chunk end with the last one that any of its rows sees.
+        reduce: (pattern: batch head query key, rows: the chunk's query rows) -> stat batch head query. With a causal
+            mask, a chunk holds the keys up to the last key that any of its rows attends to.
+        queries: the query rows; None means all.
 
     Returns:
         stat batch head query.
@@ -238,11 +252,11 @@ def streamed(qk: QK, reduce: Callable[[Tensor, Sequence[int]], Tensor], queries:
 
 
 def softmax(scores: Tensor, may_be_blind: bool = True, overwrite: bool = False) -> Tensor:
-    """Softmax over keys in float32, in the dtype of the scores; zeros for a row that is -inf throughout.
+    """Softmax over keys, computed in float32, in the dtype of the scores; zeros for a row whose scores are all -inf.
 
     Args:
-        may_be_blind: whether there may be such rows.
-        overwrite: the scores are not needed afterwards, so that their memory may hold the result.
+        may_be_blind: whether there may be rows whose scores are all -inf.
+        overwrite: whether the result may be written into the memory of the scores.
     """
     if not may_be_blind:
         if overwrite and type(scores) is Tensor and scores.dtype == torch.float32:
@@ -251,13 +265,13 @@ def softmax(scores: Tensor, may_be_blind: bool = True, overwrite: bool = False) 
     blind = scores.amax(-1, keepdim=True).isneginf()
     if not scores.requires_grad:
         return F.softmax(scores, dim=-1, dtype=torch.float32).masked_fill_(blind, 0.0).to(scores.dtype)
-    # Not merely a mask over NaN, whose gradient would be NaN too.
+    # Masking only the NaN result would leave NaN gradients, so the scores are masked too.
     weights = F.softmax(scores.masked_fill(blind, 0.0), dim=-1, dtype=torch.float32)
     return weights.masked_fill(blind, 0.0).to(scores.dtype)
 
 
 def weigh(weights: Tensor, v: Tensor) -> Tensor:
-    """The values brought together by the weights: batch query head d_head."""
+    """The sums of the values v by attention weights: batch query head d_head."""
     grouped = rearrange(
         weights, "batch (kv_head group) query key -> batch kv_head (group query) key", kv_head=v.shape[1]
     )
@@ -267,25 +281,25 @@ def weigh(weights: Tensor, v: Tensor) -> Tensor:
 
 
 def _chunks(qk: QK, queries: Sequence[int] | None) -> Iterator[tuple[Sequence[int], Tensor]]:
-    """One chunk of the pattern after the other: its query rows, and their weights (batch head query key).
+    """The pattern in chunks of query rows: for each chunk its rows and their weights (batch head query key).
 
-    Where the mask is causal, keys that no row of the chunk sees are left out.
+    If attention is causal without a mask tensor, the keys after the last row of a chunk are left out.
     """
     n_keys = qk.k.shape[2]
     queries = range(qk.q.shape[2]) if queries is None else queries
-    for start in range(0, max(len(queries), 1), CHUNK):  # of no rows there is one empty chunk
+    for start in range(0, max(len(queries), 1), CHUNK):  # at least one chunk, empty if there are no rows
         rows = queries[start : start + CHUNK]
         seen = max(rows, default=n_keys - 1) + 1 if qk.causal else n_keys
         yield rows, softmax(_masked_scores(qk, rows, seen), may_be_blind=not qk.causal, overwrite=True)
 
 
 def _masked_scores(qk: QK, rows: Sequence[int], seen: int) -> Tensor:
-    """Masked scores of some query rows for the first `seen` keys: batch head query key."""
+    """Masked scores of the query rows `rows` for the first `seen` keys: batch head query key."""
     index = torch.tensor(rows, dtype=torch.long, device=qk.q.device)
     asked = slice(rows.start, rows.stop) if isinstance(rows, range) and rows.step == 1 else index
     part = _products(qk.q[:, :, asked] * qk.scaling, qk.k[:, :, :seen])
     if qk.causal:
-        first = min(rows, default=0)  # every row sees the keys before it
+        first = min(rows, default=0)  # every row attends to all keys before this one
         hidden = torch.arange(first, seen, device=qk.q.device) > index[:, None]  # query key
         part[..., first:].masked_fill_(hidden, -torch.inf)
     elif qk.mask is not None:
@@ -298,7 +312,7 @@ def _on(device: torch.device, mask: _Mask | None) -> _Mask | None:
 
 
 def _products(q: Tensor, k: Tensor) -> Tensor:
-    """q kᵀ, each key head serving its group of query heads: batch head query key."""
+    """q kᵀ, where each key head is shared by its group of query heads: batch head query key."""
     grouped = rearrange(
         q, "batch (kv_head group) query d_head -> batch kv_head (group query) d_head", kv_head=k.shape[1]
     )
@@ -308,7 +322,7 @@ def _products(q: Tensor, k: Tensor) -> Tensor:
 
 
 def _hide(part: Tensor, mask: Tensor) -> None:
-    """Apply a mask to fresh scores in place: -inf where it hides, plus whatever it adds elsewhere."""
+    """Apply a mask to `part`, freshly computed scores, in place: -inf at hidden keys, the added number elsewhere."""
     if mask.dtype == torch.bool:
         part.masked_fill_(~mask, -torch.inf)
     else:
@@ -316,21 +330,22 @@ def _hide(part: Tensor, mask: Tensor) -> None:
 
 
 class HeadStatistics:
-    """What each row of a pattern is like, for `Capture("blocks.*.attn.pattern", reduce=HeadStatistics(...))`.
+    """Statistics of each row of a pattern, for `Capture("blocks.*.attn.pattern", reduce=HeadStatistics(...))`.
 
     Statistics, each batch head query:
         entropy: -Σ p ln p, nats; 0 when all weight is on one key.
-        previous, first, self: the weight on the token before, on the first token, on the token itself.
+        previous, first, self: the weight on the previous token, on the first token, on the query's own position.
         distance: Σ p · (query - key), tokens.
         duplicate: the weight on earlier occurrences of the query's token (needs `tokens`).
-        any name in `targets`: the weight on the position named there for each query; -1 for none.
+        each name in `targets`: the weight on the target position of the query.
 
-    A query that has no such key (the first token's previous one, a target of -1, no earlier occurrence) gets NaN.
+    The value is NaN if the query has no such key: no previous token, a target of -1, or no earlier occurrence.
 
     Args:
-        tokens: batch pos, the whole text, cached part included; likewise
-        targets: by name, batch pos; and
-        attention_mask: batch pos, 0 at left padding, so that the first token is the first real one.
+        tokens: token ids of the whole sequence, including the cached part: batch pos.
+        targets: for each name, the target position of every query in the whole sequence, -1 for no target: batch pos.
+        attention_mask: 0 at left padding, for the whole sequence: batch pos. The first token is then the first one
+            that is not padding.
     """
 
     ALWAYS = ("entropy", "previous", "first", "self", "distance")
@@ -346,10 +361,12 @@ class HeadStatistics:
         self.names = (*self.ALWAYS, *(("duplicate",) if tokens is not None else ()), *self.targets)
 
     def __call__(self, pattern: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-        """Statistics of a chunk, stat batch head query, of the pattern (batch head query key) of some positions.
+        """The statistics of one chunk of a pattern: stat batch head query.
 
         Args:
-            queries, keys: the positions of the rows and columns in the whole sequence.
+            pattern: batch head query key.
+            queries: the positions of the rows in the whole sequence.
+            keys: the positions of the columns in the whole sequence.
         """
         weights = pattern.float()
         first = self.first.to(pattern.device)[:, None]  # batch 1
@@ -364,15 +381,19 @@ class HeadStatistics:
 
 
 def _entropy(weights: Tensor) -> Tensor:
-    """-Σ p ln p over keys, in nats. `torch.special.entr`, which takes zeros, takes twice as long."""
+    """-Σ p ln p over keys, in nats. `torch.special.entr`, which handles zeros, takes twice as long."""
     logarithms = weights.clamp(min=torch.finfo(weights.dtype).tiny).log_()
     return -logarithms.mul_(weights).sum(-1)
 
 
 def _weight_on_copies(weights: Tensor, tokens: Tensor, first: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """The weight of each query on earlier tokens (batch pos) that are its own again: batch head query.
+    """The total weight of each query on earlier occurrences of its own token: batch head query.
 
-    NaN where there are none from the text's `first` token (batch 1) on.
+    NaN if there is no earlier occurrence at or after `first`.
+
+    Args:
+        tokens: batch pos.
+        first: the position of the first token of each text, batch 1.
     """
     positions = torch.arange(int(keys[-1]) + 1, device=tokens.device)
     same = tokens[:, queries, None] == tokens[:, None, : len(positions)]  # batch query pos
@@ -383,7 +404,7 @@ def _weight_on_copies(weights: Tensor, tokens: Tensor, first: Tensor, queries: T
 
 
 def _weight_on(weights: Tensor, keys: Tensor, targets: Tensor) -> Tensor:
-    """The weight of each query (batch head query key) on its target position (batch query): batch head query.
+    """The weight (of `weights`, batch head query key) of each query on its target (batch query): batch head query.
 
     NaN for target -1; 0 for a target that is not among the keys.
     """

@@ -1,9 +1,9 @@
-"""Everything of transformers and torch that is relied on and not documented.
+"""Every undocumented feature of transformers and torch that this package relies on.
 
 `tests/test_compat.py` checks each assumption.
 
 Class attributes with a leading underscore (`_tp_plan`, `_supports_sdpa`, …) are the documented way to add a model to
-transformers; they stand in `olmo.py`.
+transformers; they are set in `olmo.py`.
 """
 
 from copy import copy
@@ -15,25 +15,26 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_u
 from transformers.modeling_utils import slice_logits_to_keep
 
 __all__ = [
-    "ROPE_INIT_FUNCTIONS",  # frequencies for each kind of RoPE scaling; re-implementing them would let them differ
+    "ROPE_INIT_FUNCTIONS",  # frequencies for each kind of RoPE scaling; a copy of the code could drift apart
     "attention_implementation",
     "changes_of",
     "device_mesh",
-    "dynamic_rope_update",  # recomputes frequencies that depend on the length of the text, as transformers' models do
-    "slice_logits_to_keep",  # the indices that `logits_to_keep` means
+    "dynamic_rope_update",  # recomputes frequencies that depend on the text length, as in transformers' models
+    "slice_logits_to_keep",  # selects the positions given by `logits_to_keep`
     "with_attention",
 ]
 
 
 def attention_implementation(config: PreTrainedConfig) -> str:
-    """The name of the attention kernel: "eager", "sdpa", … There is a public way to set it, and none to read it."""
+    """The name of the attention kernel: "eager", "sdpa", … transformers has a public setter for it, but no getter."""
     return config._attn_implementation
 
 
 def with_attention(config: PreTrainedConfig, implementation: str) -> PreTrainedConfig:
-    """A copy of a configuration for another kernel, from which transformers' mask functions make masks for that kernel.
+    """The configuration with another attention kernel: transformers' mask functions build masks in that kernel's form.
 
-    The public setter also changes the model that the configuration belongs to.
+    Returns `config` itself if it already has this kernel, else a changed copy. The public setter is not used because it
+    would also change the model that the configuration belongs to.
     """
     if attention_implementation(config) == implementation:
         return config
@@ -43,10 +44,10 @@ def with_attention(config: PreTrainedConfig, implementation: str) -> PreTrainedC
 
 
 def device_mesh(model: PreTrainedModel) -> torch.distributed.device_mesh.DeviceMesh | None:
-    """The devices over which `from_pretrained(tp_plan=…)` has spread a model; None if it is whole."""
+    """The devices across which `from_pretrained(tp_plan=…)` has split a model; None if the model is not split."""
     return getattr(model, "_device_mesh", None)
 
 
 def changes_of(x: Tensor) -> int | None:
-    """How many in-place changes a tensor has seen; None for inference tensors, which do not count them."""
+    """The number of in-place changes made to a tensor; None for inference tensors, which have no such counter."""
     return None if x.is_inference() else x._version

@@ -1,8 +1,9 @@
 """OLMo, OLMo 2 and OLMo 3: the forward pass, with a tap at every site.
 
-Modules and parameters are named as in transformers, so published `-hf` checkpoints load as they are. Shapes stand in
-comments where they change; the sites' own are in `sites.py`. OLMo 1 norms what a sublayer reads, OLMo 2 and 3 what it
-writes; they also norm q and k. OLMo 3 looks back a limited window in most layers. All that differs is in `FAMILIES`.
+Modules and parameters are named as in transformers, so published `-hf` checkpoints load unchanged. Comments give shapes
+where they change; `sites.py` lists the shape of every site. OLMo 1 normalises the input of a sublayer; OLMo 2 and 3
+normalise its output, and also q and k. OLMo 3 uses sliding-window attention in most layers. `FAMILIES` holds what
+differs between the families.
 
     model = OlmoForCausalLM.from_pretrained("allenai/OLMo-1B-hf", revision="step20000-tokens84B")
     run = model.run(input_ids, capture="blocks.*.resid_post")
@@ -40,7 +41,7 @@ from .sites import AFTER_BLOCKS, IN_BLOCK, Sites
 from .taps import Tap, Taps, Untapped, tap_at
 
 AnyOlmoConfig: TypeAlias = OlmoConfig | Olmo2Config | Olmo3Config
-# Of a block that runs for one position too.
+# Sites computed at every position even when the last block runs for one.
 EVERY_ROW = {"resid_pre", "attn_in", "attn.k_raw", "attn.v_raw", "attn.k", "attn.v", "attn.rot_k"}
 
 
@@ -50,7 +51,7 @@ class OlmoLayerNorm(nn.Module):
     def __init__(self, d_model: int, eps: float) -> None:
         super().__init__()
         self.d_model = d_model
-        self.eps = 1e-5  # OLMo 1 fixes it; `eps` is the RMS norm's
+        self.eps = 1e-5  # fixed in OLMo 1; `eps` applies to the RMS norm only
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x.float(), (self.d_model,), eps=self.eps).to(x.dtype)
@@ -80,13 +81,13 @@ Norm: TypeAlias = OlmoLayerNorm | OlmoRMSNorm
 
 
 def divided(norm: Norm, x: Tensor, scale: Tensor) -> Tensor:
-    """The norm of x with a divisor given from outside, which makes it linear in x. Exactly `norm(x)` for its own."""
+    """The norm of x with `scale` as its divisor, which makes it linear in x. Exactly `norm(x)` for `norm.scale(x)`."""
     return (norm(x).float() * (norm.scale(x) / scale)).to(x.dtype)
 
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between the generations of OLMo."""
+    """The differences between the generations of OLMo."""
 
     name: str
     architecture: str
@@ -113,7 +114,7 @@ def family_of(config: AnyOlmoConfig) -> Family:
     """The family a configuration belongs to.
 
     Raises:
-        WrongValue: it is not one of the dense OLMo models.
+        WrongValue: the configuration is not of a dense OLMo model.
     """
     if config.model_type not in FAMILIES:
         raise WrongValue(f"{config.model_type!r} is no OLMo that is known here; known are {', '.join(FAMILIES)}")
@@ -121,16 +122,18 @@ def family_of(config: AnyOlmoConfig) -> Family:
 
 
 def kinds_of_layers(config: AnyOlmoConfig) -> list[str]:
-    """Per layer "full_attention" or "sliding_attention"."""
+    """The kind of each layer: "full_attention" or "sliding_attention"."""
     return getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
 
 
 class OlmoRotaryEmbedding(nn.Module):
     """Cosines and sines of the rotary position embedding for one kind of layer: batch pos 1 d_head each, float32.
 
-    Sines have the sign with which the other of a pair is added.
-    OLMo 3 scales (YaRN) the full-attention layers only, so its configuration holds parameters by kind; without `kind`
-    they are those of full attention.
+    The sines are signed, negative in the first half of d_head: rotated x_i = x_i cos_i + x_j sin_i, where x_j is the
+    other number of the pair (i, i + d_head/2).
+
+    OLMo 3 scales (YaRN) the full-attention layers only, so its configuration holds parameters for each kind. Without
+    `kind`, the parameters of full attention are used.
     """
 
     inv_freq: Tensor
@@ -151,7 +154,7 @@ class OlmoRotaryEmbedding(nn.Module):
 
     @staticmethod
     def compute_default_rope_parameters(config: AnyOlmoConfig) -> tuple[Tensor, float]:
-        """Unscaled frequencies theta^(-2i/d_head) for i < d_head/2, and the factor 1 for cosines and sines."""
+        """The unscaled frequencies theta^(-2i/d_head) for i < d_head/2, and 1.0, the factor of cosines and sines."""
         d_head = d_head_of(config)
         exponents = torch.arange(0, d_head, 2, dtype=torch.float) / d_head
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
@@ -159,20 +162,20 @@ class OlmoRotaryEmbedding(nn.Module):
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines, and sines with their signs, of each position's angles: two tensors, batch pos 1 d_head."""
+        """Cosines and signed sines of the angles of each position: two tensors, batch pos 1 d_head."""
         angles = position_ids[..., None, None].float() * self.inv_freq.to(x.device, torch.float)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 class OlmoRotaryEmbeddings(nn.ModuleDict):
-    """The rotary embedding of each kind of layer; made and called as transformers' own, which is one module."""
+    """The rotary embeddings by kind of layer, with the constructor and call of transformers' single module."""
 
     def __init__(self, config: AnyOlmoConfig) -> None:
         super().__init__({kind: OlmoRotaryEmbedding(config, kind) for kind in sorted(set(kinds_of_layers(config)))})
 
     def forward(self, x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, Tensor]:
-        """Cosines and sines for one kind of layer, by default for full attention or the only kind."""
+        """Cosines and sines for one kind of layer; None means full attention, or the only kind."""
         return self._of(layer_type)(x, position_ids)
 
     @property
@@ -190,10 +193,10 @@ def d_head_of(config: AnyOlmoConfig) -> int:
 
 
 def rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the pairs (i, i + d_head/2) of batch pos head d_head by their position's angles."""
+    """x (batch pos head d_head) with each pair (i, i + d_head/2) rotated by the angle of its position."""
     cos, sin = rotary  # batch pos 1 d_head
     from_other = x.roll(x.shape[-1] // 2, -1) * sin
-    return from_other.add_(x * cos).to(x.dtype)  # in place: fresh memory costs more than the sum
+    return from_other.add_(x * cos).to(x.dtype)  # in place: allocating new memory takes longer than the sum
 
 
 class OlmoAttention(nn.Module):
@@ -231,7 +234,12 @@ class OlmoAttention(nn.Module):
         output_attentions: bool,
         kernel_arguments: dict[str, Any],
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What attention makes of x (batch pos d_model), before any norm of it; z; and the pattern if asked for."""
+        """Attention of x (batch pos d_model).
+
+        Returns:
+            the output before any norm of it (batch pos d_model), z (batch pos head d_head), and the pattern (batch head
+            query key), which may be None unless `output_attentions`.
+        """
         q, k, v = self.q_proj(masks.asking(x)), self.k_proj(x), self.v_proj(x)
         q, k, v = (part.view(*part.shape[:2], -1, self.head_dim) for part in (q, k, v))  # batch pos head d_head
         q, k, v = tap("attn.q_raw", q), tap("attn.k_raw", k), tap("attn.v_raw", v)
@@ -251,12 +259,12 @@ class OlmoAttention(nn.Module):
         return self.o_proj(z.flatten(2)), z, pattern
 
     def by_head(self, z: Tensor, heads: Tensor) -> Tensor:
-        """What each of some heads contributes to the output projection: batch pos head d_model, without the bias."""
+        """The contribution of each given head to the output projection, without the bias: batch pos head d_model."""
         weight = matrix_of(self.o_proj)
         if weight is not None:
             weight = rearrange(weight, "d_model (head d_head) -> head d_head d_model", d_head=self.head_dim)
             return torch.einsum("bphe,hed->bphd", z[:, :, heads], weight[heads])
-        # The layer itself gives it, shown one head at a time.
+        # Quantised and similar layers: apply the layer to z with all heads but one set to zero.
         alone = z[:, :, None] * F.one_hot(heads, z.shape[2])[:, :, None].to(z.dtype)  # batch pos chosen head d_head
         alone = rearrange(alone, "batch pos chosen head d_head -> batch (pos chosen) (head d_head)")
         out = self.o_proj(alone).unflatten(1, (-1, len(heads)))  # batch pos chosen d_model
@@ -264,7 +272,7 @@ class OlmoAttention(nn.Module):
 
 
 def matrix_of(layer: nn.Module) -> Tensor | None:
-    """The matrix of a linear layer that is no more than that; None for quantised, adapted and offloaded ones."""
+    """The weight matrix of a plain `nn.Linear`; None for quantised, adapted and offloaded layers."""
     if type(layer) is not nn.Linear:
         return None
     weight = layer.weight.to_local() if hasattr(layer.weight, "to_local") else layer.weight
@@ -282,14 +290,14 @@ class OlmoMLP(nn.Module):
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x: Tensor, tap: Tap | Untapped) -> Tensor:
-        """What the MLP adds, before any norm of it: batch pos d_model -> batch pos d_model."""
+        """The output of the MLP before any norm of it: batch pos d_model -> batch pos d_model."""
         gate = tap("mlp.pre", self.gate_proj(x))  # batch pos d_mlp
         up = tap("mlp.pre_linear", self.up_proj(x))
         return self.down_proj(tap("mlp.post", self.act_fn(gate) * up))
 
 
 class OlmoDecoderLayer(GradientCheckpointingLayer):
-    """One block: attention, then the MLP, each read from and added to the residual stream."""
+    """One block: attention, then the MLP; each reads the residual stream and adds its output to it."""
 
     def __init__(self, config: AnyOlmoConfig, layer_idx: int) -> None:
         super().__init__()
@@ -311,7 +319,7 @@ class OlmoDecoderLayer(GradientCheckpointingLayer):
         output_attentions: bool = False,
         kernel_arguments: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """The residual stream (batch pos d_model) after this block, and its pattern if asked for."""
+        """The residual stream (batch pos d_model) after this block, and the pattern (None unless computed)."""
         tap = tap_at(taps, self.layer_idx)
         norm1, norm2 = getattr(self, self.attn_norm), getattr(self, self.mlp_norm)
 
@@ -334,11 +342,17 @@ class OlmoDecoderLayer(GradientCheckpointingLayer):
         return tap("resid_post", x + tap("mlp_out", out)), pattern
 
     def _with_results(self, out: Tensor, z: Tensor, scale: Tensor | None, tap: Tap | Untapped) -> Tensor:
-        """`out`, what attention adds to the residual stream, with the heads' parts of it tapped."""
+        """`out`, the output that attention adds to the residual stream, after captures and edits at `attn.result`.
+
+        Args:
+            out: batch pos d_model.
+            z: batch pos head d_head.
+            scale: the divisor of the norm after attention, batch pos 1; None if no norm follows.
+        """
         if not isinstance(tap, Tap) or not tap.wants("attn.result"):
             return out
         shards = tap.shards
-        if shards is not None:  # OLMo 2 and 3 hold all heads, but only a part of the projection
+        if shards is not None:  # in OLMo 2 and 3 each process has z of all heads, but only a part of the projection
             z = shards.own_heads(z)
 
         def total(parts: Tensor) -> Tensor:
@@ -352,15 +366,19 @@ class OlmoDecoderLayer(GradientCheckpointingLayer):
             return out
         result = self._result(z, scale, torch.arange(z.shape[2], device=z.device))
         new = tap("attn.result", result)
-        # On the path, all of it but the bias goes through the result; else only what the edits changed, so that an
-        # edit that changes nothing changes no bit.
+        # With gradients, everything except the bias is computed from `result`. Without, only the change made by the
+        # edits is added, so that an edit that changes nothing changes no bit.
         kept, given = ((out - total(result)).detach(), new) if tap.grad else (out, new - result)
         return kept + total(given)
 
     def _result(self, z: Tensor, scale: Tensor | None, heads: Tensor, rows: Tensor | None = None) -> Tensor:
-        """What heads add to the residual stream at some positions: batch pos head d_model.
+        """What each given head adds to the residual stream at the given positions: batch pos head d_model.
 
-        Where a norm follows, its `scale` is held, so that the parts sum to the whole.
+        If a norm follows attention, its divisor `scale` is held fixed, so that the norm is linear and the parts sum to
+        the whole (without the bias).
+
+        Args:
+            rows: position indices; None means all.
         """
         if rows is not None:
             z, scale = z[:, rows], None if scale is None else scale[:, rows]
@@ -371,7 +389,11 @@ class OlmoDecoderLayer(GradientCheckpointingLayer):
 def normed(
     norm: Norm, x: Tensor, tap: Tap | Untapped, site: str, need_scale: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """A norm whose divisor is tapped at `site`: the result, and the divisor if it was looked at or is needed."""
+    """The norm of x, with captures and edits of its divisor at `site`.
+
+    Returns:
+        the normalised tensor, and the divisor (batch pos 1), or None if it is neither needed nor captured nor edited.
+    """
     if not (need_scale or tap.wants(site)):
         return norm(x), None
     scale = tap(site, norm.scale(x))
@@ -383,7 +405,7 @@ _LOADING = threading.RLock()
 
 
 class OlmoPreTrainedModel(Hookable):
-    """What both models share: loading, the abilities they declare to transformers, and the methods of `Hookable`."""
+    """The base class of both models: loading, feature flags for transformers, and the methods of `Hookable`."""
 
     class config_class(OlmoConfig):
         """Reads the configuration of any OLMo family."""
@@ -407,17 +429,17 @@ class OlmoPreTrainedModel(Hookable):
 
     @classmethod
     def from_pretrained(cls, *args: object, **kwargs: object) -> Self:
-        """As transformers' `from_pretrained`; one at a time, so that threads may load models at once.
+        """transformers' `from_pretrained` under a lock, so that several threads can load models safely.
 
-        Transformers replaces its own methods while it loads. Two threads at it could leave `tie_weights` replaced for
-        good, and every tied model loaded afterwards without an unembedding.
+        transformers replaces its own methods while it loads a model. Two threads that load at the same time could leave
+        `tie_weights` replaced permanently; every tied model loaded afterwards would then lack its unembedding.
         """
         with _LOADING:
             return super().from_pretrained(*args, **kwargs)
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        """Asked by transformers, which otherwise looks for its own spelling in this file."""
+        """True. The default in transformers searches the source of this file for transformers' own names instead."""
         return True
 
     @property
@@ -452,7 +474,7 @@ class OlmoModel(OlmoPreTrainedModel):
 
     @property
     def blocks(self) -> list[OlmoDecoderLayer]:
-        """The layers, typed as what they are."""
+        """The layers with their exact type."""
         return cast(list[OlmoDecoderLayer], list(self.layers))
 
     @can_return_tuple
@@ -471,11 +493,14 @@ class OlmoModel(OlmoPreTrainedModel):
         last_only: bool = False,
         **kernel_arguments: object,
     ) -> BaseModelOutputWithPast:
-        """As transformers' `OlmoModel.forward`, with `taps`: what this call records and changes (see `run`).
+        """transformers' `OlmoModel.forward` with captures and edits; see `run`.
 
-        `output_attentions` is answered by every attention implementation. With `last_only` the last hidden state may
-        be that of the last position alone: no other goes through the last block where nobody looks at it there.
-        Further keywords go to the attention function.
+        Args:
+            output_attentions: return the patterns; works with every attention implementation.
+            taps: the captures and edits of this call; None means those of the open `tapped()` blocks, if any.
+            last_only: the last hidden state may be that of the last position alone. The last block then computes only
+                what this position needs, unless a capture, an edit or a requested output needs the others.
+            kernel_arguments: further arguments of the attention function.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise WrongValue("give either input_ids or inputs_embeds")
@@ -522,7 +547,7 @@ class OlmoModel(OlmoPreTrainedModel):
         )
 
     def _ended(self, x: Tensor, layers: range, taps: Taps | None) -> Tensor:
-        """The residual stream after the last computed block: normed, or what the next block would have read."""
+        """The final-norm output; if the run stops before a block, the residual stream entering this block."""
         if taps is not None and layers.stop < len(self.layers):
             taps.resid = tap_at(taps, layers.stop)("resid_pre", x)
             return taps.resid
@@ -530,23 +555,23 @@ class OlmoModel(OlmoPreTrainedModel):
         return tap("ln_final.normalized", normed(self.norm, x, tap, "ln_final.scale")[0])
 
     def _looked_at(self, taps: Taps | None) -> bool:
-        """Whether anybody looks at what the last block makes of a position, or after it."""
+        """Whether a capture or edit may need all positions of the last block, or of the sites after it."""
         last = tap_at(taps, len(self.layers) - 1)
         return last.wants(*(IN_BLOCK.keys() - EVERY_ROW)) or tap_at(taps).wants(*AFTER_BLOCKS)
 
     def _position_ids(self, x: Tensor, seen: int | Tensor, cache_position: Tensor | None) -> Tensor:
-        """The positions of the new tokens, 1 pos: those after the ones that were seen."""
+        """The positions of the new tokens, 1 pos: `cache_position`, or those after the `seen` cached positions."""
         return (torch.arange(x.shape[1], device=x.device) + seen if cache_position is None else cache_position)[None]
 
     def _first(self, kind: str, layers: range) -> int | None:
-        """The first computed layer of a kind, whose cache tells the mask what was seen; None where all run."""
+        """The first computed layer of a kind, whose cache gives the past length of the mask; None if block 0 runs."""
         if layers.start == 0:
             return None
         return next((layer for layer in layers if self.kinds[layer] == kind), None)
 
 
 class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin):
-    """The decoder and its unembedding: next-token logits, and everything that `generate` needs."""
+    """The decoder with its unembedding: computes next-token logits and supports `generate`."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -576,7 +601,7 @@ class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin):
         taps: Taps | None = None,
         **kwargs: object,
     ) -> CausalLMOutputWithPast:
-        """As transformers' `OlmoForCausalLM.forward`, with `taps`: what this call records and changes (see `run`)."""
+        """transformers' `OlmoForCausalLM.forward` with `taps`, the captures and edits of this call; see `run`."""
         taps = taps or taps_of_this_thread(self)
         outputs = self.model(
             input_ids=input_ids,
@@ -612,14 +637,14 @@ class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin):
         )
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: object) -> None:
-        """As transformers' `save_pretrained`, naming the family's own architecture in the configuration."""
+        """transformers' `save_pretrained`; the saved configuration names the architecture of the family."""
         super().save_pretrained(save_directory, **kwargs)
         self.config.architectures = [family_of(self.config).architecture]
         self.config.save_pretrained(save_directory)
 
 
 def kept(positions: range, logits_to_keep: int | Tensor) -> list[int] | range:
-    """The positions whose logits are computed: the last few, those of an index, or (0) all."""
+    """The positions whose logits are computed: the last n (a number n), all (0), or those of a tensor of indices."""
     if isinstance(logits_to_keep, int):
         return positions[-logits_to_keep:] if logits_to_keep else positions
     if logits_to_keep.dim() != 1:
@@ -628,9 +653,10 @@ def kept(positions: range, logits_to_keep: int | Tensor) -> list[int] | range:
 
 
 def hidden_states_shown(asked: bool | int | list[int], n_states: int) -> range | set[int]:
-    """Which hidden states to return: all, none, or those of some indices, negative ones from the end.
+    """The indices of the hidden states to return: all (True), none (False), or the given ones.
 
-    As in transformers, others are ignored, and 0 alone stands for none.
+    Negative indices count from the end. As in transformers, indices out of range are ignored, and the number 0 means
+    none.
     """
     if not asked or asked is True:
         return range(n_states if asked else 0)

@@ -1,4 +1,4 @@
-"""Run, what one call returned; and the ways to make one."""
+"""`Run`, the result of one call, and `Hookable`, the methods that make runs."""
 
 import json
 import os
@@ -25,17 +25,18 @@ Edits = Edit | Sequence[Edit]
 
 
 class Run(Mapping[str, Tensor]):
-    """What one call returned: its logits, and every captured site by name, in forward order.
+    """The result of one call: its logits, and every captured tensor by site name, in forward order.
 
         run["blocks.5.attn.pattern"]    # batch head query key
         run.stack("resid_post")         # layer batch pos d_model
         run.to("cpu").save("run.safetensors"); Run.load("run.safetensors")
 
     Attributes:
-        logits: batch pos vocab; None where the run stopped before them.
-        resid: the residual stream after the last block that was computed, batch pos d_model; None unless the run
-            stopped early.
-        past_key_values: the cache, if the run was given one.
+        logits: batch pos vocab; None if the run stopped before the logits.
+        resid: the residual stream after the last computed block, batch pos d_model; None unless `stop_at_layer` left
+            out blocks.
+        past_key_values: the cache that was passed to the run, extended by it; None if there was none, or if a
+            `captures_only` run stopped early.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Run(Mapping[str, Tensor]):
         past_key_values: Cache | None = None,
     ) -> None:
         self._sites, self._tensors = sites, recorded
-        # "or Any" spares whoever asked for them to rule out None.
+        # "| Any" so that typed code can use these tensors without a check for None.
         self.logits: Tensor | Any = logits
         self.resid: Tensor | Any = resid
         self.past_key_values = past_key_values
@@ -71,11 +72,11 @@ class Run(Mapping[str, Tensor]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the captured tensors weigh."""
+        """Size of the captured tensors in bytes."""
         return sum(tensor.nbytes for tensor in self._tensors.values())
 
     def stack(self, name: str) -> Tensor:
-        """One site of every block in which it was captured, stacked: layer batch ….
+        """The tensors of one site from every block in which it was captured, stacked: layer batch ….
 
         Args:
             name: the site's name within a block, such as "resid_post" or "attn.pattern".
@@ -88,15 +89,18 @@ class Run(Mapping[str, Tensor]):
         return torch.stack([self._tensors[site].to(first.device) for site in found])
 
     def to(self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None) -> "Run":
-        """This run with its tensors on another device or in another dtype, as by `Tensor.to`, and the same cache."""
+        """A copy of this run with all tensors on another device or in another dtype, as in `Tensor.to`; same cache."""
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         return self._with(lambda tensor: tensor.to(device=device or tensor.device, dtype=dtype or tensor.dtype))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all but the cache to a safetensors file, for `Run.load`: whole, or not at all."""
+        """Write everything except the cache to a safetensors file, to be read by `Run.load`.
+
+        The file is written under a temporary name and then renamed, so an interrupted save leaves no partial file.
+        """
         tensors = {**self._tensors, **{f"run.{name}": getattr(self, name) for name in _OWN}}
-        # Each tensor gets memory of its own: the format takes no two that share it.
+        # Copies, because the format does not allow two tensors that share memory.
         copies = {
             name: tensor.detach().clone(memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
@@ -112,10 +116,11 @@ class Run(Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> "Run":
-        """The run that `save` has written.
+        """The run that `save` wrote to a file, without a cache.
 
         Raises:
-            WrongValue: the file holds none. FileNotFoundError: there is no such file.
+            WrongValue: the file does not hold a saved run.
+            FileNotFoundError: there is no such file.
         """
         try:
             with safe_open(path, "pt", device=str(device)) as file:
@@ -127,7 +132,7 @@ class Run(Mapping[str, Tensor]):
         return cls(sites, {name: tensors[name] for name in sites if name in tensors}, **own)
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> "Run":
-        """This run with each tensor changed."""
+        """A copy of this run with `change` applied to each tensor."""
         own = {name: None if (tensor := getattr(self, name)) is None else change(tensor) for name in _OWN}
         recorded = {name: change(tensor) for name, tensor in self._tensors.items()}
         return Run(self._sites, recorded, **own, past_key_values=self.past_key_values)
@@ -138,11 +143,11 @@ class Run(Mapping[str, Tensor]):
         return ", ".join(shown) or "nothing"
 
 
-_OWN = ("logits", "resid")  # of a run's tensors those that are no captures
+_OWN = ("logits", "resid")  # the tensors of a run that are not captures
 
 
 class _Laid(NamedTuple):
-    """What an open `tapped()` block captures and edits, with that of the blocks around it."""
+    """The captures and edits of an open `tapped()` block, together with those of the blocks around it."""
 
     captures: list[Capture]
     edits: list[Edit]
@@ -151,24 +156,24 @@ class _Laid(NamedTuple):
 
 
 NOTHING_LAID = _Laid([], [], [], None)
-# The open blocks, by thread and model. Empty unless there is one, which is all that a plain forward pass (and
-# torch.compile) gets to see of it.
+# The open `tapped()` blocks, by thread and model. Without an open block the dict is empty, and a plain forward pass
+# (and torch.compile) only tests for that.
 _laid: dict[tuple[int, int], list[_Laid]] = {}
 
 
 def laid_around(model: PreTrainedModel) -> _Laid:
-    """What the `tapped()` blocks around this thread's call of this model have laid."""
+    """The captures and edits of the `tapped()` blocks open in this thread for this model."""
     laid = _laid.get((threading.get_ident(), id(model))) if _laid else None
     return laid[-1] if laid else NOTHING_LAID
 
 
 def taps_of_this_thread(model: PreTrainedModel) -> Taps | None:
-    """The taps of the `tapped()` blocks around this thread's call of this model."""
+    """The taps of the `tapped()` blocks open in this thread for this model; None if there are none."""
     return laid_around(model).taps if _laid else None
 
 
 class Hookable(PreTrainedModel):
-    """The ways to call a model with taps: `run` for one forward pass, `generate`, and `tapped` for others' code."""
+    """Calls with captures and edits: `run` for one forward pass, `generate`, and `tapped` for calls in other code."""
 
     def run(
         self,
@@ -186,30 +191,38 @@ class Hookable(PreTrainedModel):
         logits_to_keep: int | Tensor = 0,
         captures_only: bool = False,
     ) -> Run:
-        """One forward pass that records what `capture` names and makes the changes of `edits`, after the edits of any
-        `tapped()` block around it (but for those at the `resid` it is given, which had them when it was made).
+        """Run one forward pass that records the sites in `capture` and applies `edits`.
+
+        Edits of enclosing `tapped()` blocks are applied first. They are not applied again to a `resid` that is passed
+        in.
 
         Args:
-            input_ids: batch pos.
+            input_ids: token ids, batch pos.
             attention_mask: batch pos, 0 at padding.
+            position_ids: positions for RoPE, batch pos; by default they continue after the cached positions.
             capture: a site, a glob (`blocks.*.resid_post`), a `Capture`, or a list of these.
             edits: an `Edit` (see `hooks.edits`) or a list of them; they compose in the order given.
-            stop_at_layer: no block from this one on is computed; `run.resid` is what it would have read.
-            start_at_layer: go on from `resid` (batch pos d_model), the residual stream entering this block.
-            grad: keep the graph, so that captured tensors can be differentiated with respect to and through, in a model
-                of frozen weights too. What is captured then lies on the path to the logits, which may change their last
-                bits; else it changes none.
-            past_key_values: a cache to go on from; it is extended in place.
-            logits_to_keep: compute logits for the last few positions, or for these, only; 0 for all. With 1, the last
-                block computes no more than they need either, unless it is looked at (which may change their last bits).
-            captures_only: nothing is wanted but what is captured, so stop once all of it is recorded: within a block,
-                and before its attention is applied if its patterns were the last. `logits` and `resid` are then None,
-                and so is `past_key_values`: the layers that were not reached have not extended the cache.
+            stop_at_layer: compute only the blocks before this one; `run.resid` is the residual stream entering it.
+            start_at_layer: start at this block, from `resid`.
+            resid: the residual stream entering block `start_at_layer`, batch pos d_model.
+            grad: keep the autograd graph: gradients can be computed through captured tensors and with respect to them,
+                even if all weights are frozen. The captured tensors then lie on the path to the logits, which may
+                change the last bits of the logits. Without `grad`, capturing changes no bit (but see `logits_to_keep`).
+            past_key_values: a cache to continue from; it is extended in place.
+            logits_to_keep: a number n: logits of the last n positions only, 0 for all positions; a tensor of indices:
+                logits of these positions only. With 1, the last block also computes only what the last position needs,
+                unless a capture or edit there needs the other positions; the two ways may differ in the last bits.
+            captures_only: stop as soon as every captured site is recorded, even within a block; if patterns are
+                recorded last, their attention is not applied. `logits` and `resid` are then None, and so is
+                `past_key_values`, because the layers that were not reached have not extended the cache.
+
+        Returns:
+            the captured tensors, the logits or `resid`, and the cache.
 
         Raises:
-            HooksError: what was asked for does not fit this model or text. Of its kinds, `UnknownSite` is a KeyError,
-                `OutOfRange` (no such head, position or layer) an IndexError, `WrongType` a TypeError, and `WrongValue`
-                (the rest) a ValueError.
+            HooksError: an argument does not fit this model or text. Its subclasses are also built-in errors:
+                `UnknownSite` a KeyError, `OutOfRange` (no such head, position or layer) an IndexError, `WrongType` a
+                TypeError, and `WrongValue` (all other cases) a ValueError.
         """
         if resid is None:
             if start_at_layer:
@@ -255,11 +268,14 @@ class Hookable(PreTrainedModel):
         edits: Edits = (),
         **kwargs: object,
     ) -> Any:  # noqa: ANN401
-        """As transformers' `generate`, with edits that hold at prefill and at each decoding step alike.
+        """transformers' `generate`, with edits that are applied in prefill and in every decoding step.
 
-        With `capture` it returns a pair: what transformers' `generate` returns, and a list with a `Run` for each
-        forward pass, the prompt's first. Positions count in the whole sequence, so -1 is the last one of each pass;
-        those that a pass does not hold, because they were computed before or are yet to come, are left out.
+        Positions are counted in the whole sequence, so -1 is the last position of each forward pass. A forward pass
+        skips positions that it does not compute, because they are cached or not generated yet.
+
+        Returns:
+            the output of transformers' `generate`. With `capture`, a pair: this output, and a list with a `Run` for
+            each forward pass, the prompt first.
         """
         if not capture and not edits:
             return super().generate(inputs, *args, **kwargs)
@@ -269,14 +285,15 @@ class Hookable(PreTrainedModel):
 
     @contextmanager
     def tapped(self, *, capture: Captures = (), edits: Edits = ()) -> Iterator[list[Run]]:
-        """Tap every forward pass that this thread makes with this model inside the block, whoever calls it.
+        """Apply captures and edits to every forward pass of this model in this thread while the `with` block is open.
 
-        Blocks nest: the captures and edits of all of them hold. For `run`, which returns what it is asked for itself,
-        the edits do.
+        This includes forward passes in other code, for instance in a library. Blocks nest: the captures and edits of
+        all open blocks apply. A call of `run` inside the block applies the edits of the block; it records only its own
+        captures, and returns them itself.
 
         Yields:
-            a list that gains a `Run` for each forward pass, if anything is captured. Its logits are those that the pass
-            computed, of all positions or of the last; None if the bare model was called.
+            a list to which each forward pass appends a `Run`, if anything is captured. The logits of this run are those
+            that the pass computed (of all positions, or of the last only); None if the bare decoder was called.
         """
         keys = [(threading.get_ident(), id(model)) for model in {self, self.base_model}]
         outer = laid_around(self)
@@ -335,7 +352,7 @@ class Hookable(PreTrainedModel):
 
 
 def _listed(capture: Captures, edits: Edits) -> tuple[list[Capture], list[Edit]]:
-    """Captures and edits as lists, of the right things."""
+    """Captures and edits as two lists, with the type of each item checked."""
     captures = [Capture(item) if isinstance(item, str) else item for item in _items(capture, str | Capture)]
     changes = list(_items(edits, Edit))
     for items, kind, source in ((captures, Capture, "a site, a glob or a Capture"), (changes, Edit, "hooks.edits")):
@@ -345,5 +362,5 @@ def _listed(capture: Captures, edits: Edits) -> tuple[list[Capture], list[Edit]]
 
 
 def _items(given: Any, one: type | UnionType) -> list[Any]:  # noqa: ANN401
-    """One thing as a list of it, several as one, and what is neither as a list too, to be refused there."""
+    """The items of an iterable as a list; a single item as a list of one. A wrong type is refused by the caller."""
     return list(given) if isinstance(given, Iterable) and not isinstance(given, one) else [given]

@@ -1,7 +1,7 @@
-"""Tensor parallelism: heads and neurons are spread over processes, but a tap shows them whole.
+"""Tensor parallelism: heads and neurons are split across processes, but captures and edits get the whole tensor.
 
 transformers' own plan shards OLMo's matrices. Where an axis of a site is sharded, its parts are gathered before an
-edit or a capture sees them, and what an edit returns is cut up again; so heads keep their global numbers.
+edit or a capture, and the result of an edit is split again. Heads therefore keep their global numbers.
 """
 
 import torch
@@ -19,7 +19,7 @@ class Shards:
 
     Args:
         group: the process group.
-        sizes: the whole lengths of the axes, by name.
+        sizes: the full length of each axis, by its name.
     """
 
     def __init__(self, group: torch.distributed.ProcessGroup, sizes: dict[str, int]) -> None:
@@ -27,14 +27,14 @@ class Shards:
         self.rank, self.world = torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
 
     def whole(self, x: Tensor, shape: str) -> Tensor:
-        """`x`, of the shape in words, with the shards of all processes put together."""
+        """The full tensor: `x`, of a shape in words, with the shards of all processes concatenated."""
         for axis, word in enumerate(shape.split()):
             if word in SHARDED_AXES:
                 x = self.gathered(x, axis, self.sizes[word])
         return x
 
     def gathered(self, x: Tensor, axis: int, size: int) -> Tensor:
-        """The parts of all processes along one axis, in rank order, unless this is all of its `size` already."""
+        """The parts of all processes concatenated along one axis in rank order; `x` itself if it has full `size`."""
         if x.shape[axis] == size:
             return x
         assert x.shape[axis] * self.world == size, f"{self.world} shards of {x.shape[axis]} do not make {size}"
@@ -48,7 +48,7 @@ class Shards:
         return whole
 
     def own_heads(self, z: Tensor) -> Tensor:
-        """The heads of z (batch pos head d_head) whose output projection this process holds."""
+        """The heads of z (batch pos head d_head) whose part of the output projection this process holds."""
         share = self.sizes["head"] // self.world
         return z if z.shape[2] == share else z.narrow(2, self.rank * share, share)
 
@@ -58,7 +58,7 @@ class Shards:
 
 
 def shards_of(model: PreTrainedModel) -> Shards | None:
-    """How a model is spread over processes; None if it is whole."""
+    """The shards of a model that is split across processes; None if the model is not split."""
     mesh = device_mesh(model)
     if mesh is None:
         return None

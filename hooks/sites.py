@@ -1,8 +1,9 @@
-"""The sites: every place in the forward pass that can be read or changed, by name, in forward order.
+"""The sites: every activation in the forward pass that can be captured or edited, by name, in forward order.
 
-Names are TransformerLens's without ``hook_``, wherever the tensor is the same. Its own spelling is understood wherever
-a name is taken, and stands for what TransformerLens has under it: `blocks.5.attn.hook_q`, there the query before its
-norm, is `blocks.5.attn.q_raw`. Shapes are words; the axes that `heads=` and `positions=` select are read off them.
+Site names are TransformerLens's without ``hook_``, wherever the tensor is the same. TransformerLens's own spelling is
+accepted wherever a site name is, and means the tensor that TransformerLens has under this name: for example,
+`blocks.5.attn.hook_q`, the query before its norm, is `blocks.5.attn.q_raw` here. Shapes are given in words; these words
+also determine the axes that `heads=` and `positions=` select from.
 """
 
 import re
@@ -20,7 +21,7 @@ ATTENTION = "batch head query key"
 NEURONS = "batch pos d_mlp"
 
 HEADS = ("head", "kv_head")  # the axes that `heads=` selects from
-POSITIONS = ("pos", "query")  # and those of `positions=`
+POSITIONS = ("pos", "query")  # the axes that `positions=` selects from
 
 BEFORE_BLOCKS = {"embed": RESIDUAL}
 IN_BLOCK = {
@@ -58,7 +59,7 @@ _BLOCK_PATTERN = re.compile(r"(blocks\.[^.]*\.)?(.*)", re.DOTALL)
 
 
 def post_norm(in_block: dict[str, str]) -> dict[str, str]:
-    """The sites of a block in the forward order of OLMo 2 and 3, where a norm follows its sublayer."""
+    """The sites of a block in the forward order of OLMo 2 and 3, where a norm follows each sublayer."""
     order = [name for name in in_block if name not in ("ln1.scale", "attn.result", "ln2.scale")]
     after = order.index("attn_out_raw") + 1
     order[after:after] = ["ln1.scale", "attn.result"]
@@ -66,8 +67,9 @@ def post_norm(in_block: dict[str, str]) -> dict[str, str]:
     return {name: in_block[name] for name in order}
 
 
-# Where TransformerLens (4.3, and HookedTransformer before it) has a tensor under another name than ours with `hook_`
-# before its last word. Its OLMo 2 and 3 have norms called ln1_post and ln2_post; HookedTransformer's are ln1 and ln2.
+# TransformerLens's names (4.3, and HookedTransformer before it) -> our names, for names that differ from ours in more
+# than `hook_` before the last word. The norms of OLMo 2 and 3 are ln1_post and ln2_post in TransformerLens 4.3, and ln1
+# and ln2 in HookedTransformer.
 THEIRS = {
     "hook_in": "resid_pre",
     "hook_out": "resid_post",
@@ -117,7 +119,7 @@ THEIRS_OUTSIDE = {
     "hook_unembed": "logits",
 }
 
-# TransformerLens's names for what no site holds, or for what an edit here would change together with something else.
+# TransformerLens's names for tensors that no site holds, or that an edit here could not change alone.
 _INPUTS = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input")
 _COPIES = (*_INPUTS, *(f"attn.{name}" for name in _INPUTS))
 REFUSED_NORM_FIRST = {
@@ -155,9 +157,14 @@ def hooked(name: str) -> str:
 
 
 class Sites(dict[str, str]):
-    """Site name -> shape in words, for one model, in the order its forward pass reaches them.
+    """Site name -> shape in words, for one model, in forward order.
 
-    `sizes` gives the length of the axes that do not depend on the text: head, kv_head, d_model, d_mlp, …
+    Args:
+        model_name: the name of the family, for error messages.
+        n_layers: the number of blocks.
+        sizes: the lengths of the axes that do not depend on the text: head, kv_head, d_model, d_mlp, …
+        norm_first: True if a norm precedes each sublayer (OLMo 1), False if it follows (OLMo 2 and 3).
+        has_logits: whether the model has an unembedding.
     """
 
     def __init__(
@@ -175,17 +182,18 @@ class Sites(dict[str, str]):
 
     @property
     def made_of(self) -> dict[str, Any]:
-        """The arguments that make these sites again."""
+        """The constructor arguments of these sites."""
         return {name: getattr(self, name) for name in ("model_name", "n_layers", "sizes", "norm_first", "has_logits")}
 
     def match(self, pattern: str) -> list[str]:
-        """The sites that a name or glob stands for, in forward order.
+        """The sites that a name or glob matches, in forward order.
 
-        One with `hook_` in it is matched with TransformerLens's names; of a glob, those count that lead to a site.
+        A pattern that contains `hook_` is matched with TransformerLens's names; names without a site here are skipped.
 
         Raises:
-            UnknownSite: nothing matches, and the message lists the choices; or TransformerLens has another tensor under
-                this name than any site here, and the message says where to look instead.
+            UnknownSite: nothing matches; the message lists the choices. If TransformerLens has a tensor under this name
+                that no site holds, the message names the nearest sites.
+            WrongType: the pattern is not a string.
         """
         if not isinstance(pattern, str):
             raise WrongType(f"a site is named by a string, not by {pattern!r}")
@@ -204,7 +212,7 @@ class Sites(dict[str, str]):
         """Our spelling of a site's name within a block: `hook_resid_pre` -> `resid_pre`.
 
         Raises:
-            UnknownSite: there is none, or TransformerLens has another tensor under this name, as in `match`.
+            UnknownSite: no site has this name, or it is TransformerLens's name of a tensor that no site holds.
         """
         found = name if name in IN_BLOCK else self._spelled.get(name)
         if found is None:
@@ -214,18 +222,18 @@ class Sites(dict[str, str]):
 
     @property
     def _spelled(self) -> dict[str, str]:
-        """TransformerLens's names of what is in a block, and ours."""
+        """TransformerLens's name -> our name, for the sites within a block."""
         ours = {hooked(name): name for name in IN_BLOCK if hooked(name) not in self._refused}
         return ours | THEIRS | (THEIRS_NORM_FIRST if self.norm_first else THEIRS_POST_NORM)
 
     @property
     def _refused(self) -> dict[str, str]:
-        """TransformerLens's names that stand for no site of this family, and what they mean."""
+        """TransformerLens's name -> its meaning, for names that have no site in this family."""
         return REFUSED_NORM_FIRST if self.norm_first else REFUSED_POST_NORM
 
     @cached_property
     def _theirs(self) -> dict[str, str]:
-        """TransformerLens's names, and the sites they stand for."""
+        """TransformerLens's full name -> site, for all sites of this model."""
         outside = {hooked(name): name for name in (*BEFORE_BLOCKS, *AFTER_BLOCKS) if hooked(name) not in self._refused}
         in_blocks = {
             f"blocks.{layer}.{theirs}": f"blocks.{layer}.{ours}"
@@ -236,7 +244,7 @@ class Sites(dict[str, str]):
         return outside | THEIRS_OUTSIDE | {"ln_final.hook_in": last} | in_blocks
 
     def _refusal(self, pattern: str) -> str | None:
-        """Why a name of TransformerLens's stands for no site here, if that is so."""
+        """The error message for a TransformerLens name that has no site here; None for any other name."""
         parts = _BLOCK_PATTERN.fullmatch(pattern)
         assert parts is not None
         block, name = parts.groups("")
@@ -258,19 +266,19 @@ class Sites(dict[str, str]):
 
 
 def layer_of(site: str) -> tuple[int | None, str]:
-    """The block a site lies in and its name there: `blocks.5.attn.q` -> (5, "attn.q"); `embed` -> (None, "")."""
+    """The block of a site and its name in this block: `blocks.5.attn.q` -> (5, "attn.q"); `embed` -> (None, "")."""
     match = _BLOCK_NAME.fullmatch(site)
     return (int(match[1]), match[2]) if match else (None, "")
 
 
 def axis_of(shape: str, *names: str) -> int | None:
-    """The index of the first axis called by one of `names` in a shape in words, or None."""
+    """The index of the first axis in a shape in words whose name is one of `names`; None if there is none."""
     words = shape.split()
     return next((index for index, word in enumerate(words) if word in names), None)
 
 
 def position_axis(shape: str) -> int:
-    """The axis of positions, which every site has."""
+    """The index of the position axis in a shape in words; every site has this axis."""
     axis = axis_of(shape, *POSITIONS)
     assert axis is not None, shape
     return axis

@@ -1,8 +1,8 @@
-"""What one call records and changes.
+"""The captures and edits of one call.
 
-A `Taps` is made for one call and handed down to the layers. At each site the forward pass reads
-`x = tap("attn.q", x)`: edits are applied in the order given, then what a `Capture` selects is recorded.
-Without taps they hold an `Untapped`, whose call returns its argument.
+A `Taps` is made for one call and passed down to the layers. At each site the forward pass runs
+`x = tap("attn.q", x)`, which applies the edits in the order given and then records what a `Capture` selects.
+A layer without captures and edits uses an `Untapped`, whose call returns its argument.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,24 +23,33 @@ Callbacks: TypeAlias = tuple[Callable[[dict[str, Tensor]], None] | None, Callabl
 
 
 class AllSeen(Exception):
-    """Ends a forward pass of which nothing is wanted but what it captures, once all of that is recorded."""
+    """Ends a forward pass made with `captures_only` once every captured site is recorded."""
 
 
 @dataclass(frozen=True)
 class Capture:
-    """A site (or glob) to record, and how much of it: only what is named is computed and kept.
+    """A site (or glob) to record, and which part of it: only the selected part is kept.
+
+    Scores, patterns and per-head results are also computed for this part only, unless they are edited or the run keeps
+    gradients.
 
     Args:
-        heads: which heads, at sites with a head axis (key/value heads at `attn.k`, `.v` and `.rot_k`): numbers,
-            negative ones from the last; a mask with a bool for each; or a slice.
-        positions: which positions in the whole sequence, at sites with a position axis, likewise. Numbers [batch, n]
-            are those of each text, and what is captured is batch n …
-        queries: the query rows of `attn.scores` and `attn.pattern`; there, `positions` means the same.
-        dtype, device: what to keep it as, and where.
-        reduce: for `attn.pattern` alone: a function of (pattern: batch head query key, queries: query, keys: key) that
-            returns stat batch head query; queries and keys are positions in the whole sequence. It is called on one
-            chunk of query rows after the other, so that no whole pattern is ever held; a chunk may leave out keys
-            behind its last query. See `HeadStatistics`.
+        site: a site name or a glob.
+        heads: heads to record, at sites with a head axis (key/value heads at `attn.k`, `.v` and `.rot_k`): numbers
+            (negative ones count from the last head), a mask with one bool for each head, or a slice. None means all.
+        positions: positions to record, counted in the whole sequence, in the same forms. Numbers [batch, n] select
+            different positions for each text; the captured tensor is then batch n … None means all.
+        queries: query rows to record at `attn.scores` and `attn.pattern`; the same as `positions` at these sites.
+        dtype: dtype of the captured tensor; None keeps its dtype.
+        device: device of the captured tensor; None keeps its device.
+        reduce: for `attn.pattern` only: a function of (pattern: batch head query key, queries: query, keys: key) that
+            returns stat batch head query, where queries and keys are positions in the whole sequence. It is called
+            for one chunk of query rows at a time, so that the whole pattern is never in memory (unless the pattern is
+            edited or the run keeps gradients); a chunk may leave out the keys after its last query. See
+            `HeadStatistics`.
+
+    Raises:
+        WrongValue: both `queries` and `positions` are given, or the positions are a mask for each text.
     """
 
     site: str
@@ -59,24 +68,29 @@ class Capture:
 
     @property
     def rows(self) -> Chosen:
-        """The positions it names, by either name."""
+        """The selected positions: `queries` if given, else `positions`."""
         return self.positions if self.queries is None else self.queries
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A change at a site (or glob): `function(selected)` takes the place of what heads and positions select.
+    """A change at a site (or glob): the selected heads and positions are replaced by `function(selected)`.
+
+    Edits are usually built with `hooks.edits`.
 
     Args:
-        heads: numbers, negative ones from the last; a mask with a bool for each; or a slice.
-        positions: likewise, of the whole sequence; and numbers [batch, n] or a mask [batch, pos] for each text. What is
-            selected is then batch n …; where masks differ in their number it is filled up with positions that stay as
-            they are, whatever the function makes of them.
-        value: the function's second argument, brought to the dtype and device of the first and to the positions that
-            are present in this forward pass; or what another run captured, by site, of which the same heads and
-            positions are taken.
-
-    Build one with `hooks.edits`.
+        site: a site name or a glob.
+        function: returns a new tensor of the same shape and dtype as its first argument, and must not change this
+            argument in place. It is called as `function(selected)`, or as `function(selected, value)` with a `value`.
+        heads: numbers (negative ones count from the last head), a mask with one bool for each head, or a slice. None
+            means all.
+        positions: positions in the whole sequence, in the same forms, or for each text: numbers [batch, n] or a mask
+            [batch, pos]. With positions for each text, `selected` is batch n … If the masks select different numbers
+            of positions, `selected` is padded to the largest number; the function's results for padding are discarded.
+            None means all.
+        value: the second argument of `function`. A tensor is converted to the dtype and device of `selected` and cut to
+            the positions of this forward pass. A mapping from site names to captured tensors (for instance a `Run`)
+            supplies the same site, heads and positions.
     """
 
     site: str
@@ -88,11 +102,14 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class _Change:
-    """An edit at one site, with the numbers of its heads.
+    """An edit resolved for one site.
 
     Attributes:
-        whole: its value is all of the site in another run.
-        strict: positions outside the sequence are an error.
+        edit: the edit as it was given.
+        heads: the heads of this site that it selects.
+        value: the second argument of the edit's function, if any.
+        whole: whether `value` is the whole site of another run, of which heads and positions are still to be selected.
+        strict: whether positions outside the sequence are an error.
     """
 
     edit: Edit
@@ -103,7 +120,7 @@ class _Change:
 
 
 class Untapped:
-    """The tap of a call that looks at nothing."""
+    """The tap where nothing is captured or edited."""
 
     grad = False
 
@@ -111,7 +128,7 @@ class Untapped:
         return x
 
     def wants(self, *names: str) -> bool:
-        """Nobody looks at any site."""
+        """False: no site is captured or edited."""
         return False
 
     changes = wants
@@ -122,21 +139,29 @@ class Taps:
 
     Args:
         sites: the sites of the model.
-        captures, edits: checked here: unknown sites and heads raise before anything is computed.
-        layers: the blocks that will run; globs stand for their sites only, and naming another's is an error.
-        grad: captured tensors keep their graph, and what is captured lies on the path to the logits.
-        strict: positions outside the sequence are an error (in one run), not yet to come (in a generation).
-        shards: how heads and neurons are spread over processes, if they are.
-        callbacks: called with the record of each forward pass when it starts, and with its logits.
-        captures_only: raise `AllSeen` once everything is recorded.
-        around: edits of `tapped()` blocks around the call, which come first, and hold as far as they are reached.
-        resumed: the call goes on from a residual stream, to which these were applied when it was made.
+        captures: what to record. Unknown sites and heads raise here, before anything is computed.
+        edits: what to change; checked here in the same way.
+        layers: the blocks that will run; None means all. Globs match only the sites that these blocks reach; a name
+            outside them is an error.
+        grad: captured tensors keep their autograd graph and lie on the path to the logits.
+        strict: True (one run): positions outside the sequence are an error. False (a generation): such positions are
+            skipped, because a later forward pass may reach them.
+        shards: how heads and neurons are split across processes; None if they are not.
+        callbacks: a pair; each is a function or None. The first is called with `recorded` when a forward pass starts,
+            the second with the logits of the pass.
+        captures_only: raise `AllSeen` once every captured site is recorded.
+        around: edits of enclosing `tapped()` blocks: applied first, skipped at sites that this call does not compute.
+        resumed: whether the call starts from a given residual stream. The edits `around` were applied at the site of
+            this stream in the run that produced it, and are not applied there again.
 
     Attributes:
         present: the positions of this forward pass in the whole sequence.
-        recorded: what was captured, by site.
-        resid: what the first block that does not run would have read, once the run has stopped before it.
-        looked_at: the blocks at which anything is captured or edited; None among them stands for outside the blocks.
+        texts: the number of texts in the batch of this forward pass.
+        continues: whether this forward pass continues the sequence of the previous one.
+        recorded: the captured tensors by site.
+        resid: what the first block that is not computed would have read, batch pos d_model; None unless the run stopped
+            before a block.
+        looked_at: the blocks with a capture or an edit; None in this set stands for the sites outside the blocks.
     """
 
     def __init__(
@@ -174,7 +199,7 @@ class Taps:
         self.looked_at = {layer_of(site)[0] for site in (*self.captures, *self.edits)}
 
     def begin(self, start: int, texts: int, length: int) -> None:
-        """A forward pass over so many texts starts: `length` new positions after `start` cached ones."""
+        """Prepare for a forward pass over `texts` texts, with `length` new positions after `start` cached positions."""
         self.recorded = {}
         if self.started is not None:
             self.started(self.recorded)
@@ -186,7 +211,7 @@ class Taps:
             self.numbers(change.edit.positions, change.strict)
 
     def numbers(self, positions: Chosen, strict: bool) -> list[Sequence[int]]:
-        """Positions as numbers in the sequence so far: one row for all texts, or one for each."""
+        """Positions as indices into the sequence so far: one row for all texts, or one row for each text."""
         total = self.present.stop
         if positions is None:
             return [self.present]
@@ -194,20 +219,20 @@ class Taps:
             return [range(*positions.indices(total))]
         if positions.by_text and len(positions.rows) != self.texts:
             raise WrongValue(f"there are positions for {len(positions.rows)} texts, but the batch has {self.texts}")
-        # What a generation adds to a sequence is not in a mask of the sequence that it began with.
+        # In a generation, a mask covers the sequence of the first pass only, so its length is checked only there.
         strict = strict or (positions.mask and not self.continues)
         return list(positions.within(total, "position", f"this sequence of {total} positions", strict))
 
     def _reached_from_around(self, pattern: str, done: set[str]) -> list[str]:
-        """Of what an edit of a block around names, the sites that this call passes and that it was not applied at."""
+        """The sites that an edit of an enclosing block matches and this call computes, except those in `done`."""
         try:
             return [site for site in self._reached(pattern) if site not in done]
-        except (UnknownSite, WrongValue):  # the model inside another one has fewer, and so has a part of a run
+        except (UnknownSite, WrongValue):  # the bare decoder and a run of some blocks have fewer sites
             return []
 
     def _reached(self, pattern: str) -> list[str]:
         names = self.sites.match(pattern)
-        # What block 6 reads is known when the run stops before it.
+        # A run that stops before a block still computes the residual stream entering this block.
         entry = f"blocks.{self.layers.stop}.resid_pre"
         whole = self.layers.stop == self.sites.n_layers
 
@@ -225,7 +250,7 @@ class Taps:
         return kept
 
     def _capture(self, capture: Capture, site: str) -> None:
-        """Capture one site."""
+        """Add a capture at one site, after checking that its options fit this site."""
         name = layer_of(site)[1]
         if capture.queries is not None and name not in ATTENTION_SITES:
             raise WrongValue(f"{site!r} has no query axis ({self.sites[site]}); name its positions")
@@ -236,13 +261,13 @@ class Taps:
             raise WrongValue(f"{site!r} is captured twice, with different options")
 
     def _change(self, edit: Edit, site: str, strict: bool) -> _Change:
-        """An edit at one site."""
+        """The edit resolved for one site."""
         whole = isinstance(edit.value, Mapping)
         value = self._source(site, edit.value) if isinstance(edit.value, Mapping) else edit.value
         return _Change(edit, self._heads(site, edit.heads), value, whole, strict)
 
     def _source(self, site: str, run: Mapping[str, Tensor]) -> Tensor:
-        """What another run captured at a site, all of it but for its batch and positions."""
+        """The tensor that another run captured at a site: of full size in all axes except batch and positions."""
         if site not in run:
             raise UnknownSite(f"{site!r} was not captured in the run that it is to be taken from: {run!r}")
         shape, found = self.sites[site], run[site]
@@ -254,7 +279,7 @@ class Taps:
         return found
 
     def _heads(self, site: str, heads: Chosen) -> Chosen:
-        """The numbers of heads at a site."""
+        """The selected heads at a site, checked and with negative numbers resolved; a slice or None is unchanged."""
         if heads is None:
             return None
         axis = axis_of(self.sites[site], *HEADS)
@@ -287,7 +312,11 @@ class Tap:
         return any(self.prefix + name in self.taps.edits for name in names)
 
     def __call__(self, name: str, x: Tensor, present: Sequence[int] | None = None) -> Tensor:
-        """Edit and record `x`, the tensor at site `name`; `present` are the positions it holds, if not all new ones."""
+        """`x`, the tensor at site `name`, after its edits; the capture of this site, if any, is recorded.
+
+        Args:
+            present: the positions that x holds; None means all new positions.
+        """
         site = self.prefix + name
         changes, capture = self.taps.edits.get(site), self.taps.captures.get(site)
         if changes is None and capture is None:
@@ -296,7 +325,7 @@ class Tap:
         whole = x if self.shards is None else self.shards.whole(x, self.taps.sites[site])
         for change in changes or ():
             whole = self._edited(site, whole, change, present)
-        starts_graph = self.grad and capture is not None and not whole.requires_grad  # nothing before it is trained
+        starts_graph = self.grad and capture is not None and not whole.requires_grad  # only frozen weights before it
         if starts_graph:
             whole = whole.detach().requires_grad_()
         if starts_graph or changes is not None:
@@ -306,33 +335,33 @@ class Tap:
         return x
 
     def capture(self, name: str) -> Capture:
-        """The capture of a site that is captured."""
+        """The capture at site `name`, which must be captured."""
         return self.taps.captures[self.prefix + name]
 
     def rows(self, capture: Capture, present: Sequence[int] | None = None) -> list[int]:
-        """The positions a capture names for any text, as indices into those that are present (all new ones if None)."""
+        """Indices into `present` (None: all new positions) of the positions that a capture selects in any text."""
         present = self.taps.present if present is None else present
         rows = self.taps.numbers(capture.rows, self.taps.strict)
         named = sorted({position for row in rows for position in row}) if is_by_text(capture.rows) else rows[0]
         return [present.index(position) for position in named if position in present]
 
     def heads(self, capture: Capture, n_heads: int, device: torch.device) -> Tensor:
-        """The heads to compute for a capture: those it names, or all of this process's if they are sharded."""
+        """The heads to compute for a capture: the selected heads, or all heads of this process if heads are sharded."""
         numbers = None if self.shards is not None else head_numbers(capture.heads, n_heads, device)
         return torch.arange(n_heads, device=device) if numbers is None else numbers
 
     def reduced(self, capture: Capture, n_keys: int, pattern: Tensor, rows: Sequence[int]) -> Tensor:
-        """A capture's reduction of a chunk of rows of a pattern that has `n_keys` in all: stat batch head query."""
+        """`capture.reduce` of one chunk of pattern rows: stat batch head query. The whole pattern has `n_keys` keys."""
         assert capture.reduce is not None
         present = self.taps.present
-        # A cache may have dropped keys that left the window; a static one has places that are not taken yet.
+        # A sliding-window cache may have dropped its first keys; a static cache has unused entries at its end.
         first_key = max(0, present.stop - n_keys)
         keys = torch.arange(first_key, first_key + pattern.shape[-1], device=pattern.device)
         queries = torch.tensor([present[row] for row in rows], dtype=torch.long, device=pattern.device)
         return capture.reduce(pattern, queries, keys)
 
     def record(self, name: str, x: Tensor, head_axis: int) -> None:
-        """Keep `x`, computed for just the rows (and, unless they are sharded, the heads) that are captured."""
+        """Keep `x`, which holds only the captured rows and heads; if heads are sharded, all heads of this process."""
         capture, site = self.capture(name), self.prefix + name
         if self.shards is not None:
             n_heads = self.taps.sites.sizes["head"]
@@ -348,7 +377,7 @@ class Tap:
             raise AllSeen
 
     def _selected(self, site: str, x: Tensor, capture: Capture, present: Sequence[int]) -> Tensor:
-        """What a capture names of x, the whole tensor at a site."""
+        """The selected heads and positions of x, the whole tensor at a site, reduced if the capture has `reduce`."""
         shape = self.taps.sites[site]
         rows = None if capture.rows is None else torch.tensor(self.rows(capture, present), device=x.device).long()
         index = index_into(x, shape, heads_of(x, shape, capture.heads), rows)
@@ -358,7 +387,7 @@ class Tap:
         return self._of_each_text(site, x, capture, present)
 
     def _of_each_text(self, site: str, x: Tensor, capture: Capture, present: Sequence[int]) -> Tensor:
-        """Of x, which holds the positions that a capture names for any text, those that it names for each."""
+        """The positions that a capture selects in each text, out of x, which holds those of all texts together."""
         if not is_by_text(capture.rows):
             return x
         shape = self.taps.sites[site] if capture.reduce is None else "stat batch head query"
@@ -375,11 +404,11 @@ class Tap:
         return x.take_along_dim(torch.tensor(found, dtype=torch.long, device=x.device).view(spread), axis)
 
     def _edited(self, site: str, x: Tensor, change: _Change, present: Sequence[int]) -> Tensor:
-        """One edit at one site: select, call the function, check what came back, put it in its place."""
+        """x after one edit at one site: select, call the function, check its result, write it back."""
         shape = self.taps.sites[site]
         axis = position_axis(shape)
         value = None if change.value is None else change.value.to(device=x.device, dtype=x.dtype)
-        n_rows = None  # of the value, where it has some for positions
+        n_rows = None  # position rows of the value; None if it has no position axis or one of length 1
         if value is not None and value.dim() == x.dim() and (change.whole or value.shape[axis] != 1):
             n_rows = value.shape[axis]
         heads, rows = heads_of(x, shape, change.heads), None
@@ -387,7 +416,7 @@ class Tap:
             table = self._table(site, change, present, n_rows)
             if table.shape[-2] == 0:
                 return x
-            rows, of_value = table.to(x.device).unbind(-1)  # n each, or text n
+            rows, of_value = table.to(x.device).unbind(-1)  # each n, or text n
             if value is not None and n_rows is not None:
                 value = _rows_of(site, value, shape, heads if change.whole else None, of_value)
             if rows.dim() == 1 and table[:, 0].tolist() == list(range(len(present))):
@@ -400,10 +429,11 @@ class Tap:
         return put(x, index, new, index[axis] >= 0 if rows is not None and rows.dim() == 2 else None)
 
     def _table(self, site: str, change: _Change, present: Sequence[int], n_rows: int | None) -> Tensor:
-        """Where an edit applies in this forward pass: n 2, or text n 2 where texts differ, filled up with -1.
+        """The positions that an edit changes in this forward pass: n 2, or text n 2 (padded with -1) if texts differ.
 
-        First come indices into `present`, then those of rows of the edit's value, which has `n_rows`: in the order in
-        which positions are named, or, where none or masks for each text are, the positions themselves.
+        The last axis holds an index into `present` and the matching row of the edit's value, which has `n_rows` rows.
+        Row i belongs to the i-th selected position. If no positions are given, if they are a mask for each text, or if
+        the value is the whole site of another run, row i belongs to position i of the sequence.
         """
         positions, total = change.edit.positions, self.taps.present.stop
         by_text = is_by_text(positions)
@@ -430,7 +460,7 @@ class Tap:
 
 
 def _rows_of(site: str, value: Tensor, shape: str, heads: Tensor | None, rows: Tensor) -> Tensor:
-    """Some heads and rows of an edit's value, which is shaped like its site; rows: n, or text n where texts differ."""
+    """Selected heads and rows of an edit's value, which is shaped like its site; rows: n, or text n if texts differ."""
     if rows.dim() == 2:
         if value.shape[0] not in (1, len(rows)):
             raise WrongValue(f"the value for {site!r} holds {value.shape[0]} texts, but positions are for {len(rows)}")
@@ -439,8 +469,8 @@ def _rows_of(site: str, value: Tensor, shape: str, heads: Tensor | None, rows: T
 
 
 def _called(site: str, edit: Edit, selected: Tensor, value: Tensor | None) -> Tensor:
-    """The edit's function called on `selected`, its result checked."""
-    # Inference tensors count no versions, so there the function gets a copy, which is compared afterwards.
+    """The result of the edit's function for `selected`, after checking its type, shape and dtype."""
+    # Inference tensors have no version counter: the function gets a copy, which is compared with the original.
     argument = selected.clone() if selected.is_inference() else selected
     before = changes_of(argument)
     try:
@@ -462,7 +492,7 @@ def _called(site: str, edit: Edit, selected: Tensor, value: Tensor | None) -> Te
 
 
 def tap_at(taps: Taps | None, layer: int | None = None) -> Tap | Untapped:
-    """What taps there are at one block, or outside the blocks; none where nobody looks."""
+    """The tap at one block, or outside the blocks (None); `UNTAPPED` if nothing is captured or edited there."""
     if taps is None or layer not in taps.looked_at:
         return UNTAPPED
     return Tap(taps, "" if layer is None else f"blocks.{layer}.")

@@ -1,4 +1,4 @@
-"""Which heads and positions are meant: what may be written for them, and the indices it stands for."""
+"""Selections of heads and positions: the forms in which a caller may give them, and their conversion to indices."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,26 +12,36 @@ from .errors import OutOfRange, WrongType, WrongValue
 from .sites import HEADS, POSITIONS, axis_of
 
 Where: TypeAlias = int | slice | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
-"""Whole numbers, negative ones from the end; a mask, which has one bool for each place; a slice; or None for all.
+"""Whole numbers (negative ones count from the end), a mask with one bool for each head or position, a slice, or None
+for all.
 
-Positions may also be given for each text of a batch: numbers [batch, n], or in edits masks [batch, pos].
+Positions may also be given for each text of a batch: numbers [batch, n], or, in edits only, masks [batch, pos].
 """
 
 
 @dataclass(frozen=True)
 class Places:
-    """Places along an axis as they were written: numbers or masks, in one row for all texts or in one for each."""
+    """Heads or positions as the caller gave them, before the axis length is known.
+
+    Attributes:
+        rows: numbers or bools; one row for all texts, or one row for each text.
+        mask: whether the rows are masks of bools.
+        by_text: whether there is one row for each text.
+    """
 
     rows: tuple[tuple[int, ...], ...]
     mask: bool = False
     by_text: bool = False
 
     def within(self, size: int, what: str, whole: str, strict: bool = True) -> list[list[int]]:
-        """The rows as numbers along an axis of this size, those from the end counted from its start.
+        """Each row as indices along an axis of length `size`; negative numbers are converted to count from the start.
 
         Args:
-            what: a place in one word, and `whole`: the axis in words, for errors.
-            strict: numbers outside the axis and masks of another length are errors; else they may be among the result.
+            size: the length of the axis.
+            what: one element of the axis, for error messages, for instance "head".
+            whole: the axis in words, for error messages.
+            strict: numbers outside the axis and masks of another length are errors; if False, the result may contain
+                indices outside the axis.
         """
         if self.mask:
             if strict and (length := len(self.rows[0])) != size:
@@ -46,11 +56,12 @@ Chosen: TypeAlias = Places | slice | None
 
 
 def places(where: Where | Places, what: str) -> Chosen:
-    """What was written for heads or positions, checked as far as that needs no model and no text.
+    """Heads or positions as `Places`, a slice or None, after the checks that need neither a model nor a text.
 
     Raises:
-        WrongType: neither whole numbers nor bools.
-        WrongValue: both, or rows of several lengths, or numbers that look like a mask.
+        WrongType: an element is neither a whole number nor a bool.
+        WrongValue: numbers and bools are mixed, rows differ in length, or a row of more than two numbers holds only 0
+            and 1, so that it looks like a mask.
     """
     if where is None or isinstance(where, slice | Places):
         return where
@@ -69,7 +80,7 @@ def places(where: Where | Places, what: str) -> Chosen:
 
 
 def _plain(where: Any) -> Any:  # noqa: ANN401
-    """Tensors, arrays and their numbers as Python's own."""
+    """Tensors and arrays as lists, their scalars as Python numbers; anything else unchanged."""
     return where.tolist() if hasattr(where, "tolist") else where
 
 
@@ -91,35 +102,37 @@ def _shown(where: object) -> str:
 
 
 class Field:
-    """A field of a dataclass that takes any `Where` and holds it as `Chosen`."""
+    """A dataclass field that accepts any `Where` and stores it as `Chosen`."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, instance: object | None, owner: type) -> Chosen:
-        return None if instance is None else vars(instance)[self.name]  # of the class: the default
+        return None if instance is None else vars(instance)[self.name]  # on the class: the default
 
     def __set__(self, instance: object, where: Where | Places) -> None:
         vars(instance)[self.name] = places(where, self.name)
 
 
 def is_by_text(chosen: Chosen) -> bool:
-    """Whether positions are given for each text."""
+    """Whether each text has its own row of positions."""
     return isinstance(chosen, Places) and chosen.by_text
 
 
 def index_into(x: Tensor, shape: str, heads: Tensor | None, rows: Tensor | None) -> tuple[Any, ...] | None:
-    """An index that selects heads and positions of x at a site; None where all are selected.
+    """An index that selects heads and positions of x, the tensor at a site; None if everything is selected.
 
     Args:
-        shape: of x, in words.
-        heads: head numbers. rows: indices along the position axis, the same for all texts (n) or for each (batch n).
+        shape: the shape of x in words.
+        heads: head numbers; None means all.
+        rows: indices along the position axis, of shape n (the same for all texts) or batch n (for each text); None
+            means all.
     """
     chosen = {axis: where for axis, word in enumerate(shape.split()) if (where := _of(word, heads, rows)) is not None}
     if not chosen:
         return None
     by_text = rows is not None and rows.dim() == 2
-    axes = range(0 if by_text else min(chosen), max(chosen) + 1)  # side by side, or torch puts them in front
+    axes = range(0 if by_text else min(chosen), max(chosen) + 1)  # torch moves separated indexed axes to the front
     index: list[Any] = [slice(None)] * axes.start
     for axis in axes:
         numbers = chosen.get(axis, torch.arange(x.shape[axis], device=x.device))
@@ -136,7 +149,11 @@ def _of(word: str, heads: Tensor | None, rows: Tensor | None) -> Tensor | None:
 
 
 def put(x: Tensor, index: tuple[Any, ...], new: Tensor, counts: Tensor | None = None) -> Tensor:
-    """x with `new` at an index of `index_into`, or only where `counts` is true, which broadcasts to the index."""
+    """A copy of x with `new` at an index made by `index_into`.
+
+    Args:
+        counts: bools that broadcast to the index; only elements where it is True are replaced. None replaces all.
+    """
     x = x.clone()
     if counts is not None:
         spread = torch.broadcast_tensors(*index)
@@ -147,13 +164,13 @@ def put(x: Tensor, index: tuple[Any, ...], new: Tensor, counts: Tensor | None = 
 
 
 def heads_of(x: Tensor, shape: str, heads: Chosen) -> Tensor | None:
-    """The numbers of heads of x, a tensor of a shape in words; None for all."""
+    """The selected heads of x as a tensor of numbers; None means all, also where the shape has no head axis."""
     axis = axis_of(shape, *HEADS)
     return None if axis is None else head_numbers(heads, x.shape[axis], x.device)
 
 
 def head_numbers(heads: Chosen, n_heads: int, device: torch.device) -> Tensor | None:
-    """Heads as a tensor of numbers; None for all."""
+    """The selected heads as a tensor of numbers; None means all."""
     if heads is None:
         return None
     numbers = range(n_heads)[heads] if isinstance(heads, slice) else heads.rows[0]

@@ -1,7 +1,7 @@
 """The command line: `python -m workbench --help`, or `olmo-workbench --help` where the package is installed.
 
-Exit codes: 0 fine; 1 what was asked cannot be done (its reason is on stderr), or a check failed; 2 the command line was
-not understood; 130 interrupted.
+Exit codes: 0 success; 1 the command cannot be done (the reason is on stderr), or a check failed; 2 usage error; 130
+interrupted.
 """
 
 import sys
@@ -10,9 +10,9 @@ from workbench.interrupts import exit_on_interrupt
 
 
 def run() -> None:
-    """Do what the command line asks, and exit."""
+    """Run the command line, and exit with its exit code."""
     exit_on_interrupt()
-    from workbench.command_line import main  # takes longer to import
+    from workbench.command_line import main  # a slow import, so it comes after the interrupt handler
     from workbench.streams import prepare_streams
 
     prepare_streams()

@@ -1,4 +1,4 @@
-"""Values on disk, each in a file that is named after what the value depends on."""
+"""A cache of values on disk: one file for each value, named by its key."""
 
 import pickle
 from collections.abc import Callable
@@ -14,23 +14,23 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class DiskCache:
-    """A folder of values by their key. It holds pickles, so it is to be trusted like the code."""
+    """A folder of pickled values by key. Loading a pickle can run code, so use only a folder that you trust."""
 
     folder: Path
 
     def holds(self, key: str) -> bool:
-        """Whether there is a value of this key."""
+        """Whether the folder has a value for this key."""
         return self._path(key).is_file()
 
     def kept(self, key: str, make: Callable[[], Made]) -> tuple[Made, bool]:
-        """A value from the folder, or made now; and whether the folder holds it afterwards.
+        """(value, stored): the value of a key, computed by `make` if the folder does not have it.
 
-        It does not where it can be neither made nor written to: read-only, full, a file.
+        `stored` is False if the value could not be written: the folder is read-only, full, or a file.
         """
         path = self._path(key)
         try:
             return _read(path), True
-        except Exception:  # noqa: BLE001 - a damaged pickle raises anything; it is replaced
+        except Exception:  # noqa: BLE001 - a damaged pickle can raise any error; it is replaced
             value = make()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -41,8 +41,8 @@ class DiskCache:
         return value, True
 
     def shrink(self, most: int) -> None:
-        """Remove what was used longest ago until the values take at most so many bytes."""
-        with suppress(FileNotFoundError):  # another process does the same
+        """Remove the least recently used values until the rest take at most `most` bytes."""
+        with suppress(FileNotFoundError):  # another process may shrink the folder at the same time
             found = [(path, path.stat()) for path in self.folder.glob("*.pickle")]
             size = sum(stat.st_size for _, stat in found)
             for path, stat in sorted(found, key=lambda one: max(one[1].st_atime, one[1].st_mtime)):
@@ -54,6 +54,6 @@ class DiskCache:
         return self.folder / f"{key}.pickle"
 
 
-def _read(path: Path) -> Any:  # noqa: ANN401 - whatever was kept
+def _read(path: Path) -> Any:  # noqa: ANN401 - a stored value has any type
     with path.open("rb") as file:
         return pickle.load(file)

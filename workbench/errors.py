@@ -1,23 +1,23 @@
-"""The one error whose sentence is meant for the person at the keyboard."""
+"""`WorkbenchError`, the error whose message is written for the user, and helpers for its messages."""
 
 from reprlib import Repr
 
-MOST_SAID = 240  # letters of another library's message
+MOST_SAID = 240  # characters kept of another library's message
 
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
 
 class WorkbenchError(ValueError):
-    """Something the user can mend; the message names the value, and the choices or what would do."""
+    """An error that the user can correct. The message names the wrong value, and the choices or the remedy."""
 
 
 def reason(error: BaseException) -> str:
-    """What another library's error says, in one short line; the error's type where it says nothing."""
+    """The message of another library's error on one line, shortened; the error's type if the message is empty."""
     line = " ".join(str(error).split()) or type(error).__name__
     return line if len(line) <= MOST_SAID else f"{line[:MOST_SAID]} …"
 
 
 def shown(value: object) -> str:
-    """A value from a file as it stands in a sentence: its `repr`, cut short where it is long or deep."""
+    """The `repr` of a value from a file, shortened if it is long or deeply nested, for use in a message."""
     return _SHORT.repr(value)

@@ -1,7 +1,7 @@
-"""Text generation one token at a time, with what the model expected at each.
+"""Text generation token by token, with the model's predictions at each position.
 
-`stream` is a plain generator: it computes a token when asked for the next one and stops when it is closed. `generate`
-is the same as one call, with a labelled result.
+`stream` is a generator: each `next` computes one token, and closing the generator ends the computation. `generate` runs
+it to the end and returns a labelled result.
 """
 
 import math
@@ -27,10 +27,14 @@ ALTERNATIVES = 10  # kept for each token
 
 @dataclass(frozen=True)
 class Step:
-    """One token of a text, and what the model expected in its place.
+    """One token of a text, and the model's prediction at its position.
 
-    `log_probability` (nats, at most 0) and `alternatives`, the likeliest tokens as (id, probability) with the
-    likeliest first, are of the model's own distribution: temperature, top-k and top-p change the draw only.
+    Probabilities are those of the model's unmodified distribution; temperature, top-k and top-p affect only the draw.
+
+    Attributes:
+        id: token id.
+        log_probability: log probability of the token in nats, at most 0.
+        alternatives: the `ALTERNATIVES` most probable tokens as (id, probability), most probable first.
     """
 
     id: int
@@ -45,10 +49,16 @@ class Step:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Written(Labelled):
-    """A text token by token: the surprisal of each (nats), and what was likeliest in its place.
+    """A text with the surprisal of each token and the most probable tokens at its position.
 
-    The first `given` tokens were read, the others written. `alternatives` are (token, id, probability), the likeliest
-    first; nothing predicted the first token, which has none, and whose surprisal is NaN.
+    The first token has no prediction: its surprisal is NaN and its `alternatives` are empty.
+
+    Attributes:
+        values: surprisal of each token in nats.
+        tokens: labels of the tokens.
+        ids: token ids.
+        alternatives: for each position, (token, id, probability) of the most probable tokens, most probable first.
+        given: number of prompt tokens at the beginning; the tokens after them were generated.
     """
 
     values: Values  # token
@@ -66,11 +76,12 @@ class Written(Labelled):
 
     @property
     def probability(self) -> np.ndarray:
-        """The probability of each token, given those before it."""
+        """The probability of each token given the tokens before it; NaN for the first."""
         return np.exp(-self.values)
 
     def table(self) -> pd.DataFrame:
-        """One row a token: its place, id, surprisal and probability, and the likeliest tokens there with theirs."""
+        """One row for each token: position, token, id, `given`, surprisal, probability, and the most probable tokens at
+        its position with their ids and probabilities."""
         table = pd.DataFrame({"position": range(len(self.ids)), "token": self.tokens, "id": self.ids})
         table["given"] = table["position"] < self.given
         table["surprisal"], table["probability"] = self.values, self.probability
@@ -95,7 +106,10 @@ def generate(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Written:
-    """Continue a text, as `stream` does, and tell how surprising each token was, those that were given included."""
+    """Continue a text and return the surprisal of every token, including the prompt.
+
+    The arguments are those of `stream`; `tokenizer` gives readable labels.
+    """
     ids = one_text(tokens)[0].tolist()
     steps: list[Step] = []
     for step in stream(
@@ -116,7 +130,7 @@ def generate(
 
 
 def written(given: Sequence[int], steps: Sequence[Step], tokenizer: Tokenizer | None) -> Written:
-    """The result of the steps of a text: of each given token after the first, then of each new one."""
+    """The result from the prompt ids and the steps: one for each prompt token after the first, then the new tokens'."""
     ids = [*given, *(step.id for step in steps[len(given) - 1 :])]
     names = iter(vocabulary_labels([i for step in steps for i, _ in step.alternatives], tokenizer))
     return Written(
@@ -144,13 +158,26 @@ def stream(
     stop_at: Sequence[int] = (),
     read: bool = False,
 ) -> Iterator[Step]:
-    """Continue a text (1 pos), a step a token, until `max_new_tokens` or a token of `stop_at`, which is yielded too.
+    """Continue a text and yield one `Step` for each new token.
 
-    With `read`, a step for each given token after the first comes before those.
-    `temperature` 0 takes the likeliest token; `top_k` 0 and `top_p` 1 leave all tokens in. `edits` hold for the prompt
-    and for every token after it; their `positions` are numbers, since a mask would have to grow with the text. One seed
-    gives one text; two models that agree on a distribution draw the same token.
-    Errors: WorkbenchError, at the call, for a setting that makes no sense or a text that would not fit.
+    Generation stops after `max_new_tokens`, or after a token of `stop_at`, which is yielded too. The same seed gives
+    the same text. Two models with the same distribution draw the same token.
+
+    Args:
+        model: the model.
+        tokens: the prompt, 1 pos, not empty.
+        max_new_tokens: upper limit of new tokens.
+        temperature: divides the logits before the draw; 0 takes the most probable token.
+        top_p: draw from the smallest set of most probable tokens with at least this total probability; 1 keeps all.
+        top_k: draw from this many most probable tokens; 0 keeps all.
+        seed: seed of the draws.
+        edits: applied to the prompt and to every new token. Their `positions` must be integers, because a mask would
+            have to grow with the text.
+        stop_at: token ids that end the text.
+        read: True to yield first a step for each prompt token after the first.
+
+    Errors: WorkbenchError, raised by the call and not by the first `next`, if a setting is out of its range or the text
+    would exceed the model's maximum length. While generating: WorkbenchError if logits are NaN.
     """
     check_sampling(max_new_tokens, temperature, top_p, top_k, seed)
     if tokens.ndim != 2 or tokens.shape[0] != 1 or tokens.shape[1] == 0:
@@ -182,14 +209,14 @@ def stream(
 
 
 def _read(logits: Tensor, ids: Tensor) -> Iterator[Step]:
-    """The steps of tokens that are known (pos), from the logits in their places (pos vocab), some at a time."""
+    """The steps of known tokens (pos) from the logits that predict them (pos vocab), in chunks of positions."""
     size = max(1, CHUNK // logits.shape[-1])
     for some, known in zip(logits.split(size), ids.split(size), strict=True):
         yield from _expected(some.float().log_softmax(-1), known.to(some.device))
 
 
 def _expected(log_p: Tensor, ids: Tensor) -> Iterator[Step]:
-    """The steps of tokens (pos) where these log-probabilities were expected: pos vocab."""
+    """The steps of tokens (pos) from the log probabilities that predict them (pos vocab)."""
     own = log_p.gather(-1, ids[:, None])[:, 0].tolist()
     likely = log_p.topk(min(ALTERNATIVES, log_p.shape[-1]))
     numbers = (ids.tolist(), own, likely.indices.tolist(), likely.values.exp().tolist())
@@ -198,13 +225,17 @@ def _expected(log_p: Tensor, ids: Tensor) -> Iterator[Step]:
 
 
 def toward(model: OlmoForCausalLM, token: int, length: float) -> Tensor:
-    """A vector (d_model) that raises a token's logit where it is added: its row of the unembedding, at this length."""
+    """A steering vector (d_model) that raises a token's logit: its row of the unembedding, scaled to norm `length`."""
     row = model.get_output_embeddings().weight[token].detach().float()
     return length * row / row.norm()
 
 
 def draw(log_p: Tensor, temperature: float, top_p: float, top_k: int, chance: torch.Generator) -> int:
-    """One token from log-probabilities (vocab): tempered, then the top k, then the fewest that hold `top_p`."""
+    """Draw one token id from log probabilities (vocab).
+
+    Temperature is applied first, then top-k, then top-p: the smallest set of most probable tokens with at least the
+    probability `top_p`.
+    """
     if temperature == 0:
         return int(log_p.argmax())
     log_p = (log_p / temperature).log_softmax(-1)
@@ -212,13 +243,13 @@ def draw(log_p: Tensor, temperature: float, top_p: float, top_k: int, chance: to
         log_p = log_p.where(log_p >= log_p.topk(top_k).values[-1], -math.inf).log_softmax(-1)
     if top_p < 1:
         ordered = log_p.exp().sort(descending=True)
-        before = ordered.values.cumsum(-1) - ordered.values  # what the likelier ones hold already
+        before = ordered.values.cumsum(-1) - ordered.values  # total probability of the more probable tokens
         log_p[ordered.indices[before >= top_p]] = -math.inf
     return int(torch.multinomial(log_p.exp(), 1, generator=chance))
 
 
 def check_sampling(max_new_tokens: int, temperature: float, top_p: float, top_k: int, seed: int) -> None:
-    """Errors: WorkbenchError that names the first setting that makes no sense; NaN never does."""
+    """Check the settings of a draw. Errors: WorkbenchError that names the first setting out of its range, or NaN."""
     for name, value, low, high, whole in (
         ("max_new_tokens", max_new_tokens, 1, 2**31, True),
         ("temperature", temperature, 0, 100, False),

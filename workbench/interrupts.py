@@ -1,7 +1,7 @@
 """Ctrl-C ends a program with exit code 130, within a second and without a traceback.
 
-Only `exit_on_interrupt` changes how a process takes SIGINT, and a program calls it, never a library: in a notebook
-Ctrl-C raises KeyboardInterrupt as ever. Little is imported here, since it comes before everything else.
+Only `exit_on_interrupt` changes the handling of SIGINT. Only programs call it, so in a notebook Ctrl-C still raises
+KeyboardInterrupt. This module imports little, because programs import it first.
 """
 
 import os
@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 INTERRUPTED = 130  # exit code: 128 + SIGINT
-SILENT = "ignore:resource_tracker:UserWarning"  # joblib's, that it cleans up after worker processes which were ended
+SILENT = "ignore:resource_tracker:UserWarning"  # joblib's warning about ended workers
 GRACE = 0.6  # seconds to remove temporary files and end worker processes
 
 
 def exit_on_interrupt() -> None:
-    """From now on Ctrl-C ends this process at once.
+    """From this call on, Ctrl-C ends the process at once.
 
-    Made for the time of imports: an exception in the midst of them passes through C code, which may print it or turn it
-    into an ImportError. Where SIGINT is ignored (`nohup`, a shell's background jobs), it stays ignored.
+    This is for the time of imports: a KeyboardInterrupt during an import passes through C code, which may print it or
+    turn it into an ImportError. If SIGINT is ignored (`nohup`, background jobs of a shell), it stays ignored.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
@@ -27,11 +27,11 @@ def exit_on_interrupt() -> None:
 
 @contextmanager
 def unwound_on_interrupt() -> Iterator[None]:
-    """After `exit_on_interrupt`, a block in which Ctrl-C raises KeyboardInterrupt, so that `with` blocks are left.
+    """After `exit_on_interrupt`: a block in which Ctrl-C raises KeyboardInterrupt, so that `with` blocks clean up.
 
-    The process exits when the block has ended, and `GRACE` seconds after Ctrl-C in any case: also where the exception
-    was swallowed or turned into another, and where the main thread is in a long computation in C. In a process that
-    did not call `exit_on_interrupt` it does nothing.
+    After Ctrl-C the process exits when the block ends, and at the latest after `GRACE` seconds, even if the exception
+    is caught or replaced, or the main thread is in a long computation in C. Without `exit_on_interrupt`, this does
+    nothing.
     """
     if signal.getsignal(signal.SIGINT) is not _exit:
         yield
@@ -41,7 +41,7 @@ def unwound_on_interrupt() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         nonlocal interrupted
         interrupted = True
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would interrupt the removal
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would interrupt the cleanup
         raise KeyboardInterrupt
 
     with _deadline():
@@ -50,14 +50,17 @@ def unwound_on_interrupt() -> Iterator[None]:
             yield
         finally:
             if interrupted:
-                os._exit(INTERRUPTED)  # the interpreter's own end may take seconds
+                os._exit(INTERRUPTED)  # a normal exit of the interpreter may take seconds
             signal.signal(signal.SIGINT, _exit)
 
 
 @contextmanager
 def _deadline() -> Iterator[None]:
-    """In the block, a thread ends the process `GRACE` seconds after SIGINT. It waits for a pipe that C code writes to,
-    since handlers in Python run only between two steps of the main thread."""
+    """A block in which a thread ends the process `GRACE` seconds after SIGINT.
+
+    The thread reads a pipe that Python's C signal handler writes to, because Python handlers run only between two
+    bytecode instructions of the main thread.
+    """
     import threading  # not needed for --help
     import time
 

@@ -1,4 +1,4 @@
-"""The errors whose sentences are shown to people. Any other is a fault of the program, and stays one."""
+"""The errors whose messages are shown to the user. Every other error is a bug and is not caught."""
 
 import torch
 

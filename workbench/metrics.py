@@ -1,4 +1,4 @@
-"""Ready metrics for `trajectory`. Each function here makes a `Metric`."""
+"""Ready-made metrics for `trajectory`: functions that return a `Metric`, and their helpers."""
 
 import numpy as np
 import torch
@@ -30,63 +30,68 @@ SCORES = {
     "induction": "induction score",
     "induction_error": "standard error of the induction score",
 }
-"""What the measures of `head_atlas` are called along a run."""
+"""The names of the measures of `head_atlas` as metrics."""
 
 
 def held_out_loss(tokens: TextsLike) -> Metric:
-    """Mean −log p of the tokens of texts that the run was not trained on, nats a token."""
+    """Mean −log p per token of held-out texts, on which the run was not trained, in nats."""
     return Metric("held-out loss", mean_loss, {"tokens": _texts(tokens, 2)}, unit="nats")
 
 
 def head_scores(tokens: TextsLike, score: str, *, samples: int = 64, seed: int = 0) -> Metric:
-    """One score of `head_atlas` for every head: entropy, previous, first (sinks), self, distance, induction, …"""
+    """One measure of `head_atlas` for every head: entropy, previous, first (sinks), self, distance, induction, …"""
     arguments = {"tokens": _texts(tokens, 2), "score": score, "samples": samples, "seed": seed}
     return Metric(f"{SCORES.get(score, score)} of each head", _head_score, arguments)
 
 
 def residual_norms(tokens: TextsLike) -> Metric:
-    """The mean norm of the residual stream after each layer; a text's first token, often a sink, is left out."""
+    """The mean norm of the residual stream after each layer, without the first token of each text (often a sink)."""
     return Metric("norm of the residual stream", _mean_norms, {"tokens": _texts(tokens, 2)}, ordered=True)
 
 
 def effective_rank(tokens: TextsLike) -> Metric:
-    """RankMe of the hidden states of each layer (Garrido et al. 2023); its phases along OLMo: arXiv 2509.23024."""
+    """RankMe of the hidden states of each layer (Garrido et al. 2023; its phases in OLMo: arXiv 2509.23024)."""
     return Metric("effective rank", _rank, {"tokens": _texts(tokens)}, unit="directions", ordered=True)
 
 
 def continuation_log_prob(prompt: TextsLike, continuation: TextsLike) -> Metric:
-    """The log-probability of a continuation after a prompt, one text each, in nats, summed over its tokens."""
+    """The log-probability of a continuation after a prompt, in nats, summed over the tokens of the continuation.
+
+    `prompt` and `continuation` are one text each.
+    """
     arguments = {"prompt": one_text(prompt)[0], "continuation": one_text(continuation)[0]}
     return Metric("log-probability of the continuation", _continuation, arguments, unit="nats")
 
 
 def kl_to_last(tokens: TextsLike) -> Metric:
-    """KL(last ‖ checkpoint) of next-token distributions, mean over the tokens of texts, nats: what is left to learn."""
+    """KL(last ‖ checkpoint) between next-token distributions, mean over the tokens of all texts, in nats."""
     arguments = {"tokens": _texts(tokens)}
     return Metric("KL to the last checkpoint", _kl, arguments, unit="nats", reference=log_probs)
 
 
 def weight_change() -> Metric:
-    """‖B − A‖ / ‖A‖ of all parameters from the checkpoint before, by layer, divided by the steps between them.
+    """‖B − A‖ / ‖A‖ per training step, from the previous checkpoint A to each checkpoint B: for all parameters and by
+    layer.
 
-    Read from the files; the first checkpoint has nothing before it (NaN).
+    Computed from the files, without loading models. The first checkpoint has no previous one and is undefined (NaN).
     """
     return Metric("relative weight change per step", _change, reads="weights")
 
 
 def head_needed(tokens: TextsLike, layer: int, head: int) -> Metric:
-    """How much the loss rises when a head is as it was at the run's first checkpoint, nats.
+    """The rise of the loss, in nats, when a head has its weights from the first checkpoint of the run.
 
-    About zero while the head has not become what the others rely on; see `needed_from`.
+    It is about zero as long as the rest of the model does not depend on what the head has learned. See `needed_from`.
     """
     arguments = {"tokens": _texts(tokens, 2), "part": Part("head", layer, (head,))}
     return Metric(f"need of L{layer}H{head}", _need, arguments, unit="nats", reference=_of_part, reference_at=0)
 
 
 def needed_from(curve: Curves, floor: float, line: int = 0) -> float | None:
-    """The place on the axis from which a line stays above a floor to the end; None if it does not end above it.
+    """The position on the axis from which a line stays above `floor` until the end; None if its last value is not above
+    it.
 
-    With `head_needed` and the noise floor of the loss: the step from which the head is needed.
+    With `head_needed` and the noise floor of the loss, this is the step from which the head is needed.
     """
     above = curve.values[line] > floor
     if not above[-1]:
@@ -96,8 +101,11 @@ def needed_from(curve: Curves, floor: float, line: int = 0) -> float | None:
 
 
 def _texts(tokens: TextsLike, at_least: int = 1) -> TextsLike:
-    """The texts as they were given; the model that reads them says whether they are padded. Errors: those of
-    `as_texts`, and WorkbenchError for a text of fewer than `at_least` tokens."""
+    """The texts unchanged, after a check of their lengths. (Padding is recognised later, with the configuration of the
+    model.)
+
+    Errors: those of `as_texts`, and WorkbenchError for a text of fewer than `at_least` tokens.
+    """
     shortest = min(as_texts(tokens).lengths)
     if shortest < at_least:
         raise WorkbenchError(f"a text has {shortest} tokens; this needs at least {at_least}")
@@ -105,7 +113,7 @@ def _texts(tokens: TextsLike, at_least: int = 1) -> TextsLike:
 
 
 def mean_loss(model: OlmoForCausalLM, tokens: TextsLike) -> float:
-    """Mean −log p of each token but every text's first, nats."""
+    """Mean −log p over all tokens except the first of each text, in nats."""
     texts = texts_for(model, tokens, at_least=2)
     total = 0.0
     for _, ids in texts.batches(_tokens(model, texts)):
@@ -115,14 +123,14 @@ def mean_loss(model: OlmoForCausalLM, tokens: TextsLike) -> float:
 
 
 def log_probs(model: OlmoForCausalLM, tokens: TextsLike) -> np.ndarray:
-    """Log-probabilities of the next token after every token, the texts one after the other: token vocab, float32."""
+    """Log-probabilities of the next token after every token, texts in sequence: token vocab, float32."""
     texts = texts_for(model, tokens)
     _tokens(model, texts, kept=texts.tokens * model.config.vocab_size * 4)
     return torch.cat([model.run(ids[None]).logits[0].float().log_softmax(-1).cpu() for ids in texts]).numpy()
 
 
 def _tokens(model: OlmoForCausalLM, texts: Texts, kept: int = 0) -> int:
-    """How many tokens to run at a time with all their logits, beside what is kept."""
+    """The number of tokens to run at a time with all their logits, beside `kept` bytes."""
     per_token = run_bytes(model, logits=2) + 3 * 4 * model.config.vocab_size
     return tokens_at_a_time(model, "log-probabilities", per_token, texts.longest, fixed=CHUNK_BYTES + kept)
 

@@ -1,4 +1,4 @@
-"""Modules that have moved: imports under their former names still work, and give the module under its new name."""
+"""Imports of modules under their former names: they return the module under its new name."""
 
 import sys
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ NEW_NAMES = {
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds a module under its former name. The module is imported once; both names are the same object."""
+    """Import hook for former module names. The module is imported once; both names refer to the same object."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -26,7 +26,7 @@ class MovedModules(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = import_module(NEW_NAMES[spec.name])
-        spec.loader_state = module.__spec__  # the import system replaces it by `spec`
+        spec.loader_state = module.__spec__  # kept, because the import system replaces it by `spec`
         return module
 
     def exec_module(self, module: ModuleType) -> None:
@@ -35,6 +35,6 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Let former names be imported."""
+    """Register the import hook, once."""
     if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
         sys.meta_path.append(MovedModules())

@@ -1,8 +1,8 @@
-"""One picture for each shape of result: `plot(result)` gives a plotly figure.
+"""Plots of results: `plot(result)` returns a plotly figure.
 
-Colours can be told apart by colour-blind readers: cividis, and blue–orange around zero. Backgrounds are transparent
-and text is grey, so a figure reads on a light page and on a dark one. Axes are integers with labels, because equal
-tokens would merge on a categorical axis. Arrays are handed over as float32, which plotly sends as binary.
+Colour scales are safe for colour-blind readers: cividis, and blue–orange around zero. Backgrounds are transparent and
+text is grey, so that a figure is readable on light and dark pages. Axes are integers with labels, because equal tokens
+would merge on a categorical axis. Arrays are float32, which plotly encodes as binary.
 """
 
 import textwrap
@@ -30,20 +30,23 @@ DIVERGING: list[list[float | str]] = [
 BLUE, ORANGE = "#4a86cf", "#d9772b"
 LINES = [BLUE, ORANGE, "#2a9d7c", "#c2679d", "#8a8a35", "#8c6bc8", "#c9504a", "#7f7f7f"]
 GREY, FAINT = "#808080", "rgba(128,128,128,0.25)"
-MAX_TICKS = 48  # more labels than this on one axis run into each other
-ROW_CHARACTERS = 130  # that fit side by side into the cells of one row
+MAX_TICKS = 48  # with more labels on one axis, they overlap
+ROW_CHARACTERS = 130  # characters that fit into one row of cells
 LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS = 5, 12
-CELL_WIDTH = 42  # pixels that the fewest characters need
-MAX_TEXT_COLUMNS = 128  # cells of more have no texts
+CELL_WIDTH = 42  # pixels for `LEAST_CELL_CHARACTERS` characters
+MAX_TEXT_COLUMNS = 128  # with more columns, cells show no text
 WIDE = "▁⏎⇥"
-COUNTED = ("step", "tokens")  # axes of which numbers say more than names
-BETWEEN_MAPS = 40  # pixels, for a map's title
-TITLE_CHARACTERS = 95  # in a line
+COUNTED = ("step", "tokens")  # axes whose ticks are numbers, not labels
+BETWEEN_MAPS = 40  # pixels between rows of maps, for the titles
+TITLE_CHARACTERS = 95  # per line
 
 
 @singledispatch
 def plot(result: Result | Measures) -> go.Figure:
-    """The figure of a result. Of `Measures`, plot one: `plot(atlas["entropy"])`."""
+    """The plotly figure of a result. For `Measures`, plot one of them: `plot(atlas["entropy"])`.
+
+    Errors: TypeError for `Measures` and for anything that is not a result.
+    """
     raise TypeError(
         f"there is no plot for a {type(result).__name__}; there is one for Grid, Maps, Scores, Curves, Points"
     )
@@ -57,7 +60,7 @@ def _(measures: Measures) -> go.Figure:
 
 @plot.register
 def plot_grid(grid: Grid) -> go.Figure:
-    """A heatmap, first row at the bottom (layers rise), with the cells' texts where they can be read."""
+    """A heatmap with the first row at the bottom, so that layers go upwards, and texts in cells that have room."""
     rows, columns = [escape(r) for r in grid.rows], [escape(c) for c in grid.columns]
     room = clamp(ROW_CHARACTERS // len(columns), LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS)
     texts = None if grid.text is None or len(columns) > MAX_TEXT_COLUMNS else cell_texts(grid.text, room)
@@ -84,7 +87,7 @@ def plot_grid(grid: Grid) -> go.Figure:
     figure = finish(go.Figure(heatmap), grid, height=190 + min(26 * len(rows), 900))
     figure.update_xaxes(ticks(columns) | {"title": escape(grid.column_name)})
     figure.update_yaxes(ticks(rows) | {"title": escape(grid.row_name)})
-    if texts is not None and room * len(columns) > ROW_CHARACTERS:  # wider than a window rather than not to be read
+    if texts is not None and room * len(columns) > ROW_CHARACTERS:  # a wide figure keeps the texts readable
         figure.update_layout(width=150 + CELL_WIDTH * len(columns))
         figure.update_traces(xgap=1, ygap=1).update_xaxes(ticks(columns, limit=len(columns)))
     return figure
@@ -92,7 +95,7 @@ def plot_grid(grid: Grid) -> go.Figure:
 
 @plot.register
 def plot_maps(maps: Maps) -> go.Figure:
-    """One heatmap a head, queries downwards; keys after the query, which cannot be seen, are left empty."""
+    """One heatmap for each head, queries downwards. Keys after the query are masked and stay empty."""
     across = min(len(maps.heads), 4)
     down = ceil(len(maps.heads) / across)
     queries = np.array(maps.queries)
@@ -137,7 +140,7 @@ def plot_maps(maps: Maps) -> go.Figure:
 
 @plot.register
 def plot_scores(scores: Scores) -> go.Figure:
-    """Horizontal bars in the order given; orange above zero and blue below, where the sign means something."""
+    """Horizontal bars in the given order. If the scores are signed, positive bars are orange and negative ones blue."""
     names = [escape(name) for name in scores.names]
     bars = go.Bar(
         x=scores.values,
@@ -158,7 +161,7 @@ def plot_scores(scores: Scores) -> go.Figure:
 
 
 def told_sum(scores: Scores) -> str:
-    """What scores add up to, and what they should, where that is not the same to three digits."""
+    """The sum of the scores, and their expected total if it differs at three digits; "" without a total."""
     if scores.total is None:
         return ""
     found, total = f"{scores.values.sum(dtype=np.float64):.3g}", f"{scores.total:.3g}"
@@ -166,7 +169,7 @@ def told_sum(scores: Scores) -> str:
 
 
 def with_room(values: np.ndarray, share: float = 0.12) -> list[float]:
-    """The range of an axis from zero to all values, with room for a number beside the longest bars."""
+    """The range of an axis that covers zero and all values, with room for a number beside the longest bars."""
     low, high = min(0.0, np.nanmin(values, initial=0.0)), max(0.0, np.nanmax(values, initial=0.0))
     room = share * ((high - low) or 1.0)
     return [float(low - room * (low < 0)), float(high + room * (high > 0 or low == 0))]
@@ -174,8 +177,11 @@ def with_room(values: np.ndarray, share: float = 0.12) -> list[float]:
 
 @plot.register
 def plot_curves(curves: Curves) -> go.Figure:
-    """A line each, told apart by colour (by shade where the lines stand in order), in bands of ± 1 error. Of many lines
-    those that change most have colours, the others are faint, and named on hover."""
+    """Lines with a colour each (shades if the lines are ordered) and bands of ± 1 standard error.
+
+    If there are more unordered lines than colours, the lines with the widest range have colours; the others are faint,
+    and their names appear on hover.
+    """
     figure = go.Figure()
     x = log_places(curves.x) if curves.log_x else curves.x
     told = told_apart(curves)
@@ -205,7 +211,7 @@ def plot_curves(curves: Curves) -> go.Figure:
 
 
 def places_of(curves: Curves, x: np.ndarray) -> dict[str, object]:
-    """The ticks of a few points that have labels: counts for steps and tokens, else the labels."""
+    """Ticks for an axis of few, labelled points: numbers for steps and tokens, labels otherwise; else no settings."""
     if curves.x_labels is None or len(x) > MAX_TICKS:
         return {}
     counts = curves.x_name in COUNTED
@@ -215,7 +221,8 @@ def places_of(curves: Curves, x: np.ndarray) -> dict[str, object]:
 
 
 def told_apart(curves: Curves) -> list[int]:
-    """Which lines have colours of their own: all, or of more than there are the ones with the widest range."""
+    """Indices of the lines with a colour of their own: all lines, or those with the widest range if there are too
+    many."""
     if len(curves.lines) <= len(LINES) or curves.ordered:
         return list(range(len(curves.lines)))
     ranges = np.nanmax(curves.values, 1, initial=-np.inf) - np.nanmin(curves.values, 1, initial=np.inf)
@@ -223,13 +230,13 @@ def told_apart(curves: Curves) -> list[int]:
 
 
 def tick_label(number: float) -> str:
-    """A count as people write it: "6,000", "84B"."""
+    """A count in short form: "6,000", "84B"."""
     size, unit = next(((10**n, unit) for n, unit in ((12, "T"), (9, "B"), (6, "M")) if number >= 10**n), (1, ""))
     return f"{number / size:,.4g}{unit}" if unit else f"{number:,.0f}"
 
 
 def emphasise(figure: go.Figure, name: str) -> go.Figure:
-    """A figure of many curves with one of them in front, the others thin and grey; the names are left to hovering."""
+    """A figure of many curves with one in front and the others thin and grey; without a legend, names on hover."""
     front, names = escape(name), [trace.name for trace in figure.data]
     for trace in figure.data:
         mine = trace.name == front
@@ -241,19 +248,21 @@ def emphasise(figure: go.Figure, name: str) -> go.Figure:
 
 
 def same_colours(figure: go.Figure, other: go.Figure) -> go.Figure:
-    """A heatmap with the colours of another, so that equal numbers look equal."""
+    """A heatmap with the colour scale and range of another, so that equal values have equal colours."""
     shown = other.data[0]
     return figure.update_traces(zmin=shown.zmin, zmax=shown.zmax, colorscale=shown.colorscale)
 
 
 def log_places(x: np.ndarray) -> np.ndarray:
-    """Where points stand on a logarithmic axis: zero, which has no place there, at half the least of the others."""
+    """The points of a logarithmic axis, with zero moved to half of the smallest positive point."""
     return np.where(x > 0, x, x[x > 0].min() / 2) if (x > 0).any() else x + 1
 
 
 def apart(places: np.ndarray, least: float = 0.06) -> list[int]:
-    """Which labels of an axis can stand: none nearer to the one before than a share of the axis's length; all of an
-    even axis, where they are turned."""
+    """Indices of the axis labels to show: each at least a share `least` of the axis length after the previous one.
+
+    On an evenly spaced axis all labels are shown, because plotly rotates them.
+    """
     gaps, kept = np.diff(places), list[int]()
     if gaps.size and np.ptp(gaps) <= 1e-6 * np.ptp(places):
         return list(range(len(places)))
@@ -265,8 +274,10 @@ def apart(places: np.ndarray, least: float = 0.06) -> list[int]:
 
 @plot.register
 def plot_points(points: Points) -> go.Figure:
-    """Markers, named where there is space for it and on hover; in space, where plotly would not escape names, on hover
-    only."""
+    """Markers in two or three dimensions, with names on hover.
+
+    In two dimensions, names are also shown where they do not overlap; in three, plotly would not escape them.
+    """
     names = np.array([escape(name) for name in points.names], dtype=object)
     coloured = "" if points.colour is None else f"<br>{escape(points.colour_name)} %{{marker.color}}"
     flat = len(points.axes) == 2
@@ -289,7 +300,7 @@ def plot_points(points: Points) -> go.Figure:
 
 
 def colouring(points: Points) -> dict[str, object]:
-    """How markers are coloured by a number, where there is one."""
+    """Marker settings for colour by number; empty without `colour`."""
     if points.colour is None:
         return {}
     line, bar = {"width": 1, "color": GREY}, colour_bar(points.colour_name)
@@ -297,7 +308,10 @@ def colouring(points: Points) -> dict[str, object]:
 
 
 def with_space(points: Points, width: float = 620.0, height: float = 420.0) -> np.ndarray:
-    """Which names of points in a picture of so many pixels lie on no other: point, the first ones first."""
+    """Boolean, point: the names that can be shown without overlap in a plot of width × height pixels.
+
+    Of overlapping names, the first one is shown.
+    """
     extent = np.ptp(points.values[:, :2], axis=0)
     places = points.values[:, :2] / np.where(extent > 0, extent, 1) * (width, height)
     shown: list[int] = []
@@ -309,7 +323,7 @@ def with_space(points: Points, width: float = 620.0, height: float = 420.0) -> n
 
 
 def value_range(values: np.ndarray, signed: bool) -> tuple[float, float]:
-    """Ends of the colour scale: symmetric around zero if signed; otherwise from zero, or the least if that is lower."""
+    """Ends of the colour scale: symmetric around zero if signed; otherwise from min(0, lowest value) to the highest."""
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return 0.0, 1.0
@@ -321,12 +335,12 @@ def value_range(values: np.ndarray, signed: bool) -> tuple[float, float]:
 
 
 def colours(result: Result) -> str | list[list[float | str]]:
-    """The colour scale of a result: cividis, or blue–orange where zero is the centre."""
+    """The colour scale of a result: blue–orange if it is signed, else cividis."""
     return DIVERGING if result.signed else SEQUENTIAL
 
 
 def colour_bar(title: str, rows: int = 12) -> dict[str, object]:
-    """A thin colour bar with its title along its side, in lines that fit beside so many rows of cells."""
+    """A thin colour bar with its title beside it, wrapped to the height of `rows` rows of cells."""
     lines = textwrap.wrap(title, max(12, 10 + 3 * rows), break_long_words=False)
     return {
         "title": {"text": "<br>".join(escape(line) for line in lines), "side": "right"},
@@ -336,23 +350,23 @@ def colour_bar(title: str, rows: int = 12) -> dict[str, object]:
 
 
 def line_colour(n: int, lines: int, ordered: bool) -> str:
-    """The colour of the nth of so many lines: a shade where they stand in order."""
+    """The colour of line `n` of `lines`: a shade of the sequential scale if the lines are ordered."""
     return sample_colorscale(SEQUENTIAL, 0.3 + 0.6 * n / (lines - 1))[0] if ordered and lines > 1 else LINES[n]
 
 
 def cell_texts(texts: np.ndarray, room: int) -> np.ndarray:
-    """As much of each cell's text as there is room for, in characters; one that is wide takes the room of two."""
+    """The texts of cells, escaped; longer ones are cut to `room` characters and "…". A wide character counts as two."""
     return np.vectorize(lambda text: escape(shortened(text, room + 1)), otypes=[object])(texts)
 
 
 def shortened(text: str, room: int) -> str:
-    """A text that is cut, with a sign of it, where it takes more room than there is."""
+    """The text, cut and ended with "…" if it is wider than `room` characters; a wide character counts as two."""
     ends = np.cumsum([2 if c in WIDE or unicodedata.east_asian_width(c) in "WF" else 1 for c in text])
     return text if not text or ends[-1] <= room else text[: int((ends < room).sum())] + "…"
 
 
 def hover_names(grid: Grid) -> np.ndarray:
-    """What hovering says of each cell: labels of row and column, its whole text, its value. row column 4"""
+    """The hover data of each cell, row column 4: row label, column label, whole text, value; all escaped."""
     rows, columns = np.meshgrid(np.array(grid.rows, object), np.array(grid.columns, object), indexing="ij")
     texts = np.full(rows.shape, "", object) if grid.text is None else grid.text
     values = np.vectorize("{:.6g}".format, otypes=[object])(grid.values)
@@ -362,31 +376,31 @@ def hover_names(grid: Grid) -> np.ndarray:
 
 
 def powers_of_ten(high: float) -> dict[str, object]:
-    """Ticks of a colour bar that shows logarithms to base ten."""
+    """Ticks at powers of ten, for a colour bar of base-ten logarithms up to `high`."""
     exponents = np.arange(0, int(high) + 1, dtype=np.int32)
     return {"tickmode": "array", "tickvals": exponents, "ticktext": [f"{10**n:,}" for n in exponents.tolist()]}
 
 
 def ticks(names: Sequence[str], limit: int = MAX_TICKS) -> dict[str, object]:
-    """An integer axis with these labels; with every nth of them where there are too many."""
+    """Ticks of an integer axis with these labels; every nth label if there are more than `limit`."""
     step = max(1, ceil(len(names) / limit))
     shown = np.arange(0, len(names), step, dtype=np.int32)
     return {"tickmode": "array", "tickvals": shown, "ticktext": [names[i] for i in shown.tolist()]}
 
 
 def aliased(names: Sequence[str], limit: int = 16) -> dict[str, object]:
-    """An integer axis with every nth of many labels, and all of them on hover."""
+    """Ticks of an integer axis with every nth label, and all labels on hover."""
     alias = {str(place): name for place, name in enumerate(names)}
     return {"tickmode": "linear", "tick0": 0, "dtick": ceil(len(names) / limit), "labelalias": alias}
 
 
 def clamp(value: int, low: int, high: int) -> int:
-    """The value, brought within its bounds."""
+    """The value limited to low … high."""
     return max(low, min(high, value))
 
 
 def finish(figure: go.Figure, result: Result, height: int) -> go.Figure:
-    """The look all figures share: transparent, grey text, its title, and where it comes from as meta data."""
+    """Apply the common layout: transparent background, grey text, title, and the provenance as metadata."""
     title = textwrap.wrap(result.title, TITLE_CHARACTERS)
     figure.update_layout(
         title={"text": "<br>".join(escape(line) for line in title), "font_size": 14, "x": 0, "xref": "paper"},

@@ -1,7 +1,7 @@
-"""How long-running analyses say how far they are, and how they are stopped.
+"""Progress and cancellation of long-running analyses.
 
-Every analysis takes `progress`, called as `progress(fraction, text)` with a fraction from 0 to 1. To cancel, the
-callback raises: whatever it raises reaches the caller of the analysis unchanged.
+Every analysis takes a callback `progress`, called as `progress(fraction, text)` with a fraction from 0 to 1. To cancel
+the analysis, raise an exception in the callback: it reaches the caller of the analysis unchanged.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +14,13 @@ Item = TypeVar("Item")
 
 
 def report(progress: Progress | None, fraction: float, text: str) -> None:
-    """Call a progress callback, if there is one. All other code may pass None on without a check."""
+    """Call a progress callback; does nothing if it is None, so that other code needs no check."""
     if progress is not None:
         progress(fraction, text)
 
 
 def steps(items: Sequence[Item], progress: Progress | None, text: str) -> Iterator[Item]:
-    """The items one by one. Before each item, and after the last one, the callback gets the fraction that is done."""
+    """Yield the items; before each item and after the last one, call the callback with the fraction that is done."""
     for done, item in enumerate(items):
         report(progress, done / len(items), text)
         yield item
@@ -28,12 +28,12 @@ def steps(items: Sequence[Item], progress: Progress | None, text: str) -> Iterat
 
 
 def part(progress: Progress | None, start: float, end: float) -> Progress | None:
-    """A callback for one stage of a longer run: it maps 0…1 to `start`…`end` of the whole."""
+    """A callback for one stage of a longer run: it maps the fractions 0…1 to `start`…`end`. None stays None."""
     return None if progress is None else lambda fraction, text: progress(start + fraction * (end - start), text)
 
 
 def tqdm_progress() -> Progress:
-    """A callback that draws a bar, in a notebook or a terminal; it goes away at 1."""
+    """A callback that draws a progress bar in a notebook or a terminal, and removes it at fraction 1."""
     bar = tqdm(total=100, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}", leave=False, dynamic_ncols=True)
 
     def report(fraction: float, text: str) -> None:

@@ -1,6 +1,6 @@
-"""A report: titled tables with their pictures and where they come from; on a terminal, as CSV, or as one HTML page.
+"""Reports: titled tables with plots and provenance, as terminal text, CSV or one HTML page.
 
-The page stands alone: plotly.js is inside it, once, and nothing is fetched.
+The HTML page needs no network: it contains plotly.js once.
 """
 
 import html
@@ -25,9 +25,9 @@ from workbench.results import Result
 CSV_NOTE = (
     "# texts are exact; one that begins with = + - or @ is no formula: import these columns as text into a spreadsheet"
 )
-ROWS = 40  # of a table that are shown on a terminal
-WIDTH = 100  # of its lines there, in characters
-PAGE_ROWS = 200  # … and on the page
+ROWS = 40  # shown of a table on a terminal
+WIDTH = 100  # of a line on a terminal, in characters
+PAGE_ROWS = 200  # shown of a table on the HTML page
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -47,10 +47,15 @@ dd { margin: 0; color: CanvasText; overflow-wrap: anywhere; }
 
 @dataclass(frozen=True)
 class Section:
-    """One titled table, with what is drawn above it on the page and a note on how to read it.
+    """One titled table with plots and a note.
 
-    `shown` is what a reader sees, where that is not the whole table. A `page_only` section is left out on the terminal,
-    and the page folds its table.
+    Attributes:
+        title: heading.
+        table: the whole table, for CSV.
+        pictures: results that are plotted above the table on the HTML page.
+        note: how to read the table; on the HTML page.
+        shown: the table to show on the terminal and the page; None shows `table`.
+        page_only: True to leave the section out on the terminal and fold its table on the page.
     """
 
     title: str
@@ -62,13 +67,21 @@ class Section:
 
     @property
     def summary(self) -> pd.DataFrame:
-        """What a reader sees of the table."""
+        """The table to show on the terminal and the page."""
         return self.table if self.shown is None else self.shown
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one command found. `text` stands before the sections; `ok` is False where a check failed."""
+    """The result of one command.
+
+    Attributes:
+        title: heading.
+        sections: tables, in order.
+        provenance: the origin of the numbers, by name.
+        text: shown before the sections.
+        ok: False if a check failed.
+    """
 
     title: str
     sections: list[Section]
@@ -78,19 +91,19 @@ class Report:
 
 
 def versions() -> dict[str, str]:
-    """What computed: the packages that numbers depend on, and the time."""
+    """Versions of the packages that results depend on, of Python, and the current time (`made`)."""
     return packages() | {"made": datetime.now().astimezone().isoformat("T", "minutes")}
 
 
 @cache
 def packages() -> dict[str, str]:
-    """The packages that numbers depend on, and Python, with their versions."""
+    """Versions of the packages that results depend on, and of Python, by name."""
     names = ("torch", "transformers", "numpy")
     return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
 def as_text(report: Report) -> str:
-    """For a terminal: the first rows of each table, and how many there are."""
+    """The report as terminal text: the first rows of each table, and the number of rows left out."""
     parts = [report.text] if report.text else []
     for section in (section for section in report.sections if not section.page_only):
         rows = section.summary
@@ -100,7 +113,10 @@ def as_text(report: Report) -> str:
 
 
 def aligned(table: pd.DataFrame) -> list[str]:
-    """Lines of a table: numbers to the right, words to the left. What is too wide goes on below, first column first."""
+    """Lines of a table, with numbers aligned right and words left.
+
+    Columns that exceed the width continue in a block below, which repeats the first column.
+    """
     first, *others = (_column(table[name]) for name in table)
     blocks = [[first]]
     for column in others:
@@ -113,33 +129,34 @@ def aligned(table: pd.DataFrame) -> list[str]:
 
 
 def _column(column: pd.Series) -> list[str]:
-    """A column's name and cells, all of one width."""
+    """The name and the cells of a column, padded to one width."""
     cells = [str(column.name), *(number(cell) for cell in column)]
     width = max(map(len, cells))
     return [cell.ljust(width) if is_words(column) else cell.rjust(width) for cell in cells]
 
 
 def is_words(column: pd.Series) -> bool:
-    """Whether a column stands to the left."""
+    """Whether a column is aligned left: it is not numeric."""
     return not pd.api.types.is_numeric_dtype(column)
 
 
 def report_of(found: Result) -> Report:
-    """A report of one result: what the page exports of a view."""
+    """A report of one result, as exported from a view of the page."""
     return Report(found.title, [Section(found.title, found.table(), pictures=[found])], found.provenance)
 
 
 def as_csv(report: Report) -> str:
-    """Every number of every section, after lines with `#` that say where they come from.
+    """The report as CSV: all tables in full, after `#` lines with the provenance.
 
-    Numbers have the digits that tell them apart in their own precision. Every text is in double quotes, exactly as it
-    is, so that `#`, commas and line breaks in tokens are safe; what is not defined is empty. Where there are several
-    sections, a column says which. To read all of it back exactly:
-    `pandas.read_csv(file, comment="#", keep_default_na=False, na_values=[""])`; a column of texts that are all digits
-    needs `dtype={column: str}`.
+    Numbers are written with the fewest digits that restore them exactly in their precision. Texts are unchanged and in
+    double quotes, so that `#`, commas and line breaks in tokens are safe. Undefined cells are empty. With several
+    sections, the column `section` has the title of the section.
 
-    Texts that begin with `=`, `+`, `-` or `@` stay as they are, since they are common tokens: exactness goes before
-    safety in spreadsheets, which take them for formulas, and the file's head says so.
+    To read the file exactly: `pandas.read_csv(file, comment="#", keep_default_na=False, na_values=[""])`; a column of
+    texts that are all digits needs `dtype={column: str}`.
+
+    Texts that begin with `=`, `+`, `-` or `@` are common tokens and are not changed, although a spreadsheet reads them
+    as formulas; a note at the top of the file warns of this.
     """
     lines = [f"# {name}: {one_line(str(value))}" for name, value in report.provenance.items()]
     head = [f"# read with pandas.read_csv(file, skiprows={len(lines) + 2})", CSV_NOTE, *lines]
@@ -152,13 +169,13 @@ def as_csv(report: Report) -> str:
 
 
 def csv_rows(table: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
-    """The rows of a table with these columns, those that it lacks empty."""
+    """CSV rows of a table with the columns `names`; a column that the table does not have is empty."""
     columns = (csv_cells(table[name]) if name in table else repeat("", len(table)) for name in names)
     return map(",".join, zip(*columns, strict=True))
 
 
 def csv_cells(column: pd.Series) -> list[str]:
-    """A column as it stands in a CSV file."""
+    """The cells of a column as CSV."""
     if pd.api.types.is_float_dtype(column):
         return ["" if number != number else str(number) for number in column.to_numpy()]
     codes, distinct = pd.factorize(column, use_na_sentinel=False)
@@ -166,25 +183,25 @@ def csv_cells(column: pd.Series) -> list[str]:
 
 
 def csv_cell(cell: object) -> str:
-    """Texts in double quotes, other things as they print, and nothing where nothing is defined."""
+    """A cell as CSV: a text in double quotes, an undefined value empty, any other value as `str`."""
     if isinstance(cell, str):
         return '"' + cell.replace('"', '""') + '"'
     return "" if pd.isna(cell) else str(cell)
 
 
 def csv_name(name: str) -> str:
-    """A column's name, in double quotes where it needs them."""
+    """The name of a column as CSV, in double quotes if it needs them."""
     return csv_cell(name) if set(name) & set('",#\r\n') else name
 
 
 def one_line(text: str) -> str:
-    """A text on one line: itself, or in JSON where its white space or a quote would be misread."""
+    """A text on one line: unchanged, or as a JSON string if its white space or quotes would be ambiguous."""
     is_plain = text == " ".join(text.split()) and ',"' not in text
     return text if is_plain else json.dumps(text, ensure_ascii=False)
 
 
 def as_html(report: Report) -> str:
-    """The page."""
+    """The report as one HTML page."""
     links = "".join(f'<a href="#s{n}">{html.escape(s.title)}</a>' for n, s in enumerate(report.sections))
     drawn = [n for n, section in enumerate(report.sections) if section.pictures]
     sections = [_section(section, n, library=drawn[:1] == [n]) for n, section in enumerate(report.sections)]
@@ -229,12 +246,12 @@ def _provenance(provenance: Mapping[str, Any]) -> str:
 
 
 def number(cell: object) -> str:
-    """A cell as people read it: four significant digits, and nothing where nothing is defined."""
+    """A cell as text: a float with four significant digits, NaN as "", any other value as `str`."""
     if isinstance(cell, float):
         return "" if math.isnan(cell) else f"{cell:.4g}"
     return str(cell)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """A dtype as options name it: `float32`."""
+    """The name of a dtype without its module: `float32`."""
     return str(dtype).removeprefix("torch.")

@@ -1,7 +1,7 @@
-"""What analyses return: a few frozen shapes that check themselves, know their labels, and give a table.
+"""Results of analyses: frozen, labelled shapes that check their arguments and can be exported as a table.
 
-Values are CPU float32 and read-only, whatever they were born from (tensor, array, list). NaN means "not defined
-here" (say, the true next token after the last one). Labels are plain text; escaping is the business of whoever draws.
+Values are given as a tensor, an array or a list, and stored as a read-only float32 array on the CPU. NaN means "not
+defined" (for example, the loss on the token after the last one). Labels are plain text; plots and pages escape them.
 """
 
 import dataclasses
@@ -14,37 +14,41 @@ import numpy as np
 import pandas as pd
 import torch
 
-Values = np.ndarray | Any  # at birth anything that `np.array` takes, or a tensor
-Names = tuple[str, ...] | Any  # at birth a sequence of anything that prints
+Values = np.ndarray | Any  # the constructor also takes a tensor, and anything that `np.array` takes
+Names = tuple[str, ...] | Any  # the constructor takes a sequence of objects and applies `str`
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Labelled:
-    """What all shapes share.
+    """Fields that all shapes of results share.
 
     Attributes:
-        value_name, unit: the name of the numbers and their unit: "loss", "nats".
-        signed: zero is the centre.
-        value_when_equal: the number that a comparison gives for two equal things: 0 for a difference, 1 for a
-            similarity, NaN for a number that compares nothing. `Scores` may have one for each name.
-        provenance: where the numbers come from (checkpoint, revision, dtype, seed, tokens, versions); in all exports.
+        title: a heading for plots and tables.
+        value_name: name of the values, for example "loss".
+        unit: unit of the values, for example "nats"; "" for none.
+        signed: True if zero is the centre of the scale.
+        value_when_equal: the value of a comparison when both sides are equal: 0 for a difference, 1 for a similarity,
+            NaN for a value that is not a comparison. `Scores` may have one for each name.
+        provenance: the origin of the values (checkpoint, revision, dtype, seed, tokens, versions); written to every
+            export.
+        values: the numbers; their shape depends on the class.
     """
 
     title: str = ""
     value_name: str = "value"
     unit: str = ""
     signed: bool = False
-    value_when_equal: Any = 0.0  # a number; at birth of `Scores` also a sequence of numbers
+    value_when_equal: Any = 0.0  # a number; for `Scores` also a sequence, one number for each name
     provenance: Mapping[str, Any] = field(default_factory=dict)
     values: Values
 
     @property
     def value_label(self) -> str:
-        """The name of the numbers with their unit: "loss (nats)"."""
+        """The name of the values with their unit: "loss (nats)"."""
         return f"{self.value_name} ({self.unit})" if self.unit else self.value_name
 
     def with_provenance(self, provenance: Mapping[str, Any]) -> Self:
-        """The same result that also says where it comes from."""
+        """A copy of the result, with these entries added to its provenance."""
         return dataclasses.replace(self, provenance={**self.provenance, **provenance})
 
     def __repr__(self) -> str:
@@ -52,14 +56,22 @@ class Labelled:
         return f"<{type(self).__name__} {self.title!r}: {shape} of {self.value_label}>"
 
     def _keep(self, **values: object) -> None:
-        """Set fields of the frozen instance while it is born."""
+        """Set fields of the frozen instance; for `__post_init__` only."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Grid(Labelled):
-    """Rows × columns of numbers, with an optional text in each cell; `log` if they are best seen by order of size."""
+    """Numbers in rows × columns, with an optional text in each cell.
+
+    Attributes:
+        values: row column.
+        rows, columns: labels.
+        row_name, column_name: names of the two axes.
+        text: a string for each cell, row column; or None.
+        log: True to colour by the logarithm; all values must then be positive.
+    """
 
     values: Values  # row column
     rows: Names
@@ -82,9 +94,9 @@ class Grid(Labelled):
         self._keep(values=values, rows=rows, columns=columns, text=text)
 
     def table(self) -> pd.DataFrame:
-        """One row a cell: indices `row`, `column`; their labels; `value`, and `text` where cells have one.
+        """One row for each cell: the indices `row` and `column`, their labels, `value`, and `text` if cells have texts.
 
-        Labels that are all whole numbers (layers, heads) are given as such.
+        Labels that are all whole numbers (layers, heads) become integers.
         """
         row, column = (index.ravel() for index in np.indices(self.values.shape))
         table = pd.DataFrame({"row": row, "column": column})
@@ -96,18 +108,25 @@ class Grid(Labelled):
         return table
 
     def rank(self, largest: bool = True) -> pd.DataFrame:
-        """The table with the largest values first (or the smallest), undefined ones left out."""
+        """The table sorted by value, largest first (smallest first with `largest=False`), without undefined values."""
         table = self.table().dropna(subset="value")
         return table.sort_values("value", ascending=not largest, kind="stable", ignore_index=True)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Maps(Labelled):
-    """Attention: head × query × key, with the tokens. `queries` are the positions of the rows; all of them if None."""
+    """Attention of several heads, with the tokens.
+
+    Attributes:
+        values: head query key.
+        heads: labels of the heads.
+        tokens: labels of the key positions.
+        queries: positions of the query rows; None means all positions.
+    """
 
     values: Values  # head query key
     heads: Names
-    tokens: Names  # one a key position
+    tokens: Names  # one for each key position
     queries: tuple[int, ...] | Any = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -121,7 +140,7 @@ class Maps(Labelled):
         self._keep(values=values, heads=heads, tokens=tokens, queries=queries)
 
     def table(self) -> pd.DataFrame:
-        """One row for each head, query and key at or before the query; tokens and positions of both."""
+        """One row for each head, query and key, where key ≤ query: positions and tokens of both, and `value`."""
         seen = np.arange(len(self.tokens)) <= np.array(self.queries)[:, None]  # query key
         row, key = (np.tile(index, len(self.heads)) for index in seen.nonzero())
         query = np.array(self.queries)[row]
@@ -135,7 +154,7 @@ class Maps(Labelled):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scores(Labelled):
-    """Named numbers. `total` is what they add up to, where they do."""
+    """Named numbers. `total` is the expected sum of a decomposition; None if the numbers are not parts of a sum."""
 
     values: Values  # name
     names: Names
@@ -151,11 +170,11 @@ class Scores(Labelled):
         self._keep(values=values, names=names)
 
     def table(self) -> pd.DataFrame:
-        """One row a name, in order."""
+        """One row for each name, in order."""
         return pd.DataFrame({"name": self.names, "value": self.values})
 
     def top(self, n: int) -> "Scores":
-        """The n numbers furthest from zero, largest first."""
+        """The `n` numbers with the largest absolute value, in descending order of it; NaN counts as 0."""
         order = np.argsort(-np.abs(np.nan_to_num(self.values)), kind="stable")[:n]
         equal = np.broadcast_to(self.value_when_equal, self.values.shape)[order]
         return dataclasses.replace(
@@ -165,7 +184,20 @@ class Scores(Labelled):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Curves(Labelled):
-    """Named lines over one axis, with an optional standard error and optional labels of the axis's points."""
+    """Named lines over a common axis.
+
+    Attributes:
+        values: line x.
+        lines: names of the lines.
+        x: the points of the axis.
+        x_name: name of the axis.
+        x_labels: a label for each point of the axis, or None.
+        errors: standard errors of the values, line x; or None.
+        ordered: True if the lines have an order (layers, steps).
+        surprisal: True if a value is −log probability in nats, so that exp(−value) is a probability.
+        log_x: True for a logarithmic axis.
+        log_y: True for a logarithmic scale of the values, which must then be positive.
+    """
 
     values: Values  # line x
     lines: Names
@@ -173,7 +205,7 @@ class Curves(Labelled):
     x_name: str = field(default="position", kw_only=True)
     x_labels: Names | None = field(default=None, kw_only=True)
     errors: Values | None = field(default=None, kw_only=True)  # line x
-    ordered: bool = field(default=False, kw_only=True)  # the lines themselves stand in order (layers, steps)
+    ordered: bool = field(default=False, kw_only=True)  # of the lines: layers, steps
     surprisal: bool = field(default=False, kw_only=True)  # −log probability in nats: exp(−value) is a probability
     log_x: bool = field(default=False, kw_only=True)
     log_y: bool = field(default=False, kw_only=True)  # positive numbers
@@ -193,7 +225,7 @@ class Curves(Labelled):
         self._keep(values=values, lines=lines, x=x)
 
     def table(self) -> pd.DataFrame:
-        """One row a point of a line: `line`, the axis, its label, `value` and its standard `error` where known."""
+        """One row for each point of a line: `line`, the axis, `label` if any, `value`, and `error` if known."""
         line, point = (index.ravel() for index in np.indices(self.values.shape))
         table = pd.DataFrame({"line": np.array(self.lines, dtype=object)[line], self.x_name: self.x[point]})
         if self.x_labels is not None:
@@ -206,7 +238,15 @@ class Curves(Labelled):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Points(Labelled):
-    """Labelled points in two or three dimensions, with an optional number each (`colour`) to colour them by."""
+    """Labelled points in two or three dimensions.
+
+    Attributes:
+        values: point axis.
+        names: labels of the points.
+        axes: names of the two or three axes.
+        colour: a number for each point, shown as its colour; or None.
+        colour_name: name of these numbers.
+    """
 
     values: Values  # point axis
     names: Names
@@ -225,7 +265,7 @@ class Points(Labelled):
         self._keep(values=values, names=names, axes=axes)
 
     def table(self) -> pd.DataFrame:
-        """One row a point: `name`, a column for each axis, and the number it is coloured by."""
+        """One row for each point: `name`, a column for each axis, and a column for `colour` if given."""
         table = pd.DataFrame({"name": self.names})
         for axis, name in enumerate(self.axes):
             table[name] = self.values[:, axis]
@@ -239,10 +279,15 @@ Shape = TypeVar("Shape", bound=Result)
 
 
 class Measures(Mapping[str, Shape]):
-    """Several measures of the same things: results of one shape and the same labels, by name.
+    """Several results of one shape with the same labels, as a mapping from name to result.
 
-    A mapping: with `atlas = head_atlas(model, tokens)` there are `list(atlas)`, `atlas["entropy"]`, `atlas.table()` and
-    `atlas.rank("induction")`.
+        atlas = head_atlas(model, tokens)
+        list(atlas)                # names of the measures
+        atlas["entropy"]           # one result
+        atlas.table()              # one column for each measure
+        atlas.rank("induction")    # the table, sorted by one measure
+
+    Errors: ValueError if a result has another shape or other labels than the first.
     """
 
     def __init__(self, /, **measures: Shape) -> None:
@@ -265,7 +310,7 @@ class Measures(Mapping[str, Shape]):
         return f"Measures({', '.join(self)})"
 
     def table(self) -> pd.DataFrame:
-        """The labels once, and a column for each measure, with its cells' texts where they are its own."""
+        """One table: the labels, a column for each measure, and `<name>_text` for each distinct set of texts."""
         table = _frame(next(iter(self.values()))).copy()
         seen: list[np.ndarray] = []
         for name, measure in self.items():
@@ -277,7 +322,10 @@ class Measures(Mapping[str, Shape]):
         return table
 
     def rank(self, name: str, largest: bool = True) -> pd.DataFrame:
-        """All measures in one table, sorted by one of them; where that one is undefined is left out."""
+        """The table of all measures sorted by one of them, without the rows where that measure is undefined.
+
+        Largest values come first; smallest first with `largest=False`.
+        """
         table = self.table().dropna(subset=self._known(name))
         return table.sort_values(name, ascending=not largest, kind="stable", ignore_index=True)
 
@@ -287,7 +335,7 @@ class Measures(Mapping[str, Shape]):
         return name
 
     def with_provenance(self, provenance: Mapping[str, Any]) -> "Measures[Shape]":
-        """The same measures that also say where they come from."""
+        """A copy of the measures, with these entries added to the provenance of each."""
         said: dict[str, Any] = {name: measure.with_provenance(provenance) for name, measure in self.items()}
         return Measures(**said)
 
@@ -297,7 +345,7 @@ def _frame(measure: Result) -> pd.DataFrame:
 
 
 def frozen_array(values: Values) -> np.ndarray:
-    """A read-only CPU float32 copy; what is one already is taken as it is."""
+    """A read-only float32 copy on the CPU. A read-only float32 array with its own data is not copied."""
     if isinstance(values, torch.Tensor):
         values = values.detach().to("cpu", torch.float32).numpy()
     is_own = isinstance(values, np.ndarray) and values.dtype == np.float32 and values.flags.owndata
@@ -309,28 +357,28 @@ def frozen_array(values: Values) -> np.ndarray:
 
 
 def labels(names: Sequence[object]) -> tuple[str, ...]:
-    """Labels as a tuple of strings, from anything that prints."""
+    """Labels as a tuple of strings: `str` of each name."""
     return tuple(str(name) for name in names)
 
 
 def label_column(names: Sequence[str]) -> np.ndarray:
-    """Labels as a column of a table: whole numbers where all of them are (layers, heads), text otherwise."""
+    """Labels as a table column: integers if all labels are whole numbers (layers, heads), otherwise text."""
     whole = all(name.isascii() and name.isdecimal() for name in names)
     return np.array([int(name) for name in names]) if whole else np.array(names, dtype=object)
 
 
 def count(things: Sequence[object], singular: str) -> str:
-    """ "1 row", "3 rows"."""
+    """The number of things with the noun in its right form: "1 row", "3 rows"."""
     return f"{len(things)} {singular}{'' if len(things) == 1 else 's'}"
 
 
 def check_shape(array: np.ndarray, expected: tuple[int, ...], there: str, what: str = "values") -> None:
-    """Raise unless the array has the shape that the labels say."""
+    """Raise ValueError unless the array has the expected shape; `there` describes that shape in the message."""
     if array.shape != expected:
         raise ValueError(f"{what} are {array.shape} but there are {there}")
 
 
 def check_positive(array: np.ndarray) -> None:
-    """Raise unless all numbers have a place on a logarithmic scale."""
+    """Raise ValueError unless all defined numbers are positive, as a logarithmic scale requires."""
     if np.nanmin(array, initial=1.0) <= 0:
         raise ValueError(f"a logarithmic scale has no place for {np.nanmin(array):g}")

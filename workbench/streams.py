@@ -1,4 +1,4 @@
-"""Standard input, output and error as they come: closed, full, of another encoding, or with a reader who has gone."""
+"""Standard streams of a program, robust if they are closed, full, of another encoding, or a broken pipe."""
 
 import io
 import os
@@ -7,22 +7,24 @@ import warnings
 
 from workbench.errors import WorkbenchError
 
-LONGEST = 600  # characters of an error's sentence; the middle of a longer one is left out
+LONGEST = 600  # characters of an error message; of a longer one, the middle is left out
 
 
 def prepare_streams() -> None:
-    """Make the process's streams safe to use. For a program's start: a notebook's streams are not the command line's.
+    """Make the standard streams of the process safe to use. For the start of a program, not for notebooks.
 
-    A descriptor that is closed would be given to the next file that is opened, and what is printed would go into it.
-    What the encoding of the terminal lacks is written as `\\u2581`. Warnings are sentences, without a place in code.
+    - Closed descriptors are opened on /dev/null. Otherwise the next opened file would get the descriptor, and printed
+      text would be written into that file.
+    - Characters that the terminal's encoding does not have are written as `\\u2581`.
+    - Warnings are printed as one sentence, without file and line.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is `number`
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - stays open until the process ends
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -30,15 +32,15 @@ def prepare_streams() -> None:
 
 
 def check_output() -> None:
-    """See that something can be printed. Errors: WorkbenchError if standard output was closed by who started this."""
+    """Check that standard output is open. Errors: WorkbenchError if the process was started with it closed."""
     if sys.stdout is None:
         raise WorkbenchError("standard output is closed; to see nothing, redirect it to /dev/null")
 
 
 def show(text: str = "") -> None:
-    """Print, and send off all that was printed, to a reader who may stop reading early, as `head` does.
+    """Write to standard output and flush; a broken pipe (for example after `head`) is ignored.
 
-    Errors: WorkbenchError where it cannot be written.
+    Errors: WorkbenchError if standard output cannot be written.
     """
     check_output()
     try:
@@ -52,18 +54,18 @@ def show(text: str = "") -> None:
 
 
 def complain(error: Exception) -> None:
-    """Say an error in one sentence, over a progress bar where there may be one."""
+    """Write an error to standard error on one line; on a terminal, over a progress bar."""
     tell(f"\r{sentence(error)}\n" if sys.stderr.isatty() else f"{sentence(error)}\n")
 
 
 def sentence(error: Exception) -> str:
-    """An error on one line, without its number and the middle of what is very long."""
+    """The message of an error on one line, without its errno; of a very long one, the middle is left out."""
     text = " ".join(str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] ").split())
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 def tell(text: str = "") -> None:
-    """Write to standard error, and send off all that was written; lost where that cannot be written."""
+    """Write to standard error and flush; the text is lost if standard error cannot be written."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -72,14 +74,14 @@ def tell(text: str = "") -> None:
 
 
 def discard(descriptor: int) -> None:
-    """Forget what was written to a stream and could not be sent off, or the interpreter tries again at its end."""
+    """Redirect a descriptor to /dev/null, so that the interpreter does not fail on unsent text at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def standard_input() -> str:
-    """All of standard input, which is UTF-8 whatever the terminal's encoding, as files are.
+    """The whole text of standard input, read as UTF-8 whatever the terminal's encoding.
 
-    Errors: WorkbenchError where it is closed, cannot be read or is no text.
+    Errors: WorkbenchError if standard input is closed, cannot be read, or is not UTF-8.
     """
     if sys.stdin is None:
         raise WorkbenchError("standard input is closed; there is no text to read")

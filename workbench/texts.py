@@ -1,10 +1,10 @@
-"""Texts: what every analysis reads.
+"""Texts: the input of every analysis.
 
     texts = Texts.of(tokenizer, ["The cat sat.", "A longer text, of more tokens"], labels=["a", "b"])
     head_atlas(model, texts)
 
-An analysis also takes a LongTensor (batch pos: every id counts), a sequence of LongTensors of any lengths, and what a
-tokenizer returns, padded on either side. All four give the same numbers for the same texts.
+Instead of `Texts`, an analysis also takes a LongTensor (batch pos, without padding), a sequence of LongTensors of any
+lengths, or the output of a tokenizer, padded on either side. All four forms give the same numbers for the same texts.
 """
 
 import csv
@@ -26,7 +26,7 @@ READ = ".csv, .jsonl, .parquet, .txt"
 
 
 class Batch(NamedTuple):
-    """Some texts of one length: their numbers among all texts, and their ids, batch pos, without padding."""
+    """Texts of equal length: their row numbers in `Texts`, and their ids (batch pos, no padding)."""
 
     rows: list[int]
     ids: Tensor
@@ -34,21 +34,22 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Texts:
-    """Token ids of one or more texts of any lengths, and a label for each if they have labels.
+    """Token ids of one or more texts of any lengths, with an optional label for each text.
 
-    However the ids come, they are held padded on the right: there no token attends to padding in a causal model.
+    The ids are stored with padding on the right, whatever the padding of the input: in a causal model no token then
+    attends to padding.
 
     Attributes:
-        ids: batch pos; 0 where there is no token.
-        mask: batch pos, boolean: where there is a token. Every position if not given.
-        labels: one for each text, or None.
+        ids: token ids, batch pos; 0 at padding.
+        mask: boolean, batch pos; True at tokens, False at padding. Default: True everywhere.
+        labels: one string for each text, or None.
 
-    Errors: WorkbenchError for what are no ids, a text without tokens, padding within a text, and labels of another
-    number than the texts.
+    Errors: WorkbenchError if `ids` is not a LongTensor of ids, a text has no tokens, there is padding between the
+    tokens of a text, or the number of labels is not the number of texts.
     """
 
     ids: Tensor
-    mask: Tensor = None  # type: ignore[assignment]  # never None once made
+    mask: Tensor = None  # type: ignore[assignment]  # never None after __post_init__
     labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -65,9 +66,9 @@ class Texts:
     def of(
         cls, tokenizer: PreTrainedTokenizerBase, strings: Sequence[str], labels: Sequence[object] | None = None
     ) -> Self:
-        """Texts from strings, each with the special tokens that the tokenizer adds.
+        """Texts from strings, with the special tokens that the tokenizer adds to each.
 
-        Errors: WorkbenchError for no strings, one string in the place of a list of them, and a string without tokens.
+        Errors: WorkbenchError if `strings` is empty or a single string instead of a list, or a string has no tokens.
         """
         if isinstance(strings, str) or not all(isinstance(string, str) for string in strings):
             raise WorkbenchError(f"strings is {strings!r:.60}; it should be a list of strings, one for each text")
@@ -89,10 +90,18 @@ class Texts:
         text: str = "text",
         label: str | None = None,
     ) -> Self:
-        """Texts from a file: csv, jsonl or parquet with the columns `text` and `label`, or txt with one text a line.
+        """Texts from a file: csv, jsonl or parquet with a column of texts, or txt with one text per line.
 
         Text files are UTF-8; blank lines are skipped.
-        Errors: WorkbenchError, with the line, for a file that cannot be read or a row without its columns.
+
+        Args:
+            path: the file; its suffix decides the format.
+            tokenizer: makes token ids of the texts.
+            text: name of the column with the texts; not used for txt.
+            label: name of the column with the labels; None for no labels.
+
+        Errors: WorkbenchError, with the line number, if the file cannot be read, or a row lacks a column or has an
+        empty text.
         """
         path = Path(path)
         rows = list(_rows(path, text, label))
@@ -137,7 +146,7 @@ class Texts:
     @overload
     def __getitem__(self, which: slice | Sequence[int] | Tensor) -> "Texts": ...
     def __getitem__(self, which: int | slice | Sequence[int] | Tensor) -> "Tensor | Texts":
-        """The ids of one text (pos), or some of the texts."""
+        """With an integer, the ids of one text (pos); with a slice, a list or a mask of rows, those `Texts`."""
         if isinstance(which, int):
             return self.ids[which][self.mask[which]]
         chosen = torch.arange(len(self))[which].tolist()
@@ -147,15 +156,16 @@ class Texts:
         return Texts(self.ids[chosen], self.mask[chosen], labels)
 
     def to(self, device: torch.device | str) -> "Texts":
-        """The same texts with their ids on a device."""
+        """A copy with the ids on a device; the mask stays where it is."""
         moved = copy(self)
         object.__setattr__(moved, "ids", self.ids.to(device))
         return moved
 
     def batches(self, tokens: int) -> list[Batch]:
-        """All texts in batches of equal length, shorter ones first, of at most so many tokens (or one text) each.
+        """All texts in batches of equal length, shorter texts first.
 
-        So a batch holds no padding, and what is computed for one text depends on no other.
+        A batch holds at most `tokens` tokens, or one text if that text is longer. It has no padding, so the result for
+        one text does not depend on the other texts.
         """
         lengths = torch.tensor(self.lengths)
         found = []
@@ -166,18 +176,20 @@ class Texts:
 
 
 TextsLike = Texts | Tensor | Sequence[Tensor] | Mapping[str, Any]
-"""What an analysis takes as texts; see `as_texts`."""
+"""The forms in which an analysis takes texts; see `as_texts`."""
 
 
 def as_texts(given: TextsLike, config: PreTrainedConfig | None = None) -> Texts:
-    """Texts from any of the forms in which an analysis takes them.
+    """`Texts` from any of the forms that an analysis takes.
 
     Args:
-        given: `Texts`; a LongTensor, batch pos or pos, of which every id counts; a sequence of LongTensors of any
-            lengths, pos each; or what a tokenizer returns: a mapping with `input_ids` and `attention_mask`.
-        config: of the model that reads them. Its padding token is how a tensor is told to be padded.
+        given: `Texts`; a LongTensor (batch pos, or pos) without padding; a sequence of LongTensors of any lengths (pos
+            each); or the output of a tokenizer: a mapping with `input_ids` and `attention_mask`.
+        config: configuration of the model. Its padding token is used to detect a padded tensor without a mask; None
+            skips this test.
 
-    Errors: WorkbenchError for anything else, and for a tensor of several rows that seem padded but come without a mask.
+    Errors: WorkbenchError if `given` has another form, or is a tensor of several rows that seem padded but have no
+    mask.
     """
     if isinstance(given, Texts):
         return given
@@ -196,7 +208,7 @@ def as_texts(given: TextsLike, config: PreTrainedConfig | None = None) -> Texts:
 
 
 def _of_encoding(given: Mapping[str, Any], config: PreTrainedConfig | None) -> Texts:
-    """Texts from a tokenizer's output, of tensors or of lists."""
+    """Texts from a tokenizer's output, whose values are tensors or lists."""
     if "input_ids" not in given:
         raise WorkbenchError(f"a tokenizer's output has input_ids; this has {', '.join(map(str, given)) or 'nothing'}")
     ids, mask = given["input_ids"], given.get("attention_mask")
@@ -215,12 +227,12 @@ def _of_encoding(given: Mapping[str, Any], config: PreTrainedConfig | None) -> T
 
 
 def _nested(rows: Sequence[Any]) -> Sequence[Any]:
-    """Rows of ids as a list of them; the ids of one text are one row."""
+    """A list of rows; a flat list of ids becomes one row."""
     return [rows] if rows and isinstance(rows[0], int) else rows
 
 
 def _one_row(one: Tensor, number: int) -> Tensor:
-    """The ids of one text of a sequence: pos."""
+    """The ids of text `number` of a sequence as pos; 1 pos is accepted too."""
     if not isinstance(one, Tensor):
         raise WorkbenchError(f"text {number} is {one!r:.60}; it should be a LongTensor of token ids")
     row = one[0] if one.ndim == 2 and len(one) == 1 else one
@@ -230,7 +242,7 @@ def _one_row(one: Tensor, number: int) -> Tensor:
 
 
 def _stacked(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows of any lengths, padded on the right, and their mask: batch pos each."""
+    """Rows of any lengths as (ids, mask), batch pos each, padded on the right."""
     if not rows:
         raise WorkbenchError("there are no texts")
     for row in rows:
@@ -251,7 +263,7 @@ def _check_ids(ids: Tensor) -> None:
 
 
 def _as_mask(mask: Tensor, ids: Tensor) -> Tensor:
-    """A mask of the ids, boolean. Errors: WorkbenchError for another shape, and for what is neither 0 nor 1."""
+    """The mask as booleans. Errors: WorkbenchError if it has another shape than `ids`, or values other than 0 and 1."""
     if not isinstance(mask, Tensor) or mask.shape != ids.shape:
         what = tuple(mask.shape) if isinstance(mask, Tensor) else repr(mask)[:60]
         raise WorkbenchError(f"the mask is {what}; it should have the shape of the ids, {tuple(ids.shape)}")
@@ -265,7 +277,7 @@ def _booleans(mask: Tensor) -> Tensor:
 
 
 def _padded_right(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and mask with each row's tokens at its start, 0 after them, and as many columns as the longest row."""
+    """Ids and mask padded on the right: tokens first, then 0, with as many columns as the longest row has tokens."""
     counts = mask.sum(1)
     if not counts.all():
         raise WorkbenchError(f"text {int(counts.argmin())} has no tokens: its mask is 0 everywhere")
@@ -280,9 +292,9 @@ def _padded_right(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _refuse_padding(ids: Tensor, config: PreTrainedConfig | None) -> None:
-    """Raise WorkbenchError for several rows some of which begin or end with the model's padding token.
+    """Raise WorkbenchError if there are several rows and one begins or ends with the model's padding token.
 
-    A padding token that also ends texts has to come twice in a row.
+    If the padding token is also the beginning-of-text or end-of-text token, only two of them in a row count as padding.
     """
     pad = getattr(config, "pad_token_id", None)
     if pad is None or len(ids) < 2:
@@ -300,7 +312,7 @@ def _refuse_padding(ids: Tensor, config: PreTrainedConfig | None) -> None:
 
 
 class _Row(NamedTuple):
-    """A text of a file, its label or "", and the line or row that it is on, from 1."""
+    """One text of a file: the text, its label ("" without labels), and its line or row number, counted from 1."""
 
     text: str
     label: str
@@ -308,7 +320,7 @@ class _Row(NamedTuple):
 
 
 def _rows(path: Path, text: str, label: str | None) -> Iterator[_Row]:
-    """The texts of a file, in order. Errors: WorkbenchError, with the line."""
+    """The texts of a file, in order. Errors: WorkbenchError with the line number."""
     kind = path.suffix.lower()
     if kind not in READ.split(", "):
         raise WorkbenchError(f"{path} is no file of texts that is known here; known are {READ}")
@@ -332,7 +344,7 @@ def _rows(path: Path, text: str, label: str | None) -> Iterator[_Row]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, without their ends."""
+    """The lines of a UTF-8 file, without line endings."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -355,7 +367,7 @@ def _json_of(path: Path, line: str, number: int) -> Mapping[str, Any]:
 
 
 def _row(path: Path, found: Mapping[str, Any], text: str, label: str | None, line: int) -> _Row:
-    """The text and the label of one row by its columns."""
+    """The text and the label of one row, taken from its columns."""
     for column in (text, *([] if label is None else [label])):
         if found.get(column) is None:
             there = ", ".join(str(name) for name, value in found.items() if value is not None)
@@ -385,7 +397,7 @@ def _of_columns(path: Path, text: str, label: str | None) -> Iterator[_Row]:
 
 
 def _encodable(text: str, what: str) -> str:
-    """The text, if it is Unicode that can be encoded; a tokenizer takes no other."""
+    """The text unchanged. Errors: WorkbenchError if it has a lone surrogate, which a tokenizer cannot encode."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -1,9 +1,11 @@
-"""Tokens as people read them.
+"""Readable labels for tokens.
 
-A token is a piece of text that came from anywhere, so what is shown must be readable and harmless: white space is
-visible (`▁` space, `⏎` newline, `⇥` tab), so are characters that would otherwise hide, reorder or control
-(`‹U+202E›`), and a token that holds only part of a character's bytes shows that character with a running number
-(`語₁`, `語₂`, `語₃`), or the bytes alone where the rest of the character is missing (`‹E8 AA›`).
+Tokens may hold any text, so labels are made safe to show:
+
+- White space is visible: `▁` space, `⏎` newline, `⇥` tab.
+- Invisible, direction and control characters are written by their number: `‹U+202E›`.
+- A character that is split over several tokens is shown in each, with a running number: `語₁`, `語₂`, `語₃`.
+- Bytes of an incomplete character are shown in hexadecimal: `‹E8 AA›`.
 """
 
 import unicodedata
@@ -17,14 +19,14 @@ from workbench.errors import WorkbenchError
 
 VISIBLE = {" ": "▁", "\n": "⏎", "\t": "⇥", "\r": "␍", "\x7f": "␡"}
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp"}
-BLANK_LETTERS = set("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols by category, but with nothing to see
+BLANK_LETTERS = set("\u115f\u1160\u2800\u3164\uffa0")  # their category is letter or symbol, but they are blank
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-LEADS = {1: (0x80, 0x00), 2: (0xE0, 0xC0), 3: (0xF0, 0xE0), 4: (0xF8, 0xF0)}  # bytes of a character, by its first
+LEADS = {1: (0x80, 0x00), 2: (0xE0, 0xC0), 3: (0xF0, 0xE0), 4: (0xF8, 0xF0)}  # length: (mask, value) of byte 1
 MARKUP = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;"})
 
 
 class Tokenizer(Protocol):
-    """The part of a transformers tokenizer that is needed to read tokens."""
+    """The methods of a transformers tokenizer that this module uses."""
 
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str | None]: ...
     def decode(self, token_ids: list[int]) -> str: ...
@@ -32,9 +34,9 @@ class Tokenizer(Protocol):
 
 
 def token_labels(ids: Iterable[int], tokenizer: Tokenizer | None = None) -> tuple[str, ...]:
-    """One label a token of a text, in order; without a tokenizer, the ids.
+    """One label for each token of a text, in order; the ids as strings without a tokenizer.
 
-    Characters that are spread over several tokens are put together from their neighbours.
+    A character that is split over neighbouring tokens is decoded from all of them.
     """
     ids = [int(i) for i in ids]
     if tokenizer is None:
@@ -46,7 +48,8 @@ def token_labels(ids: Iterable[int], tokenizer: Tokenizer | None = None) -> tupl
 
 
 def vocabulary_labels(ids: Iterable[int], tokenizer: Tokenizer | None = None) -> tuple[str, ...]:
-    """One label an id, each read by itself (say, as a candidate next token); without a tokenizer, the ids."""
+    """One label for each id, decoded on its own (for example, a candidate next token); the ids as strings without a
+    tokenizer."""
     ids = [int(i) for i in ids]
     unique = list(dict.fromkeys(ids))
     if tokenizer is None:
@@ -59,7 +62,7 @@ def vocabulary_labels(ids: Iterable[int], tokenizer: Tokenizer | None = None) ->
 
 
 def token_bytes(ids: Sequence[int], tokenizer: Tokenizer) -> list[bytes | None]:
-    """The UTF-8 bytes each token stands for; None for an id without a token (embeddings are often padded)."""
+    """The UTF-8 bytes of each token; None for an id that has no token (an embedding matrix is often padded)."""
     unique = list(dict.fromkeys(ids))
     pieces = tokenizer.convert_ids_to_tokens(unique)
     found = {i: _bytes_of(i, piece, tokenizer) if piece else None for i, piece in zip(unique, pieces, strict=True)}
@@ -67,26 +70,29 @@ def token_bytes(ids: Sequence[int], tokenizer: Tokenizer) -> list[bytes | None]:
 
 
 def visible(text: str) -> str:
-    """Text with white space, control, direction and invisible characters made visible; nothing else changes."""
+    """Text with white space, control, direction and invisible characters made visible.
+
+    A combining mark at the start gets a dotted circle `◌`. All other characters stay as they are.
+    """
     shown = "".join(_visible_character(c) for c in text)
     return "◌" + shown if shown and unicodedata.category(shown[0]).startswith("M") else shown
 
 
 def escape(text: str) -> str:
-    """Text for a plotly label, which reads `<b>` as markup and `$…$` as mathematics."""
+    """Text escaped for a plotly label, where `<b>` would be markup and `$…$` mathematics."""
     return text.translate(MARKUP)
 
 
 @lru_cache(maxsize=1)
 def byte_alphabet() -> dict[str, int]:
-    """The printable character that byte-level BPE (GPT-2) writes for each of the 256 bytes, to the byte it means."""
+    """Maps the 256 printable characters of byte-level BPE (GPT-2) to the bytes that they stand for."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
 
 
 def _bytes_of(i: int, piece: str, tokenizer: Tokenizer) -> bytes:
-    """The bytes of a token, given as the vocabulary spells it: byte by byte, or as text."""
+    """The bytes of token `i`, whose vocabulary entry `piece` is spelled in the byte alphabet or as plain text."""
     alphabet, decoded = byte_alphabet(), tokenizer.decode([i])
     spelled = bytes(alphabet[c] for c in piece) if all(c in alphabet for c in piece) else None
     if spelled is not None and spelled.decode("utf-8", "replace") == decoded:
@@ -105,11 +111,11 @@ def _visible_character(character: str) -> str:
 
 
 def _labels(pieces: Sequence[bytes | None]) -> list[str]:
-    """Labels of neighbouring pieces: whole characters as they are, split ones numbered, stray bytes in hex."""
-    with suppress(UnicodeDecodeError):  # nearly always, every piece is whole by itself
+    """Labels of neighbouring pieces: whole characters as text, split ones numbered, stray bytes in hexadecimal."""
+    with suppress(UnicodeDecodeError):  # the usual case: no character is split
         label = {piece: visible(piece.decode("utf-8")) for piece in set(pieces) if piece is not None}
         return ["" if piece is None else label[piece] for piece in pieces]
-    solid = [piece or b"\0" for piece in pieces]  # a missing token ends the character before it
+    solid = [piece or b"\0" for piece in pieces]  # a missing token ends a split character
     owners = [n for n, piece in enumerate(solid) for _ in piece]
     shown: list[list[str | int]] = [[] for _ in pieces]
     start = 0
@@ -123,7 +129,7 @@ def _labels(pieces: Sequence[bytes | None]) -> list[str]:
 
 
 def _characters(raw: bytes) -> Iterator[tuple[str | int, int]]:
-    """The characters in UTF-8 bytes, each with its length in bytes; a byte that belongs to none as a number."""
+    """The characters of UTF-8 bytes, each with its length in bytes; a byte outside any character as an integer."""
     start = 0
     while start < len(raw):
         length = next((n for n, (mask, lead) in LEADS.items() if raw[start] & mask == lead), 1)
@@ -136,7 +142,7 @@ def _characters(raw: bytes) -> Iterator[tuple[str | int, int]]:
 
 
 def _join(parts: list[str | int]) -> str:
-    """Runs of characters made visible, runs of stray bytes as `‹E8 AA›`."""
+    """One label from parts: characters made visible, runs of stray bytes as `‹E8 AA›`."""
     groups = groupby(parts, key=lambda part: isinstance(part, int))
     return "".join(
         f"‹{' '.join(f'{byte:02X}' for byte in run)}›" if stray else visible("".join(map(str, run)))
@@ -145,9 +151,10 @@ def _join(parts: list[str | int]) -> str:
 
 
 def token_id(token: int | str, tokenizer: Tokenizer | None, vocab_size: int) -> int:
-    """The id of a token given by id, or by its text where there is a tokenizer.
+    """The id of a token that is given by its id or, with a tokenizer, by its text.
 
-    Raises WorkbenchError for an id outside the vocabulary, or a text that is not exactly one token.
+    Errors: WorkbenchError if the id is outside the vocabulary, the text is not exactly one token, or a text is given
+    without a tokenizer.
     """
     if isinstance(token, str):
         if tokenizer is None:
@@ -165,5 +172,5 @@ def token_id(token: int | str, tokenizer: Tokenizer | None, vocab_size: int) -> 
 
 
 def is_whole(text: str) -> bool:
-    """Whether a text is a whole number of an ordinary size."""
+    """Whether a text is a whole number of at most 16 ASCII digits, without a sign."""
     return text.isascii() and text.isdecimal() and len(text) < 17

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files: a file is written completely or not at all."""
 
 import os
 import secrets
@@ -12,10 +12,11 @@ from typing import BinaryIO
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write; when the block ends it takes the place of `path`, and when the block fails it goes.
+    """A binary file to write in the block. It replaces `path` at the end of the block, or is deleted on an exception.
 
-    It has another name in the same folder until then, and the permissions of the file that it replaces. A link is
-    followed, so the link stays. What is no regular file (a device, a pipe) is written directly. Errors: OSError.
+    During the block the file has a temporary name in the same folder. It gets the permissions of the file that it
+    replaces. If `path` is a link, its target is replaced and the link stays. A device or a pipe is written directly.
+    Errors: OSError.
     """
     if path.exists() and not path.is_file():
         with path.open("wb") as file:
@@ -34,7 +35,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_writable(path: Path) -> None:
-    """Make sure that `whole_file` can write a path, without changing anything. Errors: OSError with the reason."""
+    """Check that `whole_file` can write to a path; changes nothing. Errors: OSError with the reason."""
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(f"it is a link to {os.readlink(path)}, which does not exist")
     if path.is_dir():
@@ -49,7 +50,7 @@ def check_writable(path: Path) -> None:
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file, which need not exist yet."""
+    """Whether two paths mean the same file, which need not exist."""
     if one.exists() and other.exists():
         return one.samefile(other)
     return os.path.realpath(one) == os.path.realpath(other)

@@ -1,14 +1,15 @@
-"""What can be asked of a model: one pure function a file, `workbench.analyses.<name>.<name>`.
+"""Analyses of models: one pure function in each file, `workbench.analyses.<name>.<name>`.
 
-Each is `name(model, tokens, …)` (or two models, or a series), runs anywhere a model runs, keeps nothing, and returns
-one of the shapes of `workbench.results`. What all of them share:
+An analysis is called as `name(model, tokens, …)`; some take two models or a series of checkpoints. It runs wherever the
+model runs, keeps no state, and returns one of the result types of `workbench.results`. Conventions of all analyses:
 
-- `tokens` are `Texts`, a LongTensor (batch pos, or pos for one text), a sequence of LongTensors of any lengths, or what
-  a tokenizer returns. Analyses that draw one text refuse more. Means over tokens weigh every token the same.
-- Texts run in batches that fit into memory (`workbench.analyses.support.memory`); one that cannot fit is refused.
-- `tokenizer=None` gives the tokens their labels, as `workbench.tokens` reads them; without it, labels are the ids.
-- `progress=None` is called as `progress(fraction, text)`; to cancel, it raises (`workbench.progress`).
-- Randomness comes from `seed=` and nothing else.
-- Logarithms are natural, so losses, entropies and divergences are in nats.
-- Whatever the user can mend is a `WorkbenchError` that names the value and what would do.
+- `tokens` are `Texts`, a LongTensor (batch pos, or pos for one text), a sequence of LongTensors of any lengths, or the
+  output of a tokenizer. Analyses of one text refuse several. Means over tokens give every token the same weight.
+- Texts run in batches that fit into memory (`workbench.analyses.support.memory`). A text that cannot fit is refused.
+- `tokenizer` makes the token labels (see `workbench.tokens`); with `tokenizer=None` the labels are token ids.
+- `progress` is called as `progress(fraction, text)`; None means no reports. To cancel, the callback raises
+  (`workbench.progress`).
+- Random numbers depend on `seed` alone.
+- Logarithms are natural: losses, entropies and divergences are in nats.
+- An error that the user can correct is a `WorkbenchError`. It names the wrong value and the valid choices.
 """

@@ -1,4 +1,4 @@
-"""What a text loses with each head and each MLP."""
+"""How the loss changes when one head or one MLP is removed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from workbench.tokens import Tokenizer, token_id, vocabulary_labels
 
 METHODS = ("zero", "mean", "resample")
 Replacements = Callable[[Batch], Mapping[str, Tensor]]
-"""Replacement activations of a batch of texts, by site: (text or 1) (pos or 1) …"""
+"""A function that returns the replacement activations for a batch of texts, by site: (text or 1) (pos or 1) …"""
 
 
 @torch.no_grad()
@@ -38,25 +38,32 @@ def ablation(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """Take each head and each MLP away, one at a time: how much worse does the model predict?
+    """How much worse the model predicts when one head or one MLP is removed. Each part is removed in a run of its own.
 
-    Grids layer × (heads, MLP): the change of `loss`, the mean −log p of the tokens of the texts in nats, positive where
-    the part helped; and with a `token`, that of its `log_probability` after `position`, a mean over the texts, negative
-    where the part helped.
+    Returns Grids of layer × (heads, MLP), in nats:
 
-    Methods: "zero" writes zeros; "mean" writes the part's mean over all texts and positions of `reference` (the texts
-    themselves unless given); "resample" writes what the part does at the same position of another text, drawn with
-    `seed` from `reference` (Wang et al. 2022, arXiv 2211.00593; Chan et al. 2022, "Causal scrubbing"), and so takes
-    texts of one length: the mean over so many `draws`, and, where they are several, its standard error as `loss_error`
-    and `log_probability_error`. A head is replaced before the output projection, so in OLMo 2 and 3 the norm after
-    attention is computed anew; an MLP is replaced in what it adds to the residual stream.
+    - `loss`: the change of the mean −log p of the tokens of the texts. Positive where the part helped.
+    - `log_probability`, if a `token` is given: the change of its log-probability after `position`, mean over the texts.
+      Negative where the part helped.
 
-    Texts have two tokens or more. `scored`, a boolean mask batch pos that counts from each text's first token,
-    restricts the loss to the tokens where it is true (say, a span's second copy); nothing predicts a text's first
-    token, so that never counts. Every token that counts weighs the same.
+    The `method` decides what replaces the activation of the part:
 
-    Errors: WorkbenchError for an unknown method, a single text to resample from, no draw, a mask that leaves nothing to
-    score.
+    - "zero": zeros.
+    - "mean": the part's mean over all texts and positions of `reference` (default: the texts themselves).
+    - "resample": the part's activation at the same position of another text, drawn with `seed` from `reference`
+      (default: the texts themselves; Wang et al. 2022, arXiv 2211.00593; Chan et al. 2022, "Causal scrubbing"). All
+      texts must have one length. The result is the mean over `draws` draws. With two or more draws, its standard error
+      is returned as `loss_error` and `log_probability_error`.
+
+    A head is replaced before the output projection, so in OLMo 2 and 3 the norm after attention is computed again. An
+    MLP is replaced where its output is added to the residual stream.
+
+    Every text needs at least two tokens. `scored` restricts the loss to some tokens, for example the second copy of a
+    repeated span. It is a boolean mask, batch pos; position 0 is the first token of each text. The first token of a
+    text never counts, because nothing predicts it. All tokens that count have the same weight.
+
+    Errors: WorkbenchError for an unknown method, a single text to resample from, texts of different lengths to resample
+    from, `draws` below 1, or a mask that leaves no token to score.
     """
     texts = texts_for(model, tokens, at_least=2)
     chosen([position], min(texts.lengths), "position")
@@ -74,14 +81,14 @@ def ablation(
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What is measured of runs over texts: the loss of the tokens that count, and the target's log-probability."""
+    """The quantities measured in each run: the loss of the tokens that count, and the log-probability of the target."""
 
     counted: Tensor  # text pos-1: whether the loss of the next token counts
     target: int | None
     position: int
 
     def sums(self, batch: Batch, logits: Tensor) -> Tensor:
-        """The sums over a batch of texts: (cell text) pos vocab -> cell 1|2."""
+        """Loss and target log-probability, summed over a batch of texts: (cell text) pos vocab -> cell 1|2."""
         cells, length = len(logits) // len(batch.ids), batch.ids.shape[1]
         counted = self.counted[batch.rows, : length - 1].to(logits.device)
         following = repeated(batch.ids[:, 1:], cells)
@@ -92,14 +99,14 @@ class Outcome:
         return torch.stack(found, dim=1).double().unflatten(0, (cells, -1)).sum(1).cpu()
 
     def means(self, sums: Tensor) -> Tensor:
-        """The mean loss of a token that counts, and the target's mean log-probability, from sums over all texts."""
+        """The mean loss per counted token and the mean target log-probability per text, from sums over all texts."""
         return sums / torch.tensor([int(self.counted.sum()), len(self.counted)])[: sums.shape[-1]]
 
 
 def _changes(
     model: OlmoForCausalLM, texts: Texts, outcome: Outcome, source: Replacements, progress: Progress | None, text: str
 ) -> Tensor:
-    """By how much each ablation changes the means: layer part 1|2."""
+    """The change of the means by each ablation: layer part 1|2."""
     own, of_cell = _bytes(model)
     batches = texts.batches(tokens_at_a_time(model, text, own + of_cell, texts.longest))
     totals, done = torch.tensor(0.0), 0
@@ -111,9 +118,10 @@ def _changes(
 
 
 def _bytes(model: OlmoForCausalLM) -> tuple[float, float]:
-    """Two numbers of bytes: for each token of a batch of texts, what is held of its plain run and of the activations
-    that replace its own; and for each token of a run with a part ablated."""
-    logits = 3 * 4 * model.config.vocab_size  # in float32, to make losses of them
+    """Returns two numbers of bytes: for each token of a batch of texts, the stored activations of the unchanged run and
+    their replacements; and for each token of a run with one part ablated.
+    """
+    logits = 3 * 4 * model.config.vocab_size  # float32 copies, for the losses
     return run_bytes(model, capture=[RESIDUALS, *PARTS, *PARTS]), run_bytes(model, logits=2) + logits
 
 
@@ -125,7 +133,7 @@ def _sums(
     progress: Progress | None,
     text: str,
 ) -> Tensor:
-    """By how much each ablation changes the sums over a batch of texts: layer part 1|2."""
+    """The change of the sums over a batch of texts by each ablation: layer part 1|2."""
     base = model.run(batch.ids, capture=RESIDUALS)
     before, size = outcome.sums(batch, base.logits), batch.ids.numel()
     own, of_cell = _bytes(model)
@@ -156,7 +164,7 @@ def _counted(texts: Texts, scored: Tensor | None) -> Tensor:
 def _sources(
     model: OlmoForCausalLM, texts: Texts, method: str, reference: TextsLike | None, draws: int, seed: int
 ) -> list[Replacements]:
-    """Where the replacement activations come from: one source, or one for each draw."""
+    """Functions that return the replacement activations: one, or for "resample" one for each draw."""
     others = None if reference is None else texts_for(model, reference)
     if method == "zero":
         sizes, sites = model.sites.sizes, [site for pattern in PARTS for site in model.sites.match(pattern)]
@@ -171,7 +179,7 @@ def _sources(
 
 
 def _resampled(model: OlmoForCausalLM, donors: Tensor, batch: Batch) -> Run:
-    """What the parts do after the donors of a batch of texts."""
+    """The activations of all parts in a run over the donor texts of a batch."""
     return model.run(donors[batch.rows], capture=PARTS, captures_only=True)
 
 
@@ -187,7 +195,7 @@ def _means(model: OlmoForCausalLM, texts: Texts) -> dict[str, Tensor]:
 
 
 def _donors(texts: Texts, reference: Texts | None, draws: int, seed: int) -> list[Tensor]:
-    """For each text another one, drawn so many times: text pos each."""
+    """For each draw, one donor text for each text: text pos each."""
     if draws < 1:
         raise WorkbenchError(f"draws is {draws}; resampling needs at least 1, and several for a standard error")
     if reference is None and len(texts) < 2:
@@ -206,7 +214,7 @@ def _donors(texts: Texts, reference: Texts | None, draws: int, seed: int) -> lis
 
 
 def _others(batch: Tensor, generator: torch.Generator) -> Tensor:
-    """Every text in the place of another one."""
+    """The texts in an order in which each text is replaced by another one."""
     order = torch.randperm(len(batch), generator=generator)
     others = torch.empty_like(batch)
     others[order] = batch[order.roll(1)]
@@ -214,12 +222,12 @@ def _others(batch: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _any(reference: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """So many texts of the reference, with replacement."""
+    """`n` texts of the reference, drawn with replacement."""
     return reference[torch.randint(len(reference), (n,), generator=generator)]
 
 
 def _grids(changes: Tensor, method: str, target: str | None) -> Measures:
-    """The means over draws, and their standard errors where there are several, of draw layer part 1|2."""
+    """The mean over draws as Grids, and with several draws its standard error. changes: draw layer part 1|2."""
     draws = len(changes)
     how = f"{method} ablation" + (f", {draws} draws" if draws > 1 else "")
     grids: dict[str, Grid] = {}

@@ -30,7 +30,7 @@ from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_labels
 
 AXES = {"position": ("pos", "query"), "head": ("head", "kv_head")}
-POSITIONS = 4  # whose cells run together: fewer spare more of the text before them, more make fuller batches
+POSITIONS = 4  # patched together in one batch: fewer skip more of the text before them, more make fuller batches
 
 
 def activation_patching(
@@ -47,25 +47,28 @@ def activation_patching(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """Run the corrupted prompt with one activation of the clean one: how much of the clean answer does it bring back?
+    """How much of the clean answer returns when the corrupted prompt runs with one activation of the clean run.
 
-    Grids layer × position (`by="position"`), or layer × head over all positions (`by="head"`), of what is read off the
-    next token after `position`: the `logit` of `token`, or its `logit_difference` from that of `against`; its
-    `probability`; and `kl`, KL(clean ‖ run). Each is normalised, (run − corrupted) / (clean − corrupted): 0 is the
-    corrupted run and 1 the clean one. Their raw values are in the title and the provenance (`at 0`, `at 1`). Exchange
-    the prompts to see what the clean run loses instead (Meng et al. 2022, "Locating and editing factual associations
-    in GPT"; Heimersheim and Nanda 2024, "How to use and interpret activation patching").
+    Returns Grids of layer × position (`by="position"`), or of layer × head with all positions patched (`by="head"`).
+    They measure the prediction of the next token after `position`: the `logit` of `token`, or with `against` the
+    `logit_difference` of the two tokens; the `probability` of `token`; and `kl`, KL(clean ‖ run). Each measure is
+    normalised, (run − corrupted) / (clean − corrupted): 0 is the corrupted run and 1 the clean run. The raw values of
+    both ends are in the title and the provenance (`at 0`, `at 1`). Exchange the two prompts to see what the clean run
+    loses instead (Meng et al. 2022, "Locating and editing factual associations in GPT"; Heimersheim and Nanda 2024,
+    "How to use and interpret activation patching").
 
-    `metric`, a function of the logits (text 1 vocab: of the next token after `position`) that returns a number, or one
-    for each text, is measured as `metric`, beside the others or, without a `token`, instead of them.
+    `metric` is a function of the logits of the next token after `position`, text 1 vocab. It returns one number, or one
+    for each text. Its Grid is called `metric` and comes in addition to the others, or alone if there is no `token`.
 
-    `clean` and `corrupted` are a prompt each, or sets of as many (measures are then means over the pairs, and targets
-    one for all or one for each), equal in length pair by pair; `by="position"` takes pairs of one length. `site` is one
-    within a block: `resid_pre`, `attn_out`, `mlp_out`, `attn.z`, `attn.pattern`, `mlp.post`, …, in our
-    spelling or TransformerLens's.
+    `clean` and `corrupted` are one prompt each, or two sets of equally many prompts. Measures of sets are means over
+    the pairs; `token` and `against` are then one for all pairs, or one for each pair. The two prompts of a pair must
+    have equal length; `by="position"` needs one length for all pairs.
+
+    `site` is a site within a block: `resid_pre`, `attn_out`, `mlp_out`, `attn.z`, `attn.pattern`, `mlp.post`, …,
+    spelled as in this project or as in TransformerLens.
 
     Errors: WorkbenchError if the prompts differ in length or not at all, a target is not one token, or the site has no
-    such axis.
+    position or head axis as `by` requires.
     """
     pair = contrast(model, clean, corrupted, token, against, position, tokenizer, metric)
     site, axis = site_and_axis(model, site, by)
@@ -86,7 +89,9 @@ def activation_patching(
 
 
 def _runs(model: OlmoForCausalLM, pairs: Pairs, site: str) -> tuple[Run, Run]:
-    """The runs over the clean prompts, to take activations from, and over the corrupted ones, to put them into."""
+    """The run over the clean prompts, which gives the activations, and the run over the corrupted ones, which is
+    patched.
+    """
     return (
         model.run(pairs.clean, capture=f"blocks.*.{site}", logits_to_keep=1),
         model.run(pairs.corrupted, capture=[RESIDUALS, *KEYS_AND_VALUES], logits_to_keep=1),
@@ -105,12 +110,12 @@ def _swept_sums(
     tokens: int,
     progress: Progress | None,
 ) -> Sums:
-    """The measures with each cell patched, added up over some pairs: layer column each."""
+    """The measures of the runs with one cell patched, summed over the pairs: layer column each."""
     clean_run, base = runs
     log_clean, differ = log_probabilities(clean_run.logits), pairs.first_difference
     by_position = axis in AXES["position"]
     cells = range(differ, columns) if by_position else range(columns)
-    # Nothing differs before the first position at which the prompts do, so that nothing is computed for it.
+    # Before the first position at which the prompts differ, patching changes nothing, so those cells are not computed.
     found = {name: [unpatched[name].cpu().expand(len(sites), cells.start)] for name in pair.measures}
     at_most = tokens // (pairs.clean.numel() * len(sites))
     at_most = min(at_most, POSITIONS) if by_position else at_most
@@ -124,7 +129,7 @@ def _swept_sums(
 
 
 def _batches(model: OlmoForCausalLM, pair: Contrast, site: str) -> tuple[list[Pairs], int]:
-    """The pairs in batches, and how many tokens of patched runs to compute at a time."""
+    """The pairs in batches, and the number of tokens of patched runs to compute at a time."""
     length, layers = pair.clean.longest, model.config.num_hidden_layers
     stream = 3 * model.config.hidden_size * model.dtype.itemsize
     kept = run_bytes(model, capture=[RESIDUALS, *KEYS_AND_VALUES, f"blocks.*.{site}"], length=length)
@@ -135,9 +140,9 @@ def _batches(model: OlmoForCausalLM, pair: Contrast, site: str) -> tuple[list[Pa
 
 
 def site_and_axis(model: OlmoForCausalLM, site: str, by: str) -> tuple[str, str]:
-    """Our spelling of a site in a block, and the word for its axis that a grid has as its columns.
+    """The project's name of a site in a block, and the word for the site's axis that becomes the columns of a grid.
 
-    Raises WorkbenchError if there is no such site, or it has no such axis.
+    Errors: WorkbenchError if there is no such site, or the site has no such axis.
     """
     if by not in AXES:
         raise WorkbenchError(f"by={by!r}; choices: {', '.join(AXES)}")
@@ -154,9 +159,9 @@ def site_and_axis(model: OlmoForCausalLM, site: str, by: str) -> tuple[str, str]
 
 
 def column_names(model: OlmoForCausalLM, pair: Contrast, axis: str, tokenizer: Tokenizer | None) -> tuple[str, ...]:
-    """What the columns of a grid over an axis are called: heads by number, positions by the clean prompt's tokens.
+    """The column labels of a grid: head numbers, or the tokens of the first clean prompt for positions.
 
-    Errors: WorkbenchError for the positions of prompts that differ in length.
+    Errors: WorkbenchError for positions of prompts that differ in length.
     """
     if axis in AXES["head"]:
         return tuple(str(head) for head in range(model.sites.sizes[axis]))

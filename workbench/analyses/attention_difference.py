@@ -1,4 +1,4 @@
-"""Where the heads of one model look and those of another do not."""
+"""The difference between the attention patterns of two models."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -27,10 +27,12 @@ def attention_difference(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Maps:
-    """Attention of the chosen heads of A less that of the same heads of B; arguments as in `attention_maps`.
+    """Attention of the chosen heads of A minus that of the same heads of B.
 
-    With weighting `probability` each row sums to 0, and half the sum of its magnitudes is the share of weight that
-    lies elsewhere. Errors: WorkbenchError if the two models differ in layers or heads.
+    The arguments are those of `attention_maps`. With weighting `probability` each row sums to 0, and half the sum of
+    the absolute values of a row is the share of attention that A and B place on different keys.
+
+    Errors: WorkbenchError if the two models differ in the number of layers or heads.
     """
     shared_layers(a, b)
     maps = partial(attention_maps, layers=layers, heads=heads, queries=queries, weighting=weighting, combine=combine)

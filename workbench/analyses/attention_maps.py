@@ -1,4 +1,4 @@
-"""Where heads look: their attention patterns, by weight or by the size of what is moved."""
+"""Attention patterns of heads, by attention weight or by the norm of the value that is moved."""
 
 from collections.abc import Callable, Sequence
 
@@ -35,15 +35,22 @@ def attention_maps(
     resid: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Maps:
-    """Attention of the chosen heads of the chosen layers, at the chosen query positions; all of them where None.
+    """Attention of the chosen heads, in the chosen layers, at the chosen query positions of one text.
 
-    `weighting` is `probability`, where each row sums to 1, or `value-norm`: the norm of what a head adds to the
-    residual stream of the query on account of the key, ‖α v W_O‖ (Kobayashi et al. 2020, "Attention is not only a
-    weight"), which shows sinks for what they are: in OLMo 2 and 3 the norm that follows attention is part of W_O, its
-    scale frozen. With `combine`, `mean` or `max`, the chosen heads of a layer make one map.
+    Returns Maps of head × query × key. For `layers`, `heads` and `queries`, None means all.
 
-    Only the chosen heads and rows are computed; nothing after the last chosen pattern is, and nothing before the first
-    layer if `resid` is given: the residual stream that enters it, batch pos d_model.
+    `weighting` decides the number in a cell:
+
+    - `probability`: the attention weight α. Each row sums to 1.
+    - `value-norm`: ‖α v W_O‖ (Kobayashi et al. 2020, "Attention is not only a weight"), the norm of the vector that the
+      head moves from the key to the residual stream of the query. A key with a large weight but a small value, such as
+      an attention sink, gets a small number. In OLMo 2 and 3, W_O includes the norm after attention, with its scale
+      frozen.
+
+    `combine`, `mean` or `max`, merges the chosen heads of each layer into one map.
+
+    `resid`, batch pos d_model, is the residual stream that enters the lowest chosen layer. If it is given, earlier
+    layers are not computed. Only the chosen heads and queries are computed, and nothing after the last chosen pattern.
     """
     if weighting not in WEIGHTINGS:
         raise WorkbenchError(f"weighting is {weighting!r}; choose from {', '.join(WEIGHTINGS)}")
@@ -74,7 +81,7 @@ def attention_maps(
         maps.append(pattern.cpu().numpy())
     report(progress, 1.0, "attention")
     values = np.concatenate(maps)
-    values.setflags(write=False)  # so that the result holds them and no copy
+    values.setflags(write=False)  # so that the result keeps this array instead of a copy
     names = [name for layer in layers for name in _names(layer, heads, combine)]
     return Maps(
         values,
@@ -87,7 +94,7 @@ def attention_maps(
 
 
 def _fits(model: OlmoForCausalLM, length: int, rows: int, weighting: str) -> None:
-    """Check that the maps fit: rows of so many keys as computed, in float32 beside each other, and on the way."""
+    """Check the memory for the maps: the patterns in the dtype of the model, and three float32 copies of them."""
     kept = rows * length * (model.dtype.itemsize + 3 * 4)
     per_token = run_bytes(model)
     if weighting == "value-norm":
@@ -96,12 +103,14 @@ def _fits(model: OlmoForCausalLM, length: int, rows: int, weighting: str) -> Non
 
 
 def _names(layer: int, heads: list[int], combine: str | None) -> list[str]:
-    """What the maps of a layer are called."""
+    """The names of the maps of one layer."""
     return [head_name(layer, head) for head in heads] if combine is None else [f"L{layer} {combine}"]
 
 
 def _norms(model: OlmoForCausalLM, run: Run, layer: int, heads: list[int], queries: list[int]) -> Tensor:
-    """‖v W_O‖ of each head's values, at each query's scale of the norm that follows: head query key."""
+    """‖v W_O‖ of each key for each head, with the scale that the norm after attention has at each query: head query
+    key.
+    """
     values = values_by_head(run[f"blocks.{layer}.attn.v"][0], model.config.num_attention_heads)  # key head d_head
     norms = torch.stack(
         [head_output(model, layer, values, head, values.new_ones(1)).float().norm(dim=-1) for head in heads]

@@ -1,4 +1,4 @@
-"""Activation patching of every cell at once, to first order."""
+"""A first-order estimate of activation patching, for all cells at once."""
 
 import numpy as np
 import torch
@@ -42,12 +42,13 @@ def attribution_patching(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """The grids of `activation_patching`, estimated from two forward passes and one backward pass a measure.
+    """The grids of `activation_patching`, estimated from two forward passes, and one backward pass for each measure.
 
-    What patching a cell would change is taken to be linear in what is patched: Σ (clean − corrupted) · ∂measure/∂x, the
-    gradient taken in the corrupted run and the sum over all that the cell holds (Nanda 2023, "Attribution patching";
-    Syed et al. 2023, arXiv 2310.10348). Arguments, measures and normalisation are those of `activation_patching`; see
-    `agreement` for how good the estimate is. Residual streams, which change much, suffer most from it.
+    The estimate assumes that a measure is linear in the patched activation x: the change of the measure by patching a
+    cell is Σ (clean − corrupted) · ∂measure/∂x. The gradient is that of the corrupted run, and the sum runs over all
+    entries of the cell (Nanda 2023, "Attribution patching"; Syed et al. 2023, arXiv 2310.10348). Arguments, measures
+    and normalisation are those of `activation_patching`. `agreement` compares an estimate with the exact grids. The
+    estimate is worst for residual streams, because patching changes them most.
 
     Errors: WorkbenchError as in `activation_patching`.
     """
@@ -70,10 +71,12 @@ def attribution_patching(
 def _estimates(
     model: OlmoForCausalLM, pair: Contrast, pairs: Pairs, site: str, axis: str, progress: Progress | None
 ) -> tuple[Ends, Sums]:
-    """The measures at both ends, and what patching each cell adds to them, over some pairs: layer column each."""
+    """The measures after the clean and the corrupted prompts, and the estimated change of each measure by patching each
+    cell: layer column each, summed over the pairs.
+    """
     wanted = f"blocks.*.{site}"
     clean_run = model.run(pairs.clean, capture=wanted, logits_to_keep=1)
-    # The graph starts at the residual stream, so that it is there for a model without trainable weights too.
+    # The graph starts at the residual stream, so gradients also exist for a model without trainable weights.
     leaf = edits.apply("blocks.0.resid_pre", lambda x: x.detach().requires_grad_())
     base = model.run(pairs.corrupted, capture=wanted, edits=leaf, grad=True, logits_to_keep=1)
     names = [f"blocks.{layer}.{site}" for layer in range(model.config.num_hidden_layers)]
@@ -91,7 +94,7 @@ def _estimates(
 
 
 def _bytes(model: OlmoForCausalLM, pair: Contrast, site: str) -> float:
-    """Bytes for each token of a pair: both runs, one with its graph, the gradients, and their products in float64."""
+    """Bytes for each token of a pair: both runs, one of them with its graph; the gradients; float64 products."""
     length = pair.clean.longest
     run = run_bytes(model, capture=4 * [f"blocks.*.{site}"], grad=True, length=length)
     products = 4 * 8 / model.dtype.itemsize * site_bytes(model, f"blocks.0.{site}", length)
@@ -99,15 +102,18 @@ def _bytes(model: OlmoForCausalLM, pair: Contrast, site: str) -> float:
 
 
 def _product(change: Tensor, slope: Tensor, shape: str, axis: str) -> Tensor:
-    """Σ change · slope over all axes but one. Masked scores do not change."""
+    """Σ change · slope over all axes except `axis`. Masked scores are not finite and count as unchanged."""
     change = change.double().where(change.isfinite(), 0.0)
     return reduce(change * slope.double(), f"{shape} -> {axis}", "sum")
 
 
 def agreement(exact: Measures, estimate: Measures) -> Scores:
-    """Pearson's correlation, over all cells, of each measure of `activation_patching` with its estimate: 1 is perfect.
+    """The correlation between `activation_patching` and its estimate: Pearson's coefficient over all cells, for each
+    measure.
 
-    Raises WorkbenchError if the two were not asked for the same cells and measures.
+    1 is perfect agreement.
+
+    Errors: WorkbenchError if the two results differ in their measures or in the shape of their grids.
     """
     names = list(exact)
     if list(estimate) != names or estimate[names[0]].values.shape != exact[names[0]].values.shape:

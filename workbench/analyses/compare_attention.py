@@ -1,4 +1,4 @@
-"""Where two checkpoints' heads look differently, and which head of one is most like which of the other."""
+"""Differences between the attention of two checkpoints, and the best matching of their heads."""
 
 from collections.abc import Iterator
 
@@ -19,12 +19,17 @@ from workbench.texts import Texts, TextsLike
 def compare_attention(
     a: ModelOrName, b: ModelOrName, tokens: TextsLike, *, progress: Progress | None = None
 ) -> Measures:
-    """How differently each head of A and the same head of B look over texts. Grids layer × head, means over queries:
+    """How different the attention of each head of A is from that of the same head of B.
 
-    `js`, the Jensen–Shannon divergence of the two rows of weights (nats, at most log 2; Lin 1991); `moved`, the share
-    of the weight that lies elsewhere (total variation, ½ Σ |a − b|, 0 to 1). A text's first query, which can only
-    look at itself, is left out. One layer's patterns are in memory at a time, of both; A and B may be models, entries
-    of a series or ids, and those that are not models are loaded one after the other.
+    Returns Grids of layer × head, means over all queries of all texts:
+
+    - `js`: the Jensen–Shannon divergence of the two rows of attention weights (nats, 0 to log 2; Lin 1991).
+    - `moved`: the share of the weight that lies on different keys (total variation, ½ Σ |a − b|, 0 to 1).
+
+    The first query of each text is left out, because it can attend only to itself. A and B may be models, entries of a
+    series or ids; checkpoints that are not in memory are loaded one after the other. Memory: the patterns of one layer
+    of both.
+
     Errors: WorkbenchError if the two differ in their number of layers or heads.
     """
     texts = texts_for(config_of(a), tokens, at_least=2)
@@ -46,12 +51,16 @@ def compare_attention(
 
 
 def match_heads(a: ModelOrName, b: ModelOrName, tokens: TextsLike, *, progress: Progress | None = None) -> pd.DataFrame:
-    """For each layer, the pairing of A's heads with B's that makes their patterns most alike.
+    """For each layer, the matching of the heads of A with the heads of B that makes their patterns most similar.
 
-    Alike is the mean over queries of Σ √(a b), the Bhattacharyya coefficient: 1 for equal rows, 0 for rows that share
-    no key; the pairing is the assignment of greatest sum (Kuhn 1955). A row a head of A: `layer`, `head_a`, `head_b`,
-    `similarity`, and `same_index`, the similarity to the head of B with the same number.
-    Errors: as `compare_attention`.
+    The similarity of two heads is the mean over queries of Σ √(a b), the Bhattacharyya coefficient: 1 for equal rows of
+    weights, 0 for rows without a common key. The matching is the assignment with the greatest total similarity (Kuhn
+    1955).
+
+    Returns a table with one row for each head of A: `layer`, `head_a`, `head_b`, `similarity`, and `same_index`, the
+    similarity to the head of B with the same number.
+
+    Errors: WorkbenchError as in `compare_attention`.
     """
     texts = texts_for(config_of(a), tokens, at_least=2)
     alike = [torch.zeros(())] * shared_layers(a, b)  # head head each
@@ -69,8 +78,9 @@ def match_heads(a: ModelOrName, b: ModelOrName, tokens: TextsLike, *, progress: 
 def _layers(
     a: ModelOrName, b: ModelOrName, texts: Texts, progress: Progress | None
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """A layer's number and its patterns in A and B but for the first query, for each batch of texts: batch head query
-    key."""
+    """For each batch of texts and each layer: the layer's number and its patterns in A and in B, batch head query key,
+    without the first query.
+    """
     batches, layers = texts.batches(_tokens(a, b, texts.longest)), range(shared_layers(a, b))
 
     def patterns(model: OlmoForCausalLM) -> Iterator[Tensor]:
@@ -93,7 +103,7 @@ def _layers(
 
 
 def _tokens(a: ModelOrName, b: ModelOrName, length: int) -> int:
-    """How many tokens to run at a time, given the patterns of a layer in both models and what is made of them."""
+    """The number of tokens to run at a time, given the memory for one layer's patterns in both models."""
     both = [one if isinstance(one, OlmoForCausalLM) else config_of(one) for one in (a, b)]
     heads = config_of(a).num_attention_heads
     return min(tokens_at_a_time(one, "patterns", run_bytes(one) + 12 * 4 * heads * length, length) for one in both)

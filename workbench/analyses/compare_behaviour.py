@@ -1,4 +1,4 @@
-"""Where two checkpoints predict differently, token by token."""
+"""Differences between the predictions of two checkpoints, token by token."""
 
 import math
 from collections.abc import Iterator
@@ -40,17 +40,24 @@ def compare_behaviour(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """How A's and B's predictions of each token of a text differ. Curves over positions, a line a text:
+    """How the predictions of A and B differ at each token of a text.
 
-    `loss_difference`, B's −log p of the token less A's; `loss_a`, `loss_b`; `kl` Σ a log(a/b) and `kl_reverse`, of the
-    whole next-token distributions; `js`, the Jensen–Shannon divergence (½ KL(a‖m) + ½ KL(b‖m), m their mean; at most
-    log 2, Lin 1991); `overlap`, the share of the `top` likeliest tokens that both have; `flip`, 1 where the likeliest
-    one differs. The value at a position is about the token *at* that position; the first is undefined (NaN), and so is
-    what lies after the end of a text that is shorter than others.
+    Returns Curves over positions, one line for each text. With a and b the next-token distributions of A and B:
 
-    Texts longer than `window` (or than the models take) are read in windows that overlap by one
-    token. A and B may be models, entries of a series or ids; those that are not models are loaded one after the other.
-    Errors: WorkbenchError if the two have vocabularies of different size.
+    - `loss_difference`: −log p of the token in B minus that in A; `loss_a` and `loss_b` are the two losses (nats).
+    - `kl`: Σ a log(a/b), and `kl_reverse`: Σ b log(b/a) (nats).
+    - `js`: the Jensen–Shannon divergence, ½ KL(a‖m) + ½ KL(b‖m) with m = (a + b) / 2 (nats, at most log 2; Lin 1991).
+    - `overlap`: the share of the `top` likeliest tokens that A and B have in common (0 to 1).
+    - `flip`: 1 where the likeliest token differs, otherwise 0.
+
+    The value at a position is about the prediction of the token *at* that position. It is undefined (NaN) at the first
+    position, and after the end of a text that is shorter than others.
+
+    Texts longer than `window` (or than the context length of either model) are read in windows that overlap by one
+    token. A and B may be models, entries of a series or ids; checkpoints that are not in memory are loaded one after
+    the other.
+
+    Errors: WorkbenchError if the vocabularies of the two differ in size, or if `window` or `top` is out of range.
     """
     texts = texts_for(config_of(a), tokens, at_least=2)
     if window < 2:
@@ -74,7 +81,7 @@ def compare_behaviour(
 
 
 def behaviour_summary(measures: Measures) -> Scores:
-    """The mean of each measure over all tokens, so that pairs of checkpoints can be set beside each other."""
+    """The mean over all tokens of each measure of `compare_behaviour`, to compare pairs of checkpoints."""
     means = [torch.from_numpy(measure.values.copy()).nanmean().item() for measure in measures.values()]
     equal = [measure.value_when_equal for measure in measures.values()]
     return Scores(
@@ -83,7 +90,7 @@ def behaviour_summary(measures: Measures) -> Scores:
 
 
 def divergences(log_a: Tensor, log_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """KL(a ‖ b), KL(b ‖ a) and JS(a, b) in nats of log-probabilities … vocab."""
+    """KL(a ‖ b), KL(b ‖ a) and JS(a, b) in nats, from log-probabilities: … vocab -> … each."""
     a, b = log_a.exp(), log_b.exp()
     log_mean = torch.logaddexp(log_a, log_b) - math.log(2)
     js = ((a * (log_a - log_mean)).sum(-1) + (b * (log_b - log_mean)).sum(-1)) / 2
@@ -92,7 +99,7 @@ def divergences(log_a: Tensor, log_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _differences(a: Tensor, b: Tensor, targets: Tensor, top: int) -> dict[str, Tensor]:
-    """All measures of `NAMES` for logits pos vocab, in chunks of positions: pos each."""
+    """All measures of `NAMES`, from the logits (pos vocab) of A and B, computed in chunks of positions: pos each."""
     if not 1 <= top <= a.shape[-1]:
         raise WorkbenchError(f"top={top}; choices: 1 … {a.shape[-1]}")
     size = max(1, CHUNK // a.shape[-1])
@@ -118,12 +125,14 @@ def _difference(a: Tensor, b: Tensor, targets: Tensor, top: int) -> dict[str, Te
 
 
 def _windows(length: int, window: int) -> list[tuple[int, int]]:
-    """Stretches of a text in which all but the first token of each is predicted, and every token but the first once."""
+    """Windows (start, stop) that overlap by one token. Each window predicts all its tokens except the first, so each
+    token of the text except the first is predicted exactly once.
+    """
     return [(start, min(start + window, length)) for start in range(0, length - 1, window - 1)]
 
 
 def _fits(a: ModelOrName, b: ModelOrName, length: int) -> None:
-    """Check that a window fits: the logits of both, as computed and in float32, and what is made of some of them."""
+    """Check the memory for one window: the logits of both models, float32 copies, and the measures of one chunk."""
     for one in (a, b):
         model, size = one if isinstance(one, OlmoForCausalLM) else config_of(one), config_of(one).vocab_size
         per_token = run_bytes(model, logits=1) + 3 * 4 * size

@@ -1,4 +1,4 @@
-"""How far two checkpoints' weights lie apart, read from their files a block of rows at a time."""
+"""Distances between the weights of two checkpoints, read from their files in blocks of rows."""
 
 import math
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ MATRICES = {
 OUTSIDE = {"model.embed_tokens": "embed", "model.norm": "ln_final", "lm_head": "unembed"}
 HEADED = ("q", "k", "v", "o")
 BLOCK = 2**19
-"""Numbers that one thread compares at a time: few enough for a processor's cache, where several passes are cheap."""
+"""Numbers that one thread compares at a time: they fit into the processor's cache, so several passes are fast."""
 
 TITLES = {
     "relative_change": "Relative change of weights from A to B",
@@ -55,7 +55,9 @@ WHEN_EQUAL = {"cosine": 1.0, "norm_a": math.nan, "norm_b": math.nan}
 
 
 class Named(NamedTuple):
-    """A tensor's place in the model: its layer (None outside the layers), what it is called here, and its own name."""
+    """A tensor's place in the model: its layer (None outside the layers), its short name in this module (`q`, `gate`,
+    …), and its name in the checkpoint.
+    """
 
     layer: int | None
     matrix: str
@@ -72,14 +74,14 @@ class Directions(NamedTuple):
 
 @dataclass(frozen=True)
 class Sums:
-    """Squared norms of A, B and B − A, float64, one number a group (a head, or the whole tensor)."""
+    """Squared norms of A, B and B − A, float64: one number for each head, or one for the whole tensor."""
 
     a: np.ndarray
     b: np.ndarray
     difference: np.ndarray
 
     def measures(self) -> dict[str, np.ndarray]:
-        """The measures of `UNITS`; undefined (NaN) where a norm that divides is zero."""
+        """The measures of `UNITS`; undefined (NaN) where they would divide by a zero norm."""
         with np.errstate(divide="ignore", invalid="ignore"):
             inner = (self.a + self.b - self.difference) / 2
             return {
@@ -91,21 +93,27 @@ class Sums:
             }
 
     def total(self) -> "Sums":
-        """The sums over all parts."""
+        """The sums over all heads."""
         return Sums(*(part.sum(keepdims=True) for part in (self.a, self.b, self.difference)))
 
 
 def compare_weights(
     a: WeightsLike, b: WeightsLike, *, heads_of: str | None = None, progress: Progress | None = None
 ) -> Measures:
-    """What changed from A to B, for every matrix and layer; or for every layer and head of one of q, k, v, o.
+    """How much the weights changed from A to B, for every matrix and layer; or for every layer and head of q, k, v or
+    o.
 
     Measures, with Frobenius norms: `relative_change` ‖B − A‖ / ‖A‖, which is √2 for unrelated matrices of equal norm;
-    `cosine` of the two as vectors; `distance` ‖B − A‖; `norm_a`, `norm_b`. Grids of matrix × layer; with `heads_of`
-    of layer × head. A head has its rows of q, k and v (k and v by key-value head) and its columns of o. What lies
-    outside the layers is in `weight_table`. A and B may be ids, whose files are read block by block in either layout
-    and never become a model, or models in memory.
-    Errors: WorkbenchError if the two are not of one shape.
+    `cosine` of the two matrices as vectors; `distance` ‖B − A‖; `norm_a` ‖A‖ and `norm_b` ‖B‖.
+
+    Returns Grids of matrix × layer; with `heads_of` ("q", "k", "v" or "o") Grids of layer × head of that matrix. A head
+    has its rows of q, k and v, and its columns of o; k and v are divided by key-value head. `weight_table` also has the
+    tensors outside the layers.
+
+    A and B may be models in memory, or checkpoints, whose files are read block by block in either layout without
+    building a model.
+
+    Errors: WorkbenchError if the two differ in their tensors or in the shape of one.
     """
     first, second = weights_of(a), weights_of(b)
     known = [named for named in _tensors(first, second) if named.layer is not None]
@@ -132,10 +140,12 @@ def compare_weights(
 
 
 def weight_table(a: WeightsLike, b: WeightsLike, *, progress: Progress | None = None) -> pd.DataFrame:
-    """Every tensor and every head in one table, in one pass over both checkpoints: `tensor`, `layer`, `matrix`, `head`
-    (L3H5, empty for whole tensors), and the measures of `compare_weights`.
+    """The measures of `compare_weights` for every tensor and every head, in one table, from one pass over both
+    checkpoints.
 
-    Errors: WorkbenchError if the two are not of one shape.
+    Columns: `tensor`, `layer`, `matrix`, `head` (such as L3H5; empty for whole tensors), and the measures.
+
+    Errors: WorkbenchError if the two differ in their tensors or in the shape of one.
     """
     first, second = weights_of(a), weights_of(b)
     rows = []
@@ -153,12 +163,14 @@ def weight_table(a: WeightsLike, b: WeightsLike, *, progress: Progress | None = 
 def singular_directions(
     a: WeightsLike, b: WeightsLike, layer: int | None, matrix: str, *, count: int = 8, seed: int = 0
 ) -> Directions:
-    """The strongest directions of one matrix's change: singular values and vectors of B − A, largest first.
+    """The strongest directions of the change of one matrix: singular values and vectors of B − A, largest first.
 
-    Exact to the rounding of float32, for a flat spectrum too: Lanczos iterations (ARPACK; Lehoucq, Sorensen and Yang
-    1998) run until they converge, from a random vector of `seed`; where more than a quarter of all directions are
-    asked for, all are computed (LAPACK). Three tensors are in memory at a time.
-    Errors: WorkbenchError if there is no such matrix, or the two are not of one shape.
+    Returns `count` directions, or as many as the matrix has. `layer` is None for matrices outside the layers. The
+    result is exact up to float32 rounding, also for a flat spectrum: Lanczos iterations (ARPACK; Lehoucq, Sorensen and
+    Yang 1998) run until they converge, from a random vector of `seed`. If `count` is more than a quarter of all
+    directions, all are computed (LAPACK). Memory: three tensors of the size of the matrix.
+
+    Errors: WorkbenchError if there is no such matrix, or the two differ in their tensors or in the shape of one.
     """
     first, second = weights_of(a), weights_of(b)
     there = [named for named in _tensors(first, second) if len(first.shape(named.tensor)) == 2]
@@ -181,11 +193,13 @@ def singular_directions(
 
 
 def _strongest(matrix: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The largest singular values, falling, between left vectors (row direction) and right ones (direction column)."""
+    """The largest singular values in falling order, between left vectors (row direction) and right ones (direction
+    column).
+    """
     if 4 * count > min(matrix.shape) or not matrix.any():
         left, strengths, right = np.linalg.svd(matrix, full_matrices=False)
         return left[:, :count], strengths[:count], right[:count]
-    from scipy.sparse.linalg import svds  # here, since the page would wait a fifth of a second for it
+    from scipy.sparse.linalg import svds  # imported here: it would delay the start of the page by 0.2 s
 
     start = np.random.default_rng(seed).standard_normal(min(matrix.shape)).astype(matrix.dtype)
     left, strengths, right = svds(matrix, count, ncv=max(40, 3 * count), v0=start)
@@ -194,7 +208,7 @@ def _strongest(matrix: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, n
 
 
 def _tensors(a: NamedTensors, b: NamedTensors) -> list[Named]:
-    """The tensors of both, in the order of the model, embedding first."""
+    """The tensors that both checkpoints have, in the order of the model, embedding first."""
     if set(a) != set(b):
         odd = sorted(set(a) ^ set(b))
         raise WorkbenchError(f"the checkpoints are of different architecture: only one has {', '.join(odd[:3])}")
@@ -218,7 +232,7 @@ def _named(tensor: str) -> Named:
 def _changes(
     a: NamedTensors, b: NamedTensors, tensors: list[Named], progress: Progress | None
 ) -> Iterator[tuple[Named, Sums]]:
-    """The sums of each tensor in turn; progress by numbers read."""
+    """The sums of each tensor, one after the other. Progress is measured in numbers read."""
     done, total = 0, sum(math.prod(a.shape(named.tensor)) for named in tensors)
     with _workers() as pool:
         for named in tensors:
@@ -230,19 +244,21 @@ def _changes(
 
 @contextmanager
 def _workers() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as torch has, each of which computes by itself: a block is too small to share."""
+    """A pool with as many threads as torch uses. Each worker computes on one thread only, since a block is too small to
+    share.
+    """
     libraries, threads = ThreadpoolController(), torch.get_num_threads()
 
     def alone() -> None:
-        torch.get_num_threads()  # or torch would set this thread's number later
-        libraries.select(user_api="openmp").limit(limits=1)  # this thread's alone
+        torch.get_num_threads()  # otherwise torch would reset the thread count of this worker later
+        libraries.select(user_api="openmp").limit(limits=1)  # limits this worker only
 
     with libraries.limit(limits=1), ThreadPoolExecutor(threads, initializer=alone) as pool:
         yield pool
 
 
 def _sums(a: NamedTensors, b: NamedTensors, named: Named, pool: ThreadPoolExecutor) -> Sums:
-    """Squared norms by head where the tensor has heads, else of the whole, a block of rows at a time."""
+    """Squared norms for each head if the tensor has heads, otherwise for the whole tensor; read in blocks of rows."""
     rows, *inner = a.shape(named.tensor)
     config = a.config
     groups = {"q": config.num_attention_heads, "o": config.num_attention_heads}.get(
@@ -271,7 +287,7 @@ def _squares(x: Tensor, y: Tensor) -> np.ndarray:
 
 
 def _squares_by_column(x: Tensor, y: Tensor, groups: int) -> np.ndarray:
-    """The same for `groups` equal parts of the columns: kind group."""
+    """Squared norms of x, y and y − x for `groups` equal parts of the columns: kind group."""
     parts = [part.square().sum(0).unflatten(0, (groups, -1)).sum(1) for part in (x, y, y - x)]
     return torch.stack(parts).double().numpy()
 

@@ -1,4 +1,4 @@
-"""A token's logit as a sum over everything that wrote into the residual stream."""
+"""A token's logit as a sum over the parts of the model that write into the residual stream."""
 
 import re
 from collections.abc import Sequence
@@ -29,16 +29,17 @@ def direct_logit_attribution(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Scores:
-    """What each part of the model adds directly to the logit of `token`, or to its difference from `against`'s.
+    """What each part of the model adds directly to the logit of `token`, or to the logit difference of `token` and
+    `against`.
 
-    At one `position` of one text. Parts: `embed`, every head (`L0H3`), the output bias of attention where there is one
-    (`L0 bias`) and every MLP (`L0 MLP`), each seen through the final norm with its scale frozen and the unembedding.
-    In OLMo 2 and 3 a part is what remains after the sublayer's own norm, its scale frozen too. The parts add up to
-    `total`, the logit itself, to rounding error (Elhage et al. 2021, "A mathematical framework for transformer
-    circuits").
+    The result is for one `position` of one text. Parts: `embed`; every head (`L0H3`); the output bias of attention, if
+    the model has one (`L0 bias`); and every MLP (`L0 MLP`). The contribution of a part is its output, divided by the
+    frozen scale of the final norm and multiplied by the unembedding. In OLMo 2 and 3 the output is taken after the
+    sublayer's own norm, with its scale frozen too. The contributions add up to `total`, the logit itself, up to
+    rounding (Elhage et al. 2021, "A mathematical framework for transformer circuits").
 
-    `token` and `against` are ids, or the texts of single tokens where there is a `tokenizer`. Effects by way of later
-    layers are not counted: see activation patching for those.
+    `token` and `against` are ids, or with a `tokenizer` also texts of single tokens. Effects through later layers are
+    not included; `activation_patching` measures those.
     """
     batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
@@ -70,7 +71,7 @@ def direct_logit_attribution(
 
 
 def by_layer(parts: Scores) -> Scores:
-    """The parts of `direct_logit_attribution` with those of each attention sublayer added up; the same total."""
+    """The result of `direct_logit_attribution` with heads and bias of each attention sublayer added up; same total."""
     sums: dict[str, float] = {}
     for name, value in zip(parts.names, parts.values.astype(float), strict=True):
         layer, kind = _place(name)
@@ -80,9 +81,9 @@ def by_layer(parts: Scores) -> Scores:
 
 
 def by_head(parts: Scores) -> Grid:
-    """The parts of `direct_logit_attribution` that lie in a layer as a Grid, layer × (heads, MLP), like `ablation`'s.
+    """The result of `direct_logit_attribution` as a Grid of layer × (heads, MLP), in the layout of `ablation`.
 
-    The embedding's part is left out; so are biases.
+    The embedding and the attention biases are left out.
     """
     found = {_place(name): value for name, value in zip(parts.names, parts.values.tolist(), strict=True)}
     found = {(layer, kind): value for (layer, kind), value in found.items() if layer is not None and kind != "bias"}
@@ -100,7 +101,7 @@ def by_head(parts: Scores) -> Grid:
 
 
 def _place(name: str) -> tuple[int | None, str]:
-    """Layer and kind of a part: (0, "3") of `L0H3`, (0, "MLP") of `L0 MLP`, (None, "embed")."""
+    """Layer and kind of a part: (0, "3") for `L0H3`, (0, "MLP") for `L0 MLP`, (None, "embed") for `embed`."""
     match = re.fullmatch(r"L(\d+)(?:H| )(\w+)", name)
     return (None, name) if match is None else (int(match[1]), match[2])
 
@@ -116,10 +117,12 @@ def head_sources(
     position: int = -1,
     tokenizer: Tokenizer | None = None,
 ) -> Grid:
-    """Where the direct effect of heads comes from: each head's part of a logit, by the position it was read from.
+    """Which tokens the direct effect of heads comes from: the contribution of each head to a logit, divided by key
+    position.
 
-    `heads` are (layer, head). A cell is α[position, key] · v_key W_O, seen as in `direct_logit_attribution`; a row
-    adds up to that head's part there. Rows are the heads, columns the tokens of the text.
+    `heads` are (layer, head) pairs. Returns a Grid of head × key (token of the text). A cell is the contribution of
+    α[position, key] · v_key W_O to the logit, computed as in `direct_logit_attribution`. Each row adds up to the
+    contribution of the head in that analysis.
     """
     batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
@@ -154,20 +157,22 @@ def head_sources(
 def target_ids(
     model: OlmoForCausalLM, token: int | str, against: int | str | None, tokenizer: Tokenizer | None
 ) -> list[int]:
-    """The ids of a target: one token, or two whose difference is meant."""
+    """The ids of a target: of one token, or of two tokens whose logit difference is measured."""
     wanted = [token] if against is None else [token, against]
     return [token_id(one, tokenizer, model.config.vocab_size) for one in wanted]
 
 
 def read_out(model: OlmoForCausalLM, parts: Tensor, scale: Tensor, target: list[int]) -> Tensor:
-    """What parts of the residual stream add to the target's logit, the final norm's scale held: … d_model -> …"""
+    """What parts of the residual stream add to the target's logit, with the scale of the final norm frozen: … d_model
+    -> …
+    """
     rows = model.get_output_embeddings().weight[target].double()  # token d_model
     unembedding = rows[0] - rows[1] if len(rows) == 2 else rows[0]
     return divided(model.model.norm, parts.float(), scale).double() @ unembedding
 
 
 def _read_from(model: OlmoForCausalLM, run: Run, layer: int, head: int, position: int) -> Tensor:
-    """What a head adds to the residual stream at `position`, by the position it was read from: key d_model."""
+    """What a head adds to the residual stream at `position`, divided by key position: key d_model."""
     block = f"blocks.{layer}."
     values = values_by_head(run[block + "attn.v"][0], model.config.num_attention_heads)  # key head d_head
     moved = run[block + "attn.pattern"][0, :, 0].T[..., None] * values

@@ -1,4 +1,4 @@
-"""How many directions the hidden states of each layer really use."""
+"""The effective number of directions in the hidden states of each layer."""
 
 import torch
 from torch import Tensor
@@ -11,14 +11,15 @@ from workbench.progress import Progress, steps
 from workbench.results import Curves
 from workbench.texts import TextsLike
 
-AT_MOST = 1024  # tokens at a time: their states are held in float64
+AT_MOST = 1024  # tokens at a time, because their states are held in float64
 
 
 def effective_rank(model: OlmoForCausalLM, tokens: TextsLike, *, progress: Progress | None = None) -> Curves:
     """RankMe of the residual stream at `embed` and after each layer, over all tokens of all texts.
 
-    Between 1 and min(number of tokens, d_model), so compare only runs over equally many tokens, and use several times
-    d_model of them where the number itself matters. Memory: one d_model × d_model matrix a layer, however many texts.
+    Returns Curves over layers, in directions; see `rankme` for the formula. Values lie between 1 and min(number of
+    tokens, d_model), so compare only runs with the same number of tokens. Where the number itself matters, use several
+    times d_model tokens. Memory: a few d_model × d_model matrices for each layer, however many texts there are.
     """
     texts = texts_for(model, tokens)
     names, width = residual_names(model), model.config.hidden_size
@@ -43,10 +44,12 @@ def effective_rank(model: OlmoForCausalLM, tokens: TextsLike, *, progress: Progr
 
 
 def rankme(gram: Tensor, samples: int) -> Tensor:
-    """exp(−Σ p log p) with p = σ / Σσ, σ the singular values of a matrix Z, [sample d_model]; from Zᵀ Z.
+    """RankMe of a matrix Z, [sample d_model], from its Gram matrix Zᵀ Z: exp(−Σ p log p), with p = σ / Σσ and σ the
+    singular values of Z.
 
-    Garrido et al. 2023, "RankMe: assessing the downstream performance of pretrained self-supervised representations
-    by their rank", without centring. Rounding below 1e-7 of the largest singular value counts as zero.
+    Z is not centred. Singular values below 1e-7 of the largest are rounding errors and count as zero. Source: Garrido
+    et al. 2023, "RankMe: assessing the downstream performance of pretrained self-supervised representations by their
+    rank".
     """
     squares = torch.linalg.eigvalsh(gram).flip(0)[:samples]
     singular = squares.where(squares > 1e-14 * squares[0], 0).sqrt()

@@ -1,4 +1,4 @@
-"""What every head of a model does, in a few numbers each."""
+"""Attention statistics of every head of a model."""
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from workbench.progress import Progress, part, steps
 from workbench.results import Grid, Measures
 from workbench.texts import Texts, TextsLike
 
-SPAN = 16  # tokens that are repeated
-GAPS = (0, 16)  # random tokens before the first copy, and between the two
+SPAN = 16  # length of the repeated span, in tokens
+GAPS = (0, 16)  # fewest and most random tokens before the first copy, and between the two copies
 UNITS = {"entropy": "nats", "distance": "tokens"}
 VALUES = {
     "entropy": "entropy",
@@ -21,7 +21,7 @@ VALUES = {
     "induction": "induction score",
     "induction_error": "standard error",
 }
-"""What the numbers are; those that are not named are weights."""
+"""The value name of each measure. Measures that are not listed are attention weights."""
 
 TITLES = {
     "entropy": "Entropy of attention",
@@ -38,19 +38,25 @@ TITLES = {
 def head_atlas(
     model: OlmoForCausalLM, tokens: TextsLike, *, samples: int = 64, seed: int = 0, progress: Progress | None = None
 ) -> Measures:
-    """Per head: what it attends to on the given texts, and its induction score on random ones. Grids layer × head.
+    """What each head attends to on the given texts, and its induction score on random tokens. Grids of layer × head.
 
-    On `tokens`, texts of two tokens or more, means over all queries but each text's first:
-    `entropy` −Σ p log p; `previous`, `first`, `self`: the weight on the token before, on the first token, on the token
-    itself; `distance` Σ p (query − key); `duplicate`: the weight on earlier copies of the query's token, over the
-    queries that have one (NaN where none has).
+    Measures on `tokens` (texts of two tokens or more), means over all queries except the first of each text:
 
-    On `samples` rows of random tokens in which a span of 16 comes twice, after random gaps, so that position alone
-    tells nothing: `induction`, the weight from the second copy of a token on the token after its first copy (Olsson et
-    al. 2022, "In-context learning and induction heads"), and `induction_error`, its standard error over the rows.
+    - `entropy`: −Σ p log p, in nats.
+    - `previous`, `first`, `self`: the weight on the previous token, on the first token, on the token itself.
+    - `distance`: Σ p (query − key), in tokens.
+    - `duplicate`: the weight on earlier copies of the query's token, over the queries that have a copy (NaN if none
+      has).
 
-    `atlas.rank("induction")` lists the heads by any measure. No head × query × key tensor is ever held. With
-    `samples=0` induction is left out.
+    Measures on `samples` rows of random tokens, in each of which a span of 16 tokens occurs twice. The gaps before and
+    between the copies are random, so the position does not reveal the copy:
+
+    - `induction`: the weight from the second copy of a token to the token after its first copy (Olsson et al. 2022,
+      "In-context learning and induction heads").
+    - `induction_error`: the standard error of `induction` over the rows.
+
+    `samples=0` leaves out both. `atlas.rank("induction")` lists the heads in the order of any measure. Memory: no head
+    × query × key tensor is built.
     """
     texts = texts_for(model, tokens, at_least=2)
     measures = _text_statistics(model, texts, part(progress, 0.0, 0.5 if samples else 1.0))
@@ -75,7 +81,7 @@ def head_atlas(
 
 
 def _text_statistics(model: OlmoForCausalLM, texts: Texts, progress: Progress | None) -> dict[str, Tensor]:
-    """The mean of each statistic over the queries where it is defined: layer head."""
+    """The mean of each statistic over the queries where it is defined: layer head each."""
     sums, counts = torch.zeros(()), torch.zeros(())
     for _, ids in steps(texts.batches(_tokens(model, texts.longest)), progress, "attention on the text"):
         statistics = HeadStatistics(tokens=ids)
@@ -87,7 +93,7 @@ def _text_statistics(model: OlmoForCausalLM, texts: Texts, progress: Progress | 
 
 
 def induction_scores(model: OlmoForCausalLM, samples: int, seed: int, progress: Progress | None = None) -> Tensor:
-    """Each head's induction score on each of many random rows: layer sample head."""
+    """Each head's induction score on each of `samples` random rows: layer sample head."""
     if samples < 2:
         raise WorkbenchError(f"samples is {samples}; a standard error needs at least 2")
     rows, targets = repeated_spans(model.config.vocab_size, samples, seed)
@@ -101,11 +107,12 @@ def induction_scores(model: OlmoForCausalLM, samples: int, seed: int, progress: 
 
 
 def repeated_spans(vocab_size: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows of random tokens that hold a span twice, and for each position the key an induction head would choose.
+    """Rows of random tokens that contain a span of 16 tokens twice, and the induction target of each position.
 
-    Rows are: up to 16 tokens, the span, up to 16 tokens, the span again, and tokens up to equal length; all but the
-    span's are different within a row. The key is the one after the first copy of the query's token, and −1 where the
-    token is not a second copy, or is the span's last, which nothing of the span follows.
+    Returns rows and targets, both sample pos. A row is: 0 to 16 tokens, the span, 0 to 16 tokens, the span again, and
+    tokens that fill the row to a fixed length. Apart from the repeated span, all tokens of a row are different. The
+    target is the position after the first copy of the query's token. It is −1 for tokens outside the second copy, and
+    for the last token of the second copy.
     """
     shortest, longest = GAPS
     distinct = SPAN + 2 * longest
@@ -126,7 +133,9 @@ def repeated_spans(vocab_size: int, samples: int, seed: int) -> tuple[Tensor, Te
 
 
 def _tokens(model: OlmoForCausalLM, length: int) -> int:
-    """How many tokens to run at a time, of texts of a length: some query rows' weights and what is made of them."""
+    """The number of tokens to run at a time for texts of this length, given the memory for the attention weights of one
+    chunk of queries and for the statistics.
+    """
     heads, statistics = model.config.num_attention_heads, 8
     chunk = 6 * heads * min(length, CHUNK) * 4  # weights of a chunk of query rows, for each key of each text
     kept = 3 * model.config.num_hidden_layers * heads * statistics * 8
@@ -134,6 +143,6 @@ def _tokens(model: OlmoForCausalLM, length: int) -> int:
 
 
 def _statistics(model: OlmoForCausalLM, batch: Tensor, statistics: HeadStatistics) -> Tensor:
-    """Every layer's statistics, streamed: layer stat batch head query."""
+    """All statistics of all layers, computed without storing the patterns: layer stat batch head query."""
     capture = Capture("blocks.*.attn.pattern", reduce=statistics)
     return model.run(batch, capture=capture, captures_only=True).stack("attn.pattern")

@@ -1,4 +1,4 @@
-"""The hidden states of one layer, seen along the directions in which they differ most."""
+"""The hidden states of one layer, projected on their principal components."""
 
 import torch
 from torch import Tensor
@@ -23,11 +23,11 @@ def hidden_state_pca(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Points:
-    """Principal components of the residual stream after a layer, a point a token, coloured by position.
+    """Principal components of the residual stream after one layer: one point for each token, coloured by position.
 
-    `components` is 2 or 3; each axis names the share of the variance along it. `skip` leaves out the first tokens of
-    each text: the very first often carries an activation so massive that the first component shows nothing else.
-    Signs are fixed so that the entry of a component that is largest in size is positive.
+    `components` is 2 or 3. Each axis label gives the share of the variance along the axis. `skip` leaves out the first
+    tokens of each text: the first token often has an activation so large that the first component shows nothing else.
+    The sign of a component is chosen so that its largest entry in absolute value is positive.
     """
     if components not in (2, 3):
         raise WorkbenchError(f"components is {components}; a picture has 2 or 3")
@@ -58,7 +58,9 @@ def hidden_state_pca(
 
 
 def principal_components(states: Tensor, components: int) -> tuple[Tensor, Tensor]:
-    """Coordinates, [sample component], along the directions of most variance, and each one's share of it."""
+    """Coordinates, [sample component], along the directions of largest variance, and the share of the variance along
+    each.
+    """
     centred = states.double() - states.double().mean(0)
     u, s, v = torch.linalg.svd(centred, full_matrices=False)
     largest = v.gather(1, v.abs().argmax(1, keepdim=True))[:, 0]

@@ -1,4 +1,4 @@
-"""From which layer on a property of a text can be read off linearly."""
+"""The layers from which a label of a text can be read by a linear classifier."""
 
 import warnings
 from collections.abc import Sequence
@@ -35,14 +35,22 @@ def linear_probe(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Curves:
-    """Accuracy per layer of a linear classifier that reads a text's label from the residual stream.
+    """Accuracy, for each layer, of a linear classifier that predicts a text's label from the residual stream.
 
-    `labels` are one for each text; those of the `Texts` if not given. `pool` is what the classifier reads: the hidden
-    state at the `last` token, or the `mean` over tokens. Logistic regression on standardised states (scikit-learn, its
-    default penalty) is trained on a part of the texts and tested on the `held_out` share, over `splits` stratified
-    splits; the line `held-out texts` is the mean, its error the standard error over the splits. `shuffled labels` is
-    the control: the same with labels dealt out at random, which shows what the classifier can learn by heart (Hewitt
-    and Liang 2019). `most frequent label` is what a constant guess gets.
+    `labels` holds one label for each text; if not given, the labels of the `Texts` are used. `pool` decides the input
+    of the classifier: the hidden state at the `last` token, or the `mean` over tokens. The classifier is a logistic
+    regression on standardised states (scikit-learn, default penalty). In each of `splits` stratified splits it is
+    trained on one part of the texts and tested on the rest, the share `held_out`.
+
+    Returns Curves over layers (`embed` and every layer), accuracy from 0 to 1:
+
+    - `held-out texts`: the mean over the splits; the errors are the standard errors over the splits.
+    - `shuffled labels`: a control, the same with randomly permuted labels (Hewitt and Liang 2019). It shows how much
+      the classifier can memorise.
+    - `most frequent label`: the accuracy of always guessing the most frequent label.
+
+    Errors: WorkbenchError if labels are missing or of another number than the texts, there are fewer than two different
+    labels, or too few texts to split.
     """
     texts = texts_for(model, tokens)
     classes, wanted = _classes(_labels(texts, labels), splits, held_out)
@@ -69,7 +77,9 @@ def linear_probe(
 
 
 def _classes(labels: Sequence[object], splits: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
-    """The different labels, and each text's label as a number among them; enough texts of each to split."""
+    """The different labels, and for each text the index of its label. Checks that there are enough texts of each label
+    to split.
+    """
     if splits < 2:
         raise WorkbenchError(f"splits is {splits}; a standard error needs at least 2")
     if not 0 < held_out < 1:
@@ -86,7 +96,7 @@ def _classes(labels: Sequence[object], splits: int, held_out: float) -> tuple[np
 
 
 def _labels(texts: Texts, labels: Sequence[object] | None) -> Sequence[object]:
-    """A label for each text. Errors: WorkbenchError where there are none, or another number of them."""
+    """One label for each text. Errors: WorkbenchError if there are none, or a different number of them."""
     found = texts.labels if labels is None else labels
     if found is None:
         raise WorkbenchError("the texts have no labels; give labels=, one for each text, or Texts with labels")
@@ -96,7 +106,7 @@ def _labels(texts: Texts, labels: Sequence[object] | None) -> Sequence[object]:
 
 
 def _pooled(model: OlmoForCausalLM, texts: Texts, pool: str, progress: Progress | None) -> np.ndarray:
-    """What the classifier reads of each text: layer text d_model, float32."""
+    """The input of the classifier for each text: layer text d_model, float32."""
     if pool not in POOLS:
         raise WorkbenchError(f"pool is {pool!r}; choose 'last' or 'mean'")
     layers, width = model.config.num_hidden_layers + 1, model.config.hidden_size
@@ -110,7 +120,7 @@ def _pooled(model: OlmoForCausalLM, texts: Texts, pool: str, progress: Progress 
 
 
 def _accuracy(states: np.ndarray, target: np.ndarray, train: np.ndarray, test: np.ndarray) -> float:
-    """Share of the held-out texts whose label is read off rightly."""
+    """The share of the held-out texts whose label is predicted correctly."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a probe near its optimum is as good as one at it

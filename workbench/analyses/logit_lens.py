@@ -1,4 +1,4 @@
-"""What each layer would say if it were the last."""
+"""The next-token prediction read from each layer as if it were the last."""
 
 import numpy as np
 import torch
@@ -33,22 +33,29 @@ def logit_lens(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """Every layer's residual stream through the final norm and the unembedding (nostalgebraist 2020).
+    """The logits of every layer: its residual stream through the final norm and the unembedding (nostalgebraist 2020).
 
-    Returns Grids of (`embed` and every layer) × position of one text: `probability` of the likeliest next token, its
-    text in the cells; `entropy`; `kl` = KL(final ‖ layer), both in nats; `rank` of the true next token (1 = likeliest;
-    undefined at the last position); and `top_2` … `top_k`, the probabilities of the runners-up with their texts. The
-    last row is the model's own output: its `kl` is 0.
+    Returns Grids of (`embed` and every layer) × position of one text:
+
+    - `probability`: the probability of the likeliest next token; the cells show the token.
+    - `entropy`: the entropy of the next-token distribution, in nats.
+    - `kl`: KL(final ‖ layer), in nats.
+    - `rank`: the rank of the true next token (1 is the likeliest); undefined (NaN) at the last position.
+    - `top_2` … `top_k`: the probabilities of the next likeliest tokens; the cells show the tokens.
+
+    The last row is the model's own output, with a `kl` of 0.
+
+    Errors: WorkbenchError if `top_k` is not between 1 and the size of the vocabulary.
     """
     batch = one_text(tokens, model)
     if not 1 <= top_k <= model.config.vocab_size:
         raise WorkbenchError(
             f"top_k is {top_k}; choose from 1 to {model.config.vocab_size}, the size of the vocabulary"
         )
-    logits = 16 * 4 * min(CHUNK, batch.numel() * model.config.vocab_size)  # and what is made of them, in float32
+    logits = 16 * 4 * min(CHUNK, batch.numel() * model.config.vocab_size)  # one chunk and its measures, float32
     tokens_at_a_time(model, "logit lens", residuals_bytes(model), batch.shape[1], fixed=logits)
     resid = residuals(model, batch)[:, 0]  # layer pos d_model
-    following = torch.cat([batch[0, 1:], batch[0, :1]]).to(resid.device)  # the last one has no next: cut out below
+    following = torch.cat([batch[0, 1:], batch[0, :1]]).to(resid.device)  # last: a placeholder, NaN below
     size = max(1, CHUNK // model.config.vocab_size)
     rows: list[dict[str, Tensor]] = []
     for layer in steps(range(len(resid)), progress, "logit lens"):
@@ -85,7 +92,9 @@ def unembed(model: OlmoForCausalLM, resid: Tensor) -> Tensor:
 def _as_grids(
     model: OlmoForCausalLM, ids: Tensor, measures: dict[str, Tensor], tokenizer: Tokenizer | None
 ) -> Measures:
-    """The measures of all layers as Grids; those about the whole distribution carry the likeliest token as text."""
+    """The measures of all layers as Grids. Cells show the candidate token in `top_k` grids, and the likeliest token in
+    all others.
+    """
     top, top_ids = measures.pop("top"), measures.pop("ids")  # layer pos k
     texts = np.array(vocabulary_labels(top_ids.flatten().tolist(), tokenizer), dtype=object).reshape(top.shape)
     measures = {"probability": top[..., 0]} | measures

@@ -1,4 +1,4 @@
-"""How large a difference is between checkpoints that should not differ."""
+"""The size of the differences between checkpoints that differ only by seed or data order."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -21,14 +21,16 @@ def noise_floor(
     *,
     progress: Progress | None = None,
 ) -> Found:
-    """The most that checkpoints differ, cell by cell, of all pairs that differ only by seed or data order.
+    """The largest difference, cell by cell, between any two checkpoints that differ only by seed or data order.
 
         floor = noise_floor(checkpoints.finals(series), compare_weights)
         in_floors(compare_weights(a, b), floor)["relative_change"]
 
-    The result has the shape and labels of the comparison's own. A value is the one furthest from `value_when_equal` of
-    all pairs, differences without their sign. It is undefined where the value of a pair is, and for numbers that
-    compare nothing, such as the loss of one checkpoint. Three finals give three pairs: a rough bound.
+    `compare` is applied to all pairs of `finals`. The result has the shape and labels of one comparison. The value of a
+    cell is, over all pairs, the one furthest from `value_when_equal`; if `value_when_equal` is 0, it is the absolute
+    value. It is undefined (NaN) where any pair is undefined, and for numbers that compare nothing, such as the loss of
+    one checkpoint. Three checkpoints give three pairs, which is only a rough bound.
+
     Errors: WorkbenchError with fewer than two checkpoints.
     """
     if len(finals) < 2:
@@ -40,11 +42,11 @@ def noise_floor(
 
 
 def in_floors(pair: Found, floor: Found) -> Found:
-    """A comparison in units of its noise floor: how many times further apart two checkpoints are than those that
-    differ by seed or data order. What is not above 1 says nothing.
+    """A comparison of two checkpoints in units of its noise floor.
 
-    |value − equal| / |floor − equal|, where equal is the result's `value_when_equal`. Undefined where the floor is,
-    infinite where it is zero.
+    Each value is |value − equal| / |floor − equal|, where equal is the result's `value_when_equal`. Values of 1 or less
+    are not above the noise. A value is undefined (NaN) where the floor is undefined, and infinite where the floor is
+    zero.
     """
     if isinstance(pair, Measures):
         return Measures(**{name: _ratio(pair[name], floor[name]) for name in pair})
@@ -52,10 +54,10 @@ def in_floors(pair: Found, floor: Found) -> Found:
 
 
 def _most(results: Sequence[Shape]) -> Shape:
-    """One result with the values of several that are furthest from those of equal checkpoints."""
+    """One result with, cell by cell, the value furthest from the value of equal checkpoints."""
     equal = _when_equal(results[0])
     found = np.stack([np.where(equal == 0, np.abs(result.values), result.values) for result in results])
-    furthest = np.abs(found - equal).argmax(0)  # an undefined one, if there is any
+    furthest = np.abs(found - equal).argmax(0)  # argmax picks NaN, if there is one
     values = np.where(np.isnan(equal), np.nan, np.take_along_axis(found, furthest[None], 0)[0])
     return dataclasses.replace(results[0], values=values, title=f"Noise floor. {results[0].title}", signed=False)
 
@@ -69,5 +71,5 @@ def _ratio(pair: Shape, floor: Shape) -> Shape:
 
 
 def _when_equal(result: Result) -> np.ndarray:
-    """The value of each number of a comparison of equal checkpoints."""
+    """The value of each cell in a comparison of two equal checkpoints."""
     return np.broadcast_to(np.array(result.value_when_equal, dtype=np.float32), result.values.shape)

@@ -1,4 +1,4 @@
-"""Which parts act on which heads, or on the answer, with nothing between them."""
+"""Direct paths from heads and MLPs to receiver heads, or to the logits."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ from workbench.tokens import Tokenizer
 MLPS = ("frozen", "recomputed")
 INPUTS = "qkv"
 Readers = dict[str, list[int]]
-"""Sites at which receivers read, each with their heads (or groups of heads)."""
+"""The sites that are the inputs of receivers, each with its heads (or key-value heads)."""
 
 
 def path_patching(
@@ -51,24 +51,30 @@ def path_patching(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """How much of the corrupted answer reaches the clean run by the direct path from a part to its receivers alone?
+    """How much of the corrupted answer reaches the clean run along the direct path from one part to its receivers.
 
-    Grids layer × (heads, MLP) of the sender, of the measures of `activation_patching`, each normalised the other way
-    round, (run − clean) / (corrupted − clean): 0 where the path carries nothing, 1 where it alone carries everything.
-    Rows end where no receiver comes after them (Wang et al. 2022, arXiv 2211.00593; Goldowsky-Dill et al. 2023, arXiv
-    2304.05969).
+    Returns Grids of layer × (heads, MLP) of the sender. The measures are those of `activation_patching`, normalised in
+    the opposite direction, (run − clean) / (corrupted − clean): 0 where the path changes nothing, 1 where this path
+    alone gives the corrupted answer. Layers from which no receiver can be reached have no row (Wang et al. 2022, arXiv
+    2211.00593; Goldowsky-Dill et al. 2023, arXiv 2304.05969).
 
-    For each sender, first the clean prompt is run with the sender as it is after the corrupted prompt and all other
-    heads frozen as they are after the clean one; other `mlps` are "frozen" too, or "recomputed", by which paths through
-    them count as direct. What the receivers read in that run then takes its place in a clean run, where all else
-    follows. `receivers` are (layer, head), all changed together, in their `inputs`: any of the letters of "qkv". In
-    models with grouped queries k and v are those of the head's group. Without receivers, the path goes to the logits.
+    Two runs over the clean prompt are made for each sender:
 
-    No norm is frozen: in OLMo 2 and 3 the norm after the sender's attention is computed anew, and so are those of
-    queries and keys, those before receivers in OLMo 1, and the final one. An MLP sends what it adds to the residual
-    stream.
+    1. The sender has its activation from the corrupted prompt. All other heads are frozen at their clean activations.
+       With `mlps="frozen"` all other MLPs are frozen too; with "recomputed" they are computed again, so paths through
+       MLPs count as direct. The inputs of the receivers in this run are stored.
+    2. The receivers have the stored inputs. Everything after them is computed normally.
 
-    Errors: WorkbenchError as in `activation_patching`, and for receivers that are not there or that nothing precedes.
+    `receivers` are (layer, head) pairs, all changed together. `inputs` names the changed inputs of the receivers: one
+    or more letters of "qkv". In models with grouped queries, k and v are those of the head's group. With
+    `receivers=None` the path goes to the logits.
+
+    No norm is frozen. Computed again are: the norm after the sender's attention in OLMo 2 and 3, the norms of queries
+    and keys, the norms before receivers in OLMo 1, and the final norm. An MLP as a sender is replaced where its output
+    is added to the residual stream.
+
+    Errors: WorkbenchError as in `activation_patching`, for receivers that do not exist, and for receivers in layer 0,
+    where no part comes before them.
     """
     pair = contrast(model, clean, corrupted, token, against, position, tokenizer)
     if mlps not in MLPS:
@@ -100,7 +106,7 @@ def path_patching(
 
 
 def _runs(model: OlmoForCausalLM, pairs: Pairs) -> tuple[Run, Run]:
-    """The runs over the clean prompts, whose paths are patched, and over the corrupted ones."""
+    """The run over the clean prompts, whose paths are patched, and the run over the corrupted prompts."""
     kept = [RESIDUALS, "blocks.*.attn_out", "blocks.*.mlp_out"]
     return (
         model.run(pairs.clean, capture=kept, logits_to_keep=1),
@@ -109,7 +115,7 @@ def _runs(model: OlmoForCausalLM, pairs: Pairs) -> tuple[Run, Run]:
 
 
 def _batches(model: OlmoForCausalLM, pair: Contrast) -> tuple[list[Pairs], int]:
-    """The pairs in batches, and how many tokens of patched runs to compute at a time."""
+    """The pairs in batches, and the number of tokens of patched runs to compute at a time."""
     lasts = last_logits_bytes(model) / min(pair.clean.lengths)
     cells = model.config.num_attention_heads + 1
     kept = run_bytes(model, capture=[RESIDUALS, *PARTS, *PARTS]) + cells * lasts
@@ -118,18 +124,19 @@ def _batches(model: OlmoForCausalLM, pair: Contrast) -> tuple[list[Pairs], int]:
 
 
 def _present(model: OlmoForCausalLM, receivers: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Receivers as (layer, head). Raises WorkbenchError for those that are not there, or that no head precedes."""
+    """Receivers as (layer, head). Errors: WorkbenchError for heads that do not exist, or in layer 0."""
     if not receivers:
         raise WorkbenchError("receivers is empty; name some as (layer, head), or leave it out for the logits")
     layers = chosen([layer for layer, _ in receivers], model.config.num_hidden_layers, "layer")
     heads = chosen([head for _, head in receivers], model.config.num_attention_heads, "head")
-    if max(layers) == 0:
-        raise WorkbenchError("receivers in layer 0 have no heads before them; choose some in later layers")
+    first = [f"L0H{head}" for layer, head in zip(layers, heads, strict=True) if layer == 0]
+    if first:
+        raise WorkbenchError(f"receivers in layer 0 have no heads before them: {', '.join(first)}; leave these out")
     return list(zip(layers, heads, strict=True))
 
 
 def _readers(model: OlmoForCausalLM, receivers: list[tuple[int, int]], inputs: str) -> Readers:
-    """The sites at which receivers read."""
+    """The sites that are the inputs of receivers."""
     if not inputs or not set(inputs) <= set(INPUTS):
         raise WorkbenchError(f"inputs={inputs!r}; give one or more of the letters of {INPUTS!r}")
     group = model.config.num_attention_heads // model.config.num_key_value_heads
@@ -143,9 +150,9 @@ def _readers(model: OlmoForCausalLM, receivers: list[tuple[int, int]], inputs: s
 def _through(
     model: OlmoForCausalLM, base: Run, sender: Swap, readers: Readers | None, between: range, mlps: str
 ) -> Tensor:
-    """The last logits of the clean run with what senders write read by receivers alone: (cell text) vocab.
+    """The last logits of the clean run in which only the receivers read the sender's new activation: (cell text) vocab.
 
-    `between` are the layers from the sender's to the last receiver's, that one left out.
+    `between` are the layers from the sender's to the one before the last receiver's.
     """
     cells = len(sender.masks)
     frozen = _frozen(model, base, sender, between, mlps)
@@ -165,9 +172,9 @@ def _through(
 
 
 def _frozen(model: OlmoForCausalLM, base: Run, sender: Swap, between: range, mlps: str) -> list[Edit]:
-    """Edits that keep attention after the sender's layer, and MLPs after the sender, as in the base run.
+    """Edits that keep the attention of later layers, and with `mlps="frozen"` the other MLPs, as in the base run.
 
-    The sender's own layer needs none for its other heads: what they read has not changed.
+    The other heads of the sender's layer need no edit, since their inputs do not change.
     """
     sites = [f"blocks.{layer}.attn_out" for layer in between[1:]]
     sites += [f"blocks.{layer}.mlp_out" for layer in between if mlps == "frozen"]

@@ -1,4 +1,4 @@
-"""Which layers, of one model or of two, represent texts alike."""
+"""The similarity of the representations of texts in different layers, of one model or of two."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -16,7 +16,7 @@ from workbench.results import Grid
 from workbench.texts import Batch, TextsLike
 
 SAMPLES = 1024  # tokens compared with each other at a time
-HELD = 2**31  # bytes of hidden states in memory at a time, of both models together, where as many may be used
+HELD = 2**31  # most bytes of hidden states in memory, of both models together; fewer if the budget is small
 
 
 def representation_similarity(
@@ -28,22 +28,27 @@ def representation_similarity(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Grid:
-    """Debiased linear CKA between every two layers' residual streams: rows of `model`, columns of `other` or itself.
+    """Debiased linear CKA between the residual streams of every two layers.
 
-    CKA = HSIC(K, L) / √(HSIC(K, K) HSIC(L, L)), K and L the Gram matrices of the hidden states of all tokens: 1 for the
-    same states up to rotation and scale, about 0 for unrelated ones (slightly below is possible). HSIC is the unbiased
-    estimate of Song et al. 2012 (Kornblith et al. 2019, "Similarity of neural network representations revisited").
+    Returns a Grid of layers of `model` × layers of `other` (default: `model` itself), each `embed` and every layer.
 
-    Exact for up to `SAMPLES` tokens. More are shuffled and compared in minibatches, the same for both models, and each
-    HSIC is the mean over minibatches (Nguyen et al. 2021, "Do wide and deep networks learn the same things?"). As a
-    minibatch is a random sample of the tokens of all texts, the expectation of that mean is HSIC of all tokens. The
-    error left in CKA comes from the draw: about 0.001, at most 0.005, on 2,000 to 8,000 tokens of the embedded series.
-    Where the hidden states of all tokens take more than `HELD` bytes, or half of what may be used, a random sample of
-    tokens stands for all. `seed` decides what is drawn.
+    CKA = HSIC(K, L) / √(HSIC(K, K) HSIC(L, L)), where K and L are the Gram matrices of the hidden states of all tokens.
+    It is 1 for states that are equal up to rotation and scale, and about 0 for unrelated states (slightly below is
+    possible). HSIC is the unbiased estimate of Song et al. 2012 (Kornblith et al. 2019, "Similarity of neural network
+    representations revisited").
 
-    `skip` leaves out the first tokens of each text, whose massive norms would drown the others. The two models must
-    share their tokenizer, not their width. They may be models, entries of a series or ids; those that are not models
-    are loaded one after the other. A layer that has the same state at every token is undefined (NaN).
+    CKA is exact for up to `SAMPLES` tokens. More tokens are shuffled and compared in minibatches, the same for both
+    models, and each HSIC is the mean over minibatches (Nguyen et al. 2021, "Do wide and deep networks learn the same
+    things?"). Each minibatch is a random sample of the tokens of all texts, so the expectation of that mean is the HSIC
+    of all tokens. The remaining error of CKA comes from the random draw: about 0.001, at most 0.005, on 2,000 to 8,000
+    tokens of the embedded series. If the hidden states of all tokens take more than `HELD` bytes, or more than half of
+    the memory budget, a random sample of the tokens is used. `seed` decides every random choice.
+
+    `skip` leaves out the first tokens of each text, whose very large norms would dominate the result. The two models
+    must share a tokenizer but may differ in width. They may be models, entries of a series or ids. Checkpoints that are
+    not in memory are loaded one after the other. A layer with the same state at every token is undefined (NaN).
+
+    Errors: WorkbenchError if fewer than 4 tokens are left to compare, or the vocabularies differ in size.
     """
     texts = texts_for(config_of(model), tokens)
     counted = texts.mask.cpu() & (torch.arange(texts.longest) >= skip)  # batch pos
@@ -73,10 +78,11 @@ def representation_similarity(
 
 
 def hsic(x: Tensor, y: Tensor) -> Tensor:
-    """Unbiased HSIC of every Gram matrix of `x` with every one of `y`, each layer sample sample with a zero diagonal.
+    """Unbiased HSIC of every Gram matrix of `x` with every Gram matrix of `y`: layer layer.
 
-    Returns layer layer: (tr KL + 1ᵀK1 1ᵀL1 / ((n−1)(n−2)) − 2 · 1ᵀKL1 / (n−2)) / (n (n−3)); Song et al. 2012,
-    "Feature selection via dependence maximization", equation 5.
+    `x` and `y` are layer sample sample, with a zero diagonal. For Gram matrices K and L of n samples, (tr KL + 1ᵀK1
+    1ᵀL1 / ((n−1)(n−2)) − 2 · 1ᵀKL1 / (n−2)) / (n (n−3)); Song et al. 2012, "Feature selection via dependence
+    maximization", equation 5.
     """
     n = x.shape[-1]
     x_rows, y_rows = x.sum(-1), y.sum(-1)  # layer sample
@@ -86,7 +92,9 @@ def hsic(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _drawn(counted: Tensor, subjects: Sequence[ModelOrName], generator: torch.Generator) -> Tensor:
-    """The tokens to compare, batch pos: all that count, or as many of them as `HELD` bytes of hidden states allow."""
+    """Mask of the tokens to compare, batch pos: all tokens that count, or a random sample that fits into `HELD` bytes
+    of hidden states.
+    """
     configs = [config_of(subject) for subject in subjects]
     size = sum(4 * config.hidden_size * (config.num_hidden_layers + 1) for config in configs)
     model = next((one for one in subjects if isinstance(one, OlmoForCausalLM)), configs[0])
@@ -96,14 +104,14 @@ def _drawn(counted: Tensor, subjects: Sequence[ModelOrName], generator: torch.Ge
 
 
 def _minibatches(tokens: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """The numbers of all tokens, shuffled, in parts of about equal size and at most `SAMPLES`."""
+    """The indices of all tokens, shuffled, in minibatches of about equal size and of at most `SAMPLES` tokens."""
     if tokens < 4:
         raise WorkbenchError(f"{tokens} tokens are too few to compare; give at least 4")
     return torch.randperm(tokens, generator=generator).tensor_split(-(-tokens // SAMPLES))
 
 
 def _tokens(subjects: Sequence[ModelOrName], length: int, drawn: int) -> int:
-    """How many tokens to run at a time beside the hidden states that are held and what is compared of them."""
+    """The number of tokens to run at a time, given the memory for the stored hidden states and for one comparison."""
     configs = [config_of(subject) for subject in subjects]
     streams = sum(4 * config.hidden_size * (config.num_hidden_layers + 1) for config in configs)
     layers, most = configs[0].num_hidden_layers + 1, min(drawn, SAMPLES)
@@ -120,7 +128,7 @@ def _tokens(subjects: Sequence[ModelOrName], length: int, drawn: int) -> int:
 def _hidden_states(
     model: ModelOrName, other: ModelOrName | None, batches: Sequence[Batch], drawn: Tensor, progress: Progress | None
 ) -> tuple[Tensor, ...]:
-    """The residual streams of each model at the drawn tokens, text by text: layer token d_model."""
+    """The residual streams of each model at the drawn tokens, in the order of the texts: layer token d_model."""
     tokens = int(drawn.sum())
     some = [drawn[batch.rows, : batch.ids.shape[1]] for batch in batches]
 
@@ -138,7 +146,7 @@ def _hidden_states(
 
 
 def _joined(pieces: Iterable[tuple[Tensor, ...]], tokens: int) -> tuple[Tensor, ...]:
-    """The pieces of each model as one tensor, layer token d_model; never in memory twice."""
+    """The pieces of each model joined into one tensor, layer token d_model, without a second copy of it in memory."""
     joined: tuple[Tensor, ...] = ()
     start = 0
     for each in pieces:
@@ -150,9 +158,10 @@ def _joined(pieces: Iterable[tuple[Tensor, ...]], tokens: int) -> tuple[Tensor, 
 
 
 def _gram(states: Tensor) -> Tensor:
-    """Products of every two samples' hidden states, diagonal zero: layer sample d_model -> layer sample sample.
+    """Dot products of every two samples' hidden states, with a zero diagonal: layer sample d_model -> layer sample
+    sample.
 
-    HSIC does not depend on the origin: products are taken from the mean of the samples, where sums cancel least.
+    The states are centred first. HSIC does not depend on the origin, and centring reduces cancellation in its sums.
     """
     centred = states.double()
     centred = centred - centred.mean(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""How large the residual stream is at each layer and token, which few of its entries make it so, and how it turns."""
+"""Norms of the residual stream at each layer and token, its massive entries, and its change of direction."""
 
 import pandas as pd
 import torch
@@ -17,13 +17,17 @@ from workbench.tokens import Tokenizer, token_labels
 def residual_norms(
     model: OlmoForCausalLM, tokens: TextsLike, *, tokenizer: Tokenizer | None = None, progress: Progress | None = None
 ) -> Measures:
-    """Norms of the residual stream per layer and position of one text.
+    """Norms of the residual stream for each layer and position of one text.
 
-    Returns Grids of (`embed` and every layer) × position: `norm`, the Euclidean norm; `largest`, the entry that is
-    largest in size, with its dimension as text; `ratio`, its size over the median size of that token's entries,
-    which is 3–5 for an ordinary hidden state and past 1,000 for a massive activation (Sun et al. 2024, "Massive
-    activations in large language models"); `cosine`, ⟨x, y⟩ / ‖x‖ ‖y‖ with the residual stream y one row before: 1
-    where a layer changes no direction, undefined at `embed`.
+    Returns Grids of (`embed` and every layer) × position:
+
+    - `norm`: the Euclidean norm.
+    - `largest`: the entry that is largest in absolute value, with its sign; the cells show its dimension.
+    - `ratio`: |largest| over the median absolute value of the token's entries; the cells show the dimension. It is 3–5
+      for an ordinary hidden state and above 1,000 for a massive activation (Sun et al. 2024, "Massive activations in
+      large language models").
+    - `cosine`: ⟨x, y⟩ / ‖x‖ ‖y‖ of the residual stream x and that of the previous row, y. It is 1 where a layer does
+      not change the direction, and undefined (NaN) at `embed`.
     """
     batch = one_text(tokens, model)
     tokens_at_a_time(model, "residual norms", _bytes(model), batch.shape[1])
@@ -70,10 +74,11 @@ def massive_activations(
     at_least: float = 100.0,
     ratio: float = 1000.0,
 ) -> pd.DataFrame:
-    """The entries of the residual stream that are massive: of size `at_least` and `ratio` times their token's median.
+    """The massive entries of the residual stream of one text.
 
-    The bounds are those of Sun et al. 2024. One row an entry, largest first: `layer`, `position`, `token`,
-    `dimension`, `value`, `ratio`; no rows where nothing is massive.
+    An entry is massive if its absolute value is at least `at_least`, and at least `ratio` times the median absolute
+    value of its token's entries (default bounds: Sun et al. 2024). Returns one row for each entry, largest absolute
+    value first: `layer`, `position`, `token`, `dimension`, `value`, `ratio`. The table is empty if nothing is massive.
     """
     batch = one_text(tokens, model)
     tokens_at_a_time(model, "massive activations", _bytes(model), batch.shape[1])
@@ -95,6 +100,6 @@ def massive_activations(
 
 
 def _bytes(model: OlmoForCausalLM) -> float:
-    """Bytes for each token: its residual streams, and in float32 their sizes and what sorts them for the median."""
+    """Bytes for each token: its residual streams, their absolute values in float32, and the sort for the median."""
     numbers = (model.config.num_hidden_layers + 1) * model.config.hidden_size
     return residuals_bytes(model) + 24 * numbers

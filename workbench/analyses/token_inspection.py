@@ -1,4 +1,4 @@
-"""One token of a text: how its prediction formed, where its heads look, and who looks at it."""
+"""One token of a text: how its prediction formed, what it attends to, and which later tokens attend to it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,13 +25,17 @@ from workbench.tokens import Tokenizer, token_labels, vocabulary_labels
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What a model makes of one token of a text.
+    """The prediction of one token of a text, and the attention from it and to it.
 
-    `expected`: the likeliest tokens in its place (`token`, `id`, `probability`). `lens`: one row for the embedding and
-    one a layer, with the `likeliest` token it would put there and that one's probability, and with the `probability`
-    and `rank` (1 is likeliest) of the token that stands there. Both are empty at the first token, which nothing
-    predicts. `looks`: the weights of each head's query at the token. `looked_at`: heads × later tokens, the weight that
-    each of those puts on it.
+    Attributes:
+        position: the position of the token in the text.
+        expected: table of the likeliest tokens at this position (`token`, `id`, `probability`). Empty at the first
+            token of a text, which nothing predicts.
+        lens: table with one row for the embedding and one for each layer: the `likeliest` token according to that layer
+            with its probability, and the `probability` and `rank` (1 is the likeliest) of the actual token. Empty at
+            the first token.
+        looks: the attention weights of each head with this token as the query.
+        looked_at: head × later token: the attention weight of each later token on this token.
     """
 
     position: int
@@ -43,11 +47,11 @@ class Inspection:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def with_provenance(self, provenance: Mapping[str, Any]) -> Self:
-        """The same result that also says where it comes from."""
+        """The same result with these entries added to its provenance."""
         return dataclasses.replace(self, provenance={**self.provenance, **provenance})
 
     def table(self) -> pd.DataFrame:
-        """All numbers; `part` says of what."""
+        """All numbers in one table; the column `part` names the attribute that a row comes from."""
         parts = {"expected": self.expected, "lens": self.lens}
         parts |= {"looks": self.looks.table(), "looked_at": self.looked_at.table()}
         return pd.concat([table.assign(part=name) for name, table in parts.items()], ignore_index=True)
@@ -64,11 +68,12 @@ def token_inspection(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Look at the token at one position of one text, with `edits` in force.
+    """The prediction of the token at one position of one text, and the attention from it and to it, with `edits`
+    applied.
 
-    The lens is that of `logit_lens` at the position before, where the token was predicted; the weights are those of
-    `attention_maps`. The text is run once, cut after the token, so that only its own rows and the later tokens' weights
-    on it are kept: no whole map is held.
+    `lens` is the result of `logit_lens` at the position before, where the token is predicted; attention weights are
+    those of `attention_maps`. The text is run once, in two parts that are split after the token. Only the token's own
+    rows and the later tokens' weights on it are kept, so no complete attention map is held in memory.
     """
     batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
@@ -93,7 +98,9 @@ def token_inspection(
 
 
 def _fits(model: OlmoForCausalLM, length: int) -> None:
-    """Check that a text fits: its pass, its cache, and the weights on one token of it; a row of logits a layer."""
+    """Check the memory for a text: its run, the key-value cache, the attention weights on one token, and one row of
+    logits for each layer.
+    """
     config, cached = model.config, ("blocks.*.attn.rot_k", "blocks.*.attn.v")
     heads = config.num_hidden_layers * config.num_attention_heads
     per_token = run_bytes(model, capture=2 * cached) + 16 * heads
@@ -102,7 +109,7 @@ def _fits(model: OlmoForCausalLM, length: int) -> None:
 
 
 def _expected(logits: Tensor, top_k: int, tokenizer: Tokenizer | None) -> pd.DataFrame:
-    """The likeliest tokens (logits: 1 vocab; of none there are none)."""
+    """The `top_k` likeliest tokens. logits: 1 vocab, or 0 vocab, which gives an empty table."""
     likely = logits.float().softmax(-1).topk(min(top_k, logits.shape[-1]))
     ids = likely.indices.flatten().tolist()
     table = {"token": vocabulary_labels(ids, tokenizer), "id": ids, "probability": likely.values.flatten().tolist()}
@@ -110,7 +117,7 @@ def _expected(logits: Tensor, top_k: int, tokenizer: Tokenizer | None) -> pd.Dat
 
 
 def _lens(model: OlmoForCausalLM, run: Run, target: Tensor, tokenizer: Tokenizer | None) -> pd.DataFrame:
-    """What each layer would put in the place of a token (pos: one, or none where nothing predicts it)."""
+    """The prediction of each layer for one token. target: pos, of length 1, or 0 where nothing predicts the token."""
     resid = torch.cat([run["embed"], run.stack("resid_post")[:, 0]])  # layer 1 d_model
     logits = unembed(model, resid)[:, : len(target)].float()  # layer pos vocab
     statistics = next_token_statistics(logits, target.to(logits.device).expand(logits.shape[:2]))
@@ -129,13 +136,13 @@ def _lens(model: OlmoForCausalLM, run: Run, target: Tensor, tokenizer: Tokenizer
 
 
 def _weights_on(model: OlmoForCausalLM, position: int, after: Tensor, seen: Mapping[str, Any]) -> Tensor:
-    """The weight that each token after a position puts on it, in every head: (layer head) query."""
+    """The attention weight of each token after `position` on that position, in every head: (layer head) query."""
     layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
     if not after.shape[1]:
         return torch.empty(layers * heads, 0)
 
     def on_it(pattern: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-        return pattern[..., keys == position].sum(-1)[None]  # 0 where it lies outside of the window
+        return pattern[..., keys == position].sum(-1)[None]  # 0 where the position is outside the attention window
 
     capture = Capture("blocks.*.attn.pattern", reduce=on_it)
     run = model.run(after, capture=capture, captures_only=True, **seen)

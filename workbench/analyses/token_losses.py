@@ -1,4 +1,4 @@
-"""How surprised the model was at each token."""
+"""Loss, rank and entropy of the prediction of each token."""
 
 import torch
 
@@ -15,12 +15,16 @@ from workbench.tokens import Tokenizer, token_labels
 def token_losses(
     model: OlmoForCausalLM, tokens: TextsLike, *, tokenizer: Tokenizer | None = None, progress: Progress | None = None
 ) -> Measures:
-    """Loss, rank and entropy at each position: how well each token was predicted from those before it.
+    """Loss, rank and entropy at each position: how well each token is predicted from the tokens before it.
 
-    Returns Curves `loss` (−log p of the token, nats), `rank` (1 = it was the likeliest) and `entropy` (of the
-    distribution it was drawn from, nats), a line a text, each of two tokens or more. The value at a position is about
-    the token *at* that position; nothing predicted the first one, so it is undefined (NaN) there, and so it is after
-    the end of a text that is shorter than others. The mean of `loss` over the rest is the model's cross-entropy.
+    Returns Curves over positions, one line for each text; every text needs at least two tokens:
+
+    - `loss`: −log p of the token, in nats. Its mean over all defined positions is the model's cross-entropy.
+    - `rank`: the rank of the token (1 is the likeliest).
+    - `entropy`: the entropy of the predicted distribution, in nats.
+
+    The value at a position is about the prediction of the token *at* that position. It is undefined (NaN) at the first
+    position, which nothing predicts, and after the end of a text that is shorter than others.
     """
     texts = texts_for(model, tokens, at_least=2)
     per_token = run_bytes(model, logits=2)

@@ -1,4 +1,4 @@
-"""Which tokens of the prompt a prediction rests on."""
+"""The tokens of a prompt that a prediction depends on."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_id, token_labels, vocabulary_labels
 
 DOUBLED = (32, 64, 128, 256, 512, 1024, 2048)
-"""How many points an integral is tried on, one number after the other."""
+"""Numbers of points on which an integral is computed, tried in this order."""
 
 
 def token_saliency(
@@ -34,25 +34,31 @@ def token_saliency(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """How much each token of one text adds to the logit of `token` at `position`, or to its difference from `against`.
+    """How much each token of one text adds to the logit of `token`, or to the logit difference of `token` and
+    `against`.
 
-    Scores, a number for each token up to `position`, for f the logit and x the token embeddings:
+    Returns Scores with one number for each token up to `position`. With f the logit at `position` and x the token
+    embeddings:
 
-    - `gradient_x_input`: Σ x ∂f/∂x over a token's embedding, to first order what is lost with it;
-    - `integrated_gradients`: Σ (x − x′) ∫₀¹ ∂f/∂x(x′ + α (x − x′)) dα (Sundararajan et al. 2017, arXiv 1703.01365). The
-      baseline x′ is the embedding of the token `baseline` in every place, or the mean of all embeddings. (Not zeros:
-      norms undo a text's shrinking until just before zero, where no quadrature follows.)
+    - `gradient_x_input`: Σ x ∂f/∂x over the embedding of the token. To first order, the loss of logit without the
+      token.
+    - `integrated_gradients`: Σ (x − x′) ∫₀¹ ∂f/∂x(x′ + α (x − x′)) dα (Sundararajan et al. 2017, arXiv 1703.01365).
 
-    Each `total` is what the scores are to explain, f(x) − f(baseline), zeros being the first one's baseline. Exact
-    integrated gradients add up to it; gradient × input need not. How far the scores miss it is their completeness gap,
-    in the title and the provenance (`completeness_gap`): read it before the scores.
+    The baseline x′ has the same vector at every position: the embedding of the token `baseline`, or if it is None the
+    mean of all embeddings. A baseline of zeros is not offered: because of the norms, f changes only very close to zero,
+    where no quadrature is accurate.
 
-    The integral is a Gauss–Legendre quadrature on 32 points, 64, 128, …, until the gap is at most `tolerance` of the
-    sum of the scores' sizes (but no less than the dtype rounds: 0.8 % in bfloat16), or `points` are reached. Where f is
-    smooth the gap falls exponentially. Where `clip_qkv` clips, the gradient jumps as entries reach the bound, and the
-    gap falls in proportion to the points only.
+    `total` is the value that the scores should add up to: f(x) − f(x′) for integrated gradients, f(x) − f(0) for
+    gradient × input. Exact integrated gradients add up to it; gradient × input need not. The sum of the scores minus
+    `total` is the completeness gap. It is in the title and in the provenance (`completeness_gap`): read it before the
+    scores.
 
-    Errors: WorkbenchError for targets that are not one token, positions that are not there, and fewer than one point.
+    The integral is a Gauss–Legendre quadrature on 32, 64, 128, … points. The number of points grows until the gap is at
+    most `tolerance` times the sum of the absolute scores, or until it reaches `points`. The tolerance is never below
+    the precision of the dtype (0.8 % in bfloat16). Where f is smooth, the gap falls exponentially with the number of
+    points. Where `clip_qkv` clips, the gradient is discontinuous and the gap falls only in proportion to 1 / points.
+
+    Errors: WorkbenchError for a target that is not one token, a position outside the text, or `points` below 1.
     """
     batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
@@ -61,8 +67,8 @@ def token_saliency(
         raise WorkbenchError(f"points is {points}; the quadrature needs at least 1, and many to be exact")
     ids, embeddings = batch[:, : position + 1], model.get_input_embeddings().weight.detach()
     d_model = model.config.hidden_size
-    per_token = run_bytes(model, grad=True) + 40 * d_model  # points on the line, and their gradients in float64
-    first, sums = 3 * ids.shape[1], 40 * d_model * ids.shape[1]  # the first gradients are of three texts at a time
+    per_token = run_bytes(model, grad=True) + 40 * d_model  # for the points on the line, and their gradients in float64
+    first, sums = 3 * ids.shape[1], 40 * d_model * ids.shape[1]  # the first gradient call has three texts
     size = tokens_at_a_time(model, "integrated gradients", per_token, first, fixed=sums)
     x = model.run(ids, capture="blocks.0.resid_pre", captures_only=True)["blocks.0.resid_pre"]  # 1 pos d_model
     origin = embeddings.mean(0).expand_as(x)
@@ -80,16 +86,18 @@ def token_saliency(
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """The straight line between two texts' embeddings, each 1 pos d_model, and what is read off on it."""
+    """The straight line in embedding space between two texts, each 1 pos d_model, and the integral along it."""
 
     model: OlmoForCausalLM
     start: Tensor
     end: Tensor
     target: list[int]
-    tokens: int  # to run at a time
+    tokens: int  # number of tokens to run at a time
 
     def integral(self, points: int, progress: Progress | None) -> Tensor:
-        """The gradient's integral along the line, by token, on so many points (Gauss–Legendre): pos, float64."""
+        """The integral of the gradient along the line, for each token, by Gauss–Legendre quadrature on `points` points:
+        pos, float64.
+        """
         way = self.end - self.start
         nodes, weights = (torch.tensor(part) for part in np.polynomial.legendre.leggauss(points))
         alphas, weights = (nodes + 1) / 2, weights / 2  # from −1…1 to 0…1
@@ -102,7 +110,9 @@ class Line:
 
 
 def _integrated(line: Line, total: float, most: int, tolerance: float, progress: Progress | None) -> tuple[Tensor, int]:
-    """The integral on as few points as make it add up to the total, and how many these are."""
+    """The integral on the smallest tried number of points for which its sum is close enough to `total`, and that
+    number; on `most` points if none is enough.
+    """
     counts = [*(count for count in DOUBLED if count < most), most]
     for done, count in enumerate(counts):
         ends = (sum(counts[:n]) / sum(counts) for n in (done, done + 1))
@@ -114,7 +124,7 @@ def _integrated(line: Line, total: float, most: int, tolerance: float, progress:
 
 
 def _slopes(model: OlmoForCausalLM, embeddings: Tensor, target: list[int]) -> tuple[Tensor, Tensor]:
-    """The target's logit after each of some texts and its gradient, float64: batch; batch pos d_model."""
+    """The target's logit after each text, and its gradient, both float64: batch; batch pos d_model."""
     leaf = embeddings.detach().requires_grad_()
     logits = model.run(resid=leaf, grad=True, logits_to_keep=1).logits[:, -1, target].double()
     with torch.enable_grad():

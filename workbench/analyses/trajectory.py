@@ -1,9 +1,10 @@
-"""Any number of a checkpoint, along a whole training run: one checkpoint at a time, and never twice.
+"""The value of a metric at every checkpoint of a training run. One checkpoint is in memory at a time.
 
     curves = trajectory(checkpoints.series("tiny-olmo"), metrics.head_scores(tokens, "induction"))
 
-Results are kept on disk by what they depend on (the checkpoint's contents, the metric's function, version and
-arguments), so a run that was stopped goes on where it was, and a second one reads what the first has found.
+Results are cached on disk. The cache key is made from everything that a result depends on: the contents of the
+checkpoint, and the function, version and arguments of the metric. A run that was stopped continues where it stopped,
+and a second run reads the results of the first.
 """
 
 import functools
@@ -34,26 +35,37 @@ from workbench.results import Curves, Grid, Measures, Scores
 from workbench.texts import Texts
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "olmo-workbench"
-MOST_CACHED = 4_000_000_000  # bytes; what was used longest ago goes first
+MOST_CACHED = 4_000_000_000  # bytes; the values used longest ago are removed first
 Value = float | Tensor | np.ndarray | Mapping[str, float] | Scores | Grid | Curves
-"""What a metric may return: a number, one a layer, one a layer and head, or named ones; or a result that holds such."""
+"""Return type of a metric: a number, one for each layer, one for each layer and head, or numbers by name; or a result
+that contains such numbers.
+"""
 
 
 Made = TypeVar("Made")
 Measured = tuple[dict[str, float], bool]
-"""The numbers of one checkpoint by line, and whether the cache holds them now, if one was given."""
+"""The numbers of one checkpoint by line name, and whether they are cached (True if no cache is used)."""
 
 
 @dataclass(frozen=True)
 class Metric:
     """What to measure of each checkpoint, in a form that can be cached and sent to another process.
 
-    `function(model, **arguments)` gives a `Value`; it is a function of a module and depends on nothing else. With
-    `reads="weights"` it is `function(weights, previous, steps, **arguments)` on opened files, and no model is loaded;
-    `previous` are those of the checkpoint before, `steps` earlier; both None at the first. A `reference` is called
-    once, with the model of the run's checkpoint number `reference_at` and the arguments, and what it returns reaches
-    `function` as the argument `reference`. Raise `version` when the function changes its meaning.
-    `ordered` says that the lines stand in order, as layers do.
+    Attributes:
+        name: the name of the metric in titles and axes.
+        function: called as `function(model, **arguments)`; returns a `Value`. It must be a function at the top level of
+            a module and depend on its arguments only. With `reads="weights"` it is called as `function(weights,
+            previous, steps, **arguments)`.
+        arguments: the keyword arguments of `function`.
+        unit: the unit of the numbers.
+        version: part of the cache key. Increase it when the meaning of `function` changes.
+        reads: "model", or "weights", for which no model is loaded: `weights` are the opened files of the checkpoint,
+            `previous` those of the checkpoint before it, and `steps` the steps between the two. At the first checkpoint
+            `previous` and `steps` are None.
+        reference: if given, called once as `reference(model, **arguments)` with the model of one checkpoint of the run.
+            Its result is passed to `function` as the argument `reference`.
+        reference_at: the index in the run of the checkpoint for `reference`.
+        ordered: whether the lines have a natural order, as layers do.
     """
 
     name: str
@@ -69,7 +81,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Loading:
-    """How checkpoints are loaded: the arguments of `checkpoints.load`, with its default for the dtype."""
+    """How checkpoints are loaded: the arguments of `checkpoints.load`, with the same default dtype."""
 
     dtype: torch.dtype | str | None = None
     device: torch.device | str | None = None
@@ -77,7 +89,7 @@ class Loading:
 
     @property
     def key(self) -> str:
-        """What results depend on: these arguments, with the dtype that None stands for."""
+        """The cache key of these arguments, with None replaced by the dtype that it stands for."""
         return repr(replace(self, dtype=self.dtype or suited_dtype(self.device, self.quantize)))
 
     def __call__(self, checkpoint: Checkpoint) -> OlmoForCausalLM:
@@ -96,24 +108,33 @@ def trajectory(
     workers: int = 2,
     progress: Progress | None = None,
 ) -> Curves:
-    """A metric at every checkpoint of a run, as Curves over `axis`, "step" or "tokens": a line a name.
+    """A metric at every checkpoint of a run, as Curves over training steps or tokens: one line for each number of the
+    metric.
 
-    `log_x` draws the axis logarithmically.
+    One checkpoint is in memory at a time in each process. To cancel, `progress` raises; the results up to then stay in
+    the cache. If the cache cannot be written (read-only, full, or not a folder), results are not kept; a warning
+    reports this, and so does the entry "warning" of the result's provenance.
 
-    A `Series` is taken along its main run; a list is taken as it is, such as `checkpoints.main_run(series, 2)` for the
-    second ingredient, or `checkpoints.pick(run, 12)` of a long run. Stages that count anew are put end to end. `metric`
-    is one of `workbench.metrics`, or any function of a model, such as
-    `functools.partial(effective_rank, tokens=ids)`.
+    Args:
+        series: a `Series`, of which the main run is used, or a list of checkpoints, used unchanged: for example
+            `checkpoints.main_run(series, 2)` for the second ingredient, or `checkpoints.pick(run, 12)` for a long run.
+            Training stages that restart their step count are placed one after the other.
+        metric: a metric of `workbench.metrics`, or any function of a model, such as `functools.partial(effective_rank,
+            tokens=ids)`.
+        axis: "step" or "tokens".
+        log_x: whether the axis is logarithmic.
+        loading: how checkpoints are loaded.
+        cache: the folder of the cache; None for no cache.
+        executor: "serial", or a joblib backend: "loky" (processes), "threading", a registered one ("dask", "ray"), or
+            "joblib" for the backend that `joblib.parallel_config` has set. All give the same numbers.
+        workers: the number of parallel workers; not used by "serial" and "joblib".
+        progress: called after each checkpoint.
 
-    One checkpoint is in memory at a time in each process. `executor` is "serial", or a backend of joblib: "loky"
-    (processes), "threading", one that was registered ("dask", "ray"), or "joblib" for whichever
-    `joblib.parallel_config` has set; they give the same numbers. On a cluster that shares the checkpoints' folder and
-    the cache: `client = distributed.Client(address)`, then `executor="dask", workers=n` (Ray by
-    `ray.util.joblib.register_ray()` and "ray"). `cache` is a folder, None to keep nothing. To cancel, `progress`
-    raises; what was measured until then stays in the cache. Where the cache cannot be written (read-only, full, a
-    file), nothing is kept; a warning says so, and the result's provenance as its "warning".
-    Errors: WorkbenchError if the axis is unknown at a checkpoint, two checkpoints lie at one step, the metric returns
-    names that differ between checkpoints, or a checkpoint cannot be loaded.
+    On a cluster whose machines share the checkpoint folder and the cache: `client = distributed.Client(address)`, then
+    `executor="dask", workers=n`. For Ray: `ray.util.joblib.register_ray()`, then `executor="ray"`.
+
+    Errors: WorkbenchError if the axis is unknown at a checkpoint, two checkpoints are at the same step, the names that
+    the metric returns differ between checkpoints, or a checkpoint cannot be loaded.
     """
     run = checkpoints.main_run(series) if isinstance(series, checkpoints.Series) else list(series)
     places = _places(run, axis)
@@ -123,7 +144,7 @@ def trajectory(
     task = functools.partial(_measure, run, metric, loading, store, _reference(run, metric, loading, store))
     found: dict[int, dict[str, float]] = {}
     problems = {}
-    with closing(_all(task, len(run), executor, workers)) as results:  # closed at once, so that workers stop
+    with closing(_all(task, len(run), executor, workers)) as results:  # workers stop at an error
         for index, (values, is_kept) in results:
             found[index] = values
             if not is_kept:
@@ -153,9 +174,11 @@ def trajectory(
 
 
 def of_model(function: Callable[[OlmoForCausalLM], Value]) -> Metric:
-    """A metric of any function of a model; `functools.partial` gives it arguments.
+    """A metric made from any function of a model. Use `functools.partial` to give the function arguments.
 
-    Its version is its own source, so that a changed function is measured anew (what it calls is not looked at).
+    The cache key contains the source of the function, so a changed function is measured again. Changes in functions
+    that it calls are not detected.
+
     Errors: WorkbenchError for a function whose source cannot be read.
     """
     inner = function
@@ -169,7 +192,7 @@ def _call(model: OlmoForCausalLM, function: Callable[[OlmoForCausalLM], Value]) 
 
 
 def _places(run: Sequence[Checkpoint], axis: str) -> list[int]:
-    """Where the checkpoints lie on the axis, which must know them all and have them in order."""
+    """The positions of the checkpoints on the axis. Checks that all are known and that the steps increase."""
     if not run:
         raise WorkbenchError("a series without checkpoints has no trajectory")
     places = [_place(checkpoint, axis) for checkpoint in run]
@@ -182,7 +205,7 @@ def _places(run: Sequence[Checkpoint], axis: str) -> list[int]:
 
 
 def _place(checkpoint: Checkpoint, axis: str) -> int:
-    """Where a checkpoint lies on an axis. Raises WorkbenchError where that is not known."""
+    """The position of a checkpoint on an axis. Errors: WorkbenchError if it is not known."""
     place = checkpoint.place(axis)
     if place is None:
         raise WorkbenchError(f"the {axis} of {checkpoint.id} is not known; take the other axis, or leave it out")
@@ -190,7 +213,7 @@ def _place(checkpoint: Checkpoint, axis: str) -> int:
 
 
 def _all(task: Callable[[int], Measured], count: int, executor: str, workers: int) -> Generator[tuple[int, Measured]]:
-    """Each index with its result, as they come."""
+    """Each index with its result, in the order in which the results are finished."""
     if executor == "serial":
         yield from ((index, task(index)) for index in range(count))
         return
@@ -205,7 +228,7 @@ def _all(task: Callable[[int], Measured], count: int, executor: str, workers: in
             yield result
     finally:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a cancelled run leaves work undone is meant
+            warnings.simplefilter("ignore")  # unfinished work of a cancelled run is expected
             results.close()
 
 
@@ -221,7 +244,7 @@ def _measure(
     reference: tuple[str, Callable[[], Any]] | None,
     index: int,
 ) -> Measured:
-    """The metric at one checkpoint, from the cache or made now."""
+    """The metric at one checkpoint, read from the cache or computed."""
     weights = _open(run[index])
     previous = _open(run[index - 1]) if metric.reads == "weights" and index else None
 
@@ -243,7 +266,9 @@ def _measure(
 def _reference(
     run: Sequence[Checkpoint], metric: Metric, loading: Loading, store: DiskCache | None
 ) -> tuple[str, Callable[[], Any]] | None:
-    """What the metric's reference depends on, and how to get it: it is made here, and read when it is needed."""
+    """The fingerprint of the checkpoint that the metric's reference comes from, and a function that returns the
+    reference; None without a reference. The reference is computed here and read from the cache when it is needed.
+    """
     if metric.reference is None:
         return None
     at = run[metric.reference_at]
@@ -255,7 +280,7 @@ def _reference(
         value, is_kept = store.kept(key, make)
         if not is_kept:
             return mark, functools.partial(_same, value)
-        store.shrink(MOST_CACHED)  # references are large; others are not
+        store.shrink(MOST_CACHED)  # only references are large
     return mark, functools.partial(_value, store, key, make)
 
 
@@ -282,7 +307,7 @@ def _mark(weights: Weights) -> str:
 
 
 def _key(value: object) -> object:
-    """A value in a form whose hash depends on its contents alone."""
+    """A form of a value whose hash depends on its contents only."""
     if isinstance(value, Tensor):
         return ("tensor", str(value.dtype), value.detach().cpu().double().numpy())
     if isinstance(value, Texts):
@@ -308,7 +333,7 @@ def _key(value: object) -> object:
 
 
 def named_values(value: Value, name: str) -> dict[str, float]:
-    """A metric's value as numbers with names: the lines of the curves.
+    """A metric's value as numbers by name. Each name becomes a line of the curves.
 
     Errors: WorkbenchError for a value of another form.
     """

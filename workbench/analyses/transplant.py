@@ -1,7 +1,7 @@
-"""What changes when a checkpoint runs with a part of another: which head, MLP or layer carries a difference.
+"""The effect of replacing one part of a checkpoint by the same part of another: a head, an MLP, a layer.
 
-The idea is that of activation patching between models (model stitching: Lenc and Vedaldi 2015, arXiv 1411.5908;
-CMAP: Prakash et al. 2024, arXiv 2402.14811), with the part's weights as well as with its activations.
+The method is activation patching between models (model stitching: Lenc and Vedaldi 2015, arXiv 1411.5908; CMAP: Prakash
+et al. 2024, arXiv 2402.14811). Either the weights of the part or its activations are exchanged.
 """
 
 import math
@@ -25,10 +25,12 @@ from workbench.texts import Batch, Texts, TextsLike
 
 CAPTURED = ("attn.z", "attn_out", "mlp_out", "resid_post")
 WHOLE = {"weights": ("attention", "mlp", "layer"), "activations": ("attention", "mlp", "residual")}
-"""Parts of a layer that can be exchanged as a whole."""
+"""Kinds of parts other than heads, by what is exchanged."""
 
 Donor = NamedTensors | list[dict[str, Tensor]]
-"""A's tensors, read when they are needed; or what its parts wrote in a run over each batch of texts, by site."""
+"""What A provides: its tensors, read when they are needed; or, for each batch of texts, the activations of its parts,
+by site.
+"""
 
 
 def transplant(
@@ -41,18 +43,24 @@ def transplant(
     target: int | None = None,
     progress: Progress | None = None,
 ) -> Scores:
-    """Run B with one part taken from A, and see what that does to its loss on a text, and to a target.
+    """The change of B's loss on texts when one part of B is replaced by the same part of A.
 
-    `part` is a `grafting.Part` or its name: `L2H1`, `L2 mlp`, `L2 attention`, `L2 layer`, `L2 residual`.
-    `using` "weights": B has A's parameters there and computes with them on its own residual stream. `using`
-    "activations": the part writes what it wrote in A's run over the same tokens. A head has its rows of q, its columns
-    of o and its part of the q norm; keys and values go along where all query heads that share them do, which is always
-    so without grouped queries. An MLP and attention have the norms that are theirs alone.
+    `part` is a `part_swap.Part` or its name: `L2H1`, `L2 mlp`, `L2 attention`, `L2 layer`, `L2 residual`.
 
-    Losses are means over all tokens but each text's first, those of the target over the texts. Scores: `loss of B`,
-    `loss with the part of A`, `effect on loss` (positive: A's part does worse in B); with a `target`, a token id, also
-    its log-probability after the last token: `target in B`, `target with the part of A`, `effect on target`.
-    Errors: WorkbenchError if there is no such part, or A and B are not of one shape.
+    `using` decides what is exchanged:
+
+    - "weights": B has A's parameters of the part and applies them to its own residual stream. The parameters of a head
+      are its rows of q, its columns of o and its part of the q norm. Keys and values are exchanged too if all query
+      heads that share them are exchanged, which is always so without grouped queries. MLP and attention include their
+      own norms.
+    - "activations": the output of the part in B is replaced by its output in A's run over the same tokens.
+
+    Returns Scores in nats: `loss of B`, `loss with the part of A`, and `effect on loss`, the second minus the first
+    (positive: the loss is higher with A's part). Losses are means over all tokens except the first of each text. With a
+    `target`, a token id, also its log-probability after the last token, mean over the texts: `target in B`, `target
+    with the part of A`, `effect on target`.
+
+    Errors: WorkbenchError if there is no such part, or A and B differ in the shapes of their parameters.
     """
     texts = texts_for(config_of(b), tokens, at_least=2)
     part = Part.named(part) if isinstance(part, str) else part
@@ -91,17 +99,20 @@ def transplant_parts(
     target: int | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """The effect of every part of A in B, one at a time. Grids layer × part: `loss`, the change of B's loss, and with
-    a `target` also `target`, the change of its log-probability after the last token.
+    """The effect of every part of A in B, one part at a time, as in `transplant`.
 
-    `kinds` of parts, all of them where None: `head` (a column each), `attention`, `mlp`, and all of a layer: `layer`,
-    its weights; or with activations `residual`, A's residual stream where it leaves the layer, with which B goes on
-    from what A has made of the text so far. See `transplant`. Each run starts at the part's layer, from B's own
-    residual stream.
+    Returns Grids of layer × part, in nats: `loss`, the change of B's loss; and with a `target`, a token id, also
+    `target`, the change of its log-probability after the last token.
+
+    `kinds` are the kinds of parts to exchange; None means all of them: `head` (one column for each), `attention`,
+    `mlp`, and the whole layer. The whole layer is `layer` with weights. With activations it is `residual`: A's residual
+    stream after the layer replaces that of B. Each run starts at the layer of the part, from B's own residual stream.
+
+    Errors: WorkbenchError for an unknown kind, and as in `transplant`.
     """
     texts, kinds = texts_for(config_of(b), tokens, at_least=2), _kinds(kinds, using)
     batches = _batches(a, b, texts, config_of(a).num_hidden_layers, using)
-    # A before B, so that one model is in memory at a time.
+    # A runs before B is loaded, so only one of the two is in memory at a time.
     donor = _donor(a, batches, None, using, stage(progress, 0.0, 0.1))
     model = opened(b, stage(progress, 0.1, 0.2))
     layers, heads = range(model.config.num_hidden_layers), range(model.config.num_attention_heads)
@@ -139,7 +150,7 @@ def transplant_parts(
 
 
 def _kinds(kinds: Sequence[str] | None, using: str) -> tuple[str, ...]:
-    """The kinds of parts that can be exchanged; all of them where None."""
+    """The kinds of parts to exchange: all possible ones if None. Errors: WorkbenchError for an unknown kind."""
     there = ("head", *WHOLE.get(using, ()))
     if unknown := [kind for kind in kinds or () if kind not in there]:
         raise WorkbenchError(f"no kind {unknown[0]!r} of parts with {using}; choices: {', '.join(there)}")
@@ -149,9 +160,10 @@ def _kinds(kinds: Sequence[str] | None, using: str) -> tuple[str, ...]:
 def with_part(
     a: OlmoForCausalLM, b: OlmoForCausalLM, kind: str, layer: int, heads: Sequence[int] = ()
 ) -> OlmoForCausalLM:
-    """B with the weights of one part of A (see `grafting.Part`), a model to run or to write text with; B is unchanged.
+    """A model with the weights of B, except for one part, which has the weights of A (see `part_swap.Part`). B is
+    unchanged.
 
-    Errors: WorkbenchError if there is no such part, or A and B are not of one shape.
+    Errors: WorkbenchError if there is no such part, or A and B differ in the shapes of their parameters.
     """
     part = Part(kind, layer, tuple(heads))
     _there(b, part)
@@ -159,7 +171,9 @@ def with_part(
 
 
 def _batches(a: ModelOrName, b: ModelOrName, texts: Texts, layers: int, using: str) -> list[Batch]:
-    """Texts to run at a time: all logits of a run, B's residual streams, and what A's parts wrote in so many layers."""
+    """Batches of texts that fit into memory beside all logits of a run, B's residual streams, and the activations of
+    A's parts in `layers` layers.
+    """
     config = config_of(b)
     kept = 4 * len(CAPTURED) * layers * texts.tokens * config.hidden_size if using == "activations" else 0
     sizes = []
@@ -173,7 +187,7 @@ def _batches(a: ModelOrName, b: ModelOrName, texts: Texts, layers: int, using: s
 def _donor(
     a: ModelOrName, batches: Sequence[Batch], layers: Sequence[int] | None, using: str, progress: Progress | None
 ) -> Donor:
-    """What A gives: its tensors, or what its parts wrote in some layers (all where None)."""
+    """The tensors of A, or the activations of its parts in some layers (in all layers if None)."""
     if using == "weights":
         return weights_of(a)
     if using != "activations":
@@ -188,8 +202,9 @@ def _donor(
 def _with_part(
     model: OlmoForCausalLM, ids: Tensor, donor: Donor, number: int, part: Part, resid: Tensor | None = None
 ) -> Run:
-    """B's run over batch `number` with the part, of A's tensors or of what A's parts wrote; from the part's layer on,
-    where its residual stream there is given."""
+    """B's run over batch `number` with one part replaced by A's. If `resid` is given, the run starts at the layer of
+    the part; `resid` is the residual stream that enters it.
+    """
     _there(model, part)
     changes: list[Edit] = []
     if isinstance(donor, list):
@@ -202,7 +217,7 @@ def _with_part(
 
 
 def _there(model: OlmoForCausalLM, part: Part) -> None:
-    """Raise WorkbenchError unless the model has such a part."""
+    """Raise WorkbenchError unless the model has this part."""
     chosen([part.layer], model.config.num_hidden_layers, "layer")
     chosen(part.heads, model.config.num_attention_heads, "head")
 
@@ -221,7 +236,9 @@ def _edits(written: dict[str, Tensor], part: Part) -> list[Edit]:
 
 
 def _sums(run: Run, ids: Tensor, target: int | None) -> list[float]:
-    """The sum of the losses of all tokens but each text's first, and of a target's log-probabilities after the last."""
+    """The sum of the losses of all tokens except the first of each text, and with a target the sum of its
+    log-probabilities after the last token.
+    """
     logits = run.logits
     losses = next_token_statistics(logits[:, :-1], ids[:, 1:].to(logits.device))["loss"].double()
     if target is None:
@@ -231,6 +248,6 @@ def _sums(run: Run, ids: Tensor, target: int | None) -> list[float]:
 
 
 def _counts(texts: Texts, target: int | None) -> Tensor:
-    """How many losses, and how many targets, the sums over all texts hold."""
+    """The number of losses and the number of targets in the sums over all texts."""
     counts = [texts.tokens - len(texts), len(texts)]
     return torch.tensor(counts[: 1 if target is None else 2], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Checkpoints: which there are, what is in their files, and how one becomes a model."""
+"""Checkpoints: list the checkpoints of a series, read their files, load them as models."""
 
 from workbench.checkpoints.catalog import Checkpoint, Gap, Series, finals, folder_series, gaps, main_run, pick, series
 from workbench.checkpoints.check import check

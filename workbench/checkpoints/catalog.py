@@ -1,7 +1,7 @@
-"""Series of checkpoints: the embedded one, local folders with one sub-folder a step, and revisions on the hub.
+"""Series of checkpoints: embedded ones, local folders with one sub-folder for each step, and revisions on the hub.
 
-An id is `name@revision`. A series is sorted by stage, ingredient and step; its last entry is the end of the main run
-(`main` on the hub), so branches with another data order come just before the checkpoint they compare with.
+An id is `name@revision`. A series is sorted by stage, ingredient and step. Its last entry is the end of the main run
+(`main` on the hub); branches with another data order come before the checkpoint of the main run at the same step.
 """
 
 import math
@@ -25,17 +25,24 @@ EMBEDDED = {"tiny-olmo": Path(__file__).parents[1] / "tiny_olmo" / "checkpoints"
 """Series that ship with the workbench, and their folders."""
 
 AXES = ("step", "tokens")
-"""What a run can be followed along."""
+"""Axes for the progress of a training run."""
 
-MOST_NAMED = 4  # gaps, and folders left out, that a note names
+MOST_NAMED = 4  # gaps, and skipped folders, that a note lists
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint of a series. What its name does not say is None.
+    """One checkpoint of a series. A field that is not in the checkpoint's name is None.
 
-    `step` and `tokens` are those of its name, which begin anew in every stage; `before` are the steps and tokens of the
-    stages before its own. `measured` holds what the series' own `series.json` says about it, where there is one.
+    Attributes:
+        id: `name@revision`.
+        step, tokens: counts within the stage, which start at 0 in each stage; see `place` for the whole run. Tokens may
+            also come from `series.json`.
+        stage, ingredient, order: numbers of the training stage, the ingredient and the data order.
+        revision: revision on the hub, or name of the sub-folder.
+        family: name of the model family, for example "OLMo 2"; None if unknown.
+        before: (steps, tokens) of all earlier stages.
+        measured: the record of this checkpoint in the `series.json` of its series; empty without one.
     """
 
     id: str
@@ -51,18 +58,18 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The name of the series that this belongs to."""
+        """The name of the checkpoint's series."""
         return split_id(self.id)[0]
 
     @property
     def is_branch(self) -> bool:
-        """Whether this lies off the main run: another data order, or one ingredient of several."""
+        """Whether the checkpoint is not on the main run: it has another data order, or is one ingredient of several."""
         return self.order is not None or self.ingredient is not None
 
     def place(self, axis: str) -> int | None:
-        """Steps ("step") or tokens ("tokens") since the beginning of training, all stages together; None if unknown.
+        """Steps (`axis="step"`) or tokens (`axis="tokens"`) since the start of training, over all stages.
 
-        Errors: WorkbenchError for another axis.
+        None if unknown. Errors: WorkbenchError for another axis.
         """
         if axis not in AXES:
             raise WorkbenchError(f"axis={axis!r}; choices: {', '.join(AXES)}")
@@ -71,9 +78,12 @@ class Checkpoint:
 
 
 class Series(list[Checkpoint]):
-    """A sorted list of checkpoints that knows where it was read: "embedded", "folder", "hub" or "cache".
+    """A sorted list of the checkpoints of a series.
 
-    `note` is a sentence for the reader where the list may be incomplete or leaves out steps, else empty.
+    Attributes:
+        name: name of the series.
+        source: origin of the list: "embedded", "folder", "hub" or "cache".
+        note: a sentence for the user if the list may be incomplete or has missing steps, else "".
     """
 
     def __init__(self, checkpoints: Iterable[Checkpoint], name: str, source: str, notes: Iterable[str] = ()) -> None:
@@ -85,8 +95,10 @@ class Series(list[Checkpoint]):
         self.note = "; ".join([*notes, *told])
 
     def table(self) -> pd.DataFrame:
-        """A row a checkpoint: its id, step, tokens, stage, ingredient, data order and family; `missing` says how many
-        are left out before it, at its run's usual spacing."""
+        """One row for each checkpoint: id, step, tokens, stage, ingredient, order, family, `missing`.
+
+        `missing` is the number of checkpoints missing before this one, at the usual spacing of the run (see `gaps`).
+        """
         names = ["id", "step", "tokens", "stage", "ingredient", "order"]
         table = pd.DataFrame([[getattr(c, name) for name in names] for c in self], columns=names)
         table = table.astype(dict.fromkeys(names[1:], "Int64")).assign(family=[c.family for c in self])
@@ -96,7 +108,7 @@ class Series(list[Checkpoint]):
 
 @dataclass(frozen=True)
 class Gap:
-    """Steps that a series leaves out: `missing` checkpoints between `after` and `before`, at its usual spacing."""
+    """A gap in a series: at its usual spacing, `missing` checkpoints are absent between `after` and `before`."""
 
     after: Checkpoint
     before: Checkpoint
@@ -104,10 +116,12 @@ class Gap:
 
 
 def series(name: str) -> Series:
-    """All checkpoints of a series by name: an embedded one, a local folder, a published model ("OLMo 2 1B") or a hub
-    repository.
+    """All checkpoints of a series.
 
-    Errors: WorkbenchError if nothing of that name is found, with the choices.
+    Args:
+        name: an embedded series, a local folder, a published model ("OLMo 2 1B") or a hub repository.
+
+    Errors: WorkbenchError with the choices if there is no series of this name.
     """
     name = repository_of(name)
     if name in EMBEDDED:
@@ -123,10 +137,10 @@ def series(name: str) -> Series:
 
 
 def folder_series(folder: Path, name: str, source: str = "folder") -> Series:
-    """The series of a folder with one sub-folder a step; a folder that is itself a checkpoint is a series of one.
+    """The series of a folder with one sub-folder for each step; a folder that is a checkpoint is a series of one.
 
-    Sub-folders whose name is no step are left out; those that hold no weights, or a config that cannot be read, are
-    left out and named in the note.
+    Sub-folders whose name has no step are skipped. Sub-folders without weights or with an unreadable config are skipped
+    too, and listed in the note.
     Errors: WorkbenchError if there is no checkpoint at all.
     """
     if not folder.is_dir():
@@ -149,23 +163,24 @@ def folder_series(folder: Path, name: str, source: str = "folder") -> Series:
 
 
 def main_run(checkpoints: Sequence[Checkpoint], ingredient: int | None = None) -> list[Checkpoint]:
-    """The checkpoints of one run from start to end: without other data orders, and with one ingredient at most.
+    """The checkpoints of one run from start to end: without other data orders, and with at most one ingredient.
 
-    Entries without a step (`main`) are left out where others have one, since they stand for no point of the run.
+    Entries without a step (`main`) have no place on the axis; they are skipped if other entries have a step.
     """
     kept = [c for c in checkpoints if c.order is None and c.ingredient in (None, ingredient)]
     return [c for c in kept if c.step is not None] or kept
 
 
 def last(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
-    """The end of training: the last checkpoint of a sorted series that lies on no branch, if there is one."""
+    """The end of training: the last checkpoint of a sorted series that is not on a branch; if all are, the last one."""
     return next((c for c in reversed(checkpoints) if not c.is_branch), checkpoints[-1])
 
 
 def finals(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """The last checkpoint of the main run, and those that differ from it by data order only, main run first.
+    """The last checkpoints of runs that can be compared with each other.
 
-    Where a stage has several ingredients and no data orders are told apart, the last of each ingredient.
+    If the series has other data orders than the main run's: the checkpoints of all orders at the last step of those
+    orders, main run first. Otherwise the last checkpoint of each ingredient; empty if there are no ingredients.
     """
     orders = [c for c in checkpoints if c.order is not None]
     if orders:
@@ -175,10 +190,10 @@ def finals(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
 
 
 def gaps(checkpoints: Sequence[Checkpoint]) -> list[Gap]:
-    """Where a series leaves out steps, by run (stage, ingredient, data order).
+    """The gaps of a series, for each run (stage and ingredient; other data orders are ignored).
 
-    The usual spacing of a run is the one that at least half of its neighbours have; without one (a series spaced by
-    logarithm) there is nothing to miss.
+    The usual spacing of a run is the step difference that at least half of its neighbouring checkpoints have. A run
+    without one (for example, with logarithmic spacing) has no gaps.
     """
     runs: dict[tuple[int | None, int | None], list[tuple[int, Checkpoint]]] = {}
     for checkpoint in checkpoints:
@@ -188,10 +203,11 @@ def gaps(checkpoints: Sequence[Checkpoint]) -> list[Gap]:
 
 
 def pick(checkpoints: Sequence[Checkpoint], count: int) -> list[Checkpoint]:
-    """`count` checkpoints of a long run, as evenly spaced in log(1 + step) as they are, the first and the last among
-    them; all of them where there are no more. Those whose neighbours are closest to each other are dropped first.
+    """`count` checkpoints of a long run, about evenly spaced in log(1 + step), with the first and the last.
 
-    Errors: WorkbenchError if count is below 2 or the run has entries without a step.
+    Method: repeatedly drop the checkpoint whose two neighbours are closest to each other. Returns all checkpoints if
+    there are at most `count`.
+    Errors: WorkbenchError if `count` is below 2 or an entry has no step.
     """
     if count < 2:
         raise WorkbenchError(f"{count} checkpoints to pick; at least 2, the first and the last")
@@ -233,7 +249,10 @@ def _checkpoint(
 
 
 def _counted(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
-    """Sorted checkpoints, each with what the stages before its own took: as far as the furthest of each goes."""
+    """Sorted checkpoints with `before` set: the sums of the largest step and token counts of all earlier stages.
+
+    The sum of tokens is None if a token count is unknown.
+    """
     counted: list[Checkpoint] = []
     before: tuple[int, int | None] = (0, 0)
     for _, group in groupby(checkpoints, key=lambda checkpoint: (checkpoint.stage, checkpoint.step is None)):
@@ -245,7 +264,11 @@ def _counted(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
 
 
 def _told(folder: Path) -> dict[str, dict[str, Any]]:
-    """What `series.json` says, by revision: `{"checkpoints": [{"revision": "step50", "tokens": …, …}]}`."""
+    """The records of `series.json` by revision; empty without the file.
+
+    Its form is `{"checkpoints": [{"revision": "step50", "tokens": …, …}]}`.
+    Errors: WorkbenchError if it has another form.
+    """
     path = folder / "series.json"
     if not is_there(path):
         return {}
@@ -272,7 +295,7 @@ def _hub_series(repository: str) -> Series:
 
 
 def _gaps_of_run(run: Sequence[tuple[int, Checkpoint]]) -> list[Gap]:
-    """The gaps of one run, given as steps with their checkpoints, in order."""
+    """The gaps of one run, which is given as (step, checkpoint) in order."""
     pairs = list(pairwise(run))
     spacings = Counter(b - a for (a, _), (b, _) in pairs)
     if not spacings:

@@ -1,4 +1,4 @@
-"""A short self-check of a loaded model: is what was loaded an OLMo that computes what it should?"""
+"""A short self-check of a loaded model: are its weights and its computation those of an OLMo?"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -21,7 +21,7 @@ SAMPLE = "OLMo reads  café, naïve\n\tx = [1, 2]; 語 🙂"
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check: its name, whether it passed, and the numbers."""
 
     check: str
     ok: bool
@@ -29,18 +29,30 @@ class Finding(NamedTuple):
 
 
 def check(model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase | None = None, *, seed: int = 0) -> pd.DataFrame:
-    """What a short run over random tokens and a look at the weights say: a row a check, with `check`, `ok`, `detail`.
+    """Check the weights of a model and a short run over random tokens.
 
-    Looked at: weights (NaN, Inf), norm weights, identities (parts of the residual stream sum to the whole; heads sum
-    to what attention adds), patterns (rows sum to 1), the divisors of the norms, the angles of the rotary embedding
-    of each layer, how far back each layer looks, and the tokenizer against the vocabulary.
+    Returns one row for each check, with `check`, `ok` and `detail`. The checks are:
+
+    - weights: no NaN or Inf;
+    - norm weights: none is all zero;
+    - identities: the parts of the residual stream sum to the whole, and the heads sum to the attention output;
+    - attention patterns: rows sum to 1;
+    - norms: divisors are finite and positive;
+    - rotary embedding: the angles of each kind of layer;
+    - attention window: the number of keys that the last query attends to;
+    - tokenizer, if given: its ids are within the vocabulary, and it restores a sample text.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer, or None.
+        seed: seed of the random tokens.
     """
     config = model.config
     windows = [block.self_attn.sliding_window for block in model.model.blocks]
     measured = [window for window in windows if window is not None and window <= LONGEST_WINDOW_MEASURED]
     length = min(max([LENGTH, *(window + 4 for window in measured)]), config.max_position_embeddings)
     generator = torch.Generator().manual_seed(seed)
-    device = torch.device("cpu") if model.device.type == "meta" else model.device  # offloaded ones take either
+    device = torch.device("cpu") if model.device.type == "meta" else model.device  # offloaded: any device works
     tokens = torch.randint(config.vocab_size, (1, length), generator=generator).to(device)
     run = model.run(tokens, capture=[f"blocks.*.{site}" for site in SITES + ATTENTION_SITES])
     findings = [
@@ -56,14 +68,14 @@ def check(model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase | None = No
 
 
 def _parameters(model: OlmoForCausalLM) -> Iterator[tuple[str, Tensor, nn.Module]]:
-    """Every parameter with its name and its layer, one layer at a time in memory where they are offloaded."""
+    """Every parameter as (name, parameter, module); offloaded modules are brought into memory one at a time."""
     for path, layer in model.named_modules():
         with align_module_device(layer):
             yield from ((f"{path}.{name}", parameter, layer) for name, parameter in layer.named_parameters("", False))
 
 
 def _finite(model: OlmoForCausalLM) -> Finding:
-    named = dict(model.named_parameters())  # a tied one once
+    named = dict(model.named_parameters())  # has a tied parameter once
     found = ((name, _numbers(parameter, layer)) for name, parameter, layer in _parameters(model) if name in named)
     bad = [name for name, numbers in found if not is_finite(numbers)]
     detail = f"NaN or Inf in {', '.join(bad[:4])} ({len(bad)} tensors)" if bad else f"{len(named)} tensors"
@@ -71,11 +83,11 @@ def _finite(model: OlmoForCausalLM) -> Finding:
 
 
 def _numbers(parameter: Tensor, layer: nn.Module) -> Tensor:
-    """The numbers of a parameter; of one that bitsandbytes has quantised, its scales, which are NaN where a number was.
+    """The numbers of a parameter; if bitsandbytes has quantised it, its scales, which are NaN if a weight was NaN.
 
-    Those of 8 bits lie with the parameter until the layer runs, and with the layer from then on.
+    8-bit scales are stored on the parameter before the layer's first run, and on the layer after it.
     """
-    state = getattr(parameter, "quant_state", None)  # of 4 bits
+    state = getattr(parameter, "quant_state", None)  # of 4-bit parameters
     if state is not None:
         return state.absmax if state.state2 is None else state.state2.absmax
     scales = [getattr(holder, "SCB", None) for holder in (parameter, getattr(layer, "state", None))]
@@ -108,7 +120,7 @@ def _identities(model: OlmoForCausalLM, run: Run) -> list[Finding]:
 
 
 def _bias_part(model: OlmoForCausalLM, run: Run) -> Tensor:
-    """What the output projections' biases add to the residual stream: layer batch pos d_model."""
+    """The part of `attn_out` that comes from the biases of the output projections: layer batch pos d_model."""
     parts = []
     for index, block in enumerate(model.model.blocks):
         projection, norm = block.self_attn.o_proj, getattr(block, block.attn_norm)
@@ -128,9 +140,10 @@ def _norm_scales(run: Run) -> Finding:
 
 
 def _rotations(model: OlmoForCausalLM, run: Run) -> list[Finding]:
-    """For each kind of layer, the angles by which position 1 turned each pair of dimensions of q.
+    """Check, for each kind of layer, the angles by which RoPE rotates the pairs of dimensions of q at position 1.
 
-    Unscaled, pair i turns by theta^(-2i / d_head) radians a position; scaled kinds (YaRN, …) turn by no more.
+    Without scaling, pair i rotates by theta^(-2i / d_head) radians per position. With scaling (YaRN, …), this is the
+    upper bound.
     """
     attention, rope = [block.self_attn for block in model.model.blocks], model.config.rope_parameters
     findings = []
@@ -149,7 +162,10 @@ def _rotations(model: OlmoForCausalLM, run: Run) -> list[Finding]:
 
 
 def _angles(run: Run, layer: int) -> Tensor:
-    """Radians that each pair (i, i + d_head/2) turned at position 1, from the head where the pair is longest: pair."""
+    """Rotation of each pair (i, i + d_head/2) at position 1, in radians: pair.
+
+    Each pair is measured in the head where its norm is largest.
+    """
     before, after = (run[f"blocks.{layer}.attn.{site}"][0, 1].double().cpu() for site in ("q", "rot_q"))  # head d_head
     before, after = (torch.complex(*x.chunk(2, -1)) for x in (before, after))  # head pair
     head = before.abs().argmax(0, keepdim=True)
@@ -157,7 +173,7 @@ def _angles(run: Run, layer: int) -> Tensor:
 
 
 def _windows(run: Run, windows: list[int | None], length: int) -> list[Finding]:
-    """For each window, how many keys the last query gives any weight, against how many it may."""
+    """Check, for each window size, that the last query attends to no more keys than the window has."""
     findings = []
     for window in dict.fromkeys(windows):
         layers = [index for index, other in enumerate(windows) if other == window]

@@ -1,9 +1,9 @@
-"""Tensors read straight from checkpoint files, one at a time and by rows, with every file checked before it is trusted.
+"""Read tensors from checkpoint files, one at a time or by rows. Every file is checked first.
 
-A safetensors file is 8 bytes of header length, a JSON header and the raw numbers (the format's specification,
-https://github.com/huggingface/safetensors). Its numbers are read with ordinary file reads and not through a memory
-map, so that what is resident is what was asked for. A pickle file is opened through `torch.load(weights_only=True)`
-only, which refuses code.
+A safetensors file has 8 bytes of header length, a JSON header, and the raw numbers (specification:
+https://github.com/huggingface/safetensors). The numbers are read with ordinary file reads, not through a memory map, so
+that only the requested rows take memory. A pickle file is opened only with `torch.load(weights_only=True)`, which does
+not run code.
 """
 
 import json
@@ -44,11 +44,11 @@ UNCONVERTED = {
     "rank*.pt": "OLMo's scripts/unshard.py makes model.pt of it",
     "*.distcp": "torch.distributed.checkpoint.format_utils.dcp_to_torch_save makes one file of it",
 }
-"""What checkpoints hold as distributed training leaves them, and what makes them readable."""
+"""Files of distributed training that are not read, by pattern, and the tool that converts them."""
 
 MOST_HEADER_BYTES = 100_000_000
-MOST_TEXT_BYTES = 100_000_000  # of a config, an index or a tokenizer
-MOST_NAME_BYTES = 255  # of a file's name
+MOST_TEXT_BYTES = 100_000_000  # size of a config, an index or a tokenizer file
+MOST_NAME_BYTES = 255  # length of a file name
 
 NO_TENSORS = (
     ArithmeticError,
@@ -61,25 +61,25 @@ NO_TENSORS = (
     ValueError,
     zipfile.BadZipFile,
 )
-"""What `torch.load` raises for files that it did not write, or that are cut short."""
+"""Errors that `torch.load` raises for a file that `torch.save` did not write, or that is incomplete."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a file says about one tensor."""
+    """Shape and dtype of one tensor in a file."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor as it is stored."""
+        """Bytes of the tensor in the file."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class Span(Entry):
-    """A tensor whose numbers lie in one piece in its file, from `start` on."""
+    """A tensor that is stored contiguously in its file, from byte `start`."""
 
     start: int
 
@@ -89,16 +89,16 @@ class TensorFile(Protocol):
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """Path of the file."""
         ...
 
     @property
     def entries(self) -> Mapping[str, Entry]:
-        """Its tensors by name."""
+        """The tensors of the file by name."""
         ...
 
     def rows(self, key: str, start: int, stop: int) -> Tensor:
-        """Rows `start:stop` of a tensor along its first dimension, in the file's dtype, in memory of their own."""
+        """A copy of the rows `start:stop` of a tensor (along its first dimension), in the dtype of the file."""
         ...
 
 
@@ -110,9 +110,9 @@ class SafetensorsFile:
 
     @cached_property
     def entries(self) -> dict[str, Span]:
-        """All tensors of the file.
+        """All tensors of the file by name, from its header.
 
-        Errors: WorkbenchError if the file is cut short, longer than it says, or no safetensors file.
+        Errors: WorkbenchError if the file is shorter or longer than its header says, or is not a safetensors file.
         """
         with _opening(self.path):
             size = self.path.stat().st_size
@@ -179,15 +179,15 @@ class SafetensorsFile:
 
 @dataclass(frozen=True)
 class PickleFile:
-    """One file written by `torch.save`, read without running any code that it may hold."""
+    """One file written by `torch.save`; code in it is never run."""
 
     path: Path
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
-        """All tensors of the file.
+        """All tensors of the file by name.
 
-        Errors: WorkbenchError if the file holds anything but tensors, or cannot be read.
+        Errors: WorkbenchError if the file contains anything else than tensors, or cannot be read.
         """
         return {key: Entry(tuple(tensor.shape), tensor.dtype) for key, tensor in self._tensors.items()}
 
@@ -220,9 +220,9 @@ class PickleFile:
 
 
 def tensor_files(folder: Path) -> list[TensorFile]:
-    """The weight files of a checkpoint folder: shards by their index, or a single file; safetensors before pickles.
+    """The weight files of a checkpoint folder: the shards of an index, or one file; safetensors before pickles.
 
-    Errors: WorkbenchError naming what is missing.
+    Errors: WorkbenchError that names the missing files.
     """
     for name in INDEX_FILES:
         if is_there(folder / name):
@@ -234,12 +234,12 @@ def tensor_files(folder: Path) -> list[TensorFile]:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder holds a file that weights are read from."""
+    """Whether a folder has a weight file or an index of weight files that can be read."""
     return any((folder / name).is_file() for name in INDEX_FILES + SINGLE_FILES)
 
 
 def why_no_weights(folder: Path) -> str:
-    """What a folder that weights cannot be read from holds instead, and what would do."""
+    """The message for a folder without readable weights: its contents, and how to convert them if that is known."""
     for place, remedy in UNCONVERTED.items():
         if next(folder.glob(place), None) is not None:
             return f"{folder} holds the shards of a distributed run ({place}), which are not read as they are; {remedy}"
@@ -257,12 +257,12 @@ def why_no_weights(folder: Path) -> str:
 
 
 def _listed(path: Path) -> str:
-    """A file's name; of what has the name of a file and is none, what it is."""
+    """The name of a file; for a folder or a broken link, the name and its kind."""
     return path.name if path.is_file() else f"{path.name} ({'a folder' if path.is_dir() else 'a broken link'})"
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file. Errors: WorkbenchError for what has its name and is no file: a folder, a broken link."""
+    """Whether a file exists. Errors: WorkbenchError if the path is something else: a folder, a broken link."""
     try:
         if path.is_file():
             return True
@@ -275,7 +275,7 @@ def is_there(path: Path) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """A text file. Errors: WorkbenchError naming a file that cannot be read, is no UTF-8, or is too large."""
+    """The text of a file. Errors: WorkbenchError with its path if it cannot be read, is not UTF-8, or is too large."""
     with _opening(path):
         size = path.stat().st_size
         if size > MOST_TEXT_BYTES:
@@ -287,7 +287,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON file that holds a table. Errors: WorkbenchError naming the file."""
+    """The object of a JSON file. Errors: WorkbenchError with its path if it cannot be read or is not a JSON object."""
     text = read_text(path)
     try:
         found = json.loads(text)
@@ -300,7 +300,7 @@ def read_json(path: Path) -> dict:
 
 @contextmanager
 def _opening(path: Path) -> Iterator[None]:
-    """Say in a sentence what the system says of a file that cannot be opened or read."""
+    """Turn an OSError in the block into a WorkbenchError that names the file."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: the revisions of a repository and their files; the local cache when it cannot be reached."""
+"""Revisions and files of Hugging Face hub repositories; from the local cache if the hub cannot be reached."""
 
 import re
 import warnings
@@ -37,24 +37,24 @@ PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "model.pt")
 
 @dataclass(frozen=True)
 class Revisions:
-    """The revisions of a repository; `note` says so where they are only those in the local cache."""
+    """The revisions of a repository. `note` is not empty if only revisions in the local cache are listed."""
 
     names: tuple[str, ...]
     note: str = ""
 
 
 def is_repository(name: str) -> bool:
-    """Whether a name could be a repository of the hub: `owner/name`."""
+    """Whether a name has the form of a hub repository: `owner/name`."""
     return REPOSITORY.fullmatch(name) is not None and not name.startswith((".", "-"))
 
 
 def revisions(repository: str) -> Revisions:
-    """The branches and tags of a repository; when the hub cannot be reached, those in the local cache, and a note.
+    """The branches and tags of a repository; if the hub cannot be reached, those in the local cache, with a note.
 
-    Errors: WorkbenchError if the repository does not exist, or cannot be reached and nothing of it is cached.
+    Errors: WorkbenchError if the repository does not exist, or the hub cannot be reached and the cache has nothing.
     """
     try:
-        HfApi().model_info(repository, timeout=SECONDS)  # listing takes no time limit: is anybody there?
+        HfApi().model_info(repository, timeout=SECONDS)  # a test with a time limit, since the listing has none
         refs = HfApi().list_repo_refs(repository)
     except RepositoryNotFoundError as error:
         raise WorkbenchError(f"the hub has no repository {repository!r}, or it is not open to you") from error
@@ -64,10 +64,10 @@ def revisions(repository: str) -> Revisions:
 
 
 def fetch(repository: str, revision: str | None) -> Path:
-    """The folder with the files of one revision, downloaded where the cache lacks them; never any code.
+    """The folder with the files of one revision; files that are not in the cache are downloaded.
 
-    Pickled weights are fetched only where there are no safetensors.
-    Errors: WorkbenchError if there is no such revision, or it is neither reachable nor cached.
+    Code is never downloaded, and pickled weights only if the revision has no safetensors.
+    Errors: WorkbenchError if there is no such revision, or the hub cannot be reached and the cache does not have it.
     """
     name = f"{repository}@{revision or 'main'}"
     try:
@@ -91,7 +91,7 @@ def fetch(repository: str, revision: str | None) -> Path:
 
 
 def cached(repository: str, revision: str | None) -> Path | None:
-    """The folder of a revision in the local cache; None where it is not there. Nothing is asked of the hub."""
+    """The folder of a revision in the local cache, or None; without a request to the hub."""
     try:
         return _of_cache(repository, revision)
     except LocalEntryNotFoundError:
@@ -99,7 +99,7 @@ def cached(repository: str, revision: str | None) -> Path | None:
 
 
 def _of_cache(repository: str, revision: str | None) -> Path:
-    # Of all files; the hub's client would miss those that `fetch` leaves out.
+    # without the patterns, the hub's client would require the files that `fetch` does not download
     return Path(snapshot_download(repository, revision=revision, allow_patterns=list(WANTED), local_files_only=True))
 
 
@@ -121,6 +121,6 @@ def _cached_revisions(repository: str, error: Exception) -> Revisions:
 
 
 def _reason(error: Exception) -> str:
-    """One line of what went wrong."""
+    """The first line of an error's message, shortened; the error's type if the message is empty."""
     lines = str(error).strip().splitlines()
     return shorten(lines[0], 120, placeholder=" …") if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""From an id to a model and a tokenizer: find the files, check them, see that they fit, read them."""
+"""Load a model and a tokenizer by checkpoint id: find the files, check them, compare with free memory, read them."""
 
 import warnings
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 @dataclass(frozen=True)
 class Need:
-    """What loading takes, in bytes: resident afterwards, and at most on the way."""
+    """Memory for loading, in bytes: `resident` after loading, `peak` during loading."""
 
     resident: int
     peak: int
@@ -52,16 +52,23 @@ def load(
     check_finite: bool = True,
     progress: Progress | None = None,
 ) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase | None]:
-    """The model and the tokenizer of a checkpoint: an entry of a series, or an id.
+    """The model, in evaluation mode, and the tokenizer of a checkpoint.
 
-    An id is `name@revision`; without a revision it is a checkpoint's own folder, or the last of a series' main run.
-    `dtype` is a torch dtype or its name, "auto" for the files' own; None is float32 on a CPU and the files' own
-    elsewhere or if quantised (`suited_dtype`), as on the page and the command line. `device` is the CPU if None;
-    `quantize` is "nf4" or "8bit" (bitsandbytes, linear layers). `check_finite=False` loads weights that are NaN or
-    infinite too. The model is in evaluation mode. A checkpoint without tokenizer files has its parent folder's; if
-    there are none either, the tokenizer is None and a warning says so.
-    Errors: WorkbenchError if it is not found, broken, not an OLMo, or does not fit into free memory; if weights are
-    NaN or infinite, naming the tensor; if there is no such device.
+    If the checkpoint has no tokenizer files, those of its parent folder are used; if that has none either, the
+    tokenizer is None, with a warning.
+
+    Args:
+        checkpoint: an entry of a series, or an id `name@revision`. Without a revision, the id is the folder of one
+            checkpoint, or means the last checkpoint of a series' main run.
+        dtype: a torch dtype or its name; "auto" for the dtype of the files. None is float32 on a CPU, and the dtype of
+            the files on other devices or if quantised (see `suited_dtype`), as on the page and the command line.
+        device: the device; None is the CPU.
+        quantize: "nf4" or "8bit" (bitsandbytes, linear layers); None for no quantisation.
+        check_finite: False to load weights that are NaN or infinite too.
+        progress: callback for progress and cancellation.
+
+    Errors: WorkbenchError if the checkpoint is not found, is broken, is not an OLMo, or does not fit into free memory;
+    if weights are NaN or infinite, with the name of the tensor; if the device does not exist.
     """
     device = device_of(device)
     folder = locate(checkpoint)
@@ -86,18 +93,19 @@ def estimate(
     device: torch.device | str | None = None,
     quantize: str | None = None,
 ) -> Need:
-    """What loading a checkpoint would take, from its files' headers alone. The arguments are those of `load`.
+    """The memory that loading a checkpoint would need; reads only the headers of its files.
 
-    Errors: WorkbenchError if it is not found, broken, or not an OLMo.
+    The arguments are those of `load`.
+    Errors: WorkbenchError if the checkpoint is not found, is broken, or is not an OLMo.
     """
     weights = open_weights(locate(checkpoint))
     return _need(weights, _dtype(dtype, device, quantize, weights), quantize)
 
 
 def locate(checkpoint: str | Checkpoint) -> Path:
-    """The folder of a checkpoint, downloaded if need be.
+    """The folder of a checkpoint; its files are downloaded if they are not on this machine.
 
-    Errors: WorkbenchError if there is no such checkpoint, naming the choices.
+    Errors: WorkbenchError with the choices if there is no such checkpoint.
     """
     checkpoint_id = checkpoint if isinstance(checkpoint, str) else checkpoint.id
     if Path(checkpoint_id).is_dir():
@@ -117,7 +125,7 @@ def locate(checkpoint: str | Checkpoint) -> Path:
 
 
 def is_here(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint's files are on this machine, so that opening it downloads nothing."""
+    """Whether the files of a checkpoint are on this machine, so that loading it needs no download."""
     if checkpoint.name in catalog.EMBEDDED or Path(checkpoint.name).is_dir():
         return True
     folder = hub.cached(checkpoint.name, checkpoint.revision)
@@ -125,9 +133,9 @@ def is_here(checkpoint: Checkpoint) -> bool:
 
 
 def device_of(device: torch.device | str | None) -> torch.device:
-    """A device by its name ("cuda", "cuda:1"); the CPU for None.
+    """The device of a name ("cuda", "cuda:1"); the CPU for None.
 
-    Errors: WorkbenchError if this machine has no such device, with those that it has.
+    Errors: WorkbenchError with the available devices if this machine does not have the device.
     """
     accelerator = torch.accelerator.current_accelerator()
     kind, count = ("cpu", 0) if accelerator is None else (accelerator.type, torch.accelerator.device_count())
@@ -142,13 +150,16 @@ def device_of(device: torch.device | str | None) -> torch.device:
 
 
 def suited_dtype(device: torch.device | str | None = None, quantize: str | None = None) -> str:
-    """What is loaded where no dtype is named: "float32" on a CPU, where less is slow and inexact; "auto", the files'
-    own, elsewhere and if quantised. In Python, on the page and on the command line alike."""
+    """The default dtype, in Python, on the page and on the command line.
+
+    It is "float32" on a CPU, where smaller dtypes are slow and inexact; "auto" (the dtype of the files) on other
+    devices and if quantised.
+    """
     return "float32" if device_of(device).type == "cpu" and quantize is None else "auto"
 
 
 def free_memory(device: torch.device | str | None = None) -> int:
-    """Bytes that can be had on a device without swapping. Errors: those of `device_of`."""
+    """Bytes that are free on a device, without swapping. Errors: those of `device_of`."""
     device = device_of(device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -156,14 +167,17 @@ def free_memory(device: torch.device | str | None = None) -> int:
 
 
 def readable(count: int) -> str:
-    """Bytes as people read them: "2.346 GB", "840 kB"."""
+    """A number of bytes in short form: "2.346 GB", "840 kB"."""
     size, unit = next(((10**n, unit) for n, unit in ((9, "GB"), (6, "MB"), (3, "kB")) if count >= 10**n), (1, "bytes"))
     return f"{count / size:.4g} {unit}"
 
 
 def tokenizer_of(checkpoint: str | Path | Checkpoint) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a checkpoint without its model: its folder's, or the parent's; None with a warning if neither
-    has one. Errors: WorkbenchError if there is no such checkpoint, or a file of its tokenizer is broken, naming it."""
+    """The tokenizer of a checkpoint, without its model: from its folder, or else from the parent folder.
+
+    Returns None, with a warning, if neither folder has a tokenizer.
+    Errors: WorkbenchError if there is no such checkpoint; or, with the name of the file, if a tokenizer file is broken.
+    """
     folder = checkpoint if isinstance(checkpoint, Path) else locate(checkpoint)
     for place in (folder, folder.parent):
         if is_there(place / "tokenizer.json"):
@@ -174,17 +188,20 @@ def tokenizer_of(checkpoint: str | Path | Checkpoint) -> PreTrainedTokenizerBase
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     for name in TOKENIZER_FILES:
-        is_there(folder / name)  # or a folder of that name would be passed over
+        is_there(folder / name)  # raises for a folder of that name, which transformers would ignore
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        tokenizer.decode(tokenizer("").input_ids)  # settings are not looked at before they are used
-    except Exception as error:  # the tokenizers library raises no other class
+        tokenizer.decode(tokenizer("").input_ids)  # some settings are checked only on use
+    except Exception as error:  # the tokenizers library raises plain Exception
         raise WorkbenchError(_why_no_tokenizer(folder, error)) from error
     return tokenizer
 
 
 def _why_no_tokenizer(folder: Path, error: Exception) -> str:
-    """Which file of a tokenizer that could not be made is broken, and how. Errors: WorkbenchError for the same."""
+    """The message for a tokenizer that failed to load: the broken file and the reason.
+
+    Errors: WorkbenchError with such a message if a file cannot be read at all.
+    """
     path, *others = (folder / name for name in TOKENIZER_FILES if is_there(folder / name))
     if "added_tokens" not in read_json(path):
         return f"{path} is no whole tokenizer: it has no added_tokens"
@@ -199,7 +216,10 @@ def _why_no_tokenizer(folder: Path, error: Exception) -> str:
 
 
 def _inside(folder: Path, name: str, revision: str | None) -> Path:
-    """The folder of one revision of a local series; of the last of its main run if none is named."""
+    """The folder of one revision of a local series.
+
+    Without a revision: `folder` itself if it is a checkpoint, else the last checkpoint of the main run.
+    """
     if revision is None:
         is_checkpoint = any((folder / config).is_file() for config in ("config.json", "config.yaml"))
         return folder if is_checkpoint else folder / (catalog.last(catalog.folder_series(folder, name)).revision or "")
@@ -216,7 +236,10 @@ def _choices(series: catalog.Series) -> str:
 
 
 def _need(weights: Weights, dtype: torch.dtype, quantize: str | None) -> Need:
-    """On the way there is one tensor besides, in its file's form; quantising keeps the whole in `dtype` until done."""
+    """Memory for loading. Peak: the loaded tensors plus the largest tensor as stored in its file.
+
+    With quantisation, the peak also includes the whole model in `dtype`, which is kept until quantisation ends.
+    """
     if quantize is not None and quantize not in BITS:
         raise WorkbenchError(f"quantize={quantize!r}; choices: {', '.join(BITS)}, or None")
     whole = weights.parameters * dtype.itemsize
@@ -231,7 +254,7 @@ def _need(weights: Weights, dtype: torch.dtype, quantize: str | None) -> Need:
 def _dtype(
     dtype: torch.dtype | str | None, device: torch.device | str | None, quantize: str | None, weights: Weights
 ) -> torch.dtype:
-    """The dtype that the arguments of `load` mean."""
+    """The torch dtype for the arguments of `load`; "auto" is the widest dtype in the files."""
     dtype = suited_dtype(device, quantize) if dtype is None else dtype
     if isinstance(dtype, str) and dtype == "auto":
         return max((place.dtype for place in weights.places.values()), key=lambda d: d.itemsize)
@@ -265,7 +288,7 @@ def _build(
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Without transformers' own bar, which would count tensors that are in memory already."""
+    """A block without the progress bar of transformers, which would count tensors that are already in memory."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -276,7 +299,7 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def _read(weights: Weights, dtype: torch.dtype, check_finite: bool, progress: Progress | None) -> dict[str, Tensor]:
-    """Every tensor in the dtype asked for; progress by bytes."""
+    """All tensors by name, converted to `dtype`; progress is counted in bytes."""
     tensors, done, total = {}, 0, weights.nbytes
     for name in weights:
         report(progress, done / total, f"reading {weights.folder.name}: {name}")
@@ -290,7 +313,7 @@ def _read(weights: Weights, dtype: torch.dtype, check_finite: bool, progress: Pr
 
 
 def _why_not_finite(weights: Weights, name: str, stored: Tensor, dtype: torch.dtype) -> str:
-    """What is wrong with a tensor that is not finite in a dtype: in its file already, or by the dtype."""
+    """The message for a tensor that is not finite in `dtype`: because of the stored values, or of the conversion."""
     place = weights.places[name]
     key = name if place.key == name else f"{name} (of {place.key})"
     if is_finite(stored):

@@ -1,8 +1,8 @@
-"""What a checkpoint's name says: the spellings in use for steps, tokens, stages, ingredients and data orders.
+"""Names of checkpoints: reads the step, tokens, stage, ingredient and data order that a name contains.
 
-Revisions of hub repositories (`step1000-tokens4B`, `stage2-ingredient3-step11931-tokens50B`, `stage1-step99000`,
-`step_360`, `main`) and folders of training runs (`step1000`, `step1000-unsharded`, `checkpoint-500`,
-`global_step500`, `iter_0000500`, `500`) are read by the same rules.
+The same rules apply to revisions of hub repositories (`step1000-tokens4B`, `stage2-ingredient3-step11931-tokens50B`,
+`stage1-step99000`, `step_360`, `main`) and to folders of training runs (`step1000`, `step1000-unsharded`,
+`checkpoint-500`, `global_step500`, `iter_0000500`, `500`).
 """
 
 import re
@@ -23,7 +23,7 @@ ORDER = re.compile(r"(?:^|[-_])(?:order|seed)[-_]?(\d+)(?=$|[-_])", re.IGNORECAS
 
 @dataclass(frozen=True)
 class Revision:
-    """One revision or folder name, read; what the name does not say is None."""
+    """The parts of a revision or folder name; a part that the name does not contain is None."""
 
     name: str
     step: int | None = None
@@ -34,9 +34,9 @@ class Revision:
 
     @property
     def sort_key(self) -> tuple[bool, int, int, int, bool, int]:
-        """By stage, ingredient and step; at one step other data orders come before the main run; `main` is last.
+        """Sort key: stage, ingredient, step; at the same step, other data orders before the main run; `main` last.
 
-        So the last of a sorted series is the end of its main run.
+        Sorted by this key, the last revision of a series is the end of its main run.
         """
         return (
             self.step is None,
@@ -49,9 +49,9 @@ class Revision:
 
 
 def parse(name: str) -> Revision | None:
-    """Read a revision or folder name; None if it names neither a step nor the end of training.
+    """The parts of a revision or folder name; None if the name contains no step and is not `main`, `latest` or `final`.
 
-    Tokens are counted in units of the suffix: `tokens84B` is 84 × 10⁹.
+    The suffix of the tokens is a unit: `tokens84B` is 84 × 10⁹.
     """
     step = STEP.search(name) or BARE_STEP.match(name)
     if step is None and name not in LAST:
@@ -68,7 +68,7 @@ def parse(name: str) -> Revision | None:
 
 
 def split_id(checkpoint_id: str) -> tuple[str, str | None]:
-    """`name@revision` as (name, revision); the revision is None where the id has none."""
+    """`name@revision` as (name, revision); the revision is None if the id has none."""
     name, at, revision = checkpoint_id.rpartition("@")
     return (name, revision) if at and name else (checkpoint_id, None)
 

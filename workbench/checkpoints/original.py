@@ -1,9 +1,10 @@
-"""AI2's original layout of OLMo 1 and 2, read as if it were transformers' layout.
+"""Maps AI2's original layout of OLMo 1 and 2 (package `ai2-olmo`) to transformers' layout.
 
-`ai2-olmo` fuses matrices along their rows: `att_proj` is q, k and v (k and v with n_kv_heads · d_head rows each),
-`ff_proj` is up, then gate (its SwiGLU computes `silu(second half) * first half`; `olmo/model.py` of that package).
-A run with `block_group_size` above 1 names its blocks by group and place in it. Everything else is a change of names.
-Rotary embeddings pair dimensions as transformers does, so no row moves.
+The original layout fuses matrices along their rows. `att_proj` is q, k and v, where k and v have n_kv_heads · d_head
+rows each. `ff_proj` is up, then gate: the SwiGLU computes `silu(second half) * first half` (`olmo/model.py` of
+`ai2-olmo`). With `block_group_size` above 1, the name of a block has the number of its group and its index in the
+group. All other differences are names. Rotary embeddings pair the same dimensions as in transformers, so rows keep
+their order.
 """
 
 import math
@@ -16,7 +17,7 @@ from transformers import Olmo2Config, OlmoConfig, PreTrainedConfig
 
 from workbench.errors import WorkbenchError, shown
 
-LAST_TOKEN = 50_279  # <|endoftext|> of the tokenizers that OLMo 1 and 2 were published with
+LAST_TOKEN = 50_279  # <|endoftext|> in the tokenizers of OLMo 1 and 2
 IN_BLOCK = {
     "att_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "attn_out": ("self_attn.o_proj",),
@@ -27,7 +28,7 @@ IN_BLOCK = {
     "attn_norm": ("post_attention_layernorm",),
     "ff_norm": ("post_feedforward_layernorm",),
 }
-"""Parts of a block, and what each is in transformers' layout: several where it is fused."""
+"""Parts of a block, each with its names in transformers' layout; a fused part has several."""
 
 OUTSIDE = {"wte": "model.embed_tokens", "ff_out": "lm_head", "ln_f": "model.norm"}
 REQUIRED = ("d_model", "n_heads", "n_layers")
@@ -67,7 +68,7 @@ READABLE = {
     "activation_type": ("swiglu",),
     "block_type": ("sequential",),
 }
-"""Settings of `ai2-olmo` that decide the architecture, with the values of transformers' OLMo 1 and 2."""
+"""Settings of `ai2-olmo` that change the architecture, with the values that transformers' OLMo 1 and 2 support."""
 
 READABLE_1 = {
     "attention_layer_norm": (False,),
@@ -83,7 +84,10 @@ READABLE_2 = {
     "bias_for_layer_norm": (False,),
     "clip_qkv": (),
 }
-"""The same for OLMo 1 and, where `norm_after` is set, for OLMo 2. What is not set is seen in the tensors."""
+"""The same for OLMo 1 (`READABLE_1`) and for OLMo 2 (`READABLE_2`, if `norm_after` is set).
+
+Settings that are absent are not checked here; the check of tensor names covers them.
+"""
 
 MAKES = (
     (r"(attn_norm|ff_norm|ln_f|q_norm|k_norm)\.bias$", "bias_for_layer_norm"),
@@ -95,29 +99,33 @@ MAKES = (
     (r"\.bias$", "include_bias"),
     (r"transformer\.ff_out\.", "weight_tying"),
 )
-"""Names of tensors, and the setting that decides whether they are there."""
+"""Patterns of tensor names, each with the setting that decides whether such tensors exist."""
 
 Rows = tuple[str, int, int]
-"""A key of a file and the rows `start:stop` of its tensor; a stop of -1 means to the end."""
+"""(key, start, stop): the rows `start:stop` of the tensor `key`; a stop of -1 means the end."""
 
-GROUPED = re.compile(r"block_groups\.(\d{1,9})\.(\d{1,9})\.(.+)")  # group, place in it, part
+GROUPED = re.compile(r"block_groups\.(\d{1,9})\.(\d{1,9})\.(.+)")  # group, index in the group, part
 
 
 def is_settings(settings: dict[str, Any]) -> bool:
-    """Whether a config is `ai2-olmo`'s: it says `d_model` where transformers says `hidden_size`."""
+    """Whether a config is one of `ai2-olmo`, which has `d_model` instead of transformers' `hidden_size`."""
     return "d_model" in settings and "n_heads" in settings and "n_layers" in settings
 
 
 def is_original(keys: set[str]) -> bool:
-    """Whether the tensors of a checkpoint have `ai2-olmo`'s names."""
+    """Whether the tensors of a checkpoint have names of `ai2-olmo`."""
     return any(key.removeprefix("model.").startswith("transformer.") for key in keys)
 
 
 def config_of(settings: dict[str, Any], keys: set[str]) -> PreTrainedConfig:
-    """transformers' configuration for settings of `ai2-olmo`: `config.json` of the old repositories, or the `model`
-    part of a training run's `config.yaml`. `keys` are the checkpoint's tensors.
+    """The transformers configuration for settings of `ai2-olmo`.
 
-    Errors: WorkbenchError naming the setting that is none, or that transformers' OLMo 1 and 2 cannot express.
+    Args:
+        settings: `config.json` of an old repository, or the `model` section of a training run's `config.yaml`.
+        keys: names of the checkpoint's tensors.
+
+    Errors: WorkbenchError that names the setting, if its value is invalid or transformers' OLMo 1 and 2 do not support
+    it.
     """
     _check_types(settings)
     second = bool(settings.get("norm_after"))
@@ -144,9 +152,10 @@ def config_of(settings: dict[str, Any], keys: set[str]) -> PreTrainedConfig:
 
 
 def plan(keys: set[str], config: PreTrainedConfig) -> dict[str, Rows]:
-    """Where each tensor of transformers' layout lies among the tensors `keys` of the original layout.
+    """The source of each tensor of transformers' layout: its key and rows in the original layout.
 
-    Tensors with no place in transformers' layout keep their own names, so that a check of names finds them.
+    `keys` are the tensors of the original layout. A tensor without a counterpart in transformers' layout keeps its own
+    name, so that a later check of names reports it.
     """
     start, size = _prefix(keys), _group_size(keys)
     places: dict[str, Rows] = {}
@@ -158,8 +167,11 @@ def plan(keys: set[str], config: PreTrainedConfig) -> dict[str, Rows]:
 
 
 def keys_of(names: Iterable[str], keys: set[str]) -> dict[str, str]:
-    """What the original layout calls tensors of transformers' layout, or the fused ones that hold them; the names of
-    those that it does not have stay as they are. `keys` show its prefix and its groups."""
+    """Maps names of transformers' layout to the names of the (possibly fused) tensors of the original layout.
+
+    A name without a counterpart maps to itself. `keys` are the tensors of the original layout; their names show the
+    prefix and the block groups.
+    """
     start, size = _prefix(keys), _group_size(keys)
     grouped = any(key.startswith(f"{start}block_groups.") for key in keys)
     outside = {f"{new}.weight": f"{start}{old}.weight" for old, new in OUTSIDE.items()}
@@ -176,12 +188,12 @@ def keys_of(names: Iterable[str], keys: set[str]) -> dict[str, str]:
 
 
 def setting_of(key: str) -> str | None:
-    """The setting of `ai2-olmo` that decides whether there is a tensor of this name; None where it always is."""
+    """The setting of `ai2-olmo` that decides whether a tensor of this name exists; None if no setting does."""
     return next((setting for pattern, setting in MAKES if re.search(pattern, key)), None)
 
 
 def _check_types(settings: dict[str, Any]) -> None:
-    """Refuse a setting whose value is of the wrong kind: no number, or neither true nor false."""
+    """Raise WorkbenchError if a setting has a value of the wrong type or range."""
     for name in COUNTS:
         value = settings.get(name)
         if (type(value) is not int or value < 1) and (value is not None or name in REQUIRED):
@@ -195,13 +207,13 @@ def _check_types(settings: dict[str, Any]) -> None:
             raise WorkbenchError(f"settings say {name}: {shown(settings[name])}, which is neither true nor false")
 
 
-def _given(settings: dict[str, Any], name: str, default: Any) -> Any:  # noqa: ANN401 - of a setting's own type
-    """A setting, or its default where it is absent or null."""
+def _given(settings: dict[str, Any], name: str, default: Any) -> Any:  # noqa: ANN401 - the type depends on the setting
+    """A setting, or its default if it is absent or null."""
     return default if settings.get(name) is None else settings[name]
 
 
 def _check_readable(settings: dict[str, Any], readable: dict[str, tuple[Any, ...]], family: str) -> None:
-    """Refuse a setting of another architecture, by its own name. What is not set is no mistake."""
+    """Raise WorkbenchError for a setting of an architecture that is not supported; absent settings are accepted."""
     for name, values in readable.items():
         value = settings.get(name)
         if value is not None and value not in values:
@@ -210,20 +222,20 @@ def _check_readable(settings: dict[str, Any], readable: dict[str, tuple[Any, ...
 
 
 def _group_size(keys: set[str]) -> int:
-    """How many blocks a group has; 1 where blocks are in no groups."""
+    """The number of blocks in a group; 1 without groups."""
     start = _prefix(keys)
     found = (GROUPED.match(key.removeprefix(start)) for key in keys)
     return 1 + max((int(match[2]) for match in found if match), default=0)
 
 
 def _in_a_row(name: str, size: int) -> str:
-    """A tensor's name with the number of its block in place of those of a group and of the block's place in it."""
+    """The name of a tensor with its block number instead of the group number and the index in the group."""
     match = GROUPED.match(name)
     return f"blocks.{size * int(match[1]) + int(match[2])}.{match[3]}" if match else name
 
 
 def _parts(name: str, config: PreTrainedConfig) -> dict[str, tuple[int, int]]:
-    """What a tensor is in transformers' layout: names, each with its first row and the one after its last."""
+    """The parts of a tensor in transformers' layout: (start, stop) rows by name; empty if it has no counterpart."""
     path, ending = name.removesuffix(".weight"), ".weight"
     if not name.endswith(ending):
         return {}
@@ -238,7 +250,7 @@ def _parts(name: str, config: PreTrainedConfig) -> dict[str, tuple[int, int]]:
 
 
 def _ends(part: str, config: PreTrainedConfig) -> list[int]:
-    """Where the parts of a fused matrix end, but the last: rows."""
+    """End rows of the parts of a fused matrix, without the last part."""
     if part == "att_proj":
         d_head = config.hidden_size // config.num_attention_heads
         return [config.hidden_size, config.hidden_size + config.num_key_value_heads * d_head]
@@ -246,7 +258,7 @@ def _ends(part: str, config: PreTrainedConfig) -> list[int]:
 
 
 def _kv_heads(settings: dict[str, Any]) -> int:
-    """Heads for keys and values. Errors: WorkbenchError where two settings say two numbers."""
+    """The number of key-value heads. Errors: WorkbenchError if two settings contradict each other."""
     several, of_all = settings.get("n_kv_heads"), settings.get("multi_query_attention")
     by_flag = None if of_all is None else 1 if of_all else settings["n_heads"]
     if None not in (several, by_flag) and several != by_flag:
@@ -255,7 +267,7 @@ def _kv_heads(settings: dict[str, Any]) -> int:
 
 
 def _eos(settings: dict[str, Any]) -> int | None:
-    """The end-of-text token. Some runs' settings say 0 by mistake, as AI2's own converter knows; that is mended."""
+    """The id of the end-of-text token. A wrong 0, which AI2's converter also corrects, is replaced with a warning."""
     eos = settings.get("eos_token_id")
     if eos == 0 and settings["vocab_size"] > LAST_TOKEN:
         warnings.warn(f"settings say eos_token_id: 0, a known mistake; {LAST_TOKEN} is used", stacklevel=2)
@@ -264,5 +276,5 @@ def _eos(settings: dict[str, Any]) -> int | None:
 
 
 def _prefix(keys: set[str]) -> str:
-    """What the names of all tensors begin with."""
+    """The common prefix of all tensor names."""
     return "model.transformer." if any(key.startswith("model.transformer.") for key in keys) else "transformer."

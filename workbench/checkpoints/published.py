@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """One repository of the hub. `checkpoints` says whether its revisions are steps of training."""
+    """One repository of the hub. `checkpoints` is True if its revisions are steps of a training run."""
 
     name: str
     repository: str
@@ -43,5 +43,5 @@ PUBLISHED: tuple[Published, ...] = (
 
 
 def repository_of(name: str) -> str:
-    """The repository of a published model by its name ("OLMo 2 1B"); any other name as it is."""
+    """The repository of a published model by its name ("OLMo 2 1B"); any other name is returned unchanged."""
     return next((known.repository for known in PUBLISHED if known.name == name), name)

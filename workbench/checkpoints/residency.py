@@ -1,4 +1,4 @@
-"""Loaded models kept within a byte budget, so that going back to one costs nothing."""
+"""A cache of loaded models with a limit in bytes."""
 
 import threading
 from collections import OrderedDict
@@ -16,15 +16,20 @@ Loaded = tuple[OlmoForCausalLM, PreTrainedTokenizerBase | None]
 
 
 class Residents:
-    """Models by checkpoint, at most `budget` bytes of them; the least recently used goes first.
+    """A cache of loaded models by checkpoint, of at most `budget` bytes; the least recently used is dropped first.
 
         residents = Residents(4 * 10**9, dtype="bfloat16")
         model, tokenizer = residents.load("tiny-olmo@step400")
 
-    Room is made before a model is read, so that the budget holds while it loads. All threads may use it; one loads at
-    a time, while the others go on with what is there. A model that was dropped lives on in the hands of whoever still
-    uses it.
-    Errors: WorkbenchError if there is no such device.
+    Old models are dropped before a new one is read, so that the budget also holds during loading. A dropped model stays
+    in memory while other code has a reference to it. The cache is thread-safe: one thread loads at a time, and other
+    threads can get cached models meanwhile.
+
+    Args:
+        budget: limit in bytes.
+        dtype, device, quantize: as in `checkpoints.load`.
+
+    Errors: WorkbenchError if the device does not exist.
     """
 
     def __init__(
@@ -41,9 +46,9 @@ class Residents:
         self._lock, self._loading = threading.Lock(), threading.Lock()
 
     def load(self, checkpoint: str | Checkpoint, progress: Progress | None = None) -> Loaded:
-        """The model and the tokenizer of a checkpoint, loaded unless they are kept.
+        """The model and the tokenizer of a checkpoint, from the cache or loaded now.
 
-        Errors: WorkbenchError with both numbers if it is larger than the budget, and those of `checkpoints.load`.
+        Errors: WorkbenchError with both sizes if the model is larger than the budget, and those of `checkpoints.load`.
         """
         name = checkpoint if isinstance(checkpoint, str) else checkpoint.id
         found = self._known(name)
@@ -53,7 +58,7 @@ class Residents:
         return found
 
     def _known(self, name: str) -> Loaded | None:
-        """What is kept of a checkpoint."""
+        """The cached model and tokenizer of a checkpoint, or None; marks them as most recently used."""
         with self._lock:
             if name not in self._kept:
                 return None
@@ -61,7 +66,7 @@ class Residents:
             return self._kept[name][0]
 
     def _load(self, name: str, progress: Progress | None) -> Loaded:
-        """Make room, then read a checkpoint."""
+        """Make room, then load a checkpoint into the cache."""
         size = self._size(name)
         if size > self.budget:
             raise WorkbenchError(
@@ -74,12 +79,12 @@ class Residents:
         return loaded
 
     def make_room(self, checkpoint: str | Checkpoint) -> None:
-        """Let go of models until another one, which somebody else loads, fits beside those that stay."""
+        """Drop models until the budget has room for a checkpoint that other code will load."""
         name = checkpoint if isinstance(checkpoint, str) else checkpoint.id
         self._make_room(self._size(name))
 
     def _size(self, name: str) -> int:
-        """The bytes that a checkpoint takes once it is loaded."""
+        """Bytes of a checkpoint after loading."""
         return estimate(name, dtype=self._dtype, device=self._device, quantize=self._quantize).resident
 
     def _make_room(self, size: int) -> None:
@@ -89,10 +94,10 @@ class Residents:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the models that are kept."""
+        """Bytes of the cached models."""
         return sum(size for _, size in list(self._kept.values()))
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The checkpoints that are kept, least recently used first."""
+        """Ids of the cached checkpoints, least recently used first."""
         return tuple(self._kept)

@@ -1,7 +1,7 @@
-"""What a checkpoint's config says of the model: read, checked, and compared with the tensors that are there.
+"""The config of a checkpoint: read, checked, and compared with the tensors in the files.
 
-A config is checked before anything is made of it: its numbers of layers, and the shapes that follow from it, are those
-of the files' headers, so one that asks for a million layers costs nothing.
+A config is checked before a model is built: its number of layers and its shapes must agree with the headers of the
+files. A wrong config, for example with a million layers, is therefore rejected without cost.
 """
 
 import math
@@ -26,13 +26,13 @@ MODEL_TYPES: dict[str, tuple[str, type[PreTrainedConfig]]] = {
     "olmo3": ("OLMo 3", Olmo3Config),
 }
 FORMER_NAMES = {"olmo_1124": "olmo2", "olmo1124": "olmo2"}
-"""Model types that published configs carry from before transformers settled on a name."""
+"""Former model types in published configs, with their present names in transformers."""
 
 FORMER_SETTINGS = ("rope_theta", "rope_scaling")
-"""Settings besides those of the config classes that say something of the model. All others are about programs."""
+"""Settings that describe the model but are not fields of the config classes. All other settings are ignored."""
 
 UNREADABLE = ("quantization_config", "per_layer_config")
-"""Settings that make another model of the same tensors, which is not built here."""
+"""Settings that change what the same tensors mean; they are not supported."""
 
 ABOVE_ZERO = (
     "vocab_size",
@@ -49,7 +49,7 @@ ABOVE_ZERO = (
 )
 TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 MOST_VALUES = 100_000
-LARGEST = 2**63 - 1  # what torch counts to
+LARGEST = 2**63 - 1  # largest integer in torch
 
 BROKEN = (
     ArithmeticError,
@@ -61,7 +61,7 @@ BROKEN = (
     TypeError,
     ValueError,
 )
-"""What configuration and model classes raise for settings that make no sense."""
+"""Errors that the configuration and model classes raise for invalid settings."""
 
 LAYER = re.compile(r"(?:model\.)?(?:layers\.(\d+)|transformer\.(?:blocks\.(\d+)|block_groups\.(\d+\.\d+)))\.")
 
@@ -69,9 +69,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def read_settings(folder: Path) -> tuple[dict[str, Any], Path]:
-    """What a folder's `config.json` or `config.yaml` says about the model, and which of the two it was.
+    """(settings, path): the model settings of a folder, from its `config.json` or else its `config.yaml`.
 
-    Errors: WorkbenchError if there is neither, or it cannot be read.
+    Errors: WorkbenchError if both files are missing, or the file cannot be read.
     """
     path = folder / "config.json"
     if is_there(path):
@@ -91,7 +91,7 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], Path]:
 
 
 def _of_a_size(settings: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The settings. Errors: WorkbenchError if they hold far more than settings do, as aliases of YAML can."""
+    """The settings unchanged. Errors: WorkbenchError for more than `MOST_VALUES` values; YAML aliases can do that."""
     left, counted = [settings], 0
     while left:
         value, counted = left.pop(), counted + 1
@@ -103,7 +103,7 @@ def _of_a_size(settings: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def family_name(settings: Mapping[str, Any]) -> str | None:
-    """The family that a config names, as people call it; None if it is not a dense OLMo."""
+    """The display name of a config's model family ("OLMo 2"); None if it is not a dense OLMo."""
     if original.is_settings(dict(settings)):
         return "OLMo 2" if settings.get("norm_after") else "OLMo"
     model_type = _model_type(settings)
@@ -111,9 +111,10 @@ def family_name(settings: Mapping[str, Any]) -> str | None:
 
 
 def config_of(settings: dict[str, Any], keys: set[str]) -> PreTrainedConfig:
-    """The configuration that settings describe, for a checkpoint with these tensors; checked, but not yet for shapes.
+    """The transformers configuration of a checkpoint's settings, checked except for the shapes of tensors.
 
-    Errors: WorkbenchError naming the setting and its value.
+    `keys` are the names of the checkpoint's tensors.
+    Errors: WorkbenchError with the setting and its value.
     """
     _check_layers(settings, keys)
     try:
@@ -127,7 +128,7 @@ def config_of(settings: dict[str, Any], keys: set[str]) -> PreTrainedConfig:
 
 
 def shapes(config: PreTrainedConfig) -> Shapes:
-    """The shape of every parameter of the model of a config, by name, in plain arithmetic: nothing is built."""
+    """The shape of every parameter of a config's model, by name; computed without building the model."""
     d_model, d_mlp, d_head = config.hidden_size, config.intermediate_size, d_head_of(config)
     n_query, n_key = config.num_attention_heads * d_head, config.num_key_value_heads * d_head
     projections = {"q": (n_query, d_model), "k": (n_key, d_model), "v": (n_key, d_model), "o": (d_model, n_query)}
@@ -138,7 +139,7 @@ def shapes(config: PreTrainedConfig) -> Shapes:
             layer[f"self_attn.{name}_proj.bias"] = shape[:1]
     layer |= {f"mlp.{name}_proj.weight": (d_mlp, d_model) for name in ("gate", "up")}
     layer["mlp.down_proj.weight"] = (d_model, d_mlp)
-    has_norms = config.model_type != "olmo"  # OLMo 1's have no weights
+    has_norms = config.model_type != "olmo"  # norms of OLMo 1 have no weights
     if has_norms:
         layer |= {"self_attn.q_norm.weight": (n_query,), "self_attn.k_norm.weight": (n_key,)}
         layer |= {f"post_{name}_layernorm.weight": (d_model,) for name in ("attention", "feedforward")}
@@ -150,14 +151,15 @@ def shapes(config: PreTrainedConfig) -> Shapes:
 
 
 def d_head_of(config: PreTrainedConfig) -> int:
-    """The width of a head."""
+    """The number of dimensions of a head."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def check_that_it_makes_a_model(config: PreTrainedConfig) -> None:
-    """Build the model without memory for its parameters. `shapes(config)` should have been compared with files before.
+    """Build the model on the meta device, without memory for parameters, as a check of the config.
 
-    Errors: WorkbenchError if there is no such model.
+    Compare `shapes(config)` with the files first, so that the config has a realistic size.
+    Errors: WorkbenchError if the model cannot be built, or RoPE does not rotate all dimensions of a head.
     """
     try:
         with torch.device("meta"):
@@ -172,18 +174,18 @@ def check_that_it_makes_a_model(config: PreTrainedConfig) -> None:
 
 
 def layers_in(keys: Iterable[str]) -> int:
-    """How many layers the tensors of a checkpoint belong to, in either layout."""
+    """The number of layers that have tensors in a checkpoint, in either layout."""
     return len({match.group(1, 2, 3) for key in keys if (match := LAYER.match(key))})
 
 
 def _model_type(settings: Mapping[str, Any]) -> str | None:
-    """What a config says its `model_type` is, in transformers' spelling of today."""
+    """The `model_type` of a config, with former names replaced by their present name; None if it is not a string."""
     said = settings.get("model_type")
     return FORMER_NAMES.get(said, said) if isinstance(said, str) else None
 
 
 def _transformers(settings: dict[str, Any]) -> PreTrainedConfig:
-    """The configuration of transformers' layout: of the settings, those that say something of the model."""
+    """The configuration for settings in transformers' layout; settings that do not describe the model are ignored."""
     family = _model_type(settings)
     if family not in MODEL_TYPES:
         raise WorkbenchError(
@@ -199,7 +201,7 @@ def _transformers(settings: dict[str, Any]) -> PreTrainedConfig:
 
 
 def _check_layers(settings: Mapping[str, Any], keys: set[str]) -> None:
-    """Refuse a number of layers that is not that of the tensors. Until then, nothing of that length is made."""
+    """Raise WorkbenchError if the number of layers is not that of the tensors; before any list of layers is built."""
     name = "n_layers" if original.is_settings(dict(settings)) else "num_hidden_layers"
     said, there = settings.get(name), layers_in(keys)
     if isinstance(said, int) and said != there:
@@ -207,7 +209,7 @@ def _check_layers(settings: Mapping[str, Any], keys: set[str]) -> None:
 
 
 def _check_numbers(config: PreTrainedConfig) -> None:
-    """Refuse numbers that no model can have, and that no shape would show."""
+    """Raise WorkbenchError for numbers that no model can have and that the check of shapes would not find."""
     for name in ABOVE_ZERO:
         value = getattr(config, name, None)
         if value is not None and (not isinstance(value, int | float) or not 0 < value <= LARGEST):
@@ -232,7 +234,7 @@ def _check_numbers(config: PreTrainedConfig) -> None:
 
 
 def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The values of a table, and of the tables within it, by name."""
+    """The (name, value) pairs of a table and of all nested tables."""
     for name, value in table.items():
         if isinstance(value, Mapping):
             yield from _leaves(value)

@@ -1,7 +1,7 @@
-"""A checkpoint folder as named tensors in transformers' layout, whichever layout and files it is in.
+"""A checkpoint folder as named tensors in transformers' layout, for every supported layout and file format.
 
-Opening reads headers only: the files are whole, the family is OLMo, and every tensor that the config asks for is
-there with its shape. Tensors are then read one at a time, or a few rows of one.
+Opening a folder reads only headers. It checks that the files are complete, that the family is OLMo, and that every
+tensor of the config exists with the right shape. Tensors are then read one at a time, or by rows.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ SAMPLE_BYTES = 4096
 
 @dataclass(frozen=True)
 class TensorPlace(Entry):
-    """Where one tensor lies: rows from `first` on of the tensor `key` of a file."""
+    """Location of one tensor: rows of the tensor `key` in `file`, from row `first`."""
 
     file: TensorFile
     key: str
@@ -35,7 +35,7 @@ class TensorPlace(Entry):
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of one checkpoint, by transformers' names; none is in memory."""
+    """The tensors of one checkpoint by their names in transformers; they are read from disk on request."""
 
     folder: Path
     config: PreTrainedConfig
@@ -43,12 +43,12 @@ class Weights:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors as they are stored."""
+        """Bytes of all tensors in the files."""
         return sum(place.nbytes for place in self.places.values())
 
     @property
     def parameters(self) -> int:
-        """How many numbers there are."""
+        """The number of parameters."""
         return sum(self.size(name) for name in self)
 
     def __iter__(self) -> Iterator[str]:
@@ -59,16 +59,16 @@ class Weights:
         return self._place(name).shape
 
     def size(self, name: str) -> int:
-        """How many numbers one tensor holds."""
+        """The number of elements of one tensor."""
         return math.prod(self._place(name).shape)
 
     def tensor(self, name: str) -> Tensor:
-        """One whole tensor, in the file's dtype."""
+        """One whole tensor, in the dtype of the file."""
         place = self._place(name)
         return self.rows(name, 0, place.shape[0] if place.shape else 1)
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows `start:stop` of one tensor, in the file's dtype."""
+        """Rows `start:stop` of one tensor, in the dtype of the file."""
         place = self._place(name)
         return place.file.rows(place.key, place.first + start, place.first + stop)
 
@@ -79,10 +79,10 @@ class Weights:
 
 
 def open_weights(folder: str | Path) -> Weights:
-    """Open a checkpoint folder of either layout and check it against its config, reading headers only.
+    """Open a checkpoint folder of either layout and check it against its config; reads only headers.
 
-    Errors: WorkbenchError naming the file and what is wrong: half-written, cut short, code in a pickle, not an OLMo,
-    tensors missing, left over or of the wrong shape.
+    Errors: WorkbenchError with the file and the reason: missing shards, an incomplete file, code in a pickle, not an
+    OLMo, or tensors that are missing, unexpected or of the wrong shape.
     """
     folder = Path(folder)
     settings, said_in = read_settings(folder)
@@ -98,10 +98,11 @@ def open_weights(folder: str | Path) -> Weights:
 
 
 def fingerprint(weights: Weights) -> str:
-    """A short name for the contents of a checkpoint: equal folders have equal ones wherever they lie.
+    """A hash of the contents of a checkpoint, independent of its folder.
 
-    It covers the config and every file's bytes; of a file above 64 MiB the header's end, 64 samples and the time of
-    the last change, since reading all of it would cost more than most of what is cached under the name.
+    The hash covers the config and the name, size and bytes of every weight file. For a file above 64 MiB it covers 64
+    samples of 4 KiB and the modification time instead of all bytes: reading the whole file would take longer than most
+    computations that are cached under the hash.
     """
     digest = hashlib.blake2b(weights.config.to_json_string().encode(), digest_size=16)
     for path in sorted({place.file.path for place in weights.places.values()}):
@@ -120,7 +121,7 @@ def fingerprint(weights: Weights) -> str:
 
 @contextmanager
 def _of(said_in: Path) -> Iterator[None]:
-    """Name the file in what is wrong with the settings that it holds."""
+    """Add the file name to a WorkbenchError about settings in the block."""
     try:
         yield
     except WorkbenchError as error:
@@ -128,8 +129,10 @@ def _of(said_in: Path) -> Iterator[None]:
 
 
 def _places(found: Mapping[str, TensorFile], config: PreTrainedConfig) -> dict[str, TensorPlace]:
-    """Where each tensor lies, by transformers' names. Left out is what is no parameter: a copy of a tied embedding,
-    and the rotary angles, which old checkpoints hold."""
+    """Location of each tensor by its name in transformers.
+
+    Tensors that are not parameters are left out: a copy of a tied embedding, and the rotary angles of old checkpoints.
+    """
     keys = set(found)
     in_own_layout = original.is_original(keys)
     plan = original.plan(keys, config) if in_own_layout else {key: (key, 0, -1) for key in keys}
@@ -148,7 +151,7 @@ def _place(file: TensorFile, key: str, start: int, stop: int) -> TensorPlace:
 
 
 def _check_names(places: Mapping[str, TensorPlace], keys: set[str], config: PreTrainedConfig, folder: Path) -> None:
-    """Refuse tensors that are missing or left over, by their names in the files."""
+    """Raise WorkbenchError if tensors are missing or unexpected; the message has their names in the files."""
     expected, family = shapes(config), MODEL_TYPES[config.model_type][0]
     in_files = original.keys_of(expected, keys) if original.is_original(keys) else {name: name for name in expected}
     missing = list(dict.fromkeys(in_files[name] for name in expected if name not in places))
@@ -166,7 +169,7 @@ def _check_names(places: Mapping[str, TensorPlace], keys: set[str], config: PreT
 
 
 def _check_shapes(places: Mapping[str, TensorPlace], config: PreTrainedConfig) -> None:
-    """Refuse tensors that are not of the shape that the config says, or hold no floats."""
+    """Raise WorkbenchError if a tensor does not have the shape of the config, or a dtype that is not floating-point."""
     expected = shapes(config)
     wrong = [name for name in expected if places[name].shape != expected[name]]
     if wrong:
@@ -182,6 +185,6 @@ def _check_shapes(places: Mapping[str, TensorPlace], config: PreTrainedConfig) -
 
 
 def _by_setting(key: str, keys: set[str]) -> str:
-    """Which setting of a run decides whether there is a tensor, where that is known."""
+    """A hint for a message: the setting that decides whether a tensor exists; "" if unknown."""
     setting = original.setting_of(key) if original.is_original(keys) else None
     return "" if setting is None else f" (see {setting} in the config)"

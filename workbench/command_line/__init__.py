@@ -5,7 +5,7 @@
 - `add_arguments(parser)`;
 - `run(arguments) -> Report`.
 
-No more is imported than the command that is asked for, so that `--help` and mistakes are answered at once.
+Only the given command's module is imported, so that `--help` and usage errors appear at once.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_output()
         return run(understood(given), [*PROGRAM, *given])
-    except (WorkbenchError, OSError) as error:  # what the operating system refuses, whoever runs this can mend
+    except (WorkbenchError, OSError) as error:  # the user can correct errors of the operating system
         complain(error)
         return 1
     except KeyboardInterrupt:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def understood(given: Sequence[str]) -> argparse.Namespace:
-    """The arguments. Errors: WorkbenchError for one that is no text; SystemExit for help, or if they make no sense."""
+    """The parsed arguments. Errors: WorkbenchError for one that is no text; SystemExit for help or a usage error."""
     for word in given:
         try:
             word.encode()
@@ -61,7 +61,7 @@ def understood(given: Sequence[str]) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, command: Sequence[str]) -> int:
-    """Run a command, where its results can be written; returns the exit code."""
+    """Check that results can be written, run a command and write its results; returns the exit code."""
     output = imported("output")
     output.check(args)
     with unwound_on_interrupt():
@@ -71,18 +71,18 @@ def run(args: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def mendable() -> tuple[type[Exception], ...]:
-    """The errors whose sentences are shown."""
+    """The classes of errors whose messages are shown to the user."""
     return import_module("workbench.mendable").MENDABLE
 
 
 def imported(name: str) -> ModuleType:
-    """One of the modules here."""
+    """A module of this package, imported without garbage collection."""
     with uncollected():
         return import_module(f"{__name__}.{name}")
 
 
 def parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    """The command line's grammar, as far as the words that were given need it."""
+    """The parser of the command line; only commands among the given words have their arguments."""
     listed = "\n".join(f"  {name:<12}{summary(name)}" for name in COMMANDS)
     top = argparse.ArgumentParser(
         prog=" ".join(PROGRAM),
@@ -102,6 +102,6 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def summary(name: str) -> str:
-    """What a command does: the first line of its file, read without importing it."""
+    """The summary of a command: the first line of its module's docstring, read without an import."""
     source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
     return str(ast.get_docstring(ast.parse(source))).splitlines()[0]

@@ -35,12 +35,12 @@ NOTE = (
     "followed its first copy, in random text; entropy in nats, 0 where a head always looks at one token; mean distance "
     "in tokens."
 )
-SHOWN = 12  # heads listed
-KEYS = 3  # named of each query
+SHOWN = 12  # heads that are listed
+KEYS = 3  # keys that are listed for each query
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A text, a score to order heads by, and heads to look at."""
+    """Add the arguments: a text, a score that sorts the heads, and heads to show."""
     add_prompt(parser)
     parser.add_argument("--by", choices=SCORES, default="induction", help="score to list heads by (induction)")
     parser.add_argument(
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def head(name: str) -> tuple[int, int]:
-    """A head by its name."""
+    """The (layer, head) of a name such as L2H1."""
     found = re.fullmatch(r"[Ll](\d+)[Hh](\d+)", name)
     if found is None:
         raise argparse.ArgumentTypeError(f"{name!r} is no head; say L2H1 for head 1 of layer 2")
@@ -63,7 +63,7 @@ def head(name: str) -> tuple[int, int]:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """A row a head with its scores, and what each query of the chosen heads looks at most."""
+    """A table of all heads with their scores, and for each chosen head the keys of most weight at each query."""
     seed, subject = checked_seed(args), opened(args, args.checkpoint)
     text = prompt_of(args)
     tokens = subject.tokens(text)
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> Report:
 
 
 def ranking(atlas: Measures, by: str) -> pd.DataFrame:
-    """Layer, head and all scores, highest first by one of them."""
+    """A table of layer, head and all scores, sorted by one score, highest first."""
     return atlas.rank(by)[["layer", "head", *(name for name in SCORES if name in atlas)]]
 
 
@@ -90,7 +90,7 @@ def _head_section(subject: LoadedCheckpoint, tokens: Tensor, layer: int, which: 
 
 
 def strongest(maps: Maps) -> pd.DataFrame:
-    """For each query of a single head, the keys with most weight: a row a query."""
+    """A row for each query of a single head, with the keys of most weight. Raises WorkbenchError for several heads."""
     if len(maps.heads) != 1:
         raise WorkbenchError(f"this lists one head, not {len(maps.heads)}")
     rows = []

@@ -14,16 +14,16 @@ EXAMPLES = """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A checkpoint, and a seed."""
+    """Add the arguments: a checkpoint, and a seed."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="name@revision, or a folder")
     add_seed(parser, "of the random tokens it runs over")
     add_loading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
-    """A row a check, those that failed first."""
+    """A table with a row for each check, failed ones first."""
     seed, (model, tokenizer) = checked_seed(args), load(args, args.checkpoint, check_finite=False)
-    # The report names all tensors that are not finite.
+    # Loading does not check this, since the report names all tensors that are not finite.
     found = checkpoints.check(model, tokenizer, seed=seed).sort_values("ok", kind="stable")
     shown = found.assign(ok=found["ok"].map({True: "ok", False: "FAILED"}))[["ok", "check", "detail"]]
     failed = int((~found["ok"]).sum())

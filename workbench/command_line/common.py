@@ -1,4 +1,4 @@
-"""What the commands share: arguments, a checkpoint opened, a text read, and progress."""
+"""Functions that the commands share: arguments, loading of checkpoints, reading of texts, progress, provenance."""
 
 import argparse
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class LoadedCheckpoint:
     tokenizer: PreTrainedTokenizerBase
 
     def tokens(self, text: str) -> Tensor:
-        """A text as token ids, 1 pos. Errors: WorkbenchError for one that is empty or longer than the model takes."""
+        """A text as token ids, 1 pos. Errors: WorkbenchError if it is empty or longer than the model's context."""
         ids = ids_of(self.tokenizer, text)[None]
         longest = self.model.config.max_position_embeddings
         if not 0 < ids.shape[1] <= longest:
@@ -40,12 +40,12 @@ class LoadedCheckpoint:
         return ids.to(self.model.device)
 
     def provenance(self, args: argparse.Namespace) -> dict[str, Any]:
-        """Where numbers of this checkpoint come from."""
+        """The provenance of numbers from this checkpoint."""
         return provenance(args, {"checkpoint": self.id, "dtype": dtype_name(self.model.dtype)})
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
-    """The text and the checkpoint to run it through."""
+    """Add the arguments: a text, and the checkpoint that reads it."""
     parser.add_argument("prompt", metavar="TEXT", help="the text; - reads it from standard input")
     parser.add_argument(
         "--checkpoint",
@@ -56,26 +56,26 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
 
 
 def add_text(parser: argparse.ArgumentParser) -> None:
-    """A longer text to measure on."""
+    """Add --text, a longer text to measure on."""
     parser.add_argument(
         "--text", metavar="FILE", help="a text to measure on (a built-in page of prose); - reads standard input"
     )
 
 
 def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
-    """How checkpoints are loaded."""
+    """Add the arguments that set how checkpoints are loaded."""
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (float32 on a CPU, else auto: the files' own)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (cpu)")
     parser.add_argument("--quantize", choices=list(BITS), help="linear layers by bitsandbytes")
 
 
 def add_seed(parser: argparse.ArgumentParser, use: str) -> None:
-    """What makes chance the same again."""
+    """Add --seed, which makes random results reproducible; `use` is its help."""
     parser.add_argument("--seed", type=whole, default=0, help=f"{use} (0)")
 
 
 def whole(text: str) -> int:
-    """A whole number. Of one with many digits the first, since it is out of any range anyway."""
+    """A whole number. Only the first 30 characters count, since longer numbers are out of every range anyway."""
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
@@ -83,7 +83,7 @@ def whole(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1."""
+    """A whole number of at least 1."""
     number = whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
@@ -91,19 +91,19 @@ def positive(text: str) -> int:
 
 
 def checked_seed(args: argparse.Namespace) -> int:
-    """The seed. Errors: WorkbenchError for one that no random generator takes."""
+    """The seed. Errors: WorkbenchError if it is negative or above `LAST_SEED`."""
     if not 0 <= args.seed <= LAST_SEED:
         raise WorkbenchError(f"seed is {args.seed}; it should be a whole number from 0 to {LAST_SEED:,}")
     return args.seed
 
 
 def bar(args: argparse.Namespace) -> Progress | None:
-    """A new progress bar, if one is wanted."""
+    """A new progress bar; None without --progress."""
     return tqdm_progress() if args.progress else None
 
 
 def loading(args: argparse.Namespace) -> Loading:
-    """How the arguments say that checkpoints are loaded."""
+    """The arguments that set how checkpoints are loaded, as a `Loading`."""
     return Loading(args.dtype, args.device, args.quantize)
 
 
@@ -116,20 +116,20 @@ def load(
 
 
 def opened(args: argparse.Namespace, checkpoint: str) -> LoadedCheckpoint:
-    """A checkpoint to read texts with. Errors: WorkbenchError if there is none, or it has no tokenizer."""
+    """A checkpoint, loaded with its tokenizer. Errors: WorkbenchError if it is not found or has no tokenizer."""
     model, tokenizer = load(args, checkpoint)
     return LoadedCheckpoint(full_id(checkpoint), model, needed(tokenizer, checkpoint))
 
 
 def needed(tokenizer: PreTrainedTokenizerBase | None, checkpoint: str) -> PreTrainedTokenizerBase:
-    """The tokenizer. Errors: WorkbenchError if there is none."""
+    """The given tokenizer. Errors: WorkbenchError if it is None."""
     if tokenizer is None:
         raise WorkbenchError(f"{checkpoint} has no tokenizer.json; a text cannot be read without it")
     return tokenizer
 
 
 def full_id(checkpoint: str) -> str:
-    """An id with its revision: that of the folder that it stands for, where it names none."""
+    """A checkpoint's id with its revision; if it has none, with the name of its folder. A path stays as it is."""
     folder = checkpoints.locate(checkpoint)
     return checkpoint if "@" in checkpoint or Path(checkpoint) == folder else f"{checkpoint}@{folder.name}"
 
@@ -137,7 +137,7 @@ def full_id(checkpoint: str) -> str:
 def read_text(source: str | None) -> str:
     """The text of a file or of standard input; without either, the built-in sample.
 
-    Errors: WorkbenchError if it cannot be read, or holds no text.
+    Errors: WorkbenchError if it cannot be read or is not UTF-8.
     """
     if source is None:
         return SAMPLE_TEXT
@@ -152,7 +152,7 @@ def read_text(source: str | None) -> str:
 
 
 def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
-    """The tokens of a text of any length: pos."""
+    """The token ids of a text of any length: pos."""
     return torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
 
 
@@ -162,16 +162,16 @@ def prompt_of(args: argparse.Namespace) -> str:
 
 
 def provenance(args: argparse.Namespace, first: Mapping[str, Any]) -> dict[str, Any]:
-    """Where numbers come from: checkpoints, how they were loaded, the seed, and what computed."""
+    """The provenance of numbers: `first`, then how checkpoints were loaded, the seed, threads and versions."""
     options = {"device": args.device, "quantize": args.quantize, "seed": getattr(args, "seed", None)}
     named = {name: value for name, value in options.items() if value is not None}
     return dict(first) | named | {"threads": torch.get_num_threads()} | versions()
 
 
 def rows_of(ids: Tensor, length: int) -> Tensor:
-    """A text in rows of equal length, pos -> batch pos; what is left over at the end is left out.
+    """A text in rows of equal length, pos -> batch pos; remaining tokens at the end are left out.
 
-    Errors: WorkbenchError for a length or a text of less than 2 tokens.
+    Errors: WorkbenchError for a length or a text of fewer than 2 tokens.
     """
     length = min(length, len(ids))
     if length < 2:

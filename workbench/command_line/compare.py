@@ -41,12 +41,12 @@ EXAMPLES = """
   python -m workbench compare runs/a/step2000 runs/b/step2000 --only predictions attention --text page.txt
 """
 PARTS = ("predictions", "weights", "attention")
-SHOWN = 12  # tokens, matrices or heads listed, those that differ most
+SHOWN = 12  # rows listed: the tokens, matrices or heads that differ most
 SHOWN_OF_TOKENS = ("loss_difference", "loss_a", "loss_b", "kl", "overlap", "flip")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Two checkpoints, what to compare, and on what text."""
+    """Add the arguments: two checkpoints, the parts to compare, and a text."""
     parser.add_argument("a", metavar="A", help="a checkpoint: name@revision, or a folder")
     parser.add_argument("b", metavar="B", help="the other one, of the same tokenizer")
     parser.add_argument(
@@ -64,12 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """A table a part, with what differs most."""
+    """A table for each part, with the rows that differ most."""
     finals = _finals(args.a) if args.noise_floor else []
     a, b = full_id(args.a), full_id(args.b)
     origin: dict[str, object] = {"A": a, "B": b}
     makers = {"weights": partial(_weights, finals)}
-    if set(args.only) - {"weights"}:  # weights are read from the files, so for them alone no model is loaded
+    if set(args.only) - {"weights"}:  # weights are read from files, so they need no loaded model
         pair = _pair(args, finals)
         origin |= {"dtype": pair.dtype, "text": args.text or "the built-in page", "tokens": len(pair.ids)}
         makers |= {"predictions": partial(_predictions, pair), "attention": partial(_attention, pair)}
@@ -92,7 +92,7 @@ class ModelPair:
 
 
 def _pair(args: argparse.Namespace, finals: Sequence[Checkpoint]) -> ModelPair:
-    """What is compared, as the arguments say."""
+    """The models and the text to compare, from the arguments."""
     text = read_text(args.text)
     if args.one_at_a_time:
         if args.dtype or args.quantize or args.device != "cpu":
@@ -105,7 +105,7 @@ def _pair(args: argparse.Namespace, finals: Sequence[Checkpoint]) -> ModelPair:
 
 
 def _finals(checkpoint: str) -> Sequence[Checkpoint]:
-    """The checkpoints that differ by the order of their data only. Errors: WorkbenchError if there are not two."""
+    """The last checkpoints of a series, which differ in data order only. Errors: WorkbenchError if fewer than two."""
     name, _ = split_id(checkpoint)
     found = checkpoints.finals(checkpoints.series(name))
     if len(found) < 2:
@@ -148,7 +148,7 @@ def _predictions(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
 
 
 def _weights(finals: Sequence[Checkpoint], args: argparse.Namespace) -> list[Section]:
-    """The matrices that changed most, of their norm; from the files."""
+    """The matrices with the largest change relative to their norm, read from files."""
     measures = compare_weights(args.a, args.b, progress=bar(args))
     floor = noise_floor(finals, compare_weights, progress=bar(args))["relative_change"] if finals else None
     note = "‖B − A‖ / ‖A‖ of each matrix: 0 where nothing changed, √2 for unrelated matrices of equal norm."
@@ -156,7 +156,7 @@ def _weights(finals: Sequence[Checkpoint], args: argparse.Namespace) -> list[Sec
 
 
 def _attention(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
-    """The heads whose weight moved most."""
+    """The heads of which the largest share of attention weight moved."""
     rows = rows_of(pair.ids, args.length)
     measures, floor = compare_attention(pair.a, pair.b, rows, progress=bar(args)), None
     if pair.finals:
@@ -166,7 +166,7 @@ def _attention(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
 
 
 def _grid_section(title: str, measures: Measures, by: str, floor: Grid | None, note: str) -> Section:
-    """A section of grids, listed by one measure, with its noise floor where there is one."""
+    """A section on grids, sorted by the magnitude of one measure, with its noise floor if given."""
     table = measures.table()
     if floor is not None:
         table["noise floor"] = floor.values.ravel()
@@ -174,5 +174,5 @@ def _grid_section(title: str, measures: Measures, by: str, floor: Grid | None, n
 
 
 def _furthest(table: pd.DataFrame, by: str) -> pd.DataFrame:
-    """The rows that are furthest from zero."""
+    """The `SHOWN` rows whose value of `by` is furthest from zero."""
     return table.dropna(subset=by).sort_values(by, key=abs, ascending=False, kind="stable").head(SHOWN)

@@ -15,11 +15,11 @@ EXAMPLES = """
   python -m workbench generate - --csv tokens.csv < prompt.txt
 """
 NOTE = "Probability is the model's own, before temperature, top-k and top-p; surprisal = −log probability, in nats."
-LIKELIEST = 5  # listed of each token
+LIKELIEST = 5  # likeliest tokens that are listed for each token
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A text, and how to go on from it."""
+    """Add the arguments: a text, and how tokens are sampled."""
     add_prompt(parser)
     parser.add_argument("--tokens", type=positive, default=40, help="at most this many new ones (40)")
     parser.add_argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token (0.7)")
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """The text that was given and its continuation; a row for each new token, and in files for the given ones too."""
+    """The given text with its continuation, and a row for each new token; files also have rows for given tokens."""
     subject, prompt = opened(args, args.checkpoint), prompt_of(args)
     end = subject.model.config.eos_token_id
     written = generate(
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> Report:
 
 
 def _surprisals(written: Written) -> Curves:
-    """How surprising each token of the text was."""
+    """The surprisal of each token of the text, as one curve."""
     return Curves(
         written.values[None],
         ["text"],
@@ -68,7 +68,7 @@ def _surprisals(written: Written) -> Curves:
 
 
 def _new_tokens(written: Written) -> pd.DataFrame:
-    """A row a new token, with what was likeliest in its place."""
+    """A row for each new token, with the likeliest tokens in its place."""
     new = slice(written.given, None)
     return pd.DataFrame(
         {

@@ -18,14 +18,14 @@ EXAMPLES = """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A text, and a position in it."""
+    """Add the arguments: a text, and a position in it."""
     add_prompt(parser)
     parser.add_argument("--position", type=int, default=-1, help="of the table on the terminal (-1, the last)")
     add_loading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
-    """A row a layer at one position; in files and pictures every position."""
+    """A row for each layer at one position; files and pictures hold every position."""
     subject = opened(args, args.checkpoint)
     text = prompt_of(args)
     tokens = subject.tokens(text)
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> Report:
 
 
 def _at(lens: Measures, position: int) -> pd.DataFrame:
-    """The lens at one position: a row a layer, last layer first."""
+    """The lens at one position: a row for each layer, last layer first."""
     first = lens["probability"]
     table = pd.DataFrame({"layer": first.rows, "likeliest": first.text[:, position]})
     for name in ("probability", "entropy", "kl", "rank"):

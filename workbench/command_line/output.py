@@ -1,4 +1,4 @@
-"""Where a command's report goes: to the terminal, into a table, onto a page."""
+"""The output of a command's report: on the terminal, as a CSV file, as an HTML page."""
 
 import argparse
 import shlex
@@ -16,7 +16,7 @@ PRINTED = Path("-")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where results go besides the terminal."""
+    """Add the arguments that set where results go besides the terminal."""
     for name, use in (
         ("--csv", "write every number; - prints them, and no tables"),
         ("--html", "write a page with pictures that stands alone; - prints it"),
@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Errors: WorkbenchError for a file that cannot be written, or that is given twice; before anything is computed."""
+    """Check the output files before anything is computed.
+
+    Errors: WorkbenchError for a file that cannot be written, or that is given twice.
+    """
     if args.csv and args.html and is_same_file(args.csv, args.html):
         raise WorkbenchError(f"--csv {args.csv} and --html {args.html} are one file; give two")
     for path in files(args):
@@ -42,19 +45,19 @@ def check(args: argparse.Namespace) -> None:
 
 
 def files(args: argparse.Namespace) -> list[Path]:
-    """The files to write."""
+    """The files to write; `-`, which prints, is left out."""
     return [path for path in (args.csv, args.html) if path not in (None, PRINTED)]
 
 
 def refused(path: Path, error: OSError) -> WorkbenchError:
-    """What to say of a file that cannot be written."""
+    """The error for a file that cannot be written."""
     return WorkbenchError(f"{path} cannot be written: {error.strerror or error}")
 
 
 def write(report: Report, args: argparse.Namespace, command: Sequence[str]) -> None:
-    """Write a report's files, and print it; it says which command made it.
+    """Write a report's files, and print it; its provenance includes the command.
 
-    Errors: WorkbenchError for what cannot be written: a file that was there is then as it was.
+    Errors: WorkbenchError for a file that cannot be written; an existing file is then unchanged.
     """
     report = replace(report, provenance={"command": shlex.join(command), **report.provenance})
     printed = as_text(report) + "\n"
@@ -67,7 +70,7 @@ def write(report: Report, args: argparse.Namespace, command: Sequence[str]) -> N
 
 
 def write_file(path: Path, text: str) -> None:
-    """A text as a file in UTF-8, whole or not at all. Errors: WorkbenchError."""
+    """Write a text to a UTF-8 file, completely or not at all. Errors: WorkbenchError if it cannot be written."""
     try:
         with whole_file(path) as file:
             file.write(text.encode(errors="backslashreplace"))

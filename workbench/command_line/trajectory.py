@@ -37,7 +37,12 @@ EXAMPLES = """
 
 @dataclass(frozen=True)
 class Told:
-    """A metric as the report tells it. `lines` says whose: of all parameters or texts, of heads, or of layers."""
+    """A metric with its title and note in the report.
+
+    Attributes:
+        metric: makes the metric from the tokens of the text: batch pos.
+        lines: what one line of its curves belongs to: "heads", "layers", or "all" (all parameters or the whole text).
+    """
 
     title: str
     note: str
@@ -85,11 +90,11 @@ METRICS = {
         lambda tokens: metrics.weight_change(),
     ),
 }
-LINES = 8  # heads drawn and listed, those that go highest
+LINES = 8  # lines that are listed, and heads that are drawn: those with the highest peaks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A series, what to measure, and on what text."""
+    """Add the arguments: a series, metrics, and a text."""
     parser.add_argument("series", metavar="SERIES", help="tiny-olmo, a folder of step folders, or a hub repository")
     parser.add_argument(
         "--metrics",
@@ -111,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """A row a checkpoint with a column a metric; every line of every metric in files and pictures."""
+    """A table with a row for each checkpoint and a column for each metric; the page and files have all lines."""
     found = checkpoints.series(args.series)
     series = checkpoints.main_run(found)
     if args.checkpoints is not None:
@@ -155,7 +160,7 @@ def _measured(series: list[Checkpoint], metric: Metric, args: argparse.Namespace
 
 
 def summary(series: list[Checkpoint], curves: dict[str, Curves], axis: str) -> pd.DataFrame:
-    """A row a checkpoint; of each metric its telling line: the best head, or the last layer, or all parameters."""
+    """A row for each checkpoint, a column for each metric: its highest head, its last layer, or its only line."""
     table = pd.DataFrame({"revision": [c.revision or c.id for c in series], axis: [c.place(axis) for c in series]})
     for name, curve in curves.items():
         match METRICS[name].lines:
@@ -170,19 +175,19 @@ def summary(series: list[Checkpoint], curves: dict[str, Curves], axis: str) -> p
 
 
 def highest(curves: Curves, count: int) -> Curves:
-    """The lines whose highest point is highest."""
+    """The `count` lines with the highest peaks, highest first."""
     peaks = np.nan_to_num(curves.values, nan=-np.inf).max(1)
     order = np.argsort(-peaks, kind="stable")[:count]
     return replace(curves, values=curves.values[order], lines=[curves.lines[n] for n in order])
 
 
 def evenly(curves: Curves, axis: str) -> Curves:
-    """Checkpoints side by side at equal distance, so that those taken early, close to each other, can be told apart."""
+    """The curves with checkpoints at equal distances, so that early ones, which are close together, stay distinct."""
     places = [f"{x:,.0f}" for x in curves.x] if axis == "step" else [f"{x / 1e6:,.0f} M" for x in curves.x]
     return replace(curves, x=range(len(curves.x)), x_labels=places, x_name=f"{axis} (not to scale)")
 
 
 def _wide(curves: Curves, axis: str) -> pd.DataFrame:
-    """A row a checkpoint and a column for each of the highest lines."""
+    """A row for each checkpoint and a column for each of the `LINES` highest lines."""
     top = highest(curves, LINES)
     return pd.DataFrame({axis: top.x_labels} | dict(zip(top.lines, top.values, strict=True)))

@@ -1,4 +1,4 @@
-"""Everything private of Gradio that the page relies on. `tests/test_page_compat.py` checks each assumption."""
+"""All uses of Gradio's private interfaces. `tests/test_page_compat.py` checks each assumption."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def quiet_state() -> gr.State:
 def event_data(event: gr.EventData) -> dict[str, Any]:
     """The data of an event that one of the page's own components sent; empty for another event.
 
-    Documented are single attributes of the data, but not how to see whether there is any.
+    Gradio documents how to read single attributes of the data, but not how to test whether an event has data.
     """
     return event._data if isinstance(event._data, dict) else {}
 
@@ -57,7 +57,7 @@ def cancel_queued(
 
 
 def after_queueing(demo: gr.Blocks, callback: Callable[[str | None], None]) -> None:
-    """Call back with the page's session hash after each event that is put into a queue. Gradio has no such hook."""
+    """Call `callback` with the page's session hash after each event is queued. Gradio has no such documented hook."""
     push: Callable[..., Awaitable[tuple[bool, Any, str]]] = demo._queue.push
 
     async def pushed(body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, str]:

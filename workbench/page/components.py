@@ -1,6 +1,6 @@
 """The views as Gradio components: a token strip, its details, an attention view, tools of a picture.
 
-Their templates are fixed and their scripts build the page with `textContent`, so that no token is read as markup.
+Their templates are fixed and their scripts set texts with `textContent`, so the browser never parses a token as markup.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from workbench.views import asset
 
 
 def token_strip(value: Mapping[str, Any] | None = None, *, elem_id: str, label: str = "tokens") -> gr.HTML:
-    """A text token by token, coloured by one number each; its value is made by `strip.strip`, see token_strip.js.
+    """A text as a strip of tokens, each coloured by one number. `strip.strip` makes its value; see token_strip.js.
 
     Event: `select` ({token}).
     """
@@ -20,9 +20,9 @@ def token_strip(value: Mapping[str, Any] | None = None, *, elem_id: str, label: 
 
 
 def token_details(*, elem_id: str, label: str = "token") -> gr.HTML:
-    """What was expected at a strip's chosen token, how that formed, which heads look where; see token_details.js.
+    """Details of the chosen token of a strip: expected tokens, logit lens, attention of heads; see token_details.js.
 
-    Events: `branch` ({token, id, ids}: go on from this alternative) and `use` ({token, ids}: as the next prompt).
+    Events: `branch` ({token, id, ids}: continue from this alternative) and `use` ({token, ids}: take as next prompt).
     """
     return _component("token_details", None, elem_id=elem_id, label=label)
 
@@ -38,12 +38,12 @@ def tools(value: Mapping[str, Any] | None = None, *, elem_id: str) -> gr.HTML:
 
 
 def player(value: Mapping[str, Any], *, elem_id: str) -> gr.HTML:
-    """A button that moves a slider along by itself, and the name of where it stands; see player.js."""
+    """A button that advances a slider automatically, and the name of the slider's current entry; see player.js."""
     return _component("player", value, elem_id=elem_id, label="play")
 
 
 def sentence(value: str = "", *, elem_id: str | None = None, elem_classes: str | Sequence[str] = ()) -> gr.HTML:
-    """A sentence as plain text, nothing of which is read as markup: errors may quote what came in a link."""
+    """A sentence as plain text, never parsed as markup, since an error may quote text from a link."""
     return gr.HTML(
         value,
         html_template=" ",

@@ -1,4 +1,4 @@
-"""What the server lets in: requests of its own page, under its own name, with its login, and of a bounded size.
+"""Access control: the server accepts only requests of its own page, to its own names, with its login, of limited size.
 
 Plain ASGI, since Starlette's decorator for middleware would halve the speed of streaming.
 """
@@ -31,8 +31,8 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-# All that the page asks for, as the router reads it. Gradio has many more routes: they read and write files, fetch from
-# other machines, take uploads.
+# All paths that the page requests, after URL decoding. Gradio has many more routes: they read and write files, fetch
+# from other machines, take uploads.
 ROUTES = re.compile(
     r"/(healthz|config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)?|/(data|assets|static)/.+"
     r"|/gradio_api/(info|app_id|run/predict|queue/(join|data)|heartbeat/[\w-]+)"
@@ -41,7 +41,7 @@ HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:@/\[\]]+)(:\d*)?")  # a name or an addre
 
 
 def refused(status: int, why: str) -> JSONResponse:
-    """An answer that says in a sentence why there is no other."""
+    """An error response with the reason as a sentence."""
     return JSONResponse({"detail": why}, status)
 
 
@@ -50,24 +50,25 @@ BROKEN = refused(500, "something went wrong on the server; its log says what")
 
 
 def trusted_hosts(host: str) -> frozenset[str]:
-    """The names under which the page may be asked for: this machine's own, so that no other site's name leads here.
+    """The Host headers that are accepted: names of this machine only, so that no other site's name can lead here.
 
-    Beside them, a `Guard` takes the address that a connection came to, which is one of this machine's, too.
+    A `Guard` also accepts the address at which a connection arrived, which belongs to this machine, too.
     """
     names = {*LOOPBACK} if host in LOOPBACK else {*LOOPBACK, host, socket.gethostname(), socket.getfqdn()}
     return frozenset(in_header(name) for name in names)
 
 
 def in_header(host: str) -> str:
-    """A name or an address as a Host header has it: in small letters, an IPv6 address in brackets."""
+    """A name or an address in the form of a Host header: lower case, an IPv6 address in brackets."""
     host = host.partition("%")[0].lower()  # without the interface of a link-local address
     return str(IPv6Address(host).ipv4_mapped or f"[{host}]") if ":" in host else host
 
 
 class Guard:
-    """Lets in what the page asks for, and nothing else; every answer carries the security headers.
+    """ASGI middleware that accepts only the page's own requests and adds the security headers to every response.
 
-    Other names, strangers, other routes, other sites' requests and large bodies are refused with a sentence.
+    It refuses, with a reason, requests with another Host header, without the login, for another route, from another
+    site, or with a large body.
     """
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str], logins: Logins | None = None) -> None:
@@ -77,7 +78,7 @@ class Guard:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
-            return await send({"type": "websocket.close", "code": 1008})  # nothing here needs one
+            return await send({"type": "websocket.close", "code": 1008})  # the page uses no websocket
         scope[ARRIVED] = time.monotonic_ns()
         refusal = self.refusal(scope)
         if refusal is not None:
@@ -85,13 +86,13 @@ class Guard:
         answer, body = Answer(send, {} if self.logins is None else self.logins.cookie(scope)), Body(receive)
         try:
             await self.app(scope, body.receive, body.unless_large(answer.send))
-        except Exception:  # noqa: BLE001 - servers outside of this would answer without the headers
+        except Exception:  # noqa: BLE001 - an outer server would respond without the headers
             log.exception("a request failed")
         if not answer.began:
             await (TOO_LARGE if body.is_large else BROKEN)(scope, receive, answer.send)
 
     def refusal(self, scope: Scope) -> Response | None:
-        """The answer to a request that is not let in; None if it is."""
+        """The response that refuses a request; None if the request is accepted."""
         headers = Headers(scope=scope)
         if not self.is_own(headers.get("host", ""), scope):
             return refused(400, "this server has no such name; take the address that it printed when it started")
@@ -109,21 +110,24 @@ class Guard:
         return None
 
     def is_own(self, host: str, scope: Scope) -> bool:
-        """Whether a request names this server: by a name of its own, or by the address that the connection came to."""
+        """Whether a Host header names this server: by one of its names, or by the address of the connection."""
         address, _ = scope.get("server") or ("", None)
         named = HOST.fullmatch(host.lower())
         return named is not None and named[1] in {*self.hosts, in_header(address)}
 
 
 class Body:
-    """A request's body, counted as it comes, since its length may not be stated. Past the limit it seems to end."""
+    """Counts the bytes of a request's body as they arrive, since a request may not state its length.
+
+    Above `MOST_BYTES`, the application receives a disconnect instead of the body.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive, self._seen = receive, 0
 
     @property
     def is_large(self) -> bool:
-        """Whether more came than is let in."""
+        """Whether more than `MOST_BYTES` bytes have arrived."""
         return self._seen > MOST_BYTES
 
     async def receive(self) -> Message:
@@ -132,7 +136,7 @@ class Body:
         return {"type": "http.disconnect"} if self.is_large else message
 
     def unless_large(self, send: Send) -> Send:
-        """Hold back the answer to a body that is too large: another is given."""
+        """A `send` that drops the application's response to a body that is too large; `Guard` sends another one."""
 
         async def send_unless(message: Message) -> None:
             if not self.is_large:
@@ -142,7 +146,7 @@ class Body:
 
 
 class Answer:
-    """The way out, with the security headers and perhaps more on every answer. It knows whether one has begun."""
+    """Sends a response with the security headers and those in `more`. `began` is true once a response has started."""
 
     def __init__(self, send: Send, more: Mapping[str, str] | None = None) -> None:
         self._send, self._headers, self.began = send, {**HEADERS, **(more or {})}, False

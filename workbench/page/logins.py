@@ -1,4 +1,4 @@
-"""The page's login: one name and one password. Clients that send wrong ones have to wait, and no others."""
+"""The page's login: one name and one password. Only clients that send wrong logins have to wait."""
 
 import base64
 import math
@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.types import Scope
 
-MOST_WRONG = 10  # logins of a client
+MOST_WRONG = 10  # wrong logins of a client
 WITHIN = 60.0  # seconds
 KEPT_CLIENTS = 4096
 COOKIE = "olmo-workbench"
@@ -21,9 +21,9 @@ COOKIE = "olmo-workbench"
 class Logins:
     """Checks the login that every request has to carry.
 
-    After `MOST_WRONG` wrong ones within `WITHIN` seconds, a client's are not looked at any more until the first of
-    these is as old as that. Several people may come from one address, so a browser that has logged in is given a
-    cookie and does not wait for what others there do.
+    After `MOST_WRONG` wrong logins of a client within `WITHIN` seconds, the client's logins are not checked until the
+    first of the wrong ones is `WITHIN` seconds old. Several people may share one address, so a browser that has logged
+    in receives a cookie, and requests with the cookie do not have to wait.
     """
 
     def __init__(self, name: str, password: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,7 +32,7 @@ class Logins:
         self._wrong: OrderedDict[str, deque[float]] = OrderedDict()  # times of each client's last wrong logins
 
     def refusal(self, scope: Scope) -> JSONResponse | None:
-        """The answer to a request that does not carry the login; None if it does."""
+        """The response that refuses a request without the right login; None if the login is right."""
         request = Request(scope)
         given, client = request.headers.get("authorization", ""), client_of(scope)
         wait = 0 if self._has_cookie(request) else self._wait(client)
@@ -47,7 +47,7 @@ class Logins:
         return JSONResponse({"detail": why}, 401, headers={"WWW-Authenticate": 'Basic realm="OLMo workbench"'})
 
     def cookie(self, scope: Scope) -> dict[str, str]:
-        """The header that gives the cookie to a browser that was let in; none if it has it."""
+        """The header that sets the cookie in a browser that has logged in; empty if the request carries the cookie."""
         if self._has_cookie(Request(scope)):
             return {}
         return {"set-cookie": f"{COOKIE}={self._token}; HttpOnly; SameSite=Strict; Path=/"}
@@ -56,7 +56,7 @@ class Logins:
         return secrets.compare_digest(request.cookies.get(COOKIE, "").encode(), self._token.encode())
 
     def _wait(self, client: str) -> int:
-        """For how many seconds a client's logins are not looked at."""
+        """The number of seconds for which a client's logins are not checked."""
         wrong = self._wrong.get(client, deque[float]())
         return 0 if len(wrong) < MOST_WRONG else max(0, math.ceil(wrong[0] + WITHIN - self._clock()))
 
@@ -69,11 +69,11 @@ class Logins:
 
 
 def client_of(scope: Scope) -> str:
-    """Where a request comes from: an IPv4 address, or the network of 64 bits of an IPv6 one, which is one person's."""
+    """The client of a request: its IPv4 address, or its IPv6 network of 64 bits, which one person holds as a whole."""
     host = scope["client"][0] if scope.get("client") else "an unknown address"
     try:
         address = ip_address(host)
-    except ValueError:  # a socket in the file system, say
+    except ValueError:  # not an IP address: a socket in the file system, for example
         return host
     if isinstance(address, IPv4Address):
         return str(address)
@@ -81,7 +81,7 @@ def client_of(scope: Scope) -> str:
 
 
 def is_login(authorization: str, login: bytes) -> bool:
-    """Whether a Basic authorization is this login, NAME:PASSWORD, compared in constant time."""
+    """Whether a Basic Authorization header holds `login` (NAME:PASSWORD), compared in constant time."""
     kind, _, code = authorization.partition(" ")
     try:
         given = base64.b64decode(code, validate=True)

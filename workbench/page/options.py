@@ -1,4 +1,4 @@
-"""The options of `python app.py`. Little is imported here, so that help and mistakes are answered at once."""
+"""The options of `python app.py`. It imports little, so that help and usage errors appear at once."""
 
 import argparse
 import math
@@ -30,7 +30,7 @@ def arguments() -> argparse.Namespace:
 
 
 def problem_of(args: argparse.Namespace) -> str | None:
-    """What is wrong with the options, as far as that can be said before torch is imported."""
+    """A sentence on the first invalid option, checked before torch is imported; None if no problem is found."""
     if (args.auth or args.host not in LOOPBACK) and not all((args.auth or "").partition(":")):
         return f"--host {args.host} with --auth {args.auth}: others are let in with --auth NAME:PASSWORD only"
     if args.memory is not None and not 0 < args.memory < math.inf:

@@ -1,4 +1,4 @@
-"""The web server: Gradio inside an own FastAPI app, with data routes for the attention view, limits and headers.
+"""The web server: Gradio mounted in a FastAPI app, with data routes for the views, limits and security headers.
 
 The guards are plain ASGI middleware, since Starlette's decorator would halve the speed of streaming.
 """
@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)  # events between two summaries, which nothing here reads
+os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)  # events between two usage summaries, which are not used
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gradio as gr
@@ -50,7 +50,7 @@ from workbench.views.pixels import Picture
 from workbench.views.standalone import described
 from workbench.views.text_page import text_page
 
-PAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)  # Gradio's name for an open page
+PAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)  # Gradio's session hash of an open page
 
 
 def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] | None = None) -> FastAPI:
@@ -70,7 +70,7 @@ def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] |
         path="/",
         app_kwargs={
             "dependencies": [whole, Depends(event_check(page))],
-            "exception_handlers": {Exception: lambda request, error: BROKEN},  # the guard writes it down
+            "exception_handlers": {Exception: lambda request, error: BROKEN},  # the guard logs it
         },
         show_error=False,  # a browser would read the error's text as HTML
         theme=theme(),
@@ -91,12 +91,12 @@ def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] |
 
 
 def serve(app: FastAPI, host: str, port: int) -> None:
-    """Serve the application until it is interrupted. Anybody can claim another's address in a proxy's headers."""
+    """Serve the application until it is interrupted. Proxy headers are ignored: any client can forge them."""
     uvicorn.run(app, host=host, port=port, proxy_headers=False, log_level="warning", timeout_graceful_shutdown=2)
 
 
 def add_status(app: FastAPI, bench: Bench) -> None:
-    """Routes that say how the server is."""
+    """Routes that report the state of the server."""
 
     @app.get("/healthz")
     def healthz() -> dict[str, str | int]:
@@ -108,7 +108,7 @@ def add_status(app: FastAPI, bench: Bench) -> None:
 
 
 def add_attention(app: FastAPI, bench: Bench) -> None:
-    """Routes of the attention view: its pictures, exact numbers and offers."""
+    """Routes of the attention view: pictures, exact numbers, offers (see `offer`) and the stand-alone page."""
 
     @app.post("/data/attention/map")
     def attention_map(request: MapRequest) -> Response:
@@ -127,7 +127,7 @@ def add_attention(app: FastAPI, bench: Bench) -> None:
         checked(bench, request)
         call = map_call(request)
         told = offer(bench, call) | {"about": described(result(call, bench).provenance)}
-        if request.other is not None:  # a difference of maps, which are defined too
+        if request.other is not None:  # a difference of maps: add the definition of a map
             told["definition"] += f"\n\n\n{definition(map_call(replace(request, other=None)))}"
         return told
 
@@ -137,7 +137,7 @@ def add_attention(app: FastAPI, bench: Bench) -> None:
 
 
 def add_texts(app: FastAPI, bench: Bench) -> None:
-    """Routes of the token strips: a token looked at, and offers."""
+    """Routes of the token strips: the details of a token, and offers (see `offer`)."""
 
     @app.post("/data/text/offer")
     def text_offer(request: text_requests.TextRequest) -> dict[str, str]:
@@ -153,7 +153,7 @@ def add_texts(app: FastAPI, bench: Bench) -> None:
 
 
 def add_exports(app: FastAPI, bench: Bench) -> None:
-    """Downloads of what the page has offered lately."""
+    """Routes that download the results of calls that the page has offered recently."""
 
     @app.get("/data/export/{key}.csv")
     def export_csv(key: str) -> Response:
@@ -168,7 +168,7 @@ def add_exports(app: FastAPI, bench: Bench) -> None:
 
 
 def refuse(request: Request, error: Exception) -> JSONResponse:
-    """The answer to what cannot be done."""
+    """The response to a request that failed with a `MENDABLE` error: its message, with status 422."""
     if not isinstance(error, WorkbenchError):
         log.error("a request failed", exc_info=error)
     return JSONResponse({"detail": message(error)}, status_code=422)
@@ -180,21 +180,21 @@ def offer(bench: Bench, call: Call) -> dict[str, str]:
 
 
 def offered(bench: Bench, key: str) -> Result:
-    """The result of a call that the page has shown lately."""
+    """The result of a call that the page has shown recently. Raises WorkbenchError if its key is no longer kept."""
     if key not in bench.offered:
         raise WorkbenchError("this view is no longer kept; run it again")
     return result(bench.offered[key], bench)
 
 
 def attachment(text: str, ending: str, kind: str) -> Response:
-    """A text to be saved as a file."""
+    """A response that the browser saves as a file."""
     return Response(
         text, media_type=kind, headers={"Content-Disposition": f'attachment; filename="olmo-workbench.{ending}"'}
     )
 
 
 def pixels(picture: Picture) -> Response:
-    """A picture as deflated bytes; the browser inflates them."""
+    """A response with a picture as deflated bytes, which the browser inflates; its sizes and scale are headers."""
     headers = {
         "Content-Encoding": "deflate",
         "Cache-Control": "no-store",
@@ -208,7 +208,10 @@ def pixels(picture: Picture) -> Response:
 
 
 async def check_text(request: Request) -> None:
-    """Refuse a body with half a surrogate pair, which JSON can spell although it is no text, and with no numbers."""
+    """Refuse a body that is not JSON, or that holds NaN, infinity or half a surrogate pair.
+
+    JSON can spell half a surrogate pair, but it is no text and has no encoding.
+    """
     if request.method == "POST":
         try:
             json.dumps(await request.json(), ensure_ascii=False, allow_nan=False).encode()
@@ -219,7 +222,7 @@ async def check_text(request: Request) -> None:
 
 
 def event_check(page: gr.Blocks) -> Callable[[Request], Coroutine[Any, Any, None]]:
-    """A check that refuses what is no event of this page, and other pages, before Gradio looks them up."""
+    """A check, made before Gradio's own, that refuses other pages and events that this page does not have."""
 
     async def check(request: Request) -> None:
         if request.method == "GET" and request.query_params.get("page"):
@@ -233,7 +236,7 @@ def event_check(page: gr.Blocks) -> Callable[[Request], Coroutine[Any, Any, None
 
 
 def event_problem(page: gr.Blocks, event: object) -> str | None:
-    """Why a request is no event of a page; None if it is one. The sentence quotes nothing: browsers read it as HTML."""
+    """Why a request is no event of a page; None if it is one. The reason quotes no input: browsers read it as HTML."""
     if not isinstance(event, dict):
         return "an event is an object"
     number, values, name = (event.get(key) for key in ("fn_index", "data", "session_hash"))

@@ -1,4 +1,4 @@
-"""The page's look: neutral greys, one blue, system fonts, little padding, contrast that passes in light and dark."""
+"""The page's look: neutral greys, one blue, system fonts, little padding, sufficient contrast in light and dark."""
 
 import gradio as gr
 
@@ -7,7 +7,7 @@ MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's plain theme, denser and darker in its small print."""
+    """Gradio's base theme, with less padding and with darker small text."""
     base = gr.themes.Base(
         primary_hue="blue",
         neutral_hue="zinc",

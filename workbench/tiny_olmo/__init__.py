@@ -1,1 +1,1 @@
-"""The embedded series: a small OLMo trained by this project, with the recipe that trained it."""
+"""The embedded series: a small OLMo trained by this project, and the code that trained it."""

@@ -1,4 +1,4 @@
-"""The tables of the data card, made from what was measured."""
+"""The tables of the data card, made from the records of `measure`."""
 
 SHOWN_BY_POSITION = {"step400", "step2000", "step4000", "step6000"}
 COLUMNS = {
@@ -16,24 +16,24 @@ COLUMNS = {
 
 
 def cell(value: object) -> str:
-    """A value of the table as text."""
+    """A table cell as text: floats with three decimals, integers with thousands separators."""
     return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def markdown(lines: list[list[str]]) -> str:
-    """Lines of cells as a table."""
+    """Lines of cells as the rows of a Markdown table."""
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def table(records: list[dict]) -> str:
-    """The data card's table, in Markdown."""
+    """The main table of the data card, in Markdown: one row for each checkpoint."""
     lines = [list(COLUMNS.values()), ["---"] * len(COLUMNS)]
     lines += [[cell(record[key]) for key in COLUMNS] for record in records]
     return markdown(lines)
 
 
 def position_table(records: list[dict]) -> str:
-    """Loss by position in the text, in Markdown."""
+    """A Markdown table of the loss by range of positions; one row for each checkpoint."""
     ranges = list(records[0]["loss_by_position"])
     lines = [["checkpoint", *(f"tokens {span}" for span in ranges)], ["---"] * (len(ranges) + 1)]
     lines += [[record["revision"], *(cell(record["loss_by_position"][span]) for span in ranges)] for record in records]
@@ -41,7 +41,7 @@ def position_table(records: list[dict]) -> str:
 
 
 def put_between(text: str, marker: str, content: str) -> str:
-    """`text` with what stands between the marker's two comments replaced."""
+    """`text` with the part between the two comments of `marker` replaced by `content`."""
     begin, end = f"<!-- {marker} -->", f"<!-- end of {marker} -->"
     before, _, rest = text.partition(begin)
     assert end in rest, f"no '{begin} … {end}' in the text"
@@ -49,6 +49,6 @@ def put_between(text: str, marker: str, content: str) -> str:
 
 
 def with_tables(card: str, records: list[dict]) -> str:
-    """The text of the data card with its tables made anew."""
+    """The text of the data card with updated tables."""
     shown = [record for record in records if record["revision"] in SHOWN_BY_POSITION]
     return put_between(put_between(card, "series", table(records)), "positions", position_table(shown))

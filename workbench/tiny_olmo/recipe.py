@@ -1,4 +1,4 @@
-"""What a run of tiny-olmo depends on beside its text: the model's shape, the stages and the optimiser's numbers."""
+"""The recipe of tiny-olmo: the shape of the model, the stages of training and the settings of the optimiser."""
 
 import math
 from dataclasses import dataclass
@@ -10,12 +10,15 @@ from workbench.tiny_olmo.tokenizer import CONTEXT, VOCAB
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stages and numbers of a run. `branch`: the step at which runs of other data order leave the main run."""
+    """Stages and optimiser settings of a run.
+
+    `branch` is the step of the main run where runs with another data order start.
+    """
 
     stages: tuple[Stage, ...]
     seed: int = 0
     learning_rate: float = 3e-3
-    final_share: float = 0.05  # of the learning rate, left at the last step
+    final_share: float = 0.05  # learning rate at the last step, as a share of the peak
     warmup: int = 150
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
@@ -28,7 +31,7 @@ class Recipe:
         return self.stages[-1].until
 
     def stage(self, step: int) -> Stage:
-        """The stage that step belongs to."""
+        """The stage of a step."""
         return next(stage for stage in self.stages if step < stage.until)
 
     def tokens(self, step: int) -> int:
@@ -40,7 +43,7 @@ class Recipe:
         return seen
 
     def rate(self, step: int) -> float:
-        """Learning rate: linear warm-up, then a cosine."""
+        """The learning rate of a step: linear warm-up, then a cosine decay to `final_share`."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
         done = (step - self.warmup) / (self.steps - self.warmup)
@@ -50,7 +53,7 @@ class Recipe:
 
 RECIPE = Recipe(
     stages=(
-        Stage(until=2000, length=128, rows=32, repeats=16, random=4),  # until induction is there
+        Stage(until=2000, length=128, rows=32, repeats=16, random=4),  # until induction heads have formed
         Stage(until=4500, length=128, rows=32, repeats=5, random=2),
         Stage(until=6000, length=512, rows=8, repeats=0.4, random=0.1),
     )
@@ -58,7 +61,7 @@ RECIPE = Recipe(
 
 
 def config(vocab: int = VOCAB) -> OlmoConfig:
-    """The shape of tiny-olmo: 2.56 million parameters."""
+    """The configuration of tiny-olmo: 2.56 million parameters."""
     return OlmoConfig(
         vocab_size=vocab,
         hidden_size=192,

@@ -1,6 +1,6 @@
-"""Rows of training tokens: natural text, and rows in which a span comes again after random gaps.
+"""Rows of training tokens: natural text, and rows that repeat a span after random gaps.
 
-What a step trains on is a function of (stage, corpus, seed, step) alone, so a run can stop and go on anywhere.
+The rows of a step depend only on (stage, corpus, seed, step), so a run can stop and resume at any step.
 """
 
 from dataclasses import dataclass
@@ -10,15 +10,21 @@ import numpy as np
 ENGLISH_SHARE = 0.8
 SPAN = (6, 40)  # tokens, both ends included
 GAP = (0, 20)
-FIRST_MERGE = 258  # ids below are the special tokens and the 256 bytes
+FIRST_MERGE = 258  # smaller ids are the special tokens and the 256 bytes
 KEPT_OUT = 256
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What the steps before `until` train on: `rows` rows of `length` tokens, `repeats` of them with a repeated
-    span in natural text and `random` with one in random tokens. `repeats` and `random` may be fractions: so many
-    on average."""
+    """The training rows of the steps before `until`.
+
+    Attributes:
+        until: first step of the next stage.
+        length: tokens in a row.
+        rows: rows in a step.
+        repeats: rows among them that repeat a span of natural text; a fraction is an average over steps.
+        random: rows among them that repeat a span of random tokens; a fraction is an average over steps.
+    """
 
     until: int
     length: int
@@ -29,9 +35,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class TrainingTokens:
-    """Training tokens with what rows need to know of them.
+    """Token arrays, prepared for drawing rows.
 
-    `clean[source][i]` is how many tokens from position i on hold none of the `kept_out` ids.
+    Attributes:
+        tokens: token ids by source.
+        clean: by source, for each position, the number of tokens from there to the next `kept_out` id or the end.
+        kept_out: ids that no repeated span contains; see `kept_out_ids`.
+        random_ids: ids for random spans and gaps: all merges that are not kept out.
     """
 
     tokens: dict[str, np.ndarray]
@@ -41,42 +51,43 @@ class TrainingTokens:
 
 
 def kept_out_ids(vocab: int, count: int = KEPT_OUT) -> np.ndarray:
-    """Token ids that no repeated span of the training rows holds, so that induction can be measured on them.
+    """Token ids that no repeated span of the training rows contains; induction is measured on them.
 
-    They come from the rarer half of the merges: ordinary tokens, seen in natural text, and few spans are lost.
+    They are drawn from the rarer half of the merges, so that few natural spans are lost. They still occur in natural
+    training text.
     """
     candidates = np.arange((vocab + FIRST_MERGE) // 2, vocab)
     return np.sort(np.random.default_rng(0).choice(candidates, size=count, replace=False))
 
 
 def run_lengths(is_clean: np.ndarray) -> np.ndarray:
-    """For each position, how many True follow in a row, itself included."""
+    """For each position, the number of consecutive True values from this position on."""
     positions = np.arange(len(is_clean))
     stops = np.where(is_clean, len(is_clean), positions)
     return np.minimum.accumulate(stops[::-1])[::-1] - positions
 
 
 def make_source(tokens: dict[str, np.ndarray], vocab: int, kept_out: np.ndarray) -> TrainingTokens:
-    """Prepare token arrays for drawing rows."""
+    """Token arrays by source, prepared for drawing rows."""
     clean = {name: run_lengths(~np.isin(ids, kept_out)) for name, ids in tokens.items()}
     random_ids = np.setdiff1d(np.arange(FIRST_MERGE, vocab), kept_out)
     return TrainingTokens(tokens, clean, kept_out, random_ids)
 
 
 def draw_source(source: TrainingTokens, rng: np.random.Generator) -> str:
-    """`english` or `code`, English more often than its share of the tokens."""
+    """A random source: `english` with probability `ENGLISH_SHARE`, else `code`; `english` if there is no code."""
     return "english" if "code" not in source.tokens or rng.random() < ENGLISH_SHARE else "code"
 
 
 def natural_row(source: TrainingTokens, length: int, rng: np.random.Generator) -> np.ndarray:
-    """`length` tokens of text from a random place."""
+    """`length` tokens of text from a random position."""
     ids = source.tokens[draw_source(source, rng)]
     start = rng.integers(len(ids) - length + 1)
     return ids[start : start + length]
 
 
 def natural_span(source: TrainingTokens, length: int, rng: np.random.Generator) -> np.ndarray:
-    """`length` tokens of text from a random place, none of them kept out."""
+    """`length` tokens of text from a random position, without kept-out ids."""
     while True:
         name = draw_source(source, rng)
         start = rng.integers(len(source.tokens[name]) - length + 1)
@@ -85,9 +96,9 @@ def natural_span(source: TrainingTokens, length: int, rng: np.random.Generator) 
 
 
 def repeat_row(source: TrainingTokens, length: int, rng: np.random.Generator, random_tokens: bool) -> np.ndarray:
-    """A row that holds one span again and again, a new random gap before each copy, until it is full.
+    """A row filled with copies of one span, with a new random gap before each copy.
 
-    The gaps are random tokens or natural text, as the span is.
+    Span and gaps are random tokens if `random_tokens`, else natural text.
     """
 
     def gap() -> np.ndarray:
@@ -103,14 +114,14 @@ def repeat_row(source: TrainingTokens, length: int, rng: np.random.Generator, ra
 
 
 def whole_number(mean: float, rng: np.random.Generator) -> int:
-    """An integer next to `mean`, which is its expectation."""
+    """`mean` randomly rounded down or up to an integer, with expectation `mean`."""
     return int(mean) + int(rng.random() < mean % 1)
 
 
 def batch(stage: Stage, source: TrainingTokens, seed: tuple[int, int], step: int) -> np.ndarray:
-    """The rows of one step, one token longer than the stage's rows for the targets.  # row pos
+    """The rows of one step: row pos, with one token more than the stage's length, for the targets.
 
-    seed: the run's seed and the number of its data order.
+    `seed` is the seed of the run and the number of its data order.
     """
     rng = np.random.default_rng([*seed, step])
     length = stage.length + 1

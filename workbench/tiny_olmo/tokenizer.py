@@ -1,4 +1,4 @@
-"""tiny-olmo's tokenizer: byte-level BPE of 4,096 tokens, which gives any text back exactly."""
+"""The tokenizer of tiny-olmo: byte-level BPE with 4,096 tokens; decoding restores any text exactly."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ CONTEXT = 2048
 def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
     """Learn the merges from `texts` and save a tokenizer that `AutoTokenizer.from_pretrained` loads.
 
-    As in OLMo, nothing is normalised and no token is added at the beginning of a text.
+    As in OLMo, text is not normalised and no token is added at the beginning.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -33,7 +33,7 @@ ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_MMAP_THRESHOLD_": "
 
 @dataclass
 class TrainingRun:
-    """A model in training and where its files go."""
+    """A training run: recipe, model, optimizer, training tokens, data order, output folder, and current step."""
 
     recipe: Recipe
     model: OlmoForCausalLM
@@ -45,30 +45,32 @@ class TrainingRun:
 
     @property
     def suffix(self) -> str:
-        """What the names of this run's checkpoints end in."""
+        """The suffix of the names of this run's checkpoints; "" for the main run."""
         return "" if self.order == 1 else f"-order{self.order}"
 
     @property
     def state_file(self) -> Path:
-        """Where this run saves what it needs to go on."""
+        """The file with the state from which this run resumes."""
         return self.out / f"state{self.suffix}.pt"
 
 
 def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW; as in OLMo, all matrices decay, the embedding included. (OLMo 1 has no other parameters.)"""
+    """AdamW with weight decay on all matrices, including the embedding, as in OLMo; OLMo 1 has no other parameters."""
     return torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
 
 
 def start(recipe: Recipe, model_config: OlmoConfig, source: TrainingTokens, order: int, out: Path) -> TrainingRun:
-    """A run at its beginning, or where it last saved; another order than 1 begins where the main run branches.
+    """A run at its saved state, or at its start.
+
+    With an `order` other than 1, the run starts from the main run's state at step `recipe.branch`.
 
     Raises:
-        WorkbenchError: the main run has not come that far.
+        WorkbenchError: the main run has not saved its state at that step.
     """
     torch.manual_seed(recipe.seed)
-    # explicit attention: at these lengths the fused kernel's backward pass takes three times as long on a CPU
+    # explicit attention, because at these lengths the fused kernel's backward pass is three times slower on a CPU
     model = OlmoForCausalLM(model_config)
     model.set_attn_implementation("eager")
     run = TrainingRun(recipe, model, make_optimizer(model, recipe), source, order, out)
@@ -86,7 +88,7 @@ def start(recipe: Recipe, model_config: OlmoConfig, source: TrainingTokens, orde
 
 
 def save_state(run: TrainingRun, path: Path) -> None:
-    """Save what is needed to go on; a kill while saving leaves the older file."""
+    """Save the state for resuming; if the process is killed while saving, the older file remains."""
     state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict(), "step": run.step}
     torch.save(state, path.with_suffix(".part"))
     os.replace(path.with_suffix(".part"), path)
@@ -100,7 +102,7 @@ def save_checkpoint(run: TrainingRun) -> None:
 
 
 def train_step(run: TrainingRun) -> float:
-    """One step of the optimiser; the loss before it."""
+    """Run one optimiser step and return the loss before it."""
     recipe, step = run.recipe, run.step
     rows = torch.from_numpy(batch(recipe.stage(step), run.source, (recipe.seed, run.order), step))
     for group in run.optimizer.param_groups:
@@ -117,18 +119,18 @@ def train_step(run: TrainingRun) -> float:
 
 
 def train(run: TrainingRun, until: int) -> Iterator[float]:
-    """Steps up to `until`, one loss each."""
+    """Train up to step `until`; yields the loss of each step."""
     while run.step < until:
         yield train_step(run)
 
 
 def is_checkpoint(step: int, last: int) -> bool:
-    """Whether the weights after this step are kept: densely where things change fast."""
+    """Whether to save the weights after this step: every 50 steps up to step 2000, then every 250, and at the ends."""
     return step in (0, last) or step % (50 if step <= 2000 else 250) == 0
 
 
 def log(run: TrainingRun, probes: Probes, losses: list[float], seconds: float) -> None:
-    """Measure the model as it is and append the numbers to `<out>/log.jsonl`."""
+    """Measure the current model and append the numbers to `<out>/log.jsonl`."""
     measured = as_record(measure(run.model.eval(), probes))
     run.model.train()
     record = {"step": run.step, "order": run.order, "tokens": run.recipe.tokens(run.step)} | measured
@@ -139,7 +141,7 @@ def log(run: TrainingRun, probes: Probes, losses: list[float], seconds: float) -
 
 
 def keep(run: TrainingRun) -> None:
-    """Save what the step just finished calls for."""
+    """Save the checkpoint or state that is due after the current step."""
     if is_checkpoint(run.step, run.recipe.steps):
         save_checkpoint(run)
     if run.step % 100 == 0:
@@ -149,7 +151,7 @@ def keep(run: TrainingRun) -> None:
 
 
 def train_and_log(run: TrainingRun, probes: Probes, until: int) -> None:
-    """The whole of a run, measured every 100 steps."""
+    """Train up to step `until`, save checkpoints and states, and measure every 100 steps."""
     if run.step == 0:
         keep(run)
     losses: list[float] = []
@@ -163,7 +165,7 @@ def train_and_log(run: TrainingRun, probes: Probes, until: int) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, states and log")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for fetched and prepared text")
@@ -176,7 +178,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Train one run."""
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
-        # glibc reads these before main(): a third of each step goes into returning memory and asking for it again
+        # glibc reads these at process start; without them, a third of each step is spent on freeing and allocating
         os.execve(
             sys.executable, [sys.executable, "-m", "workbench.tiny_olmo.train", *sys.argv[1:]], os.environ | ALLOCATOR
         )

@@ -1,6 +1,6 @@
-"""The views, without Gradio: their HTML, CSS and JavaScript, and the Python that fills them with values.
+"""The views, independent of Gradio: their HTML, CSS and JavaScript, and the Python that makes their values.
 
-The same files make the page, a notebook's output and a stand-alone file.
+The page, a notebook's output and a stand-alone file use the same files.
 """
 
 from pathlib import Path

@@ -4,17 +4,35 @@
 // Colours come from bytes; every number that is written comes from the server exactly (wb.cells).
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
-const root = find(".attention"), thumbs = find(".heads"), panels = find(".panels"), problem = find(".problem");
-const control = { order: find(".order"), combine: find(".combine"), weigh: find(".weigh"), curve: find(".curve"), first: find(".first"), lines: find(".lines") };
-let value = {}, planes = [], pictures = null, head = { layer: 0, head: 0 }, at = null, locked = false, wanted = 0;
+const root = find(".attention"),
+  thumbs = find(".heads"),
+  panels = find(".panels"),
+  problem = find(".problem");
+const control = {
+  order: find(".order"),
+  combine: find(".combine"),
+  weigh: find(".weigh"),
+  curve: find(".curve"),
+  first: find(".first"),
+  lines: find(".lines"),
+};
+let value = {},
+  planes = [],
+  pictures = null,
+  head = { layer: 0, head: 0 },
+  at = null,
+  locked = false,
+  wanted = 0;
 let seen = { token: null, layer: null, head: null }; // of what is selected on the page, what was followed here
 
 const size = () => value.texts?.length ?? 0;
 const threaded = () => control.lines.checked && !control.lines.disabled;
 const shades = () => ({ curve: control.curve.value, skipFirst: control.first.checked });
-const name = (spot) => (control.combine.value === "one" ? `L${spot.layer}H${spot.head}` : `L${spot.layer} ${control.combine.value}`);
+const name = (spot) =>
+  control.combine.value === "one" ? `L${spot.layer}H${spot.head}` : `L${spot.layer} ${control.combine.value}`;
 const ink = () => {
-  const style = getComputedStyle(root), get = (variable) => style.getPropertyValue(variable);
+  const style = getComputedStyle(root),
+    get = (variable) => style.getPropertyValue(variable);
   const colours = { plain: get("--color-accent"), above: get("--wb-above"), below: get("--wb-below") };
   return { ink: style.color, sans: get("--font"), mono: get("--font-mono"), colours };
 };
@@ -32,7 +50,14 @@ const number = (className, exact) => {
 
 // Which map each plane shows, as a question to the server.
 const asks = () => {
-  const shown = { checkpoint: value.checkpoint, other: null, prompt: value.prompt, ...head, combine: control.combine.value, weigh: control.weigh.value };
+  const shown = {
+    checkpoint: value.checkpoint,
+    other: null,
+    prompt: value.prompt,
+    ...head,
+    combine: control.combine.value,
+    weigh: control.weigh.value,
+  };
   return value.other ? [shown, { ...shown, checkpoint: value.other }, { ...shown, other: value.other }] : [shown];
 };
 
@@ -50,9 +75,19 @@ async function guarded(work) {
 }
 
 function makePlane(title) {
-  const panel = make("div", "panel"), frame = make("div", "frame"), plane = make("div", "plane"), heading = make("p", "which");
+  const panel = make("div", "panel"),
+    frame = make("div", "frame"),
+    plane = make("div", "plane"),
+    heading = make("p", "which");
   heading.textContent = title;
-  const parts = { axes: make("canvas", "axes"), map: make("canvas", "map"), threads: make("canvas", "threads"), row: make("div", "rule row"), column: make("div", "rule column"), scale: make("div", "scale") };
+  const parts = {
+    axes: make("canvas", "axes"),
+    map: make("canvas", "map"),
+    threads: make("canvas", "threads"),
+    row: make("div", "rule row"),
+    column: make("div", "rule column"),
+    scale: make("div", "scale"),
+  };
   plane.tabIndex = 0;
   plane.setAttribute("role", "application");
   plane.setAttribute("aria-label", `attention map ${title}: arrows move query and key`);
@@ -81,7 +116,11 @@ function layOut() {
     thread(plane);
   }
 }
-new ResizeObserver(() => requestAnimationFrame(() => (layOut(), keepUp()))).observe(panels);
+function fit() {
+  layOut();
+  keepUp();
+}
+new ResizeObserver(() => requestAnimationFrame(fit)).observe(panels);
 
 function label({ parts, layout }) {
   if (!layout) return;
@@ -90,7 +129,10 @@ function label({ parts, layout }) {
 }
 
 function thread({ parts, layout, map }) {
-  if (!layout || !map || !threaded()) return void (parts.threads.width = 0);
+  if (!layout || !map || !threaded()) {
+    parts.threads.width = 0;
+    return;
+  }
   const context = wb.crisp(parts.threads, layout.side, layout.side);
   wb.threads(context, map, value.texts, layout.side, { ...ink(), ...shades(), query: at?.query ?? null });
 }
@@ -98,9 +140,12 @@ function thread({ parts, layout, map }) {
 function cellUnder(plane, event) {
   const box = plane.getBoundingClientRect();
   const place = (offset, length) => Math.min(size() - 1, Math.max(0, Math.floor((offset / length) * size())));
-  const row = place(event.clientY - box.top, box.height), right = event.clientX - box.left > box.width / 2;
+  const row = place(event.clientY - box.top, box.height),
+    right = event.clientX - box.left > box.width / 2;
   if (!threaded()) return { query: row, key: place(event.clientX - box.left, box.width) };
-  return right ? { query: row, key: Math.min(row, at?.key ?? row) } : { query: Math.max(row, at?.query ?? size() - 1), key: row };
+  return right
+    ? { query: row, key: Math.min(row, at?.key ?? row) }
+    : { query: Math.max(row, at?.query ?? size() - 1), key: row };
 }
 
 function lock(cell) {
@@ -134,7 +179,8 @@ const MOVES = {
 
 function keys(event) {
   if (event.key in MOVES) {
-    const { query, key } = MOVES[event.key](at ?? { query: size() - 1, key: 0 }), row = Math.min(size() - 1, Math.max(0, query));
+    const { query, key } = MOVES[event.key](at ?? { query: size() - 1, key: 0 }),
+      row = Math.min(size() - 1, Math.max(0, query));
     move({ query: row, key: Math.min(row, Math.max(0, key)) });
   } else if (event.key === "[" || event.key === "]") neighbour(event.key === "]" ? 1 : -1);
   else if ((event.key === "Enter" || event.key === " ") && at) lock(at);
@@ -173,7 +219,10 @@ function follow() {
 }
 
 function rules({ row, column }) {
-  for (const [rule, index, edge, extent] of [[row, at?.query, "top", "height"], [column, at?.key, "left", "width"]]) {
+  for (const [rule, index, edge, extent] of [
+    [row, at?.query, "top", "height"],
+    [column, at?.key, "left", "width"],
+  ]) {
     rule.style.display = index === undefined ? "none" : "block";
     rule.style[edge] = `${(100 * index) / size()}%`;
     rule.style[extent] = `${Math.max(100 / size(), 0.2)}%`;
@@ -189,7 +238,9 @@ async function read() {
     for (let asked = null, shown = null; asked !== at || shown !== planes.at(-1).map; ) {
       [asked, shown] = [at, planes.at(-1).map];
       const cell = asked ?? { query: size() - 1, key: 0 };
-      const found = await Promise.all(asks().map((ask) => wb.cells({ ...ask, query: cell.query, key: Math.min(cell.key, cell.query) })));
+      const found = await Promise.all(
+        asks().map((ask) => wb.cells({ ...ask, query: cell.query, key: Math.min(cell.key, cell.query) })),
+      );
       if (asked === at && shown === planes.at(-1).map) numbers(asked, found);
     }
   } catch (error) {
@@ -199,32 +250,49 @@ async function read() {
 }
 
 function numbers(cell, found) {
-  const { row, column } = found.at(-1), query = cell?.query ?? size() - 1, { map } = planes.at(-1);
-  const from = control.first.checked ? 1 : 0, seen = Array.from(row, (weight, key) => (key > query || key < from ? null : weight));
-  element.querySelectorAll(".to, .by, .cell").forEach((part) => part.replaceChildren());
+  const { row, column } = found.at(-1),
+    query = cell?.query ?? size() - 1,
+    { map } = planes.at(-1);
+  const from = control.first.checked ? 1 : 0,
+    seen = Array.from(row, (weight, key) => (key > query || key < from ? null : weight));
+  for (const part of element.querySelectorAll(".to, .by, .cell")) part.replaceChildren();
   const who = cell ? `token ${query}` : `token ${query}, the last,`;
   ranking(find(".to"), map.signed ? `A − B where ${who} looks` : `${who} attends to`, seen);
   if (!cell) return;
-  const title = `${name(head)}: ${map.signed ? "A − B, " : ""}what token ${query} attends to`, high = Math.max(...seen.map(Math.abs)) || 1;
+  const title = `${name(head)}: ${map.signed ? "A − B, " : ""}what token ${query} attends to`,
+    high = Math.max(...seen.map(Math.abs)) || 1;
   wb.say("weights", { values: seen, signed: map.signed, high, unit: "", query, title });
   describe(cell, found);
-  if (cell.key <= query) ranking(find(".by"), `token ${cell.key} is attended by`, Array.from(column, (weight, place) => (place < cell.key ? null : weight)));
+  if (cell.key <= query)
+    ranking(
+      find(".by"),
+      `token ${cell.key} is attended by`,
+      Array.from(column, (weight, place) => (place < cell.key ? null : weight)),
+    );
 }
 
 function describe({ query, key }, found) {
-  const line = find(".cell"), token = (index) => make("b", "", value.texts[index]);
+  const line = find(".cell"),
+    token = (index) => make("b", "", value.texts[index]);
   line.append(`query ${query} `, token(query), ` → key ${key} `, token(key), " ");
   if (key > query) return line.append("masked: it comes later");
-  planes.forEach(({ title }, index) => line.append(planes.length > 1 ? `${title} ` : "", number("weight", found[index].row[key])));
+  for (const [index, { title }] of planes.entries()) {
+    line.append(planes.length > 1 ? `${title} ` : "", number("weight", found[index].row[key]));
+  }
 }
 
 function ranking(list, title, weights) {
   const heading = make("h2", "");
   heading.textContent = title;
   list.append(heading);
-  const best = weights.map((weight, index) => [weight, index]).filter(([weight]) => weight).sort((a, b) => Math.abs(b[0]) - Math.abs(a[0])).slice(0, 6);
+  const best = weights
+    .map((weight, index) => [weight, index])
+    .filter(([weight]) => weight)
+    .sort((a, b) => Math.abs(b[0]) - Math.abs(a[0]))
+    .slice(0, 6);
   for (const [weight, index] of best) {
-    const line = make("p", ""), bar = make("span", "bar");
+    const line = make("p", ""),
+      bar = make("span", "bar");
     bar.style.width = `${(100 * Math.abs(weight)) / Math.abs(best[0][0])}%`;
     line.append(make("span", "index", String(index)), make("b", "", value.texts[index]), bar, number("number", weight));
     list.append(line);
@@ -237,7 +305,8 @@ const MOVED = "Size of what each key moves into the query, ‖α v W_O‖.";
 const LOOKS = "Each row sums to 1: where the query token looks.";
 const MOST = "The largest weight that any of them gives; a row may sum to more than 1.";
 function note() {
-  const combine = control.combine.value, moves = control.weigh.value === "value";
+  const combine = control.combine.value,
+    moves = control.weigh.value === "value";
   const cells = moves ? MOVED : combine === "max" ? MOST : LOOKS;
   const colours = value.other ? ` A − B is orange where A ${moves ? "moves" : "looks"} more, blue where B does.` : "";
   return TOGETHER[combine] + cells + colours;
@@ -249,7 +318,8 @@ function repaint() {
     if (!plane.map) continue;
     wb.paint(plane.parts.map, plane.map, shades());
     plane.plane.classList.toggle("smooth", size() > 300);
-    const { colours, numbers } = wb.scaleOf(plane.map, shades()), ramp = make("span", "ramp");
+    const { colours, numbers } = wb.scaleOf(plane.map, shades()),
+      ramp = make("span", "ramp");
     ramp.style.background = `linear-gradient(to right, ${colours})`;
     plane.parts.scale.replaceChildren(ramp, ...numbers.map((text) => make("span", "", text)));
     thread(plane);
@@ -267,17 +337,18 @@ async function load(next, current) {
     layThumbs();
   }
   for (const thumb of thumbs.querySelectorAll(".thumb")) {
-    const layer = Number(thumb.dataset.layer) === head.layer, here = layer && Number(thumb.dataset.head) === head.head;
+    const layer = Number(thumb.dataset.layer) === head.layer,
+      here = layer && Number(thumb.dataset.head) === head.head;
     thumb.setAttribute("aria-selected", String(here || (layer && control.combine.value !== "one")));
     thumb.tabIndex = here ? 0 : -1;
   }
   const found = await Promise.all(asks().map((ask) => wb.maps("data/attention/map", ask)));
   if (!current()) return;
-  planes.forEach((plane, index) => (plane.map = found[index]));
+  for (const [index, plane] of planes.entries()) plane.map = found[index];
   title();
   repaint();
   element.dataset.drawn = name(head);
-  await tellAgain(current);
+  await renew();
 }
 
 // The rest of the page hears of it when it is drawn: that costs the server time.
@@ -287,8 +358,9 @@ async function open(next, tell = true) {
 }
 
 function title() {
-  const scores = make("small", ""), place = head.layer * value.heads + head.head;
-  for (const [order, all] of Object.entries(control.combine.value === "one" ? value.orders ?? {} : {})) {
+  const scores = make("small", ""),
+    place = head.layer * value.heads + head.head;
+  for (const [order, all] of Object.entries(control.combine.value === "one" ? (value.orders ?? {}) : {})) {
     scores.append(scores.childNodes.length ? " · " : "", `${order} `, number("", all[place]));
   }
   find(".name").replaceChildren(name(head), scores);
@@ -297,12 +369,15 @@ function title() {
 
 function layThumbs() {
   if (!pictures) return;
-  const scores = value.orders?.[control.order.value], places = Array.from({ length: value.layers * value.heads }, (_, place) => place);
+  const scores = value.orders?.[control.order.value],
+    places = Array.from({ length: value.layers * value.heads }, (_, place) => place);
   if (scores) places.sort((a, b) => (scores[b] ?? -Infinity) - (scores[a] ?? -Infinity));
   thumbs.style.setProperty("--columns", scores && value.heads < 8 ? 6 : value.heads);
   const made = places.map((place) => {
     const spot = { layer: Math.floor(place / value.heads), head: place % value.heads };
-    const thumb = make("button", "thumb"), canvas = make("canvas", ""), label = make("span", "");
+    const thumb = make("button", "thumb"),
+      canvas = make("canvas", ""),
+      label = make("span", "");
     thumb.type = "button";
     thumb.setAttribute("role", "option");
     Object.assign(thumb.dataset, spot);
@@ -323,7 +398,8 @@ function draw() {
   root.classList.toggle("pair", Boolean(value.other));
   root.classList.toggle("stacked", Boolean(value.other) || value.heads > 12);
   planes = (value.other ? ["A", "B", "A − B"] : [value.title ?? ""]).map(makePlane);
-  const orders = Object.keys(value.orders ?? {}), order = control.order.value === "place" ? wb.remembered(`${view()}_order`) : control.order.value;
+  const orders = Object.keys(value.orders ?? {}),
+    order = control.order.value === "place" ? wb.remembered(`${view()}_order`) : control.order.value;
   control.order.replaceChildren(new Option("layer, head", "place"), ...orders.map((each) => new Option(each, each)));
   if (orders.includes(order)) control.order.value = order;
   control.lines.disabled = size() > 64;
@@ -339,7 +415,8 @@ const within = (layer, index) => ({ layer: Math.min(layer, value.layers - 1), he
 // Opens and locks what was chosen elsewhere: at once if the view is in sight, else when it comes into sight again.
 function keepUp(from = null) {
   if (!size() || !element.offsetParent) return;
-  const { layer, head: index, token } = wb.selection, before = seen;
+  const { layer, head: index, token } = wb.selection,
+    before = seen;
   seen = { ...wb.selection };
   if (from === "attention") return;
   if (token !== before.token) hold(token);
@@ -351,10 +428,17 @@ function keepUp(from = null) {
 // The controls' settings stand in the page's address.
 const view = () => element.closest("[id]:not([id^='html-'])")?.id ?? ""; // not Gradio's own, which is another on every page
 for (const [key, box] of Object.entries(control)) {
-  const given = wb.remembered(`${view()}_${key}`), isCheck = box.type === "checkbox", plain = isCheck ? "false" : box.options[0].value;
+  const given = wb.remembered(`${view()}_${key}`),
+    isCheck = box.type === "checkbox",
+    plain = isCheck ? "false" : box.options[0].value;
   if (isCheck) box.checked = given === "true";
   else if ([...box.options].some((option) => option.value === given)) box.value = given;
-  const act = { combine: () => open(head), weigh: () => open(head), lines: repaint }[key] ?? (() => (layThumbs(), open(head, false)));
+  const act =
+    { combine: () => open(head), weigh: () => open(head), lines: repaint }[key] ??
+    (() => {
+      layThumbs();
+      return open(head, false);
+    });
   box.addEventListener("change", () => {
     const now = String(isCheck ? box.checked : box.value);
     wb.remember([`${view()}_${key}`], [now === plain ? null : now]);
@@ -375,50 +459,33 @@ thumbs.addEventListener("keydown", (event) => {
 });
 
 const offer = async () => (await wb.post("data/attention/offer", asks().at(-1))).json();
-const folds = { define: find(".definition"), python: find(".code") }, said = find(".said");
-async function copy(text, what) {
-  said.textContent = await navigator.clipboard.writeText(text).then(() => `${what} copied`, () => "select it to copy");
-  setTimeout(() => (said.textContent = ""), 2500);
-}
-
-async function unfold(choice) {
-  const fold = folds[choice], folded = !fold.hidden;
-  if (!folded) tell(await offer());
-  fold.hidden = folded;
-  find(`.${choice}`).setAttribute("aria-expanded", String(!folded));
-  return !folded;
-}
-
-function tell({ definition, code }) {
-  folds.define.textContent = definition;
-  folds.python.textContent = code;
-}
-
-// What is unfolded is about what is shown now.
-async function tellAgain(current) {
-  if (folds.define.hidden && folds.python.hidden) return;
-  const told = await offer();
-  if (current()) tell(told);
-}
-
-const CHOICES = {
-  define: () => unfold("define"),
-  python: async () => (await unfold("python")) && copy(folds.python.textContent, "Python"),
-  csv: async () => wb.download(`data/export/${(await offer()).key}.csv`),
-  page: () => wb.download("data/attention/page", asks().at(-1)),
-  link: () => copy(location.href, "link"),
-  png: async () => {
-    const about = value.about ?? (await offer()).about, measure = planes.at(-1).map.signed ? "A − B" : control.weigh.value === "value" ? "‖α v W_O‖" : "attention weight";
-    const picture = await wb.picture(planes, value.texts, { title: `${name(head)}, attention by ${measure}`, measure, about, ...shades() });
-    wb.save(picture, `attention-${name(head).replace(" ", "-")}.png`);
+const { renew } = wb.offers(element, {
+  offer,
+  fail: (text) => {
+    problem.textContent = text;
   },
-};
-async function attempt(act) {
-  problem.textContent = "";
-  await act().catch((error) => (problem.textContent = error.message));
+  more: {
+    page: () => wb.download("data/attention/page", asks().at(-1)),
+    png: async () => {
+      const measure = planes.at(-1).map.signed
+        ? "A − B"
+        : control.weigh.value === "value"
+          ? "‖α v W_O‖"
+          : "attention weight";
+      const about = value.about ?? (await offer()).about;
+      const picture = await wb.picture(planes, value.texts, {
+        title: `${name(head)}, attention by ${measure}`,
+        measure,
+        about,
+        ...shades(),
+      });
+      wb.save(picture, `attention-${name(head).replace(" ", "-")}.png`);
+    },
+  },
+});
+if (window.standalone) {
+  for (const part of element.querySelectorAll(".define, .python, .csv, .page, .link, .weighing")) part.hidden = true;
 }
-for (const [choice, act] of Object.entries(CHOICES)) find(`.${choice}`).addEventListener("click", () => attempt(act));
-if (window.standalone) element.querySelectorAll(".define, .python, .csv, .page, .link, .weighing").forEach((part) => (part.hidden = true));
 
 wb.hear("hover", (index) => {
   if (locked || !element.offsetParent) return;

@@ -11,7 +11,11 @@ window.workbench = (() => {
   }
 
   // A token in pieces, marks of whitespace apart from what is printed: [[text, is a mark], …].
-  const pieces = (text) => text.split(/([▁⏎⇥]+)/).filter(Boolean).map((part) => [part, /^[▁⏎⇥]/.test(part)]);
+  const pieces = (text) =>
+    text
+      .split(/([▁⏎⇥]+)/)
+      .filter(Boolean)
+      .map((part) => [part, /^[▁⏎⇥]/.test(part)]);
 
   // A token as text nodes: marks of whitespace are dimmed, nothing is read as markup.
   function write(element, text) {
@@ -74,7 +78,9 @@ window.workbench = (() => {
 
   async function post(path, body) {
     const headers = { "Content-Type": "application/json" };
-    return answered(await fetch(new URL(path, document.baseURI), { method: "POST", headers, body: JSON.stringify(body) }));
+    return answered(
+      await fetch(new URL(path, document.baseURI), { method: "POST", headers, body: JSON.stringify(body) }),
+    );
   }
 
   function save(blob, name) {
@@ -94,8 +100,11 @@ window.workbench = (() => {
   // Maps of bytes, one after another, and behind them their first columns without the first key, or null (see pixels.py).
   async function maps(path, body) {
     const reply = await post(path, body);
-    const number = (name) => Number(reply.headers.get(name)), side = number("X-Side"), follows = number("X-Second");
-    const all = new Uint8Array(await reply.arrayBuffer()), end = (all.length * side) / (side + follows);
+    const number = (name) => Number(reply.headers.get(name)),
+      side = number("X-Side"),
+      follows = number("X-Second");
+    const all = new Uint8Array(await reply.arrayBuffer()),
+      end = (all.length * side) / (side + follows);
     const parts = { bytes: all.subarray(0, end), second: follows ? all.subarray(end) : null };
     return { ...parts, side, scale: number("X-Scale"), rest: number("X-Rest"), signed: number("X-Signed") === 1 };
   }
@@ -112,5 +121,23 @@ window.workbench = (() => {
     return { row: numbers.subarray(0, numbers.length / 2), column: numbers.subarray(numbers.length / 2) };
   }
 
-  return { digits, pieces, write, hear, say, select, selection, remember, remembered, get, post, save, download, maps, mapAt, cells, dark };
+  return {
+    digits,
+    pieces,
+    write,
+    hear,
+    say,
+    select,
+    selection,
+    remember,
+    remembered,
+    get,
+    post,
+    save,
+    download,
+    maps,
+    mapAt,
+    cells,
+    dark,
+  };
 })();

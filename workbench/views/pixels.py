@@ -1,8 +1,8 @@
 """Numbers as bytes for a canvas: the square root of each magnitude, so that small attention weights keep their shades.
 
 Unsigned: byte = 255 · √(x / scale). Signed: byte = 128 + 127 · sign(x) · √(|x| / scale). `scale` is the largest
-magnitude and travels beside the bytes; maps.js reads them back. The error is at most √(x · scale) / 255: enough for a
-colour, not for a number, so what is written as a number is fetched as such.
+magnitude and is sent with the bytes; maps.js decodes them. The error is at most √(x · scale) / 255, small enough for a
+colour. Values that are displayed as numbers are fetched separately, in float32.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,16 +13,23 @@ import torch
 from torch import Tensor
 
 SIDE = 64  # pixels of a thumbnail
-MOST = 1024  # pixels of a map's side: no screen shows it larger
+MOST = 1024  # pixels of a map's side, which no screen exceeds
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Square maps of bytes, one after another; `rest` is the largest magnitude of what is not of the first key.
+    """Square maps as bytes, one after another.
 
-    A pixel of a map of more than `MOST` tokens, and of a thumbnail of more than `SIDE`, stands for several cells and is
-    the one furthest from zero. The first key is then not alone in its column: with `second`, that column of each map
-    follows behind the maps once more, without the first key.
+    In a map of more than `MOST` tokens, and in a thumbnail of more than `SIDE`, a pixel covers several cells and shows
+    the one furthest from zero. The first column then covers other keys besides the first one.
+
+    Attributes:
+        pixels: the bytes of the maps; if `second`, followed by the bytes of one more column for each map.
+        side: pixels of a map's side.
+        scale: the largest magnitude.
+        rest: the largest magnitude without the first key.
+        signed: whether values can be negative.
+        second: whether the first column of each map, without the first key, follows after the maps.
     """
 
     pixels: bytes
@@ -34,9 +41,9 @@ class Picture:
 
 
 def encode(maps: np.ndarray, *, second: np.ndarray | None = None, signed: bool = False) -> Picture:
-    """Maps (… side side) as bytes; what is not signed is not negative.
+    """Maps (… side side) as a `Picture`; unsigned maps have no negative values.
 
-    `second` (… side 1) is the maps' first column without the first key, where it stands for more keys than that one.
+    `second` (… side 1) is the maps' first column without the first key; None if that column covers only the first key.
     """
     strongest = stronger if signed else np.maximum
     small = maps
@@ -51,24 +58,24 @@ def encode(maps: np.ndarray, *, second: np.ndarray | None = None, signed: bool =
 
 
 def largest(parts: Sequence[np.ndarray]) -> float:
-    """The largest magnitude in any of some arrays."""
+    """The largest magnitude in several arrays."""
     return max(float(np.abs(part).max(initial=0.0)) for part in parts)
 
 
 def levels(values: np.ndarray, scale: float, signed: bool) -> bytes:
-    """Numbers as bytes."""
+    """Numbers as bytes, by the formulas above."""
     level = np.sqrt(np.abs(values) / scale)
     level = 128 + 127 * np.copysign(level, values) if signed else 255 * level
     return np.rint(level).astype(np.uint8).tobytes()
 
 
 def stronger(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Of each two numbers the one further from zero."""
+    """The elementwise choice of the number further from zero."""
     return np.where(np.abs(other) > np.abs(one), other, one)
 
 
 def halved(values: np.ndarray, axis: int, chosen: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    """Of each two neighbours along an axis the chosen one; an odd last one stays."""
+    """Pairs of neighbours along an axis, each reduced to one by `chosen`; an odd last element stays."""
     values = np.moveaxis(values, axis, 0)
     pairs = len(values) // 2
     both = chosen(values[: 2 * pairs : 2], values[1::2])
@@ -76,7 +83,7 @@ def halved(values: np.ndarray, axis: int, chosen: Callable[[np.ndarray, np.ndarr
 
 
 def pool_last(values: Tensor, side: int = SIDE) -> Tensor:
-    """The last axis in `side` bins, each the value furthest from zero in it: … n -> … side (… n if n ≤ side)."""
+    """The last axis pooled into `side` bins by the value furthest from zero: … n -> … side (… n if n ≤ side)."""
     length = values.shape[-1]
     if length <= side:
         return values

@@ -1,9 +1,11 @@
 // Moves a slider along by itself, a step whenever the view has painted the one before; and names where the slider stands.
 // value: {names, at, slider, view}: the name of each place, where the slider is, the ids of the slider and of what paints.
 const PAUSE = 500; // milliseconds a step stands at least
-const play = element.querySelector(".play"), where = element.querySelector(".where");
+const play = element.querySelector(".play"),
+  where = element.querySelector(".where");
 const slider = () => document.querySelector(`#${props.value.slider} input[type=range]`);
-let playing = false, waiting = null;
+let playing = false,
+  waiting = null;
 
 function tell() {
   where.textContent = props.value.names?.[Number(slider()?.value) - 1] ?? "";
@@ -19,7 +21,11 @@ function move(place) {
 
 function step() {
   clearTimeout(waiting);
-  if (playing) waiting = setTimeout(() => (Number(slider().value) < Number(slider().max) ? move(Number(slider().value) + 1) : turn(false)), PAUSE);
+  if (playing)
+    waiting = setTimeout(
+      () => (Number(slider().value) < Number(slider().max) ? move(Number(slider().value) + 1) : turn(false)),
+      PAUSE,
+    );
 }
 
 function turn(on) {

@@ -1,7 +1,9 @@
 // What the attention view has around it on a page without a server: the weights that the page itself carries.
 // They are those of A, then of B if there is one: head by head the lower triangle, row by row.
 const { value, deflated } = JSON.parse(document.getElementById("data").textContent);
-const heads = value.heads, side = value.texts.length, area = (side * (side + 1)) / 2;
+const heads = value.heads,
+  side = value.texts.length,
+  area = (side * (side + 1)) / 2;
 
 const inflated = (async () => {
   const packed = Uint8Array.from(atob(deflated), (letter) => letter.charCodeAt(0));
@@ -16,7 +18,8 @@ const COMBINE = {
 
 // The triangle that is asked for: a head's, or its layer's together; of A, of B, or of A less that of B.
 async function triangle({ checkpoint, other, layer, head, combine }) {
-  const all = await inflated, sets = other ? [0, 1] : [value.other && checkpoint === value.other ? 1 : 0];
+  const all = await inflated,
+    sets = other ? [0, 1] : [value.other && checkpoint === value.other ? 1 : 0];
   const plane = (set, index) => {
     const place = (set * value.layers + layer) * heads + index;
     return all.subarray(place * area, (place + 1) * area);
@@ -32,7 +35,8 @@ async function triangle({ checkpoint, other, layer, head, combine }) {
 // Squares of bytes as the server makes them (see pixels.py), each with its triangle given.
 function pictures(triangles, signed) {
   const most = (skipped) => triangles.reduce((best, each) => largest(each, skipped, best), 0);
-  const scale = most(false) || 1, bytes = new Uint8Array(triangles.length * side * side).fill(signed ? 128 : 0);
+  const scale = most(false) || 1,
+    bytes = new Uint8Array(triangles.length * side * side).fill(signed ? 128 : 0);
   triangles.forEach((each, index) => {
     for (let row = 0, at = 0; row < side; row++) {
       for (let column = 0; column <= row; column++, at++) {
@@ -55,12 +59,19 @@ function largest(triangle, skipFirst, best) {
 
 window.workbench.maps = async (path, ask) => {
   if (!path.endsWith("thumbnails")) return pictures([await triangle(ask)], Boolean(ask.other));
-  const places = Array.from({ length: value.layers * heads }, (_, place) => ({ layer: Math.floor(place / heads), head: place % heads }));
-  return pictures(await Promise.all(places.map((place) => triangle({ ...ask, ...place, combine: "one" }))), Boolean(ask.other));
+  const places = Array.from({ length: value.layers * heads }, (_, place) => ({
+    layer: Math.floor(place / heads),
+    head: place % heads,
+  }));
+  return pictures(
+    await Promise.all(places.map((place) => triangle({ ...ask, ...place, combine: "one" }))),
+    Boolean(ask.other),
+  );
 };
 
 window.workbench.cells = async ({ query, key, ...ask }) => {
-  const weights = await triangle(ask), start = (row) => (row * (row + 1)) / 2;
+  const weights = await triangle(ask),
+    start = (row) => (row * (row + 1)) / 2;
   const row = Float32Array.from({ length: side }, (_, place) => (place <= query ? weights[start(query) + place] : 0));
   const column = Float32Array.from({ length: side }, (_, place) => (place >= key ? weights[start(place) + key] : 0));
   return { row, column };

@@ -1,11 +1,11 @@
-"""The attention view as a page of its own: for notebooks, exported HTML and files, with its data inside and no server.
+"""The attention view as a stand-alone page: for notebooks, exported HTML and files, with its data inside and no server.
 
     view = attention(attention_maps(model, tokens, tokenizer=tokenizer), head_atlas(model, tokens))
     view                            # as the last line of a notebook's cell
     view.save("attention.html")
     attention(maps_of_a, other=maps_of_b)   # A, B and A−B
 
-The view's own files are used as they are; what they ask a server for is answered from the page itself.
+The page uses the view's JavaScript unchanged; requests to a server are answered from data inside the page.
 """
 
 import base64
@@ -29,7 +29,7 @@ ORDERS = ("induction", "previous", "first", "self", "duplicate", "entropy", "dis
 
 @dataclass(frozen=True, repr=False)
 class View:
-    """A page, shown in a frame of a notebook."""
+    """A stand-alone page, which a notebook shows in a frame; `height` is the frame's, in pixels."""
 
     page: str
     height: int
@@ -47,10 +47,10 @@ class View:
 
 
 def attention(maps: Maps, atlas: Measures | None = None, *, other: Maps | None = None, height: int = 780) -> View:
-    """The attention view of all heads over one text; with a `head_atlas`, heads can be put in order by its scores.
+    """The attention view of all heads over one text; with a `head_atlas`, heads can be sorted by its scores.
 
-    With the maps of an `other` checkpoint over the same tokens, A, B and A−B side by side. The page carries the weights
-    as they are, in float32: 2 bytes a token, token and head, so it is for short texts.
+    With the maps of an `other` checkpoint over the same tokens, A, B and A−B are shown side by side. The page holds the
+    weights up to the diagonal in float32: before compression 2 bytes × tokens² × heads, so it is for short texts.
     Errors: WorkbenchError unless the maps hold every head of every layer at every position.
     """
     layers, heads = _places(maps)
@@ -75,7 +75,7 @@ def attention(maps: Maps, atlas: Measures | None = None, *, other: Maps | None =
     packed = b"".join(_triangles(one) for one in (maps, other) if one is not None)
     inside = json.dumps({"value": value, "deflated": base64.b64encode(zlib.compress(packed, 9)).decode()})
     view = f"((element, props, watch) => {{{asset('attention.js')}}})(...Object.values(window.standalone));"
-    scripts = [*(asset(f"{name}.js") for name in ("common", "maps", "standalone")), view]
+    scripts = [*(asset(f"{name}.js") for name in ("common", "maps", "offers", "standalone")), view]
     return View(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>attention</title>'
         f"<style>{asset('standalone.css')}{asset('attention.css')}</style></head><body>"
@@ -87,7 +87,7 @@ def attention(maps: Maps, atlas: Measures | None = None, *, other: Maps | None =
 
 
 def described(provenance: Mapping[str, Any]) -> str:
-    """Where numbers come from, in one line; a long text is cut."""
+    """A provenance as one line: "name: value · name: value"; a value is cut to 200 characters."""
     told = {name: " ".join(str(value).split()) for name, value in provenance.items()}
     return " · ".join(f"{name}: {text if len(text) <= 200 else text[:199] + '…'}" for name, text in told.items())
 
@@ -99,7 +99,7 @@ def _triangles(maps: Maps) -> bytes:
 
 
 def _places(maps: Maps) -> tuple[int, int]:
-    """How many layers, and heads in each."""
+    """(layers, heads of each layer) of maps. Raises WorkbenchError unless they hold every head and every query."""
     heads = sum(name.startswith("L0H") for name in maps.heads)
     layers = len(maps.heads) // heads if heads else 0
     if maps.heads != tuple(f"L{layer}H{head}" for layer in range(layers) for head in range(heads)):

@@ -9,14 +9,16 @@
   function ahead() {
     const trackers = [...document.querySelectorAll("[data-testid=status-tracker]:not(.hide)")];
     const places = trackers.map((part) => Number(/queue: (\d+)\//.exec(part.textContent)?.[1] ?? 0));
-    const waiting = places.filter(Boolean), served = places.includes(0) ? 1 : 0;
+    const waiting = places.filter(Boolean),
+      served = places.includes(0) ? 1 : 0;
     const others = waiting.length ? Math.min(...waiting) - served : 0;
-    since = others ? since ?? Date.now() : null;
+    since = others ? (since ?? Date.now()) : null;
     return since && Date.now() - since > 1000 ? others : 0;
   }
 
   function words({ models, bytes, budget, device, loading }) {
-    const before = ahead(), busy = before ? `busy: ${before} before you` : "";
+    const before = ahead(),
+      busy = before ? `busy: ${before} before you` : "";
     const reading = loading ? `loading ${loading.checkpoint}: ${Math.round(100 * loading.part)} %` : "";
     const memory = `${models.length} model${models.length === 1 ? "" : "s"} in memory, ${size(bytes)} of ${size(budget)} on ${device}`;
     return [busy, reading, memory].filter(Boolean).join("  ·  ");
@@ -26,7 +28,10 @@
   async function look() {
     const line = document.getElementById("status");
     if (!line || document.hidden) return;
-    known = await wb.get("data/status").then((reply) => reply.json(), () => null);
+    known = await wb.get("data/status").then(
+      (reply) => reply.json(),
+      () => null,
+    );
     line.title = known ? known.models.join("\n") : "";
     show(line);
   }

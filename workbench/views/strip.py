@@ -1,4 +1,4 @@
-"""The value of a token strip: a text token by token, coloured by one number each (see token_strip.js)."""
+"""The value of a token strip: a text whose tokens are coloured by one number each (see token_strip.js)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,22 +6,22 @@ from typing import Any
 from workbench.generation import Written
 from workbench.results import Curves
 
-HIGH = 10.0  # nats at full colour, on every strip of surprisals: one colour means one number
+HIGH = 10.0  # nats at full colour; the same on all strips of surprisals, so that their colours compare
 
 
 def strip(texts: Sequence[str], ids: Sequence[int], scores: Sequence[float], **more: object) -> dict[str, Any]:
-    """A strip of tokens with a score each, exact to float32; NaN is "no score"."""
+    """The value of a strip: tokens with one score each, exact to float32; NaN means no score."""
     numbers = [None if score != score else float(f"{score:.9g}") for score in scores]
     return {"texts": list(texts), "ids": list(ids), "scores": numbers, "unit": "nats", "signed": False, **more}
 
 
 def surprisals(texts: Sequence[str], ids: Sequence[int], scores: Sequence[float], **more: object) -> dict[str, Any]:
-    """A strip of surprisals, which are probabilities too."""
+    """The value of a strip of surprisals, in nats; the view also shows them as probabilities."""
     return strip(texts, ids, scores, high=HIGH, measure="surprisal", probability=True, **more)
 
 
 def strip_of(result: Written | Curves) -> dict[str, Any]:
-    """The strip of a written text, or of a number for each token of a text that was read."""
+    """The value of the strip of a generated text, or of a text that was read with one number for each token."""
     if isinstance(result, Written):
         return surprisals(result.tokens, result.ids, result.values.tolist(), given=result.given, title=result.title)
     assert result.x_labels is not None, "a strip shows tokens"

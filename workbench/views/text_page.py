@@ -1,4 +1,4 @@
-"""A text token by token as a page of its own: for notebooks and exported HTML, with its data inside and no server.
+"""A text as a stand-alone page of tokens: for notebooks and exported HTML, with its data inside and no server.
 
 text_page(generate(model, tokens, tokenizer=tokenizer))         # as the last line of a notebook's cell
 text_page(token_losses(model, tokens, tokenizer=tokenizer)["loss"]).save("text.html")
@@ -16,9 +16,11 @@ from workbench.views.strip import strip_of
 
 
 def text_page(result: Written | Curves, *, height: int = 420) -> View:
-    """A written text, or a number for each token of one text; click a token for what was expected in its place.
+    """A page with a generated text, or with one number for each token of one text.
 
-    Errors: WorkbenchError for a result that is not about the tokens of one text.
+    A click on a token shows the tokens that were expected in its place; `height` is the frame's, in pixels.
+
+    Errors: WorkbenchError for a result that does not have one number for each token of one text.
     """
     if not isinstance(result, Written) and (len(result.lines) != 1 or result.x_labels is None):
         raise WorkbenchError("this draws one text with its tokens; pass the result of one text, made with tokenizer=")

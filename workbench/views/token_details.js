@@ -2,8 +2,10 @@
 // It hears `inspect` ({from, text: the strip's value, token}); the numbers come from the server, for these very ids.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
-const root = find(".details"), problem = find(".problem");
-let now = null, asked = 0;
+const root = find(".details"),
+  problem = find(".problem");
+let now = null,
+  asked = 0;
 
 function part(kind, content) {
   const span = document.createElement("span");
@@ -33,7 +35,8 @@ function names(...labels) {
 }
 
 function fill(section, rows, empty) {
-  const place = find(`.${section}`), list = place.querySelector(".rows");
+  const place = find(`.${section}`),
+    list = place.querySelector(".rows");
   const focused = [...list.children].indexOf(document.activeElement);
   place.hidden = rows.length === 0 && !empty;
   list.replaceChildren(...rows, ...(rows.length ? [] : [row([["faint", empty]])]));
@@ -44,8 +47,19 @@ const branchable = () => !window.standalone;
 
 function drawExpected(expected) {
   const rows = expected.map(([text, id, probability, rank], index) => {
-    const press = branchable() && id !== now.text.ids[now.token] ? () => trigger("branch", { token: now.token, id, ids: now.text.ids }) : null;
-    const line = row([["faint", `${rank ?? index + 1}`], ["word", text], ["bar", probability], ["number", probability]], press);
+    const press =
+      branchable() && id !== now.text.ids[now.token]
+        ? () => trigger("branch", { token: now.token, id, ids: now.text.ids })
+        : null;
+    const line = row(
+      [
+        ["faint", `${rank ?? index + 1}`],
+        ["word", text],
+        ["bar", probability],
+        ["number", probability],
+      ],
+      press,
+    );
     line.title = `id ${id}, probability ${probability}`;
     line.classList.toggle("chosen", id === now.text.ids[now.token]);
     return line;
@@ -55,7 +69,14 @@ function drawExpected(expected) {
 
 function drawLens(lens) {
   const rows = lens.map(([layer, text, id, best, probability, rank]) => {
-    const line = row([["faint", layer], ["word", text], ["number faint", best], ["bar", probability], ["number", probability], ["number faint", `#${rank}`]]);
+    const line = row([
+      ["faint", layer],
+      ["word", text],
+      ["number faint", best],
+      ["bar", probability],
+      ["number", probability],
+      ["number faint", `#${rank}`],
+    ]);
     line.title = `${layer}: likeliest ${text} (id ${id}) ${best}; this token ${probability}, rank ${rank}`;
     line.classList.toggle("chosen", id === now.text.ids[now.token]);
     return line;
@@ -67,9 +88,23 @@ function drawHeads(section, weights, empty) {
   const rows = weights.map(([head, token, weight]) => {
     const [, layer, index] = /L(\d+)H(\d+)/.exec(head).map(Number);
     const press = () => wb.select({ layer, head: index }, element);
-    const line = row([["faint", head], ["number faint", `${token}`], ["word", now.text.texts[token]], ["bar", weight], ["number", weight]], press);
+    const line = row(
+      [
+        ["faint", head],
+        ["number faint", `${token}`],
+        ["word", now.text.texts[token]],
+        ["bar", weight],
+        ["number", weight],
+      ],
+      press,
+    );
     line.title = `${head} puts ${weight} on it; click to choose this head on all tabs`;
-    for (const [event, pointed] of [["mouseenter", token], ["mouseleave", null], ["focus", token], ["blur", null]]) {
+    for (const [event, pointed] of [
+      ["mouseenter", token],
+      ["mouseleave", null],
+      ["focus", token],
+      ["blur", null],
+    ]) {
       line.addEventListener(event, () => wb.say("point", { from: now.from, token: pointed }));
     }
     line.dataset.head = head;
@@ -81,12 +116,14 @@ function drawHeads(section, weights, empty) {
 
 function choose() {
   const { layer, head } = wb.selection;
-  for (const line of root.querySelectorAll("[data-head]")) line.classList.toggle("chosen", line.dataset.head === `L${layer}H${head}`);
+  for (const line of root.querySelectorAll("[data-head]"))
+    line.classList.toggle("chosen", line.dataset.head === `L${layer}H${head}`);
 }
 
 // What is known before the server answers.
 function heading() {
-  const { text, token } = now, score = text.scores[token];
+  const { text, token } = now,
+    score = text.scores[token];
   wb.write(find(".what b"), text.texts[token]);
   const numbers = [`token ${token}`, `id ${text.ids[token]}`];
   if (score !== null) numbers.push(`surprisal ${wb.digits(score)} nats`, `probability ${wb.digits(Math.exp(-score))}`);
@@ -105,7 +142,12 @@ function heading() {
   note.append("Written by the model, so the other tabs, which show the prompt, do not have it: ", use, ".");
 }
 
-const body = () => ({ checkpoint: now.text.look.checkpoint, edits: now.text.look.edits ?? "", ids: now.text.ids, token: now.token });
+const body = () => ({
+  checkpoint: now.text.look.checkpoint,
+  edits: now.text.look.edits ?? "",
+  ids: now.text.ids,
+  token: now.token,
+});
 
 async function inspect(told) {
   const turn = ++asked;
@@ -123,7 +165,10 @@ async function inspect(told) {
     drawLens(found.lens ?? []);
     drawHeads("looks", found.looks ?? [], "");
     drawHeads("looked_at", found.looked_at ?? [], found.looked_at ? "it is the last token" : "");
-    if (found.first !== undefined) find(".looks small").textContent = now.token ? `token 0, not listed, gets ${wb.digits(found.first)} on average` : "the first sees itself only";
+    if (found.first !== undefined)
+      find(".looks small").textContent = now.token
+        ? `token 0, not listed, gets ${wb.digits(found.first)} on average`
+        : "the first sees itself only";
     root.dataset.token = now.token;
   } catch (error) {
     if (turn === asked) problem.textContent = error.message;
@@ -131,12 +176,7 @@ async function inspect(told) {
   if (turn === asked) root.classList.remove("busy");
 }
 
-function tell(text) {
-  find(".said").textContent = text;
-  setTimeout(() => (find(".said").textContent = ""), 2500);
-}
-
-const { renew } = wb.offers(element, { offer: async () => (await wb.post("data/text/token/offer", body())).json(), tell });
+const { renew } = wb.offers(element, { offer: async () => (await wb.post("data/text/token/offer", body())).json() });
 find(".offers").hidden = Boolean(window.standalone);
 
 wb.hear("inspect", (told) => {

@@ -4,8 +4,13 @@
 //   `look` what its tokens are looked at with (see token_details.js): {checkpoint, edits, name}.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
-const list = find(".tokens"), readout = find(".readout");
-let value = {}, cells = [], weights = null, chosen = null, pointed = null;
+const list = find(".tokens"),
+  readout = find(".readout");
+let value = {},
+  cells = [],
+  weights = null,
+  chosen = null,
+  pointed = null;
 
 const count = () => cells.length;
 const shown = () => weights ?? { values: value.scores ?? [], signed: value.signed, high: value.high, unit: value.unit };
@@ -33,14 +38,16 @@ function makeCell(index) {
 
 function legend() {
   const { signed, high, unit, values } = shown();
-  find(".title").textContent = weights ? weights.title : value.title ?? "";
+  find(".title").textContent = weights ? weights.title : (value.title ?? "");
   find(".legend").style.visibility = values.length ? "visible" : "hidden";
-  find(".measure").textContent = weights ? "" : value.measure ?? "";
+  find(".measure").textContent = weights ? "" : (value.measure ?? "");
   find(".low").textContent = signed ? `−${wb.digits(high)}` : "0";
   find(".high").textContent = `${wb.digits(high)} ${unit ?? ""}`;
-  const left = signed ? "var(--wb-below)" : "transparent", right = signed ? "var(--wb-above)" : "var(--wb-shade)";
+  const left = signed ? "var(--wb-below)" : "transparent",
+    right = signed ? "var(--wb-above)" : "var(--wb-shade)";
   const faded = (hue) => (hue === "transparent" ? hue : `color-mix(in srgb, ${hue} 60%, transparent)`);
-  find(".ramp").style.background = `linear-gradient(to right, ${faded(left)}, ${signed ? "transparent," : ""} ${faded(right)})`;
+  find(".ramp").style.background =
+    `linear-gradient(to right, ${faded(left)}, ${signed ? "transparent," : ""} ${faded(right)})`;
 }
 
 function recolour(from = 0) {
@@ -106,10 +113,13 @@ function describe(index) {
   if (index === null || index >= count()) return;
   const name = document.createElement("b");
   name.textContent = value.texts[index];
-  const { values, unit } = shown(), score = values[index];
+  const { values, unit } = shown(),
+    score = values[index];
   const parts = [` token ${index}${value.ids[index] === undefined ? "" : `, id ${value.ids[index]}`}`];
-  if (score !== null && score !== undefined) parts.push(`${weights ? "weight" : value.measure ?? "score"} ${wb.digits(score)} ${unit ?? ""}`);
-  if (!weights && value.probability && score !== null && score !== undefined) parts.push(`probability ${wb.digits(Math.exp(-score))}`);
+  if (score !== null && score !== undefined)
+    parts.push(`${weights ? "weight" : (value.measure ?? "score")} ${wb.digits(score)} ${unit ?? ""}`);
+  if (!weights && value.probability && score !== null && score !== undefined)
+    parts.push(`probability ${wb.digits(Math.exp(-score))}`);
   readout.append(name, parts.join("  ·  "));
   readout.title = score ?? "";
 }
@@ -178,8 +188,11 @@ async function save() {
 
 // The whole text as it stands, on the page's own background.
 function picture() {
-  const frame = list.getBoundingClientRect(), top = 30, scale = 2;
-  const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+  const frame = list.getBoundingClientRect(),
+    top = 30,
+    scale = 2;
+  const canvas = document.createElement("canvas"),
+    pen = canvas.getContext("2d");
   canvas.width = frame.width * scale;
   canvas.height = (list.scrollHeight + top) * scale;
   pen.scale(scale, scale);
@@ -190,8 +203,10 @@ function picture() {
   const [title, measure, low, high] = ["title", "measure", "low", "high"].map((name) => find(`.${name}`).textContent);
   pen.fillText(`${title}   (${measure} ${low} … ${high})`, 2, 16);
   cells.forEach((cell) => {
-    const box = cell.getBoundingClientRect(), style = getComputedStyle(cell);
-    const x = box.x - frame.x, y = box.y - frame.y + list.scrollTop + top;
+    const box = cell.getBoundingClientRect(),
+      style = getComputedStyle(cell);
+    const x = box.x - frame.x,
+      y = box.y - frame.y + list.scrollTop + top;
     pen.fillStyle = style.backgroundColor;
     pen.fillRect(x, y, box.width, box.height);
     if (cell.classList.contains("scored")) {

@@ -6,57 +6,49 @@
 //   pick = {label, options: [[text, {layer, head}], …], chosen} is a menu that selects the same.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
-const said = find(".said"), pick = find(".pick"), menu = find(".pick select");
+const pick = find(".pick"),
+  menu = find(".pick select");
 const panel = document.getElementById(props.value.panel);
 const figure = () => panel.querySelector(".js-plotly-plot");
 const strip = () => panel.querySelector(".tokens");
 
-function say(text) {
-  said.textContent = text;
-  setTimeout(() => (said.textContent = ""), 2500);
-}
-
-async function copy(text, what) {
-  try {
-    await navigator.clipboard.writeText(text);
-    say(`${what} copied`);
-  } catch {
-    say("select it to copy");
-  }
-}
-
-const download = (ending) => wb.download(`data/export/${props.value.key}.${ending}`).catch((error) => say(error.message));
-
-function unfold(name) {
-  const shown = find(`.${name}`), folded = !shown.hidden;
-  shown.hidden = folded;
-  find(name === "code" ? ".python" : ".define").setAttribute("aria-expanded", String(!folded));
-  return !folded;
-}
-
 // The plot as it stands, with its title, on the page's own background.
 async function picture() {
-  const plot = figure(), { width, height } = plot.getBoundingClientRect();
+  const plot = figure(),
+    { width, height } = plot.getBoundingClientRect();
   const ground = getComputedStyle(document.body).backgroundColor;
-  const title = { text: find(".title").textContent.replace(/[&<>$]/g, (mark) => `&#${mark.charCodeAt(0)};`), font: { size: 14 }, x: 0.01 };
-  const layout = { ...plot.layout, width, height: height + 40, margin: { ...plot.layout.margin, t: 50 }, title, paper_bgcolor: ground };
+  const title = {
+    text: find(".title").textContent.replace(/[&<>$]/g, (mark) => `&#${mark.charCodeAt(0)};`),
+    font: { size: 14 },
+    x: 0.01,
+  };
+  const layout = {
+    ...plot.layout,
+    width,
+    height: height + 40,
+    margin: { ...plot.layout.margin, t: 50 },
+    title,
+    paper_bgcolor: ground,
+  };
   const link = document.createElement("a");
-  link.href = await window.Plotly.toImage({ data: plot.data, layout }, { format: "png", width, height: height + 40, scale: 2 });
+  link.href = await window.Plotly.toImage(
+    { data: plot.data, layout },
+    { format: "png", width, height: height + 40, scale: 2 },
+  );
   link.download = "olmo-workbench.png";
   link.click();
 }
 
-find(".define").addEventListener("click", () => unfold("definition"));
-find(".python").addEventListener("click", () => unfold("code") && copy(props.value.code, "Python"));
-find(".csv").addEventListener("click", () => download("csv"));
-find(".page").addEventListener("click", () => download("html"));
-find(".png").addEventListener("click", () => (strip() ? wb.say("picture", panel) : picture()));
-find(".link").addEventListener("click", () => copy(location.href, "link"));
+wb.offers(element, {
+  offer: async () => props.value,
+  more: { png: () => (strip() ? wb.say("picture", panel) : picture()) },
+});
 menu.addEventListener("change", () => wb.select({ ...props.value.pick.options[menu.selectedIndex][1] }, "plot"));
 
 // A click on the plot selects the token, layer or head that it names.
 function clicked({ points: [point] }) {
-  const places = {}, head = /^L(\d+)H(\d+)$/.exec(point.data.name ?? "");
+  const places = {},
+    head = /^L(\d+)H(\d+)$/.exec(point.data.name ?? "");
   if (head) Object.assign(places, { layer: Number(head[1]), head: Number(head[2]) });
   for (const [name, [axis, shift, count]] of Object.entries(props.value.chooses ?? {})) {
     const place = point[axis] + shift;
@@ -89,7 +81,7 @@ new MutationObserver(() => {
 function draw() {
   const value = props.value ?? {};
   element.style.display = value.note ? "" : "none";
-  find(".buttons").hidden = !value.key;  // a sentence stands where there is nothing to draw
+  find(".buttons").hidden = !value.key; // a sentence stands where there is nothing to draw
   find(".title").textContent = value.title ?? "";
   find(".note").textContent = value.note ?? "";
   find(".code").textContent = value.code ?? "";

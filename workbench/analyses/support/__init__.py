@@ -1,1 +1,1 @@
-"""What several analyses share, each file named after what it is."""
+"""Functions that several analyses share, one topic in each file."""

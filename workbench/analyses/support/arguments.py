@@ -1,4 +1,4 @@
-"""The arguments that analyses take: texts on the model's device, and indices that are there."""
+"""Checks of the arguments of analyses: texts on the model's device, and indices within range."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,10 @@ from workbench.texts import Texts, TextsLike, as_texts
 
 
 def texts_for(model: OlmoForCausalLM | PreTrainedConfig, tokens: TextsLike, at_least: int = 1) -> Texts:
-    """The texts that an analysis is given (see `as_texts`), on the model's device; a configuration has none.
+    """The texts of an analysis (see `as_texts`), on the model's device. With a configuration they stay on their own
+    device.
 
-    Errors: WorkbenchError for what are no texts, and for a text of fewer than `at_least` tokens.
+    Errors: WorkbenchError for an argument that is not texts, and for a text of fewer than `at_least` tokens.
     """
     on_device = isinstance(model, OlmoForCausalLM)
     texts = as_texts(tokens, model.config if on_device else model)
@@ -39,9 +40,9 @@ def one_text(tokens: TextsLike, model: OlmoForCausalLM | None = None, at_least: 
 
 
 def chosen(wanted: Sequence[int] | None, there: int, what: str) -> list[int]:
-    """The wanted indices, counted from the end where negative; all of them for None.
+    """The wanted indices as numbers from 0; negative ones count from the end. None means all of the `there` indices.
 
-    Raises WorkbenchError for one that is not there.
+    Errors: WorkbenchError for an index out of range.
     """
     if wanted is None:
         return list(range(there))

@@ -1,8 +1,9 @@
-"""Many runs at once that differ in one place each: cells, beside each other in one batch.
+"""Many runs in one batch, called cells, that differ from a base run in one place each.
 
-A cell is a copy of all texts of a batch in which one position, or one head, of one site is taken from elsewhere. Cells
-start at their layer, from the stored residual stream; and since causal models read leftwards only, cells whose changes
-lie at or after a position compute nothing before it: keys and values there are those of the run itself.
+A cell is a copy of all texts of a batch in which one position, or one head, of one site has a replacement activation. A
+cell starts at the layer of its site, from the stored residual stream. A causal model reads only earlier positions, so
+cells whose changes are at or after a position do not compute earlier positions. Their keys and values there are those
+of the base run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,18 +20,22 @@ from workbench.analyses.support.residual_stream import block_of
 
 RESIDUALS = "blocks.*.resid_pre"
 KEYS_AND_VALUES = ("blocks.*.attn.rot_k", "blocks.*.attn.v")
-"""What a run must have captured for its cells to start from any layer, and from any position."""
+"""Sites of a base run. With `RESIDUALS` captured, its cells can start at any layer; with these too, also at any
+position.
+"""
 PARTS = ("blocks.*.attn.z", "blocks.*.mlp_out")
-"""What a run must have captured for `heads_and_mlp` to take from."""
+"""Sites that a run must have captured to be a source for `heads_and_mlp`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Swap:
-    """At one site, what each cell takes from elsewhere.
+    """The replacement activations of cells at one site.
 
     Attributes:
-        source: what is there elsewhere; like the site, its batch the texts, or 1 where it broadcasts.
-        masks: where it is taken: cell, then the site's axes after its batch, or 1 for them.
+        site: the name of the site.
+        source: replacement activations, shaped like the site with the texts as its batch; axes of size 1 are broadcast.
+        masks: boolean, where each cell has the replacement: cell, then the axes of the site after its batch, or 1 for
+            an axis that is replaced as a whole.
     """
 
     site: str
@@ -38,7 +43,9 @@ class Swap:
     masks: Tensor
 
     def edit(self, shape: str, start: int = 0) -> Edit:
-        """The change of a batch (cell text) that holds the positions from `start` on; shape is the site's, in words."""
+        """The edit of a batch (cell text) that holds the positions from `start` on. `shape` is the shape of the site in
+        words.
+        """
         axis = position_axis(shape)
         source, masks = (_from(start, axis, tensor) for tensor in (self.source, self.masks))
 
@@ -55,7 +62,7 @@ def _from(start: int, axis: int, tensor: Tensor) -> Tensor:
 
 
 def one_each(shape: str, axis: str, indices: Sequence[int], size: int) -> Tensor:
-    """Masks of cells that each take one index of one axis of a site of this shape (in words)."""
+    """Masks of cells that each replace one index of one axis. `shape` is the shape of the site in words."""
     masks = torch.zeros(len(indices), size, dtype=torch.bool)
     masks[range(len(indices)), list(indices)] = True
     axes = " ".join(word if word == axis else "1" for word in shape.split()[1:])
@@ -63,7 +70,7 @@ def one_each(shape: str, axis: str, indices: Sequence[int], size: int) -> Tensor
 
 
 def heads_and_mlp(model: OlmoForCausalLM, source: Mapping[str, Tensor], layer: int, at_most: int) -> list[Swap]:
-    """Cells that take each head of a layer, at most so many at a time, and then its MLP from elsewhere."""
+    """Swaps that replace each head of a layer, in groups of at most `at_most` heads, and then the layer's MLP."""
     heads, mlp = f"blocks.{layer}.attn.z", f"blocks.{layer}.mlp_out"
     n_heads = model.config.num_attention_heads
     swaps = [
@@ -74,7 +81,7 @@ def heads_and_mlp(model: OlmoForCausalLM, source: Mapping[str, Tensor], layer: i
 
 
 def repeated(texts: Tensor, cells: int) -> Tensor:
-    """A batch of texts once for each cell: text … -> (cell text) …"""
+    """The batch of texts, repeated for each cell: text … -> (cell text) …"""
     return repeat(texts, "text ... -> (cell text) ...", cell=cells)
 
 
@@ -90,11 +97,21 @@ def run_cells(
     stop_at_layer: int | None = None,
     logits_to_keep: int = 0,
 ) -> Run:
-    """The cells of a swap, from its layer and from position `start` on; before it nothing may change. Batch cell text.
+    """Run the cells of a swap, from the layer of its site and from position `start` on. The batch is (cell text).
 
-    `base` is the run that they are cells of, with `RESIDUALS` captured, and with `KEYS_AND_VALUES` where `start` is not
-    0. `resid` is what the cells' layer reads, from `start` on, where that is not the same as in `base`. `freeze` are
-    further edits.
+    No cell may change a position before `start`.
+
+    Args:
+        base: the run that the cells are copies of, with `RESIDUALS` captured, and with `KEYS_AND_VALUES` if `start` is
+            not 0.
+        swap: the replacement activations.
+        resid: the residual stream that enters the layer from `start` on, (cell text) pos d_model; that of `base` if
+            None.
+        start: the first position to compute.
+        freeze: further edits.
+        capture: sites to capture.
+        stop_at_layer: the layer before which the run stops; the end of the model if None.
+        logits_to_keep: the number of last positions whose logits are computed; 0 for all.
     """
     layer, cells = block_of(swap.site), len(swap.masks)
     stop = model.config.num_hidden_layers if stop_at_layer is None else stop_at_layer
@@ -110,10 +127,11 @@ def run_cells(
 
 
 def swept(model: OlmoForCausalLM, base: Run, swaps: Sequence[Swap], tokens: int, start: int = 0) -> Tensor:
-    """The last logits of the cells of every layer, (layer cell text) vocab: a swap each, in order, of as many cells.
+    """The last logits of the cells of every layer: (layer cell text) vocab.
 
-    Cells join those of earlier layers at their own, so that each block runs once for all that have come so far, on at
-    most so many `tokens` (or one cell) at a time. `base` and `start` as in `run_cells`.
+    `swaps` has one swap for each layer, in order, all with the same number of cells. The cells of a layer join those of
+    the earlier layers in one batch, so each block runs once for all cells so far, on at most `tokens` tokens (or one
+    cell) at a time. `base` and `start` are as in `run_cells`.
     """
     x = entering(base, 0, start, 0)  # (layer cell text) pos d_model
     for layer, swap in enumerate(swaps):
@@ -126,7 +144,9 @@ def swept(model: OlmoForCausalLM, base: Run, swaps: Sequence[Swap], tokens: int,
 
 
 def _after_block(model: OlmoForCausalLM, base: Run, swap: Swap, x: Tensor, tokens: int, start: int) -> Tensor:
-    """Cells after the swap's block, (cell text) pos d_model; after the last their last logits, (cell text) vocab."""
+    """The residual streams of cells after the block of the swap, (cell text) pos d_model; after the last block their
+    last logits, (cell text) vocab.
+    """
     texts, after = len(x) // len(swap.masks), block_of(swap.site) + 1
     size = max(1, tokens // (texts * x.shape[1]))
     runs = [
@@ -139,12 +159,12 @@ def _after_block(model: OlmoForCausalLM, base: Run, swap: Swap, x: Tensor, token
 
 
 def entering(base: Run, layer: int, start: int, cells: int) -> Tensor:
-    """What a layer of the base run reads from position `start` on, once for each cell: (cell text) pos d_model."""
+    """The residual stream of `base` that enters a layer, from `start` on, for each cell: (cell text) pos d_model."""
     return repeated(base[f"blocks.{layer}.resid_pre"][:, start:], cells)
 
 
 def _cache(base: Run, layers: range, start: int, cells: int) -> DynamicCache:
-    """The keys and values of some layers before position `start`, once for each cell."""
+    """The keys and values of some layers before position `start`, repeated for each cell."""
     cache = DynamicCache()
     for layer in layers:
         k, v = (
@@ -156,6 +176,6 @@ def _cache(base: Run, layers: range, start: int, cells: int) -> DynamicCache:
 
 
 def groups(cells: range, at_most: int) -> list[range]:
-    """Consecutive cells, at most so many (at least one) at a time."""
+    """Consecutive cells in groups of at most `at_most`, and at least one."""
     size = max(1, at_most)
     return [cells[first : first + size] for first in range(0, len(cells), size)]

@@ -1,4 +1,4 @@
-"""Attention heads: their names, the values that they share, and what each adds to the residual stream."""
+"""Attention heads: their names, shared values, and outputs to the residual stream."""
 
 import torch
 from torch import Tensor
@@ -8,19 +8,19 @@ from hooks.olmo import divided
 
 
 def head_name(layer: int | str, head: int | str) -> str:
-    """How a head is called everywhere: L3H5."""
+    """The name of a head: L3H5."""
     return f"L{layer}H{head}"
 
 
 def values_by_head(values: Tensor, heads: int) -> Tensor:
-    """Each head's values, where heads share them: … kv_head d_head -> … head d_head."""
+    """The values of each query head, repeated where heads share them: … kv_head d_head -> … head d_head."""
     return values.repeat_interleave(heads // values.shape[-2], dim=-2)
 
 
 def head_output(model: OlmoForCausalLM, layer: int, z: Tensor, head: int, scale: Tensor) -> Tensor:
-    """What one head adds to the residual stream for its part of z: pos head d_head -> pos d_model.
+    """What one head adds to the residual stream, from the z of all heads: pos head d_head -> pos d_model.
 
-    Where a norm follows attention (OLMo 2 and 3), `scale` is its divisor; the others have none.
+    `scale` is the divisor of the norm after attention (OLMo 2 and 3). Models without that norm do not use it.
     """
     block = model.model.blocks[layer]
     result = block.self_attn.by_head(z[None], torch.tensor([head], device=z.device))[0, :, 0]

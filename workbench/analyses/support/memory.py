@@ -1,12 +1,12 @@
-"""How much memory an analysis takes beside the model, and how many tokens it therefore runs at a time.
+"""How much memory an analysis takes in addition to the model, and how many tokens can therefore run at a time.
 
-An analysis says what one token of a batch takes (`run_bytes`, from the model's width, depth and vocabulary).
-`tokens_at_a_time` sets that against the budget, states the peak, and refuses a text that does not fit. The peak is a
-log record of `workbench.analyses.support.memory`, level INFO:
+An analysis computes the bytes for one token of a batch (`run_bytes`, from the model's width, depth and vocabulary).
+`tokens_at_a_time` compares them with the budget, logs the peak, and refuses a text that does not fit. The log record
+has level INFO:
 
     logging.getLogger("workbench.analyses.support.memory").setLevel("INFO")
 
-Figures are upper bounds, measured on all families in float32 and bfloat16.
+All numbers are upper bounds, measured on all model families in float32 and bfloat16.
 """
 
 import logging
@@ -22,17 +22,17 @@ from workbench.checkpoints.loading import free_memory, readable
 from workbench.errors import WorkbenchError
 
 TOKENS = 4096
-"""Run at a time, however much memory is free: larger batches are no faster."""
+"""The most tokens to run at a time, however much memory is free: larger batches are not faster."""
 
 log = logging.getLogger(__name__)
 
 
 Reader: TypeAlias = OlmoForCausalLM | PreTrainedConfig
-"""A model, or the configuration of one that will be loaded: in float32, on the CPU."""
+"""A model, or the configuration of a model that will be loaded later, in float32 on the CPU."""
 
 
 def budget(model: Reader) -> int:
-    """Bytes that an analysis may use beside a model: half of what is free on its device."""
+    """Bytes that an analysis may use in addition to the model: half of the free memory of its device."""
     return free_memory(_device(model)) // 2
 
 
@@ -48,15 +48,17 @@ def _itemsize(model: Reader) -> int:
 def tokens_at_a_time(
     model: Reader, what: str, per_token: float, length: int, *, fixed: float = 0, at_most: int | None = None
 ) -> int:
-    """How many tokens to run at a time; at least one text of `length` tokens.
+    """The number of tokens to run at a time, at least one text of `length` tokens.
 
     Args:
-        what: the analysis, for people.
-        per_token: bytes that each token of a batch takes.
+        model: the model, or its configuration.
+        what: the name of the analysis, for messages.
+        per_token: bytes for each token of a batch.
+        length: tokens of the longest text.
         fixed: bytes that do not depend on the size of a batch.
-        at_most: tokens, however much memory there is; `TOKENS` if not given.
+        at_most: the most tokens, however much memory is free; `TOKENS` if not given.
 
-    Errors: WorkbenchError, with both numbers, if one text takes more than the `budget`.
+    Errors: WorkbenchError if one text takes more than the `budget`; the message gives both numbers.
     """
     allowed, least = budget(model), fixed + per_token * length
     if least > allowed:
@@ -75,17 +77,19 @@ def tokens_at_a_time(
 def run_bytes(
     model: Reader, *, capture: Sequence[str] = (), logits: int = 0, grad: bool = False, length: int = 0
 ) -> float:
-    """Bytes that each token of a forward pass takes beside the weights.
+    """Bytes for each token of a forward pass, without the weights.
 
     Args:
-        capture: sites or globs of a model whose activations are kept.
-        logits: how many tensors of the size of the logits are held at a time; 0 where only the last are computed.
+        model: the model, or its configuration.
+        capture: sites, or globs of sites, whose activations are kept. Needs a model.
+        logits: the number of tensors of the size of the logits in memory at a time; 0 if only the last logits are
+            computed.
         grad: whether activations are kept for a backward pass.
-        length: keys of a text, where patterns or scores are captured.
+        length: the number of keys of a text, if patterns or scores are captured.
     """
     size, config = _itemsize(model), model.config if isinstance(model, OlmoForCausalLM) else model
     width = config.hidden_size + config.intermediate_size
-    work = 6 * width * size  # of one layer at a time
+    work = 6 * width * size  # intermediate results of one layer at a time
     if grad:
         work += config.num_hidden_layers * width * (4 * size + 8)  # norms keep their inputs in float32
     kept = 0.0
@@ -96,6 +100,6 @@ def run_bytes(
 
 
 def site_bytes(model: OlmoForCausalLM, site: str, length: int = 0) -> float:
-    """Bytes of one token's activation at a site; `length` is the number of keys, where the site has them."""
+    """Bytes of one token's activation at a site. `length` is the number of keys, for sites with a key axis."""
     sizes = {**model.sites.sizes, "batch": 1, "pos": 1, "query": 1, "1": 1, "key": length}
     return model.dtype.itemsize * prod(sizes[word] for word in model.sites[site].split())

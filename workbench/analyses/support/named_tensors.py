@@ -1,4 +1,4 @@
-"""Parameters by name, of a checkpoint's files or of a model in memory, read a few rows at a time."""
+"""Parameters by name, from the files of a checkpoint or from a model in memory, read a few rows at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from workbench.errors import WorkbenchError
 
 
 class NamedTensors(Protocol):
-    """Tensors by transformers' names, read by rows: `checkpoints.Weights`, or a model's own."""
+    """Tensors with the names of transformers, read by rows: `checkpoints.Weights` or `ModelTensors`."""
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -21,7 +21,7 @@ class NamedTensors(Protocol):
         ...
 
     def __iter__(self) -> Iterator[str]:
-        """The names."""
+        """The names of the tensors."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -34,12 +34,12 @@ class NamedTensors(Protocol):
 
 
 WeightsLike = str | Checkpoint | OlmoForCausalLM | NamedTensors
-"""What can be compared: a checkpoint's id, an entry of a series, opened weights, or a model in memory."""
+"""Weights to compare: a checkpoint's id, an entry of a series, opened weights, or a model in memory."""
 
 
 @dataclass(frozen=True)
 class ModelTensors:
-    """The parameters of a model in memory, read like those of a file."""
+    """The parameters of a model in memory, with the interface of opened files."""
 
     model: OlmoForCausalLM
 
@@ -58,7 +58,7 @@ class ModelTensors:
 
 
 def weights_of(source: WeightsLike) -> NamedTensors:
-    """Opened weights of whatever can be compared.
+    """The weights of a checkpoint or a model, opened for reading by name.
 
     Errors: WorkbenchError for a quantised model, and those of `checkpoints.locate` and `open_weights`.
     """

@@ -8,10 +8,10 @@ CHUNK_BYTES = 4 * 4 * CHUNK  # of intermediate results for one chunk, in float32
 
 
 def next_token_statistics(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Loss, rank and entropy of next-token distributions, float32.
+    """Loss, rank and entropy of next-token distributions, float32: … each.
 
-    logits: … vocab; targets: … token ids. loss = −log p(target), in nats; rank = 1 + the number of tokens with a
-    higher logit; entropy = −Σ p log p, in nats. Works in chunks, so that a large vocabulary costs no second copy.
+    loss = −log p(target), in nats; rank = 1 + the number of tokens with a higher logit; entropy = −Σ p log p, in nats.
+    logits: … vocab; targets: …, token ids. Computed in chunks, so no second tensor of the size of the logits is needed.
     """
     flat, wanted = logits.flatten(0, -2), targets.flatten()
     size = max(1, CHUNK // flat.shape[-1])

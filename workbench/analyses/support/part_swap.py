@@ -1,4 +1,4 @@
-"""A model with one part of another: a head, an MLP, a layer, exchanged without touching either."""
+"""A model in which one part (a head, an MLP, a layer) has the weights of another model."""
 
 import copy
 import re
@@ -13,13 +13,16 @@ from workbench.errors import WorkbenchError
 
 KINDS = ("head", "attention", "mlp", "layer", "residual")
 Tensors = dict[str, Tensor]
-"""Parameters by name, whole."""
+"""Whole parameters by name."""
 
 
 @dataclass(frozen=True)
 class Part:
     """A part of a model: `Part("head", 2, heads=(5,))`, `Part("mlp", 2)`, `Part("attention", 2)`, `Part("layer", 2)`,
-    or `Part("residual", 2)`, the residual stream that leaves the layer (of which there are activations only)."""
+    or `Part("residual", 2)`.
+
+    `residual` is the residual stream after the layer. It has activations but no weights.
+    """
 
     kind: str
     layer: int
@@ -35,9 +38,9 @@ class Part:
 
     @classmethod
     def named(cls, name: str) -> "Part":
-        """The part that is called so, as `str` does: `L2H1`, `L2H1H3`, `L2 mlp`, `L2 attention`.
+        """The part with a name as `str` writes it: `L2H1`, `L2H1H3`, `L2 mlp`, `L2 attention`.
 
-        Raises WorkbenchError for a name of none.
+        Errors: WorkbenchError for a name that is not the name of a part.
         """
         found = re.fullmatch(r"L(\d+)(?:((?:H\d+)+)| ?([a-z]+))", name, re.IGNORECASE)
         if found is None:
@@ -55,7 +58,7 @@ class Part:
 
 
 def part_tensors(source: NamedTensors, part: Part) -> Tensors:
-    """The parameters that a part touches, whole, by name. Errors: WorkbenchError for a part without any."""
+    """The parameters that contain the weights of a part, whole, by name. Errors: WorkbenchError for `residual`."""
     if part.kind == "residual":
         raise WorkbenchError("the residual stream has no weights; use using='activations'")
     block = f"model.layers.{part.layer}."
@@ -70,10 +73,12 @@ def part_tensors(source: NamedTensors, part: Part) -> Tensors:
 
 
 def grafted(model: OlmoForCausalLM, tensors: Tensors, part: Part) -> OlmoForCausalLM:
-    """A model that shares all parameters with `model` but those of a part, which it has from `tensors`.
+    """A copy of `model` in which one part has its parameters from `tensors`. It shares all other parameters with
+    `model`.
 
-    A head has its rows of q, its columns of o and its part of the q norm; keys and values go along where all query
-    heads that share them are exchanged. `model` itself is not touched, so that others may go on using it.
+    The parameters of a head are its rows of q, its columns of o and its part of the q norm. Keys and values are
+    exchanged too if all query heads that share them are exchanged. `model` itself is unchanged.
+
     Errors: WorkbenchError if shapes differ, or the parameters are quantised.
     """
     shared = [*model.parameters(), *model.buffers()]
@@ -93,7 +98,7 @@ def grafted(model: OlmoForCausalLM, tensors: Tensors, part: Part) -> OlmoForCaus
 
 
 def _exchanged(model: OlmoForCausalLM, name: str, old: Tensor, new: Tensor, heads: Sequence[int]) -> Tensor:
-    """`old` with what belongs to some heads from `new`."""
+    """`old` with the entries of some heads replaced by those of `new`."""
     config = model.config
     matrix, kind = name.split(".")[-2:]
     if matrix == "o_proj" and kind == "bias":

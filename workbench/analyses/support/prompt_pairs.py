@@ -1,4 +1,4 @@
-"""Two prompts that differ in what the model says next, and how far a run is from that of one to that of the other."""
+"""Pairs of prompts with different next tokens, and measures of where a run lies between the two."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ from workbench.texts import Texts, TextsLike
 from workbench.tokens import Tokenizer, token_id, vocabulary_labels
 
 Target = int | str | Sequence[int | str]
-"""A token by its id or its text; or one for each prompt."""
+"""A token, given by its id or its text; or one token for each prompt."""
 
 
 Metric = Callable[[Tensor], Tensor | float]
-"""A number, or one for each text, of logits: text 1 vocab."""
+"""A function of logits (text 1 vocab) that returns one number, or one number for each text."""
 
 Sums = dict[str, Tensor]
-"""Measures added up over pairs of prompts, by name."""
+"""Measures by name, summed over pairs of prompts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Some prompts in two versions, all of one length, and the next tokens that tell the versions apart."""
+    """A batch of prompts in two versions, all of one length, and the next tokens in which the versions differ."""
 
     clean: Tensor  # text pos
     corrupted: Tensor  # text pos
@@ -37,33 +37,33 @@ class Pairs:
 
     @property
     def first_difference(self) -> int:
-        """The first position at which the two versions of any prompt differ; their number where none does."""
+        """The first position at which the two versions of any prompt differ; the length if none differ."""
         same = (self.clean == self.corrupted).all(0)
         return int(same.cumprod(0).sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """Prompts in two versions, of equal length pair by pair, and the next tokens that tell them apart.
+    """Prompts in two versions, each pair of equal length, and the next tokens in which the versions differ.
 
-    Later tokens have no effect on what is asked, so both versions end at the position whose next token is meant.
+    Both versions end at the position whose next token is measured, because later tokens have no effect on it.
     """
 
     clean: Texts
     corrupted: Texts
     targets: Tensor  # text 1, or text 2 if the second is subtracted
-    name: str  # of the targets, for people
-    metric: Metric | None = None  # measured besides, or instead where there are no targets
+    name: str  # of the targets, for titles
+    metric: Metric | None = None  # an additional measure, or the only one if there are no targets
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The names of what a `Scale` measures."""
+        """The names of the measures of a `Scale`."""
         targets = self.targets.shape[1]
         of_targets = ("logit" if targets == 1 else "logit_difference", "probability", "kl") if targets else ()
         return of_targets if self.metric is None else (*of_targets, "metric")
 
     def batches(self, tokens: int) -> list[Pairs]:
-        """All pairs in batches of one length, of at most so many tokens (or one pair) each."""
+        """All pairs in batches of one length, each of at most `tokens` tokens (or of one pair)."""
         return [
             Pairs(batch.ids, self.corrupted.ids[batch.rows, : batch.ids.shape[1]], self.targets[batch.rows])
             for batch in self.clean.batches(tokens)
@@ -80,10 +80,10 @@ def contrast(
     tokenizer: Tokenizer | None,
     metric: Metric | None = None,
 ) -> Contrast:
-    """The checked contrast of two prompts, or of two sets of them, on the model's device.
+    """The checked contrast of two prompts, or of two sets of prompts, on the model's device.
 
-    Errors: WorkbenchError if a prompt and its other version differ in length, a target is not one token, or nothing is
-    to be measured.
+    Errors: WorkbenchError if the two prompts of a pair differ in length, a target is not one token, or there is neither
+    a `token` nor a `metric`.
     """
     both = texts_for(model.config, clean), texts_for(model.config, corrupted)
     lengths = [texts.lengths for texts in both]
@@ -106,14 +106,14 @@ def contrast(
 
 
 def _some(lengths: list[int]) -> str:
-    """Lengths of prompts for people: the first few of them, or one number if all are equal."""
+    """Lengths of prompts as text for messages: the first few of them, or one number if all are equal."""
     if len(set(lengths)) == 1:
         return str(lengths[0])
     return ", ".join(map(str, lengths[:6])) + (", …" if len(lengths) > 6 else "")
 
 
 def _ids(model: OlmoForCausalLM, target: Target, texts: int, tokenizer: Tokenizer | None) -> list[int]:
-    """The id of the target of each text."""
+    """The target id of each text."""
     each = [target] * texts if isinstance(target, int | str) else list(target)
     if len(each) != texts:
         raise WorkbenchError(f"{len(each)} target tokens for {texts} prompts; give one token, or one for each prompt")
@@ -122,10 +122,11 @@ def _ids(model: OlmoForCausalLM, target: Target, texts: int, tokenizer: Tokenize
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """What is measured of a run's next token, from the run where it counts as 0 to the one where it counts as 1.
+    """The measures of a run's next token, with the values that count as 0 and as 1.
 
     Measures, each a mean over the prompts: the `logit` of the target, or its `logit_difference` from the other target;
-    the target's `probability`; and `kl`, the divergence KL(clean ‖ run) in nats.
+    the `probability` of the target; `kl`, the divergence KL(clean ‖ run) in nats; and `metric`, if the contrast has
+    one.
     """
 
     contrast: Contrast
@@ -133,19 +134,21 @@ class Scale:
     one: dict[str, float]
 
     def normalised(self, sums: Sums) -> dict[str, Tensor]:
-        """The means with 0 and 1 at the two ends, from sums over all pairs; outside of 0…1 where a run goes further."""
+        """The normalised means, from sums over all pairs: 0 and 1 at the two ends, and outside 0…1 for a run beyond an
+        end.
+        """
         pairs = len(self.contrast.clean)
         return {name: (total / pairs - self.zero[name]) / self.span(name) for name, total in sums.items()}
 
     def span(self, name: str) -> float:
-        """The raw measure from 0 to 1."""
+        """The raw value at 1 minus the raw value at 0."""
         return self.one[name] - self.zero[name]
 
 
 class Ends(NamedTuple):
-    """The measures of a batch of pairs after the clean and after the corrupted prompts, and how exact they are.
+    """The measures of a batch of pairs after the clean and after the corrupted prompts, and their rounding errors.
 
-    `noise` is the square of the rounding error of either; see `rounding`.
+    `noise` is the square of the rounding error, the larger of the two versions; see `rounding`.
     """
 
     clean: Sums
@@ -154,10 +157,11 @@ class Ends(NamedTuple):
 
 
 def scale_between(contrast: Contrast, ends: Sequence[Ends], one: str, dtype: torch.dtype) -> Scale:
-    """The scale between the runs over clean and corrupted prompts, given the ends of every batch.
+    """The scale between the runs over clean and corrupted prompts, from the ends of all batches.
 
-    `one` names the version that counts as 1: "clean" or "corrupted"; `dtype` is that of the logits. Errors:
-    WorkbenchError where a measure of the two differs by no more than rounding.
+    `one` is the version that counts as 1: "clean" or "corrupted". `dtype` is that of the logits.
+
+    Errors: WorkbenchError if the two ends of a measure differ by no more than rounding.
     """
     pairs = len(contrast.clean)
     clean, corrupted, noise = (
@@ -178,12 +182,12 @@ def scale_between(contrast: Contrast, ends: Sequence[Ends], one: str, dtype: tor
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """Those of the next token after each text, float64: text pos vocab -> text vocab."""
+    """Log-probabilities of the next token after each text, float64: text pos vocab -> text vocab."""
     return logits[:, -1].double().log_softmax(-1)
 
 
 def ends_of(contrast: Contrast, pairs: Pairs, clean: Tensor, corrupted: Tensor) -> Ends:
-    """The ends of a batch, given the logits after its clean and its corrupted prompts, text pos vocab."""
+    """The ends of a batch, from the logits after its clean and its corrupted prompts, each text pos vocab."""
     log_clean = log_probabilities(clean)
     lasts = [logits[:, -1].detach() for logits in (clean, corrupted)]  # text vocab
     first, second = ({name: x[0] for name, x in summed(contrast, pairs, log_clean, z[None]).items()} for z in lasts)
@@ -192,7 +196,7 @@ def ends_of(contrast: Contrast, pairs: Pairs, clean: Tensor, corrupted: Tensor) 
 
 
 def ends_of_others(model: OlmoForCausalLM, contrast: Contrast, batches: Sequence[Pairs]) -> list[Ends]:
-    """The ends of the batches after the first, whose runs are at hand."""
+    """The ends of all batches except the first. (The caller already has the runs of the first batch.)"""
     return [
         ends_of(contrast, pairs, *(model.run(ids, logits_to_keep=1).logits for ids in (pairs.clean, pairs.corrupted)))
         for pairs in batches[1:]
@@ -200,14 +204,16 @@ def ends_of_others(model: OlmoForCausalLM, contrast: Contrast, batches: Sequence
 
 
 def rounding(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> Sums:
-    """The square of how far off each measure may be because numbers are rounded: two runs must be twice that apart.
+    """The square of the possible rounding error of each measure, summed over pairs.
 
-    The error of a logit is taken to be u times the largest logit of its row: u is ε/2 of its dtype, the error of one
-    rounding, and besides 16 ε of float32, in which sums, norms and softmaxes are computed at most. (Against float64 the
-    root mean square error is 0.4 to 2 u in bfloat16 and float16 and 0.1 to 0.2 u in float32, for the embedded series
-    and random models of 2 to 4 layers.) A measure m of the logits z is then off by up to Σ |∂m/∂z| times that: errors
-    within a row may all add up; those of different prompts are independent, so it is their squares that add up. A
-    metric whose gradient is not known counts as exact.
+    Two runs count as different only if they are more than twice the error apart.
+
+    The error of a logit is taken as u times the largest absolute logit of its row. u is ε/2 of the logits' dtype, the
+    error of one rounding, plus 16 ε of float32, the bound for sums, norms and softmaxes in float32. (Compared with
+    float64, the root mean square error is 0.4 to 2 u in bfloat16 and float16 and 0.1 to 0.2 u in float32, for the
+    embedded series and random models of 2 to 4 layers.) The error of a measure m of the logits z is at most Σ |∂m/∂z|
+    times that: errors within a row may all have the same sign. Errors of different prompts are independent, so their
+    squares are added. A metric without a gradient counts as exact.
 
     clean: text vocab, log-probabilities; logits: text vocab.
     """
@@ -222,7 +228,7 @@ def rounding(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) ->
 
 
 def summed(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> Sums:
-    """What `Scale` measures, raw, added up over some pairs: cell each.
+    """The raw measures of `Scale`, summed over some pairs: cell each.
 
     clean: text vocab, log-probabilities after the clean prompts; logits: cell text vocab.
     """
@@ -240,7 +246,9 @@ def summed(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> S
 
 
 def _metric_sum(metric: Metric, logits: Tensor) -> Tensor:
-    """A metric of one cell, added up over its texts: text vocab -> a number. One number counts as the texts' mean."""
+    """The metric of one cell, summed over its texts: text vocab -> a number. If the metric returns one number, it is
+    taken as the mean over the texts.
+    """
     value = torch.as_tensor(metric(logits[:, None]), dtype=torch.double, device=logits.device)
     if value.shape not in ((), logits.shape[:1]):
         raise WorkbenchError(
@@ -253,14 +261,16 @@ def _metric_sum(metric: Metric, logits: Tensor) -> Tensor:
 def batches_in_memory(
     model: OlmoForCausalLM, pair: Contrast, what: str, kept: float, of_cell: float
 ) -> tuple[list[Pairs], int]:
-    """The pairs in batches that fit in memory, and how many tokens of patched runs fit beside one batch.
+    """The pairs in batches that fit into memory, and the number of tokens of patched runs that fit beside one batch.
 
     Args:
-        what: the analysis, for people.
+        model: the model.
+        pair: the pairs of prompts.
+        what: the name of the analysis, for messages.
         kept: bytes for each token of a batch, held while its patched runs are computed.
         of_cell: bytes for each token of a patched run.
 
-    Errors: WorkbenchError, with both numbers, if one pair does not fit.
+    Errors: WorkbenchError if one pair does not fit; the message gives both numbers.
     """
     batches = pair.batches(tokens_at_a_time(model, what, kept + of_cell, pair.clean.longest))
     largest = max(pairs.clean.numel() for pairs in batches)
@@ -268,7 +278,7 @@ def batches_in_memory(
 
 
 def last_logits_bytes(model: OlmoForCausalLM) -> float:
-    """Bytes of the last logits of one text, and of what `summed` makes of them in float64."""
+    """Bytes of the last logits of one text, and of the float64 copies that `summed` makes."""
     return model.config.vocab_size * (2 * model.dtype.itemsize + 5 * 8)
 
 
@@ -280,7 +290,7 @@ def grids(
     column_name: str,
     title: str,
 ) -> Measures:
-    """Normalised measures (row column) as Grids that say what 0 and 1 stand for."""
+    """Normalised measures (row column) as Grids, with the raw values at 0 and 1 in titles and provenance."""
     found = {}
     for name, value in values.items():
         ends = {"at 0": scale.zero[name], "at 1": scale.one[name]}
@@ -299,11 +309,11 @@ def grids(
 
 
 def _said(measure: str) -> str:
-    """A measure's name in a sentence."""
+    """The name of a measure for use in a sentence."""
     return measure.replace("_", " ").replace("kl", "KL from the clean run")
 
 
 def _apart(a: float, b: float) -> tuple[str, str]:
-    """Two different numbers in as many digits, at least three, as it takes to tell them apart."""
+    """Two different numbers as text, with as many digits as needed to be different, at least three."""
     both = ((f"{a:.{digits}g}", f"{b:.{digits}g}") for digits in range(3, 18))
     return next((one, other) for one, other in both if one != other)

@@ -9,14 +9,14 @@ from workbench.analyses.support.memory import run_bytes
 
 
 def block_of(site: str) -> int:
-    """The number of the block that a site lies in."""
+    """The number of the block that contains a site."""
     layer, _ = layer_of(site)
     assert layer is not None, f"{site} lies in no block"
     return layer
 
 
 def residuals(model: OlmoForCausalLM, batch: Tensor) -> Tensor:
-    """The residual stream entering the first block and leaving each: layer+1 batch pos d_model."""
+    """The residual stream at the embedding and after each block: layer+1 batch pos d_model."""
     run = model.run(batch, capture=["embed", "blocks.*.resid_post"], captures_only=True)
     return torch.cat([run["embed"][None], run.stack("resid_post")])
 
@@ -30,5 +30,5 @@ def residuals_bytes(model: OlmoForCausalLM) -> float:
 
 
 def residual_names(model: OlmoForCausalLM) -> list[str]:
-    """What the rows of `residuals` are called: `embed`, then the number of the block each leaves."""
+    """The names of the rows of `residuals`: `embed`, then the number of each block."""
     return ["embed", *(str(layer) for layer in range(model.config.num_hidden_layers))]

@@ -1,4 +1,4 @@
-"""A short text of several kinds, written for this project, to measure models on where none other is at hand."""
+"""A short text of several kinds, written for this project, for measurements without a text of the user's own."""
 
 SAMPLE_TEXT = '''\
 The harbour was quiet before dawn. Two gulls stood on the sea wall and watched the first boat come in, low in the

@@ -1,8 +1,8 @@
-"""Two models to compare, both in memory or one after the other.
+"""Comparison of two models, both in memory or loaded one after the other.
 
-A comparison needs something of A and the same of B, piece by piece (a window of text, a layer). Where both are models
-the pieces are made side by side; where one is only named, A's are kept in files while B takes its place in memory. The
-pieces are the same numbers either way, and so is what is made of them.
+A comparison computes the same pieces of A and of B, for example one for each window of text, and compares them in
+pairs. If A and B are both models in memory, their pieces are computed in turn. Otherwise A's pieces are written to
+files before B is loaded. The pieces, and so the results, are the same numbers in both cases.
 """
 
 import shutil
@@ -22,11 +22,12 @@ from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 
 ModelOrName = OlmoForCausalLM | Checkpoint | str
-"""A model in memory, or a checkpoint that is loaded for as long as it is needed, as `checkpoints.load` does by default:
-an entry of a series, or an id."""
+"""A model in memory, or a checkpoint (an entry of a series, or an id) that is loaded while it is needed, with the
+defaults of `checkpoints.load`.
+"""
 
 SPARED = 2**29
-"""Bytes of the disk that are left free."""
+"""Bytes of the disk that stay free."""
 
 Pieces = Callable[[OlmoForCausalLM], Iterator[Tensor]]
 
@@ -34,9 +35,9 @@ Pieces = Callable[[OlmoForCausalLM], Iterator[Tensor]]
 def side_by_side(
     a: ModelOrName, b: ModelOrName, pieces: Pieces, count: int, progress: Progress | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pieces of A and of B in pairs, float32 on the CPU. There are `count` of each.
+    """Pairs of the pieces of A and of B, float32 on the CPU. There are `count` pairs.
 
-    Errors: WorkbenchError if the two have vocabularies of different size, or A's pieces do not fit on the disk, and
+    Errors: WorkbenchError if the vocabularies of the two differ in size, or A's pieces do not fit on the disk, and
     those of `checkpoints.load`.
     """
     sizes = [config_of(subject).vocab_size for subject in (a, b)]
@@ -60,7 +61,7 @@ def side_by_side(
 
 
 def _write(subject: ModelOrName, pieces: Pieces, files: Sequence[Path], progress: Progress | None) -> None:
-    """Keep the pieces of a subject, which is in memory no longer than that takes."""
+    """Write the pieces of a subject to files. If the subject is not in memory, it is loaded only for that time."""
     model = opened(subject, part(progress, 0.0, 0.5))
     told = steps(files, part(progress, 0.5, 1.0), f"running {name_of(subject, 'A')}")
     for file, piece in zip(told, pieces(model), strict=True):
@@ -68,7 +69,7 @@ def _write(subject: ModelOrName, pieces: Pieces, files: Sequence[Path], progress
 
 
 def _keep(piece: Tensor, file: Path) -> None:
-    """Write a piece to a file, in its own dtype. Errors: WorkbenchError if there is no room for it."""
+    """Write a piece to a file, in its own dtype. Errors: WorkbenchError if the disk has no room for it."""
     free = shutil.disk_usage(file.parent).free
     if piece.nbytes > free - SPARED:
         raise WorkbenchError(
@@ -80,14 +81,14 @@ def _keep(piece: Tensor, file: Path) -> None:
 
 
 def config_of(subject: ModelOrName) -> PreTrainedConfig:
-    """The configuration of a subject, read without loading it."""
+    """The configuration of a model or a checkpoint, read without loading the weights."""
     if isinstance(subject, OlmoForCausalLM):
         return subject.config
     return checkpoints.open_weights(checkpoints.locate(subject)).config
 
 
 def shared_layers(a: ModelOrName, b: ModelOrName) -> int:
-    """How many layers A and B have. Errors: WorkbenchError if one has more of them, or more heads, than the other."""
+    """The number of layers of A and B. Errors: WorkbenchError if they differ in their number of layers or heads."""
     shapes = [(config.num_hidden_layers, config.num_attention_heads) for config in (config_of(a), config_of(b))]
     if shapes[0] != shapes[1]:
         raise WorkbenchError(f"A has {shapes[0][0]} layers of {shapes[0][1]} heads, B {shapes[1][0]} of {shapes[1][1]}")
@@ -95,18 +96,20 @@ def shared_layers(a: ModelOrName, b: ModelOrName) -> int:
 
 
 def opened(subject: ModelOrName, progress: Progress | None = None) -> OlmoForCausalLM:
-    """The model itself; a checkpoint that is only named is loaded."""
+    """The model itself, or the loaded checkpoint."""
     return subject if isinstance(subject, OlmoForCausalLM) else checkpoints.load(subject, progress=progress)[0]
 
 
 def name_of(subject: ModelOrName, fallback: str) -> str:
-    """What to call a subject in titles: its id, or the fallback for a model in memory."""
+    """The name of a model or a checkpoint for titles: its id, or the fallback for a model in memory."""
     if isinstance(subject, OlmoForCausalLM):
         return fallback
     return subject if isinstance(subject, str) else subject.id
 
 
 def pair_name(a: ModelOrName, b: ModelOrName) -> str:
-    """What A and B are, for the end of a title: " (A: tiny-olmo@step0, B: tiny-olmo)"; nothing of two models."""
+    """The names of A and B for the end of a title: " (A: tiny-olmo@step0, B: tiny-olmo)". Models in memory have no
+    name; for two of them it is the empty string.
+    """
     said = [f"{letter}: {name}" for letter, one in (("A", a), ("B", b)) if (name := name_of(one, "")) != ""]
     return f" ({', '.join(said)})" if said else ""

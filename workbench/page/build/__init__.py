@@ -1,1 +1,1 @@
-"""What every tab is built with: the page around it, its slot on the page, and panels for its results."""
+"""The parts that all tabs share: the page around a tab, the tab's slot on the page, and panels for results."""

@@ -1,7 +1,8 @@
 """The page around the tabs: the bar on top, the token strip, the selection that all tabs share, the page's address.
 
 A tab is a module with `TITLE`, `HOW` (one line: what is drawn and how to read it) and `build(slot)`, which makes its
-components and connects the functions that draw them. Only the tab in sight computes; another one when it is selected.
+components and connects the functions that draw them. Only the visible tab computes. Another tab computes when it is
+selected.
 """
 
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ def build(bench: Bench, tabs: Sequence[ModuleType]) -> gr.Blocks:
 
 
 class Page:
-    """The bar, the token strip and the states of the page while it is built."""
+    """The page's bar, token strip and states during construction, and the handlers of their events."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -82,12 +83,12 @@ class Page:
         self._quiet = {"show_progress": "hidden", "show_progress_on": self.count}
 
     def slot(self, title: str) -> Slot:
-        """The slot of one more tab."""
+        """Add a tab with this title; returns its slot."""
         self.slots[title] = Slot(self.bench, title, self.bar)
         return self.slots[title]
 
     def connect_runs(self, demo: gr.Blocks, tabs: gr.Tabs) -> None:
-        """Connect what runs the prompt: opening the page, the bar's controls, and buttons of the tabs."""
+        """Connect the events that run the prompt: opening the page, the bar's controls, and buttons of the tabs."""
         requests = [slot.request for slot in self.slots.values()]
         run_request, states = self.bar.run_request, [self.query, self.selection, self.bar.active]
         controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.bar.linked}
@@ -122,7 +123,7 @@ class Page:
         gr.on(changes, **counting, show_progress="hidden", trigger_mode="always_last")
 
     def connect_selection(self, tabs: gr.Tabs) -> None:
-        """Connect what selects a tab, or a token, layer or head for all tabs."""
+        """Connect the events that select a tab, or a token, layer or head for all tabs."""
         states = [self.query, self.selection, self.bar.active, *[slot.request for slot in self.slots.values()]]
         selecting = {"fn": self._select, "inputs": states, "outputs": states, **self._quiet}
         tabs.select(**selecting).then(None, js=TURNED)
@@ -145,7 +146,7 @@ class Page:
         ]
 
     def _addressed(self, http: gr.Request) -> tuple[Query, Selection, str]:
-        """The query, the selection and the title of the tab in sight, from the page's address."""
+        """The query, the selection and the title of the visible tab, from the page's address."""
         address = dict(http.query_params)
         checkpoint = address.get("checkpoint", "")
         query = Query(
@@ -156,29 +157,29 @@ class Page:
         return query, Selection(**chosen), title
 
     def _known(self, http: gr.Request, query: Query, selection: Selection, active: str) -> tuple[Query, Selection, str]:
-        """A page's states; from its address if the server has forgotten the page."""
+        """A page's states; taken from its address if the server no longer keeps them."""
         return (query, selection, active) if active else self._addressed(http)
 
     def _reopened(self, title: str, http: gr.Request) -> TabRequest | None:
-        """The request of a tab, from the page's address; None if the tab is not in sight."""
+        """The request of a tab, from the page's address; None if the tab is not visible."""
         query, selection, active = self._addressed(http)
         token = token_of(self.cancellations, http)
         return self.slots[title].request_for(query, selection, token) if active == title else None
 
     def _run(self, checkpoint: object, prompt: object, http: gr.Request) -> RunRequest:
-        """Request to run a prompt."""
+        """A request to run a prompt, with the arrival time and the cancellation token of an event."""
         return RunRequest(arrival(http.request), token_of(self.cancellations, http), checkpoint, prompt)
 
     def _choose_checkpoint(
         self, checkpoint: object, prompt: object, before: RunRequest | None, http: gr.Request
     ) -> object:
-        """Request to run the prompt on the chosen checkpoint; nothing if it is the same (the menu's event also fires
-        when it is left)."""
+        """A request to run the prompt on the chosen checkpoint; no update if the checkpoint is the same, since the
+        menu's event also fires when the menu loses focus."""
         shown = self._addressed(http)[0].checkpoint if before is None else before.checkpoint
         return gr.skip() if checkpoint == shown else self._run(checkpoint, prompt, http)
 
     def _choose_example(self, checkpoint: object, example: object, http: gr.Request) -> list[object]:
-        """Request to run an example, and empty the menu; nothing if none was chosen."""
+        """The example as prompt, the menu emptied, and a request to run it; no updates if no example was chosen."""
         return [example, None, self._run(checkpoint, example, http)] if example in EXAMPLES else [gr.skip()] * 3
 
     def _read_prompt(
@@ -191,7 +192,10 @@ class Page:
         active: str,
         http: gr.Request,
     ) -> list[object]:
-        """Tokenise the prompt, colour the token strip, and request the tab in sight, unless stopped before."""
+        """Tokenise the prompt, colour the token strip, and request the visible tab.
+
+        An error, or Stop, is shown as a message and leaves the other outputs unchanged.
+        """
         request = self._run(checkpoint, prompt, http) if request is None else request
         token = request.cancellation
         query, selection, active = self._known(http, query, selection, active)
@@ -212,7 +216,7 @@ class Page:
     def _requests(
         self, active: str, query: Query, selection: Selection, token: CancellationToken, *before: object
     ) -> list[object]:
-        """The tabs' states: a new request for the tab in sight if it differs from the one before, else unchanged."""
+        """The tabs' states: a new request for the visible tab if it differs from the one before, else unchanged."""
         request = self.slots[active].request_for(query, selection, token)
         old = dict(zip(self.slots, before, strict=True)) if before else {}
         return [request if title == active and old.get(title) != request else gr.skip() for title in self.slots]
@@ -226,7 +230,7 @@ class Page:
         active: str,
         *before: object,
     ) -> list[object]:
-        """Select a tab (the event's value), or a token, layer or head."""
+        """The states after an event that selects a tab (the event's `value`), or a token, layer or head."""
         query, selection, active = self._known(http, query, selection, active)
         chosen, title = event_data(event), event_data(event).get("value")
         active = title if isinstance(title, str) and title in self.slots else active

@@ -25,13 +25,18 @@ from workbench.results import Grid, Result
 from workbench.views.strip import strip, strip_of
 
 NARROW = 16  # columns of a grid that fit into any window
-LEAST_WIDTH = 560  # pixels of the cells of a picture that takes what there is
+LEAST_WIDTH = 560  # pixels: assumed width of a plot that has no fixed width
 Chooses = Mapping[str, tuple[str, int, int]]
 
 
 @dataclass(frozen=True)
 class Pick:
-    """A menu that selects a layer or a head on all tabs: `options` are pairs of a label and what is selected."""
+    """A menu that selects a layer or a head on all tabs.
+
+    Attributes:
+        options: pairs of a label and its selection, such as {"layer": 2, "head": 5}.
+        chosen: index of the current option.
+    """
 
     label: str
     options: Sequence[tuple[str, Mapping[str, int]]]
@@ -40,16 +45,17 @@ class Pick:
 
 @dataclass(frozen=True)
 class View:
-    """What a panel shows: a call, and how its picture is read and used.
+    """The content of a panel: a call, and how its picture is read and used.
 
     Attributes:
         note: one line on how to read it.
-        title: what stands above it, the result's own title unless given.
-        chooses: what a click on the picture selects on all tabs: of "token", "layer", "head" each the axis of the
-            clicked point ("x", "y", or "pointNumber"), what to add to its place there, and how many there are.
-        pick: a menu that selects the same.
-        line: the curve that is emphasised among many.
-        scale: the call whose colours it shares.
+        title: heading above the picture; the result's own title if empty.
+        chooses: the selection on all tabs that a click on the picture makes. For "token", "layer" or "head": the
+            axis of the clicked point ("x", "y" or "pointNumber"), a number to add to its place on that axis, and the
+            number of tokens, layers or heads.
+        pick: a menu that makes the same selection.
+        line: name of the curve that is emphasised among many.
+        scale: the call whose result sets the colour scale; None means this call.
     """
 
     call: Call
@@ -83,10 +89,10 @@ class Panel:
         follows: Sequence[str] = (),
         with_progress: bool = False,
     ) -> None:
-        """Draw `view_of(bench, request, *inputs)` when the tab is drawn or a control changes.
+        """Show the result of `view_of(bench, request, *inputs)` when the tab is drawn or a control changes.
 
-        If it returns a string, that is shown as a note. With `with_progress`, it also takes `progress=`, a callback for
-        what it computes itself.
+        `view_of` returns a `View`, or a string that is shown as a note without a picture. With `with_progress`, it also
+        takes `progress=`, a callback for its own computations.
         """
 
         def draw(bench: Bench, request: TabRequest, *controls: object, progress: Progress) -> list[Any]:
@@ -99,15 +105,15 @@ class Panel:
         slot.shows(draw, inputs=inputs, outputs=outputs, follows=follows, notice=self.notice, with_progress=True)
 
     def show(self, bench: Bench, view: View, progress: Progress | None = None) -> list[Any]:
-        """The values of the picture and of the tools above it."""
+        """Compute a view's call; returns the values of the picture and of the tools above it."""
         found = result(view.call, bench, progress)
         scale = found if view.scale is None else result(view.scale, bench, progress)
         if self._of_tokens:
             picture = strip_of_result(bench, view.call, found, scale)
         else:
             picture = plot(found)
-            picture.update_layout(title=None, margin_t=12, height=picture.layout.height - 36)  # it stands above
-            if is_wide(found):  # a narrow window shows its end first: rows are named there
+            picture.update_layout(title=None, margin_t=12, height=picture.layout.height - 36)  # the title stands above
+            if is_wide(found):  # a narrow window is first scrolled to the right end, so row names stand there
                 width = picture.layout.width or LEAST_WIDTH
                 picture.update_yaxes(side="right").update_traces(colorbar_x=1 + 75 / width)
             picture = picture if view.line is None else emphasise(picture, view.line)
@@ -133,7 +139,7 @@ def noted(view: View, found: Result) -> str:
 
 
 def is_wide(found: Result) -> bool:
-    """Whether a result's picture does not fit into every window."""
+    """Whether a result is a grid of more than `NARROW` columns, which does not fit into a narrow window."""
     return isinstance(found, Grid) and len(found.columns) > NARROW
 
 
@@ -145,7 +151,7 @@ def layer_pick(request: TabRequest, layers: int) -> Pick:
 
 
 def head_pick(request: TabRequest, shape: tuple[int, int], default: tuple[int, int]) -> Pick:
-    """A menu of all heads, where there are (layers, heads): the selected one if it is there, else the default."""
+    """A menu of all heads, given (layers, heads); the selected head is chosen if it exists, else `default`."""
     names = [(layer, head) for layer in range(shape[0]) for head in range(shape[1])]
     wanted = (request.selection.layer, request.selection.head)
     options = [(head_name(layer, head), {"layer": layer, "head": head}) for layer, head in names]
@@ -153,7 +159,10 @@ def head_pick(request: TabRequest, shape: tuple[int, int], default: tuple[int, i
 
 
 def strip_of_result(bench: Bench, call: Call, found: Result, scale: Result) -> dict[str, Any]:
-    """A result with a number for each token of the call's text, as a strip of these tokens."""
+    """A strip of the tokens of the call's text, coloured by a result with one number for each token.
+
+    The largest magnitude in `scale` has full colour.
+    """
     if isinstance(found, Written):
         return strip_of(found) | {"title": ""}
     text = next(source for source in call.needs() if isinstance(source, TokensOf))
@@ -166,7 +175,7 @@ def strip_of_result(bench: Bench, call: Call, found: Result, scale: Result) -> d
 
 
 def definition(call: Call) -> str:
-    """The docstrings of the functions of a call: idea, formula, units and source."""
+    """The docstrings of the functions of a call: idea, formula, units and source; without "Errors:" paragraphs."""
     told = []
     for function in dict.fromkeys(part.function for part in call.calls()):
         text = inspect.getdoc(function) or ""
@@ -176,7 +185,7 @@ def definition(call: Call) -> str:
 
 
 def keep(bench: Bench, call: Call) -> str:
-    """Keep a call, so that its result can be downloaded; returns the key, a digest that tells nothing of the call."""
+    """Keep a call for downloads of its result (the last 256 are kept); returns its key, an opaque digest."""
     key = hashlib.sha256(code(call, bench).encode()).hexdigest()[:20]
     bench.offered[key] = call
     bench.offered.move_to_end(key)

@@ -1,4 +1,4 @@
-"""A tab's slot on the page: what draws its views, when, and where errors are shown."""
+"""A tab's slot on the page: which functions draw its views, when they run, and where errors are shown."""
 
 import inspect
 import logging
@@ -23,23 +23,23 @@ from workbench.page.session.requests import Query, RunRequest, Selection, TabReq
 
 log = logging.getLogger("workbench")
 
-PROGRESS_BAR = gr.Progress()  # as the default of an argument it makes Gradio pass in the event's own bar
+PROGRESS_BAR = gr.Progress()  # for an argument with this default, Gradio passes the event's own bar
 MODEL_QUEUE, DOWNLOADS = "model", "downloads"
 IN_MODEL_QUEUE = {"concurrency_limit": 1, "concurrency_id": MODEL_QUEUE}  # for every event that runs a model
-NOT_QUEUED = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": None}  # for the others
+NOT_QUEUED = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": None}  # no model is run
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What all tabs share while the page is built.
+    """Components and states that all tabs share during construction of the page.
 
     Attributes:
         run_request: setting this state to a `RunRequest` makes the page run its prompt.
-        active: a state with the title of the tab in sight. It is empty if the server has forgotten the page, since
-            Gradio keeps the states of a limited number of sessions.
-        linked: the controls that the page's address holds, by name.
-        reopened: the `TabRequest` of a tab according to the address of the page that sends an event; None if the tab is
-            not in sight.
+        active: a state with the title of the visible tab. It is empty if the server no longer keeps the page's states,
+            since Gradio keeps the states of a limited number of sessions.
+        linked: the controls whose values are kept in the page's address, by name.
+        reopened: gives the `TabRequest` of a tab, by its title, from the address of the page that sent an event; None
+            if the tab is not visible.
     """
 
     checkpoint: Component
@@ -52,7 +52,7 @@ class Bar:
 
 
 class Slot:
-    """A tab while it is built. Its state `request` holds a `TabRequest`; changing the state draws the tab."""
+    """A tab during construction. Its state `request` holds a `TabRequest`; a change of the state draws the tab."""
 
     def __init__(self, bench: Bench, title: str, bar: Bar) -> None:
         self.bench, self.title, self.bar = bench, title, bar
@@ -93,8 +93,8 @@ class Slot:
             render: called as `render(bench, request, *inputs)` with a `TabRequest`; returns or yields the values of the
                 outputs.
             redraws: the inputs whose change draws the view again; None means all.
-            follows: parts of the selection that the view depends on: "token", "layer", "head". A change of another part
-                does not draw it again.
+            follows: parts of the selection that the view depends on: "token", "layer", "head". Changes of other
+                parts do not redraw it.
             notice: where errors are shown; the tab's own notice by default.
             with_progress: `render` also takes `progress=`, a callback that draws a progress bar.
         """
@@ -112,7 +112,7 @@ class Slot:
             tab = request.only(follows)
             if before is None or before.tab != tab:
                 return ViewRequest(tab, values, tab.cause)
-            if before.controls == values:  # a late event, about a change that an earlier event has already brought
+            if before.controls == values:  # a late event: an earlier one brought the same values
                 return gr.skip()
             return ViewRequest(tab, values, token_of(self.bar.cancellations, http))
 
@@ -136,7 +136,7 @@ class Slot:
         inputs: Sequence[Component] = (),
         outputs: Sequence[Component],
     ) -> Dependency:
-        """Do something at an event: `render(bench, request, data, *inputs)`, where `data` is the event's own."""
+        """Call `render(bench, request, data, *inputs)` at an event and set the outputs; `data` is the event's data."""
         work = guarded(
             lambda request, data, _, *values: render(self.bench, request, data, *values),
             len(outputs),
@@ -167,7 +167,10 @@ class Slot:
         inputs: Sequence[Component] = (),
         outputs: Sequence[Component],
     ) -> None:
-        """Like `on`, for outputs among which is the bar's checkpoint or prompt; then run the prompt, unless stopped."""
+        """Like `on`; then run the prompt, unless Stop was pressed.
+
+        The run uses the checkpoint and prompt that `render` returned, where they are among the outputs, else the bar's.
+        """
 
         def rendered(
             bench: Bench, request: TabRequest, data: object, checkpoint: object, prompt: object, *values: object
@@ -183,7 +186,7 @@ class Slot:
         self.run_events.append(self.on(event, rendered, inputs=[*bar, *inputs], outputs=outputs_and_run))
 
     def request_for(self, query: Query, selection: Selection, cause: CancellationToken) -> TabRequest | None:
-        """The request to show this tab; None before anything was run."""
+        """The request to show this tab; None before the first run."""
         return TabRequest(query, selection, cause).only(self._follows) if query.run else None
 
     def token_of(self, _: TabRequest, http: gr.Request) -> CancellationToken:
@@ -191,7 +194,7 @@ class Slot:
         return token_of(self.bar.cancellations, http)
 
     def _known(self, request: TabRequest | None, active: str, http: gr.Request) -> TabRequest | None:
-        """The tab's request; made from the page's address if the server has forgotten the page."""
+        """The tab's request; made from the page's address if the server no longer keeps the page's states."""
         return request if request is not None or active else self.bar.reopened(self.title, http)
 
     def _wiring(
@@ -207,13 +210,13 @@ class Slot:
             "outputs": [notice, *outputs],
             "trigger_mode": "always_last",
             "show_progress": waiting,
-            "show_progress_on": notice,  # small: the browser copies the component that shows progress at each step
+            "show_progress_on": notice,  # a small one: the browser copies this component at each step
             **IN_MODEL_QUEUE,
         }
 
 
 def settled(control: Component) -> list[Callable[..., Dependency]]:
-    """The events after which a control's value is final: a text counts when it is submitted or left."""
+    """The events after which a control's value is final: for a text box, when it is submitted or loses focus."""
     return [control.submit, control.blur] if isinstance(control, gr.Textbox) else [control.change]
 
 
@@ -223,14 +226,17 @@ def guarded(
     with_progress: bool,
     token_for: Callable[[Any, Any], CancellationToken] = lambda request, http: CancellationToken(),
 ) -> Callable[..., Iterator[list[Any]]]:
-    """An event handler that calls `render` and shows its errors in a notice, before the values of the outputs.
+    """An event handler that calls `render`; it yields a notice for errors, then the values of the outputs.
 
-    After an error the outputs keep their values. Without a request it does nothing. Once the request's token is
-    cancelled, it ends when `render` next reports progress or yields a frame.
+    After an error the outputs keep their values. Without a request, nothing changes. Once the request's token is
+    cancelled, the handler ends when `render` next reports progress or yields a frame.
 
     Args:
-        outputs: how many values `render` returns.
-        token_for: the cancellation token for a request and the HTTP request that brought it.
+        render: called as `render(request, data, *inputs)`, where `data` is the event's data; returns or yields the
+            values of the outputs.
+        outputs: number of values that `render` returns.
+        with_progress: `render` also takes `progress=`.
+        token_for: called as `token_for(request, http)`; returns the cancellation token.
     """
 
     def handle(
@@ -264,7 +270,7 @@ def guarded(
 
 
 def message(error: Exception) -> str:
-    """An error as a sentence."""
+    """An error's message, as a sentence for the page."""
     if isinstance(error, torch.OutOfMemoryError):
         return "the device is out of memory: take a shorter prompt, or start with a smaller --memory or with --quantize"
     return str(error.args[0]) if error.args else type(error).__name__

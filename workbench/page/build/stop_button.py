@@ -1,4 +1,4 @@
-"""The Stop button: it ends what its page computes, and what of it waits in a queue."""
+"""The Stop button: it cancels the running and the queued events of its page."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,11 +17,13 @@ def token_of(cancellations: Cancellations, http: gr.Request) -> CancellationToke
 def connect_stop(
     button: Component, demo: gr.Blocks, cancellations: Cancellations, queues: Sequence[str]
 ) -> Callable[[str | None], None]:
-    """Make a button end what its page computes or waits for in some queues. Closing the page does the same.
+    """Make a button cancel its page's running events and those that wait in `queues`.
 
-    Returns a function that takes cancelled events of a page out of the queues. It should also be called after each
-    event that is queued: on a busy machine Stop can arrive before an event that was sent earlier, since Gradio takes
-    several turns of its loop to queue one.
+    Closing the page cancels all its tokens, but leaves its queued events to end when they start.
+
+    Returns a function that removes the cancelled events of a page from the queues. It should also be called after each
+    event is queued: Gradio needs several turns of its event loop to queue an event, so on a busy machine Stop can
+    arrive before an event that was sent earlier.
     """
 
     def remove_cancelled(page: str | None) -> None:
@@ -40,7 +42,7 @@ def connect_stop(
 
 
 def _token(demo: gr.Blocks, event: Event, cancellations: Cancellations) -> CancellationToken:
-    """The token of the request that a queued event holds as its first input, if any; else the event's own."""
+    """The cancellation token of the request in a queued event's first input; without one, the event's own token."""
     token = getattr(first_state(demo, event), "cancellation", None)
     if isinstance(token, CancellationToken):
         return token

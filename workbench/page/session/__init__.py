@@ -1,1 +1,1 @@
-"""What the page computes for the people who look at it: Python without a component in it."""
+"""Everything that the page computes. These modules use no Gradio components."""

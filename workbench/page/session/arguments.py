@@ -1,6 +1,6 @@
-"""Arguments of calls that stand for something of a checkpoint or a series: a model, a tokenizer, the tokens of a text.
+"""Symbolic arguments of calls: a model, a tokenizer or the tokens of a text, named by their checkpoint or series.
 
-Each knows its value on the page's models, and how it is written in Python.
+Each class defines the argument's value, computed on the page's models, and its Python source.
 """
 
 from dataclasses import dataclass, replace
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument that belongs to a checkpoint or a series, of which it holds the name."""
+    """An argument that belongs to a checkpoint or a series; `name` is the checkpoint's id or the series' name."""
 
     name: str
 
     def value(self, bench: Bench) -> object:
-        """The argument itself."""
+        """The value that is passed to the function."""
         raise NotImplementedError
 
     def code(self, variables: "Variables") -> str:
-        """The argument as a Python expression, given the variables of a piece of code."""
+        """The argument as a Python expression; `variables` gives the names of the variables."""
         raise NotImplementedError
 
 
@@ -51,7 +51,7 @@ class TokenizerOf(Argument):
 
 @dataclass(frozen=True)
 class TokensOf(Argument):
-    """A text, tokenised by a checkpoint's tokenizer: 1 pos."""
+    """The token ids of a text, by a checkpoint's tokenizer: 1 pos."""
 
     text: str
 
@@ -67,13 +67,13 @@ class TokensOf(Argument):
         return variables.tokens(self)
 
     def ids_code(self, variables: "Variables") -> str:
-        """The ids as an expression, for the line that assigns the variable."""
+        """The ids as a Python expression, for the line that assigns the variable."""
         return f"tokenizer{variables.ending(self)}({self.text!r}).input_ids"
 
 
 @dataclass(frozen=True)
 class IdsOf(Argument):
-    """Tokens given by their ids, for texts that no string tokenises to: 1 pos."""
+    """Token ids given directly, for sequences that no text tokenises to: 1 pos."""
 
     ids: tuple[int, ...]
 
@@ -89,16 +89,16 @@ class IdsOf(Argument):
         return variables.tokens(self)
 
     def ids_code(self, variables: "Variables") -> str:
-        """The ids as an expression, for the line that assigns the variable."""
+        """The ids as a Python expression, for the line that assigns the variable."""
         return repr(list(self.ids))
 
 
 @dataclass(frozen=True)
 class ResidOf(Argument):
-    """The residual stream of a text entering a layer from 1 on: 1 pos d_model.
+    """The residual stream of a text at the input of a layer (layer ≥ 1): 1 pos d_model.
 
-    It is computed from the one a layer below, and all are kept in the result cache, so that looking at one head after
-    another does not run the layers below again.
+    It is computed from the input of the layer below. The inputs of all layers are kept in the result cache, so the map
+    of another head does not need another run of the layers below.
     """
 
     text: str
@@ -119,7 +119,7 @@ class ResidOf(Argument):
 
 
 class FilesOf(Argument):
-    """A checkpoint's id, for analyses that read its files and load no model."""
+    """A checkpoint's id, for analyses that read the checkpoint's files and load no model."""
 
     def value(self, bench: Bench) -> object:
         return bench.checkpoint(self.name).id
@@ -130,7 +130,7 @@ class FilesOf(Argument):
 
 @dataclass(frozen=True)
 class SeriesRun(Argument):
-    """Checkpoints of a series' main run, in order: those with the given ids, or all if none is given."""
+    """Checkpoints of a series' main run, in order: those with the given `ids`; all if `ids` is empty."""
 
     ids: tuple[str, ...] = ()
 
@@ -143,7 +143,7 @@ class SeriesRun(Argument):
 
 
 class FinalsOf(Argument):
-    """The last checkpoints of a series, which differ in data order only."""
+    """The last checkpoints of a series that are on this machine; they differ in data order only."""
 
     def value(self, bench: Bench) -> object:
         return bench.finals(self.name)
@@ -156,7 +156,7 @@ class Placeholder(Argument):
     """Placeholder for the model of checkpoint a or b of a `Between`."""
 
     def of(self, checkpoint: str) -> Argument:
-        """The argument for a checkpoint, which takes the place of this one."""
+        """The argument that replaces this placeholder, for the id of a checkpoint."""
         return ModelOf(checkpoint)
 
     def code(self, variables: "Variables") -> str:

@@ -1,12 +1,12 @@
-"""What the page may open, and the one lock under which models run.
+"""The checkpoints that the page may open, and the lock that allows one model run at a time.
 
-A `Bench` knows the checkpoints named at start. Everything that comes from a browser goes through it and is checked
-here: a checkpoint that was not named, an empty or over-long prompt, a head that is not there.
+A `Bench` holds the checkpoints named at start. It checks the checkpoints and prompts that a browser sends: a checkpoint
+must have been named at start, and a prompt must be neither empty nor too long. `map_requests` checks layers and heads.
 """
 
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,18 +26,18 @@ from workbench.page.session.result_cache import ResultCache
 from workbench.progress import Progress, report
 from workbench.tokens import token_labels
 
-MOST_TOKENS = 4096  # of a prompt, unless the model takes fewer
+MOST_TOKENS = 4096  # of a prompt; fewer if the model's context is shorter
 MOST_ATTENTION_TOKENS = 2048
-MOST_OF_A_RUN = 32  # checkpoints
+MOST_OF_A_RUN = 32  # checkpoints of a main run that the page shows
 KEPT_RESULTS = 64
 KEPT_BYTES = 256_000_000
 Result = TypeVar("Result")
-PATIENCE = 120.0  # seconds to wait for the model before giving up with a message
+PATIENCE = 120.0  # seconds to wait for the model's lock before an error is shown
 
 
 @dataclass(frozen=True)
 class OpenedPrompt:
-    """A checkpoint and a prompt, loaded and tokenised."""
+    """A loaded checkpoint and a tokenised prompt."""
 
     checkpoint: str
     prompt: str
@@ -52,9 +52,15 @@ class OpenedPrompt:
 
 
 class Bench:
-    """The checkpoints that may be opened, by id, in order, and the models of them that are loaded.
+    """The checkpoints that may be opened, by id and in order, and their loaded models.
 
-    `budget` is the most bytes of models to keep; `options` (dtype, device, quantize) say how they are loaded.
+    Args:
+        known: the checkpoints that may be opened; at least one.
+        budget: maximum total size of the loaded models that are kept, in bytes.
+        default: id of the checkpoint that the page opens first; None means the last of `known`.
+        options: how checkpoints are loaded: `dtype`, `device`, `quantize`; None means the default.
+
+    Errors: WorkbenchError if `known` is empty or `default` is not in it.
     """
 
     def __init__(
@@ -66,20 +72,20 @@ class Bench:
         self.default = default or known[-1].id
         self.options = {name: value for name, value in options.items() if value is not None}
         self.residents = Residents(budget, **options)
-        self.offered: OrderedDict[str, Any] = OrderedDict()  # what can be downloaded, by key
+        self.offered: OrderedDict[str, Any] = OrderedDict()  # calls whose results can be downloaded, by key
         self.results = ResultCache(KEPT_RESULTS, KEPT_BYTES)
-        self.reading: tuple[str, float] | None = None  # the checkpoint that is being loaded, and how far it is
+        self.reading: tuple[str, float] | None = None  # id of the checkpoint being loaded, and fraction done
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._waiting: deque[None] = deque()  # an item for each request that waits; safe between threads
         self.checkpoint(self.default)
 
     @property
     def dtype(self) -> str:
-        """What checkpoints are loaded in: a dtype's name, or "auto" for the files' own."""
+        """The dtype in which checkpoints are loaded: its name, or "auto" for the dtype of the files."""
         return self.options.get("dtype") or suited_dtype(self.options.get("device"), self.options.get("quantize"))
 
     def checkpoint(self, name: object) -> Checkpoint:
-        """The checkpoint of this id. Raises WorkbenchError for one that was not named at start."""
+        """The checkpoint with an id. Raises WorkbenchError if it was not named at start."""
         if not isinstance(name, str) or name not in self.known:
             some = ", ".join(list(self.known)[:6])
             raise WorkbenchError(f"no checkpoint {name!r} on this page; there are {len(self.known)}: {some} …")
@@ -98,45 +104,49 @@ class Bench:
         return main_run(self._of(series))
 
     def run_of(self, name: object) -> list[Checkpoint]:
-        """What the page shows of a checkpoint's series: its main run, or `MOST_OF_A_RUN` of it where it is longer."""
+        """The main run of a checkpoint's series, as the page shows it: `pick` leaves at most `MOST_OF_A_RUN` of it."""
         whole = self.main_run(self.series_of(name))
         return pick(whole, MOST_OF_A_RUN) if len(whole) > MOST_OF_A_RUN else whole
 
     def run_here(self, name: object) -> list[Checkpoint]:
-        """Those of `run_of` whose files are on this machine: nothing is downloaded that nobody asked for."""
+        """The checkpoints of `run_of` whose files are on this machine, so that showing a run downloads nothing."""
         return [checkpoint for checkpoint in self.run_of(name) if is_here(checkpoint)]
 
     def finals(self, series: str) -> list[Checkpoint]:
-        """The last checkpoints of a series, which differ by data order only, as far as they are on this machine."""
+        """The last checkpoints of a series that are on this machine; they differ in data order only."""
         return [checkpoint for checkpoint in finals(self._of(series)) if is_here(checkpoint)]
 
     def _of(self, series: str) -> list[Checkpoint]:
-        """All checkpoints of a series, but those that lead out of it."""
+        """All checkpoints of a series, except those whose folder lies outside the series' folder."""
         return [one for one in self.known.values() if one.name == series and leads_out(one) is None]
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """The model's lock: one run at a time. Raises WorkbenchError when others keep it too long."""
-        self._waiting += 1
+        """Hold the lock that allows one model run at a time. Raises WorkbenchError after `PATIENCE` seconds."""
+        self._waiting.append(None)
         try:
             if not self._lock.acquire(timeout=PATIENCE):
-                raise WorkbenchError(f"busy: {self._waiting - 1} before you; try again in a moment")
+                raise WorkbenchError(f"busy: {len(self._waiting) - 1} before you; try again in a moment")
         finally:
-            self._waiting -= 1
+            self._waiting.pop()
         try:
             yield
         finally:
             self._lock.release()
 
     def give_way(self) -> None:
-        """Between two steps of a long run, let whoever waits have a turn."""
+        """Release the lock for a moment if other requests wait for it. A long run calls this between two steps."""
         if self._waiting:
             self._lock.release()
             time.sleep(0.002)
             self._lock.acquire()
 
     def load(self, name: object, progress: Progress | None = None) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase]:
-        """A named checkpoint's model and tokenizer; the last ones used are kept, within the budget of `residents`."""
+        """A checkpoint's model and tokenizer; the ones used last stay loaded, within the budget of `residents`.
+
+        Errors: WorkbenchError if the checkpoint was not named at start, lies outside its series' folder, or has no
+        tokenizer.
+        """
         known = self.checkpoint(name).id
         check_root(self.known[known])
 
@@ -148,14 +158,14 @@ class Bench:
             model, tokenizer = self.residents.load(known, tell)
         finally:
             reading = self.reading
-            if reading is not None and reading[0] == known:  # others may be reading something else
+            if reading is not None and reading[0] == known:  # another request may be loading another checkpoint
                 self.reading = None
         if tokenizer is None:
             raise WorkbenchError(f"{known} comes without a tokenizer; the page cannot read a prompt for it")
         return model, tokenizer
 
     def status(self) -> dict[str, Any]:
-        """What people may want to know while they wait: models and their bytes, and what is being loaded."""
+        """The server's state, for display on the page: loaded models, bytes, budget, device, the load in progress."""
         loading = self.reading and {"checkpoint": label(self.known[self.reading[0]]), "part": self.reading[1]}
         return {
             "models": [label(self.known[name]) for name in self.residents.ids],
@@ -166,24 +176,24 @@ class Bench:
         }
 
     def once(self, key: Hashable, make: Callable[[], Result]) -> Result:
-        """`make()` under the model's lock, or at once what it returned for this key lately."""
+        """The cached result of a key. If there is none, run `make()` under the model's lock and cache its result."""
         found = self.results.get(key)
         if found is None:
             with self.turn():
-                found = self.results.get(key)  # somebody may have made it in the meantime
+                found = self.results.get(key)  # another request may have made it during the wait
                 if found is None:
                     found = make()
                     self.results.put(key, found)
         return found
 
     def count(self, name: object, prompt: object, progress: Progress | None = None) -> int:
-        """How many tokens a prompt has for a checkpoint."""
+        """The number of tokens of a prompt, by a checkpoint's tokenizer."""
         return len(self.load(name, progress)[1](str(prompt or ""))["input_ids"])
 
     def read(
         self, name: object, prompt: object, most: int = MOST_TOKENS, progress: Progress | None = None
     ) -> OpenedPrompt:
-        """A checkpoint with a prompt. Raises WorkbenchError if the prompt is empty or longer than can be shown."""
+        """A loaded checkpoint and a tokenised prompt. Raises WorkbenchError for no text or more than `most` tokens."""
         if not isinstance(prompt, str) or not prompt.strip():
             raise WorkbenchError("the prompt is empty; write a text, or choose an example")
         model, tokenizer = self.load(name, progress)
@@ -194,32 +204,32 @@ class Bench:
         return OpenedPrompt(self.checkpoint(name).id, prompt, model, tokenizer, ids.to(model.device))
 
     def same_tokens(self, one: OpenedPrompt, other: OpenedPrompt) -> None:
-        """Raise WorkbenchError unless two checkpoints read the prompt as the same tokens."""
+        """Raise WorkbenchError unless both prompts have the same token ids."""
         if one.ids.shape != other.ids.shape or not torch.equal(one.ids.cpu(), other.ids.cpu()):
             raise WorkbenchError(f"{one.checkpoint} and {other.checkpoint} tokenise differently and cannot be compared")
 
 
 def most_tokens(model: OlmoForCausalLM, most: int) -> int:
-    """How many tokens a text may have: `most`, or as many as the model takes."""
+    """The number of tokens that a text may have: `most`, or the model's context length if that is smaller."""
     return min(most, model.config.max_position_embeddings)
 
 
 def leads_out(checkpoint: Checkpoint) -> Path | None:
-    """The real folder of a checkpoint of a local series, where that lies outside the series' folder."""
+    """The folder of a checkpoint, links resolved, if it lies outside the folder of its local series; else None."""
     root = Path(checkpoint.name)
     real = (root / (checkpoint.revision or "")).resolve()
     return real if root.is_dir() and not real.is_relative_to(root.resolve()) else None
 
 
 def check_root(checkpoint: Checkpoint) -> None:
-    """Raise WorkbenchError for a checkpoint that leads out of its series."""
+    """Raise WorkbenchError for a checkpoint whose folder lies outside its series' folder."""
     real = leads_out(checkpoint)
     if real is not None:
         raise WorkbenchError(f"{checkpoint.id} leads out of its series, to {real}; to open it, name that with --series")
 
 
 def label(checkpoint: Checkpoint) -> str:
-    """How a checkpoint is called on the page: `tiny-olmo · step 4,000 · 16 M tokens`."""
+    """The name of a checkpoint on the page: `tiny-olmo · step 4,000 · 16 M tokens`."""
     name, _, revision = checkpoint.id.partition("@")
     parts = [name.rstrip("/").rsplit("/", 1)[-1]]
     if checkpoint.step is not None:
@@ -234,7 +244,7 @@ def label(checkpoint: Checkpoint) -> str:
 
 
 def amount(number: int) -> str:
-    """A large count in three digits: 16 M, 4.03 T."""
+    """A count with three significant digits and a unit: 16 M, 4.03 T."""
     for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
         if number >= size:
             return f"{number / size:.3g} {unit}"

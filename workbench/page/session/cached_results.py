@@ -12,7 +12,7 @@ from workbench.results import Result
 
 
 def result(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # noqa: ANN401 - a result of any shape
-    """A call's result with its provenance, from the result cache where it is there."""
+    """A call's result with its provenance; taken from the result cache if it is there."""
 
     def step(fraction: float, text: str) -> None:
         bench.give_way()
@@ -37,7 +37,7 @@ def origin(call: Call, bench: Bench) -> dict[str, str]:
 
 
 def dtype_of(call: Call, bench: Bench) -> dict[str, str]:
-    """The dtype of a call's models, as an entry of `origin`; empty if it loads none."""
+    """The dtype of a call's models, as an entry of `origin`; empty if the call loads no model."""
     parts = [part for each in call.calls() for part in each.parts]
     models = [part for part in parts if isinstance(part, ModelOf)]
     if models:

@@ -2,7 +2,7 @@
 
     Call.of(logit_lens, ModelOf(id), TokensOf(id, prompt), tokenizer=TokenizerOf(id))["entropy"]
 
-`run` here and `code.code` read the same value, so that what is shown and what is written cannot differ.
+`run` below and `code.code` take the same `Call`, so the displayed result and the displayed Python cannot differ.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +19,7 @@ from workbench.progress import Progress
 
 @dataclass(frozen=True)
 class Call:
-    """A function and its arguments: literals, `Argument`s, calls, functions of two checkpoints, or tuples of these.
+    """A function and its arguments: literals, `Argument`s, `Call`s, `Between`s, or tuples of these.
 
     Make one with `Call.of`, or with `Call.quick` for a function without a parameter `progress`. `call["loss"]` is the
     call whose result is one measure of the function's result.
@@ -37,7 +37,7 @@ class Call:
 
     @classmethod
     def of(cls, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> "Call":  # noqa: ANN401
-        """A call of a function that can report its progress, with the arguments as they would be written."""
+        """A call of a function that has a parameter `progress`; the arguments are given as in a Python call."""
         return cls(function, arguments, tuple(options.items()))
 
     @classmethod
@@ -49,7 +49,7 @@ class Call:
         return replace(self, measure=measure)
 
     def shown_by(self, show: Callable[..., Any] | None) -> "Call":
-        """The same call, its result displayed by another function."""
+        """The same call, with another function to display its result."""
         return replace(self, show=show)
 
     @property
@@ -73,7 +73,7 @@ class Call:
                 yield from part.calls()
 
     def filled(self, checkpoints: Mapping[str, str]) -> "Call":
-        """The same call with checkpoints, by the placeholders' names, in place of the placeholders."""
+        """The same call with its placeholders replaced; `checkpoints` maps their names to ids of checkpoints."""
 
         def fill(part: object) -> object:
             return part.of(checkpoints[part.name]) if isinstance(part, Placeholder) else part
@@ -87,12 +87,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Between:
-    """A function of two checkpoints, for an analysis that takes one: a call with the placeholders `a` and `b`."""
+    """A function of two checkpoints, as an argument of an analysis: a call with the placeholders `a` and `b`."""
 
     call: Call
 
     def needs(self) -> Iterator[Argument]:
-        """What the call needs besides the two checkpoints."""
+        """The models, tokenizers and texts that the call needs, without the two placeholders."""
         return (needed for needed in self.call.needs() if not isinstance(needed, Placeholder))
 
     def calls(self) -> Iterator[Call]:
@@ -100,7 +100,7 @@ class Between:
         return self.call.calls()
 
     def value(self, bench: Bench) -> Callable[[Checkpoint, Checkpoint], Any]:
-        """The function itself."""
+        """The function: it takes two checkpoints and returns the call's result for them."""
         return lambda a, b: run(self.call.filled({"a": a.id, "b": b.id}), bench)
 
 
@@ -122,17 +122,17 @@ def run(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # n
 
 
 def flat(values: tuple[Any, ...]) -> Iterator[Any]:
-    """The items of a tuple, with the items of tuples in their place."""
+    """The items of a tuple, with nested tuples flattened."""
     for value in values:
         yield from flat(value) if isinstance(value, tuple) else [value]
 
 
 def prompt_of(request: TabRequest) -> tuple[ModelOf, TokensOf]:
-    """The checkpoint's model and the prompt of a request: the first two arguments of most analyses."""
+    """The model and the prompt's tokens of a request: the first two arguments of most analyses."""
     query = request.query
     return ModelOf(query.checkpoint), TokensOf(query.checkpoint, query.prompt)
 
 
 def tokenizer_of(request: TabRequest) -> TokenizerOf:
-    """The tokenizer of a request's checkpoint, with which an analysis labels tokens by their text."""
+    """The tokenizer of a request's checkpoint; analyses use it to label tokens by their text."""
     return TokenizerOf(request.query.checkpoint)

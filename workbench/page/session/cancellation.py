@@ -1,8 +1,8 @@
-"""Cancellation: what a page asked for before Stop was pressed, or before the page was closed, ends at its next step.
+"""Cancellation of a page's requests: Stop, or closing the page, ends the work for earlier requests at its next step.
 
-The server marks each request with the time at which it arrives. The work for a request holds a `CancellationToken` of
-that time, and so does all work that follows from it. Stop cancels all tokens of its page up to its own time, including
-tokens that are made later for a request that arrived earlier.
+The server marks each request with its arrival time. The work for a request holds a `CancellationToken` of that time,
+and so does all work that follows from it. Stop cancels all tokens of its page with an earlier or equal time, including
+tokens that are made after Stop for a request that arrived before it.
 """
 
 import threading
@@ -16,8 +16,8 @@ from fastapi import Request
 from workbench.errors import WorkbenchError
 
 STOPPED = "stopped"
-ARRIVED = "arrived"  # key in a request's ASGI scope: nanoseconds of the monotonic clock
-REMEMBERED_STOPS = 1024  # pages whose last Stop is remembered; it matters only to work that has already begun
+ARRIVED = "arrived"  # key in a request's ASGI scope; its value is the arrival time in nanoseconds, monotonic clock
+REMEMBERED_STOPS = 1024  # pages whose last Stop time is kept; only work that has already begun needs it
 
 
 class Stopped(WorkbenchError):
@@ -31,15 +31,15 @@ class CancellationToken:
     cancelled: Callable[[], bool] = field(default=lambda: False, compare=False)
 
     def check(self) -> None:
-        """Raise Stopped if it is cancelled."""
+        """Raise Stopped if the token is cancelled."""
         if self.cancelled():
             raise Stopped(STOPPED)
 
 
 class Cancellations:
-    """The cancellation tokens of all pages, by Gradio's session hash.
+    """Makes and cancels the cancellation tokens of all pages. A page is identified by Gradio's session hash.
 
-    All that it keeps is the time of each page's last Stop.
+    The only state is the time of each page's last Stop.
     """
 
     def __init__(self) -> None:
@@ -50,12 +50,12 @@ class Cancellations:
         return len(self._stops)
 
     def token(self, page: str | None, arrived: int | None = None) -> CancellationToken:
-        """A token for a request of a page that arrived at a time, now by default: the page's next Stop cancels it."""
+        """The token of a page's request, which arrived at `arrived` (monotonic nanoseconds; None means now)."""
         arrived = time.monotonic_ns() if arrived is None else arrived
         return CancellationToken(lambda: self._stops.get(page, -1) >= arrived)
 
     def stop(self, page: str | None, until: int | None = None) -> None:
-        """Cancel all requests of a page that arrived up to a time, now by default."""
+        """Cancel all requests of a page that arrived at or before `until`, in monotonic nanoseconds; None means now."""
         with self._lock:
             self._stops[page] = max(self._stops.get(page, -1), time.monotonic_ns() if until is None else until)
             self._stops.move_to_end(page)
@@ -64,5 +64,5 @@ class Cancellations:
 
 
 def arrival(request: Request) -> int:
-    """When a request reached the server, in nanoseconds of the monotonic clock; now if it was not marked."""
+    """The arrival time of a request, in monotonic nanoseconds; the current time if the server did not mark it."""
     return request.scope.get(ARRIVED, time.monotonic_ns())

@@ -10,11 +10,11 @@ from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Between, Call
 from workbench.plots import plot
 
-LINE = 100  # characters of a call before its arguments go on lines of their own
+LINE = 100  # characters; longer argument lists are written with one argument a line
 
 
 def code(call: Call, bench: Bench) -> str:
-    """A call as Python that gives the same numbers."""
+    """Python source that loads the models, computes the same numbers as the call, and displays the result."""
     variables = Variables(bench, call)
     lines = [
         *(["import torch", ""] if variables.texts else []),
@@ -29,7 +29,7 @@ def code(call: Call, bench: Bench) -> str:
 
 
 class Variables:
-    """The variables of a piece of code: a model, a tokenizer and tokens for each checkpoint and text."""
+    """The variables of the generated code: a model and a tokenizer for each checkpoint, tokens for each text."""
 
     def __init__(self, bench: Bench, call: Call) -> None:
         self.options = "".join(f", {name}={value!r}" for name, value in bench.options.items())
@@ -40,7 +40,7 @@ class Variables:
         self.texts = [needed for needed in needs if isinstance(needed, TokensOf | IdsOf)]
 
     def ending(self, argument: Argument) -> str:
-        """The ending of the variables of one checkpoint; empty if there is one checkpoint only."""
+        """The suffix of a checkpoint's variables: "_a" or "_b"; empty if the code loads only one checkpoint."""
         return f"_{'ab'[self.loaded.index(argument.name)]}" if len(self.loaded) > 1 else ""
 
     def tokens(self, text: TokensOf | IdsOf) -> str:
@@ -49,7 +49,7 @@ class Variables:
         return "tokens" if place == 0 else f"tokens_{place + 1}"
 
     def loading(self, checkpoint: str) -> str:
-        """An expression that loads a model in place."""
+        """An expression that loads a checkpoint and gives its model, without a variable."""
         return f"checkpoints.load({checkpoint}{self.options})[0]"
 
     def loads(self) -> list[str]:
@@ -83,7 +83,7 @@ class Variables:
 
 
 def called(function: Callable[..., Any]) -> str:
-    """A function's name in a piece of code; after its module's name unless the module is the file of one analysis."""
+    """A function's name in the generated code: `name` if `stands_alone`, else `module.name`."""
     module, name = function.__module__.rpartition(".")[2], function.__name__
     return name if stands_alone(function) else f"{module}.{name}"
 

@@ -1,4 +1,4 @@
-"""Edits as people type them, one a line.
+"""Edits of activations in the syntax that users type, one edit a line.
 
 zero blocks.1.attn.z heads=3,4        set to zero, at these heads
 scale blocks.2.mlp_out 0.5            multiply
@@ -21,9 +21,9 @@ SHAPES = ("zero SITE", "scale SITE FACTOR", "add SITE LENGTH TOKEN")
 
 
 def edit_calls(text: str, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> tuple[Call, ...]:
-    """The edits that a text describes, as calls of `hooks.edits`: they can be made, and written down as Python.
+    """The edits that a text describes, as calls of `hooks.edits`, which can be run and written as Python.
 
-    Raises WorkbenchError that names the line; the model checks the sites.
+    Errors: WorkbenchError, with the line, for a line that is no edit. Names of sites are checked later, by the model.
     """
     lines = [line.strip() for line in text.splitlines()]
     return tuple(_edit(line, checkpoint, tokenizer) for line in lines if line and not line.startswith("#"))
@@ -63,5 +63,5 @@ def _number(text: str, line: str) -> float:
 
 
 def typed_token(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id of a text that is one token; `▁` stands for a space. Raises WorkbenchError for any other."""
+    """The id of a text that is one token; `▁` stands for a space. Raises WorkbenchError for more or fewer tokens."""
     return token_id(text.replace("▁", " "), tokenizer, len(tokenizer))

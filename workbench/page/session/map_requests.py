@@ -1,4 +1,4 @@
-"""What the attention view requests: thumbnails of all heads, the full map of one head (or layer), exact numbers."""
+"""Requests of the attention view: thumbnails of all heads, the full map of one head (or layer), exact numbers."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -25,7 +25,14 @@ from workbench.views.pixels import SIDE, Picture, encode, pool_last
 
 @dataclass(frozen=True)
 class MapRequest:
-    """A request for a map of `checkpoint`, less that of `other` if given; data routes read it from the body."""
+    """A request for an attention map of `checkpoint`, minus that of `other` if given.
+
+    Data routes parse it from the request's body.
+
+    Attributes:
+        combine: "one" for the map of `head`; "mean" or "max" over all heads of `layer`.
+        weigh: "weight" for attention probabilities; "value" for ‖α v W_O‖ (see `attention_maps`).
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -38,17 +45,17 @@ class MapRequest:
     weigh: Literal["weight", "value"] = "weight"
 
 
-MOST_PAGE_BYTES = 64_000_000  # of weights in a page of its own
+MOST_PAGE_BYTES = 64_000_000  # of weights in a stand-alone page
 WEIGHTINGS = {"weight": "probability", "value": "value-norm"}
 
 
 def head_picture(bench: Bench, request: MapRequest) -> Picture:
-    """The full map of a head (or of a layer's heads together): query × key."""
+    """The full map of one head, or of a layer's heads combined, as a picture: query × key."""
     return encode(head_map(bench, request), signed=request.other is not None)
 
 
 def head_cells(bench: Bench, request: MapRequest, query: int, key: int) -> bytes:
-    """The exact numbers of one row and of one column of a map: twice as many little-endian float32 as tokens."""
+    """Row `query` of a map, then column `key`: exact values as little-endian float32, two for each token."""
     found = head_map(bench, request)
     if not (0 <= query < len(found) and 0 <= key < len(found)):
         raise WorkbenchError(f"no query {query} or no key {key}; tokens are 0 to {len(found) - 1}")
@@ -56,7 +63,7 @@ def head_cells(bench: Bench, request: MapRequest, query: int, key: int) -> bytes
 
 
 def head_map(bench: Bench, request: MapRequest) -> np.ndarray:
-    """The numbers of a map: query key."""
+    """The values of a map: query key."""
     call = map_call(request)
     if bench.results.get(call) is None:
         checked(bench, request)
@@ -64,7 +71,7 @@ def head_map(bench: Bench, request: MapRequest) -> np.ndarray:
 
 
 def map_call(request: MapRequest) -> Call:
-    """A head's map as a call, or that of a layer's heads together."""
+    """The call that computes the map of one head, or of a layer's heads combined."""
     model, tokens = ModelOf(request.checkpoint), TokensOf(request.checkpoint, request.prompt)
     options: dict[str, Any] = {"layers": (request.layer,)}
     options |= {"heads": (request.head,)} if request.combine == "one" else {"combine": request.combine}
@@ -77,7 +84,7 @@ def map_call(request: MapRequest) -> Call:
 
 
 def thumbnails(bench: Bench, request: MapRequest) -> Picture:
-    """Every head of every layer at thumbnail size."""
+    """The maps of all heads of all layers, at thumbnail size."""
     request = replace(request, layer=0, head=0, combine="one", weigh="weight")
 
     def make() -> Picture:
@@ -90,7 +97,11 @@ def thumbnails(bench: Bench, request: MapRequest) -> Picture:
 
 
 def checked(bench: Bench, request: MapRequest) -> list[OpenedPrompt]:
-    """The one or two checkpoints, checked."""
+    """The request's one or two checkpoints with its prompt.
+
+    Errors: WorkbenchError if the prompt is empty or too long, if two checkpoints tokenise it differently, or if the
+    layer or the head is out of range.
+    """
     names = [request.checkpoint] if request.other is None else [request.checkpoint, request.other]
     opened = [bench.read(name, request.prompt, MOST_ATTENTION_TOKENS) for name in names]
     if len(opened) == 2:
@@ -104,13 +115,14 @@ def checked(bench: Bench, request: MapRequest) -> list[OpenedPrompt]:
 
 
 def _pooled(opened: OpenedPrompt) -> Tensor:
-    """Every head's pattern at thumbnail size, never a whole pattern at once: layer head side bin.
+    """The attention patterns of all heads at thumbnail size: layer head side bin.
 
-    A bin a pixel; where the first stands for several keys, a last one stands for these without the very first key.
+    Keys are pooled while the model runs, so whole patterns are not kept. Each bin is one pixel. If the first bin covers
+    several keys, one more bin follows the last: the maximum over those keys without the very first key.
     """
 
     def pool_keys(pattern: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-        left_out = length - pattern.shape[-1]  # later keys
+        left_out = length - pattern.shape[-1]  # later keys, which the pattern does not hold
         whole = torch.nn.functional.pad(pattern.float(), (0, left_out))
         second = whole[..., 1:together].amax(-1, keepdim=True) if together > 1 else whole[..., :0]
         return rearrange(torch.cat([pool_last(whole), second], -1), "batch head query bin -> bin batch head query")
@@ -123,7 +135,10 @@ def _pooled(opened: OpenedPrompt) -> Tensor:
 
 
 def whole_page(bench: Bench, request: MapRequest) -> str:
-    """The attention view as a page that stands alone: of one checkpoint, or of A, B and A − B."""
+    """The attention view as a stand-alone page: of one checkpoint, or of A, B and A − B.
+
+    Errors: those of `checked`; WorkbenchError if the weights are larger than `MOST_PAGE_BYTES`.
+    """
     opened = checked(bench, request)
     config, length = opened[0].model.config, opened[0].ids.shape[1]
     heads = config.num_hidden_layers * config.num_attention_heads
@@ -140,7 +155,7 @@ def whole_page(bench: Bench, request: MapRequest) -> str:
 
 
 def atlas_of(bench: Bench, opened: OpenedPrompt, prompt: str, progress: Progress | None = None) -> Measures | None:
-    """The statistics of all heads on a prompt; None for one too short to have any."""
+    """The statistics of all heads on a prompt; None for a prompt of fewer than 2 tokens."""
     if opened.ids.shape[1] < 2:
         return None
     call = Call.of(head_atlas, ModelOf(opened.checkpoint), TokensOf(opened.checkpoint, prompt), samples=16)
@@ -148,6 +163,6 @@ def atlas_of(bench: Bench, opened: OpenedPrompt, prompt: str, progress: Progress
 
 
 def all_maps(checkpoint: str, prompt: str) -> Call:
-    """The maps of all heads, as a call."""
+    """The call that computes the maps of all heads."""
     tokens, tokenizer = TokensOf(checkpoint, prompt), TokenizerOf(checkpoint)
     return Call.of(attention_maps, ModelOf(checkpoint), tokens, tokenizer=tokenizer)

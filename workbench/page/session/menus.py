@@ -1,4 +1,4 @@
-"""What the entries of menus stand for."""
+"""Values of the entries of menus."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from workbench.errors import WorkbenchError
 
 
 def choice(name: object, choices: Mapping[str, Any], what: str) -> Any:  # noqa: ANN401 - whatever the menu holds
-    """What a menu's entry stands for. Raises WorkbenchError for one that is not on the menu."""
+    """The value of a menu's entry. Raises WorkbenchError for a name that is not on the menu; `what` is its kind."""
     if not isinstance(name, str) or name not in choices:
         raise WorkbenchError(f"no {what} {name!r}; choose from {', '.join(choices)}")
     return choices[name]

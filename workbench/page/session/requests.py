@@ -1,4 +1,4 @@
-"""What a page asks the server for: to run a prompt, to show a tab, to draw one view."""
+"""Requests of a page to the server: to run a prompt, to show a tab, to draw one view."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ from workbench.page.session.cancellation import CancellationToken
 
 @dataclass(frozen=True)
 class Query:
-    """What all tabs show: a checkpoint and a prompt. `run` counts how often Run was pressed; 0 is before the first."""
+    """The checkpoint and the prompt that all tabs show. `run` counts the page's runs; 0 means before the first."""
 
     checkpoint: str
     prompt: str
@@ -18,7 +18,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Selection:
-    """The token, layer and head that a person chose; all tabs share them."""
+    """The selected token, layer and head, shared by all tabs; None where nothing is selected."""
 
     token: int | None = None
     layer: int | None = None
@@ -30,8 +30,8 @@ class RunRequest:
     """A request to run a prompt.
 
     Attributes:
-        at: nanoseconds at which it arrived, so that two requests for the same prompt differ.
-        checkpoint, prompt: copies of the values of the bar, whose components may have changed since.
+        at: arrival time in monotonic nanoseconds, so that two requests for the same prompt are not equal.
+        checkpoint, prompt: values of the bar's components at the request; the components may change later.
     """
 
     at: int
@@ -46,8 +46,8 @@ class TabRequest:
 
     Attributes:
         selection: the parts of the selection that the tab follows; the others are None.
-        cause: cancellation token of the event that led to this request. It is no part of what is shown, so two requests
-            that differ in it alone are equal. A later click on the tab has a token of its own.
+        cause: cancellation token of the event that led to this request. It is left out of comparisons, so two requests
+            that differ only in it are equal. A later click on the tab has its own token.
     """
 
     query: Query
@@ -55,13 +55,13 @@ class TabRequest:
     cause: CancellationToken = field(default=CancellationToken(), compare=False)
 
     def only(self, follows: Sequence[str]) -> "TabRequest":
-        """The same request without the parts of the selection that are not named."""
+        """The same request, with the parts of the selection that are not in `follows` set to None."""
         return replace(self, selection=Selection(**{name: getattr(self.selection, name) for name in follows}))
 
 
 class ViewRequest(NamedTuple):
-    """A request to draw one view of a tab with the values of its controls. It is drawn again when the first two change,
-    not when the token does."""
+    """A request to draw one view of a tab with the values of its controls. The view is drawn again when `tab` or
+    `controls` change, not when the token changes."""
 
     tab: TabRequest
     controls: tuple[object, ...]

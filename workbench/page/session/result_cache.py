@@ -1,4 +1,4 @@
-"""What has been computed lately, kept within a number of things and a number of bytes."""
+"""A cache of recent results, limited in number of entries and in bytes."""
 
 import sys
 import threading
@@ -12,7 +12,10 @@ from torch import Tensor
 
 
 class ResultCache:
-    """Things by key; those used longest ago go first. What is larger than `most_bytes` by itself is not kept."""
+    """Values by key, at most `most` of them and `most_bytes` bytes in total. The least recently used are dropped first.
+
+    A single value larger than `most_bytes` is not kept.
+    """
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self.most, self.most_bytes = most, most_bytes
@@ -24,11 +27,11 @@ class ResultCache:
 
     @property
     def nbytes(self) -> int:
-        """What is kept weighs, about."""
+        """The approximate total size of all values, in bytes."""
         return sum(size for _, size in self._things.values())
 
     def get(self, key: Hashable) -> Any | None:  # noqa: ANN401 - whatever was kept
-        """What is kept under a key; None if nothing is."""
+        """The value of a key, which becomes the most recently used; None if there is none."""
         with self._lock:
             if key not in self._things:
                 return None
@@ -36,7 +39,7 @@ class ResultCache:
             return self._things[key][0]
 
     def put(self, key: Hashable, thing: object) -> None:
-        """Keep something; room is made for it."""
+        """Store a value under a key; the least recently used values are dropped until the limits hold."""
         size = weight(thing)
         with self._lock:
             self._things.pop(key, None)
@@ -48,9 +51,9 @@ class ResultCache:
 
 
 def weight(thing: object) -> int:
-    """About how many bytes something takes: what weighs in a result are its arrays and texts."""
+    """The approximate size of a value in bytes: the sum over its arrays, strings and other leaves."""
     if isinstance(thing, str):
-        return sys.getsizeof(thing)  # most are
+        return sys.getsizeof(thing)  # tested first, since most values are strings
     if isinstance(thing, np.ndarray | Tensor):
         return thing.nbytes
     if isinstance(thing, Mapping):

@@ -1,4 +1,4 @@
-"""The strip that carries the prompt on every tab."""
+"""The token strip of the prompt, which stands above all tabs."""
 
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +11,7 @@ from workbench.views.strip import surprisals
 
 
 def surprisal_strip(opened: OpenedPrompt, selection: Selection) -> dict[str, Any]:
-    """The prompt, coloured by what each token cost the model."""
+    """The strip of the prompt's tokens, coloured by surprisal in nats; a prompt of one token has no colours."""
     known = opened.ids.shape[1] > 1
     scores = token_losses(opened.model, opened.ids)["loss"].values[0].tolist() if known else [float("nan")]
     return surprisals(

@@ -1,4 +1,4 @@
-"""Requests for texts that a checkpoint reads or writes, and for single tokens of them; and the calls for both."""
+"""Requests for a text that a checkpoint reads or generates, or for one token of a text; and the calls for both."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +19,15 @@ from workbench.tokens import is_whole
 from workbench.views.text_page import text_page
 
 MOST_NEW = 512
-STRONGEST = 8  # weights that are listed of a token
+STRONGEST = 8  # attention weights that are listed for a token
 
 
 @dataclass(frozen=True)
 class TextRequest:
-    """A request for a text: a checkpoint reads `prompt` and writes `length` tokens. Data routes read it from the body.
+    """A request for a text: a checkpoint reads `prompt` and generates `length` tokens.
 
-    `branch`, if not empty, replaces the end of the prompt's tokens by others; `branch_of` writes it.
+    Data routes parse it from the request's body. `branch`, if not empty, replaces the last tokens of the prompt by
+    other tokens, in the format of `branch_of`.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -44,7 +45,7 @@ class TextRequest:
 
 @dataclass(frozen=True)
 class TokenRequest:
-    """A request for one token of a text that a checkpoint reads, with edits."""
+    """A request for details of one token: a checkpoint reads `ids`, with edits, and `token` is a position in them."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -55,7 +56,7 @@ class TokenRequest:
 
 
 def text_call(bench: Bench, request: TextRequest) -> Call:
-    """The call for a text: the surprisal of each token that is read or written."""
+    """The call that answers a text request: it computes the surprisal of each token that is read or generated."""
     opened = bench.read(request.checkpoint, request.prompt)
     model, tokenizer = ModelOf(opened.checkpoint), TokenizerOf(opened.checkpoint)
     start: TokensOf | IdsOf = TokensOf(opened.checkpoint, request.prompt)
@@ -77,7 +78,7 @@ def text_call(bench: Bench, request: TextRequest) -> Call:
 
 
 def look_call(bench: Bench, request: TokenRequest) -> Call:
-    """The call for a token."""
+    """The call that answers a token request."""
     model, tokenizer = ModelOf(request.checkpoint), TokenizerOf(request.checkpoint)
     ids = IdsOf(request.checkpoint, tuple(checked_ids(bench, request.checkpoint, request.ids)))
     edits = edit_calls(request.edits, request.checkpoint, bench.load(request.checkpoint)[1])
@@ -86,7 +87,11 @@ def look_call(bench: Bench, request: TokenRequest) -> Call:
 
 
 def looked_at(bench: Bench, request: TokenRequest) -> dict[str, Any]:
-    """One token in numbers, for token_details.js: the strongest weights only, those on the first token apart."""
+    """The details of one token, for token_details.js.
+
+    Only the strongest attention weights are listed. The weight on the first token is given separately, as mean over
+    heads.
+    """
     found = result(look_call(bench, request), bench)
     weights = found.looks.values[:, 0]  # head key
     return {
@@ -99,7 +104,7 @@ def looked_at(bench: Bench, request: TokenRequest) -> dict[str, Any]:
 
 
 def strongest(weights: np.ndarray, heads: Sequence[str], first: int) -> list[tuple[str, int, float]]:
-    """(head, place, weight) of the largest weights (head place), largest first; places count from `first`."""
+    """(head, place, weight) of the largest of `weights` (head place), largest first; places count from `first`."""
     best = np.argsort(-weights, axis=None, kind="stable")[:STRONGEST]
     rows, columns = np.unravel_index(best, weights.shape)
     places = zip(rows.tolist(), columns.tolist(), strict=True)
@@ -107,7 +112,7 @@ def strongest(weights: np.ndarray, heads: Sequence[str], first: int) -> list[tup
 
 
 def start_of(bench: Bench, opened: OpenedPrompt, branch: str) -> list[int]:
-    """The tokens that a text goes on from: the prompt's, or those that a branch names."""
+    """The token ids that a text continues: those of the prompt, or those that `branch` describes."""
     prompt = opened.ids[0].tolist()
     if not branch:
         return prompt
@@ -119,19 +124,19 @@ def start_of(bench: Bench, opened: OpenedPrompt, branch: str) -> list[int]:
 
 
 def kept_of(opened: OpenedPrompt, branch: str) -> int:
-    """How many of the prompt's tokens a text begins with: all of them, or as many as a branch keeps."""
+    """The number of prompt tokens at the start of a text: all of them, or those that `branch` keeps."""
     return int(branch.partition(":")[0]) if branch else opened.ids.shape[1]
 
 
 def branch_of(prompt: Sequence[int], ids: Sequence[int]) -> str:
-    """A text for an address: how many tokens of the prompt it keeps, and the ids after those: "44:812.33"."""
+    """Token ids in short form for a link: the number of prompt tokens kept, then the ids after them: "44:812.33"."""
     kept = next((place for place, pair in enumerate(zip(prompt, ids, strict=False)) if pair[0] != pair[1]), None)
     kept = min(len(prompt), len(ids) - 1) if kept is None else kept
     return f"{kept}:{'.'.join(map(str, ids[kept:]))}"
 
 
 def checked_ids(bench: Bench, checkpoint: str, ids: object) -> list[int]:
-    """Token ids as they came from a browser."""
+    """Token ids from a browser, as a list. Raises WorkbenchError if they are too many, none, or out of range."""
     model = bench.load(checkpoint)[0]
     size, most = model.config.vocab_size, most_tokens(model, MOST_TOKENS + MOST_NEW)
     if not isinstance(ids, Sequence) or not 0 < len(ids) <= most:
@@ -142,7 +147,10 @@ def checked_ids(bench: Bench, checkpoint: str, ids: object) -> list[int]:
 
 
 def checked_settings(settings: Sequence[Any]) -> tuple[int, float, float, int, int]:
-    """Settings as they came from a browser: numbers, and no more tokens than a page may request for."""
+    """Sampling settings from a browser: length, temperature, top-p, top-k, seed.
+
+    Errors: WorkbenchError for a value that is not a number or out of range, or a length above `MOST_NEW`.
+    """
     if not all(isinstance(value, int | float) and value == value for value in settings):
         raise WorkbenchError(f"length, temperature, top-p, top-k and seed are numbers, not {settings}")
     length, temperature, top_p, top_k, seed = settings

@@ -1,4 +1,4 @@
-"""The tabs of the page, in order. A new one is a file here and a line in `TABS`."""
+"""The tabs of the page, in order. A new tab is a module in this folder and an entry in `TABS`."""
 
 from workbench.page.tabs import attention, attribution, compare, generate, hidden_states, training
 

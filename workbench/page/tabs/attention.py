@@ -1,4 +1,4 @@
-"""Attention: every head of every layer, and one of them in full."""
+"""Attention: thumbnails of every head of every layer, and the full map of one head."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def build(slot: Slot) -> None:
 
 
 def attention(bench: Bench, request: TabRequest, progress: Progress | None = None) -> dict[str, Any]:
-    """What the view needs to know; the maps themselves it fetches."""
+    """The value of the attention view: tokens, sizes, scores of heads, the best head. The browser fetches the maps."""
     opened = bench.read(request.query.checkpoint, request.query.prompt, MOST_ATTENTION_TOKENS)
     atlas = atlas_of(bench, opened, request.query.prompt, progress)
     if atlas is None:
@@ -37,12 +37,12 @@ def attention(bench: Bench, request: TabRequest, progress: Progress | None = Non
 
 
 def finite(scores: Grid) -> list[float | None]:
-    """A score of every head, head 0 of layer 0 first; None where it is not defined, which JSON can say."""
+    """The scores of all heads, layer by layer; None in place of NaN, which JSON cannot hold."""
     return [None if score != score else score for score in scores.values.ravel().tolist()]
 
 
 def view_value(opened: OpenedPrompt, request: TabRequest, other: str | None = None) -> dict[str, Any]:
-    """An attention view's value (see attention.js)."""
+    """The value of an attention view, without scores (see attention.js)."""
     return {
         "checkpoint": opened.checkpoint,
         "other": other,

@@ -1,4 +1,4 @@
-"""Attribution: which parts of the model make a prediction, directly and by way of what follows."""
+"""Attribution: how much each part of the model contributes to a prediction, directly and through later layers."""
 
 import re
 from dataclasses import dataclass
@@ -62,12 +62,15 @@ SITES = {
 }
 MEASURES = {"whole prediction (KL)": "kl", "logit (difference)": "logit_difference", "probability": "probability"}
 WORDS = ("Paris", "Berlin", "Mary", "John", "red", "two", "water", "small", "other", "house")
-MOST_TRIED, MOST_EXCHANGES = 256, 16  # exchanges of a word that are looked at, and run
+MOST_TRIED, MOST_EXCHANGES = 256, 16  # exchanges of a word that are tokenised, and those that are run
 
 
 @dataclass(frozen=True)
 class Question:
-    """What the tab asks about: a next token, possibly against another one, after a position."""
+    """The prediction that the tab explains: a next token after a position, optionally compared with another token.
+
+    `targets` holds the id of the token and, if given, that of the other token.
+    """
 
     opened: OpenedPrompt
     position: int
@@ -75,23 +78,23 @@ class Question:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """How many layers, and heads in each."""
+        """(layers, heads of each layer) of the model."""
         config = self.opened.model.config
         return config.num_hidden_layers, config.num_attention_heads
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of an analysis that answers the question."""
+        """The options that the analyses of the prediction share."""
         return {"position": self.position, "tokenizer": TokenizerOf(self.opened.checkpoint)}
 
     @property
     def heads(self) -> Chooses:
-        """What a click chooses in a grid of layers × heads."""
+        """The selection that a click makes in a grid of layers × heads (see `View.chooses`)."""
         return {"head": ("x", 0, self.shape[1]), "layer": ("y", 0, self.shape[0])}
 
 
 def build(slot: Slot) -> None:
-    """Direct effects, patching and saliency of a prediction, and the choice of what is predicted."""
+    """Panels for direct effects, ablation, saliency and patching, and the inputs that choose the predicted token."""
     with gr.Row(elem_classes="tools"):
         token = slot.link("token_text", gr.Textbox("", label="Next token", placeholder="the likeliest", min_width=150))
         against = slot.link("against", gr.Textbox("", label="Against another", placeholder="none", min_width=150))
@@ -131,7 +134,7 @@ def build(slot: Slot) -> None:
 
 
 def direct_view(bench: Bench, request: TabRequest, token: str, against: str, what: str) -> View:
-    """What each part adds to the logit of a token, or to its difference from another's."""
+    """The direct effect of each part on the logit of a token, or on the difference of two tokens' logits."""
     gather, note = choice(what, DIRECT, "view")
     question = question_of(bench, request, token, against)
     call = direct_call(request, question)
@@ -141,7 +144,7 @@ def direct_view(bench: Bench, request: TabRequest, token: str, against: str, wha
 
 
 def ablation_view(bench: Bench, request: TabRequest, token: str, against: str, method: str) -> View:
-    """What the token loses without each head and MLP."""
+    """The change of the token's log-probability when a head or an MLP is ablated, for each of them."""
     method = choice(method, ABLATIONS, "ablation")
     question = question_of(bench, request, token, "")
     call = Call.of(ablation, *prompt_of(request), *question.targets, method=method, **question.options)
@@ -151,7 +154,7 @@ def ablation_view(bench: Bench, request: TabRequest, token: str, against: str, m
 
 
 def sources_view(bench: Bench, request: TabRequest, token: str, against: str) -> View:
-    """From which tokens one head's direct effect comes."""
+    """The direct effect of one head, split by the tokens that it reads from."""
     question = question_of(bench, request, token, against)
     strongest = strongest_head(bench, request, question)
     pick = head_pick(request, question.shape, strongest)
@@ -168,7 +171,7 @@ def sources_view(bench: Bench, request: TabRequest, token: str, against: str) ->
 
 
 def saliency_view(bench: Bench, request: TabRequest, token: str, against: str, method: str) -> View:
-    """Which tokens of the prompt the prediction rests on."""
+    """The saliency of each token of the prompt for the prediction."""
     measure, note = choice(method, SALIENCIES, "saliency")
     question = question_of(bench, request, token, against)
     call = Call.of(token_saliency, *prompt_of(request), *question.targets, **question.options)[measure]
@@ -178,7 +181,7 @@ def saliency_view(bench: Bench, request: TabRequest, token: str, against: str, m
 def patching_view(
     bench: Bench, request: TabRequest, token: str, against: str, second: str, site: str, measure: str
 ) -> View:
-    """What one activation of the prompt brings back in a run on the second prompt."""
+    """How much of the prompt's prediction one activation restores when patched into a run on the second prompt."""
     site = choice(site, SITES, "site")
     measure = choice(measure, MEASURES, "measure")
     question = question_of(bench, request, token, against)
@@ -202,14 +205,15 @@ def direct_call(request: TabRequest, question: Question) -> Call:
 
 
 def strongest_head(bench: Bench, request: TabRequest, question: Question) -> tuple[int, int]:
-    """The head of the largest direct effect: layer, head."""
+    """The head with the largest direct effect: layer, head."""
     heads = result(Call.quick(by_head, direct_call(request, question)), bench)
     best = heads.rank().query("part != 'MLP'").iloc[0]
     return int(best["row"]), int(best["column"])
 
 
 def question_of(bench: Bench, request: TabRequest, token: str, against: str) -> Question:
-    """The question: the chosen position or the last; the token that is written or the likeliest; and the other."""
+    """The prediction to explain: at the selected position or the last; of the typed token or the likeliest; and the
+    other token, if typed."""
     opened = bench.read(request.query.checkpoint, request.query.prompt)
     last = opened.ids.shape[1] - 1
     position = last if request.selection.token is None else min(request.selection.token, last)
@@ -222,9 +226,11 @@ def question_of(bench: Bench, request: TabRequest, token: str, against: str) -> 
 
 
 def other_prompt(bench: Bench, request: TabRequest, question: Question) -> tuple[str, str]:
-    """The prompt with one word exchanged, that whose exchange moves the prediction most; and how it was changed.
+    """A second prompt and its description: the prompt with one word exchanged, where that moves the prediction most.
 
-    Words are exchanged for others of the prompt, or everyday ones, of as many tokens.
+    The measure is KL(prediction on the prompt ‖ prediction on the other). The new word is from the prompt or from
+    `WORDS`, and the number of tokens stays the same.
+    Errors: WorkbenchError if no word can be exchanged.
     """
     found = exchanges(request.query.prompt, question)
     if not found:
@@ -242,9 +248,10 @@ def other_prompt(bench: Bench, request: TabRequest, question: Question) -> tuple
 
 
 def exchanges(prompt: str, question: Question) -> list[tuple[list[int], str, str]]:
-    """Exchanges of one word that leave the number of tokens as it is: ids, text, and what was changed.
+    """Exchanges of one word that keep the number of tokens: (ids, text, description), at most `MOST_EXCHANGES`.
 
-    Longer words first, and those that begin alike in size, since they are more likely to leave a sentence.
+    Pairs of words of more than three letters that agree in an initial capital come first, since the result is more
+    likely to be a sentence. Exchanges that change no token up to the position are left out.
     """
     own, tokenizer = question.opened.ids[0].tolist(), question.opened.tokenizer
     words = [word.strip(".,:;") for word in dict.fromkeys(prompt.split())]

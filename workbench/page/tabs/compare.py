@@ -70,20 +70,20 @@ PARTS = {
 
 @dataclass(frozen=True)
 class ComparedPair:
-    """Two checkpoints that tokenise the prompt alike, and the prompt."""
+    """The ids of two checkpoints and the prompt's tokens. `pair_of` makes one whose tokenizers agree on the prompt."""
 
     a: str
     b: str
     tokens: TokensOf
-    shape: tuple[int, int]  # layers, heads of a layer
+    shape: tuple[int, int]  # (layers, heads of a layer) of B
 
     def compared_by(self, comparison: Call) -> Call:
-        """A comparison of the two: a call with placeholders, filled."""
+        """A comparison of the two: a call with placeholders, filled with their ids."""
         return comparison.filled({"a": self.a, "b": self.b})
 
 
 def build(slot: Slot) -> None:
-    """Two checkpoints: how they write and predict, and what differs in weights and inside."""
+    """Panels for two checkpoints: their texts and predictions, and their differences in weights and activations."""
     known = list(slot.bench.known)
     other = gr.Dropdown(
         slot.bench.choices(), value=known[len(known) // 3], label="B", elem_id="other", elem_classes="menu"
@@ -126,7 +126,7 @@ def pair_of(bench: Bench, request: TabRequest, other: object) -> ComparedPair:
 
 
 def files_of(bench: Bench, request: TabRequest, other: object) -> ComparedPair:
-    """The two checkpoints for what is read from their files: no model is loaded, and any tokenizers will do."""
+    """The two checkpoints, for comparisons of files: no model is loaded, and their tokenizers may differ."""
     a, b = bench.checkpoint(request.query.checkpoint), bench.checkpoint(other)
     for checkpoint in (a, b):
         check_root(checkpoint)
@@ -137,12 +137,12 @@ def files_of(bench: Bench, request: TabRequest, other: object) -> ComparedPair:
 
 
 def text_of_a(bench: Bench, request: TabRequest, other: str, *settings: float) -> View:
-    """What A writes."""
+    """The text that A generates."""
     return continuation(bench, request, "A", request.query.checkpoint, *settings)
 
 
 def text_of_b(bench: Bench, request: TabRequest, other: str, *settings: float) -> View:
-    """What B writes."""
+    """The text that B generates."""
     return continuation(bench, request, "B", bench.checkpoint(other).id, *settings)
 
 
@@ -155,7 +155,7 @@ def continuation(bench: Bench, request: TabRequest, name: str, checkpoint: str, 
 def mixed_text(
     bench: Bench, request: TabRequest, other: str, part: str, *settings: float, progress: Progress | None = None
 ) -> View:
-    """The prompt continued by B with one part of A: the selected head, or something of its layer."""
+    """The prompt continued by B with one part of A: the selected head, or its layer or part of that."""
     pair, kind = pair_of(bench, request, other), choice(part, PARTS, "part")
     heads = result(pair.compared_by(compared("attention", pair)), bench, progress)
     most = heads.rank().iloc[0]
@@ -171,21 +171,21 @@ def mixed_text(
 
 
 def by_token_view(bench: Bench, request: TabRequest, other: str, what: str) -> View:
-    """A difference of A's and B's predictions of each token of the prompt."""
+    """A difference between A's and B's predictions, for each token of the prompt."""
     measure, note = choice(what, BY_TOKEN, "difference")
     pair = pair_of(bench, request, other)
     return View(pair.compared_by(predictions(pair, measure)), note, title=what, chooses={"token": ("x", 0, 1 << 20)})
 
 
 def by_token_floor(bench: Bench, request: TabRequest, other: str, what: str) -> View | str:
-    """The noise floor of the same."""
+    """The noise floor of `by_token_view`; a sentence if the series has none."""
     measure, _ = choice(what, BY_TOKEN, "difference")
     pair = pair_of(bench, request, other)
     return floor_view(bench, pair, predictions(pair, measure))
 
 
 def difference_view(bench: Bench, request: TabRequest, other: str, what: str) -> View:
-    """One of several ways in which two checkpoints differ."""
+    """One of the `DIFFERENCES` between the two checkpoints."""
     what = choice(what, DIFFERENCES, "difference")
     pair = (files_of if what == "weights" else pair_of)(bench, request, other)
     layers, heads = pair.shape
@@ -195,14 +195,14 @@ def difference_view(bench: Bench, request: TabRequest, other: str, what: str) ->
 
 
 def difference_floor(bench: Bench, request: TabRequest, other: str, what: str) -> View | str:
-    """The noise floor of the same."""
+    """The noise floor of `difference_view`; a sentence if the series has none."""
     what = choice(what, DIFFERENCES, "difference")
     pair = (files_of if what == "weights" else pair_of)(bench, request, other)
     return floor_view(bench, pair, compared(what, pair))
 
 
 def floor_view(bench: Bench, pair: ComparedPair, comparison: Call) -> View | str:
-    """The noise floor of a comparison, in its colours; a sentence where the series has none."""
+    """The noise floor of a comparison, on the same colour scale; a sentence if the series has no noise floor."""
     series = bench.series_of(pair.a)
     finals = bench.finals(series)
     if len(finals) < 2:
@@ -215,12 +215,12 @@ def floor_view(bench: Bench, pair: ComparedPair, comparison: Call) -> View | str
 
 
 def predictions(pair: ComparedPair, measure: str) -> Call:
-    """A measure of how two checkpoints predict the prompt, as a call with slots for the two."""
+    """A measure of the difference between two checkpoints' predictions on the prompt, as a call with placeholders."""
     return Call.of(compare_behaviour, *PLACEHOLDERS, pair.tokens, tokenizer=TokenizerOf(pair.a))[measure]
 
 
 def compared(what: str, pair: ComparedPair) -> Call:
-    """A difference between two checkpoints over the prompt, as a call with slots for the two."""
+    """One of the `DIFFERENCES` between two checkpoints on the prompt, as a call with placeholders."""
     (a, b), tokens = PLACEHOLDERS, pair.tokens
     match what:
         case "attention":
@@ -233,7 +233,7 @@ def compared(what: str, pair: ComparedPair) -> Call:
 
 
 def compare_maps(bench: Bench, request: TabRequest, other: str, progress: Progress | None = None) -> dict[str, Any]:
-    """The heads of A less those of B; the view fetches the maps."""
+    """The value of the attention view for A, B and A − B. The browser fetches the maps."""
     pair = pair_of(bench, request, other)
     opened = bench.read(pair.a, request.query.prompt, MOST_ATTENTION_TOKENS)
     moved = result(pair.compared_by(compared("attention", pair)), bench, progress)

@@ -1,4 +1,4 @@
-"""Generate: text as it is written, and what the model expected at every token."""
+"""Generate: text, shown while it is generated, and the tokens that the model expected at each position."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ PERIOD = 0.1  # seconds between two updates of the page
 
 
 def build(slot: Slot) -> None:
-    """The written text, how it is sampled, and edits of the model."""
+    """The generated text, the sampling settings, and edits of the model."""
     with gr.Row(elem_classes="tools"):
         again = gr.Button("Generate", size="sm", variant="secondary", min_width=90, scale=0)
         settings = sampling_controls(slot)
@@ -73,7 +73,7 @@ def build(slot: Slot) -> None:
 
 
 def sampling_controls(slot: Slot, prefix: str = "") -> list[Component]:
-    """Length, temperature, top-p, top-k, seed, and whether the text may end; kept in the page's address."""
+    """Controls for length, temperature, top-p, top-k, seed and end of text; their values are in the page's address."""
 
     def number(name: str, value: float, label: str, kind: str = "number", **limits: float) -> Component:
         box = gr.Number(value, label=label, min_width=74, scale=0, elem_classes=kind, **limits)
@@ -91,7 +91,7 @@ def sampling_controls(slot: Slot, prefix: str = "") -> list[Component]:
 
 
 def with_example(changes: str, example: str | None) -> list[object]:
-    """The edits with one more line, and the menu as it was; nothing where no example was chosen."""
+    """The edits with the example as one more line, and the menu emptied; no updates if no example was chosen."""
     if example not in EDITS:
         return [gr.skip(), gr.skip()]
     return ["\n".join([*changes.splitlines(), EDITS[example]]), None]
@@ -100,7 +100,7 @@ def with_example(changes: str, example: str | None) -> list[object]:
 def generate(bench: Bench, request: TabRequest, branch: str, changes: str, *settings: float) -> Iterator[list[Any]]:
     """Stream a continuation of the prompt into the strip and, with edits, another beside it.
 
-    A branch comes from a link: it holds for the first run.
+    `branch` comes from the page's address and applies to the first run only.
     """
     branch = branch if request.query.run == 1 else ""
     yield from both(bench, TextRequest(request.query.checkpoint, request.query.prompt, branch), changes, *settings)
@@ -109,14 +109,14 @@ def generate(bench: Bench, request: TabRequest, branch: str, changes: str, *sett
 def regenerate(
     bench: Bench, request: TabRequest, _: Mapping[str, Any], changes: str, *settings: float
 ) -> Iterator[list[Any]]:
-    """The prompt's continuation, with the settings as they are now."""
+    """Stream the prompt's continuation again, with the current settings."""
     yield from both(bench, TextRequest(request.query.checkpoint, request.query.prompt), changes, *settings)
 
 
 def branch(
     bench: Bench, request: TabRequest, data: Mapping[str, Any], changes: str, *settings: float
 ) -> Iterator[list[Any]]:
-    """Go on from another token than the one that was drawn."""
+    """Stream a continuation from another token than the generated one: token `id` at position `token` of `ids`."""
     opened = bench.read(request.query.checkpoint, request.query.prompt)
     ids, place, chosen = checked_ids(bench, opened.checkpoint, data.get("ids")), data.get("token"), data.get("id")
     if type(place) is not int or not 0 < place < len(ids):
@@ -127,7 +127,7 @@ def branch(
 
 
 def both(bench: Bench, request: TextRequest, changes: str, *settings: float) -> Iterator[list[Any]]:
-    """The strips of the plain model's text and of the edited one's, growing side by side; and where they start from."""
+    """Stream the strips of the plain and of the edited model's text, and the branch from which they start."""
     *numbers, ends = settings
     length, temperature, top_p, top_k, seed = checked_settings(numbers)
     opened = bench.read(request.checkpoint, request.prompt)
@@ -143,7 +143,7 @@ def both(bench: Bench, request: TextRequest, changes: str, *settings: float) -> 
 
 
 def write(bench: Bench, opened: OpenedPrompt, request: TextRequest, ends: bool) -> Iterator[dict[str, Any]]:
-    """The strip of a text as it grows, at most every `PERIOD` seconds."""
+    """Stream the strip of a text while it is generated: one every `PERIOD` seconds, for at most `MOST_SECONDS`."""
     start = start_of(bench, opened, request.branch)
     edits = [run(call, bench) for call in edit_calls(request.edits, opened.checkpoint, opened.tokenizer)]
     settings = (request.length, request.temperature, request.top_p, request.top_k, request.seed, ends)
@@ -154,7 +154,7 @@ def write(bench: Bench, opened: OpenedPrompt, request: TextRequest, ends: bool) 
         scores.append(step.surprisal)
         now = time.monotonic()
         if len(ids) < len(start):
-            continue  # it is being read
+            continue  # the given tokens are still being read
         if now - began > MOST_SECONDS:
             break
         if now - sent >= PERIOD:
@@ -174,7 +174,7 @@ def steps(
     edits: Sequence[Edit] = (),
     read: bool = False,
 ) -> Iterator[generation.Step]:
-    """Generated steps; the model's lock is held for one token at a time, so that others get in between."""
+    """Stream generated tokens. The model's lock is held for one token at a time, so other requests can run, too."""
     *numbers, ends = settings
     length, temperature, top_p, top_k, seed = checked_settings(numbers)
     stream = generation.stream(
@@ -198,7 +198,7 @@ def steps(
 
 
 def grown(labels: list[str], ids: Sequence[int], opened: OpenedPrompt) -> list[str]:
-    """The labels of a text that went on; a character spans at most four tokens, so only the last ones can change."""
+    """The labels of a longer text. A character spans at most four tokens, so only the last old labels can change."""
     same = max(0, min(len(labels), len(ids)) - 3)
     context = max(0, same - 3)
     return labels[:same] + list(token_labels(ids[context:], opened.tokenizer))[same - context :]
@@ -212,7 +212,7 @@ def strip_of_writing(
     ids: Sequence[int],
     scores: Sequence[float],
 ) -> dict[str, Any]:
-    """A text that is so far written as a strip (see token_strip.js)."""
+    """The strip of the text generated so far (see token_strip.js)."""
     about = [f"gone on from token {len(start) - 1}"] if request.branch else []
     look = {"checkpoint": opened.checkpoint, "edits": request.edits, "main": not request.edits}
     return surprisals(
@@ -227,7 +227,7 @@ def strip_of_writing(
 
 
 def manner(request: TextRequest) -> str:
-    """How tokens are drawn, in words."""
+    """The sampling settings in words."""
     if not request.temperature:
         return "the likeliest token each time"
     top_p = f", top-p {request.top_p:g}" if request.top_p < 1 else ""
@@ -236,7 +236,7 @@ def manner(request: TextRequest) -> str:
 
 
 def beside(plain: dict[str, Any], edited: dict[str, Any], edits: int) -> list[Any]:
-    """The strips of a text and of the one that was written with edits; both are marked where they part."""
+    """The strips of the plain and the edited text. Both mark the first token at which they differ."""
     pairs = zip(plain["ids"], edited["ids"], strict=False)
     parts = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
     where = "no other token so far" if parts is None else f"another text from token {parts}"
@@ -245,6 +245,6 @@ def beside(plain: dict[str, Any], edited: dict[str, Any], edits: int) -> list[An
 
 
 def text_of(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
-    """The whole written text, to be the next prompt."""
+    """The whole generated text, for use as the next prompt."""
     opened = bench.read(request.query.checkpoint, request.query.prompt)
     return opened.tokenizer.decode(checked_ids(bench, opened.checkpoint, data.get("ids")), skip_special_tokens=True)

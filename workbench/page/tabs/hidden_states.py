@@ -93,6 +93,6 @@ def states_view(bench: Bench, request: TabRequest, what: str) -> View:
 
 
 def token_and_layer(bench: Bench, request: TabRequest) -> dict[str, tuple[str, int, int]]:
-    """What a click chooses in a grid of (embedding and layers) × tokens."""
+    """The selection that a click makes in a grid of (embedding and layers) × tokens (see `View.chooses`)."""
     opened = bench.read(request.query.checkpoint, request.query.prompt)
     return {"token": ("x", 0, opened.ids.shape[1]), "layer": ("y", -1, opened.model.config.num_hidden_layers)}

@@ -1,4 +1,4 @@
-"""Training: one number of every checkpoint of the series, along its run; and one head's map through it."""
+"""Training: a metric at each checkpoint of a series' main run, and the attention maps at one of them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -55,11 +55,11 @@ AXES = {
 }
 SCORES = ("induction", "previous", "first", "entropy")
 PLAYS = {"slider": "moment", "view": "through"}
-MOST_WORDS = 4  # tokens of the continuation that is followed unless one is written
+MOST_WORDS = 4  # tokens of the default continuation, used if none is typed
 
 
 def build(slot: Slot) -> None:
-    """A metric along the series, and a head's map through it."""
+    """The panel of a metric along the series, and the attention view with its slider."""
     with gr.Row(elem_classes="tools"):
         metric = slot.link("metric", gr.Dropdown(list(METRICS), value=next(iter(METRICS)), label="What", min_width=270))
         axis = slot.link("axis", gr.Dropdown(list(AXES), value=next(iter(AXES)), label="Axis", min_width=190))
@@ -73,9 +73,9 @@ def build(slot: Slot) -> None:
     controls = [metric, axis, words, fetched]
     panel.draws(slot, training_view, inputs=controls, follows=["layer", "head"], with_progress=True)
     work = guarded(lambda request, _, *more, **to: fetch(slot.bench, request, *more, **to), 1, True, slot.token_of)
-    downloads = {"concurrency_limit": 1, "concurrency_id": DOWNLOADS}  # so that nobody's model waits for them
+    downloads = {"concurrency_limit": 1, "concurrency_id": DOWNLOADS}  # so model runs do not wait for them
     more.click(work, [slot.request, fetched], [slot.notice, fetched], show_progress_on=slot.notice, **downloads)
-    most = max(2, *(len(slot.bench.run_of(name)) for name in each_series))  # a slider wants two ends
+    most = max(2, *(len(slot.bench.run_of(name)) for name in each_series))  # a slider needs at least two values
     moment = gr.Slider(1, most, most, step=1, label="Checkpoint of the main run", elem_id="moment", interactive=True)
     with gr.Row(elem_classes="tools"):
         player = components.player(PLAYS, elem_id="player")
@@ -88,7 +88,7 @@ def build(slot: Slot) -> None:
 
 
 def fetch(bench: Bench, request: TabRequest, times: int, progress: Progress | None = None) -> Iterator[int]:
-    """Download the checkpoints of the run that are not on this machine; how many have been downloaded, after each."""
+    """Download the checkpoints of the run that are not on this machine; yields the number downloaded, plus `times`."""
     absent = [checkpoint for checkpoint in bench.run_of(request.query.checkpoint) if not is_here(checkpoint)]
     for done, checkpoint in enumerate(steps(absent, progress, "downloading"), 1):
         locate(checkpoint)
@@ -105,7 +105,7 @@ def training_view(
     *,
     progress: Progress | None = None,
 ) -> View | str:
-    """A metric along the main run of the checkpoint's series."""
+    """A metric along the main run of the checkpoint's series; a sentence if fewer than two checkpoints are here."""
     metric, note = choice(metric, METRICS, "metric")
     axis, log = choice(axis, AXES, "axis")
     run, whole = bench.run_here(request.query.checkpoint), bench.run_of(request.query.checkpoint)
@@ -132,19 +132,19 @@ def training_view(
 
 
 def absent(whole: list[Checkpoint], here: list[Checkpoint]) -> str:
-    """A sentence on checkpoints that are not on this machine; empty where all are."""
+    """A sentence on the number of checkpoints that are on this machine; empty if all are."""
     if len(here) == len(whole):
         return ""
     return f"{len(here)} of its {len(whole)} checkpoints are on this machine; “Fetch the others” downloads the rest."
 
 
 def loading_of(bench: Bench) -> dict[str, Call]:
-    """The option that loads checkpoints as the page does."""
+    """The option that makes `trajectory` load checkpoints as the page does."""
     return {"loading": Call.quick(Loading, **bench.options)} if bench.options else {}
 
 
 def metric_call(checkpoint: str, prompt: str, metric: str, continuation: str) -> Call:
-    """What is measured of each checkpoint. Tokens are those of one of them, since they share their tokenizer."""
+    """The call of a metric, for all checkpoints. `checkpoint` tokenises the texts, since all share one tokenizer."""
     prompted, sample = TokensOf(checkpoint, prompt), TokensOf(checkpoint, SAMPLE_TEXT)
     match metric:
         case "loss":
@@ -163,12 +163,12 @@ def metric_call(checkpoint: str, prompt: str, metric: str, continuation: str) ->
 
 
 def highest(curves: Curves, shape: tuple[int, int]) -> tuple[int, int]:
-    """The head that scores highest at the end of the run: layer, head."""
+    """The head with the highest score at the end of the run: layer, head."""
     return divmod(int(curves.values[:, -1].argmax()), shape[1])
 
 
 def written_next(bench: Bench, checkpoint: str, prompt: str) -> str:
-    """The few likeliest next tokens of a checkpoint, up to the end of a word."""
+    """The likeliest continuation of a prompt by a checkpoint: at most `MOST_WORDS` tokens, to the end of a word."""
 
     def make() -> str:
         opened = bench.read(checkpoint, prompt)
@@ -185,7 +185,7 @@ def written_next(bench: Bench, checkpoint: str, prompt: str) -> str:
 
 
 def clicked(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> list[Any]:
-    """The slider's place and the checkpoint of a point that was clicked."""
+    """The slider's value and the checkpoint's id of a clicked point."""
     run, point = bench.run_here(request.query.checkpoint), data.get("point")
     if not isinstance(point, int) or not 0 <= point < len(run):
         raise WorkbenchError(f"no checkpoint {point!r} on this run of {len(run)}")
@@ -203,7 +203,7 @@ def checkpoint_at(bench: Bench, request: TabRequest, _: Mapping[str, Any], momen
 def head_through_training(
     bench: Bench, request: TabRequest, moment: float, progress: Progress | None = None
 ) -> list[dict[str, Any]]:
-    """The attention view at one checkpoint of the run, the head staying the chosen one; and what the player says."""
+    """The values of the attention view and the player at one checkpoint of the run; the chosen head stays the same."""
     opened = bench.read(checkpoint_at(bench, request, {}, moment), request.query.prompt, MOST_ATTENTION_TOKENS)
     names = [label(checkpoint) for checkpoint in bench.run_here(request.query.checkpoint)]
     about = {"title": label(bench.known[opened.checkpoint]), "best": best_at_the_end(bench, request, progress)}
