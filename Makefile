@@ -24,7 +24,9 @@ lint: $(VENV)/.installed
 
 # The reference of both packages, from their docstrings: docs/index.html.
 docs: $(VENV)/.installed
-	$(BIN)/python -m pdoc -d google -o docs hooks workbench !workbench.moved
+	$(BIN)/python -m pdoc -d google -o docs hooks hooks.sites workbench workbench.analyses \
+	    workbench.results workbench.texts workbench.tokens workbench.plots workbench.generation workbench.report \
+	    workbench.views.standalone workbench.views.text_page
 
 benchmarks: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks

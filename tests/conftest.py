@@ -217,6 +217,62 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token="pad", padding_side="left")
 
 
+SLOW_FILES = frozenset(  # what `make quick` leaves out: each takes more than some 3 s
+    [
+        "ablation",
+        "activation_patching",
+        "attention",
+        "attribution_patching",
+        "backends",
+        "broken_checkpoints",
+        "command_line",
+        "compare_behaviour",
+        "contrast",
+        "docs",
+        "documentation_examples",
+        "every_analysis",
+        "generate_tab",
+        "interrupts",
+        "known_answers",
+        "linear_probe",
+        "loading",
+        "memory",
+        "noise_floor",
+        "notebooks",
+        "olmo",
+        "olmo_generation",
+        "olmo_training",
+        "original",
+        "page_compat",
+        "path_patching",
+        "readme",
+        "representation_similarity",
+        "server",
+        "standalone",
+        "stopping",
+        "streams",
+        "tabs",
+        "taps",
+        "taps_editing",
+        "tensor_parallel",
+        "texts_of_analyses",
+        "tiny_olmo",
+        "token_saliency",
+        "trajectory",
+        "transplant",
+    ]
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of slow files, and those that drive a browser."""
+    for item in items:
+        if item.path.parent.name == "browser":
+            item.add_marker("browser")
+        elif item.path.stem.removeprefix("test_") in SLOW_FILES:
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_event_loop() -> None:
     """No file leaves an event loop running in this thread, in which later files could run none of their own."""

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import browser_path
+from conftest import SLOW_FILES, browser_path
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,3 +29,7 @@ def test_make_looks_for_the_same_browsers() -> None:
     found = re.findall(r"command -v (\S+)", recipe)
     assert asked == [name for name in found if name != "apt-get"]
     assert "apt-get install -y -qq chromium" in recipe and "playwright install chromium" in recipe
+
+
+def test_slow_files_are_there() -> None:
+    assert {name for name in SLOW_FILES if not (ROOT / f"tests/test_{name}.py").exists()} == set()
