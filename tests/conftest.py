@@ -217,7 +217,7 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token="pad", padding_side="left")
 
 
-SLOW_FILES = frozenset(  # what `make quick` leaves out: each takes more than some 3 s
+SLOW_FILES = frozenset(  # what `make quick` leaves out
     [
         "ablation",
         "activation_patching",
@@ -225,18 +225,23 @@ SLOW_FILES = frozenset(  # what `make quick` leaves out: each takes more than so
         "attribution_patching",
         "backends",
         "broken_checkpoints",
+        "check",
         "command_line",
+        "compare_attention",
         "compare_behaviour",
+        "compare_weights",
         "contrast",
         "docs",
         "documentation_examples",
         "every_analysis",
         "generate_tab",
+        "head_atlas",
         "interrupts",
         "known_answers",
         "linear_probe",
         "loading",
         "memory",
+        "metrics",
         "noise_floor",
         "notebooks",
         "olmo",
@@ -245,6 +250,7 @@ SLOW_FILES = frozenset(  # what `make quick` leaves out: each takes more than so
         "original",
         "page_compat",
         "path_patching",
+        "plots",
         "readme",
         "representation_similarity",
         "server",
@@ -260,6 +266,7 @@ SLOW_FILES = frozenset(  # what `make quick` leaves out: each takes more than so
         "token_saliency",
         "trajectory",
         "transplant",
+        "weights",
     ]
 )
 
