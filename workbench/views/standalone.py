@@ -28,7 +28,7 @@ ORDERS = ("induction", "previous", "first", "self", "duplicate", "entropy", "dis
 
 
 @dataclass(frozen=True, repr=False)
-class View:
+class StandalonePage:
     """A stand-alone page, which a notebook shows in a frame; `height` is the frame's, in pixels."""
 
     page: str
@@ -46,7 +46,9 @@ class View:
         Path(path).write_text(self.page, encoding="utf-8")
 
 
-def attention(maps: Maps, atlas: Measures | None = None, *, other: Maps | None = None, height: int = 780) -> View:
+def attention(
+    maps: Maps, atlas: Measures | None = None, *, other: Maps | None = None, height: int = 780
+) -> StandalonePage:
     """The attention view of all heads over one text; with a `head_atlas`, heads can be sorted by its scores.
 
     With the maps of an `other` checkpoint over the same tokens, A, B and A−B are shown side by side. The page holds the
@@ -76,7 +78,7 @@ def attention(maps: Maps, atlas: Measures | None = None, *, other: Maps | None =
     inside = json.dumps({"value": value, "deflated": base64.b64encode(zlib.compress(packed, 9)).decode()})
     view = f"((element, props, watch) => {{{asset('attention.js')}}})(...Object.values(window.standalone));"
     scripts = [*(asset(f"{name}.js") for name in ("common", "maps", "offers", "standalone")), view]
-    return View(
+    return StandalonePage(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>attention</title>'
         f"<style>{asset('standalone.css')}{asset('attention.css')}</style></head><body>"
         f'<main id="view">{asset("attention.html")}</main><p class="about">{html.escape(about)}</p>'

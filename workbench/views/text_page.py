@@ -11,11 +11,11 @@ from workbench.errors import WorkbenchError
 from workbench.generation import Written
 from workbench.results import Curves
 from workbench.views import asset
-from workbench.views.standalone import View, described
+from workbench.views.standalone import StandalonePage, described
 from workbench.views.strip import strip_of
 
 
-def text_page(result: Written | Curves, *, height: int = 420) -> View:
+def text_page(result: Written | Curves, *, height: int = 420) -> StandalonePage:
     """A page with a generated text, or with one number for each token of one text.
 
     A click on a token shows the tokens that were expected in its place; `height` is the frame's, in pixels.
@@ -33,7 +33,7 @@ def text_page(result: Written | Curves, *, height: int = 420) -> View:
     parts = (*(asset(f"{name}.js") for name in ("common", "offers", "text_page")), "".join(views))
     scripts = "".join(f"<script>{text}</script>" for text in parts)
     title = html.escape(result.title)
-    return View(
+    return StandalonePage(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{asset("standalone.css")}{asset("token_strip.css")}'
         f'{asset("token_details.css")}</style></head><body class="text-page"><main>'
