@@ -43,8 +43,14 @@ with unwound_on_interrupt():
 }
 
 
+def default_interrupt() -> None:
+    """Handle SIGINT as in a terminal. A process inherits that it is ignored if the tests run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def ran(code: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    command = [sys.executable, "-c", START + code]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, preexec_fn=default_interrupt)
 
 
 @pytest.mark.parametrize("where", IN_THE_MIDST)
@@ -83,9 +89,9 @@ def test_a_library_leaves_ctrl_c_alone():
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="how far a program is, is read from /proc")
 @pytest.mark.parametrize("program", [["-m", "workbench", "lens", "The cat"], ["app.py", "--port", "0"]])
 def test_a_program_that_is_importing_torch_ends_silently(program):
-    with subprocess.Popen(
-        [sys.executable, *program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-    ) as running:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, *program]
+    with subprocess.Popen(command, cwd=ROOT, preexec_fn=default_interrupt, **pipes) as running:
         while "libtorch" not in Path(f"/proc/{running.pid}/maps").read_text():
             assert running.poll() is None, running.stderr.read()
             time.sleep(0.01)
