@@ -196,7 +196,9 @@ def rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """x (batch pos head d_head) with each pair (i, i + d_head/2) rotated by the angle of its position."""
     cos, sin = rotary  # batch pos 1 d_head
     from_other = x.roll(x.shape[-1] // 2, -1) * sin
-    return from_other.add_(x * cos).to(x.dtype)  # in place: allocating new memory takes longer than the sum
+    return from_other.add_(x * cos).to(
+        x.dtype
+    )  # in place, because allocating memory would take longer than the addition
 
 
 class OlmoAttention(nn.Module):

@@ -408,7 +408,7 @@ class Tap:
         shape = self.taps.sites[site]
         axis = position_axis(shape)
         value = None if change.value is None else change.value.to(device=x.device, dtype=x.dtype)
-        n_rows = None  # position rows of the value; None if it has no position axis or one of length 1
+        n_rows = None  # length of the position axis of the value; None if there is no such axis, or its length is 1
         if value is not None and value.dim() == x.dim() and (change.whole or value.shape[axis] != 1):
             n_rows = value.shape[axis]
         heads, rows = heads_of(x, shape, change.heads), None

@@ -33,7 +33,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def distributions(requirements):
-    names = {re.split(r"[=<>\[ ]", line)[0] for line in requirements if line and not line.startswith("#")}
+    names = {re.split(r"[=<>\[; ]", line)[0] for line in requirements if line and not line.startswith("#")}
     return {CALLED_OTHERWISE.get(name, name.replace("-", "_")) for name in names}
 
 

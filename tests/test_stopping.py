@@ -185,16 +185,22 @@ def visit(client, tab="Attention"):
     return page
 
 
-def test_stop_while_a_prompt_is_read_leaves_everything_as_it_was(client, bench, monkeypatch):
-    page, gate, read = visit(client), Gate(), bench.read
-    before = dict(page.values)
+def click_and_stop_while_reading(page, button, bench, monkeypatch):
+    """Click a button, and press Stop while the server reads the prompt for it."""
+    gate, read = Gate(), bench.read
     with monkeypatch.context() as patched, ThreadPoolExecutor(1) as thread:
         patched.setattr(bench, "read", lambda *args, **more: [read(*args, **more), gate()][0])
-        run = thread.submit(page.fire, "run", "click")
+        run = thread.submit(page.fire, button, "click")
         gate.wait()
         page.stop()
         gate.opened.set()
         run.result(60)
+
+
+def test_stop_while_a_prompt_is_read_leaves_everything_as_it_was(client, bench, monkeypatch):
+    page = visit(client)
+    before = dict(page.values)
+    click_and_stop_while_reading(page, "run", bench, monkeypatch)
     assert page.value("problem") == STOPPED
     assert page.values == before | {page.ids["problem"]: STOPPED}
     page.fire("run", "click")
@@ -217,15 +223,9 @@ def test_stop_between_any_two_events_of_a_run_ends_it(client, done):
 
 
 def test_stop_before_a_text_is_written_ends_it(client, bench, monkeypatch):
-    page, gate, read = visit(client, "Generate"), Gate(), bench.read
+    page = visit(client, "Generate")
     before = page.value("written")
-    with monkeypatch.context() as patched, ThreadPoolExecutor(1) as thread:
-        patched.setattr(bench, "read", lambda *args, **more: [read(*args, **more), gate()][0])
-        run = thread.submit(page.fire, "Generate", "click")
-        gate.wait()
-        page.stop()
-        gate.opened.set()
-        run.result(60)
+    click_and_stop_while_reading(page, "Generate", bench, monkeypatch)
     assert page.value("written") == before and STOPPED in page.values.values()
     page.fire("Generate", "click")
     assert page.value("written")["final"] and STOPPED not in page.values.values()

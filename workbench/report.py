@@ -26,7 +26,7 @@ CSV_NOTE = (
     "# texts are exact; one that begins with = + - or @ is no formula: import these columns as text into a spreadsheet"
 )
 ROWS = 40  # shown of a table on a terminal
-WIDTH = 100  # of a line on a terminal, in characters
+WIDTH = 100  # characters in a line on the terminal
 PAGE_ROWS = 200  # shown of a table on the HTML page
 
 STYLE = """

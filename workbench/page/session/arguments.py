@@ -67,7 +67,7 @@ class TokensOf(Argument):
         return variables.tokens(self)
 
     def ids_code(self, variables: "Variables") -> str:
-        """The ids as a Python expression, for the line that assigns the variable."""
+        """A Python expression that gives the token ids; it stands in the line `tokens = …` of the copied code."""
         return f"tokenizer{variables.ending(self)}({self.text!r}).input_ids"
 
 
@@ -89,7 +89,7 @@ class IdsOf(Argument):
         return variables.tokens(self)
 
     def ids_code(self, variables: "Variables") -> str:
-        """The ids as a Python expression, for the line that assigns the variable."""
+        """A Python expression that gives the token ids; it stands in the line `tokens = …` of the copied code."""
         return repr(list(self.ids))
 
 

@@ -155,7 +155,7 @@ def continuation(bench: Bench, request: TabRequest, name: str, checkpoint: str, 
 def mixed_text(
     bench: Bench, request: TabRequest, other: str, part: str, *settings: float, progress: Progress | None = None
 ) -> View:
-    """The prompt continued by B with one part of A: the selected head, or its layer or part of that."""
+    """The prompt continued by B with one part of A: the selected head, or the attention, MLP or all of its layer."""
     pair, kind = pair_of(bench, request, other), choice(part, PARTS, "part")
     heads = result(pair.compared_by(compared("attention", pair)), bench, progress)
     most = heads.rank().iloc[0]
