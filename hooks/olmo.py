@@ -519,9 +519,8 @@ class OlmoModel(OlmoPreTrainedModel):
         seen = 0 if past_key_values is None else past_key_values.get_seq_length(layers.start)
         position_ids = self._position_ids(x, seen, cache_position) if position_ids is None else position_ids
         kernel_arguments["position_ids"] = position_ids
-        first = {kind: self._first(kind, layers) for kind in self.rotary_emb}
-        asked = dict(inputs_embeds=x, attention_mask=attention_mask, position_ids=position_ids)
-        masks = Masks(config, first, output_attentions or taps is not None, past_key_values, **asked)
+        explicit = output_attentions or taps is not None
+        masks = self._masks(layers, explicit, past_key_values, x, attention_mask, position_ids)
         rotary = {kind: embedding(x, position_ids) for kind, embedding in self.rotary_emb.items()}
 
         if taps is not None:
@@ -565,11 +564,24 @@ class OlmoModel(OlmoPreTrainedModel):
         """The positions of the new tokens, 1 pos: `cache_position`, or those after the `seen` cached positions."""
         return (torch.arange(x.shape[1], device=x.device) + seen if cache_position is None else cache_position)[None]
 
-    def _first(self, kind: str, layers: range) -> int | None:
-        """The first computed layer of a kind, whose cache gives the past length of the mask; None if block 0 runs."""
-        if layers.start == 0:
-            return None
-        return next((layer for layer in layers if self.kinds[layer] == kind), None)
+    def _masks(
+        self,
+        layers: range,
+        explicit: bool,
+        cache: Cache | None,
+        x: Tensor,
+        attention_mask: Tensor | dict | None,
+        position_ids: Tensor,
+    ) -> Masks:
+        """The masks of the layers to compute. If block 0 does not run, the past length of the mask of a kind of layers
+        is that in the cache of its first layer to compute.
+        """
+        first = {
+            kind: next((layer for layer in layers if self.kinds[layer] == kind), None) if layers.start else None
+            for kind in self.rotary_emb
+        }
+        asked = dict(inputs_embeds=x, attention_mask=attention_mask, position_ids=position_ids)
+        return Masks(self.config, first, explicit, cache, **asked)
 
 
 class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin):

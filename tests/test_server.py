@@ -425,7 +425,7 @@ def page_without_its_state(client, name, tab):
     ("tab", "part", "happens", "told", "shows"),
     [
         ("Attention", "run", "click", None, "attention"),
-        ("Attention", "spine", "select", {"token": 2}, "attention"),
+        ("Attention", "selection", "select", {"token": 2}, "attention"),
         ("Generate", "tabs", "select", {"value": "Attention", "index": 1}, "attention"),
         ("Attention", "tabs", "select", {"value": "Generate", "index": 0}, "written"),
         ("Generate", "Generate", "click", None, "written"),

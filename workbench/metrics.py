@@ -21,37 +21,45 @@ from workbench.results import Curves, Grid
 from workbench.texts import Texts, TextsLike, as_texts
 
 SCORES = {
-    "entropy": "entropy of attention",
-    "previous": "previous-token score",
-    "first": "first-token score",
-    "self": "same-token score",
-    "distance": "mean distance looked back",
-    "duplicate": "duplicate-token score",
-    "induction": "induction score",
-    "induction_error": "standard error of the induction score",
+    "entropy": ("entropy of attention", "How widely a head looks, in nats: 0 is one token only."),
+    "previous": ("previous-token score", "The mean weight of a head's queries on the token before them."),
+    "first": ("first-token score", "The mean weight of a head's queries on the first token of the text, a sink."),
+    "self": ("same-token score", "The mean weight of a head's queries on their own token."),
+    "distance": ("mean distance looked back", "How many tokens back a head looks, on average."),
+    "duplicate": ("duplicate-token score", "The mean weight of a head's queries on earlier copies of their token."),
+    "induction": (
+        "induction score",
+        "Does a head look at what followed the first copy of its token? Measured on random tokens that are repeated "
+        "after random gaps, 0 to 1.",
+    ),
+    "induction_error": ("standard error of the induction score", "Over the samples of random tokens."),
 }
-"""The names of the measures of `head_atlas` as metrics."""
+"""The measures of `head_atlas` as metrics: their names and notes."""
 
 
 def held_out_loss(tokens: TextsLike) -> Metric:
     """Mean −log p per token of held-out texts, on which the run was not trained, in nats."""
-    return Metric("held-out loss", mean_loss, {"tokens": _texts(tokens, 2)}, unit="nats")
+    note = "Mean −log p of the tokens of held-out texts; lower is better."
+    return Metric("held-out loss", mean_loss, {"tokens": _texts(tokens, 2)}, unit="nats", note=note)
 
 
 def head_scores(tokens: TextsLike, score: str, *, samples: int = 64, seed: int = 0) -> Metric:
     """One measure of `head_atlas` for every head: entropy, previous, first (sinks), self, distance, induction, …"""
     arguments = {"tokens": _texts(tokens, 2), "score": score, "samples": samples, "seed": seed}
-    return Metric(f"{SCORES.get(score, score)} of each head", _head_score, arguments)
+    name, note = SCORES.get(score, (score, ""))
+    return Metric(f"{name} of each head", _head_score, arguments, note=note)
 
 
 def residual_norms(tokens: TextsLike) -> Metric:
     """The mean norm of the residual stream after each layer, without the first token of each text (often a sink)."""
-    return Metric("norm of the residual stream", _mean_norms, {"tokens": _texts(tokens, 2)}, ordered=True)
+    note = "Mean ‖x‖ after each layer, without the first token of each text."
+    return Metric("norm of the residual stream", _mean_norms, {"tokens": _texts(tokens, 2)}, ordered=True, note=note)
 
 
 def effective_rank(tokens: TextsLike) -> Metric:
     """RankMe of the hidden states of each layer (Garrido et al. 2023; its phases in OLMo: arXiv 2509.23024)."""
-    return Metric("effective rank", _rank, {"tokens": _texts(tokens)}, unit="directions", ordered=True)
+    note = "How many directions the hidden states of the texts' tokens use after each layer (RankMe)."
+    return Metric("effective rank", _rank, {"tokens": _texts(tokens)}, unit="directions", ordered=True, note=note)
 
 
 def continuation_log_prob(prompt: TextsLike, continuation: TextsLike) -> Metric:
@@ -60,13 +68,15 @@ def continuation_log_prob(prompt: TextsLike, continuation: TextsLike) -> Metric:
     `prompt` and `continuation` are one text each.
     """
     arguments = {"prompt": one_text(prompt)[0], "continuation": one_text(continuation)[0]}
-    return Metric("log-probability of the continuation", _continuation, arguments, unit="nats")
+    note = "How likely the continuation is after the prompt, summed over its tokens."
+    return Metric("log-probability of the continuation", _continuation, arguments, unit="nats", note=note)
 
 
 def kl_to_last(tokens: TextsLike) -> Metric:
     """KL(last ‖ checkpoint) between next-token distributions, mean over the tokens of all texts, in nats."""
     arguments = {"tokens": _texts(tokens)}
-    return Metric("KL to the last checkpoint", _kl, arguments, unit="nats", reference=log_probs)
+    note = "How far next-token predictions are from those of the last checkpoint."
+    return Metric("KL to the last checkpoint", _kl, arguments, unit="nats", reference=log_probs, note=note)
 
 
 def weight_change() -> Metric:
@@ -75,7 +85,11 @@ def weight_change() -> Metric:
 
     Computed from the files, without loading models. The first checkpoint has no previous one and is undefined (NaN).
     """
-    return Metric("relative weight change per step", _change, reads="weights")
+    note = (
+        "‖B − A‖ / ‖A‖ from the checkpoint before, by layer, divided by the steps between them. Steps in different "
+        "directions add up to less the further apart two checkpoints are, so compare equal distances only."
+    )
+    return Metric("relative weight change per step", _change, reads="weights", note=note)
 
 
 def head_needed(tokens: TextsLike, layer: int, head: int) -> Metric:
@@ -84,7 +98,9 @@ def head_needed(tokens: TextsLike, layer: int, head: int) -> Metric:
     It is about zero as long as the rest of the model does not depend on what the head has learned. See `needed_from`.
     """
     arguments = {"tokens": _texts(tokens, 2), "part": Part("head", layer, (head,))}
-    return Metric(f"need of L{layer}H{head}", _need, arguments, unit="nats", reference=_of_part, reference_at=0)
+    options = {"reference": _of_part, "reference_at": 0}
+    note = "The rise of the loss when the head has its weights from the first checkpoint."
+    return Metric(f"need of L{layer}H{head}", _need, arguments, unit="nats", note=note, **options)
 
 
 def needed_from(curve: Curves, floor: float, line: int = 0) -> float | None:

@@ -66,6 +66,7 @@ class Metric:
             Its result is passed to `function` as the argument `reference`.
         reference_at: the index in the run of the checkpoint for `reference`.
         ordered: whether the lines have a natural order, as layers do.
+        note: one or two sentences on what the numbers mean, for readers of the plot.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Metric:
     reference: Callable[..., Any] | None = None
     reference_at: int = -1
     ordered: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -35,61 +35,17 @@ EXAMPLES = """
 """
 
 
-@dataclass(frozen=True)
-class Told:
-    """A metric with its title and note in the report.
-
-    Attributes:
-        metric: makes the metric from the tokens of the text: batch pos.
-        lines: what one line of its curves belongs to: "heads", "layers", or "all" (all parameters or the whole text).
-    """
-
-    title: str
-    note: str
-    metric: Callable[[Tensor], Metric]
-    lines: str = "all"
-
-
-METRICS = {
-    "loss": Told("Held-out loss", "Mean loss of the text's tokens, in nats; lower is better.", metrics.held_out_loss),
-    "previous": Told(
-        "Attention to the previous token",
-        "Each head's mean weight on the token before.",
-        lambda tokens: metrics.head_scores(tokens, "previous"),
-        "heads",
-    ),
-    "induction": Told(
-        "Induction",
-        "Each head's weight from the second copy of a token on what followed its first copy, in random text with "
-        "random gaps.",
-        lambda tokens: metrics.head_scores(tokens, "induction"),
-        "heads",
-    ),
-    "sinks": Told(
-        "Attention to the first token",
-        "Each head's mean weight on the text's first token.",
-        lambda tokens: metrics.head_scores(tokens, "first"),
-        "heads",
-    ),
-    "norms": Told(
-        "Norm of the residual stream",
-        "Mean norm after each layer, the first token left out.",
-        metrics.residual_norms,
-        "layers",
-    ),
-    "rank": Told(
-        "Effective rank",
-        "RankMe of the hidden states of each layer: how many directions they use.",
-        metrics.effective_rank,
-        "layers",
-    ),
-    "change": Told(
-        "Weight change",
-        "‖B − A‖ / ‖A‖ of the parameters from the checkpoint before, divided by the steps between: steps in different "
-        "directions add up to less the further apart two checkpoints are, so compare equal distances.",
-        lambda tokens: metrics.weight_change(),
-    ),
+METRICS: dict[str, Callable[[Tensor], Metric]] = {  # from the tokens of the text: batch pos
+    "loss": metrics.held_out_loss,
+    "previous": lambda tokens: metrics.head_scores(tokens, "previous"),
+    "induction": lambda tokens: metrics.head_scores(tokens, "induction"),
+    "sinks": lambda tokens: metrics.head_scores(tokens, "first"),
+    "norms": metrics.residual_norms,
+    "rank": metrics.effective_rank,
+    "change": lambda tokens: metrics.weight_change(),
 }
+BY_HEAD = ("previous", "induction", "sinks")  # a line for each head; the summary has the highest
+BY_LAYER = ("norms", "rank")  # a line for each layer; the summary has the last
 LINES = 8  # lines that are listed, and heads that are drawn: those with the highest peaks
 
 
@@ -123,14 +79,15 @@ def run(args: argparse.Namespace) -> Report:
         series = checkpoints.pick(series, args.checkpoints)
     tokenizer = needed(tokenizer_of(checkpoints.locate(series[-1])), args.series)
     tokens = rows_of(ids_of(tokenizer, read_text(args.text)), args.length)
-    curves = {name: _measured(series, METRICS[name].metric(tokens), args) for name in args.metrics}
+    measured = {name: METRICS[name](tokens) for name in args.metrics}
+    curves = {name: _measured(series, metric, args) for name, metric in measured.items()}
     sections = [Section("At each checkpoint", summary(series, curves, args.axis), note=found.note)]
     sections += [
         Section(
-            METRICS[name].title,
+            f"{curve.value_name[0].upper()}{curve.value_name[1:]}",
             curve.table(),
-            [evenly(highest(curve, LINES) if METRICS[name].lines == "heads" else curve, args.axis)],
-            METRICS[name].note,
+            [evenly(highest(curve, LINES) if name in BY_HEAD else curve, args.axis)],
+            measured[name].note,
             shown=_wide(curve, args.axis),
             page_only=True,
         )
@@ -163,14 +120,13 @@ def summary(series: list[Checkpoint], curves: dict[str, Curves], axis: str) -> p
     """A row for each checkpoint, a column for each metric: its highest head, its last layer, or its only line."""
     table = pd.DataFrame({"revision": [c.revision or c.id for c in series], axis: [c.place(axis) for c in series]})
     for name, curve in curves.items():
-        match METRICS[name].lines:
-            case "heads":
-                best = highest(curve, 1)
-                table[f"{name} {best.lines[0]}"] = best.values[0]
-            case "layers":
-                table[f"{name} L{curve.lines[-1]}"] = curve.values[-1]
-            case _:
-                table[name] = curve.values[0]
+        if name in BY_HEAD:
+            best = highest(curve, 1)
+            table[f"{name} {best.lines[0]}"] = best.values[0]
+        elif name in BY_LAYER:
+            table[f"{name} L{curve.lines[-1]}"] = curve.values[-1]
+        else:
+            table[name] = curve.values[0]
     return table
 
 

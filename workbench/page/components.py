@@ -12,10 +12,7 @@ from workbench.views import asset
 
 
 def token_strip(value: Mapping[str, Any] | None = None, *, elem_id: str, label: str = "tokens") -> gr.HTML:
-    """A text as a strip of tokens, each coloured by one number. `strip.strip` makes its value; see token_strip.js.
-
-    Event: `select` ({token}).
-    """
+    """A text as a strip of tokens, each coloured by one number. `strip.strip` makes its value; see token_strip.js."""
     return _component("token_strip", value, elem_id=elem_id, label=label)
 
 
@@ -51,6 +48,16 @@ def sentence(value: str = "", *, elem_id: str | None = None, elem_classes: str |
         apply_default_css=False,
         elem_id=elem_id,
         elem_classes=[elem_classes] if isinstance(elem_classes, str) else list(elem_classes),
+    )
+
+
+def selection() -> gr.HTML:
+    """Passes the selection that all tabs share from the page to Python. It shows nothing.
+
+    Event: `select` ({token, layer, head}, each None if none is selected), after every change of the selection.
+    """
+    return gr.HTML(
+        html_template=" ", js_on_load=asset("selection.js"), apply_default_css=False, elem_id="selection", padding=False
     )
 
 

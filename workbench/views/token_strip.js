@@ -143,7 +143,6 @@ function choose(index) {
   cells[index].focus();
   if (value.spine || index < (value.given ?? 0)) wb.select({ token: index }, value.spine ? "spine" : element);
   if (value.look) inspect(index);
-  trigger("select", { token: index });
 }
 
 const under = (event) => event.target.closest?.(".token");
@@ -230,7 +229,6 @@ if (props.value?.spine) {
 wb.hear("selection", ({ token, from }) => {
   if (value.spine) {
     if (from !== "spine" && token !== chosen && token < count()) mark(token);
-    if (from !== "spine") trigger("select", { ...wb.selection });
   } else if (value.look?.main && from !== element && token !== null && token < value.given && element.offsetParent) {
     mark(token);
     inspect(token);

@@ -77,10 +77,11 @@ class Page:
         self.spine = components.token_strip(
             {"empty": "Run a prompt to see its tokens.", "spine": True}, elem_id="spine", label="prompt"
         )
+        self.chosen = components.selection()
         self.bar = Bar(
             self.checkpoint, self.prompt, quiet_state(), gr.State(""), {}, self.cancellations, self._reopened
         )
-        self._quiet = {"show_progress": "hidden", "show_progress_on": self.count}
+        self._quiet = {"show_progress": "hidden", "show_progress_on": self.count, "trigger_mode": "always_last"}
 
     def slot(self, title: str) -> Slot:
         """Add a tab with this title; returns its slot."""
@@ -127,7 +128,7 @@ class Page:
         states = [self.query, self.selection, self.bar.active, *[slot.request for slot in self.slots.values()]]
         selecting = {"fn": self._select, "inputs": states, "outputs": states, **self._quiet}
         tabs.select(**selecting).then(None, js=TURNED)
-        self.spine.select(**selecting)
+        self.chosen.select(**selecting)
 
     def _open(self, http: gr.Request) -> list[object]:
         """The run request, states and control values that the page's address describes."""

@@ -18,6 +18,7 @@ from workbench.page.session.arguments import SeriesRun, TokensOf
 from workbench.page.session.bench import MOST_ATTENTION_TOKENS, MOST_OF_A_RUN, Bench, label
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
+from workbench.page.session.calls import run as run_call
 from workbench.page.session.map_requests import atlas_of
 from workbench.page.session.menus import choice
 from workbench.page.session.requests import TabRequest
@@ -33,19 +34,16 @@ HOW = (
 )
 FOLLOWED = "log-probability of a continuation"
 METRICS = {
-    "induction score of heads": (
-        "induction",
-        "Does a head look at what followed this token the last time? Measured on random tokens, 0 to 1.",
-    ),
-    "attention to the previous token": ("previous", "The weight that a head's queries give the token before them."),
-    "attention to the first token": ("first", "The weight that a head's queries give the text's first token, a sink."),
-    "entropy of attention": ("entropy", "How widely a head looks, in nats: 0 is one token only."),
-    "held-out loss": ("loss", "Mean −log probability of the tokens of a text written for this page."),
-    FOLLOWED: ("continuation", ""),
-    "KL to the last checkpoint": ("kl", "How far predictions on the prompt are from the last checkpoint's."),
-    "norm of the residual stream": ("norm", "Mean ‖x‖ after each layer over the prompt's tokens but the first."),
-    "effective rank": ("rank", "How many directions the tokens of a text written for this page use after each layer."),
-    "weight change a step": ("weights", "‖B − A‖ / ‖A‖ from the checkpoint before, by layer, divided by the steps."),
+    "induction score of heads": "induction",
+    "attention to the previous token": "previous",
+    "attention to the first token": "first",
+    "entropy of attention": "entropy",
+    "held-out loss": "loss",
+    FOLLOWED: "continuation",
+    "KL to the last checkpoint": "kl",
+    "norm of the residual stream": "norm",
+    "effective rank": "rank",
+    "weight change a step": "weights",
 }
 AXES = {
     "step, logarithmic": ("step", True),
@@ -106,19 +104,21 @@ def training_view(
     progress: Progress | None = None,
 ) -> View | str:
     """A metric along the main run of the checkpoint's series; a sentence if fewer than two checkpoints are here."""
-    metric, note = choice(metric, METRICS, "metric")
+    metric = choice(metric, METRICS, "metric")
     axis, log = choice(axis, AXES, "axis")
     run, whole = bench.run_here(request.query.checkpoint), bench.run_of(request.query.checkpoint)
-    note = f"{note} {absent(whole, run)}".strip()
     if len(run) < 2:
         why = absent(whole, run) or "it is one checkpoint."
         return f"There is nothing to compare along {bench.series_of(request.query.checkpoint)}: {why}"
     if metric == "continuation":
         continuation = continuation or written_next(bench, run[-1].id, request.query.prompt)
-        note = f"How likely “{continuation}” is after the prompt, summed over its tokens; write another above. {note}"
     options = {"axis": axis, **({"log_x": True} if log else {}), **loading_of(bench)}
     bench.residents.make_room(run[-1])
     measured = metric_call(run[-1].id, request.query.prompt, metric, continuation)
+    note = run_call(measured, bench).note
+    if metric == "continuation":
+        note = f"{note} It is “{continuation}”; write another above."
+    note = f"{note} {absent(whole, run)}".strip()
     ids = () if run == bench.main_run(run[-1].name) else tuple(one.id for one in run)
     call = Call.of(trajectory, SeriesRun(run[-1].name, ids), measured, **options)
     if metric not in SCORES:
