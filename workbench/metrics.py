@@ -98,9 +98,15 @@ def head_needed(tokens: TextsLike, layer: int, head: int) -> Metric:
     It is about zero as long as the rest of the model does not depend on what the head has learned. See `needed_from`.
     """
     arguments = {"tokens": _texts(tokens, 2), "part": Part("head", layer, (head,))}
-    options = {"reference": _of_part, "reference_at": 0}
-    note = "The rise of the loss when the head has its weights from the first checkpoint."
-    return Metric(f"need of L{layer}H{head}", _need, arguments, unit="nats", note=note, **options)
+    return Metric(
+        f"need of L{layer}H{head}",
+        _need,
+        arguments,
+        unit="nats",
+        reference=_of_part,
+        reference_at=0,
+        note="The rise of the loss when the head has its weights from the first checkpoint.",
+    )
 
 
 def needed_from(curve: Curves, floor: float, line: int = 0) -> float | None:

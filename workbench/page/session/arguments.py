@@ -4,14 +4,26 @@ Each class defines the argument's value, computed on the page's models, and its 
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from workbench.page.session.bench import Bench
 
-if TYPE_CHECKING:
-    from workbench.page.session.code import Variables
+
+class VariableNames(Protocol):
+    """The variables of generated code, as `code.Variables` names them."""
+
+    options: str
+
+    def ending(self, argument: "Argument") -> str:
+        """The suffix of a checkpoint's variables."""
+
+    def tokens(self, text: "TokensOf | IdsOf") -> str:
+        """The variable that holds a text's tokens."""
+
+    def loading(self, checkpoint: str) -> str:
+        """An expression that loads a checkpoint and gives its model."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ class Argument:
         """The value that is passed to the function."""
         raise NotImplementedError
 
-    def code(self, variables: "Variables") -> str:
+    def code(self, variables: VariableNames) -> str:
         """The argument as a Python expression; `variables` gives the names of the variables."""
         raise NotImplementedError
 
@@ -35,7 +47,7 @@ class ModelOf(Argument):
     def value(self, bench: Bench) -> object:
         return bench.load(self.name)[0]
 
-    def code(self, variables: "Variables") -> str:
+    def code(self, variables: VariableNames) -> str:
         return f"model{variables.ending(self)}"
 
 
@@ -45,7 +57,7 @@ class TokenizerOf(Argument):
     def value(self, bench: Bench) -> object:
         return bench.load(self.name)[1]
 
-    def code(self, variables: "Variables") -> str:
+    def code(self, variables: VariableNames) -> str:
         return f"tokenizer{variables.ending(self)}"
 
 
@@ -63,10 +75,10 @@ class TokensOf(Argument):
         """The text."""
         return self.text
 
-    def code(self, variables: "Variables") -> str:
+    def code(self, variables: VariableNames) -> str:
         return variables.tokens(self)
 
-    def ids_code(self, variables: "Variables") -> str:
+    def ids_code(self, variables: VariableNames) -> str:
         """A Python expression that gives the token ids; it stands in the line `tokens = …` of the copied code."""
         return f"tokenizer{variables.ending(self)}({self.text!r}).input_ids"
 
@@ -85,10 +97,10 @@ class IdsOf(Argument):
         """The ids."""
         return repr(list(self.ids))
 
-    def code(self, variables: "Variables") -> str:
+    def code(self, variables: VariableNames) -> str:
         return variables.tokens(self)
 
-    def ids_code(self, variables: "Variables") -> str:
+    def ids_code(self, variables: VariableNames) -> str:
         """A Python expression that gives the token ids; it stands in the line `tokens = …` of the copied code."""
         return repr(list(self.ids))
 
@@ -113,7 +125,7 @@ class ResidOf(Argument):
             bench.results.put(self, found)
         return found
 
-    def code(self, variables: "Variables") -> str:
+    def code(self, variables: VariableNames) -> str:
         tokens = variables.tokens(TokensOf(self.name, self.text))
         return f"model{variables.ending(self)}.run({tokens}, stop_at_layer={self.layer}).resid"
 
@@ -124,7 +136,7 @@ class FilesOf(Argument):
     def value(self, bench: Bench) -> object:
         return bench.checkpoint(self.name).id
 
-    def code(self, variables: "Variables") -> str:
+    def code(self, variables: VariableNames) -> str:
         return repr(self.name)
 
 
@@ -137,7 +149,7 @@ class SeriesRun(Argument):
     def value(self, bench: Bench) -> object:
         return [bench.checkpoint(one) for one in self.ids] or bench.main_run(self.name)
 
-    def code(self, variables: "Variables") -> str:
+    def code(self, variables: VariableNames) -> str:
         series = f"checkpoints.series({self.name!r})"
         return f"[one for one in {series} if one.id in {self.ids!r}]" if self.ids else series
 
@@ -148,7 +160,7 @@ class FinalsOf(Argument):
     def value(self, bench: Bench) -> object:
         return bench.finals(self.name)
 
-    def code(self, variables: "Variables") -> str:
+    def code(self, variables: VariableNames) -> str:
         return f"[one for one in checkpoints.finals(checkpoints.series({self.name!r})) if checkpoints.is_here(one)]"
 
 
@@ -159,7 +171,7 @@ class Placeholder(Argument):
         """The argument that replaces this placeholder, for the id of a checkpoint."""
         return ModelOf(checkpoint)
 
-    def code(self, variables: "Variables") -> str:
+    def code(self, variables: VariableNames) -> str:
         return variables.loading(self.name) if variables.options else self.name
 
 
@@ -169,7 +181,7 @@ class FilePlaceholder(Placeholder):
     def of(self, checkpoint: str) -> Argument:
         return FilesOf(checkpoint)
 
-    def code(self, variables: "Variables") -> str:
+    def code(self, variables: VariableNames) -> str:
         return self.name
 
 
