@@ -33,7 +33,7 @@ def test_a_stream_that_is_known_is_not_computed_again(model: OlmoForCausalLM, to
     assert np.array_equal(found.values, whole.values)
     other = attention_maps(model, tokens[0], resid=stream.flip(1), **chosen)
     assert not np.allclose(other.values, whole.values, atol=1e-3)
-    with pytest.raises(ValueError, match="does not belong to input_ids"):
+    with pytest.raises(ValueError, match="does not match input_ids"):
         attention_maps(model, tokens[0], resid=stream[:, 1:], **chosen)
 
 

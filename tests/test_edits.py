@@ -152,14 +152,14 @@ def test_what_cannot_be_patched_in_is_refused(model, tokens):
     for source, site, sentence in (
         (run, "blocks.2.attn.z", "blocks.2.attn.z' was not captured"),
         ({}, SITE, "was not captured"),
-        (run, SITE, r"\(2, 14, 1, 8\).*capture all of it"),
-        (shorter, SITE, "holds 9 positions, but the sequence has 14"),
+        (run, SITE, r"\(2, 14, 1, 8\).*capture the whole site"),
+        (shorter, SITE, "has 9 positions, but the sequence has 14"),
     ):
         with pytest.raises(HooksError, match=sentence):
             model.run(tokens, edits=[edits.patch(site, source, positions=[0])])
     with pytest.raises(HooksError, match="does not fit"):
         model.run(tokens[:1], edits=[edits.patch("embed", run)])
-    with pytest.raises(HooksError, match=r"holds 14 positions, but 1 are named; edits\.patch"):
+    with pytest.raises(HooksError, match=r"has 14 positions, but 1 are selected; edits\.patch"):
         model.run(tokens, edits=[edits.replace("embed", run["embed"], positions=-1)])
 
 

@@ -101,7 +101,7 @@ def test_a_file_without_a_run_is_refused(model, tokens, tmp_path):
     (tmp_path / "text").write_text("no tensors")
     save_file({"embed": torch.zeros(2)}, tmp_path / "tensors")
     for name in ("text", "tensors"):
-        with pytest.raises(HooksError, match=f"{name} holds no run"):
+        with pytest.raises(HooksError, match=f"{name} is not a file that Run.save wrote"):
             Run.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         Run.load(tmp_path / "none")

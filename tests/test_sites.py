@@ -208,7 +208,7 @@ def test_tensors_are_those_that_transformerlens_has_under_its_names(pair, tokens
 )
 def test_a_refused_name_says_which_site_is_meant(make_model, tokens, family, theirs, meant):
     with pytest.raises(
-        UnknownSite, match=re.escape(f"'{theirs}' is in TransformerLens") + ".*" + re.escape(f"'{meant}'")
+        UnknownSite, match=re.escape(f"no site '{theirs}': in TransformerLens") + ".*" + re.escape(f"'{meant}'")
     ):
         make_model(family).run(tokens, capture=theirs)
 

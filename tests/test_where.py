@@ -54,13 +54,13 @@ def test_a_mask_of_any_kind_selects_where_it_is_true(model, tokens, kind):
         ({"positions": torch.ones(15, dtype=torch.bool)}, "15.*14"),
         ({"positions": torch.ones(3, 14, dtype=torch.bool)}, "3 texts.*batch has 2"),
         ({"positions": torch.ones(2, 13, dtype=torch.bool)}, "13.*14"),
-        ({"positions": torch.ones(2, 2, 14, dtype=torch.bool)}, "positions are"),
+        ({"positions": torch.ones(2, 2, 14, dtype=torch.bool)}, "positions must be"),
         ({"positions": torch.tensor([[0], [1], [2]])}, "3 texts.*batch has 2"),
         ({"positions": [[1, 2], [14, 3]]}, "position 14 is outside this sequence of 14 positions"),
         ({"positions": [[1, 2], [-15, 3]]}, "-15"),
-        ({"positions": [[1, 2], [3]]}, "one length"),
-        ({"positions": [[1], 2]}, "positions are"),
-        ({"positions": [True, 2]}, "positions are numbers or bools"),
+        ({"positions": [[1, 2], [3]]}, "equal length"),
+        ({"positions": [[1], 2]}, "positions must be"),
+        ({"positions": [True, 2]}, "positions must be only numbers or only bools"),
         ({"positions": True}, "True"),
         ({"positions": [0.5]}, "0.5"),
         ({"positions": "3"}, "3"),
@@ -151,7 +151,7 @@ def test_values_at_positions_of_each_text(model, tokens, other_tokens):
         assert torch.equal(found, torch.where(mask[..., None], other, clean))
     one = model.run(tokens, capture=RESID, edits=[edits.replace(RESID, picked[:1], positions=BY_TEXT)])[RESID]
     assert torch.equal(one[torch.arange(2)[:, None], rows], picked[:1].expand(2, -1, -1))
-    with pytest.raises(HooksError, match="holds 14 positions, but 3 are named"):
+    with pytest.raises(HooksError, match="has 14 positions, but 3 are selected"):
         model.run(tokens, edits=[edits.replace(RESID, other, positions=BY_TEXT)])
     with pytest.raises(HooksError, match="3 texts"):
         model.run(tokens, edits=[edits.replace(RESID, torch.zeros(3, 3, 32), positions=BY_TEXT)])
