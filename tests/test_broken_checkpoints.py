@@ -22,7 +22,7 @@ NOT_TABLES = {
     "null": b"null",
     "a number": b"1e999",
     "a word": b'"olmo"',
-    "cut short": b'{"a": {',
+    "truncated": b'{"a": {',
     "not UTF-8": b'{"a": "\xff"}',
     "zeros": bytes(64),
     "a deep list": b"[" * DEEP,
@@ -92,7 +92,7 @@ def test_a_tokenizer_without_added_tokens_says_so(folder):
     settings = json.loads((folder / "tokenizer.json").read_text())
     del settings["added_tokens"]
     (folder / "tokenizer.json").write_text(json.dumps(settings))
-    assert "tokenizer.json is no whole tokenizer: it has no added_tokens" in outcome(folder)
+    assert "tokenizer.json is not a complete tokenizer: it has no added_tokens" in outcome(folder)
 
 
 def tell_each_setting_nonsense(path):
@@ -132,7 +132,7 @@ def test_very_many_layers_are_refused_with_both_numbers_before_there_is_a_config
     monkeypatch.setattr("transformers.Olmo2Config.__init__", nothing_is_built)
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": layers}))
-    assert f"num_hidden_layers: {layers}, but the tensors are those of 1 layers" in outcome(folder)
+    assert f"num_hidden_layers: {layers}, but the weight files have 1 layers" in outcome(folder)
 
 
 @pytest.mark.parametrize("name", ["hidden_size", "intermediate_size", "vocab_size", "num_attention_heads"])
@@ -141,7 +141,7 @@ def test_absurd_sizes_are_refused_with_both_shapes_before_anything_is_built(fold
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {name: size}))
     said = outcome(folder)
-    assert str(size) in said or "where the config says" in said
+    assert str(size) in said or "but the config says" in said
 
 
 def test_aliases_of_yaml_that_multiply_are_refused(tmp_path, make_model):

@@ -516,7 +516,7 @@ def test_a_checkpoint_that_leads_out_of_its_series_is_not_opened(tmp_path, make_
 def test_a_model_over_the_budget_is_refused_before_it_is_read(bench, monkeypatch):
     small = Bench(list(bench.known.values()), 1000)
     monkeypatch.setattr("workbench.checkpoints.residency.load", lambda *_, **__: pytest.fail("it was read"))
-    with pytest.raises(WorkbenchError, match=r"takes .* and the budget for loaded models is"):
+    with pytest.raises(WorkbenchError, match=r"needs .*, but the budget for loaded models is"):
         small.read(small.default, "w1 w2")
 
 

@@ -167,7 +167,7 @@ def test_a_broken_checkpoint_is_named_and_the_others_stay_in_the_cache(series, c
     broken = checkpoints.locate(series[1]) / "model.safetensors"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:-8])
-    with pytest.raises(WorkbenchError, match=r"step10.*cut short"):
+    with pytest.raises(WorkbenchError, match=r"step10.*truncated"):
         trajectory(series, metrics.held_out_loss(tokens), cache=cache)
     broken.write_bytes(whole)
     trajectory(series, metrics.held_out_loss(tokens), cache=cache)
