@@ -1,4 +1,4 @@
-"""Whatever is in a checkpoint's files, it loads, or one sentence says which file is wrong: no traceback, no NaN."""
+"""A checkpoint with any files either loads or is refused with a sentence that names the file: no traceback, no NaN."""
 
 import json
 import math
@@ -35,7 +35,7 @@ STRANGE = (None, True, -1, 0, 0.5, 10**40, math.nan, math.inf, "", "x" * 200, "\
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory, make_model, tokenizer):
-    """A folder with every kind of file that a checkpoint can have, weights in shards."""
+    """A checkpoint folder with files of every kind, and sharded weights."""
     folder = tmp_path_factory.mktemp("sound")
     make_model("olmo2", num_hidden_layers=1).save_pretrained(folder, max_shard_size="10kB")
     tokenizer.save_pretrained(folder)
@@ -52,7 +52,7 @@ def folder(sound, tmp_path):
 
 
 def outcome(folder):
-    """What a person is told who loads a checkpoint; None if it loads, and then computes numbers."""
+    """The error message of loading a checkpoint; None if it loads and its logits are finite."""
     try:
         model, tokenizer = checkpoints.load(str(folder))
     except WorkbenchError as error:
@@ -96,7 +96,7 @@ def test_a_tokenizer_without_added_tokens_says_so(folder):
 
 
 def tell_each_setting_nonsense(path):
-    """Whatever the value of a setting of a file, the checkpoint loads, or is refused by name."""
+    """For any value of a setting, the checkpoint loads, or is refused with the setting's name."""
     settings = json.loads(path.read_text())
     for place, key in enumerate(settings):
         for value in STRANGE[place % 4 :: 4]:

@@ -1,4 +1,4 @@
-"""Series know their order, their gaps, their ends and what their folders say."""
+"""Series: their order, gaps, final checkpoints and the records in their folders."""
 
 import json
 from itertools import pairwise

@@ -153,5 +153,5 @@ def test_too_little_is_refused(
         head_atlas(model, tokens[0, :1])
     with pytest.raises(WorkbenchError, match="samples is 1"):
         head_atlas(model, tokens, samples=1)
-    with pytest.raises(WorkbenchError, match="vocabulary of 20 is too small for 48"):
+    with pytest.raises(WorkbenchError, match="vocabulary of 20 is too small to draw 48"):
         head_atlas(make_model("olmo", vocab_size=20), tokens % 20)

@@ -62,7 +62,7 @@ def test_peaks_are_stated_and_kept_within_the_budget(
         try:
             return peak_bytes(lambda: ALL[name](*wide, texts, others))
         except WorkbenchError as error:
-            needed = re.search(r"takes ([\d.e+]+) (\w+) of memory", str(error))
+            needed = re.search(r"needs ([\d.e+]+) (\w+) of memory", str(error))
             assert needed is not None
             return peak_within(1.2 * float(needed[1]) * UNITS[needed[2]])
 
@@ -77,7 +77,7 @@ def test_what_cannot_fit_is_refused_with_both_numbers(
 ) -> None:
     monkeypatch.setattr(memory, "budget", lambda model: 10_000)
     texts = torch.ones(1 if name in SINGLE else 8, 40, dtype=torch.long)
-    with pytest.raises(WorkbenchError, match=r"takes .* for a text of \d+ tokens, and 10 kB may be used"):
+    with pytest.raises(WorkbenchError, match=r"needs .* for a text of \d+ tokens, but only 10 kB may be used"):
         ALL[name](*wide, texts, texts + 1)
 
 

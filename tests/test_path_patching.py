@@ -87,8 +87,8 @@ def test_nothing_lies_between_the_last_layer_and_the_logits(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"receivers": [(0, 1)]}, "receivers in layer 0 have no heads before them: L0H1"),
-        ({"receivers": [(2, 0), (-4, 3)]}, "receivers in layer 0 have no heads before them: L0H3"),
+        ({"receivers": [(0, 1)]}, "receivers in layer 0 have no heads before them; leave out: L0H1"),
+        ({"receivers": [(2, 0), (-4, 3)]}, "receivers in layer 0 have no heads before them; leave out: L0H3"),
         ({"receivers": [(4, 1)]}, "no layer 4"),
         ({"receivers": [(1, 4)]}, "no head 4"),
         ({"receivers": []}, "receivers is empty"),

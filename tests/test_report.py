@@ -52,7 +52,7 @@ def test_a_csv_is_read_back_to_the_bit(by, seed):
 
 def test_the_head_says_where_it_comes_from_a_line_each_and_what_texts_are():
     lines = as_csv(Report("", [Section("", pd.DataFrame({"n": [1]}))], HOSTILE)).splitlines()
-    assert lines[1].startswith("# texts are exact; one that begins with = + - or @ is no formula")
+    assert lines[1].startswith("# some texts may begin with = + - or @; they are not formulas")
     assert [lines[0], *lines[2:]] == [
         "# read with pandas.read_csv(file, skiprows=6)",
         r'# text: "She said,\"no\n\n# and"',

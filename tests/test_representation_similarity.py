@@ -152,7 +152,8 @@ def test_progress_counts_texts_and_comparisons(model: OlmoForCausalLM, sorted_te
 
 
 @pytest.mark.parametrize(
-    ("shape", "skip", "sentence"), [((1, 3), 0, "3 tokens are too few"), ((2, 4), 4, "leave none after skipping 4")]
+    ("shape", "skip", "sentence"),
+    [((1, 3), 0, "3 tokens are too few"), ((2, 4), 4, "have none left")],
 )
 def test_too_little_text_is_refused(model: OlmoForCausalLM, shape: tuple[int, int], skip: int, sentence: str) -> None:
     with pytest.raises(WorkbenchError, match=sentence):

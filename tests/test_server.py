@@ -257,7 +257,7 @@ UPLOADS = (
 @pytest.mark.parametrize("path", UPLOADS)
 def test_nothing_can_be_uploaded(client, path):
     reply = client.post(f"/gradio_api/{path}", **FORM)
-    assert reply.status_code == 404 and "nothing can be uploaded" in reply.json()["detail"]
+    assert reply.status_code == 404 and "it accepts no uploads" in reply.json()["detail"]
     assert client.post(f"//gradio_api//{path}", **FORM).status_code == 404
 
 
@@ -343,19 +343,19 @@ def stop(client):
 
 
 WRONG = [
-    ({"fn_index": 9999}, "no such event"),
-    ({"fn_index": -1}, "no such event"),
-    ({"fn_index": 10**30}, "no such event"),
-    ({"fn_index": None}, "no such event"),
-    ({"fn_index": [1]}, "no such event"),
+    ({"fn_index": 9999}, "does not have this event"),
+    ({"fn_index": -1}, "does not have this event"),
+    ({"fn_index": 10**30}, "does not have this event"),
+    ({"fn_index": None}, "does not have this event"),
+    ({"fn_index": [1]}, "does not have this event"),
     ({"data": [1, 2]}, "takes 0 values"),
     ({"data": {}}, "takes 0 values"),
     ({"event_data": {"token": "\ud800"}}, HALF),
     ({"session_hash": "\udfff"}, HALF),
-    ({"session_hash": None}, "names its page"),
-    ({"session_hash": "a" * 65}, "names its page"),
-    ({"session_hash": "a/b"}, "names its page"),
-    ({"batched": True}, "one by one"),
+    ({"session_hash": None}, "needs a session_hash"),
+    ({"session_hash": "a" * 65}, "needs a session_hash"),
+    ({"session_hash": "a/b"}, "needs a session_hash"),
+    ({"batched": True}, "does not accept batched events"),
 ]
 
 
@@ -392,7 +392,7 @@ def test_text_that_is_none_is_refused_with_a_sentence(client, bench, route):
 @pytest.mark.parametrize("branch", ["1:" + "9" * 5000, "9" * 5000 + ":1", "٣:1", "1:²"])
 def test_numbers_that_are_none_are_refused_with_a_sentence(client, bench, branch):
     reply = client.post("/data/text/offer", json=question(bench, branch=branch))
-    assert reply.status_code == 422 and "names no text to go on from" in reply.json()["detail"]
+    assert reply.status_code == 422 and "is not a valid branch" in reply.json()["detail"]
 
 
 def test_there_is_one_page(client):
@@ -485,7 +485,7 @@ def test_nothing_is_a_websocket(client):
 
 def test_one_run_at_a_time_and_the_others_are_told(bench, monkeypatch):
     monkeypatch.setattr("workbench.page.session.bench.PATIENCE", 0.05)
-    with bench.turn(), pytest.raises(WorkbenchError, match="busy: 0 before you"), bench.turn():
+    with bench.turn(), pytest.raises(WorkbenchError, match="busy: 0 requests before yours"), bench.turn():
         pass
     with bench.turn():
         pass
@@ -508,7 +508,7 @@ def test_a_checkpoint_that_leads_out_of_its_series_is_not_opened(tmp_path, make_
     (tmp_path / "series" / "step0").symlink_to(tmp_path / "elsewhere" / "step0")
     tokenizer.save_pretrained(tmp_path / "series")
     led = Bench(checkpoints.series(str(tmp_path / "series")), 10**9)
-    with pytest.raises(WorkbenchError, match="leads out of its series"):
+    with pytest.raises(WorkbenchError, match="is a link out of its series"):
         led.read(led.default, "w1 w2")
     assert led.run_here(led.default) == [] and page_of(led).fns  # nor is it read along a run; the page starts
 
@@ -544,7 +544,7 @@ NAMES = ("evil.example", "", "127.0.0.1@evil.example", "[::1", "[127.0.0.1", "12
 @pytest.mark.parametrize("name", NAMES)
 def test_other_names_do_not_lead_here(client, name):
     reply = client.get("/healthz", headers={"host": name.encode()})
-    assert reply.status_code == 400 and "no such name" in reply.json()["detail"]
+    assert reply.status_code == 400 and "no such host name" in reply.json()["detail"]
     assert {name: reply.headers[name] for name in HEADERS} == HEADERS
 
 
@@ -572,7 +572,7 @@ def test_what_goes_wrong_is_a_sentence_with_the_headers(client, bench, monkeypat
     for path in ("/data/status", "/gradio_api/app_id"):
         caplog.clear()
         reply = client.get(path)
-        assert reply.status_code == 500 and "its log says what" in reply.json()["detail"]
+        assert reply.status_code == 500 and "the error is in the server's log" in reply.json()["detail"]
         assert {name: reply.headers[name] for name in HEADERS} == HEADERS
         assert "a fault of ours" in caplog.text
 

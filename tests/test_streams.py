@@ -32,7 +32,7 @@ def test_what_an_encoding_lacks_is_written_readably(encoding):
     ("redirection", "code", "said"),
     [
         ("> /dev/full", 1, "standard output cannot be written: No space left on device\n"),
-        (">&-", 1, "standard output is closed; to see nothing, redirect it to /dev/null\n"),
+        (">&-", 1, "standard output is closed; to discard the output, redirect it to /dev/null\n"),
         ("2>&-", 0, ""),
         (">&- 2>&-", 1, ""),
         ("> /dev/null 2> /dev/full", 0, ""),
@@ -81,7 +81,7 @@ def test_standard_input_is_text_in_utf_8_whatever_the_terminal_is(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("é\r\n語".encode()), encoding="ascii"))
     assert standard_input() == "é\n語"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), errors="surrogateescape"))
-    with pytest.raises(WorkbenchError, match="no text in UTF-8"):
+    with pytest.raises(WorkbenchError, match="not UTF-8 text"):
         standard_input()
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(WorkbenchError, match="closed"):

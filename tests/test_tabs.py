@@ -196,7 +196,7 @@ def test_an_error_leaves_the_last_result(bench, tab_request):
     ("view", "said"),
     [
         (lambda b, d: hidden_states.states_view(b, d, "principal components of a layer"), "0 tokens are left"),
-        (lambda b, d: hidden_states.states_view(b, d, "similarity of layers (CKA)"), "leave none after skipping"),
+        (lambda b, d: hidden_states.states_view(b, d, "similarity of layers (CKA)"), "have none left"),
         (lambda b, d: attribution.patching_view(b, d, "", "", "w5 w6", SITE, MEASURE), "equal length"),
         (lambda b, d: compare.by_token_view(b, d, b.default, next(iter(compare.BY_TOKEN))), "at least 2"),
         (lambda b, d: compare.difference_view(b, d, b.default, next(iter(compare.DIFFERENCES))), "at least 2"),
@@ -241,7 +241,7 @@ def test_nothing_is_downloaded_unasked(bench, tab_request, monkeypatch):
     metric = "attention to the previous token"
     said = training.training_view(bench, tab_request, metric, "step", "")
     assert "1 of its 2 checkpoints are on this machine" in said
-    assert "has no two last checkpoints" in compare.difference_floor(
+    assert "has no two final checkpoints" in compare.difference_floor(
         bench, tab_request, bench.default, "attention of each head"
     )
     assert training.checkpoint_at(bench, tab_request, {}, 2) == bench.default
@@ -259,7 +259,7 @@ def test_a_single_checkpoint_has_a_page_too(tmp_path, make_model, tokenizer):
 
     assert asyncio.run(made()).fns
     tab_request = TabRequest(Query(alone.default, PROMPT, 1), Selection())
-    assert "it is one checkpoint" in training.training_view(alone, tab_request, "held-out loss", "step", "")
+    assert "it has only one checkpoint" in training.training_view(alone, tab_request, "held-out loss", "step", "")
     assert training.head_through_training(alone, tab_request, 2)[0]["checkpoint"] == alone.default
 
 
@@ -298,7 +298,7 @@ def test_checkpoints_that_read_the_prompt_differently_are_not_compared(bench, ta
         return model, (lambda text, **_: {"input_ids": known(text)["input_ids"][::-1]}) if name == other else known
 
     monkeypatch.setattr(bench, "load", another)
-    with pytest.raises(WorkbenchError, match="tokenise differently"):
+    with pytest.raises(WorkbenchError, match="tokenise this prompt differently"):
         compare.difference_view(bench, tab_request, other, next(iter(compare.DIFFERENCES)))
 
 
@@ -339,7 +339,7 @@ def test_a_noise_floor_has_the_colours_of_what_it_is_the_floor_of(bench, tab_req
 def test_the_prompt_is_changed_where_that_moves_the_prediction_most(bench, tab_request):
     question = attribution.question_of(bench, tab_request, "", "")
     text, change = attribution.other_prompt(bench, tab_request, question)
-    assert text != PROMPT and len(text.split()) == 8 and "for its first" in change
+    assert text != PROMPT and len(text.split()) == 8 and "in place of its first" in change
     own = bench.read(bench.default, PROMPT).model.run(question.opened.ids).logits[0, question.position].log_softmax(-1)
 
     def moved(ids):
@@ -412,7 +412,7 @@ def test_memory_that_runs_out_is_a_sentence():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
 
     ((said, _),) = guarded(full, 1, False)(type("Event", (), {"_data": None}), request="due")
-    assert said.startswith("the device is out of memory: take a shorter prompt")
+    assert said.startswith("the device is out of memory: use a shorter prompt")
 
 
 def test_copied_python_puts_tokens_where_the_model_is(bench, tab_request, monkeypatch):

@@ -80,9 +80,9 @@ def test_batches_hold_each_text_once_and_no_padding() -> None:
         ([torch.tensor([1]), torch.tensor([], dtype=torch.long)], "0 tokens"),
         ([1, 2, 3], "text 0 is 1"),
         (torch.ones(2, 3, dtype=torch.bool), "tokens are torch.bool"),
-        ({"attention_mask": LEFT_MASK}, "has input_ids; this has attention_mask"),
+        ({"attention_mask": LEFT_MASK}, "must have input_ids; this one has attention_mask"),
         ({"input_ids": LEFT, "attention_mask": LEFT_MASK[:, :2]}, r"the mask is \(3, 2\)"),
-        ({"input_ids": LEFT, "attention_mask": LEFT_MASK - 1}, "has other values"),
+        ({"input_ids": LEFT, "attention_mask": LEFT_MASK - 1}, "has values other than 1"),
         ({"input_ids": LEFT, "attention_mask": torch.tensor([[1, 0, 1]] * 3)}, "between the tokens"),
         ({"input_ids": LEFT, "attention_mask": LEFT_MASK * torch.tensor([[1], [0], [1]])}, "text 1 has no tokens"),
     ],
@@ -120,7 +120,7 @@ def test_strings_become_texts(tokenizer: PreTrainedTokenizerBase) -> None:
     for strings, sentence in (("w5 w6", "list of strings"), ([], "empty"), (["w5", ""], "text 1"), ([5], "list of")):
         with pytest.raises(WorkbenchError, match=sentence):
             Texts.of(tokenizer, strings)  # type: ignore[arg-type]
-    with pytest.raises(WorkbenchError, match=r"text 1 holds half a character \(U\+D800\) at 3"):
+    with pytest.raises(WorkbenchError, match=r"text 1 contains half of a surrogate pair \(U\+D800\) at character 3"):
         Texts.of(tokenizer, ["w5", "w5 \ud800"])
 
 
@@ -158,15 +158,15 @@ def test_lines_are_texts(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> 
         ("a.txt", b"", "holds no texts"),
         ("a.txt", b"w5\nw6\n\xff\n", "line 3: not UTF-8"),
         ("a.jsonl", b'{"text": "w5"}\n{"text": ', "line 2: not JSON"),
-        ("a.jsonl", b'{"text": "w5"}\n[1]', "line 2: .* no JSON object"),
-        ("a.jsonl", b'{"text": "w5"}\n{"other": 1}', "line 2: no 'text'; there is other"),
+        ("a.jsonl", b'{"text": "w5"}\n[1]', "line 2: .* not a JSON object"),
+        ("a.jsonl", b'{"text": "w5"}\n{"other": 1}', "line 2: no column 'text'; columns: other"),
         ("a.jsonl", b'{"text": 5}', "line 1: 'text' is 5"),
         ("a.jsonl", b"[" * 100_000, "line 1: not JSON"),
         ("a.csv", b"text,label\nw5,a\n,b", "line 3: the text is empty"),
-        ("a.csv", b"prompt\nw5", "line 2: no 'text'; there is prompt"),
+        ("a.csv", b"prompt\nw5", "line 2: no column 'text'; columns: prompt"),
         ("a.parquet", b"PAR1", "cannot be read"),
-        ("a.pdf", b"", r"known are \.csv"),
-        ("a", b"", r"known are \.csv"),
+        ("a.pdf", b"", r"supported: \.csv"),
+        ("a", b"", r"supported: \.csv"),
     ],
 )
 def test_faults_in_files_are_named(

@@ -110,5 +110,5 @@ def test_what_is_not_there_is_refused(
 ) -> None:
     with pytest.raises(WorkbenchError, match=sentence):
         token_saliency(model, tokens[0], **{"token": 5, "tokenizer": tokenizer} | options)
-    with pytest.raises(WorkbenchError, match="one text"):
+    with pytest.raises(WorkbenchError, match="takes one text"):
         token_saliency(model, tokens, 5)

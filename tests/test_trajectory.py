@@ -227,11 +227,11 @@ def test_where_nothing_can_be_kept_it_is_measured_with_a_warning(series, tmp_pat
     (tmp_path / "file").write_text("")
     found = []
     for executor in ("serial", "threading"):
-        with pytest.warns(UserWarning, match=r"file cannot be written: what was measured is not kept"):
+        with pytest.warns(UserWarning, match=r"file cannot be written: the results are not kept"):
             found.append(trajectory(series, metrics.kl_to_last(tokens), cache=tmp_path / "file", executor=executor))
         assert loaded.count("step20") == 2, "the reference was made more than once"
         loaded.clear()
-        assert "is not kept" in found[-1].provenance["warning"]
+        assert "are not kept" in found[-1].provenance["warning"]
     plain = trajectory(series, metrics.kl_to_last(tokens), cache=None)
     assert all(np.array_equal(one.values, plain.values) for one in found) and "warning" not in plain.provenance
 
