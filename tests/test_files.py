@@ -22,7 +22,7 @@ TENSORS = {
 
 
 class Code:
-    """What a hostile checkpoint would hold."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return (print, ("this must never be printed",))

@@ -1,4 +1,4 @@
-"""The Generate tab: its texts are the model's own, calls that can be copied, and its tokens are shown truly."""
+"""The Generate tab: its texts are those of the model, its Python gives the same numbers, its tokens are readable."""
 
 import math
 

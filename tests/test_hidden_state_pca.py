@@ -1,4 +1,4 @@
-"""Components are the directions of most variance, and say how much of it they hold."""
+"""Components are the directions of largest variance, with their shares of it."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A probe finds what is there to be read, and nothing in labels dealt out at random."""
+"""A probe reads a label that the states contain, and does not read random labels."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A checkpoint that is named is the model that was saved; one that does not fit or is not there is refused."""
+"""Loading a checkpoint gives the saved model; one that does not fit into memory or does not exist is refused."""
 
 import shutil
 

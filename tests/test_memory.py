@@ -1,4 +1,4 @@
-"""Every analysis states what it takes beside the model, takes no more, and stays within what it may use."""
+"""Every analysis states its memory besides the model, uses no more than that, and stays within the budget."""
 
 import logging
 import re
@@ -28,7 +28,7 @@ def wide(make_model: Callable[..., OlmoForCausalLM]) -> tuple[OlmoForCausalLM, O
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
-    """The most that PyTorch's allocator holds during a call beyond what it held before."""
+    """Peak memory of PyTorch's allocator during a call, minus the memory before it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     results = profiler.profiler
@@ -56,7 +56,7 @@ def test_peaks_are_stated_and_kept_within_the_budget(
     texts, others = torch.randint(1, 4000, (2, 1 if name in SINGLE else 8, 40), generator=generator)
 
     def peak_within(allowed: float) -> int:
-        """The peak with so much memory, or with as much more as the analysis cannot do without."""
+        """The peak with this budget, or with the smallest budget that the analysis needs."""
         caplog.clear()
         monkeypatch.setattr(memory, "budget", lambda model: int(allowed))
         try:

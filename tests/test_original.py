@@ -1,4 +1,4 @@
-"""AI2's original layout becomes the same model as transformers' layout."""
+"""A checkpoint in AI2's original layout gives the same model as in transformers' layout."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Two models to compare: what is known of them beforehand, and what happens where they do not fit."""
+"""Two models to compare: facts that are known before loading, and models that do not fit into memory."""
 
 import tempfile
 from collections import namedtuple

@@ -1,4 +1,4 @@
-"""Every shape has a picture that is readable, harmless, and holds its numbers in binary."""
+"""Every result type has a plot that is readable, safe against markup, and stores its numbers in binary."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""One CSV for the page and the command line: exact numbers, exact texts, and where they come from."""
+"""The CSV of the page and the command line: exact numbers, exact texts, and provenance."""
 
 from io import StringIO
 
@@ -18,7 +18,7 @@ HOSTILE = {"text": 'She said,"no\n\n# and', "list": '["a","b', "plain": "it's #1
 
 
 def table_of(seed: int) -> pd.DataFrame:
-    """Every kind of column, with a cell of each kind that is undefined."""
+    """Every kind of column, each with an undefined cell."""
     random, size = np.random.default_rng(seed), len(TEXTS)
     single = (random.standard_normal(size) * 10.0 ** random.integers(-30, 30, size)).astype(np.float32)
     single[3] = np.nan

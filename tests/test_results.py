@@ -1,4 +1,4 @@
-"""Result shapes check themselves, cannot be changed, and give tidy tables."""
+"""Result types check their shapes, are frozen, and give tidy tables."""
 
 import dataclasses
 

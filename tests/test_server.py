@@ -1,4 +1,4 @@
-"""The server's routes, and every guard it promises."""
+"""The server's routes and its security checks."""
 
 import asyncio
 import base64
@@ -56,12 +56,12 @@ def question(bench, **more):
 
 
 def maps_of(reply):
-    """The answer's maps as numbers: count side side."""
+    """The response's maps as numbers: count side side."""
     return parts_of(reply)[0]
 
 
 def parts_of(reply):
-    """The answer's maps, count side side, and if they follow their first columns without the first key, count side."""
+    """The response's maps, count side side; and, if present, their first columns without the first key, count side."""
     assert reply.status_code == 200, reply.text
     names = ("x-side", "x-scale", "x-signed", "x-second")
     side, scale, signed, second = (float(reply.headers[name]) for name in names)
@@ -157,13 +157,13 @@ def test_thumbnails_of_a_long_text_keep_the_strongest_weight(client, bench):
 
 
 def bins(length, side=64):
-    """The rows or keys that a pixel of a thumbnail stands for: an array for each pixel."""
+    """The rows or keys that each pixel of a thumbnail shows: an array for each pixel."""
     places = np.arange(length)
     return [places[places * side // length == pixel] for pixel in range(side)]
 
 
 def first_columns(bench, name, prompt):
-    """What the pixels of thumbnails' first columns stand for besides the first key: head side."""
+    """The weights of the thumbnails' first columns without the first key: head side."""
     heads = [pattern(bench, name, place // 4, place % 4, prompt) for place in range(16)]
     parts = bins(len(heads[0]))
     return np.array([[head[np.ix_(rows, parts[0][1:])].max() for rows in parts] for head in heads])
@@ -307,7 +307,7 @@ def test_nothing_is_fetched_from_elsewhere(client, monkeypatch, route, url):
 
 
 def test_only_what_the_page_uses_is_there(client):
-    """Gradio's other routes are not there, whatever the method; nor would be one of a later Gradio."""
+    """Gradio's other routes are refused for every method; new routes of a later Gradio would be refused, too."""
     used = {"/", "/healthz", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"}
     used |= {"/assets/a", "/static/a", "/gradio_api/heartbeat/a"}
     used |= {f"/gradio_api/{name}" for name in ("info", "app_id", "run/predict", "queue/join", "queue/data")}
@@ -327,7 +327,7 @@ def test_events_cannot_go_round_the_queue(client, bench):
             direct = client.post("/gradio_api/run/predict", json=event)
             if direct.status_code != 404:
                 beside.append(function.fn.__qualname__)
-    assert beside == ["connect_stop.<locals>.stop"]  # which runs no model, and has to be heard while one runs
+    assert beside == ["connect_stop.<locals>.stop"]  # it runs no model, and must be handled while a model runs
 
 
 HALF = "half a surrogate pair"
@@ -336,7 +336,7 @@ JSON = {"content-type": "application/json"}
 
 @pytest.fixture(scope="module")
 def stop(client):
-    """Stop, as a browser sends it."""
+    """The Stop event, as a browser sends it."""
     events = client.get("/config").json()["dependencies"]
     (number,) = (event["id"] for event in events if event["backend_fn"] and not event["queue"])
     return {"data": [], "fn_index": number, "session_hash": "one"}
@@ -385,7 +385,7 @@ def test_text_that_is_none_is_refused_with_a_sentence(client, bench, route):
     for wrong in ({"prompt": "a \ud800 b"}, {"checkpoint": "\udc00"}, {"\ud800": 1}):
         reply = client.post(f"/data/{route}", content=json.dumps(question(bench) | wrong), headers=JSON)
         assert reply.status_code == 422 and HALF in reply.json()["detail"]
-    pair = json.dumps(question(bench, prompt="a \U0001f600 b"))  # is spelled as two halves
+    pair = json.dumps(question(bench, prompt="a \U0001f600 b"))  # JSON spells this character as two halves
     assert "\\ud83d" in pair and client.post(f"/data/{route}", content=pair, headers=JSON).status_code == 200
 
 
@@ -411,7 +411,7 @@ def running(bench):
 
 
 def page_without_its_state(client, name, tab):
-    """A page that was opened before others, at an address, and is told nothing of what it shows."""
+    """A page whose state the server has dropped, because other pages were opened later."""
     page = Headless(client, name, f"tab={tab}&prompt=w5+w17+w3&token=1&layer=2&head=3&length=2")
     page.open()
     for number in range(3):
@@ -442,7 +442,7 @@ def test_a_page_whose_state_is_gone_goes_on_as_its_address_says(running, request
 
 
 def test_errors_are_plain_text_wherever_they_stand(client):
-    """No component that reads markup is ever set to something new."""
+    """No component that interprets markup gets a new value."""
     config = client.get("/config").json()
     set_later = {part for dep in config["dependencies"] for part in dep["outputs"]}
     markup = [part for part in config["components"] if part["type"] == "markdown"]
@@ -510,7 +510,7 @@ def test_a_checkpoint_that_leads_out_of_its_series_is_not_opened(tmp_path, make_
     led = Bench(checkpoints.series(str(tmp_path / "series")), 10**9)
     with pytest.raises(WorkbenchError, match="is a link out of its series"):
         led.read(led.default, "w1 w2")
-    assert led.run_here(led.default) == [] and page_of(led).fns  # nor is it read along a run; the page starts
+    assert led.run_here(led.default) == [] and page_of(led).fns  # it is not read along a run either; the page starts
 
 
 def test_a_model_over_the_budget_is_refused_before_it_is_read(bench, monkeypatch):
@@ -550,7 +550,7 @@ def test_other_names_do_not_lead_here(client, name):
 
 @pytest.mark.parametrize("address", ["192.0.2.7", "192.0.2.7:7860", "[2001:db8::7]", "[2001:DB8::7]:7860"])
 def test_the_address_that_a_connection_comes_to_is_the_servers(bench, address):
-    """What `--host 0.0.0.0` is for: any interface, and no other name."""
+    """With `--host 0.0.0.0`: addresses of all interfaces are accepted, and no other name."""
     beyond = TestClient(client_of(bench).app, base_url=f"http://{address}")
     assert beyond.get("/healthz").status_code == 200
     assert beyond.get("/healthz", headers={"host": "192.0.2.8"}).status_code == 400
@@ -613,7 +613,7 @@ def test_wrong_logins_are_slowed_down_and_only_those_of_their_client(guarded):
     assert reply.status_code == 429 and 0 < int(reply.headers["retry-after"]) <= WITHIN
     assert "try again in" in reply.json()["detail"] and "set-cookie" not in reply.headers
     assert {name: reply.headers[name] for name in HEADERS} == HEADERS
-    assert attacker.get("/healthz").status_code == 401  # which tells a browser to ask for it
+    assert attacker.get("/healthz").status_code == 401  # this header makes a browser ask for the login
     assert person.get("/healthz", headers=basic("ada", "s3:cret")).status_code == 200
 
 
@@ -625,12 +625,12 @@ def test_who_is_logged_in_does_not_wait_for_others_at_the_same_address(guarded):
         attacker.get("/healthz", headers=basic("ada", str(guess)))
     assert attacker.get("/healthz", headers=basic("ada", "s3:cret")).status_code == 429
     reply = person.get("/healthz", headers=basic("ada", "s3:cret"))
-    assert reply.status_code == 200 and "set-cookie" not in reply.headers  # it has the cookie
-    assert person.get("/healthz").status_code == 401  # and the cookie alone lets nobody in
+    assert reply.status_code == 200 and "set-cookie" not in reply.headers  # this client has the cookie
+    assert person.get("/healthz").status_code == 401  # the cookie alone is not a login
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that the test sets."""
 
     now = 0.0
 
@@ -639,7 +639,7 @@ class Clock:
 
 
 def status(logins, address, password):
-    """How a login is answered: 200 if it is let in."""
+    """The status of the response to a login: 200 if it is accepted."""
     headers = [(b"authorization", basic("ada", password)["authorization"].encode())] if password else []
     refusal = logins.refusal({"type": "http", "headers": headers, "client": (address, 5000)})
     return 200 if refusal is None else refusal.status_code
@@ -667,7 +667,7 @@ def test_requests_without_a_login_are_not_wrong_ones():
     ("one", "other", "same"),
     [
         ("192.0.2.1", "192.0.2.2", False),
-        ("2001:db8::1", "2001:db8::ffff:1", True),  # whoever has a network has all of its addresses
+        ("2001:db8::1", "2001:db8::ffff:1", True),  # one client can use all addresses of its IPv6 network
         ("2001:db8::1", "2001:db8:0:1::1", False),
         ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
         ("::ffff:192.0.2.1", "192.0.2.1", True),
@@ -756,5 +756,5 @@ def test_an_unknown_series_is_said(monkeypatch):
 
 
 def test_sentences_are_for_what_can_be_mended_alone(client):
-    """A fault of the program, such as a KeyError, is none of these and goes the way of all faults."""
+    """A bug, such as a KeyError, is not shown as a sentence but raised."""
     assert {kind for kind, handler in client.app.exception_handlers.items() if handler is refuse} == set(MENDABLE)

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or of another encoding: a sentence at most, and never a traceback."""
+"""Standard streams that are closed, full or of another encoding: at most a sentence, never a traceback."""
 
 import io
 import subprocess
@@ -14,7 +14,7 @@ PREPARED = "from workbench.streams import *; prepare_streams(); "
 
 
 def shell(command: str, **options: str) -> subprocess.CompletedProcess:
-    """What a shell does with a command, in which `python` is this one."""
+    """The result of a shell command in which `python` is this interpreter."""
     return subprocess.run(
         ["sh", "-c", f'python() {{ "{sys.executable}" "$@"; }}; {command}'],
         capture_output=True,

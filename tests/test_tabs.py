@@ -56,7 +56,7 @@ def tab_request(bench):
 
 
 def views(bench, tab_request):
-    """What every panel of every tab shows for each entry of its menus, by a name for it."""
+    """The views of every panel of every tab for each entry of its menus, by name."""
     other, written = next(iter(bench.known)), (6, 0, 1, 0, 0)
     for measure in hidden_states.LENS:
         yield f"lens: {measure}", hidden_states.lens_view(bench, tab_request, measure)
@@ -87,12 +87,12 @@ def views(bench, tab_request):
         *((metric, "step") for metric in training.METRICS),
         *product(["held-out loss"], training.AXES),
     ]:
-        if "tokens" not in axis:  # which the small series does not know
+        if "tokens" not in axis:  # the small series has no token counts
             yield f"training: {metric}, {axis}", training.training_view(bench, tab_request, metric, axis, "w7 w8")
 
 
 def calls(bench, tab_request):
-    """Each view's call, by a name for it."""
+    """The call of each view, by name."""
     for name, view in views(bench, tab_request):
         yield name, view.call
     yield "a head", map_call(MapRequest(bench.default, PROMPT, layer=1, head=2))
@@ -218,7 +218,7 @@ def test_a_prompt_of_one_token_is_shown_where_it_can_be(bench):
 
 
 def test_checkpoints_are_loaded_along_a_run_as_the_page_loads_them(tmp_path, make_model, tokenizer):
-    """Not in the files' own dtype, which is another one here; what is read from files is read as it is."""
+    """In the page's dtype, which differs from that of the files; comparisons of files read the files' dtype."""
     bench = small_bench(tmp_path, make_model, tokenizer, orders=["step10-order2"], dtype="bfloat16")
     tab_request = TabRequest(Query(bench.default, PROMPT, 1), Selection())
     call = training.training_view(bench, tab_request, "norm of the residual stream", "step", "").call
@@ -231,7 +231,7 @@ def test_checkpoints_are_loaded_along_a_run_as_the_page_loads_them(tmp_path, mak
 
 
 def test_nothing_is_downloaded_unasked(bench, tab_request, monkeypatch):
-    """A run whose last checkpoint alone is on this machine: a sentence, and the others once somebody fetches them."""
+    """If only the last checkpoint of a run is on this machine: a sentence; the others are fetched on request."""
     here, asked = {bench.default}, []
     for module in ("session.bench", "tabs.training"):
         monkeypatch.setattr(f"workbench.page.{module}.is_here", lambda checkpoint: checkpoint.id in here)
@@ -322,7 +322,7 @@ def test_a_noise_floor_is_the_most_that_finals_differ(bench, tab_request):
 
 
 def test_a_noise_floor_has_the_colours_of_what_it_is_the_floor_of(bench, tab_request):
-    """Signed differences too, whose floors have no sign."""
+    """Also for signed differences, whose noise floors have no sign."""
     other, what = next(iter(bench.known)), "parts of A put into B, weights"
     shown, floor = (
         compare.difference_view(bench, tab_request, other, what),

@@ -1,4 +1,4 @@
-"""Texts hold what they are given, whichever way it comes, and refuse what they cannot hold."""
+"""Texts accept all documented forms with the same result, and refuse everything else."""
 
 import json
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def test_some_of_the_texts_keep_their_labels() -> None:
     texts = Texts(LEFT, LEFT_MASK, labels=("a", "b", "c"))
     assert texts[1:].labels == ("b", "c") and texts[1:].lengths == [1, 3]
     assert texts[[2, 0]].labels == ("c", "a") and texts[1].tolist() == [8] and texts[-1].tolist() == [9, 10, 11]
-    assert texts[1:2].ids.tolist() == [[8]]  # as wide as its longest text
+    assert texts[1:2].ids.tolist() == [[8]]  # padded to its longest text
     assert texts[torch.tensor([True, False, True])].labels == ("a", "c")
 
 
@@ -97,7 +97,7 @@ def test_rows_that_seem_padded_need_a_mask() -> None:
         for given in (ids, {"input_ids": ids}):
             with pytest.raises(WorkbenchError, match=r"text 1 begins or ends with the padding token 4.*attention_mask"):
                 as_texts(given, CONFIG)
-    assert as_texts(Texts(LEFT), CONFIG).lengths == [3, 3, 3]  # said to be whole
+    assert as_texts(Texts(LEFT), CONFIG).lengths == [3, 3, 3]  # the mask says that there is no padding
     assert len(as_texts(LEFT[1], CONFIG)) == 1  # one row is one text
 
 
@@ -125,7 +125,7 @@ def test_strings_become_texts(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def written(path: Path, rows: list[dict[str, object]]) -> Path:
-    """A file of rows, in the form that its name says."""
+    """Writes rows to a file in the format of its suffix."""
     table = pd.DataFrame(rows)
     if path.suffix == ".parquet":
         table.to_parquet(path)

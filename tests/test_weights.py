@@ -1,4 +1,4 @@
-"""A checkpoint folder is what its config says, tensor by tensor, or is refused with the reason."""
+"""A checkpoint folder matches its config, tensor by tensor, or is refused with the reason."""
 
 import json
 

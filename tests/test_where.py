@@ -15,7 +15,7 @@ MASK[0, [2, 5, 13]] = MASK[1, [0, 13]] = True  # three in one text, two in the o
 
 
 def chosen(model, tokens, site: str, **where) -> Tensor:
-    """Where an edit that sets a site to 7 took effect."""
+    """A mask of the places where an edit that sets a site to 7 took effect."""
     return model.run(tokens, capture=site, edits=[edits.replace(site, 7.0, **where)])[site] == 7
 
 
@@ -140,7 +140,7 @@ def test_an_identity_edit_at_positions_of_each_text_changes_no_bit(model, tokens
 
 
 def test_values_at_positions_of_each_text(model, tokens, other_tokens):
-    """A value has a row for each named position, or, with masks, one for each of the sequence."""
+    """A value has a row for each selected position, or, with masks, a row for each position of the sequence."""
     clean, other = (model.run(ids, capture=RESID)[RESID] for ids in (tokens, other_tokens))
     rows = torch.tensor(BY_TEXT)
     picked = other[torch.arange(2)[:, None], rows]
@@ -193,7 +193,7 @@ def test_captured_masks_of_each_text_are_refused():
 
 
 def test_positions_of_each_text_count_in_the_whole_sequence(model, tokens):
-    """In pieces with a cache, every piece changes what it holds, some of one text and some of another."""
+    """With a cache, each piece changes the selected positions that it contains; these differ between texts."""
     rows = [[2, 12], [11, 4]]
     change = edits.scale(Z, 0.5, positions=rows)
     whole = model.run(tokens, edits=[change]).logits
@@ -204,7 +204,7 @@ def test_positions_of_each_text_count_in_the_whole_sequence(model, tokens):
     mask = edits.scale(Z, 0.5, positions=places(rows))
     assert torch.equal(model.run(tokens, edits=[mask]).logits, whole)
     with model.tapped(edits=[mask]), pytest.raises(HooksError, match=r"14 positions.*10 positions"):
-        model(tokens[:, :10])  # a piece of the text that the mask was made for
+        model(tokens[:, :10])  # a part of the text that the mask was made for
 
 
 def test_a_capture_that_holds_more_for_one_text_is_refused(model, tokens):

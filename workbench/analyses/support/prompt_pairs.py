@@ -90,7 +90,7 @@ def contrast(
     if lengths[0] != lengths[1]:
         raise WorkbenchError(
             f"the clean prompts have {_some(lengths[0])} tokens (in {len(lengths[0])} texts) and the corrupted ones "
-            f"{_some(lengths[1])} (in {len(lengths[1])}); patching needs pairs of prompts with equal numbers of tokens"
+            f"{_some(lengths[1])} (in {len(lengths[1])}); patching needs pairs of prompts of equal length in tokens"
         )
     chosen([position], min(lengths[0]), "position")
     if token is None and (metric is None or against is not None):
