@@ -723,10 +723,10 @@ def test_help_explains_every_option(monkeypatch, capsys):
         (["--memory", "-1"], "--memory -1: it should be a number of GB above 0"),
         (["--memory", "nan"], "--memory nan"),
         (["--threads", "0"], "--threads 0: it should be a number from 1"),
-        (["--port", "99999"], "--port 99999: nothing can be served there"),
+        (["--port", "99999"], "--port 99999: the page cannot be served there"),
         (
             ["--host", "no.such.host.invalid", "--auth", "a:b"],
-            "no.such.host.invalid --port 7860: nothing can be served",
+            "no.such.host.invalid --port 7860: the page cannot be served",
         ),
         (["--port", "0", "--device", "abacus"], "no device 'abacus'"),
         (["--port", "0", "--device", "abacus", "--memory", "1", "--dtype", "float32"], "no device 'abacus'"),
@@ -745,7 +745,7 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr(sys, "argv", ["app.py", "--port", str(port)])
-        with pytest.raises(SystemExit, match=f"--port {port}: nothing can be served there: Address already in use"):
+        with pytest.raises(SystemExit, match=f"--port {port}: the page cannot be served there: Address already in use"):
             app.main()
 
 

@@ -149,7 +149,7 @@ def test_what_an_analysis_warns_of_stands_by_its_picture(bench, tab_request, tmp
     view = training.training_view(bench, tab_request, "norm of the residual stream", next(iter(training.AXES)), "")
     with pytest.warns(UserWarning, match="not kept"):
         said = noted(view, result(view.call, bench))
-    assert said.startswith(view.note) and said.endswith("file cannot be written: what was measured is not kept.")
+    assert said.startswith(view.note) and said.endswith("file cannot be written: the results are not kept.")
 
 
 def test_what_is_offered_for_download_is_bounded(bench, tab_request):

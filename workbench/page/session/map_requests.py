@@ -58,7 +58,7 @@ def head_cells(bench: Bench, request: MapRequest, query: int, key: int) -> bytes
     """Row `query` of a map, then column `key`: exact values as little-endian float32, two for each token."""
     found = head_map(bench, request)
     if not (0 <= query < len(found) and 0 <= key < len(found)):
-        raise WorkbenchError(f"query {query} and key {key} should be tokens from 0 to {len(found) - 1}")
+        raise WorkbenchError(f"query {query} or key {key} is out of range; tokens are 0 to {len(found) - 1}")
     return np.concatenate([found[query], found[:, key]]).astype("<f4").tobytes()
 
 
