@@ -74,7 +74,7 @@ def _keep(piece: Tensor, file: Path) -> None:
     if piece.nbytes > free - SPARED:
         raise WorkbenchError(
             f"the results of A are kept in {file.parent} while B is loaded, and the next {readable(piece.nbytes)} do "
-            f"not fit: {readable(free)} are free there, of which {readable(SPARED)} are reserved; use a shorter text, "
+            f"not fit: {readable(free)} are free there, and {readable(SPARED)} must stay free; use a shorter text, "
             "a TMPDIR on a larger disk, or two models that are both in memory"
         )
     torch.save(piece.detach().contiguous().cpu().clone(), file)
