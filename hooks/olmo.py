@@ -117,7 +117,7 @@ def family_of(config: AnyOlmoConfig) -> Family:
         WrongValue: the configuration is not of a dense OLMo model.
     """
     if config.model_type not in FAMILIES:
-        raise WrongValue(f"{config.model_type!r} is no OLMo that is known here; known are {', '.join(FAMILIES)}")
+        raise WrongValue(f"{config.model_type!r} is not a supported OLMo model type; supported: {', '.join(FAMILIES)}")
     return FAMILIES[config.model_type]
 
 
@@ -662,7 +662,7 @@ def kept(positions: range, logits_to_keep: int | Tensor) -> list[int] | range:
     if isinstance(logits_to_keep, int):
         return positions[-logits_to_keep:] if logits_to_keep else positions
     if logits_to_keep.dim() != 1:
-        raise WrongValue("with taps, logits_to_keep is a number or one index for the whole batch")
+        raise WrongValue("with captures or edits, logits_to_keep must be a number or one index for the whole batch")
     return [positions[index] for index in logits_to_keep.tolist()]
 
 

@@ -58,7 +58,7 @@ class Run(Mapping[str, Tensor]):
         if names[0] not in self._tensors:
             raise UnknownSite(f"{site!r} was not captured; this run holds {self._held()}")
         if len(names) > 1:
-            raise UnknownSite(f"{site!r} stands for {len(names)} sites; name one of them, or run.stack the blocks'")
+            raise UnknownSite(f"{site!r} matches {len(names)} sites; name one of them, or use run.stack for all blocks")
         return self._tensors[names[0]]
 
     def __iter__(self) -> Iterator[str]:
@@ -127,7 +127,7 @@ class Run(Mapping[str, Tensor]):
                 sites = Sites(**json.loads((file.metadata() or {})["sites"]))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, json.JSONDecodeError, TypeError) as error:
-            raise WrongValue(f"{path} holds no run that was saved: {error}") from error
+            raise WrongValue(f"{path} is not a file that Run.save wrote: {error}") from error
         own = {name: tensors.pop(f"run.{name}", None) for name in _OWN}
         return cls(sites, {name: tensors[name] for name in sites if name in tensors}, **own)
 
@@ -226,7 +226,7 @@ class Hookable(PreTrainedModel):
         """
         if resid is None:
             if start_at_layer:
-                raise WrongValue(f"start_at_layer={start_at_layer} needs resid, what block {start_at_layer} reads")
+                raise WrongValue(f"start_at_layer={start_at_layer} needs resid, the input of block {start_at_layer}")
             self._check_ids(input_ids)
         else:
             self._check_resid(resid, input_ids)
@@ -327,17 +327,17 @@ class Hookable(PreTrainedModel):
         try:
             layers = range(start, n_layers if stop is None else stop)
         except TypeError:
-            raise WrongType(f"layers are whole numbers, not {start!r} to {stop!r}") from None
+            raise WrongType(f"layers must be whole numbers, not {start!r} to {stop!r}") from None
         if not 0 <= layers.start <= layers.stop <= n_layers:
-            raise OutOfRange(f"layers {layers.start} to {layers.stop} are not within the {n_layers} of this model")
+            raise OutOfRange(f"layers {layers.start} to {layers.stop} are not all in this model of {n_layers} layers")
         return layers
 
     def _check_ids(self, input_ids: Tensor | None) -> None:
         if not isinstance(input_ids, Tensor) or input_ids.dim() != 2 or input_ids.shape[1] == 0:
             shape = tuple(input_ids.shape) if isinstance(input_ids, Tensor) else repr(input_ids)
-            raise WrongValue(f"input_ids are a tensor of token ids, batch pos, with at least one position; got {shape}")
+            raise WrongValue(f"input_ids must be token ids of shape batch pos, with at least one position; got {shape}")
         if input_ids.dtype not in (torch.int64, torch.int32):
-            raise WrongValue(f"input_ids are token ids, int64 or int32, not {input_ids.dtype}")
+            raise WrongValue(f"input_ids must be token ids of dtype int64 or int32, not {input_ids.dtype}")
         low, high = input_ids.aminmax()
         if low < 0 or high >= self.config.vocab_size:
             raise WrongValue(f"token id {int(low if low < 0 else high)} is not in 0 … {self.config.vocab_size - 1}")
@@ -346,18 +346,18 @@ class Hookable(PreTrainedModel):
         width, dtype = self.config.hidden_size, self.dtype
         found = f"{tuple(resid.shape)} {resid.dtype}" if isinstance(resid, Tensor) else repr(resid)
         if not isinstance(resid, Tensor) or (resid.dim(), resid.shape[-1], resid.dtype) != (3, width, dtype):
-            raise WrongValue(f"resid is batch pos d_model, here (…, …, {width}) {dtype}; got {found}")
+            raise WrongValue(f"resid must be batch pos d_model, here (…, …, {width}) {dtype}; got {found}")
         if input_ids is not None and input_ids.shape != resid.shape[:2]:
-            raise WrongValue(f"resid {tuple(resid.shape)} does not belong to input_ids {tuple(input_ids.shape)}")
+            raise WrongValue(f"resid {tuple(resid.shape)} does not match input_ids {tuple(input_ids.shape)}")
 
 
 def _listed(capture: Captures, edits: Edits) -> tuple[list[Capture], list[Edit]]:
     """Captures and edits as two lists, with the type of each item checked."""
     captures = [Capture(item) if isinstance(item, str) else item for item in _items(capture, str | Capture)]
     changes = list(_items(edits, Edit))
-    for items, kind, source in ((captures, Capture, "a site, a glob or a Capture"), (changes, Edit, "hooks.edits")):
+    for items, kind, source in ((captures, Capture, "sites or Captures"), (changes, Edit, "from hooks.edits")):
         if wrong := [item for item in items if not isinstance(item, kind)]:
-            raise WrongType(f"{kind.__name__.lower()}s are made from {source}, not from {wrong[0]!r}")
+            raise WrongType(f"{kind.__name__.lower()}s must be {source}, not {wrong[0]!r}")
     return captures, changes
 
 

@@ -125,28 +125,32 @@ _COPIES = (*_INPUTS, *(f"attn.{name}" for name in _INPUTS))
 REFUSED_NORM_FIRST = {
     **dict.fromkeys(
         _COPIES,
-        "the residual stream before the norm, once for each head: '{block}resid_pre' holds it once, and "
-        "'{block}attn_in' is what attention reads, after the norm",
+        "one copy of the residual stream for each head, before the norm; use '{block}resid_pre' (the stream itself) "
+        "or '{block}attn_in' (the input of attention, after the norm)",
     ),
-    "ln1.hook_in": "what the norm reads, apart from the residual stream: '{block}resid_pre' is the stream itself, and "
-    "'{block}attn_in' is after the norm",
+    "ln1.hook_in": "the input of the norm, separate from the residual stream; use '{block}resid_pre' (the stream "
+    "itself) or '{block}attn_in' (after the norm)",
     **dict.fromkeys(
         ("ln2.hook_in", "hook_mlp_in"),
-        "what the norm reads, apart from the residual stream: '{block}resid_mid' is the stream itself, and "
-        "'{block}mlp_in' is after the norm",
+        "the input of the norm, separate from the residual stream; use '{block}resid_mid' (the stream itself) "
+        "or '{block}mlp_in' (after the norm)",
     ),
 }
 REFUSED_POST_NORM = {
-    **dict.fromkeys(_COPIES, "what attention reads, once for each head: '{block}attn_in' holds it once"),
+    **dict.fromkeys(_COPIES, "one copy of the attention input for each head; use '{block}attn_in' (a single copy)"),
     **dict.fromkeys(
-        ("ln1.hook_normalized", "ln1_post.hook_normalized"), "before the norm's weight: '{block}attn_out' is after it"
+        ("ln1.hook_normalized", "ln1_post.hook_normalized"),
+        "the output of the norm before its weight is applied; use '{block}attn_out' (after the weight)",
     ),
     **dict.fromkeys(
-        ("ln2.hook_normalized", "ln2_post.hook_normalized"), "before the norm's weight: '{block}mlp_out' is after it"
+        ("ln2.hook_normalized", "ln2_post.hook_normalized"),
+        "the output of the norm before its weight is applied; use '{block}mlp_out' (after the weight)",
     ),
-    "ln_final.hook_normalized": "before the norm's weight: 'ln_final.normalized', which is unembedded, is after it",
-    "attn.hook_result": "what each head writes before the norm after attention: '{block}attn.result' is what it adds "
-    "to the residual stream, after the norm, and '{block}attn_out_raw' the sum over heads before it",
+    "ln_final.hook_normalized": "the output of the norm before its weight is applied; use 'ln_final.normalized' "
+    "(after the weight, the input of the unembedding)",
+    "attn.hook_result": "the output of each head before the norm that follows attention; use '{block}attn.result' "
+    "(after the norm: what each head adds to the residual stream) or '{block}attn_out_raw' (before the norm: the sum "
+    "over heads)",
 }
 
 
@@ -196,7 +200,7 @@ class Sites(dict[str, str]):
             WrongType: the pattern is not a string.
         """
         if not isinstance(pattern, str):
-            raise WrongType(f"a site is named by a string, not by {pattern!r}")
+            raise WrongType(f"a site name must be a string, not {pattern!r}")
         if pattern in self:
             return [pattern]
         if "hook_" in pattern:
@@ -249,7 +253,7 @@ class Sites(dict[str, str]):
         assert parts is not None
         block, name = parts.groups("")
         meant = next((meant for theirs, meant in self._refused.items() if fnmatchcase(theirs, name)), None)
-        return None if meant is None else f"{pattern!r} is in TransformerLens {meant.format(block=block)}"
+        return None if meant is None else f"no site {pattern!r}: in TransformerLens it is {meant.format(block=block)}"
 
     def _complaint(self, pattern: str) -> str:
         choices = f"sites of a block: {', '.join(IN_BLOCK)}; others: {', '.join(n for n in self if not layer_of(n)[1])}"

@@ -62,9 +62,9 @@ class Capture:
 
     def __post_init__(self) -> None:
         if self.queries is not None and self.positions is not None:
-            raise WrongValue("queries and positions both name the query rows: give one of them")
+            raise WrongValue("queries and positions both select query positions; give only one of them")
         if isinstance(self.rows, Places) and self.rows.mask and self.rows.by_text:
-            raise WrongValue("a mask for each text may select more in one than in another; capture numbers, [batch, n]")
+            raise WrongValue("a mask for each text may select unequal numbers of positions; use numbers, [batch, n]")
 
     @property
     def rows(self) -> Chosen:
@@ -218,7 +218,7 @@ class Taps:
         if isinstance(positions, slice):
             return [range(*positions.indices(total))]
         if positions.by_text and len(positions.rows) != self.texts:
-            raise WrongValue(f"there are positions for {len(positions.rows)} texts, but the batch has {self.texts}")
+            raise WrongValue(f"positions are given for {len(positions.rows)} texts, but the batch has {self.texts}")
         # In a generation, a mask covers the sequence of the first pass only, so its length is checked only there.
         strict = strict or (positions.mask and not self.continues)
         return list(positions.within(total, "position", f"this sequence of {total} positions", strict))
@@ -253,9 +253,9 @@ class Taps:
         """Add a capture at one site, after checking that its options fit this site."""
         name = layer_of(site)[1]
         if capture.queries is not None and name not in ATTENTION_SITES:
-            raise WrongValue(f"{site!r} has no query axis ({self.sites[site]}); name its positions")
+            raise WrongValue(f"{site!r} has no query axis ({self.sites[site]}); use positions= instead")
         if capture.reduce is not None and name != "attn.pattern":
-            raise WrongValue(f"reduce= works on attn.pattern, not on {site!r}")
+            raise WrongValue(f"reduce= works only on attn.pattern, not on {site!r}")
         wanted = replace(capture, site=site, heads=self._heads(site, capture.heads))
         if self.captures.setdefault(site, wanted) != wanted:
             raise WrongValue(f"{site!r} is captured twice, with different options")
@@ -269,12 +269,12 @@ class Taps:
     def _source(self, site: str, run: Mapping[str, Tensor]) -> Tensor:
         """The tensor that another run captured at a site: of full size in all axes except batch and positions."""
         if site not in run:
-            raise UnknownSite(f"{site!r} was not captured in the run that it is to be taken from: {run!r}")
+            raise UnknownSite(f"{site!r} was not captured in the run to patch from: {run!r}")
         shape, found = self.sites[site], run[site]
         sizes = [self.sites.sizes.get(word) for word in shape.split()]
         if len(sizes) != found.dim() or any(size not in (None, n) for size, n in zip(sizes, found.shape, strict=True)):
             raise WrongValue(
-                f"{site!r} is {tuple(found.shape)} in the run that it is to be taken from; capture all of it, {shape}"
+                f"{site!r} has shape {tuple(found.shape)} in the run to patch from; capture the whole site, {shape}"
             )
         return found
 
@@ -289,7 +289,7 @@ class Taps:
             return heads
         if heads.by_text:
             raise WrongValue(
-                f"heads are the same for all texts: give one row of them at {site!r}, not {len(heads.rows)}"
+                f"heads must be the same for all texts: give one row of heads at {site!r}, not {len(heads.rows)}"
             )
         word = self.sites[site].split()[axis]
         size = self.sites.sizes[word]
@@ -396,7 +396,7 @@ class Tap:
         found = [[held[position] for position in row if position in held] for row in rows]
         if len({len(row) for row in found}) > 1:
             raise WrongValue(
-                f"at {site!r} this forward pass holds more of the named positions for some texts than others"
+                f"at {site!r} this forward pass contains more of the selected positions for some texts than for others"
             )
         spread = [1] * x.dim()
         axis = position_axis(shape)
@@ -442,12 +442,12 @@ class Tap:
         rows = self.taps.numbers(positions, change.strict)
         if n_rows is not None and in_order and n_rows != len(rows[0]):
             raise WrongValue(
-                f"the value for {site!r} holds {n_rows} positions, but {len(rows[0])} are named; "
-                "edits.patch takes those that are named from a whole run"
+                f"the value for {site!r} has {n_rows} positions, but {len(rows[0])} are selected; "
+                "edits.patch takes the selected positions from a whole run"
             )
         if n_rows is not None and not in_order and change.strict and n_rows != total:
-            hint = "; name the positions they belong to" if positions is None and not change.whole else ""
-            raise WrongValue(f"the value for {site!r} holds {n_rows} positions, but the sequence has {total}{hint}")
+            hint = "; select the positions with positions=" if positions is None and not change.whole else ""
+            raise WrongValue(f"the value for {site!r} has {n_rows} positions, but the sequence has {total}{hint}")
         end = total if n_rows is None or in_order else n_rows
         found = [
             [(present.index(p), n if in_order else p) for n, p in enumerate(row) if p in present and p < end]
@@ -463,7 +463,9 @@ def _rows_of(site: str, value: Tensor, shape: str, heads: Tensor | None, rows: T
     """Selected heads and rows of an edit's value, which is shaped like its site; rows: n, or text n if texts differ."""
     if rows.dim() == 2:
         if value.shape[0] not in (1, len(rows)):
-            raise WrongValue(f"the value for {site!r} holds {value.shape[0]} texts, but positions are for {len(rows)}")
+            raise WrongValue(
+                f"the value for {site!r} has {value.shape[0]} texts, but there are positions for {len(rows)}"
+            )
         value = value.expand(len(rows), *value.shape[1:])
     return value[index_into(value, shape, heads, rows)]
 
@@ -486,7 +488,8 @@ def _called(site: str, edit: Edit, selected: Tensor, value: Tensor | None) -> Te
         raise WrongType(f"an edit of {site!r} returned {type(new).__name__}, not a tensor")
     if new.shape != selected.shape or new.dtype != selected.dtype:
         raise WrongValue(
-            f"an edit of {site!r} returned {tuple(new.shape)} {new.dtype} for {tuple(selected.shape)} {selected.dtype}"
+            f"an edit of {site!r} returned {tuple(new.shape)} {new.dtype} instead of "
+            f"{tuple(selected.shape)} {selected.dtype}, the shape and dtype of its argument"
         )
     return new
 

@@ -45,7 +45,7 @@ class Places:
         """
         if self.mask:
             if strict and (length := len(self.rows[0])) != size:
-                raise WrongValue(f"a mask of {length} {what}s does not fit {whole}: it has one bool for each")
+                raise WrongValue(f"a mask of {length} {what}s does not fit {whole}: a mask needs one bool for each")
             return [[place for place, here in enumerate(row) if here] for row in self.rows]
         if strict and (outside := [number for row in self.rows for number in row if not -size <= number < size]):
             raise OutOfRange(f"{what} {outside[0]} is outside {whole}: 0 to {size - 1}, or -1 to -{size} from the end")
@@ -67,15 +67,15 @@ def places(where: Where | Places, what: str) -> Chosen:
         return where
     given = _plain(where)
     if isinstance(given, bool):
-        raise WrongType(f"{what} are whole numbers, a mask of bools, a slice or None, not {given}")
+        raise WrongType(f"{what} must be whole numbers, a mask of bools, a slice or None, not {given}")
     items = [_plain(item) for item in given] if _is_list(given) else [given]
     by_text = any(_is_list(item) for item in items)
     rows = tuple(_row(item, what) for item in (items if by_text else [items]))
     kinds = {type(number) for row in rows for number in row}
     if len(kinds) > 1 or len({len(row) for row in rows}) > 1:
-        raise WrongValue(f"{what} are numbers or bools, in rows of one length; got {_shown(where)}")
+        raise WrongValue(f"{what} must be only numbers or only bools, in rows of equal length; got {_shown(where)}")
     if kinds == {int} and any(len(row) > 2 and set(row) <= {0, 1} for row in rows):
-        raise WrongValue(f"{what} of only 0 and 1 look like a mask, which is made of bools; got {_shown(where)}")
+        raise WrongValue(f"{what} of only 0 and 1 look like a mask; give a mask as bools; got {_shown(where)}")
     return Places(rows, kinds == {bool}, by_text)
 
 
@@ -93,7 +93,7 @@ def _row(numbers: Any, what: str) -> tuple[int, ...]:  # noqa: ANN401
         return tuple(number if isinstance(number, bool) else index(number) for number in map(_plain, numbers))
     except TypeError:
         got = _shown(numbers)
-        raise WrongType(f"{what} are whole numbers, a mask of bools, a slice or None, not {got}") from None
+        raise WrongType(f"{what} must be whole numbers, a mask of bools, a slice or None, not {got}") from None
 
 
 def _shown(where: object) -> str:

@@ -1,6 +1,6 @@
-"""Random tiny OLMos of all three families, alone or beside transformers' own model with the same weights.
+"""Random tiny OLMos of all three families, alone or with transformers' own model of the same weights.
 
-Every weight is random, norm weights and biases included, so that nothing hides behind ones and zeros; and weights are
+Every weight is random, including norm weights and biases, because ones and zeros could hide errors; and weights are
 large enough that attention is far from uniform. `model` and `pair` are shared by all tests of a process: a test that
 changes its model makes its own with `make_model` or `make_pair`.
 """
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from hooks import Olmo2Config, Olmo3Config, OlmoConfig, OlmoForCausalLM
 
-# One thread for each test process and what it starts: two processes with two threads each on two cores wait for each
-# other far more than they compute.
+# One thread for each test process and its subprocesses: two processes with two threads each on two cores mostly wait
+# for each other.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -121,7 +121,7 @@ def build_model(family: str, seed: int = 0, **options: Any) -> OlmoForCausalLM:
 
 
 def build_pair(family: str, seed: int = 0, **options: Any) -> Pair:
-    """Our model and transformers' two with the same weights; their parameter names must be ours."""
+    """Our model and transformers' two models with the same weights; all must have the same parameter names."""
     ours = build_model(family, seed, **options)
     their_class = FAMILIES[family][1]
     twins = []
@@ -139,7 +139,7 @@ def shared_pair(case: str) -> Pair:
 
 
 def check_unchanged(case: str) -> None:
-    """A shared pair must be left as it was built: its attention and its mode."""
+    """Check that a test did not change the attention or the mode of a shared pair."""
     pair = shared_pair(case)
     for model, attention in ((pair.ours, "sdpa"), (pair.theirs, "sdpa"), (pair.eager, "eager")):
         assert model.config._attn_implementation == attention, "a test changed the attention of a shared model"
@@ -217,7 +217,7 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token="pad", padding_side="left")
 
 
-SLOW_FILES = frozenset(  # what `make quick` leaves out
+SLOW_FILES = frozenset(  # files that `make quick` leaves out
     [
         "ablation",
         "activation_patching",
@@ -282,14 +282,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def no_event_loop() -> None:
-    """No file leaves an event loop running in this thread, in which later files could run none of their own."""
+    """Check that no file leaves an event loop running in this thread: later files could not run their own."""
     with pytest.raises(RuntimeError, match="no running event loop"):
         asyncio.get_running_loop()
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One browser a file: as long as Playwright's synchronous interface is open, its event loop runs in this thread."""
+    """One browser for each file: Playwright's synchronous interface runs an event loop in this thread while open."""
     with sync_playwright() as playwright:
         browser = launch_chromium(playwright)
         yield browser
@@ -297,7 +297,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def launch_chromium(playwright: Playwright) -> Browser:
-    """A browser that runs in a container too, and shows scrollbars as people see them."""
+    """A browser that also runs in a container, and shows scrollbars."""
     return playwright.chromium.launch(
         executable_path=browser_path(shutil.which),
         args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
@@ -310,7 +310,7 @@ def browser_path(which: Callable[[str], str | None]) -> str | None:
     return which("chromium") or which("google-chrome")
 
 
-# The page's, imported where they are used: most tests do without Gradio.
+# Fixtures of the page. They import Gradio on use, because most tests do not need it.
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +323,7 @@ def bench(tmp_path_factory, make_model, tokenizer):
 
 @pytest.fixture
 def tab_request(bench):
-    """A request to show a tab: the last checkpoint on a short prompt, nothing selected."""
+    """The request of a tab: the last checkpoint, a short prompt, nothing selected."""
     from small_series import PROMPT
 
     from workbench.page.session.requests import Query, Selection, TabRequest

@@ -1,4 +1,4 @@
-"""A page without a browser: it sends the events that Gradio's own client would, one by one, as a test asks for them."""
+"""A page without a browser: it sends the events of Gradio's own client one by one, when a test requests them."""
 
 import json
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from fastapi.testclient import TestClient
 
 
 class Headless:
-    """One open page of a server. It knows the values that a browser would show, and no more.
+    """One open page of a server. It knows only the values that a browser would show.
 
         page = Headless(client, "one")
-        page.open()                              # and wait until nothing is left to do
+        page.open()                              # and wait until no event is left
         for event in page.events("run", "click"):
             ...                                  # between two events that a browser would send
 
@@ -29,10 +29,10 @@ class Headless:
             part["props"].get("value"): part["id"] for part in config["components"] if part["type"] == "button"
         }
         self.deps = {dep["id"]: dep for dep in config["dependencies"]}
-        self.failed: list[object] = []  # what would stand in a red box
+        self.failed: list[object] = []  # text that a browser would show in a red box
 
     def value(self, elem_id: str) -> object:
-        """What a component holds."""
+        """The value of a component."""
         return self.values[self.ids[elem_id]]
 
     def find(self, name: str) -> int:
@@ -40,11 +40,11 @@ class Headless:
         return next(names[name] for names in (self.ids, self.buttons, self.labels) if name in names)
 
     def fire(self, name: str, event: str, data: object = None) -> list[int]:
-        """Something happens to a component: its events and all that follow from them, one by one."""
+        """Trigger a component's events, and then all events that follow from them, one by one."""
         return list(self.events(name, event, data))
 
     def events(self, name: str, event: str, data: object = None) -> Iterator[int]:
-        """The same, in steps: each event is sent when the next one is asked for."""
+        """Like `fire`, in steps: each event is sent when the next one is requested."""
         return self._all(self._on(self.find(name), event), data)
 
     def open(self) -> None:
@@ -53,7 +53,7 @@ class Headless:
         list(self._all(loads))
 
     def stop(self) -> None:
-        """Press Stop, which does not wait for anything."""
+        """Press Stop; this event is not queued."""
         (dep,) = self._on(self.ids["stop"], "click")
         reply = self._post("run/predict", dep, None)
         assert reply.status_code == 200, reply.text
@@ -64,7 +64,7 @@ class Headless:
         assert reply.status_code == 200, reply.text
 
     def told(self) -> list[dict]:
-        """What the server has to say until nothing that was sent is left."""
+        """The server's messages until no sent event is left."""
         reply = self.client.get(f"/gradio_api/queue/data?session_hash={self.name}")
         return [json.loads(line.removeprefix("data: ")) for line in reply.text.split("\n\n") if line]
 
@@ -82,7 +82,7 @@ class Headless:
             data = None
 
     def _done(self, dep: int, message: dict) -> list[int]:
-        """The events that a message makes due, once the values that it brings are shown."""
+        """The events that follow from a message, after its values are shown."""
         if message["msg"] == "unexpected_error" or not message.get("success", True):
             self.failed.append(message.get("output", message))
         if message["msg"] not in ("process_generating", "process_completed") or not message["success"]:
@@ -103,6 +103,6 @@ class Headless:
 
 
 def request_of(name: str, query: str = "") -> gr.Request:
-    """What an event's function is told of the request of a page."""
+    """The request of a page, as an event's function gets it."""
     scope = {"type": "http", "headers": [], "query_string": query.encode()}
     return gr.Request(Request(scope), session_hash=name)

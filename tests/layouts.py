@@ -1,4 +1,4 @@
-"""Models written to folders in AI2's original layout, to be read back: the inverse of what the workbench does."""
+"""Writes models to folders in AI2's original layout: the inverse of the workbench's reader."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,7 @@ def original_settings(model: OlmoForCausalLM) -> dict[str, object]:
 
 
 def save_original(model: OlmoForCausalLM, folder: Path, form: str, pickled: bool = False) -> Path:
-    """Write a checkpoint as the old `hf_olmo` repositories have it (`config.json`) or as a training run leaves it."""
+    """Write a checkpoint like an old `hf_olmo` repository (`config.json`) or a training run (`config.yaml`)."""
     folder.mkdir(parents=True, exist_ok=True)
     settings, tensors = original_settings(model), original_tensors(model)
     if form == "config.json":

@@ -1,4 +1,4 @@
-"""A series of tiny random checkpoints on disk, for tests of what reads checkpoints by name."""
+"""A series of tiny random checkpoints on disk, for tests that read checkpoints by name."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def small_bench(
 ) -> Bench:
     """A bench over `step0` and `step10` of an OLMo 2 with 4 layers of 4 heads, and those of other data `orders`.
 
-    `options` say how the bench loads them.
+    `options` are the loading options of the bench.
     """
     for seed, step in enumerate(("step0", "step10", *orders)):
         make_model("olmo2", seed=seed, max_position_embeddings=4096).save_pretrained(folder / step)

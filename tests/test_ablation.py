@@ -14,7 +14,7 @@ LAYERS, HEADS, TARGET, POSITION = 4, 4, 5, 9
 
 
 def replacement(model: OlmoForCausalLM, tokens: Tensor, site: str, method: str) -> Tensor:
-    """What takes a part's place, written out for two texts, each of which has only the other to resample from."""
+    """The replacement of a part, computed directly for two texts, each resampled from the other."""
     x = model.run(tokens, capture=site)[site]
     return {"zero": torch.zeros_like(x), "mean": x.mean((0, 1), keepdim=True), "resample": x.flip(0)}[method]
 
@@ -52,7 +52,7 @@ def test_texts_at_once_or_one_by_one_are_the_same(
 
 
 def test_only_scored_tokens_count(model: OlmoForCausalLM, tokens: Tensor) -> None:
-    """The whole is the mean of what two halves of the tokens say; the first, unpredicted token belongs to neither."""
+    """The loss of all tokens is the mean of the losses of two halves; the first token, not predicted, is in neither."""
     first = torch.zeros_like(tokens, dtype=torch.bool)
     first[:, :7] = True
     halves = [ablation(model, tokens, method="zero", scored=mask)["loss"].values for mask in (first, ~first)]
@@ -83,7 +83,7 @@ def test_the_seed_decides(model: OlmoForCausalLM, tokens: Tensor, other_tokens: 
 
 
 def test_draws_are_averaged(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
-    """Several draws are those of one reference text each, drawn again and again: their mean, and how far it is off."""
+    """Each draw uses one random reference text; the result is the mean over draws, with its standard error."""
     options = {"method": "resample", "reference": other_tokens}
     grids = ablation(model, tokens[:1], TARGET, draws=5, seed=3, **options)
     outcomes = [
@@ -91,9 +91,9 @@ def test_draws_are_averaged(model: OlmoForCausalLM, tokens: Tensor, other_tokens
     ]
     for name in ("loss", "log_probability"):
         one, other = (outcome[name].values for outcome in outcomes)
-        drawn = (grids[name].values - other) / (one - other)  # the share of draws of the first text, in every cell
+        drawn = (grids[name].values - other) / (one - other)  # the fraction of draws of the first text, in every cell
         share = np.round(5 * np.median(drawn)) / 5
-        assert 0 < share < 1, "with this seed both are drawn"
+        assert 0 < share < 1, "with this seed, both texts should be drawn"
         np.testing.assert_allclose(grids[name].values, share * one + (1 - share) * other, atol=1e-5)
         spread = np.abs(one - other) * np.sqrt(share * (1 - share) / 4)
         np.testing.assert_allclose(grids[f"{name}_error"].values, spread, atol=1e-5)
@@ -110,11 +110,11 @@ def test_parts_and_targets_are_named(model: OlmoForCausalLM, tokens: Tensor, tok
     ("options", "sentence"),
     [
         ({"method": "melt"}, "no method 'melt'; choices: zero, mean, resample"),
-        ({"tokens": torch.tensor([[3, 4, 5]]), "method": "resample"}, "one text has no other"),
+        ({"tokens": torch.tensor([[3, 4, 5]]), "method": "resample"}, "no other text to resample from"),
         ({"reference": torch.tensor([[3, 4, 5]]), "method": "resample"}, "3 to 14 tokens cannot be resampled"),
         ({"method": "resample", "draws": 0}, "draws is 0"),
         ({"tokens": torch.tensor([3])}, "needs at least 2"),
-        ({"scored": torch.zeros(2, 14, dtype=torch.bool)}, "nothing to score"),
+        ({"scored": torch.zeros(2, 14, dtype=torch.bool)}, "no token to score"),
         ({"scored": torch.ones(2, 14)}, "should be a boolean mask"),
         ({"token": 99}, "no token 99"),
         ({"position": 14}, "no position 14"),

@@ -1,4 +1,4 @@
-"""Activation patching: the resumed, batched cells are those of one whole forward pass a cell."""
+"""Activation patching: the resumed, batched cells equal those of one whole forward pass for each cell."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ LAYERS, HEADS = 4, 4
 
 
 def readings(logits: Tensor, reference: Tensor) -> dict[str, Tensor]:
-    """The raw measures after the last position, written out: mean over texts."""
+    """The raw measures after the last position, computed directly: mean over texts."""
     log_p, log_reference = (x[:, -1].double().log_softmax(-1) for x in (logits, reference))
     return {
         "logit_difference": (logits[:, -1, 5] - logits[:, -1, 7]).double().mean(),
@@ -26,7 +26,7 @@ def readings(logits: Tensor, reference: Tensor) -> dict[str, Tensor]:
 
 
 def expected(model: OlmoForCausalLM, clean: Tensor, corrupted: Tensor, cells: list[list[Edit]]) -> dict[str, Tensor]:
-    """Normalised measures by one whole forward pass a cell, each with its one edit: layer column."""
+    """Normalised measures from one whole forward pass with one edit for each cell: layer column."""
     reference = model.run(clean).logits
     one, zero = (readings(model.run(ids).logits, reference) for ids in (clean, corrupted))
     found = [[readings(model.run(corrupted, edits=edit).logits, reference) for edit in row] for row in cells]
@@ -39,7 +39,7 @@ def expected(model: OlmoForCausalLM, clean: Tensor, corrupted: Tensor, cells: li
 def assert_same(grids: Measures, wanted: dict[str, Tensor]) -> None:
     assert list(grids) == list(wanted)
     for name, values in wanted.items():
-        # Rounding is relative to the raw measure, which the normalised one may be far larger than.
+        # Rounding is relative to the raw measure, which may be far smaller than the normalised one.
         np.testing.assert_allclose(
             grids[name].values, values, atol=2e-4 * max(1.0, float(values.abs().max())), err_msg=name
         )
@@ -103,12 +103,12 @@ def test_patching_all_that_differs_brings_the_answer_back(model: OlmoForCausalLM
     clean[0, 3] = corrupted[0, 3] % 90 + 1
     for name, grid in activation_patching(model, clean, corrupted, 5, 7).items():
         assert grid.values[0, 3] == pytest.approx(1.0, abs=1e-3), name
-        assert np.abs(grid.values[:, :3]).max() < 1e-3, f"{name}: nothing differs there"
+        assert np.abs(grid.values[:, :3]).max() < 1e-3, f"{name}: the measure should differ there"
 
 
 def test_the_last_residual_is_the_answer(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
     grid = activation_patching(model, tokens, other_tokens, 5, 7, site="resid_post", position=9)["probability"]
-    assert grid.values.shape == (LAYERS, 10), "later positions cannot matter"
+    assert grid.values.shape == (LAYERS, 10), "later positions should have no effect"
     assert grid.values[-1, -1] == pytest.approx(1.0, abs=1e-3)
     assert np.abs(grid.values[-1, :-1]).max() < 1e-3
 
@@ -129,7 +129,7 @@ def test_columns_are_named(model: OlmoForCausalLM, tokens: Tensor, other_tokens:
         ({"token": [5, 6, 7]}, "3 target tokens for 1 prompts"),
         ({"position": 14}, "no position 14"),
         ({"site": "resid"}, "no site 'resid' .*choices: resid_pre"),
-        ({"by": "head"}, "no site 'resid_pre' in a block that has a head axis; choices: attn.q"),
+        ({"by": "head"}, "no site 'resid_pre' with a head axis in a block; choices: attn.q"),
         ({"by": "layer"}, "choices: position, head"),
     ],
 )
@@ -149,7 +149,7 @@ def test_what_cannot_be_patched_is_refused(
 def test_prompts_that_do_not_differ_yet_are_refused(model: OlmoForCausalLM, tokens: Tensor) -> None:
     other = tokens.clone()
     other[:, 8] = tokens[:, 8] % 90 + 1
-    with pytest.raises(WorkbenchError, match="nothing to explain"):
+    with pytest.raises(WorkbenchError, match="too small to explain"):
         activation_patching(model, tokens, other, 5, 7, position=7)
 
 
@@ -162,7 +162,7 @@ def test_progress_rises_to_one(model: OlmoForCausalLM, tokens: Tensor, other_tok
 
 
 def test_a_metric_of_the_logits(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
-    """A metric that says what a measure says gives its grid, beside it or alone; it may answer for each text."""
+    """A metric equal to a measure gives the same grid, beside it or alone; it may return one number for each text."""
 
     def difference(logits: Tensor) -> Tensor:
         assert logits.shape == (2, 1, 99)
@@ -202,5 +202,5 @@ def test_sites_in_the_spelling_of_transformerlens(
     one, other = (patching(model, tokens, other_tokens, 5, site=site, by=by)["logit"] for site in (theirs, ours))
     np.testing.assert_array_equal(one.values, other.values)
     assert one.title == other.title and ours in one.title
-    with pytest.raises(WorkbenchError, match=r"'attn.hook_q_input' is in TransformerLens .*'attn_in'"):
+    with pytest.raises(WorkbenchError, match=r"no site 'attn.hook_q_input': in TransformerLens .*'attn_in'"):
         patching(model, tokens, other_tokens, 5, site="attn.hook_q_input")

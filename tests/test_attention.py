@@ -1,4 +1,4 @@
-"""Attention arithmetic: rows on demand and streamed statistics are the whole pattern's, and cost what they should."""
+"""Attention arithmetic: selected rows and streamed statistics equal those of the whole pattern, at limited cost."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def assert_close(left: Tensor, right: Tensor) -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Notes how many elements the largest tensor has that any operation makes."""
+    """Records the size of the largest tensor that any operation makes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def naive(q: Tensor, k: Tensor, visible: Tensor) -> Tensor:
 
 
 def masks() -> dict[str, tuple[Tensor | None, Tensor]]:
-    """Masks as the kernels take them, beside what they let a query see."""
+    """Masks in the kernels' forms, each with the keys that are visible to each query."""
     causal = torch.ones(LONG, LONG, dtype=torch.bool).tril()
     window = causal & ~causal.tril(-4)
     padding = (causal & (torch.arange(LONG) >= torch.tensor([0, 6])[:, None, None]))[:, None]
@@ -111,7 +111,7 @@ def naive_statistics(pattern: Tensor, positions: Tensor, target: Tensor) -> dict
 
 @pytest.fixture
 def text() -> Tensor:
-    """A text of 150 tokens drawn from ten, so that tokens come again: batch pos."""
+    """A text of 150 tokens drawn from ten different ones, so that tokens repeat: batch pos."""
     return torch.randint(1, 11, (2, LONG), generator=torch.Generator().manual_seed(4))
 
 
@@ -150,8 +150,8 @@ def test_statistics_of_some_heads_and_queries(pair, text, target):
 
 
 def test_statistics_with_left_padding(pair, padded):
-    """Each text has the statistics it has alone; the first token is the first real one."""
-    tokens = padded.input_ids % 7 * padded.attention_mask  # tokens that come again, the padding's own among them
+    """Each text has the same statistics as without padding; the first token is the first real one."""
+    tokens = padded.input_ids % 7 * padded.attention_mask  # repeated tokens; one of them is also the padding token
     site = "blocks.*.attn.pattern"
     statistics = HeadStatistics(tokens, attention_mask=padded.attention_mask)
     batch = pair.ours.run(tokens, padded.attention_mask, capture=Capture(site, reduce=statistics))
@@ -194,7 +194,7 @@ def test_statistics_see_an_edited_pattern(model, text):
     ("options", "share"), [({"queries": [-1]}, 1 / 600), ({"heads": [2]}, 1 / 4), ({"reduce": HeadStatistics()}, 1 / 4)]
 )
 def test_only_what_is_named_is_computed_and_held(model, text, options, share):
-    """No operation makes a tensor of more than the named rows or heads, or than a chunk of rows for statistics."""
+    """No operation makes a tensor larger than the selected rows or heads, or a chunk of rows for statistics."""
     text = text[:1].repeat(1, 4)  # 600 positions
     with Largest() as plain:
         model.run(text, logits_to_keep=1)
@@ -204,7 +204,7 @@ def test_only_what_is_named_is_computed_and_held(model, text, options, share):
 
 
 class Held(TorchDispatchMode):
-    """Notes how many bytes the tensors made by operations weigh together at most, at any one time."""
+    """Records the peak of the total bytes of all tensors that operations have made."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class Held(TorchDispatchMode):
     ids=["statistics", "rows", "one head", "one layer"],
 )
 def test_8192_tokens_need_no_more_than_the_plain_pass_and_what_is_kept(options, own):
-    """8 layers, 8 heads, d_model 512, in tensors without numbers: beside the plain pass's, a share of one pattern."""
+    """8 layers, 8 heads, d_model 512, on the meta device: the extra memory is a fraction of one pattern."""
     sizes = {"num_hidden_layers": 8, "num_attention_heads": 8, "hidden_size": 512, "intermediate_size": 2048}
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         model = OlmoForCausalLM(
@@ -249,7 +249,7 @@ def test_8192_tokens_need_no_more_than_the_plain_pass_and_what_is_kept(options, 
 
 @pytest.fixture
 def kernels(monkeypatch) -> dict[str, int]:
-    """How many times attention was computed by the fused kernel, and by the explicit softmax."""
+    """How many times the fused kernel and the explicit softmax computed attention."""
     count = {"fused": 0, "explicit": 0}
     fused, explicit = torch.nn.functional.scaled_dot_product_attention, attention.softmax
 

@@ -1,4 +1,4 @@
-"""Maps are the model's patterns, and weigh what is moved as the residual stream receives it."""
+"""Maps equal the model's patterns; value norms are those of the vectors added to the residual stream."""
 
 import numpy as np
 import pytest
@@ -33,12 +33,12 @@ def test_a_stream_that_is_known_is_not_computed_again(model: OlmoForCausalLM, to
     assert np.array_equal(found.values, whole.values)
     other = attention_maps(model, tokens[0], resid=stream.flip(1), **chosen)
     assert not np.allclose(other.values, whole.values, atol=1e-3)
-    with pytest.raises(ValueError, match="does not belong to input_ids"):
+    with pytest.raises(ValueError, match="does not match input_ids"):
         attention_maps(model, tokens[0], resid=stream[:, 1:], **chosen)
 
 
 def test_value_norms_are_those_of_what_is_added_to_the_residual_stream(pair: Pair, tokens: Tensor) -> None:
-    """The text's first query sees one key: what it moves is all that the head adds."""
+    """The first query sees one key, so the vector that this key moves is all that the head adds."""
     run = pair.ours.run(tokens[:1], capture="blocks.*.attn.result")
     maps = attention_maps(pair.ours, tokens[0], queries=[0], weighting="value-norm")
     expected = run.stack("attn.result")[:, 0, 0].norm(dim=-1).flatten()  # layer head -> row
@@ -46,7 +46,7 @@ def test_value_norms_are_those_of_what_is_added_to_the_residual_stream(pair: Pai
 
 
 def test_value_norms_bound_what_the_head_adds(pair: Pair, tokens: Tensor) -> None:
-    """Triangle inequality: the norms of what is moved from each key sum to at least the norm of what arrives."""
+    """Triangle inequality: the norms of the vectors moved from each key sum to at least the norm of their sum."""
     run = pair.ours.run(tokens[:1], capture="blocks.*.attn.result")
     maps = attention_maps(pair.ours, tokens[0], weighting="value-norm")
     arrived = run.stack("attn.result")[:, 0].norm(dim=-1).transpose(1, 2).flatten(0, 1)  # row query

@@ -1,4 +1,4 @@
-"""Attribution patching: what activation patching comes to where changes are small."""
+"""Attribution patching: the limit of activation patching for small changes."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from workbench.errors import WorkbenchError
 
 
 def nearly_alike(make_model: Callable[..., OlmoForCausalLM], family: str) -> OlmoForCausalLM:
-    """A model to which the tokens 11 and 12 mean nearly the same."""
+    """A model in which the tokens 11 and 12 have nearly the same embedding."""
     model = make_model(family)
     embeddings, generator = model.get_input_embeddings().weight, torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_small_changes_are_linear(
     )
     correlations = agreement(exact, estimate)
     for name, correlation in zip(exact, correlations.values, strict=True):
-        if name != "kl":  # which is not linear in anything near the clean run
+        if name != "kl":  # this measure is not linear near the clean run
             assert correlation > 0.9999, name
             np.testing.assert_allclose(estimate[name].values, exact[name].values, atol=0.02)
 
@@ -73,7 +73,7 @@ def test_frozen_weights_are_no_obstacle(
 
 
 def test_no_gradient_is_left_behind(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
-    model.zero_grad()  # other tests differentiate this shared model
+    model.zero_grad()  # the model is shared with other tests, which compute gradients
     attribution_patching(model, tokens, other_tokens, 5)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -82,5 +82,5 @@ def test_agreement_is_a_correlation(model: OlmoForCausalLM, tokens: Tensor, othe
     exact = activation_patching(model, tokens, other_tokens, 5)
     assert agreement(exact, exact).values == pytest.approx([1, 1, 1])
     by_head = activation_patching(model, tokens, other_tokens, 5, site="attn.z", by="head")
-    with pytest.raises(WorkbenchError, match="not about the same cells"):
+    with pytest.raises(WorkbenchError, match="do not have the same cells"):
         agreement(exact, by_head)

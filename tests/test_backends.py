@@ -1,4 +1,4 @@
-"""Attention kernels, quantised weights and offloaded weights: the same numbers, taps included."""
+"""Attention kernels, quantised weights and offloaded weights give the same numbers, also with taps."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def assert_close(left: Tensor, right: Tensor) -> None:
 
 
 def check_taps(model: OlmoForCausalLM, tokens: Tensor) -> None:
-    """Captures add up, an edit acts and leaves nothing behind."""
+    """Captured parts sum to the whole; an edit has an effect, which ends with its call."""
     clean = model.run(tokens, capture="*")
     plain = model(tokens).logits
     torch.testing.assert_close(clean.logits, plain, rtol=1e-2, atol=1e-2)
@@ -29,7 +29,7 @@ def check_taps(model: OlmoForCausalLM, tokens: Tensor) -> None:
     stream = clean["embed"] + clean.stack("attn_out").sum(0) + clean.stack("mlp_out").sum(0)
     torch.testing.assert_close(stream, clean["blocks.3.resid_post"], rtol=1e-2, atol=1e-2)
     total, out = clean["blocks.1.attn.result"].sum(2), clean["blocks.1.attn_out"]
-    assert (total - out).norm() < 0.02 * out.norm()  # 8-bit layers round what they read, one head at a time or all
+    assert (total - out).norm() < 0.02 * out.norm()  # 8-bit layers round their inputs: one head or all
     site = "blocks.1.attn.z"
     edited = model.run(tokens, capture=site, edits=[edits.zero(site, heads=[2])])
     assert not edited[site][:, :, 2].any()
@@ -44,7 +44,7 @@ def check_taps(model: OlmoForCausalLM, tokens: Tensor) -> None:
 
 @pytest.fixture
 def uncompiled_flex_attention(monkeypatch) -> None:
-    """flex_attention as written: compiling it takes a minute and changes no number."""
+    """flex_attention without compilation, which takes a minute and changes no number."""
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     monkeypatch.setattr(flex_attention.WrappedFlexAttention, "_instance", None)
 
@@ -73,7 +73,7 @@ def test_attention_implementations_agree(make_model, family, tokens, padded, imp
 
 
 def test_a_kernel_is_called_as_transformers_calls_it(pair, tokens):
-    """Windows, scaling, dropout and position ids reach a registered attention function, for kernels that need them."""
+    """A registered attention function gets window, scaling, dropout and position ids, as some kernels need them."""
     calls: list[dict] = []
 
     def spy(module, query, key, value, attention_mask, **options):
@@ -132,7 +132,7 @@ def test_quantised_weights(make_pair, family, tokens, tmp_path, quantization):
 
 
 class Opaque(Tensor):
-    """A weight that can be multiplied by and no more, as those of torchao's quantised layers."""
+    """A weight that supports only multiplication, like those of torchao's quantised layers."""
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -153,7 +153,7 @@ def test_results_of_a_weight_that_can_only_be_multiplied_by(make_model, family, 
     assert_close(found, wanted)
 
 
-# Weights elsewhere
+# Offloaded weights
 
 
 def test_device_map_auto(pair, tokens, tmp_path):
@@ -187,7 +187,7 @@ def test_weights_on_disk(make_model, family, tokens, tmp_path):
 
 
 def test_sharded_over_devices_by_accelerate(make_model, family, tokens, tmp_path):
-    """`device_map="auto"` with little memory puts what does not fit on disk."""
+    """`device_map="auto"` with little memory offloads the other weights to disk."""
     model = make_model(family)
     model.save_pretrained(tmp_path / "model")
     offloaded = OlmoForCausalLM.from_pretrained(

@@ -1,4 +1,4 @@
-"""Whatever is in a checkpoint's files, it loads, or one sentence says which file is wrong: no traceback, no NaN."""
+"""A checkpoint with any files either loads or is refused with a sentence that names the file: no traceback, no NaN."""
 
 import json
 import math
@@ -22,7 +22,7 @@ NOT_TABLES = {
     "null": b"null",
     "a number": b"1e999",
     "a word": b'"olmo"',
-    "cut short": b'{"a": {',
+    "truncated": b'{"a": {',
     "not UTF-8": b'{"a": "\xff"}',
     "zeros": bytes(64),
     "a deep list": b"[" * DEEP,
@@ -35,7 +35,7 @@ STRANGE = (None, True, -1, 0, 0.5, 10**40, math.nan, math.inf, "", "x" * 200, "\
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory, make_model, tokenizer):
-    """A folder with every kind of file that a checkpoint can have, weights in shards."""
+    """A checkpoint folder with files of every kind, and sharded weights."""
     folder = tmp_path_factory.mktemp("sound")
     make_model("olmo2", num_hidden_layers=1).save_pretrained(folder, max_shard_size="10kB")
     tokenizer.save_pretrained(folder)
@@ -52,7 +52,7 @@ def folder(sound, tmp_path):
 
 
 def outcome(folder):
-    """What a person is told who loads a checkpoint; None if it loads, and then computes numbers."""
+    """The error message of loading a checkpoint; None if it loads and its logits are finite."""
     try:
         model, tokenizer = checkpoints.load(str(folder))
     except WorkbenchError as error:
@@ -92,11 +92,11 @@ def test_a_tokenizer_without_added_tokens_says_so(folder):
     settings = json.loads((folder / "tokenizer.json").read_text())
     del settings["added_tokens"]
     (folder / "tokenizer.json").write_text(json.dumps(settings))
-    assert "tokenizer.json is no whole tokenizer: it has no added_tokens" in outcome(folder)
+    assert "tokenizer.json is not a complete tokenizer: it has no added_tokens" in outcome(folder)
 
 
 def tell_each_setting_nonsense(path):
-    """Whatever the value of a setting of a file, the checkpoint loads, or is refused by name."""
+    """For any value of a setting, the checkpoint loads, or is refused with the setting's name."""
     settings = json.loads(path.read_text())
     for place, key in enumerate(settings):
         for value in STRANGE[place % 4 :: 4]:
@@ -132,7 +132,7 @@ def test_very_many_layers_are_refused_with_both_numbers_before_there_is_a_config
     monkeypatch.setattr("transformers.Olmo2Config.__init__", nothing_is_built)
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": layers}))
-    assert f"num_hidden_layers: {layers}, but the tensors are those of 1 layers" in outcome(folder)
+    assert f"num_hidden_layers: {layers}, but the weight files have 1 layers" in outcome(folder)
 
 
 @pytest.mark.parametrize("name", ["hidden_size", "intermediate_size", "vocab_size", "num_attention_heads"])
@@ -141,7 +141,7 @@ def test_absurd_sizes_are_refused_with_both_shapes_before_anything_is_built(fold
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {name: size}))
     said = outcome(folder)
-    assert str(size) in said or "where the config says" in said
+    assert str(size) in said or "but the config says" in said
 
 
 def test_aliases_of_yaml_that_multiply_are_refused(tmp_path, make_model):

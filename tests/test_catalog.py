@@ -1,4 +1,4 @@
-"""Series know their order, their gaps, their ends and what their folders say."""
+"""Series: their order, gaps, final checkpoints and the records in their folders."""
 
 import json
 from itertools import pairwise
@@ -92,7 +92,7 @@ def test_nothing_found_names_the_choices(tmp_path):
 
 def test_a_missing_embedded_folder_is_said(monkeypatch, tmp_path):
     monkeypatch.setitem(catalog.EMBEDDED, "tiny-olmo", tmp_path / "gone")
-    with pytest.raises(WorkbenchError, match="is not there"):
+    with pytest.raises(WorkbenchError, match="does not exist"):
         checkpoints.series("tiny-olmo")
 
 

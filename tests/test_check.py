@@ -1,4 +1,4 @@
-"""The self-check passes on sound models of every kind and sees what is wrong with others."""
+"""The self-check passes on correct models of every kind and finds the fault of wrong ones."""
 
 import pytest
 import torch

@@ -29,7 +29,7 @@ PAGE = " ".join(f"w{1 + (7 * n * n + n) % 98}" for n in range(40))
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory, make_model: Callable, tokenizer) -> str:
-    """A series of three random checkpoints, the last with another data order beside it."""
+    """A series of three random checkpoints, and a branch of the last one with another data order."""
     folder = tmp_path_factory.mktemp("series")
     for seed, name in enumerate(("step0", "step10", "step20", "step20-order2")):
         make_model("olmo2", seed=seed, max_position_embeddings=256).save_pretrained(folder / name)
@@ -40,7 +40,7 @@ def series(tmp_path_factory, make_model: Callable, tokenizer) -> str:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Callable[..., pd.DataFrame]:
-    """`table(*arguments)`: what a command that succeeds writes with --csv."""
+    """`table(*arguments)`: the --csv output of a successful command."""
 
     def run(*arguments: str) -> pd.DataFrame:
         assert main([*arguments, "--csv", str(tmp_path / "out.csv")]) == 0
@@ -90,9 +90,9 @@ def test_what_is_not_understood_ends_with_2(arguments, capsys):
         (["lens", ""], "0 tokens"),
         (["generate", "w1", "--tokens", "9999"], "do not fit"),
         (["attention", "w1 w2", "--head", "L9H0"], "no layer 9"),
-        (["compare", "{}@step0", "{}@step0", "--text", "{}/step0/model.safetensors"], "no text in UTF-8"),
+        (["compare", "{}@step0", "{}@step0", "--text", "{}/step0/model.safetensors"], "not UTF-8 text"),
         (["trajectory", "{}", "--length", "1"], "rows of 1 tokens"),
-        (["compare", "{}@step0", "{}@step0", "--text", "{}"], "to read: Is a directory"),
+        (["compare", "{}@step0", "{}@step0", "--text", "{}"], "cannot be read: Is a directory"),
         (["compare", "{}@step0", "{}@step0", "--text", 5000 * "x"], "File name too long"),
         (["check", 5000 * "x"], "File name too long"),
         (["trajectory", 5000 * "x"], "File name too long"),
@@ -102,12 +102,12 @@ def test_what_is_not_understood_ends_with_2(arguments, capsys):
         (["attention", "w1 w2", "--seed", f"{2**64}"], "seed is"),
         (["generate", "w1 w2", "--seed", f"{2**64}"], "seed is"),
         (["generate", "w1 w2", "--tokens", 5000 * "9"], "max_new_tokens is 999"),
-        (["lens", "caf\udce9"], r"the argument 'caf\udce9' is no text in utf-8"),
-        (["check", "{}", "--html", "caf\udce9"], r"the argument 'caf\udce9' is no text in utf-8"),
+        (["lens", "caf\udce9"], r"the argument 'caf\udce9' is not text in utf-8"),
+        (["check", "{}", "--html", "caf\udce9"], r"the argument 'caf\udce9' is not text in utf-8"),
         (["check", "{}", "--html", "/no/where"], "/no/where cannot be written: there is no folder /no"),
         (["check", "{}", "--csv", "{}"], "cannot be written: it is a folder"),
         (["check", "{}", "--csv", 5000 * "x"], "cannot be written: File name too long"),
-        (["check", "{}", "--csv", "-", "--html", "-"], "--csv - and --html - are one file"),
+        (["check", "{}", "--csv", "-", "--html", "-"], "--csv - and --html - are the same file"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_ends_with_1(arguments, sentence, series, capsys):
@@ -121,7 +121,7 @@ def test_what_cannot_be_done_is_said_and_ends_with_1(arguments, sentence, series
 def test_text_that_is_none_is_said(series, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"caf\xe9"), errors="surrogateescape"))
     assert main(["lens", "-", "--checkpoint", series]) == 1
-    assert capsys.readouterr().err == "standard input is no text in UTF-8\n"
+    assert capsys.readouterr().err == "standard input is not UTF-8 text\n"
 
 
 @pytest.mark.parametrize("name", ["same", "./same", "folder/../same", "link"])
@@ -131,7 +131,7 @@ def test_one_file_for_two_outputs_is_refused_before_anything_is_computed(name, t
     Path("link").symlink_to("same")
     monkeypatch.setattr(checkpoints, "load", lambda *_, **__: pytest.fail("something was computed"))
     assert main(["check", "tiny-olmo", "--csv", "same", "--html", name]) == 1
-    assert "one file" in capsys.readouterr().err
+    assert "the same file" in capsys.readouterr().err
     assert sorted(os.listdir()) == ["folder", "link"]
 
 
@@ -163,7 +163,7 @@ def test_without_an_output_nothing_is_computed(monkeypatch, capsys):
 
 @pytest.mark.parametrize("option", ["--csv", "--html"])
 def test_a_file_that_cannot_be_finished_stays_what_it_was(option, series, tmp_path, monkeypatch):
-    """Ctrl-C while a file is written: what was there is there, and nothing else."""
+    """After Ctrl-C during writing, the old file is unchanged and no other file is left."""
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -301,7 +301,7 @@ def test_trajectory_has_the_loss_of_every_checkpoint_of_the_main_run(series, tab
 def test_a_cache_that_cannot_be_written_keeps_nothing_and_says_so(series, tmp_path):
     (tmp_path / "file").write_text("")
     arguments = ["trajectory", series, "--text", f"{series}/page.txt", "--metrics", "loss", "rank"]
-    with pytest.warns(UserWarning, match="file cannot be written: what was measured is not kept"):
+    with pytest.warns(UserWarning, match="file cannot be written: the results are not kept"):
         assert main([*arguments, "--cache", str(tmp_path / "file"), "--csv", str(tmp_path / "out.csv")]) == 0
     assert "# warning: the cache" in (tmp_path / "out.csv").read_text()
     assert main([*arguments, "--cache", "none", "--csv", str(tmp_path / "none.csv")]) == 0
@@ -337,7 +337,7 @@ def test_a_report_holds_plotly_once_and_asks_for_nothing(chromium, series, tmp_p
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=", written)
     command = f"python -m workbench attention &#x27;{TEXT}&#x27; --checkpoint {series}@step10"
     for fact in (command, f"{series}@step10", "float32", "torch", "transformers", "seed"):
-        assert fact in written[written.index("Where this comes from") :]
+        assert fact in written[written.index("Provenance") :]
     context = chromium.new_context(offline=True)
     tab, problems = context.new_page(), []
     tab.on("pageerror", lambda error: problems.append(str(error)))

@@ -1,4 +1,4 @@
-"""Differences of attention are those of the two patterns, and heads are found again where they were moved to."""
+"""Differences of attention equal those of the two patterns, and moved heads are matched."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_a_model_looks_like_itself(model, tokens):
 
 
 def test_heads_that_were_moved_are_found_again(make_model, tokens):
-    """Heads of one layer exchanged, with all that belongs to them, leave a model that does the same."""
+    """Exchanging heads of one layer, with all their weights, does not change the model's output."""
     model, moved = make_model("olmo", seed=1), make_model("olmo", seed=1)
     order = [2, 0, 3, 1]
     attention = moved.model.layers[1].self_attn

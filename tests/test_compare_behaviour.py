@@ -1,4 +1,4 @@
-"""Differences of predictions are those of the two distributions, whichever way the models come."""
+"""Differences of predictions equal those of the two distributions, for models in memory and by name."""
 
 import math
 

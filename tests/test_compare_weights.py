@@ -1,4 +1,4 @@
-"""Changes of weights are what tensors in memory say, in either layout, by matrix and by head, a block at a time."""
+"""Changes of weights equal those of tensors in memory, in either layout, by matrix and by head."""
 
 import math
 
@@ -86,7 +86,7 @@ def test_files_of_either_layout_and_models_give_the_same(tmp_path, make_model):
 
 
 def test_no_block_is_larger_than_it_may_be(tmp_path, make_model, monkeypatch):
-    """What is in memory at a time is a few blocks, however large the tensors are."""
+    """Only a few blocks are in memory at a time, for tensors of any size."""
     make_model("olmo").save_pretrained(tmp_path)
     weights = checkpoints.open_weights(tmp_path)
     whole = weight_table(weights, weights)
@@ -168,7 +168,7 @@ def test_codes_of_a_quantised_model_are_not_taken_for_weights(make_model, family
     model = make_model(family, **GROUPED)
     o_proj = model.model.layers[1].self_attn.o_proj
     o_proj.weight = torch.nn.Parameter(o_proj.weight.to(torch.int8), requires_grad=False)
-    with pytest.raises(WorkbenchError, match="are codes"):
+    with pytest.raises(WorkbenchError, match="of a quantised model cannot be compared"):
         compare_weights(model, model)
 
 

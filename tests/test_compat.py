@@ -1,4 +1,4 @@
-"""The private parts of transformers and torch that `hooks.compat` relies on are still there, and do what it says."""
+"""The private parts of transformers and torch that `hooks.compat` uses still exist and behave as described."""
 
 import torch
 from transformers import LlamaConfig, OlmoConfig
@@ -24,7 +24,7 @@ def test_a_copy_of_a_configuration_is_for_another_kernel():
 
 
 def test_masks_are_made_for_the_kernel_of_the_configuration():
-    """An additive mask for eager attention; none for SDPA, whose kernel is causal by itself."""
+    """An additive mask for eager attention; None for SDPA, whose kernel has a causal mode."""
     config = LlamaConfig(hidden_size=8, num_attention_heads=2, attn_implementation="eager")
     given = {"inputs_embeds": torch.zeros(1, 3, 8), "attention_mask": None, "past_key_values": None}
     positions = torch.arange(3)[None]
@@ -34,7 +34,7 @@ def test_masks_are_made_for_the_kernel_of_the_configuration():
 
 
 def test_a_whole_model_is_spread_over_no_devices(make_model):
-    """`test_tensor_parallel.py` sees the mesh of a model that is spread."""
+    """`test_tensor_parallel.py` tests the mesh of a model that is split."""
     assert compat.device_mesh(make_model("olmo")) is None
 
 

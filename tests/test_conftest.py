@@ -1,4 +1,4 @@
-"""Which browser the tests take."""
+"""The choice of the browser for the tests."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
     [
         (["chromium", "google-chrome"], "/bin/chromium"),
         (["google-chrome"], "/bin/google-chrome"),
-        (["firefox"], None),  # then Playwright's own
+        (["firefox"], None),  # None: Playwright's own browser is used
     ],
 )
 def test_the_browser_is_the_systems_or_playwrights(installed: list[str], path: str | None) -> None:
@@ -22,7 +22,7 @@ def test_the_browser_is_the_systems_or_playwrights(installed: list[str], path: s
 
 
 def test_make_looks_for_the_same_browsers() -> None:
-    """In the same order, and then installs one that is found."""
+    """`make` looks for browsers in the same order as the tests, and else installs one."""
     asked: list[str] = []
     browser_path(asked.append)
     recipe = (ROOT / "Makefile").read_text().partition("chromium: $(VENV)/.installed\n\t")[2]

@@ -1,4 +1,4 @@
-"""Two prompts must differ by more than rounding for anything to be measured between them."""
+"""Patching needs two prompts whose measures differ by more than rounding."""
 
 import re
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Patching = Callable[..., Measures]
 
 
 def with_twins(model: OlmoForCausalLM, difference: float) -> OlmoForCausalLM:
-    """The model, with tokens 11 and 12 as different as said, relative to their size."""
+    """The model, with embeddings of tokens 11 and 12 that have this relative difference."""
     embeddings, generator = model.get_input_embeddings().weight, torch.Generator().manual_seed(3)
     with torch.no_grad():
         embeddings[12] = embeddings[11] * (1 + difference * torch.randn(embeddings.shape[1], generator=generator))
@@ -46,12 +46,13 @@ def test_a_difference_of_rounding_is_refused(
     dtype: str,
     difference: float,
 ) -> None:
-    """With both numbers, which are apart only in digits that the dtype does not hold."""
+    """The message has both numbers, whose difference is below the precision of the dtype."""
     model = with_twins(make_model(family), difference).to(getattr(torch, dtype))
-    with pytest.raises(WorkbenchError, match=f"nothing to explain, since rounding in {dtype}") as refused:
+    with pytest.raises(WorkbenchError, match=f"too small to explain, because rounding in {dtype}") as refused:
         patching(model, *twins, 5, 7)
     clean, corrupted, limit = map(
-        float, re.findall(r"is (\S+) after the clean and (\S+) after .* put them (\S+) apart", str(refused.value))[0]
+        float,
+        re.findall(r"is (\S+) after the clean and (\S+) after .* cause a difference of (\S+);", str(refused.value))[0],
     )
     assert 0 < abs(clean - corrupted) <= limit
 
@@ -60,8 +61,8 @@ def test_a_difference_of_rounding_is_refused(
 def test_a_small_difference_is_none_of_rounding(
     make_model: Callable[..., OlmoForCausalLM], family: str, twins: tuple[Tensor, Tensor], patching: Patching
 ) -> None:
-    """Small changes are linear, so that a difference of a thousandth is explained as one of a hundredth is; and the
-    title tells its ends apart."""
+    """Small changes are linear, so a difference of 1/1000 gives the same result as one of 1/100. The title shows enough
+    digits to tell its two ends apart."""
     small, larger = (
         patching(with_twins(make_model(family), difference), *twins, 5, 7)["logit_difference"]
         for difference in (1e-4, 1e-3)
@@ -75,7 +76,7 @@ def test_a_small_difference_is_none_of_rounding(
 def test_rounding_is_what_float64_shows(
     make_model: Callable[..., OlmoForCausalLM], family: str, dtype: torch.dtype
 ) -> None:
-    """The error of each measure is about what it is taken for: never far above it, and not far below it throughout."""
+    """The estimated error of each measure is realistic: never far exceeded, and not always far too large."""
     model = make_model(family).to(dtype)
     texts = torch.randint(1, 99, (64, 14), generator=torch.Generator().manual_seed(1))
     logits = model.run(texts, logits_to_keep=1).logits[:, 0]
@@ -83,7 +84,7 @@ def test_rounding_is_what_float64_shows(
     ratios: dict[str, list[float]] = {}
     for row in range(len(texts)):
         pair = contrast(model, texts[row], texts[row].roll(1), 5, 7, -1, None)
-        clean = exact[[row]].roll(1, -1).log_softmax(-1)  # some distribution to measure the divergence from
+        clean = exact[[row]].roll(1, -1).log_softmax(-1)  # a reference distribution for the divergence
         bound = uncertainty(pair, clean, logits[[row]])
         for name, value in found(pair, clean, logits[[row]]).items():
             error = abs(value - found(pair, clean, exact[[row]])[name])
@@ -99,7 +100,7 @@ def found(pair: Contrast, clean: Tensor, logits: Tensor) -> dict[str, float]:
 
 
 def uncertainty(pair: Contrast, clean: Tensor, logits: Tensor) -> dict[str, float]:
-    """How far off those means may be because of rounding."""
+    """The estimated rounding errors of those means."""
     (pairs,) = pair.batches(10**6)
     return {name: value.item() ** 0.5 / len(logits) for name, value in rounding(pair, pairs, clean, logits).items()}
 

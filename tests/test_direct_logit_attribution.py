@@ -1,4 +1,4 @@
-"""A logit is the sum of what wrote to it."""
+"""A logit is the sum of the contributions of all parts."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_parts_are_named(pair: Pair, tokens: Tensor) -> None:
 
 
 def test_a_part_of_the_last_layer_is_what_the_logit_loses_with_it(model: OlmoForCausalLM, tokens: Tensor) -> None:
-    """Nothing follows the last MLP but the final norm; with that held, taking it away takes its part away."""
+    """Only the final norm follows the last MLP; with its scale fixed, removing the MLP removes its contribution."""
     parts = direct_logit_attribution(model, tokens[0], 5, 7)
     scale = model.run(tokens[:1], capture="ln_final.scale")["ln_final.scale"]
     without = model.run(
@@ -63,7 +63,7 @@ def test_sources_sum_to_the_heads_part(pair: Pair, tokens: Tensor) -> None:
     sources = head_sources(pair.ours, tokens[0], 5, 7, heads=ALL_HEADS, position=9)
     expected = [parts.values[parts.names.index(name)] for name in sources.rows]
     np.testing.assert_allclose(sources.values.sum(1), expected, atol=1e-5)
-    assert (sources.values[:, 10:] == 0).all(), "nothing comes from later tokens"
+    assert (sources.values[:, 10:] == 0).all(), "later tokens should contribute nothing"
 
 
 def test_tokens_are_named_by_their_text(model: OlmoForCausalLM, tokens: Tensor, tokenizer: object) -> None:

@@ -1,4 +1,4 @@
-"""A folder of values: made once where it can be written, and made each time where it cannot."""
+"""The disk cache computes a value once if its folder can be written, and each time if it cannot."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ def test_a_value_is_made_once(tmp_path, make):
 
 
 def unwritable(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that takes nothing; also from root, whom permissions do not stop."""
+    """A path that cannot be written, not even by root, who ignores permissions."""
     match kind:
         case "file":
             folder.write_bytes(b"")

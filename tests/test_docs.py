@@ -6,7 +6,7 @@ import sys
 
 from tests.test_imports import ROOT
 
-TRANSFORMERS_CONFIGS = "for hooks.Olmo"  # transformers' own classes, whose annotations name what their modules lack
+TRANSFORMERS_CONFIGS = "for hooks.Olmo"  # transformers' annotations have names that are missing in its modules
 
 
 def test_the_reference_is_built_without_a_warning(tmp_path):

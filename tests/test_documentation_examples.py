@@ -1,7 +1,7 @@
 """Every usage example of transformers' documentation of OLMo, OLMo 2 and OLMo 3, run with the import changed.
 
-Each is written once, as a function of the class that it imports, and is run with ours and with transformers' own. The
-names of checkpoints in it are folders of a tiny random model beside the running test.
+Each example is a function of the class that it imports, and is run with our class and with transformers' own. The
+checkpoint names in it are folders with a tiny random model.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ CHAT = (
 
 
 def save_checkpoint(folder: Path, model: transformers.PreTrainedModel) -> None:
-    """A published checkpoint's files: transformers' own model, and a tokenizer of words with a chat template."""
+    """The files of a published checkpoint: transformers' model, and a word tokenizer with a chat template."""
     model.save_pretrained(folder)
     words = [*PROMPT.split(), "Hey", "Bitcoin", "is", "Language", "modeling", "user", "assistant", "What", "language?"]
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys(["pad", *words]))}
@@ -43,7 +43,7 @@ def save_checkpoint(folder: Path, model: transformers.PreTrainedModel) -> None:
 
 @pytest.fixture
 def checkpoint(make_pair, family, tmp_path, monkeypatch) -> str:
-    """The name of a published checkpoint, found here."""
+    """The name of a published checkpoint, as a local folder."""
     name = CHECKPOINTS[family]
     save_checkpoint(tmp_path / name, make_pair(family, hidden_size=64, intermediate_size=128).theirs)
     monkeypatch.chdir(tmp_path)
@@ -51,7 +51,7 @@ def checkpoint(make_pair, family, tmp_path, monkeypatch) -> str:
 
 
 def assert_same_text(example: Callable[[Any], str], theirs: type = AutoModelForCausalLM) -> None:
-    """The example writes the same with our class, from the same random state, and more than its prompt."""
+    """With the same random state, the example generates the same text with our class, and more than its prompt."""
     texts = []
     for model_class in (OlmoForCausalLM, theirs):
         torch.manual_seed(0)  # pipelines sample
@@ -74,7 +74,7 @@ def test_pipeline(checkpoint):
 
 @pytest.fixture
 def registered(monkeypatch) -> None:
-    """Our class in the place of transformers' for its Auto class, as transformers' page on custom models shows it."""
+    """Our class registered for transformers' Auto class, as in transformers' documentation of custom models."""
     monkeypatch.setattr(AutoModelForCausalLM._model_mapping, "_extra_content", {})
     for config in CONFIGS.values():
         hooked = type("HookedOlmo", (OlmoForCausalLM,), {"config_class": config})
@@ -144,7 +144,7 @@ def test_revision(make_model, family, tmp_path, monkeypatch):
 
 
 def test_configuration(family):
-    """The default configuration, of 7 billion parameters, without their numbers."""
+    """The default configuration, with 7 billion parameters, on the meta device."""
     with torch.device("meta"):
         configuration = CONFIGS[family]()
         model = OlmoModel(configuration)

@@ -1,4 +1,4 @@
-"""Builders of edits: each is the change of a tensor that its name says, at the chosen heads and positions."""
+"""Each builder of edits changes a tensor as its name says, at the selected heads and positions."""
 
 import numpy as np
 import pytest
@@ -118,7 +118,7 @@ def test_a_value_of_another_precision_is_cast(make_model, tokens):
     [{}, {"positions": -1}, {"positions": [0, 5]}, {"positions": slice(2, 6)}, {"positions": [[0, 3], [7, -1]]}],
 )
 def test_patch_puts_another_runs_activation_in(model, tokens, other_tokens, site, where):
-    """At the same heads and positions, and nowhere else."""
+    """Only the selected heads and positions are replaced, by those of the other run."""
     clean, other = (model.run(ids, capture=site) for ids in (tokens, other_tokens))
     for heads in [{}, {"heads": [-1, 0]}] if "head" in model.sites[site].split() else [{}]:
         chosen = model.run(tokens, capture=site, edits=[edits.replace(site, 7.0, **where, **heads)])[site] == 7.0
@@ -139,7 +139,7 @@ def test_patch_of_every_layer_takes_each_from_its_own(model, tokens, other_token
     other = model.run(other_tokens, capture=site)
     found = model.run(tokens, capture=site, edits=[edits.patch(site, other, positions=[3])])
     assert torch.equal(found.stack("resid_post")[:, :, 3], other.stack("resid_post")[:, :, 3])
-    one = {name: tensor[:1] for name, tensor in other.items()}  # a mapping, of one text for all
+    one = {name: tensor[:1] for name, tensor in other.items()}  # a mapping with one text, used for all
     assert torch.equal(
         model.run(tokens, capture=site, edits=[edits.patch(site, one)]).stack("resid_post"),
         other.stack("resid_post")[:, :1].expand(-1, 2, -1, -1),
@@ -152,14 +152,14 @@ def test_what_cannot_be_patched_in_is_refused(model, tokens):
     for source, site, sentence in (
         (run, "blocks.2.attn.z", "blocks.2.attn.z' was not captured"),
         ({}, SITE, "was not captured"),
-        (run, SITE, r"\(2, 14, 1, 8\).*capture all of it"),
-        (shorter, SITE, "holds 9 positions, but the sequence has 14"),
+        (run, SITE, r"\(2, 14, 1, 8\).*capture the whole site"),
+        (shorter, SITE, "has 9 positions, but the sequence has 14"),
     ):
         with pytest.raises(HooksError, match=sentence):
             model.run(tokens, edits=[edits.patch(site, source, positions=[0])])
     with pytest.raises(HooksError, match="does not fit"):
         model.run(tokens[:1], edits=[edits.patch("embed", run)])
-    with pytest.raises(HooksError, match=r"holds 14 positions, but 1 are named; edits\.patch"):
+    with pytest.raises(HooksError, match=r"has 14 positions, but 1 are selected; edits\.patch"):
         model.run(tokens, edits=[edits.replace("embed", run["embed"], positions=-1)])
 
 

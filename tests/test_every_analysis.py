@@ -1,4 +1,4 @@
-"""What all analyses promise: progress rises to one, cancelling harms nothing, what is no text is refused in words."""
+"""What holds for all analyses: progress rises to one, cancellation leaves no trace, invalid texts are refused."""
 
 import copy
 from collections.abc import Callable
@@ -44,7 +44,7 @@ from workbench.progress import Progress
 
 @dataclass(frozen=True)
 class Given:
-    """What analyses are about here: two models, the second also in a folder, and two batches of two texts."""
+    """The inputs of the analyses: two models, the second also in a folder, and two batches of two texts."""
 
     model: OlmoForCausalLM
     other: OlmoForCausalLM

@@ -22,7 +22,7 @@ TENSORS = {
 
 
 class Code:
-    """What a hostile checkpoint would hold."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return (print, ("this must never be printed",))
@@ -65,7 +65,7 @@ def test_a_safetensors_file_that_is_cut_short_is_refused(tmp_path, keep):
     path = tmp_path / "model.safetensors"
     save_file(TENSORS, path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(WorkbenchError, match=r"model\.safetensors.*cut short"):
+    with pytest.raises(WorkbenchError, match=r"model\.safetensors.*truncated"):
         SafetensorsFile(path).entries  # noqa: B018
 
 
@@ -73,7 +73,7 @@ def test_a_file_longer_than_its_header_says_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file(TENSORS, path)
     path.write_bytes(path.read_bytes() + b"more")
-    with pytest.raises(WorkbenchError, match="accounts for only"):
+    with pytest.raises(WorkbenchError, match="describes only"):
         SafetensorsFile(path).entries  # noqa: B018
 
 
@@ -81,7 +81,7 @@ def test_a_file_longer_than_its_header_says_is_refused(tmp_path):
     ("header", "reason"),
     [
         ("not json", "not JSON"),
-        ("[1]", "no table"),
+        ("[1]", "not a JSON object"),
         ('{"x": 3}', "broken"),
         ('{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "needs 8 bytes"),
         ('{"x": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}', "needs|gives"),
@@ -117,7 +117,7 @@ def test_a_pickle_that_is_cut_short_is_refused(tmp_path, keep):
 
 def test_a_pickle_of_something_else_is_refused(tmp_path):
     torch.save([torch.zeros(2)], tmp_path / "model.pt")
-    with pytest.raises(WorkbenchError, match="no table of tensors"):
+    with pytest.raises(WorkbenchError, match="not a dictionary of dense tensors"):
         PickleFile(tmp_path / "model.pt").entries  # noqa: B018
 
 
@@ -134,7 +134,7 @@ def test_safetensors_come_before_pickles_and_shards_before_single_files(tmp_path
 def test_missing_shards_and_ways_out_of_the_folder_are_refused(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
-    with pytest.raises(WorkbenchError, match=r"half written.*one\.safetensors"):
+    with pytest.raises(WorkbenchError, match=r"incomplete.*one\.safetensors"):
         tensor_files(tmp_path)
     index.write_text(json.dumps({"weight_map": {"a": "../../secret.safetensors"}}))
     with pytest.raises(WorkbenchError, match="outside its folder"):
@@ -169,5 +169,5 @@ def test_shards_of_a_distributed_run_are_refused_with_what_converts_them(tmp_pat
 
 def test_shards_without_an_index_are_half_written(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "model-00001-of-00002.safetensors")
-    with pytest.raises(WorkbenchError, match=r"half written.*model-00001-of-00002.*index"):
+    with pytest.raises(WorkbenchError, match=r"incomplete.*model-00001-of-00002.*index"):
         tensor_files(tmp_path)

@@ -1,4 +1,4 @@
-"""The Generate tab: its texts are the model's own, calls that can be copied, and its tokens are shown truly."""
+"""The Generate tab: its texts are those of the model, its Python gives the same numbers, its tokens are readable."""
 
 import math
 
@@ -223,16 +223,16 @@ def test_a_page_of_its_own_holds_the_text_and_no_markup(bench, tab_request):
     [
         (lambda b, d: generate.generate(b, d, "", "", 10, math.nan, 1, 0, 0, True), "numbers"),
         (lambda b, d: generate.generate(b, d, "", "", 5000, 1, 1, 0, 0, True), "at most 512"),
-        (lambda b, d: generate.generate(b, d, "", "burn it", *GREEDY), "no edit"),
+        (lambda b, d: generate.generate(b, d, "", "burn it", *GREEDY), "not an edit"),
         (lambda b, d: generate.generate(b, d, "", "zero blocks.0.attn.z heads=a", *GREEDY), "heads=a"),
         (lambda b, d: generate.generate(b, d, "", "scale blocks.0.mlp_out nan", *GREEDY), "not finite"),
-        (lambda b, d: generate.generate(b, d, "99:5", "", *GREEDY), "no text to go on from"),
-        (lambda b, d: generate.generate(b, d, "1:500", "", *GREEDY), "ids go from 0 to"),
-        (lambda b, d: generate.generate(b, d, "", "scale blocks.*.mlp_out 1e38", *GREEDY), "no longer a number"),
+        (lambda b, d: generate.generate(b, d, "99:5", "", *GREEDY), "is not a valid branch"),
+        (lambda b, d: generate.generate(b, d, "1:500", "", *GREEDY), "must be from 0 to"),
+        (lambda b, d: generate.generate(b, d, "", "scale blocks.*.mlp_out 1e38", *GREEDY), "predictions are NaN"),
         (lambda b, d: generate.branch(b, d, {"token": 9, "id": 1, "ids": [1, 2]}, "", *GREEDY), "no token 9"),
-        (lambda b, d: generate.branch(b, d, {"token": 1, "id": 1, "ids": [1, 1e9]}, "", *GREEDY), "ids go from"),
-        (lambda b, d: generate.branch(b, d, {"token": 1, "id": None, "ids": [1, 2]}, "", *GREEDY), "ids go from"),
-        (lambda b, d: generate.branch(b, d, {"token": 1, "id": 1}, "", *GREEDY), "not a text"),
+        (lambda b, d: generate.branch(b, d, {"token": 1, "id": 1, "ids": [1, 1e9]}, "", *GREEDY), "must be from 0 to"),
+        (lambda b, d: generate.branch(b, d, {"token": 1, "id": None, "ids": [1, 2]}, "", *GREEDY), "must be from 0 to"),
+        (lambda b, d: generate.branch(b, d, {"token": 1, "id": 1}, "", *GREEDY), "not a text of valid length"),
     ],
 )
 def test_bad_input_is_said(bench, tab_request, make, said):

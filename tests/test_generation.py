@@ -1,4 +1,4 @@
-"""Generation is the model's own, one step at a time."""
+"""Streamed generation equals the model's `generate`, step by step."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The atlas says what heads do: hand-built ones score as built, others as their patterns say."""
+"""Head scores: hand-built heads score as constructed, random heads as their patterns give."""
 
 import math
 from collections.abc import Callable
@@ -92,11 +92,11 @@ def test_repeated_spans_point_after_the_first_copy() -> None:
     distances = {
         int(q - t) for q, t in zip(*(x[targets >= 0] for x in (torch.arange(64).expand(50, -1), targets)), strict=True)
     }
-    assert len(distances) > 10, "position alone must not tell where the first copy was"
+    assert len(distances) > 10, "the position of the first copy should vary"
 
 
 def test_a_perfect_induction_head_scores_one(model: OlmoForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for the model whose pattern is right by construction, so that the score itself is tested."""
+    """A mock model with a perfect induction pattern, so that only the score is tested."""
 
     def run(batch: Tensor, capture: object, captures_only: bool) -> object:
         pattern = torch.zeros(len(batch), 1, batch.shape[1], batch.shape[1])
@@ -153,5 +153,5 @@ def test_too_little_is_refused(
         head_atlas(model, tokens[0, :1])
     with pytest.raises(WorkbenchError, match="samples is 1"):
         head_atlas(model, tokens, samples=1)
-    with pytest.raises(WorkbenchError, match="vocabulary of 20 is too small for 48"):
+    with pytest.raises(WorkbenchError, match="vocabulary of 20 is too small to draw 48"):
         head_atlas(make_model("olmo", vocab_size=20), tokens % 20)

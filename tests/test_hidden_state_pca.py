@@ -1,4 +1,4 @@
-"""Components are the directions of most variance, and say how much of it they hold."""
+"""Components are the directions of largest variance, with their shares of it."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_points_are_named_and_skipped(model: OlmoForCausalLM, tokens: Tensor, to
     ("layer", "options", "sentence"),
     [
         (4, {}, "no layer 4"),
-        (0, {"components": 4}, "components is 4; a picture has 2 or 3"),
+        (0, {"components": 4}, "components is 4; it should be 2 or 3"),
         (0, {"skip": 13}, "2 tokens are left after skipping 13 of each text"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the hub says, and what is done when it cannot be reached. No test here reaches it."""
+"""The hub's revisions, and the local cache if the hub cannot be reached. No test here connects to the hub."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def offline(monkeypatch):
 
 
 def cached(monkeypatch, **repositories: dict[str, object]) -> None:
-    """Make the local cache hold repositories with these refs."""
+    """Make the local cache contain repositories with these refs."""
     repos = [SimpleNamespace(repo_id=name.replace("__", "/"), refs=refs) for name, refs in repositories.items()]
     monkeypatch.setattr(hub, "scan_cache_dir", lambda: SimpleNamespace(repos=repos))
 
@@ -77,7 +77,7 @@ def test_files_come_from_the_cache_with_a_warning_when_out_of_reach(offline, mon
 
 
 def test_what_was_fetched_is_here_and_what_was_half_fetched_is_not(offline, monkeypatch, tmp_path, make_model):
-    """The hub's client lists all files of a revision and misses any; `fetch` leaves out those that nobody reads."""
+    """The hub's client would require all files of a revision, but `fetch` leaves out those that are not needed."""
     folder, commit = tmp_path / "models--a--b", "c" * 40
     make_model("olmo").save_pretrained(folder / "snapshots" / commit)
     (folder / "refs").mkdir()
@@ -87,7 +87,7 @@ def test_what_was_fetched_is_here_and_what_was_half_fetched_is_not(offline, monk
     (folder / "trees").mkdir()
     (folder / "trees" / f"{commit}.json").write_text(json.dumps({"format_version": 1, "files": listed}))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert read_tree_cache(str(folder), commit) is not None, "the client keeps its lists in another form now"
+    assert read_tree_cache(str(folder), commit) is not None, "the hub's client now stores its lists in another form"
     here, absent = (Checkpoint(f"a/b@{name}", revision=name) for name in ("step10", "step20"))
     assert checkpoints.is_here(here) and not checkpoints.is_here(absent)
     with pytest.warns(UserWarning, match="comes from the cache"):

@@ -17,7 +17,7 @@ def assert_close(left: Tensor, right: Tensor) -> None:
 
 @pytest.fixture(params=TEXTS)
 def text(request, tokens, padded) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Tokens, attention mask, and where real tokens are: plain, and padded on the left."""
+    """Tokens, attention mask, and a mask of real tokens: without padding, and padded on the left."""
     if request.param == "plain":
         return tokens, None, torch.ones_like(tokens, dtype=torch.bool)
     return padded.input_ids, padded.attention_mask, padded.real
@@ -25,18 +25,18 @@ def text(request, tokens, padded) -> tuple[Tensor, Tensor | None, Tensor]:
 
 @pytest.fixture
 def run(pair, text) -> Run:
-    """One run of which everything was captured."""
+    """One run with every site captured."""
     return pair.ours.run(text[0], text[1], capture="*")
 
 
 def heads_of(x: Tensor, model: OlmoForCausalLM) -> Tensor:
-    """Keys or values, one for every query head: batch pos kv_head d_head -> batch pos head d_head."""
+    """Keys or values repeated for each query head: batch pos kv_head d_head -> batch pos head d_head."""
     groups = model.config.num_attention_heads // model.config.num_key_value_heads
     return repeat(x, "batch pos kv_head d_head -> batch pos (kv_head group) d_head", group=groups)
 
 
 def may_look(model: OlmoForCausalLM, layer: int, real: Tensor) -> Tensor:
-    """What a query may look at: batch query key; real keys, itself or earlier, within the window of its layer."""
+    """The keys visible to each query: batch query key; real keys at or before the query, within the layer's window."""
     position = torch.arange(real.shape[1])
     distance = position[:, None] - position[None, :]
     visible = distance >= 0
@@ -61,7 +61,7 @@ def test_heads_sum_to_what_attention_adds(pair, run):
     for layer, block in enumerate(pair.ours.model.layers):
         bias = block.self_attn.o_proj.bias
         rest = torch.zeros(32) if bias is None else bias.detach()
-        if pair.ours.config.model_type != "olmo":  # the norm after attention, its scale frozen
+        if pair.ours.config.model_type != "olmo":  # the norm after attention, with its scale fixed
             rest = rest * block.post_attention_layernorm.weight.detach() / run[f"blocks.{layer}.ln1.scale"]
         total = run[f"blocks.{layer}.attn.result"].sum(dim=2)
         assert_close(total + rest, run[f"blocks.{layer}.attn_out"])
@@ -103,7 +103,7 @@ def test_pattern_is_the_softmax_of_scores(pair, run, text):
         assert_close(softmax[real_query], pattern[real_query])
         hidden = ~may_look(pair.ours, layer, text[2])[:, None].expand(pattern.shape) & real_query
         assert not pattern[hidden].any()
-        assert pattern.max() > 0.5  # far from uniform, so these comparisons say something
+        assert pattern.max() > 0.5  # attention is far from uniform, so these comparisons are strict
 
 
 def test_z_is_pattern_times_values(pair, run, text):
@@ -123,7 +123,7 @@ def test_fused_attention_gives_the_same_z(pair, run, text):
 
 
 def divisor(x: Tensor, family: str, epsilon: float) -> Tensor:
-    """What the norm of a family divides by: batch pos 1."""
+    """The divisor of a family's norm: batch pos 1."""
     return (
         (x.var(-1, correction=0, keepdim=True) if family == "olmo" else x.square().mean(-1, keepdim=True)) + epsilon
     ).sqrt()
@@ -139,7 +139,7 @@ def test_scales_are_what_the_norms_divide_by(pair, run):
                 assert_close(run[f"blocks.{layer}.{name}.scale"], divisor(x, family, epsilon))
                 normed = (x - x.mean(-1, keepdim=True)) / run[f"blocks.{layer}.{name}.scale"]
                 assert_close(run[f"blocks.{layer}.{entry}"], normed)
-        else:  # normed after each sublayer, which reads the raw stream
+        else:  # normed after each sublayer; the sublayer reads the stream without a norm
             assert torch.equal(run[f"blocks.{layer}.attn_in"], pre)
             assert torch.equal(run[f"blocks.{layer}.mlp_in"], mid)
             attention = block.self_attn.o_proj(run[f"blocks.{layer}.attn.z"].flatten(2)).detach()

@@ -1,4 +1,4 @@
-"""Imports point down: the layers of the project, read from the sources themselves."""
+"""Imports point down: the layers of the project, checked in the source files."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-LEVELS = {  # a part imports only from parts of its own level or below
+LEVELS = {  # a part imports only from parts of its own level or lower levels
     "app": 12,
     "workbench.__main__": 12,
     "workbench.page.server": 11,
@@ -63,12 +63,12 @@ def within(module: str, part: str) -> bool:
 
 
 def part_of(module: str) -> str | None:
-    """The part of the project a module lies in: `workbench.page.build.page` -> `workbench.page.tabs`."""
+    """The part of the project that a module belongs to: `workbench.page.build.page` -> `workbench.page.tabs`."""
     return next((part for part in LEVELS if within(module, part)), None)
 
 
 def imports_of(module: str) -> set[str]:
-    """The modules that a module imports, anywhere in its text, under their absolute names."""
+    """The absolute names of all modules that a module imports, at any place in its source."""
     path, found = SOURCES[module], set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
@@ -112,7 +112,7 @@ def test_some_libraries_are_imported_in_one_place(library):
 
 @pytest.mark.parametrize("module", SOURCES)
 def test_private_parts_of_libraries_are_behind_one_door(module):
-    """Attributes with a leading underscore, of anything but an object of our own, are read in the two `compat.py`."""
+    """Attributes with a leading underscore of other packages' objects are used only in the two `compat.py`."""
     if module in ("hooks.compat", "workbench.page.compat"):
         return
     tree = ast.parse(SOURCES[module].read_text())

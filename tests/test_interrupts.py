@@ -1,4 +1,4 @@
-"""Ctrl-C ends a program with exit code 130 and without a word, wherever it is."""
+"""Ctrl-C ends a program with exit code 130 and without output, at any point of its run."""
 
 import signal
 import subprocess
@@ -44,7 +44,7 @@ with unwound_on_interrupt():
 
 
 def default_interrupt() -> None:
-    """Handle SIGINT as in a terminal. A process inherits that it is ignored if the tests run in the background."""
+    """Handle SIGINT as in a terminal. If the tests run in the background, processes inherit that SIGINT is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -1,4 +1,4 @@
-"""What is known of induction heads is what the analyses find: in the embedded series, and in a model trained here.
+"""The analyses find the known facts on induction heads, in the embedded series and in a model trained here.
 
 The embedded model predicts the second copy of random tokens by a circuit (Olsson et al. 2022): a head attends to the
 previous token, and induction heads, whose keys read what it wrote, to what followed the first copy.
@@ -27,8 +27,8 @@ from workbench.results import Grid, Measures
 
 Head = tuple[int, int]
 PAIRS = 16
-FIRST, SECOND, SPAN = 8, 40, 20  # where the copies of a span begin, and how long it is
-ASKED = 12  # of the span's tokens are there when the next one is asked for
+FIRST, SECOND, SPAN = 8, 40, 20  # start positions of the copies of a span, and its length
+ASKED = 12  # tokens of the second copy before the predicted one
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def atlas(tiny: OlmoForCausalLM) -> Measures:
 def induction(atlas: Measures) -> list[Head]:
     """The heads that the atlas finds."""
     found = above(atlas["induction"], 0.5)
-    assert found, "the last checkpoint has induction heads"
+    assert found, "the last checkpoint should have induction heads"
     return found
 
 
@@ -66,12 +66,12 @@ def random_rows(model: OlmoForCausalLM) -> Tensor:
 
 
 def repeated_rows(rows: Tensor, span: int) -> Tensor:
-    """Rows in which a span comes again, up to so many tokens of it."""
+    """Rows in which a span is repeated, up to a given number of its tokens."""
     return torch.cat([rows[:, :SECOND], rows[:, FIRST : FIRST + span]], dim=1)
 
 
 def advantage(model: OlmoForCausalLM, rows: Tensor, targets: Tensor, heads: Iterable[Head]) -> float:
-    """How much lower the loss is on a second copy than elsewhere, nats, without some heads."""
+    """The loss elsewhere minus the loss on a second copy, in nats, with some heads ablated."""
     without = [edits.zero(f"blocks.{layer}.attn.z", heads=[head]) for layer, head in heads]
     logits = model.run(rows, edits=without).logits[:, :-1]
     losses = F.cross_entropy(logits.transpose(1, 2), rows[:, 1:], reduction="none")
@@ -80,7 +80,7 @@ def advantage(model: OlmoForCausalLM, rows: Tensor, targets: Tensor, heads: Iter
 
 
 def test_the_repeated_text_advantage_rests_on_the_induction_heads(tiny: OlmoForCausalLM, induction: list[Head]) -> None:
-    """As many random others change little; a few of those draws hold a head that the induction heads read."""
+    """Equally many other random heads change little; a few draws contain a head that the induction heads depend on."""
     rows, targets = repeated_spans(tiny.config.vocab_size, samples=24, seed=7)
     whole = advantage(tiny, rows, targets, [])
     layers, heads = tiny.config.num_hidden_layers, tiny.config.num_attention_heads
@@ -93,18 +93,18 @@ def test_the_repeated_text_advantage_rests_on_the_induction_heads(tiny: OlmoForC
 
 @pytest.mark.parametrize("method", METHODS)
 def test_ablation_finds_the_circuit(tiny: OlmoForCausalLM, atlas: Measures, induction: list[Head], method: str) -> None:
-    """Without the best induction head, or the head that it reads, a second copy is as hard as any random token."""
+    """Without the best induction head, or the head that it depends on, the loss on a second copy is high."""
     rows = repeated_rows(random_rows(tiny), SPAN)
     second = torch.zeros_like(rows, dtype=torch.bool)
     second[:, SECOND + 1 :] = True
     loss = ablation(tiny, rows, method=method, scored=second)["loss"].values
     for head in (best(atlas["induction"], 1)[0], best(atlas["previous"], 1)[0]):
         assert loss[head] > 5
-    assert np.median(loss[:, :-1]) < 0.1, "most heads have no part in it"
+    assert np.median(loss[:, :-1]) < 0.1, "most heads should have no effect"
 
 
 def test_patching_and_attribution_agree_on_which_heads_matter(tiny: OlmoForCausalLM, induction: list[Head]) -> None:
-    """The first copy's next token is exchanged: what carries it to the end is what makes the prediction."""
+    """The token after the first copy is exchanged: the heads that carry it to the end make the prediction."""
     random_tokens = random_rows(tiny)
     clean = repeated_rows(random_tokens, ASKED)
     answer, other = random_tokens[:, FIRST + ASKED], random_tokens[:, -1]
@@ -141,7 +141,7 @@ def copying_rows(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def copying_loss(model: OlmoForCausalLM, rows: Tensor, second: Tensor) -> Tensor:
-    """The loss on the second copy but for its first token, which nothing foretells."""
+    """The loss on the second copy without its first token, which cannot be predicted."""
     logits = model(rows, use_cache=False).logits
     at = second + torch.arange(11)
     predicted = logits.take_along_dim(at[..., None], dim=1)
@@ -172,11 +172,11 @@ def held_out(model: OlmoForCausalLM) -> float:
 
 
 def test_two_layers_form_induction_heads_and_one_does_not() -> None:
-    """In the steps that two layers need, one learns little more than which tokens were there."""
+    """In the number of steps that two layers need, one layer learns little more than the set of tokens in the row."""
     two, steps = trained_to_copy(2, most_steps=600)
     one, _ = trained_to_copy(1, most_steps=steps)
     assert held_out(two) < 0.3 and held_out(one) > 2
     of_two, of_one = (head_atlas(model, copying_rows(16, torch.Generator().manual_seed(2))[0]) for model in (two, one))
     assert best(of_two["induction"], 1)[0][0] == 1 and of_two["induction"].values.max() > 0.4
-    assert of_two["previous"].values[0].max() > 0.2, "which the layer above reads"
+    assert of_two["previous"].values[0].max() > 0.2, "a previous-token head should be in the first layer"
     assert of_one["induction"].values.max() < 0.15

@@ -1,4 +1,4 @@
-"""A probe finds what is there to be read, and nothing in labels dealt out at random."""
+"""A probe reads a label that the states contain, and does not read random labels."""
 
 import numpy as np
 import pytest
@@ -64,12 +64,12 @@ def test_the_seed_decides(model: OlmoForCausalLM, two_kinds: tuple[Tensor, list[
     ("labels", "options", "sentence"),
     [
         (["a"] * 60, {}, "all 60 texts have the label 'a'"),
-        (["a"] * 59 + ["b"], {}, "label 'b' has 1 text; each needs at least 2"),
+        (["a"] * 59 + ["b"], {}, "label 'b' has 1 text; each label needs at least 2"),
         (["a", "b"] * 29, {}, "there are 60 texts and 58 labels"),
         (["a", "b"] * 30, {"pool": "max"}, "pool is 'max'; choose 'last' or 'mean'"),
         (["a", "b"] * 30, {"splits": 1}, "splits is 1"),
         (["a", "b"] * 30, {"held_out": 1.5}, "held_out is 1.5"),
-        (["a", "b"] * 30, {"held_out": 0.01}, "too few to train and test 2 labels"),
+        (["a", "b"] * 30, {"held_out": 0.01}, "too few to train and test a probe of 2 labels"),
     ],
 )
 def test_what_cannot_be_probed_is_refused(

@@ -1,4 +1,4 @@
-"""A checkpoint that is named is the model that was saved; one that does not fit or is not there is refused."""
+"""Loading a checkpoint gives the saved model; one that does not fit into memory or does not exist is refused."""
 
 import shutil
 
@@ -139,7 +139,7 @@ def test_quantising_takes_less_in_the_end_and_more_on_the_way(series):
 def test_what_does_not_fit_is_refused_with_both_numbers_before_it_is_read(series, monkeypatch):
     monkeypatch.setattr(loading, "free_memory", lambda device: 10_000)
     monkeypatch.setattr(loading, "_read", lambda *_: pytest.fail("it was read"))
-    with pytest.raises(WorkbenchError, match=r"takes [\d.]+ kB to load and 10 kB are free on cpu"):
+    with pytest.raises(WorkbenchError, match=r"needs [\d.]+ kB to load, but 10 kB are free on cpu"):
         checkpoints.load(str(series))
 
 
@@ -151,7 +151,7 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(series, monke
         lambda: checkpoints.Residents(10**9, device=device),
         lambda: loading.free_memory(device),
     ):
-        with pytest.raises(WorkbenchError, match=rf"no device '{device}' that this torch can use here; there is: cpu$"):
+        with pytest.raises(WorkbenchError, match=rf"no device '{device}' on this machine; torch can use: cpu$"):
             ask()
 
 
@@ -160,7 +160,7 @@ def test_accelerators_are_counted_and_named(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     names = (None, "cpu", "cuda", "cuda:1")
     assert [str(loading.device_of(name)) for name in names] == ["cpu", "cpu", "cuda", "cuda:1"]
-    with pytest.raises(WorkbenchError, match=r"no device 'cuda:2' .*; there is: cpu, cuda:0, cuda:1$"):
+    with pytest.raises(WorkbenchError, match=r"no device 'cuda:2' .*; torch can use: cpu, cuda:0, cuda:1$"):
         loading.device_of("cuda:2")
     with pytest.raises(WorkbenchError, match="no device 'mps' "):
         loading.device_of("mps")

@@ -1,4 +1,4 @@
-"""Each row is a layer's residual stream read as if it were the last; the last row is the model."""
+"""Each row is a layer's residual stream after the final norm and unembedding; the last row is the model's output."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every analysis states what it takes beside the model, takes no more, and stays within what it may use."""
+"""Every analysis states its memory besides the model, uses no more than that, and stays within the budget."""
 
 import logging
 import re
@@ -28,7 +28,7 @@ def wide(make_model: Callable[..., OlmoForCausalLM]) -> tuple[OlmoForCausalLM, O
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
-    """The most that PyTorch's allocator holds during a call beyond what it held before."""
+    """Peak memory of PyTorch's allocator during a call, minus the memory before it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     results = profiler.profiler
@@ -56,13 +56,13 @@ def test_peaks_are_stated_and_kept_within_the_budget(
     texts, others = torch.randint(1, 4000, (2, 1 if name in SINGLE else 8, 40), generator=generator)
 
     def peak_within(allowed: float) -> int:
-        """The peak with so much memory, or with as much more as the analysis cannot do without."""
+        """The peak with this budget, or with the smallest budget that the analysis needs."""
         caplog.clear()
         monkeypatch.setattr(memory, "budget", lambda model: int(allowed))
         try:
             return peak_bytes(lambda: ALL[name](*wide, texts, others))
         except WorkbenchError as error:
-            needed = re.search(r"takes ([\d.e+]+) (\w+) of memory", str(error))
+            needed = re.search(r"needs ([\d.e+]+) (\w+) of memory", str(error))
             assert needed is not None
             return peak_within(1.2 * float(needed[1]) * UNITS[needed[2]])
 
@@ -77,7 +77,7 @@ def test_what_cannot_fit_is_refused_with_both_numbers(
 ) -> None:
     monkeypatch.setattr(memory, "budget", lambda model: 10_000)
     texts = torch.ones(1 if name in SINGLE else 8, 40, dtype=torch.long)
-    with pytest.raises(WorkbenchError, match=r"takes .* for a text of \d+ tokens, and 10 kB may be used"):
+    with pytest.raises(WorkbenchError, match=r"needs .* for a text of \d+ tokens, but only 10 kB may be used"):
         ALL[name](*wide, texts, texts + 1)
 
 

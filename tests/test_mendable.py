@@ -1,4 +1,4 @@
-"""What people can mend is said to them in a sentence; a fault of the program stays an error."""
+"""Errors that users can correct are shown as a sentence; bugs stay exceptions."""
 
 import ast
 import builtins
@@ -32,7 +32,7 @@ def test_errors_of_the_hooks_are_of_pythons_kinds(kind):
 
 
 def test_hooks_raise_no_error_but_their_own():
-    """Every `raise` in the package: one of its errors, or what was caught."""
+    """Every `raise` in the package raises one of its own errors, or a caught one again."""
     names = {kind.__name__ for kind in KINDS} | {"AllSeen"}
     raised = {
         f"{path.name}: {node.exc.func.id}"
@@ -85,7 +85,7 @@ def test_an_error_of_an_edits_own_function_stays_as_it_is(model, tokens):
     assert not isinstance(error.value, HooksError)
 
 
-# Where they are shown
+# Where the sentences are shown
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)

@@ -1,4 +1,4 @@
-"""Each ready metric is the number it says, along a run of a few random checkpoints."""
+"""Each ready-made metric gives its defined number, along a run of a few random checkpoints."""
 
 import numpy as np
 import pytest

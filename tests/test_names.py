@@ -1,4 +1,4 @@
-"""Revisions and folders are read as their writers meant them."""
+"""Names of revisions and folders are parsed correctly."""
 
 import pytest
 

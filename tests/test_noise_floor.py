@@ -1,4 +1,4 @@
-"""The noise floor is the most that checkpoints differ which should not differ."""
+"""The noise floor is the largest difference between checkpoints that differ only by data order."""
 
 import numpy as np
 import pytest

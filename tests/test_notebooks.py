@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, what their text claims holds, and what is committed can be read anywhere."""
+"""The notebooks run from top to bottom, the claims in their text hold, and their committed outputs are portable."""
 
 import importlib.util
 import os
@@ -77,7 +77,7 @@ assert (ranks[:, 1:3].min(1) < ranks[:, [0, -1]].min(1) / 2).all()
 
 @pytest.fixture(autouse=True)
 def no_hub(tmp_path, monkeypatch):
-    """Nothing is fetched, and nothing that this machine's own cache may hold is found."""
+    """Nothing is downloaded, and this machine's own cache is not used."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path))
@@ -112,7 +112,7 @@ def put_in_cache(home: Path, repository: str, revision: str, model: OlmoForCausa
 
 
 def test_the_notebook_on_published_models_runs_on_stand_ins(tmp_path, make_model):
-    """Random models in the hub's cache: every cell runs, and the check of logits says that they are others."""
+    """With random models in the hub's cache, every cell runs, and the check of logits reports that they differ."""
     sizes = {"vocab_size": 8192, "max_position_embeddings": 2048}
     put_in_cache(tmp_path, "allenai/OLMo-1B-hf", "main", make_model("olmo", **sizes))
     for seed, (step, tokens) in enumerate(((10, 21), (100, 210), (200, 420), (700, 1468), (1900, 3985))):
@@ -146,7 +146,7 @@ def test_what_is_committed_is_whole_small_and_visible_without_javascript(path):
 
 
 def test_pictures_are_added_beside_what_is_interactive():
-    """The helper that renews the notebooks knows the same outputs as the tests above."""
+    """The script that re-executes the notebooks treats the same outputs as the tests above."""
     source = importlib.util.spec_from_file_location("execute", ROOT / "notebooks" / "execute.py")
     execute = importlib.util.module_from_spec(source)
     source.loader.exec_module(execute)

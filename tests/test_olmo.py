@@ -1,4 +1,4 @@
-"""The forward pass is transformers' own, argument by argument and output by output, on all families and variants."""
+"""The forward pass equals transformers' own in every argument and output, on all families and variants."""
 
 import math
 from copy import deepcopy
@@ -129,7 +129,7 @@ def test_the_last_position_alone(pair, padded, attention):
 
 
 def test_no_other_position_goes_through_the_last_block(model, tokens):
-    """Neither its query, nor its output projection, nor its MLP is computed, unless somebody looks at them."""
+    """Query, output projection and MLP are computed only for the last position, unless other positions are captured."""
 
     def operations(**options):
         with FlopCounterMode(display=False) as counter:
@@ -206,7 +206,7 @@ def test_options_of_the_configuration(make_pair, family, tokens, option):
 
 
 def test_fresh_weights_are_theirs(make_config, family):
-    """From the same random state, with the spread that the configuration names."""
+    """From the same random state, with the standard deviation of the configuration."""
     models = []
     for model_class in (OlmoForCausalLM, FAMILIES[family][1]):
         torch.manual_seed(0)
@@ -262,7 +262,7 @@ def test_a_cache_with_left_padding_and_attentions(pair, padded, kind):
 
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 def test_the_last_logits_with_a_cache(pair, tokens, kind):
-    """A cache with places that are not taken yet, of which only the last logits are asked."""
+    """A cache with free places, where only the last logits are requested."""
     cache = DynamicCache(config=pair.ours.config)
     if kind == "static":
         cache = StaticCache(config=pair.ours.config, max_cache_len=20)
@@ -345,7 +345,7 @@ ROPE_SPELLINGS = {
 @pytest.mark.parametrize("rope_family", ["olmo", "olmo2"])
 def test_rope_spellings(make_pair, tokens, rope_family, spelling):
     pair = make_pair(rope_family, max_position_embeddings=12, **ROPE_SPELLINGS[spelling])
-    for length in (14, 8, 13):  # a dynamic rotation grows beyond 12 positions and comes back
+    for length in (14, 8, 13):  # a dynamic rotation changes beyond 12 positions and is reset for shorter texts
         assert_close(pair.ours(tokens[:, :length]).logits, pair.theirs(tokens[:, :length]).logits)
 
 
@@ -365,7 +365,7 @@ def test_all_layers_sliding_or_none(make_pair, tokens):
 @pytest.mark.parametrize("kind", ["default", "linear", "dynamic", "yarn"])
 @pytest.mark.parametrize("family", ["olmo", "olmo2"])
 def test_the_rotary_embedding_is_made_as_transformers_own(make_config, family, kind):
-    """Of a configuration alone, as its tests do with the class that they find in a model; angles are the same."""
+    """From a configuration alone, as transformers' tests do with the class that they find in a model; equal angles."""
     config = make_config(family)
     scaling = {} if kind == "default" else {"factor": 10.0}
     config.rope_parameters = {"rope_type": kind, "rope_theta": 10_000.0, **scaling}

@@ -1,4 +1,4 @@
-"""Whatever transformers does with its own OLMo, it does with ours: generation, pipelines, files, compilation."""
+"""transformers' features work with our OLMo as with its own: generation, pipelines, files, compilation."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -181,7 +181,7 @@ def test_compiles_without_a_graph_break(make_model, family, tokens):
 
 
 def test_threads_may_load_at_once(make_model, tmp_path):
-    """Loading patches transformers' own classes for a while; what threads do at once must not leave them so."""
+    """Loading patches transformers' classes temporarily; loading in several threads must not leave them patched."""
     make_model("olmo", tie_word_embeddings=True).save_pretrained(tmp_path)
     with ThreadPoolExecutor(4) as threads:
         models = list(threads.map(lambda _: OlmoForCausalLM.from_pretrained(tmp_path), range(40)))

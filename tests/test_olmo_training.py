@@ -1,4 +1,4 @@
-"""Training: gradients are transformers' own, with dropout and with checkpointing."""
+"""Training: gradients equal transformers' own, with dropout and with gradient checkpointing."""
 
 from copy import deepcopy
 
@@ -10,7 +10,7 @@ from hooks import OlmoForCausalLM
 
 
 def gradients(model: nn.Module, tokens: Tensor, **options) -> dict[str, Tensor]:
-    """The gradient of the loss on `tokens` with respect to every parameter, the random state being fixed."""
+    """The gradient of the loss on `tokens` with respect to every parameter, with a fixed random state."""
     model.zero_grad()
     torch.manual_seed(0)
     model(tokens, labels=tokens, **options).loss.backward()
@@ -44,7 +44,7 @@ def test_dropout_is_theirs(make_pair, family, tokens, attention):
 
 
 def kept_bytes(model: nn.Module, tokens: Tensor) -> int:
-    """What one forward pass keeps for the backward pass."""
+    """The bytes that one forward pass keeps for the backward pass."""
     sizes: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.nbytes) or x, lambda x: x):
         model(tokens, labels=tokens, use_cache=False)

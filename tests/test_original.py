@@ -1,4 +1,4 @@
-"""AI2's original layout becomes the same model as transformers' layout."""
+"""A checkpoint in AI2's original layout gives the same model as in transformers' layout."""
 
 import json
 
@@ -99,7 +99,7 @@ def test_multi_query_by_its_old_name(make_model):
 def test_architectures_that_are_not_olmo_are_refused_by_setting(tmp_path, make_model, form, changes):
     folder = save_original(make_model("olmo"), tmp_path, form)
     change_settings(folder, form, **changes)
-    with pytest.raises(WorkbenchError, match=f"{form}: settings say"):
+    with pytest.raises(WorkbenchError, match=f"{form}: .* is not supported"):
         checkpoints.open_weights(folder)
 
 
@@ -108,7 +108,7 @@ def test_tensors_of_other_architectures_are_refused(tmp_path, make_model, name):
     folder = save_original(make_model("olmo"), tmp_path, "config.yaml")
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {f"transformer.{name}": torch.zeros(32)}, folder / "model.safetensors")
-    with pytest.raises(WorkbenchError, match="no place in this OLMo"):
+    with pytest.raises(WorkbenchError, match="that this OLMo does not have"):
         checkpoints.open_weights(folder)
 
 

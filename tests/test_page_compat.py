@@ -1,4 +1,4 @@
-"""The private parts of Gradio that `workbench.page.compat` relies on are still there, and do what it says."""
+"""The private parts of Gradio that `workbench.page.compat` uses still exist and behave as described."""
 
 import asyncio
 import inspect

@@ -1,4 +1,4 @@
-"""Two models to compare: what is known of them beforehand, and what happens where they do not fit."""
+"""Two models to compare: facts that are known before loading, and models that do not fit into memory."""
 
 import tempfile
 from collections import namedtuple
@@ -34,7 +34,7 @@ def test_a_full_disk_is_said_with_both_numbers_and_nothing_stays(folder, make_mo
     usage = namedtuple("usage", "total used free")(10**9, 0, pairs.SPARED + 1000)
     monkeypatch.setattr(pairs.shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(WorkbenchError, match=r"the next 6\.144 kB do not fit: of the 536\.9 MB that are free"):
+    with pytest.raises(WorkbenchError, match=r"the next 6\.144 kB do not fit: 536\.9 MB are free there, and 536"):
         list(side_by_side(folder, make_model("olmo2"), weights, 4))
     assert not list(Path(tmp_path).glob("olmo-pair-*"))
 

@@ -1,4 +1,4 @@
-"""Path patching: with everything between frozen, a path is a sum that can be written out."""
+"""Path patching: with all other parts frozen, the effect of a path is a sum that can be computed directly."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ LAYERS, HEADS = 4, 4
 
 
 def written_out(model: OlmoForCausalLM, clean: Tensor, corrupted: Tensor, sender: tuple[int, int]) -> Tensor:
-    """What a sender's change adds to the residual stream directly: batch pos d_model. The MLP comes after the heads."""
+    """What a sender's change adds directly to the residual stream: batch pos d_model. Index n_heads means the MLP."""
     layer, head = sender
     if head == HEADS:
         mlp = f"blocks.{layer}.mlp_out"
@@ -26,7 +26,7 @@ def written_out(model: OlmoForCausalLM, clean: Tensor, corrupted: Tensor, sender
 
 
 def share(model: OlmoForCausalLM, logits: Tensor, clean: Tensor, corrupted: Tensor) -> float:
-    """How far a run's logit difference is on the way from the clean run to the corrupted one."""
+    """A run's logit difference, normalised: 0 for the clean run, 1 for the corrupted one."""
     here, zero, one = (
         float((x[:, -1, 5] - x[:, -1, 7]).mean())
         for x in (logits, model.run(clean).logits, model.run(corrupted).logits)
@@ -55,7 +55,7 @@ def test_a_frozen_path_to_a_head_is_a_sum(pair: Pair, tokens: Tensor, other_toke
     head = receiver[1] if letter == "q" else receiver[1] // group
     site = f"blocks.2.attn.{letter}"
     grid = path_patching(model, tokens, other_tokens, 5, 7, receivers=[receiver], inputs=letter)["logit_difference"]
-    assert grid.values.shape == (2, HEADS + 1), "only layers before the receiver send"
+    assert grid.values.shape == (2, HEADS + 1), "only layers before the receiver should have an effect"
     resid = model.run(tokens, capture="blocks.2.resid_pre")["blocks.2.resid_pre"]
     for sender in ((0, 0), (1, 2), (0, HEADS), (1, HEADS)):
         changed = resid + written_out(model, tokens, other_tokens, sender)
@@ -67,7 +67,7 @@ def test_a_frozen_path_to_a_head_is_a_sum(pair: Pair, tokens: Tensor, other_toke
 def test_receivers_in_several_layers_are_changed_together(
     model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor
 ) -> None:
-    """A sender after the first receiver is seen by the later one alone."""
+    """A sender after the first receiver affects only the later receiver."""
     both = path_patching(model, tokens, other_tokens, 5, receivers=[(1, 0), (3, 2)], inputs="kv")["logit"].values
     late = path_patching(model, tokens, other_tokens, 5, receivers=[(3, 2)], inputs="kv")["logit"].values
     np.testing.assert_array_equal(both[1:], late[1:])
@@ -77,18 +77,18 @@ def test_receivers_in_several_layers_are_changed_together(
 def test_nothing_lies_between_the_last_layer_and_the_logits(
     model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor
 ) -> None:
-    """There the direct path, with its own MLP, is all that patching the head changes."""
+    """In the last layer, patching a head changes only the direct path and the path through its own MLP."""
     paths = path_patching(model, tokens, other_tokens, 5, 7, mlps="recomputed")["logit_difference"]
     whole = activation_patching(model, other_tokens, tokens, 5, 7, site="attn.z", by="head")["logit_difference"]
     np.testing.assert_allclose(paths.values[-1, :-1], whole.values[-1], atol=1e-6)
-    assert np.abs(paths.values[0, :-1] - whole.values[0]).max() > 1e-4, "earlier heads act through others too"
+    assert np.abs(paths.values[0, :-1] - whole.values[0]).max() > 1e-4, "earlier heads should have indirect effects too"
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"receivers": [(0, 1)]}, "receivers in layer 0 have no heads before them: L0H1"),
-        ({"receivers": [(2, 0), (-4, 3)]}, "receivers in layer 0 have no heads before them: L0H3"),
+        ({"receivers": [(0, 1)]}, "receivers in layer 0 have no heads before them; leave out: L0H1"),
+        ({"receivers": [(2, 0), (-4, 3)]}, "receivers in layer 0 have no heads before them; leave out: L0H3"),
         ({"receivers": [(4, 1)]}, "no layer 4"),
         ({"receivers": [(1, 4)]}, "no head 4"),
         ({"receivers": []}, "receivers is empty"),

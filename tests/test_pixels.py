@@ -1,4 +1,4 @@
-"""Maps as bytes: what a pixel stands for, and that no weight is lost when a large map is made smaller."""
+"""Maps as bytes: the cells of each pixel, and no large weight is lost when a map is reduced."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_a_pixel_is_the_strongest_weight_under_it(monkeypatch, side, cells, sign
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_small_maps_carry_the_column_they_are_given(signed):
-    """A difference of columns may be larger than any of the maps: the scale is that of both."""
+    """A difference of columns may be larger than the maps' values, so the scale covers both."""
     maps = np.stack([causal(4, signed), causal(5, signed)[1:, 1:]]) / 8
     second = np.arange(8, dtype=np.float32).reshape(2, 4, 1) / 8 - (0.5 if signed else 0)
     picture = encode(maps, second=second, signed=signed)

@@ -1,4 +1,4 @@
-"""Every shape has a picture that is readable, harmless, and holds its numbers in binary."""
+"""Every result type has a plot that is readable, safe against markup, and stores its numbers in binary."""
 
 import json
 
@@ -95,7 +95,7 @@ def test_provenance_travels_with_the_figure() -> None:
 def test_what_has_no_plot_says_so() -> None:
     with pytest.raises(TypeError, match=r"several measures \(loss\); plot one of them"):
         plot(Measures(loss=CURVES))
-    with pytest.raises(TypeError, match="no plot for a list"):
+    with pytest.raises(TypeError, match="a list cannot be plotted"):
         plot([1])
 
 

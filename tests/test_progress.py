@@ -1,4 +1,4 @@
-"""Progress is a fraction that rises to one, and an exception raised on hearing it stops the work."""
+"""Progress is a fraction that rises to one; an exception in the callback stops the work."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the two packages offer by name, and what they say they need."""
+"""The public names of the two packages, and their declared dependencies."""
 
 import ast
 import importlib
@@ -28,7 +28,7 @@ NAMES = {
         "transplant_parts"
     ),
 }
-CALLED_OTHERWISE = {"PyYAML": "yaml", "scikit-learn": "sklearn"}  # distributions, and what they are imported as
+CALLED_OTHERWISE = {"PyYAML": "yaml", "scikit-learn": "sklearn"}  # distributions and their import names
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -47,7 +47,7 @@ def test_the_public_names_are_these(package):
 
 @pytest.mark.parametrize("name", NAMES["workbench"].split())
 def test_a_public_name_is_the_thing_and_not_its_file(name):
-    """Whichever was imported first."""
+    """A public name is not replaced by the module of the same name, in any order of imports."""
     found = getattr(workbench, name)
     module = getattr(found, "__module__", None)
     if module is not None:

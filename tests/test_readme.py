@@ -31,7 +31,7 @@ OURS = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def ran(*command: str, where: Path = ROOT) -> str:
-    """What a command that succeeds prints."""
+    """The output of a successful command."""
     done = subprocess.run(command, cwd=where, env=OURS, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -40,11 +40,11 @@ def ran(*command: str, where: Path = ROOT) -> str:
 def test_every_block_is_of_a_kind_that_is_run():
     assert {kind for kind, _ in BLOCKS} == {"python", "bash"}
     prose = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)
-    assert not re.search(r"^ {4,}\S", prose, flags=re.MULTILINE), "an indented block is run by nobody"
+    assert not re.search(r"^ {4,}\S", prose, flags=re.MULTILINE), "no test runs an indented block"
 
 
 def test_its_python_runs(monkeypatch, tmp_path):
-    """Published checkpoints by a stand-in, once name and options are found to be right."""
+    """Published checkpoints are replaced by a random model, after a check of their names and options."""
     monkeypatch.setitem(trajectory.__kwdefaults__, "cache", tmp_path)
     load, series, from_pretrained = checkpoints.load, checkpoints.series, OlmoForCausalLM.from_pretrained
     published = []
@@ -71,7 +71,7 @@ def test_its_python_runs(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_its_commands_run(command, tmp_path, monkeypatch, capsys):
-    """Each as it stands, or as much of it as changes nothing on this machine."""
+    """Each command as written, or the part of it that changes nothing on this machine."""
     words = [BEHIND_ANOTHER_NAME.get(word, word) for word in shlex.split(command)]
     match words[1:]:
         case [("app" | "test") as target]:
@@ -102,7 +102,7 @@ def test_its_commands_run(command, tmp_path, monkeypatch, capsys):
 
 
 def answers(command: list[str]) -> bool:
-    """Whether a server that is started on a free port gives its page."""
+    """Whether a server that is started on a free port serves the page."""
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -120,8 +120,8 @@ def answers(command: list[str]) -> bool:
 
 
 def test_an_analysis_is_added_as_it_says(tmp_path):
-    """In a copy of the project: its test passes, with all that every analysis and every tab is held to, and the page
-    has the new tab and can draw it."""
+    """In a copy of the project: its test and the tests of all analyses and tabs pass, and the page has the new tab and
+    can draw it."""
     for folder in ("hooks", "workbench", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=without)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -152,7 +152,7 @@ CHOSEN = "relative_update or the_page_has_it or is_among_these or every_tab_says
 
 
 def without(folder: str, names: list[str]) -> set[str]:
-    """What a copy does without: bytecode, the weights of the embedded series, and the example where it was followed."""
+    """Files that a copy leaves out: bytecode, weights of the embedded series, and an existing copy of the example."""
     followed = {Path(name).name for name in FILES}
     return {
         name

@@ -1,4 +1,4 @@
-"""One CSV for the page and the command line: exact numbers, exact texts, and where they come from."""
+"""The CSV of the page and the command line: exact numbers, exact texts, and provenance."""
 
 from io import StringIO
 
@@ -18,7 +18,7 @@ HOSTILE = {"text": 'She said,"no\n\n# and', "list": '["a","b', "plain": "it's #1
 
 
 def table_of(seed: int) -> pd.DataFrame:
-    """Every kind of column, with a cell of each kind that is undefined."""
+    """Every kind of column, each with an undefined cell."""
     random, size = np.random.default_rng(seed), len(TEXTS)
     single = (random.standard_normal(size) * 10.0 ** random.integers(-30, 30, size)).astype(np.float32)
     single[3] = np.nan
@@ -52,7 +52,7 @@ def test_a_csv_is_read_back_to_the_bit(by, seed):
 
 def test_the_head_says_where_it_comes_from_a_line_each_and_what_texts_are():
     lines = as_csv(Report("", [Section("", pd.DataFrame({"n": [1]}))], HOSTILE)).splitlines()
-    assert lines[1].startswith("# texts are exact; one that begins with = + - or @ is no formula")
+    assert lines[1].startswith("# some texts may begin with = + - or @; they are not formulas")
     assert [lines[0], *lines[2:]] == [
         "# read with pandas.read_csv(file, skiprows=6)",
         r'# text: "She said,\"no\n\n# and"',

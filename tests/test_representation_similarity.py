@@ -1,4 +1,4 @@
-"""CKA is 1 for the same states however turned and scaled, and about 0 for unrelated ones."""
+"""CKA is 1 for equal states up to rotation and scale, and about 0 for unrelated ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from workbench.errors import WorkbenchError
 
 
 def gram(states: Tensor) -> Tensor:
-    """Products of all samples' states, float64, zero for a sample with itself: layer sample d_model ->
+    """Dot products of all samples' states, float64, zero on the diagonal: layer sample d_model ->
     layer sample sample."""
     products = states.double() @ states.double().mT
     products.diagonal(dim1=1, dim2=2).zero_()
@@ -23,13 +23,13 @@ def gram(states: Tensor) -> Tensor:
 
 
 def cka(x: Tensor, y: Tensor) -> Tensor:
-    """The stated formula, on all samples at once: layer sample d_model each -> layer layer."""
+    """The formula of the docstring, on all samples at once: layer sample d_model each -> layer layer."""
     a, b = gram(x), gram(y)
     return hsic(a, b) / (hsic(a, a).diagonal()[:, None] * hsic(b, b).diagonal()).sqrt()
 
 
 def stated(one: OlmoForCausalLM, other: OlmoForCausalLM, texts: Tensor) -> np.ndarray:
-    """The stated formula for every two layers: layer layer."""
+    """The formula of the docstring for every two layers: layer layer."""
     names = ["embed", *(f"blocks.{layer}.resid_post" for layer in range(one.config.num_hidden_layers))]
     runs = [model.run(texts, capture=names) for model in (one, other)]
     return cka(*(torch.stack([run[name].flatten(0, 1) for name in names]) for run in runs)).numpy()
@@ -95,7 +95,7 @@ def sorted_texts() -> Tensor:
 def test_many_tokens_are_compared_as_if_all_at_once(
     make_model: Callable[..., OlmoForCausalLM], family: str, sorted_texts: Tensor, scale: float
 ) -> None:
-    """Whatever the order of the texts, and with hidden states that are larger in some texts than in others."""
+    """For any order of the texts, and with hidden states that are larger in some texts than in others."""
     two = [make_model(family, seed=seed) for seed in (1, 2)]
     for model in two:
         with torch.no_grad():  # each topic's words are `scale` times as large as those of the topic before
@@ -121,7 +121,7 @@ def test_the_seed_decides_the_minibatches(model: OlmoForCausalLM, sorted_texts: 
 
 
 def test_both_models_are_compared_at_the_same_tokens(model: OlmoForCausalLM, sorted_texts: Tensor) -> None:
-    """A model that is kept in files meanwhile too: see `test_checkpoints_by_name_give_the_same_as_models`."""
+    """For models by name, see `test_checkpoints_by_name_give_the_same_as_models`."""
     similarity = representation_similarity(model, sorted_texts, model, seed=3).values
     np.testing.assert_allclose(similarity.diagonal(), 1, atol=1e-6)
 
@@ -152,7 +152,8 @@ def test_progress_counts_texts_and_comparisons(model: OlmoForCausalLM, sorted_te
 
 
 @pytest.mark.parametrize(
-    ("shape", "skip", "sentence"), [((1, 3), 0, "3 tokens are too few"), ((2, 4), 4, "leave none after skipping 4")]
+    ("shape", "skip", "sentence"),
+    [((1, 3), 0, "3 tokens are too few"), ((2, 4), 4, "have none left")],
 )
 def test_too_little_text_is_refused(model: OlmoForCausalLM, shape: tuple[int, int], skip: int, sentence: str) -> None:
     with pytest.raises(WorkbenchError, match=sentence):
@@ -165,7 +166,7 @@ def test_checkpoints_by_name_give_the_same_as_models(
     tokenizer: PreTrainedTokenizerFast,
     sorted_texts: Tensor,
 ) -> None:
-    """One after the other in memory, or side by side."""
+    """The two models are in memory one after the other, or together."""
     two = [make_model("olmo", seed=seed) for seed in (1, 2)]
     for name, model in zip("ab", two, strict=True):
         model.save_pretrained(tmp_path / name)

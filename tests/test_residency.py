@@ -66,7 +66,7 @@ def test_many_threads_get_one_model(series, size):
 
 
 def test_while_one_is_read_the_others_are_there(series, size, monkeypatch):
-    """So that nobody waits for a checkpoint that somebody else opens."""
+    """Cached models are available while another thread loads a checkpoint."""
     residents, reading, read = Residents(3 * size), threading.Event(), threading.Event()
     kept = residents.load(series[0])[0]
 

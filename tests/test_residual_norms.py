@@ -1,4 +1,4 @@
-"""Norms are those of the residual stream, and what is massive is named."""
+"""Norms equal those of the residual stream, and massive activations are listed."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Result shapes check themselves, cannot be changed, and give tidy tables."""
+"""Result types check their shapes, are frozen, and give tidy tables."""
 
 import dataclasses
 
@@ -51,7 +51,7 @@ def test_tensors_of_any_kind_are_taken() -> None:
             lambda: Grid(np.zeros((1, 2)), ["a"], ["x", "y"], text=[["t"]]),
             r"texts are \(1, 1\) but there are 1 row and",
         ),
-        (lambda: grid(np.zeros((2, 3)), log=True), r"a logarithmic scale has no place for 0"),
+        (lambda: grid(np.zeros((2, 3)), log=True), r"a logarithmic scale cannot show 0"),
         (lambda: Maps(np.zeros((1, 2, 2)), ["h"], ["a"]), r"1 head, 1 query positions and 1 token"),
         (lambda: Maps(np.zeros((1, 1, 2)), ["h"], ["a", "b"], queries=[2]), r"query positions \[2\] are outside"),
         (lambda: Scores(np.zeros(2), ["a"]), r"values are \(2,\) but there are 1 name"),

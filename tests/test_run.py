@@ -1,4 +1,4 @@
-"""Run: what one call returned, as a mapping from sites to tensors."""
+"""Run: the result of one call, as a mapping from sites to tensors."""
 
 from collections.abc import Mapping
 
@@ -30,7 +30,7 @@ def test_bytes(model, tokens):
     part = model.run(tokens, capture=Capture("blocks.0.attn.pattern", heads=[1], queries=[-1]))
     assert part.nbytes == 2 * 14 * 4
     storage = part["blocks.0.attn.pattern"].untyped_storage()
-    assert storage.nbytes() == part.nbytes, "a captured row keeps the whole pattern alive"
+    assert storage.nbytes() == part.nbytes, "a captured row should not keep the whole pattern in memory"
 
 
 def test_stack(model, tokens):
@@ -73,9 +73,9 @@ def test_to_another_device_or_dtype(model, tokens):
 
 @pytest.mark.parametrize("options", [{}, {"stop_at_layer": 2}], ids=["whole", "stopped"])
 def test_what_is_saved_is_loaded(model, tokens, tmp_path, options):
-    """Bit for bit, in forward order, and with sites of its own, so that names and complaints are the same."""
+    """Bit for bit, in forward order, and with its own sites, so that names and error messages are the same."""
     sites = ["embed", "blocks.*.resid_p*", "blocks.1.attn.z", Capture("blocks.0.attn_out", dtype=torch.bfloat16)]
-    run = model.run(tokens, capture=sites, **options)  # what leaves one block is what enters the next: one tensor
+    run = model.run(tokens, capture=sites, **options)  # resid_post of one block is resid_pre of the next: one tensor
     run.save(tmp_path / "run.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
     found = Run.load(tmp_path / "run.safetensors")
@@ -101,7 +101,7 @@ def test_a_file_without_a_run_is_refused(model, tokens, tmp_path):
     (tmp_path / "text").write_text("no tensors")
     save_file({"embed": torch.zeros(2)}, tmp_path / "tensors")
     for name in ("text", "tensors"):
-        with pytest.raises(HooksError, match=f"{name} holds no run"):
+        with pytest.raises(HooksError, match=f"{name} is not a file that Run.save wrote"):
             Run.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         Run.load(tmp_path / "none")

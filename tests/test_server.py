@@ -1,4 +1,4 @@
-"""The server's routes, and every guard it promises."""
+"""The server's routes and its security checks."""
 
 import asyncio
 import base64
@@ -56,12 +56,12 @@ def question(bench, **more):
 
 
 def maps_of(reply):
-    """The answer's maps as numbers: count side side."""
+    """The response's maps as numbers: count side side."""
     return parts_of(reply)[0]
 
 
 def parts_of(reply):
-    """The answer's maps, count side side, and if they follow their first columns without the first key, count side."""
+    """The response's maps, count side side; and, if present, their first columns without the first key, count side."""
     assert reply.status_code == 200, reply.text
     names = ("x-side", "x-scale", "x-signed", "x-second")
     side, scale, signed, second = (float(reply.headers[name]) for name in names)
@@ -157,13 +157,13 @@ def test_thumbnails_of_a_long_text_keep_the_strongest_weight(client, bench):
 
 
 def bins(length, side=64):
-    """The rows or keys that a pixel of a thumbnail stands for: an array for each pixel."""
+    """The rows or keys that each pixel of a thumbnail shows: an array for each pixel."""
     places = np.arange(length)
     return [places[places * side // length == pixel] for pixel in range(side)]
 
 
 def first_columns(bench, name, prompt):
-    """What the pixels of thumbnails' first columns stand for besides the first key: head side."""
+    """The weights of the thumbnails' first columns without the first key: head side."""
     heads = [pattern(bench, name, place // 4, place % 4, prompt) for place in range(16)]
     parts = bins(len(heads[0]))
     return np.array([[head[np.ix_(rows, parts[0][1:])].max() for rows in parts] for head in heads])
@@ -257,7 +257,7 @@ UPLOADS = (
 @pytest.mark.parametrize("path", UPLOADS)
 def test_nothing_can_be_uploaded(client, path):
     reply = client.post(f"/gradio_api/{path}", **FORM)
-    assert reply.status_code == 404 and "nothing can be uploaded" in reply.json()["detail"]
+    assert reply.status_code == 404 and "it accepts no uploads" in reply.json()["detail"]
     assert client.post(f"//gradio_api//{path}", **FORM).status_code == 404
 
 
@@ -307,7 +307,7 @@ def test_nothing_is_fetched_from_elsewhere(client, monkeypatch, route, url):
 
 
 def test_only_what_the_page_uses_is_there(client):
-    """Gradio's other routes are not there, whatever the method; nor would be one of a later Gradio."""
+    """Gradio's other routes are refused for every method; new routes of a later Gradio would be refused, too."""
     used = {"/", "/healthz", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"}
     used |= {"/assets/a", "/static/a", "/gradio_api/heartbeat/a"}
     used |= {f"/gradio_api/{name}" for name in ("info", "app_id", "run/predict", "queue/join", "queue/data")}
@@ -327,7 +327,7 @@ def test_events_cannot_go_round_the_queue(client, bench):
             direct = client.post("/gradio_api/run/predict", json=event)
             if direct.status_code != 404:
                 beside.append(function.fn.__qualname__)
-    assert beside == ["connect_stop.<locals>.stop"]  # which runs no model, and has to be heard while one runs
+    assert beside == ["connect_stop.<locals>.stop"]  # it runs no model, and must be handled while a model runs
 
 
 HALF = "half a surrogate pair"
@@ -336,26 +336,26 @@ JSON = {"content-type": "application/json"}
 
 @pytest.fixture(scope="module")
 def stop(client):
-    """Stop, as a browser sends it."""
+    """The Stop event, as a browser sends it."""
     events = client.get("/config").json()["dependencies"]
     (number,) = (event["id"] for event in events if event["backend_fn"] and not event["queue"])
     return {"data": [], "fn_index": number, "session_hash": "one"}
 
 
 WRONG = [
-    ({"fn_index": 9999}, "no such event"),
-    ({"fn_index": -1}, "no such event"),
-    ({"fn_index": 10**30}, "no such event"),
-    ({"fn_index": None}, "no such event"),
-    ({"fn_index": [1]}, "no such event"),
+    ({"fn_index": 9999}, "does not have this event"),
+    ({"fn_index": -1}, "does not have this event"),
+    ({"fn_index": 10**30}, "does not have this event"),
+    ({"fn_index": None}, "does not have this event"),
+    ({"fn_index": [1]}, "does not have this event"),
     ({"data": [1, 2]}, "takes 0 values"),
     ({"data": {}}, "takes 0 values"),
     ({"event_data": {"token": "\ud800"}}, HALF),
     ({"session_hash": "\udfff"}, HALF),
-    ({"session_hash": None}, "names its page"),
-    ({"session_hash": "a" * 65}, "names its page"),
-    ({"session_hash": "a/b"}, "names its page"),
-    ({"batched": True}, "one by one"),
+    ({"session_hash": None}, "needs a session_hash"),
+    ({"session_hash": "a" * 65}, "needs a session_hash"),
+    ({"session_hash": "a/b"}, "needs a session_hash"),
+    ({"batched": True}, "does not accept batched events"),
 ]
 
 
@@ -385,14 +385,14 @@ def test_text_that_is_none_is_refused_with_a_sentence(client, bench, route):
     for wrong in ({"prompt": "a \ud800 b"}, {"checkpoint": "\udc00"}, {"\ud800": 1}):
         reply = client.post(f"/data/{route}", content=json.dumps(question(bench) | wrong), headers=JSON)
         assert reply.status_code == 422 and HALF in reply.json()["detail"]
-    pair = json.dumps(question(bench, prompt="a \U0001f600 b"))  # is spelled as two halves
+    pair = json.dumps(question(bench, prompt="a \U0001f600 b"))  # JSON spells this character as two halves
     assert "\\ud83d" in pair and client.post(f"/data/{route}", content=pair, headers=JSON).status_code == 200
 
 
 @pytest.mark.parametrize("branch", ["1:" + "9" * 5000, "9" * 5000 + ":1", "٣:1", "1:²"])
 def test_numbers_that_are_none_are_refused_with_a_sentence(client, bench, branch):
     reply = client.post("/data/text/offer", json=question(bench, branch=branch))
-    assert reply.status_code == 422 and "names no text to go on from" in reply.json()["detail"]
+    assert reply.status_code == 422 and "is not a valid branch" in reply.json()["detail"]
 
 
 def test_there_is_one_page(client):
@@ -411,7 +411,7 @@ def running(bench):
 
 
 def page_without_its_state(client, name, tab):
-    """A page that was opened before others, at an address, and is told nothing of what it shows."""
+    """A page whose state the server has dropped, because other pages were opened later."""
     page = Headless(client, name, f"tab={tab}&prompt=w5+w17+w3&token=1&layer=2&head=3&length=2")
     page.open()
     for number in range(3):
@@ -442,7 +442,7 @@ def test_a_page_whose_state_is_gone_goes_on_as_its_address_says(running, request
 
 
 def test_errors_are_plain_text_wherever_they_stand(client):
-    """No component that reads markup is ever set to something new."""
+    """No component that interprets markup gets a new value."""
     config = client.get("/config").json()
     set_later = {part for dep in config["dependencies"] for part in dep["outputs"]}
     markup = [part for part in config["components"] if part["type"] == "markdown"]
@@ -485,7 +485,7 @@ def test_nothing_is_a_websocket(client):
 
 def test_one_run_at_a_time_and_the_others_are_told(bench, monkeypatch):
     monkeypatch.setattr("workbench.page.session.bench.PATIENCE", 0.05)
-    with bench.turn(), pytest.raises(WorkbenchError, match="busy: 0 before you"), bench.turn():
+    with bench.turn(), pytest.raises(WorkbenchError, match="busy: 0 requests before yours"), bench.turn():
         pass
     with bench.turn():
         pass
@@ -508,15 +508,15 @@ def test_a_checkpoint_that_leads_out_of_its_series_is_not_opened(tmp_path, make_
     (tmp_path / "series" / "step0").symlink_to(tmp_path / "elsewhere" / "step0")
     tokenizer.save_pretrained(tmp_path / "series")
     led = Bench(checkpoints.series(str(tmp_path / "series")), 10**9)
-    with pytest.raises(WorkbenchError, match="leads out of its series"):
+    with pytest.raises(WorkbenchError, match="is a link out of its series"):
         led.read(led.default, "w1 w2")
-    assert led.run_here(led.default) == [] and page_of(led).fns  # nor is it read along a run; the page starts
+    assert led.run_here(led.default) == [] and page_of(led).fns  # it is not read along a run either; the page starts
 
 
 def test_a_model_over_the_budget_is_refused_before_it_is_read(bench, monkeypatch):
     small = Bench(list(bench.known.values()), 1000)
     monkeypatch.setattr("workbench.checkpoints.residency.load", lambda *_, **__: pytest.fail("it was read"))
-    with pytest.raises(WorkbenchError, match=r"takes .* and the budget for loaded models is"):
+    with pytest.raises(WorkbenchError, match=r"needs .*, but the budget for loaded models is"):
         small.read(small.default, "w1 w2")
 
 
@@ -544,13 +544,13 @@ NAMES = ("evil.example", "", "127.0.0.1@evil.example", "[::1", "[127.0.0.1", "12
 @pytest.mark.parametrize("name", NAMES)
 def test_other_names_do_not_lead_here(client, name):
     reply = client.get("/healthz", headers={"host": name.encode()})
-    assert reply.status_code == 400 and "no such name" in reply.json()["detail"]
+    assert reply.status_code == 400 and "no such host name" in reply.json()["detail"]
     assert {name: reply.headers[name] for name in HEADERS} == HEADERS
 
 
 @pytest.mark.parametrize("address", ["192.0.2.7", "192.0.2.7:7860", "[2001:db8::7]", "[2001:DB8::7]:7860"])
 def test_the_address_that_a_connection_comes_to_is_the_servers(bench, address):
-    """What `--host 0.0.0.0` is for: any interface, and no other name."""
+    """With `--host 0.0.0.0`: addresses of all interfaces are accepted, and no other name."""
     beyond = TestClient(client_of(bench).app, base_url=f"http://{address}")
     assert beyond.get("/healthz").status_code == 200
     assert beyond.get("/healthz", headers={"host": "192.0.2.8"}).status_code == 400
@@ -572,7 +572,7 @@ def test_what_goes_wrong_is_a_sentence_with_the_headers(client, bench, monkeypat
     for path in ("/data/status", "/gradio_api/app_id"):
         caplog.clear()
         reply = client.get(path)
-        assert reply.status_code == 500 and "its log says what" in reply.json()["detail"]
+        assert reply.status_code == 500 and "the error is in the server's log" in reply.json()["detail"]
         assert {name: reply.headers[name] for name in HEADERS} == HEADERS
         assert "a fault of ours" in caplog.text
 
@@ -613,7 +613,7 @@ def test_wrong_logins_are_slowed_down_and_only_those_of_their_client(guarded):
     assert reply.status_code == 429 and 0 < int(reply.headers["retry-after"]) <= WITHIN
     assert "try again in" in reply.json()["detail"] and "set-cookie" not in reply.headers
     assert {name: reply.headers[name] for name in HEADERS} == HEADERS
-    assert attacker.get("/healthz").status_code == 401  # which tells a browser to ask for it
+    assert attacker.get("/healthz").status_code == 401  # this header makes a browser ask for the login
     assert person.get("/healthz", headers=basic("ada", "s3:cret")).status_code == 200
 
 
@@ -625,12 +625,12 @@ def test_who_is_logged_in_does_not_wait_for_others_at_the_same_address(guarded):
         attacker.get("/healthz", headers=basic("ada", str(guess)))
     assert attacker.get("/healthz", headers=basic("ada", "s3:cret")).status_code == 429
     reply = person.get("/healthz", headers=basic("ada", "s3:cret"))
-    assert reply.status_code == 200 and "set-cookie" not in reply.headers  # it has the cookie
-    assert person.get("/healthz").status_code == 401  # and the cookie alone lets nobody in
+    assert reply.status_code == 200 and "set-cookie" not in reply.headers  # this client has the cookie
+    assert person.get("/healthz").status_code == 401  # the cookie alone is not a login
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that the test sets."""
 
     now = 0.0
 
@@ -639,7 +639,7 @@ class Clock:
 
 
 def status(logins, address, password):
-    """How a login is answered: 200 if it is let in."""
+    """The status of the response to a login: 200 if it is accepted."""
     headers = [(b"authorization", basic("ada", password)["authorization"].encode())] if password else []
     refusal = logins.refusal({"type": "http", "headers": headers, "client": (address, 5000)})
     return 200 if refusal is None else refusal.status_code
@@ -667,7 +667,7 @@ def test_requests_without_a_login_are_not_wrong_ones():
     ("one", "other", "same"),
     [
         ("192.0.2.1", "192.0.2.2", False),
-        ("2001:db8::1", "2001:db8::ffff:1", True),  # whoever has a network has all of its addresses
+        ("2001:db8::1", "2001:db8::ffff:1", True),  # one client can use all addresses of its IPv6 network
         ("2001:db8::1", "2001:db8:0:1::1", False),
         ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
         ("::ffff:192.0.2.1", "192.0.2.1", True),
@@ -723,10 +723,10 @@ def test_help_explains_every_option(monkeypatch, capsys):
         (["--memory", "-1"], "--memory -1: it should be a number of GB above 0"),
         (["--memory", "nan"], "--memory nan"),
         (["--threads", "0"], "--threads 0: it should be a number from 1"),
-        (["--port", "99999"], "--port 99999: nothing can be served there"),
+        (["--port", "99999"], "--port 99999: the page cannot be served there"),
         (
             ["--host", "no.such.host.invalid", "--auth", "a:b"],
-            "no.such.host.invalid --port 7860: nothing can be served",
+            "no.such.host.invalid --port 7860: the page cannot be served",
         ),
         (["--port", "0", "--device", "abacus"], "no device 'abacus'"),
         (["--port", "0", "--device", "abacus", "--memory", "1", "--dtype", "float32"], "no device 'abacus'"),
@@ -745,7 +745,7 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr(sys, "argv", ["app.py", "--port", str(port)])
-        with pytest.raises(SystemExit, match=f"--port {port}: nothing can be served there: Address already in use"):
+        with pytest.raises(SystemExit, match=f"--port {port}: the page cannot be served there: Address already in use"):
             app.main()
 
 
@@ -756,5 +756,5 @@ def test_an_unknown_series_is_said(monkeypatch):
 
 
 def test_sentences_are_for_what_can_be_mended_alone(client):
-    """A fault of the program, such as a KeyError, is none of these and goes the way of all faults."""
+    """A bug, such as a KeyError, is not shown as a sentence but raised."""
     assert {kind for kind, handler in client.app.exception_handlers.items() if handler is refuse} == set(MENDABLE)

@@ -1,4 +1,4 @@
-"""The sites: their names, their order, their shapes, and the spellings they are found by."""
+"""The sites: their names, order, shapes and accepted spellings."""
 
 import re
 
@@ -72,7 +72,7 @@ def test_everything_is_captured_in_forward_order(family, pair, tokens):
 
 
 def test_the_order_of_sites_is_the_order_of_the_forward_pass(model, tokens):
-    """A site changed after another is captured leaves it as it was; one changed before does not."""
+    """An edit at a later site does not change a captured site; an edit at an earlier site does."""
     names = list(model.sites)
     clean = model.run(tokens, capture="*")
     for index in range(0, len(names), 5):
@@ -166,7 +166,7 @@ def test_the_spelling_of_transformerlens(model, tokens, theirs):
 
 
 def test_tensors_are_those_that_transformerlens_has_under_its_names(pair, tokens):
-    """Its definitions (`transformer_lens.model_bridge`), computed here from what lies before them."""
+    """TransformerLens's definitions (`transformer_lens.model_bridge`), computed here from earlier sites."""
     model, first = pair.ours, pair.ours.config.model_type == "olmo"
     block, run = model.model.layers[1], model.run(tokens, capture="*")
     attention, mlp = block.self_attn, block.mlp
@@ -208,13 +208,13 @@ def test_tensors_are_those_that_transformerlens_has_under_its_names(pair, tokens
 )
 def test_a_refused_name_says_which_site_is_meant(make_model, tokens, family, theirs, meant):
     with pytest.raises(
-        UnknownSite, match=re.escape(f"'{theirs}' is in TransformerLens") + ".*" + re.escape(f"'{meant}'")
+        UnknownSite, match=re.escape(f"no site '{theirs}': in TransformerLens") + ".*" + re.escape(f"'{meant}'")
     ):
         make_model(family).run(tokens, capture=theirs)
 
 
 def test_raw_sites_come_before_norms_and_clipping(pair, tokens):
-    """An edit there reaches what follows through them, and OLMo 1 adds to the stream what it computed."""
+    """An edit of a raw site goes through the norm or clipping that follows it; some sites of OLMo 1 have neither."""
     model, block = pair.ours, pair.ours.model.layers[1]
     tripled = [edits.scale(f"blocks.1.{name}_raw", 3.0) for name in RAW]
     run = model.run(tokens, capture="blocks.1.*", edits=tripled)

@@ -1,4 +1,4 @@
-"""The attention view on a page of its own: it opens offline, draws every head, and shows the numbers it was given."""
+"""The attention view as a separate page: it opens offline, draws every head, and shows the given numbers."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ HEADS = tuple(f"L{layer}H{head}" for layer in range(2) for head in range(3))
 
 @pytest.fixture
 def page(chromium: Browser) -> Iterator[Page]:
-    """A page that may fetch nothing."""
+    """A browser page without network access."""
     context, problems = chromium.new_context(offline=True, viewport={"width": 1000, "height": 900}), []
     tab = context.new_page()
     tab.on("pageerror", lambda error: problems.append(str(error)))
@@ -38,7 +38,7 @@ def random_maps(seed: int = 0, **options) -> Maps:
 
 
 def weights_shown(frame) -> dict[int, float]:
-    """What the list of the last query says: key -> weight."""
+    """The weights in the list of the last query: key -> weight."""
     rows = frame.locator(".to p").evaluate_all(
         "rows => rows.map(row => [row.querySelector('.index').textContent, row.querySelector('.number').textContent])"
     )

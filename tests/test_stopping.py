@@ -1,4 +1,4 @@
-"""Stop: a page's work ends at its next step, nobody else's does, and nothing stays behind."""
+"""Stop: a page's work ends at its next step, other pages continue, and nothing is left over."""
 
 import asyncio
 import threading
@@ -32,14 +32,14 @@ def cancellations():
 
 
 def shown(render, view, cancellations=None):
-    """What a view shows, value by value."""
+    """The values that a view shows, in order."""
     if cancellations is None:
         return guarded(render, 1, True, lambda view, _: view.cancellation)(EVENT, "page", request=view)
     return guarded(render, 1, True, lambda _, page: cancellations.token(page))(EVENT, "page", request=view)
 
 
 def counting(view, told, progress):
-    """A view of three steps, that lets others do something before each."""
+    """A view with three steps, which calls a function of the test before each."""
     for done in range(3):
         view.tab[done]()
         progress(done / 3, "counting")
@@ -116,7 +116,7 @@ def test_pages_leave_little_behind(cancellations):
 
 def test_stop_ends_what_was_asked_for_before_it_and_nothing_later(cancellations):
     cancellations.stop("one", until=50)
-    cancellations.stop("one", until=40)  # which a busy server comes to later
+    cancellations.stop("one", until=40)  # a busy server handles this event later
     assert [cancellations.token("one", asked).cancelled() for asked in (30, 50, 51)] == [True, True, False]
     assert not cancellations.token("other", 30).cancelled()
 
@@ -155,7 +155,7 @@ class Gate:
         assert self.opened.wait(60)
 
     def wait(self) -> None:
-        """Wait for a thread to be there."""
+        """Wait until a thread waits at the gate."""
         assert self.reached.wait(60)
 
 
@@ -177,7 +177,7 @@ def client(bench):
 
 
 def visit(client, tab="Attention"):
-    """An open page whose prompt is shown, and another one written in its bar."""
+    """An open page that shows its prompt, with another prompt typed in its bar."""
     page = Headless(client, f"page{next(NUMBERS)}", f"tab={tab}&prompt={PROMPT}&length=3")
     page.open()
     assert page.failed == [] and page.value("problem") == "" and len(page.value("spine")["ids"]) == 8
@@ -209,7 +209,7 @@ def test_stop_while_a_prompt_is_read_leaves_everything_as_it_was(client, bench, 
 
 @pytest.mark.parametrize("done", [1, 2, 3])
 def test_stop_between_any_two_events_of_a_run_ends_it(client, done):
-    """After the click, after the prompt was read, after the view was asked for."""
+    """Stop after the click, after the prompt was read, and after the view was requested."""
     page = visit(client)
     run = page.events("run", "click")
     for _ in range(done):
@@ -244,7 +244,7 @@ def test_what_is_stopped_does_not_run_the_prompt_it_would_have_changed(client, b
 
 
 def test_what_is_queued_only_after_its_stop_does_not_wait_for_others(bench, monkeypatch):
-    """The server is so busy that it comes to the Stop before it has put into the queue what was sent before."""
+    """The busy server handles Stop before it has queued an event that was sent earlier."""
     reading, queueing, late, read, push = Gate(), Gate(), [], bench.read, Queue.push
 
     async def pushed(self, body, request, username):
@@ -256,7 +256,7 @@ def test_what_is_queued_only_after_its_stop_does_not_wait_for_others(bench, monk
     with served(bench) as client, ThreadPoolExecutor(2) as threads, monkeypatch.context() as patched:
         one, other = visit(client), visit(client)
         rest = other.events("run", "click")
-        next(rest)  # the prompt is asked for; next it is sent to be read
+        next(rest)  # the prompt has been requested; the next event reads it
         patched.setattr(bench, "read", lambda *args, **more: [read(*args, **more), reading()][0])
         running = threads.submit(one.fire, "run", "click")
         reading.wait()

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or of another encoding: a sentence at most, and never a traceback."""
+"""Standard streams that are closed, full or of another encoding: at most a sentence, never a traceback."""
 
 import io
 import subprocess
@@ -14,7 +14,7 @@ PREPARED = "from workbench.streams import *; prepare_streams(); "
 
 
 def shell(command: str, **options: str) -> subprocess.CompletedProcess:
-    """What a shell does with a command, in which `python` is this one."""
+    """The result of a shell command in which `python` is this interpreter."""
     return subprocess.run(
         ["sh", "-c", f'python() {{ "{sys.executable}" "$@"; }}; {command}'],
         capture_output=True,
@@ -32,7 +32,7 @@ def test_what_an_encoding_lacks_is_written_readably(encoding):
     ("redirection", "code", "said"),
     [
         ("> /dev/full", 1, "standard output cannot be written: No space left on device\n"),
-        (">&-", 1, "standard output is closed; to see nothing, redirect it to /dev/null\n"),
+        (">&-", 1, "standard output is closed; to discard the output, redirect it to /dev/null\n"),
         ("2>&-", 0, ""),
         (">&- 2>&-", 1, ""),
         ("> /dev/null 2> /dev/full", 0, ""),
@@ -81,7 +81,7 @@ def test_standard_input_is_text_in_utf_8_whatever_the_terminal_is(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("é\r\n語".encode()), encoding="ascii"))
     assert standard_input() == "é\n語"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), errors="surrogateescape"))
-    with pytest.raises(WorkbenchError, match="no text in UTF-8"):
+    with pytest.raises(WorkbenchError, match="not UTF-8 text"):
         standard_input()
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(WorkbenchError, match="closed"):

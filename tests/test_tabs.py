@@ -56,7 +56,7 @@ def tab_request(bench):
 
 
 def views(bench, tab_request):
-    """What every panel of every tab shows for each entry of its menus, by a name for it."""
+    """The views of every panel of every tab for each entry of its menus, by name."""
     other, written = next(iter(bench.known)), (6, 0, 1, 0, 0)
     for measure in hidden_states.LENS:
         yield f"lens: {measure}", hidden_states.lens_view(bench, tab_request, measure)
@@ -87,12 +87,12 @@ def views(bench, tab_request):
         *((metric, "step") for metric in training.METRICS),
         *product(["held-out loss"], training.AXES),
     ]:
-        if "tokens" not in axis:  # which the small series does not know
+        if "tokens" not in axis:  # the small series has no token counts
             yield f"training: {metric}, {axis}", training.training_view(bench, tab_request, metric, axis, "w7 w8")
 
 
 def calls(bench, tab_request):
-    """Each view's call, by a name for it."""
+    """The call of each view, by name."""
     for name, view in views(bench, tab_request):
         yield name, view.call
     yield "a head", map_call(MapRequest(bench.default, PROMPT, layer=1, head=2))
@@ -149,7 +149,7 @@ def test_what_an_analysis_warns_of_stands_by_its_picture(bench, tab_request, tmp
     view = training.training_view(bench, tab_request, "norm of the residual stream", next(iter(training.AXES)), "")
     with pytest.warns(UserWarning, match="not kept"):
         said = noted(view, result(view.call, bench))
-    assert said.startswith(view.note) and said.endswith("file cannot be written: what was measured is not kept.")
+    assert said.startswith(view.note) and said.endswith("file cannot be written: the results are not kept.")
 
 
 def test_what_is_offered_for_download_is_bounded(bench, tab_request):
@@ -196,7 +196,7 @@ def test_an_error_leaves_the_last_result(bench, tab_request):
     ("view", "said"),
     [
         (lambda b, d: hidden_states.states_view(b, d, "principal components of a layer"), "0 tokens are left"),
-        (lambda b, d: hidden_states.states_view(b, d, "similarity of layers (CKA)"), "leave none after skipping"),
+        (lambda b, d: hidden_states.states_view(b, d, "similarity of layers (CKA)"), "have none left"),
         (lambda b, d: attribution.patching_view(b, d, "", "", "w5 w6", SITE, MEASURE), "equal length"),
         (lambda b, d: compare.by_token_view(b, d, b.default, next(iter(compare.BY_TOKEN))), "at least 2"),
         (lambda b, d: compare.difference_view(b, d, b.default, next(iter(compare.DIFFERENCES))), "at least 2"),
@@ -218,7 +218,7 @@ def test_a_prompt_of_one_token_is_shown_where_it_can_be(bench):
 
 
 def test_checkpoints_are_loaded_along_a_run_as_the_page_loads_them(tmp_path, make_model, tokenizer):
-    """Not in the files' own dtype, which is another one here; what is read from files is read as it is."""
+    """In the page's dtype, which differs from that of the files; comparisons of files read the files' dtype."""
     bench = small_bench(tmp_path, make_model, tokenizer, orders=["step10-order2"], dtype="bfloat16")
     tab_request = TabRequest(Query(bench.default, PROMPT, 1), Selection())
     call = training.training_view(bench, tab_request, "norm of the residual stream", "step", "").call
@@ -231,7 +231,7 @@ def test_checkpoints_are_loaded_along_a_run_as_the_page_loads_them(tmp_path, mak
 
 
 def test_nothing_is_downloaded_unasked(bench, tab_request, monkeypatch):
-    """A run whose last checkpoint alone is on this machine: a sentence, and the others once somebody fetches them."""
+    """If only the last checkpoint of a run is on this machine: a sentence; the others are fetched on request."""
     here, asked = {bench.default}, []
     for module in ("session.bench", "tabs.training"):
         monkeypatch.setattr(f"workbench.page.{module}.is_here", lambda checkpoint: checkpoint.id in here)
@@ -241,7 +241,7 @@ def test_nothing_is_downloaded_unasked(bench, tab_request, monkeypatch):
     metric = "attention to the previous token"
     said = training.training_view(bench, tab_request, metric, "step", "")
     assert "1 of its 2 checkpoints are on this machine" in said
-    assert "has no two last checkpoints" in compare.difference_floor(
+    assert "has no two final checkpoints" in compare.difference_floor(
         bench, tab_request, bench.default, "attention of each head"
     )
     assert training.checkpoint_at(bench, tab_request, {}, 2) == bench.default
@@ -259,7 +259,7 @@ def test_a_single_checkpoint_has_a_page_too(tmp_path, make_model, tokenizer):
 
     assert asyncio.run(made()).fns
     tab_request = TabRequest(Query(alone.default, PROMPT, 1), Selection())
-    assert "it is one checkpoint" in training.training_view(alone, tab_request, "held-out loss", "step", "")
+    assert "it has only one checkpoint" in training.training_view(alone, tab_request, "held-out loss", "step", "")
     assert training.head_through_training(alone, tab_request, 2)[0]["checkpoint"] == alone.default
 
 
@@ -298,7 +298,7 @@ def test_checkpoints_that_read_the_prompt_differently_are_not_compared(bench, ta
         return model, (lambda text, **_: {"input_ids": known(text)["input_ids"][::-1]}) if name == other else known
 
     monkeypatch.setattr(bench, "load", another)
-    with pytest.raises(WorkbenchError, match="tokenise differently"):
+    with pytest.raises(WorkbenchError, match="tokenise this prompt differently"):
         compare.difference_view(bench, tab_request, other, next(iter(compare.DIFFERENCES)))
 
 
@@ -322,7 +322,7 @@ def test_a_noise_floor_is_the_most_that_finals_differ(bench, tab_request):
 
 
 def test_a_noise_floor_has_the_colours_of_what_it_is_the_floor_of(bench, tab_request):
-    """Signed differences too, whose floors have no sign."""
+    """Also for signed differences, whose noise floors have no sign."""
     other, what = next(iter(bench.known)), "parts of A put into B, weights"
     shown, floor = (
         compare.difference_view(bench, tab_request, other, what),
@@ -339,7 +339,7 @@ def test_a_noise_floor_has_the_colours_of_what_it_is_the_floor_of(bench, tab_req
 def test_the_prompt_is_changed_where_that_moves_the_prediction_most(bench, tab_request):
     question = attribution.question_of(bench, tab_request, "", "")
     text, change = attribution.other_prompt(bench, tab_request, question)
-    assert text != PROMPT and len(text.split()) == 8 and "for its first" in change
+    assert text != PROMPT and len(text.split()) == 8 and "in place of its first" in change
     own = bench.read(bench.default, PROMPT).model.run(question.opened.ids).logits[0, question.position].log_softmax(-1)
 
     def moved(ids):
@@ -412,7 +412,7 @@ def test_memory_that_runs_out_is_a_sentence():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
 
     ((said, _),) = guarded(full, 1, False)(type("Event", (), {"_data": None}), request="due")
-    assert said.startswith("the device is out of memory: take a shorter prompt")
+    assert said.startswith("the device is out of memory: use a shorter prompt")
 
 
 def test_copied_python_puts_tokens_where_the_model_is(bench, tab_request, monkeypatch):

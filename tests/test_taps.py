@@ -1,4 +1,4 @@
-"""What one call records and changes: captures, edits, and that neither outlives or leaves its call."""
+"""Captures and edits of one call; they do not affect other calls."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -80,7 +80,7 @@ def test_capture_on_another_device(model, tokens):
 
 
 def test_captured_tensors_are_their_own(model, tokens):
-    """Nothing done to a captured tensor or by a later call changes a run, and a run keeps no graph."""
+    """Changes of a captured tensor and later calls do not change a run, and a run keeps no autograd graph."""
     run = model.run(tokens, capture="*")
     copies = {name: run[name].clone() for name in run}
     model.run(tokens.flip(0), capture="*")
@@ -156,7 +156,7 @@ def test_stopping_early_computes_no_later_layer(model, tokens):
         handle.remove()
     assert computed == [0, 1]
     assert run.logits is None
-    reached = ("embed", "blocks.0.", "blocks.1.", "blocks.2.resid_pre")  # what block 2 would read is known
+    reached = ("embed", "blocks.0.", "blocks.1.", "blocks.2.resid_pre")  # the input of block 2 is known
     assert list(run) == [name for name in whole if name.startswith(reached)]
     assert all(torch.equal(run[name], whole[name]) for name in run)
     nothing = model.run(tokens, stop_at_layer=0, capture="*")
@@ -166,7 +166,7 @@ def test_stopping_early_computes_no_later_layer(model, tokens):
 
 @pytest.mark.parametrize("site", ["embed", "blocks.*.resid_post", *(f"blocks.1.{name}" for name in IN_BLOCK), "logits"])
 def test_a_run_of_captures_only_ends_with_the_last_of_them(pair, tokens, site):
-    """The bits are those of a whole run, changes included, and no tap is passed after the last one."""
+    """Bit-identical to a whole run, also with edits, and no tap is called after the last captured one."""
     doubled = edits.scale("blocks.0.attn_out", 2.0)
     model, passed = pair.ours, []
     whole = model.run(tokens, capture="*", edits=doubled)
@@ -224,7 +224,7 @@ def test_position_ids(model, tokens):
 
 
 def test_a_part_with_a_cache(model, tokens):
-    """Positions are counted by the layers that are computed."""
+    """Positions are counted from the caches of the layers that are computed."""
     whole = model.run(tokens, capture="blocks.2.resid_pre")
     resid, cache = whole["blocks.2.resid_pre"], DynamicCache(config=model.config)
     model.run(tokens[:, :10], start_at_layer=2, resid=resid[:, :10], past_key_values=cache)
@@ -266,7 +266,7 @@ def test_gradients_are_those_of_finite_differences(model, tokens):
 
 
 def test_gradients_do_not_depend_on_what_else_is_captured(model, tokens):
-    """Every captured tensor is in the graph, and one more or less changes no gradient."""
+    """Every captured tensor is in the graph, and additional captures change no gradient."""
     alone, every = (model.run(tokens, capture=capture, grad=True) for capture in ("embed", "*"))
     wanted = torch.autograd.grad(alone.logits[:, -1, 5].sum(), alone["embed"])[0]
     found = torch.autograd.grad(every.logits[:, -1, 5].sum(), list(every.values()), allow_unused=True)
@@ -301,7 +301,7 @@ def test_tapped(model, tokens):
         inside = model(tokens).logits
         text = model.generate(tokens[:1], max_new_tokens=3, do_sample=False)
     assert torch.equal(inside, wanted.logits)
-    assert [list(run) for run in runs] == [[site]] * 4  # one for each forward pass, the three of generate included
+    assert [list(run) for run in runs] == [[site]] * 4  # one run for each forward pass, including the three of generate
     assert torch.equal(runs[0][site], wanted[site])
     assert [run[site].shape[1] for run in runs] == [14, 14, 1, 1]
     assert torch.equal(model(tokens).logits, clean)
@@ -309,7 +309,7 @@ def test_tapped(model, tokens):
 
 
 def test_tapped_blocks_add_up(model, tokens):
-    """What is edited inside, by generate or by another block, is seen by the captures of the block outside."""
+    """The captures of an outer block include the edits of generate and of inner blocks."""
     change = [edits.zero("blocks.1.attn_out")]
     with model.tapped(capture="blocks.1.attn_out") as runs:
         model.generate(tokens, max_new_tokens=2, do_sample=False, edits=change)
@@ -318,7 +318,7 @@ def test_tapped_blocks_add_up(model, tokens):
 
 
 def test_the_edits_of_a_block_around_hold_for_a_run(model, tokens):
-    """So that an analysis of an edited model needs no more than a block around it."""
+    """So an analysis of an edited model only needs an enclosing `tapped()` block."""
     zeroed, scaled = edits.zero("blocks.1.attn.z", heads=[0]), edits.scale("blocks.2.mlp_out", 0.5)
     with model.tapped(capture="blocks.1.attn.pattern", edits=zeroed) as seen:
         both = model.run(tokens, capture="blocks.3.resid_pre", edits=scaled)
@@ -390,7 +390,7 @@ def _explode(x: Tensor) -> Tensor:
 
 
 def test_threads_do_not_disturb_each_other(model, tokens):
-    """Many runs with different edits on one model at once, each with its own result, and clean ones between them."""
+    """Concurrent runs on one model with different edits, or with none, each give their own result."""
     site = "blocks.2.resid_post"
     jobs = [
         [],
@@ -417,7 +417,7 @@ def test_threads_do_not_disturb_each_other(model, tokens):
 
 
 def test_tapped_runs_hold_their_logits(model, tokens):
-    """Those that each pass computed: of every position, or of those that were asked for."""
+    """The logits that each pass computed: of all positions, or of the requested ones."""
     wanted = model.run(tokens).logits
     with model.tapped() as outer, model.tapped(capture="embed") as runs:
         inside = model(tokens).logits
@@ -434,7 +434,7 @@ def test_tapped_runs_hold_their_logits(model, tokens):
 
 @pytest.mark.parametrize("strategy", [{}, {"use_cache": False}, {"cache_implementation": "static"}])
 def test_generate_captures_each_step(model, tokens, strategy):
-    """A run for each forward pass, its activations and logits those of one call over the text so far."""
+    """One run for each forward pass; its activations and logits equal those of one call over the text so far."""
     site, last = "blocks.2.resid_post", Capture("blocks.1.attn.pattern", heads=[1], queries=[-1])
     change = edits.scale("blocks.1.mlp_out", 0.5)
     options = {"max_new_tokens": 4, "do_sample": False, **strategy}
@@ -444,7 +444,7 @@ def test_generate_captures_each_step(model, tokens, strategy):
     for step, run in enumerate(runs):
         whole = model.run(text[:, : 14 + step], capture=[site, last], edits=change)
         torch.testing.assert_close(run[site], whole[site][:, -run[site].shape[1] :], rtol=1e-3, atol=2e-4)
-        size = 14 + step  # a static cache has room for more
+        size = 14 + step  # a static cache has free places
         torch.testing.assert_close(run[last.site][..., :size], whole[last.site], rtol=1e-3, atol=2e-4)
         torch.testing.assert_close(run.logits[:, -1], whole.logits[:, -1], rtol=1e-3, atol=2e-4)
         assert torch.equal(run.logits[:, -1].argmax(-1), text[:, 14 + step])
@@ -459,7 +459,7 @@ def test_generate_captures_beside_a_dictionary(model, tokens):
 
 @pytest.mark.parametrize("site", ["embed", "blocks.1.attn.z", "blocks.1.attn.pattern", "blocks.2.attn.result", "*"])
 def test_gradients_of_frozen_weights(make_model, model, tokens, site):
-    """Whether the weights are trained changes no gradient, and no weight gets one."""
+    """Gradients are the same for trainable and frozen weights, and frozen weights get none."""
     frozen = make_model(model.config.model_type)
     frozen.requires_grad_(False)
     found, wanted = (each.run(tokens, capture=site, grad=True) for each in (frozen, model))
@@ -475,7 +475,7 @@ def test_gradients_of_frozen_weights(make_model, model, tokens, site):
 
 
 def test_gradients_of_frozen_weights_behind_a_constant(make_model, tokens):
-    """Also where nothing that was computed before has a graph: the constant is where it starts."""
+    """The same if the graph starts at a constant, since all earlier tensors have no graph."""
     frozen = make_model("olmo2").requires_grad_(False)
     constant = edits.replace("blocks.1.resid_pre", 1.0)
     run = frozen.run(tokens, capture=["embed", "blocks.1.resid_pre"], edits=constant, grad=True)

@@ -1,4 +1,4 @@
-"""What edits do to the forward pass: at every site, in order, at prefill and decode alike, and to nothing else."""
+"""Edits of the forward pass: at every site, in order, in prefill and decoding, and without other effects."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_ablating_a_head_is_removing_its_result(pair, tokens):
         return kept
 
     assert_close(pair.ours.run(tokens, edits=[edits.apply(site.format("z"), without)]).logits, by_z)
-    if pair.ours.config.model_type == "olmo":  # no norm follows, so removing z is removing its share
+    if pair.ours.config.model_type == "olmo":  # no norm follows, so removing z removes exactly its contribution
         assert_close(pair.ours.run(tokens, edits=[edits.zero(site.format("result"), heads=heads)]).logits, by_z)
 
 
@@ -169,7 +169,7 @@ def test_changing_the_argument_in_place_is_reported_in_inference_mode(model, tok
 
 @GROUPED
 def test_an_edit_while_decoding_is_an_edit_of_the_whole_text(pair, tokens):
-    """Step by step with a cache, an edit of every position gives what one call over the whole text gives."""
+    """Step by step with a cache, an edit of every position gives the same as one call over the whole text."""
     for site in two_blocks(pair.ours.sites):
         change = [edits.apply(site, lambda x: x * 0.7)]
         whole = pair.ours.run(tokens, edits=change).logits

@@ -1,6 +1,6 @@
-"""Two processes that hold half a model each give what one whole model gives, every site and edit included.
+"""Two processes with half a model each give the same as one whole model, at every site and for every edit.
 
-Run by pytest, this file starts itself twice under torchrun; started so, it is the worker.
+Under pytest, this file starts two processes with torchrun; there it runs as the worker.
 """
 
 import os
@@ -36,7 +36,7 @@ def _shrink_upper_half(x: Tensor) -> Tensor:
 
 
 def measure(model: OlmoForCausalLM, tokens: Tensor) -> dict[str, Tensor]:
-    """All that is compared between a whole model and its shards."""
+    """All tensors that are compared between a whole model and its shards."""
     everything = model.run(tokens, capture="*")
     found = {f"site {name}": everything[name] for name in everything}
     found |= {"logits": model(tokens).logits, "logits of a run": everything.logits}
@@ -52,7 +52,7 @@ def measure(model: OlmoForCausalLM, tokens: Tensor) -> dict[str, Tensor]:
 
 
 def worker(folder: Path) -> None:
-    """One of the two processes: measures its shard of every model and writes what it found."""
+    """One of the two processes: measures its shard of every model and writes the results."""
     from transformers.distributed import DistributedConfig
 
     tokens, results = torch.load(folder / "tokens.pt"), {}

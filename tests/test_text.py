@@ -1,4 +1,4 @@
-"""Tokens are readable and harmless, whatever bytes they hold."""
+"""Token labels are readable and safe for any bytes."""
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers

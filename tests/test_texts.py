@@ -1,4 +1,4 @@
-"""Texts hold what they are given, whichever way it comes, and refuse what they cannot hold."""
+"""Texts accept all documented forms with the same result, and refuse everything else."""
 
 import json
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def test_some_of_the_texts_keep_their_labels() -> None:
     texts = Texts(LEFT, LEFT_MASK, labels=("a", "b", "c"))
     assert texts[1:].labels == ("b", "c") and texts[1:].lengths == [1, 3]
     assert texts[[2, 0]].labels == ("c", "a") and texts[1].tolist() == [8] and texts[-1].tolist() == [9, 10, 11]
-    assert texts[1:2].ids.tolist() == [[8]]  # as wide as its longest text
+    assert texts[1:2].ids.tolist() == [[8]]  # padded to its longest text
     assert texts[torch.tensor([True, False, True])].labels == ("a", "c")
 
 
@@ -80,9 +80,9 @@ def test_batches_hold_each_text_once_and_no_padding() -> None:
         ([torch.tensor([1]), torch.tensor([], dtype=torch.long)], "0 tokens"),
         ([1, 2, 3], "text 0 is 1"),
         (torch.ones(2, 3, dtype=torch.bool), "tokens are torch.bool"),
-        ({"attention_mask": LEFT_MASK}, "has input_ids; this has attention_mask"),
+        ({"attention_mask": LEFT_MASK}, "must have input_ids; this one has attention_mask"),
         ({"input_ids": LEFT, "attention_mask": LEFT_MASK[:, :2]}, r"the mask is \(3, 2\)"),
-        ({"input_ids": LEFT, "attention_mask": LEFT_MASK - 1}, "has other values"),
+        ({"input_ids": LEFT, "attention_mask": LEFT_MASK - 1}, "has values other than 1"),
         ({"input_ids": LEFT, "attention_mask": torch.tensor([[1, 0, 1]] * 3)}, "between the tokens"),
         ({"input_ids": LEFT, "attention_mask": LEFT_MASK * torch.tensor([[1], [0], [1]])}, "text 1 has no tokens"),
     ],
@@ -97,7 +97,7 @@ def test_rows_that_seem_padded_need_a_mask() -> None:
         for given in (ids, {"input_ids": ids}):
             with pytest.raises(WorkbenchError, match=r"text 1 begins or ends with the padding token 4.*attention_mask"):
                 as_texts(given, CONFIG)
-    assert as_texts(Texts(LEFT), CONFIG).lengths == [3, 3, 3]  # said to be whole
+    assert as_texts(Texts(LEFT), CONFIG).lengths == [3, 3, 3]  # the mask says that there is no padding
     assert len(as_texts(LEFT[1], CONFIG)) == 1  # one row is one text
 
 
@@ -120,12 +120,12 @@ def test_strings_become_texts(tokenizer: PreTrainedTokenizerBase) -> None:
     for strings, sentence in (("w5 w6", "list of strings"), ([], "empty"), (["w5", ""], "text 1"), ([5], "list of")):
         with pytest.raises(WorkbenchError, match=sentence):
             Texts.of(tokenizer, strings)  # type: ignore[arg-type]
-    with pytest.raises(WorkbenchError, match=r"text 1 holds half a character \(U\+D800\) at 3"):
+    with pytest.raises(WorkbenchError, match=r"text 1 contains half of a surrogate pair \(U\+D800\) at character 3"):
         Texts.of(tokenizer, ["w5", "w5 \ud800"])
 
 
 def written(path: Path, rows: list[dict[str, object]]) -> Path:
-    """A file of rows, in the form that its name says."""
+    """Writes rows to a file in the format of its suffix."""
     table = pd.DataFrame(rows)
     if path.suffix == ".parquet":
         table.to_parquet(path)
@@ -158,15 +158,15 @@ def test_lines_are_texts(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> 
         ("a.txt", b"", "holds no texts"),
         ("a.txt", b"w5\nw6\n\xff\n", "line 3: not UTF-8"),
         ("a.jsonl", b'{"text": "w5"}\n{"text": ', "line 2: not JSON"),
-        ("a.jsonl", b'{"text": "w5"}\n[1]', "line 2: .* no JSON object"),
-        ("a.jsonl", b'{"text": "w5"}\n{"other": 1}', "line 2: no 'text'; there is other"),
+        ("a.jsonl", b'{"text": "w5"}\n[1]', "line 2: .* not a JSON object"),
+        ("a.jsonl", b'{"text": "w5"}\n{"other": 1}', "line 2: no column 'text'; columns: other"),
         ("a.jsonl", b'{"text": 5}', "line 1: 'text' is 5"),
         ("a.jsonl", b"[" * 100_000, "line 1: not JSON"),
         ("a.csv", b"text,label\nw5,a\n,b", "line 3: the text is empty"),
-        ("a.csv", b"prompt\nw5", "line 2: no 'text'; there is prompt"),
+        ("a.csv", b"prompt\nw5", "line 2: no column 'text'; columns: prompt"),
         ("a.parquet", b"PAR1", "cannot be read"),
-        ("a.pdf", b"", r"known are \.csv"),
-        ("a", b"", r"known are \.csv"),
+        ("a.pdf", b"", r"supported: \.csv"),
+        ("a", b"", r"supported: \.csv"),
     ],
 )
 def test_faults_in_files_are_named(

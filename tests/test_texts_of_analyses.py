@@ -1,4 +1,4 @@
-"""Texts reach every analysis in four forms with the same numbers, on the model's device, and never as padding."""
+"""Every analysis gives the same numbers for four forms of texts, on the model's device, and ignores padding."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ from workbench.texts import Texts
 
 ALL = SETS | SINGLE | ONE_LENGTH | METRICS
 LENGTHS = (14, 9, 14, 6, 9, 12, 14, 7)
-PADDING = 0  # the models' own
+PADDING = 0  # the padding token of the models
 
 
 def encoding(rows: list[Tensor], side: str) -> dict[str, Tensor]:
@@ -42,7 +42,7 @@ FORMS: dict[str, Callable[[list[Tensor]], Any]] = {
 
 
 def rows_of(name: str, seed: int) -> list[Tensor]:
-    """Texts of the lengths that an analysis takes, of random tokens."""
+    """Random texts of lengths that the analysis accepts."""
     lengths = LENGTHS[:1] if name in SINGLE else (14, 14) if name in ONE_LENGTH else LENGTHS
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(1, 99, (length,), generator=generator) for length in lengths]
@@ -98,7 +98,7 @@ def test_a_tensor_that_seems_padded_is_refused(two: tuple[OlmoForCausalLM, OlmoF
 
 
 class Reached(Exception):
-    """A forward pass was asked for."""
+    """A forward pass was started."""
 
 
 READ_FIRST = ("head_needed", "activation_patching by position")
@@ -109,7 +109,7 @@ READ_FIRST = ("head_needed", "activation_patching by position")
 def test_ids_go_to_the_models_device(
     make_model: Callable[..., OlmoForCausalLM], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """The meta device stands for a second one; its tensors hold no numbers, so the first run is as far as it goes."""
+    """The meta device serves as a second device; its tensors hold no numbers, so the test ends at the first run."""
 
     def run(self: OlmoForCausalLM, input_ids: Tensor | None = None, *arguments: object, **options: object) -> None:
         assert input_ids is not None and input_ids.device.type == "meta"

@@ -39,7 +39,7 @@ PROSE = (
 
 @pytest.fixture
 def source() -> TrainingTokens:
-    """Text in which no token occurs twice, so that what repeats in a row was repeated by the row."""
+    """Text in which no token occurs twice, so every repetition in a row was made by the row."""
     text = np.random.default_rng(1).permutation(np.arange(1000, 60000)).astype(np.uint16)
     kept_out = np.random.default_rng(2).choice(text, 2000, replace=False)
     return rows.make_source({"english": text}, 60000, np.sort(kept_out))
@@ -53,7 +53,7 @@ def few_tokens() -> TrainingTokens:
 
 
 def repeated(row: np.ndarray) -> np.ndarray:
-    """The tokens a row holds more than once."""
+    """The tokens that occur more than once in a row."""
     values, counts = np.unique(row, return_counts=True)
     return values[counts > 1]
 
@@ -265,7 +265,7 @@ def test_the_cards_tables_are_what_was_measured() -> None:
 
 @pytest.fixture(scope="module")
 def small_probes() -> probes.Probes:
-    """Probes that need no corpus: kept-out random tokens, and this file's own prose as the text."""
+    """Probes that need no corpus: held-out random tokens, and the prose of this file as the text."""
     ids = np.array(tokenizer.load_tokenizer(SERIES)(PROSE)["input_ids"] * 3)
     held_out = rows.make_source({"english": ids, "code": ids}, tokenizer.VOCAB, rows.kept_out_ids(tokenizer.VOCAB))
     return probes.make_probes(held_out, rows=8)

@@ -1,4 +1,4 @@
-"""Losses, ranks and entropies are those of the model's own distributions."""
+"""Losses, ranks and entropies equal those of the model's distributions."""
 
 import numpy as np
 import pytest

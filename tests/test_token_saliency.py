@@ -1,4 +1,4 @@
-"""Token saliency: gradients are slopes, and integrated gradients add up."""
+"""Token saliency: gradients equal slopes, and integrated gradients sum to the change of the logit."""
 
 from collections.abc import Callable
 
@@ -91,7 +91,7 @@ def test_tokens_are_named_by_their_text(model: OlmoForCausalLM, tokens: Tensor, 
 
 
 def test_no_gradient_is_left_behind(model: OlmoForCausalLM, tokens: Tensor) -> None:
-    model.zero_grad()  # of other tests, which share the model
+    model.zero_grad()  # gradients from other tests, which share the model
     token_saliency(model, tokens[0], 5, points=2)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -110,5 +110,5 @@ def test_what_is_not_there_is_refused(
 ) -> None:
     with pytest.raises(WorkbenchError, match=sentence):
         token_saliency(model, tokens[0], **{"token": 5, "tokenizer": tokenizer} | options)
-    with pytest.raises(WorkbenchError, match="one text"):
+    with pytest.raises(WorkbenchError, match="takes one text"):
         token_saliency(model, tokens, 5)

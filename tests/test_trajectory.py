@@ -1,4 +1,4 @@
-"""A trajectory is the metric at each checkpoint, measured once, in whatever way the work is done."""
+"""A trajectory is the metric at each checkpoint, measured once, with every executor."""
 
 import functools
 from dataclasses import replace
@@ -167,7 +167,7 @@ def test_a_broken_checkpoint_is_named_and_the_others_stay_in_the_cache(series, c
     broken = checkpoints.locate(series[1]) / "model.safetensors"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:-8])
-    with pytest.raises(WorkbenchError, match=r"step10.*cut short"):
+    with pytest.raises(WorkbenchError, match=r"step10.*truncated"):
         trajectory(series, metrics.held_out_loss(tokens), cache=cache)
     broken.write_bytes(whole)
     trajectory(series, metrics.held_out_loss(tokens), cache=cache)
@@ -227,17 +227,17 @@ def test_where_nothing_can_be_kept_it_is_measured_with_a_warning(series, tmp_pat
     (tmp_path / "file").write_text("")
     found = []
     for executor in ("serial", "threading"):
-        with pytest.warns(UserWarning, match=r"file cannot be written: what was measured is not kept"):
+        with pytest.warns(UserWarning, match=r"file cannot be written: the results are not kept"):
             found.append(trajectory(series, metrics.kl_to_last(tokens), cache=tmp_path / "file", executor=executor))
-        assert loaded.count("step20") == 2, "the reference was made more than once"
+        assert loaded.count("step20") == 2, "the reference was computed more than once"
         loaded.clear()
-        assert "is not kept" in found[-1].provenance["warning"]
+        assert "are not kept" in found[-1].provenance["warning"]
     plain = trajectory(series, metrics.kl_to_last(tokens), cache=None)
     assert all(np.array_equal(one.values, plain.values) for one in found) and "warning" not in plain.provenance
 
 
 def test_references_are_kept_within_bounds(series, cache, monkeypatch, tokens):
-    """They hold a number for each token of the vocabulary: what was used longest ago makes room for a new one."""
+    """References are large (a number for each token of the vocabulary), so the least recently used one is dropped."""
     monkeypatch.setattr(module, "MOST_CACHED", 0)
     run, counts = checkpoints.main_run(series), []
     for text in (tokens, tokens.flip(1), tokens):

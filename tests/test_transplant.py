@@ -1,4 +1,4 @@
-"""A part of A in B: nothing changes when A is B, everything when all of it is taken, and B is never touched."""
+"""A part of A in B: no change if A is B, A's output if all parts are taken, and B itself is never changed."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_a_part_of_itself_changes_nothing(model, tokens, kind, using):
 
 @pytest.mark.parametrize("kind", ["head", "attention", "mlp", "layer"])
 def test_weights_of_a_part_are_as_if_they_were_loaded(two, tokens, kind):
-    """The oracle: B's parameters changed by hand, for the parts that are whole tensors."""
+    """The expected result: B's parameters replaced directly, for parts that are whole tensors."""
     a, b = two
     part = Part(kind, 1, ALL) if kind == "head" else part_of(kind)
     twin = grafted(b, part_tensors(ModelTensors(a), part), part)
@@ -132,7 +132,7 @@ def test_the_grid_of_parts_holds_the_heads_and_each_part_by_itself(make_model, t
 
 
 def test_unknown_kinds_of_parts_are_refused(two, tokens):
-    with pytest.raises(WorkbenchError, match="no kind 'residual' of parts with weights; choices: head, attention, mlp"):
+    with pytest.raises(WorkbenchError, match="no parts of kind 'residual' with weights; choices: head, attention, mlp"):
         transplant_parts(*two, tokens, kinds=["head", "residual"])
     with pytest.raises(WorkbenchError, match="using='wieghts'"):
         transplant_parts(*two, tokens, using="wieghts")
@@ -160,7 +160,7 @@ def test_checkpoints_by_name_give_the_same_as_models(tmp_path, make_model, token
 def test_what_does_not_exist_is_refused(two, tokens, make_model, family):
     with pytest.raises(WorkbenchError, match="parts: head, attention, mlp, layer, residual"):
         Part("neuron", 0)
-    with pytest.raises(WorkbenchError, match="only heads are numbered"):
+    with pytest.raises(WorkbenchError, match="other parts take none"):
         Part("mlp", 0, (1,))
     with pytest.raises(WorkbenchError, match="no layer 4"):
         transplant(*two, tokens, Part("mlp", 4))

@@ -15,7 +15,7 @@ MASK[0, [2, 5, 13]] = MASK[1, [0, 13]] = True  # three in one text, two in the o
 
 
 def chosen(model, tokens, site: str, **where) -> Tensor:
-    """Where an edit that sets a site to 7 took effect."""
+    """A mask of the places where an edit that sets a site to 7 took effect."""
     return model.run(tokens, capture=site, edits=[edits.replace(site, 7.0, **where)])[site] == 7
 
 
@@ -54,13 +54,13 @@ def test_a_mask_of_any_kind_selects_where_it_is_true(model, tokens, kind):
         ({"positions": torch.ones(15, dtype=torch.bool)}, "15.*14"),
         ({"positions": torch.ones(3, 14, dtype=torch.bool)}, "3 texts.*batch has 2"),
         ({"positions": torch.ones(2, 13, dtype=torch.bool)}, "13.*14"),
-        ({"positions": torch.ones(2, 2, 14, dtype=torch.bool)}, "positions are"),
+        ({"positions": torch.ones(2, 2, 14, dtype=torch.bool)}, "positions must be"),
         ({"positions": torch.tensor([[0], [1], [2]])}, "3 texts.*batch has 2"),
         ({"positions": [[1, 2], [14, 3]]}, "position 14 is outside this sequence of 14 positions"),
         ({"positions": [[1, 2], [-15, 3]]}, "-15"),
-        ({"positions": [[1, 2], [3]]}, "one length"),
-        ({"positions": [[1], 2]}, "positions are"),
-        ({"positions": [True, 2]}, "positions are numbers or bools"),
+        ({"positions": [[1, 2], [3]]}, "equal length"),
+        ({"positions": [[1], 2]}, "positions must be"),
+        ({"positions": [True, 2]}, "positions must be only numbers or only bools"),
         ({"positions": True}, "True"),
         ({"positions": [0.5]}, "0.5"),
         ({"positions": "3"}, "3"),
@@ -140,7 +140,7 @@ def test_an_identity_edit_at_positions_of_each_text_changes_no_bit(model, tokens
 
 
 def test_values_at_positions_of_each_text(model, tokens, other_tokens):
-    """A value has a row for each named position, or, with masks, one for each of the sequence."""
+    """A value has a row for each selected position, or, with masks, a row for each position of the sequence."""
     clean, other = (model.run(ids, capture=RESID)[RESID] for ids in (tokens, other_tokens))
     rows = torch.tensor(BY_TEXT)
     picked = other[torch.arange(2)[:, None], rows]
@@ -151,7 +151,7 @@ def test_values_at_positions_of_each_text(model, tokens, other_tokens):
         assert torch.equal(found, torch.where(mask[..., None], other, clean))
     one = model.run(tokens, capture=RESID, edits=[edits.replace(RESID, picked[:1], positions=BY_TEXT)])[RESID]
     assert torch.equal(one[torch.arange(2)[:, None], rows], picked[:1].expand(2, -1, -1))
-    with pytest.raises(HooksError, match="holds 14 positions, but 3 are named"):
+    with pytest.raises(HooksError, match="has 14 positions, but 3 are selected"):
         model.run(tokens, edits=[edits.replace(RESID, other, positions=BY_TEXT)])
     with pytest.raises(HooksError, match="3 texts"):
         model.run(tokens, edits=[edits.replace(RESID, torch.zeros(3, 3, 32), positions=BY_TEXT)])
@@ -193,7 +193,7 @@ def test_captured_masks_of_each_text_are_refused():
 
 
 def test_positions_of_each_text_count_in_the_whole_sequence(model, tokens):
-    """In pieces with a cache, every piece changes what it holds, some of one text and some of another."""
+    """With a cache, each piece changes the selected positions that it contains; these differ between texts."""
     rows = [[2, 12], [11, 4]]
     change = edits.scale(Z, 0.5, positions=rows)
     whole = model.run(tokens, edits=[change]).logits
@@ -204,7 +204,7 @@ def test_positions_of_each_text_count_in_the_whole_sequence(model, tokens):
     mask = edits.scale(Z, 0.5, positions=places(rows))
     assert torch.equal(model.run(tokens, edits=[mask]).logits, whole)
     with model.tapped(edits=[mask]), pytest.raises(HooksError, match=r"14 positions.*10 positions"):
-        model(tokens[:, :10])  # a piece of the text that the mask was made for
+        model(tokens[:, :10])  # a part of the text that the mask was made for
 
 
 def test_a_capture_that_holds_more_for_one_text_is_refused(model, tokens):

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written completely or not at all."""
 
 import os
 import stat
@@ -83,7 +83,7 @@ def test_what_cannot_be_written_is_known_before(tmp_path):
         with pytest.raises(OSError, match=reason):
             check_writable(tmp_path / name)
     if Path("/proc/self").exists():
-        with pytest.raises(OSError, match="No such file"):  # which root hears too
+        with pytest.raises(OSError, match="No such file"):  # an error that root gets, too
             check_writable(Path("/proc/file"))
     check_writable(tmp_path / "file")
     check_writable(tmp_path / "new")
@@ -95,7 +95,7 @@ def test_a_file_is_known_under_all_its_names(tmp_path, monkeypatch):
     Path("folder").mkdir()
     Path("link").symlink_to("a")
     for other in ("a", "./a", "folder/../a", str(tmp_path / "a"), "link"):
-        assert is_same_file(Path("a"), Path(other))  # where it does not exist yet
+        assert is_same_file(Path("a"), Path(other))  # the file does not exist yet
     Path("a").write_bytes(b"")
     os.link("a", "hard")
     assert is_same_file(Path("link"), Path("hard")) and not is_same_file(Path("a"), Path("b"))

@@ -1,4 +1,4 @@
-"""Every analysis as a function of two models and its texts: for tests of what all of them promise about texts."""
+"""Every analysis as a function of two models and its texts, for tests of how analyses treat texts."""
 
 from collections.abc import Callable
 from functools import partial

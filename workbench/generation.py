@@ -181,7 +181,9 @@ def stream(
     """
     check_sampling(max_new_tokens, temperature, top_p, top_k, seed)
     if tokens.ndim != 2 or tokens.shape[0] != 1 or tokens.shape[1] == 0:
-        raise WorkbenchError(f"tokens are {tuple(tokens.shape)}; generation takes one text that is not empty: 1 pos")
+        raise WorkbenchError(
+            f"tokens have shape {tuple(tokens.shape)}; generation takes one text that is not empty: 1 pos"
+        )
     room = model.config.max_position_embeddings - tokens.shape[1]
     if max_new_tokens > room:
         raise WorkbenchError(
@@ -197,7 +199,7 @@ def stream(
         for left in reversed(range(max_new_tokens)):
             log_p = logits[-1].float().cpu().log_softmax(-1)  # vocab
             if log_p.isnan().any():
-                raise WorkbenchError("what the model computes is no longer a number; an edit may be too strong")
+                raise WorkbenchError("the model's predictions are NaN; an edit may be too strong")
             chosen = torch.tensor([draw(log_p, temperature, top_p, top_k, chance)])
             yield from _expected(log_p[None], chosen)
             if left and chosen.item() not in ends:

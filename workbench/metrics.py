@@ -21,16 +21,22 @@ from workbench.results import Curves, Grid
 from workbench.texts import Texts, TextsLike, as_texts
 
 SCORES = {
-    "entropy": ("entropy of attention", "How widely a head looks, in nats: 0 is one token only."),
-    "previous": ("previous-token score", "The mean weight of a head's queries on the token before them."),
-    "first": ("first-token score", "The mean weight of a head's queries on the first token of the text, a sink."),
+    "entropy": (
+        "entropy of attention",
+        "How widely a head spreads its attention, in nats: 0 is attention to one token only.",
+    ),
+    "previous": ("previous-token score", "The mean weight of a head's queries on the previous token."),
+    "first": (
+        "first-token score",
+        "The mean weight of a head's queries on the first token of the text (an attention sink).",
+    ),
     "self": ("same-token score", "The mean weight of a head's queries on their own token."),
-    "distance": ("mean distance looked back", "How many tokens back a head looks, on average."),
+    "distance": ("mean distance looked back", "The mean number of tokens that a head looks back."),
     "duplicate": ("duplicate-token score", "The mean weight of a head's queries on earlier copies of their token."),
     "induction": (
         "induction score",
-        "Does a head look at what followed the first copy of its token? Measured on random tokens that are repeated "
-        "after random gaps, 0 to 1.",
+        "The mean weight of a head's queries on the token that followed the first copy of theirs, 0 to 1. Measured on "
+        "random tokens that are repeated after random gaps.",
     ),
     "induction_error": ("standard error of the induction score", "Over the samples of random tokens."),
 }
@@ -58,7 +64,7 @@ def residual_norms(tokens: TextsLike) -> Metric:
 
 def effective_rank(tokens: TextsLike) -> Metric:
     """RankMe of the hidden states of each layer (Garrido et al. 2023; its phases in OLMo: arXiv 2509.23024)."""
-    note = "How many directions the hidden states of the texts' tokens use after each layer (RankMe)."
+    note = "Number of directions that the tokens' hidden states use after each layer (RankMe)."
     return Metric("effective rank", _rank, {"tokens": _texts(tokens)}, unit="directions", ordered=True, note=note)
 
 
@@ -68,14 +74,14 @@ def continuation_log_prob(prompt: TextsLike, continuation: TextsLike) -> Metric:
     `prompt` and `continuation` are one text each.
     """
     arguments = {"prompt": one_text(prompt)[0], "continuation": one_text(continuation)[0]}
-    note = "How likely the continuation is after the prompt, summed over its tokens."
+    note = "Log-probability of the continuation after the prompt, summed over its tokens."
     return Metric("log-probability of the continuation", _continuation, arguments, unit="nats", note=note)
 
 
 def kl_to_last(tokens: TextsLike) -> Metric:
     """KL(last ‖ checkpoint) between next-token distributions, mean over the tokens of all texts, in nats."""
     arguments = {"tokens": _texts(tokens)}
-    note = "How far next-token predictions are from those of the last checkpoint."
+    note = "KL divergence of the next-token predictions from those of the last checkpoint."
     return Metric("KL to the last checkpoint", _kl, arguments, unit="nats", reference=log_probs, note=note)
 
 
@@ -86,8 +92,8 @@ def weight_change() -> Metric:
     Computed from the files, without loading models. The first checkpoint has no previous one and is undefined (NaN).
     """
     note = (
-        "‖B − A‖ / ‖A‖ from the checkpoint before, by layer, divided by the steps between them. Steps in different "
-        "directions add up to less the further apart two checkpoints are, so compare equal distances only."
+        "‖B − A‖ / ‖A‖ from the previous checkpoint A to this one, B, by layer, divided by the steps between them. "
+        "Steps partly cancel each other, so compare only values over equal numbers of steps."
     )
     return Metric("relative weight change per step", _change, reads="weights", note=note)
 
@@ -105,7 +111,7 @@ def head_needed(tokens: TextsLike, layer: int, head: int) -> Metric:
         unit="nats",
         reference=_of_part,
         reference_at=0,
-        note="The rise of the loss when the head has its weights from the first checkpoint.",
+        note="Increase of the loss when the head has its weights from the first checkpoint.",
     )
 
 
@@ -161,7 +167,7 @@ def _head_score(model: OlmoForCausalLM, tokens: TextsLike, score: str, samples: 
     needs_samples = score.startswith("induction")
     atlas = head_atlas(model, tokens, samples=samples if needs_samples else 0, seed=seed)
     if score not in atlas:
-        raise WorkbenchError(f"no score {score!r} of heads; scores: {', '.join(atlas)}, induction")
+        raise WorkbenchError(f"no head score {score!r}; scores: {', '.join(atlas)}, induction")
     return atlas[score]
 
 

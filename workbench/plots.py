@@ -48,14 +48,16 @@ def plot(result: Result | Measures) -> go.Figure:
     Errors: TypeError for `Measures` and for anything that is not a result.
     """
     raise TypeError(
-        f"there is no plot for a {type(result).__name__}; there is one for Grid, Maps, Scores, Curves, Points"
+        f"a {type(result).__name__} cannot be plotted; results that can: Grid, Maps, Scores, Curves, Points"
     )
 
 
 @plot.register
 def _(measures: Measures) -> go.Figure:
     first = next(iter(measures))
-    raise TypeError(f"this holds several measures ({', '.join(measures)}); plot one of them, say plot(it[{first!r}])")
+    raise TypeError(
+        f"this has several measures ({', '.join(measures)}); plot one of them, for example plot(result[{first!r}])"
+    )
 
 
 @plot.register

@@ -23,7 +23,7 @@ from workbench.plots import plot
 from workbench.results import Result
 
 CSV_NOTE = (
-    "# texts are exact; one that begins with = + - or @ is no formula: import these columns as text into a spreadsheet"
+    "# some texts may begin with = + - or @; they are not formulas: import text columns as text into a spreadsheet"
 )
 ROWS = 40  # shown of a table on a terminal
 WIDTH = 100  # characters in a line on the terminal
@@ -211,7 +211,7 @@ def as_html(report: Report) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body><h1>{title}</h1>'
         f"{text}<nav>{links if len(report.sections) > 1 else ''}</nav>{''.join(sections)}"
-        f"<h2>Where this comes from</h2>{_provenance(report.provenance)}</body></html>"
+        f"<h2>Provenance</h2>{_provenance(report.provenance)}</body></html>"
     )
 
 

@@ -257,7 +257,7 @@ class Points(Labelled):
     def __post_init__(self) -> None:
         values, names, axes = frozen_array(self.values), labels(self.names), labels(self.axes)
         if len(axes) not in (2, 3):
-            raise ValueError(f"points have two or three axes, not {len(axes)}: {', '.join(axes)}")
+            raise ValueError(f"points must have two or three axes, not {len(axes)}: {', '.join(axes)}")
         check_shape(values, (len(names), len(axes)), f"{count(names, 'point')} and {len(axes)} axes")
         if self.colour is not None:
             self._keep(colour=frozen_array(self.colour))
@@ -381,4 +381,4 @@ def check_shape(array: np.ndarray, expected: tuple[int, ...], there: str, what: 
 def check_positive(array: np.ndarray) -> None:
     """Raise ValueError unless all defined numbers are positive, as a logarithmic scale requires."""
     if np.nanmin(array, initial=1.0) <= 0:
-        raise ValueError(f"a logarithmic scale has no place for {np.nanmin(array):g}")
+        raise ValueError(f"a logarithmic scale cannot show {np.nanmin(array):g}")

@@ -34,7 +34,7 @@ def prepare_streams() -> None:
 def check_output() -> None:
     """Check that standard output is open. Errors: WorkbenchError if the process was started with it closed."""
     if sys.stdout is None:
-        raise WorkbenchError("standard output is closed; to see nothing, redirect it to /dev/null")
+        raise WorkbenchError("standard output is closed; to discard the output, redirect it to /dev/null")
 
 
 def show(text: str = "") -> None:
@@ -88,6 +88,6 @@ def standard_input() -> str:
     try:
         return io.StringIO(sys.stdin.buffer.read().decode("utf-8"), newline=None).read()
     except UnicodeDecodeError as error:
-        raise WorkbenchError("standard input is no text in UTF-8") from error
+        raise WorkbenchError("standard input is not UTF-8 text") from error
     except OSError as error:
         raise WorkbenchError(f"standard input cannot be read: {error.strerror}") from error

@@ -151,7 +151,7 @@ class Texts:
             return self.ids[which][self.mask[which]]
         chosen = torch.arange(len(self))[which].tolist()
         if not chosen:
-            raise WorkbenchError(f"{which!r} leaves none of {len(self)} texts")
+            raise WorkbenchError(f"{which!r} selects none of the {len(self)} texts")
         labels = None if self.labels is None else tuple(self.labels[row] for row in chosen)
         return Texts(self.ids[chosen], self.mask[chosen], labels)
 
@@ -201,16 +201,18 @@ def as_texts(given: TextsLike, config: PreTrainedConfig | None = None) -> Texts:
         _refuse_padding(ids, config)
         return Texts(ids)
     if isinstance(given, str) or not isinstance(given, Sequence):
-        raise WorkbenchError(f"texts are Texts, token ids or what a tokenizer returns, not {given!r:.60}")
+        raise WorkbenchError(f"texts must be Texts, token ids or a tokenizer's output, not {given!r:.60}")
     if any(isinstance(one, str) for one in given):
-        raise WorkbenchError("texts are given as strings; make token ids of them with Texts.of(tokenizer, strings)")
+        raise WorkbenchError("texts are given as strings; convert them with Texts.of(tokenizer, strings)")
     return Texts(*_stacked([_one_row(one, number) for number, one in enumerate(given)]))
 
 
 def _of_encoding(given: Mapping[str, Any], config: PreTrainedConfig | None) -> Texts:
     """Texts from a tokenizer's output, whose values are tensors or lists."""
     if "input_ids" not in given:
-        raise WorkbenchError(f"a tokenizer's output has input_ids; this has {', '.join(map(str, given)) or 'nothing'}")
+        raise WorkbenchError(
+            f"a tokenizer's output must have input_ids; this one has {', '.join(map(str, given)) or 'nothing'}"
+        )
     ids, mask = given["input_ids"], given.get("attention_mask")
     if not isinstance(ids, Tensor):
         rows = [_one_row(torch.as_tensor(one), n) for n, one in enumerate(_nested(ids))]
@@ -237,7 +239,7 @@ def _one_row(one: Tensor, number: int) -> Tensor:
         raise WorkbenchError(f"text {number} is {one!r:.60}; it should be a LongTensor of token ids")
     row = one[0] if one.ndim == 2 and len(one) == 1 else one
     if row.ndim != 1:
-        raise WorkbenchError(f"text {number} has the shape {tuple(one.shape)}; the ids of one text are pos")
+        raise WorkbenchError(f"text {number} has the shape {tuple(one.shape)}; it should be pos, the ids of one text")
     return row
 
 
@@ -272,7 +274,7 @@ def _as_mask(mask: Tensor, ids: Tensor) -> Tensor:
 
 def _booleans(mask: Tensor) -> Tensor:
     if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
-        raise WorkbenchError("a mask of tokens is 1 where there is a token and 0 at padding; this has other values")
+        raise WorkbenchError("the mask has values other than 1 (a token) and 0 (padding)")
     return mask.bool()
 
 
@@ -287,7 +289,9 @@ def _padded_right(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     there = place < counts[:, None]
     columns = (starts[:, None] + place).clamp_max(ids.shape[1] - 1)
     if not mask.gather(1, columns)[there].all():
-        raise WorkbenchError("a mask has padding between the tokens of a text; padding comes before or after a text")
+        raise WorkbenchError(
+            "the mask has padding between the tokens of a text; padding should come before or after a text"
+        )
     return ids.gather(1, columns).where(there, 0), there
 
 
@@ -306,8 +310,8 @@ def _refuse_padding(ids: Tensor, config: PreTrainedConfig | None) -> None:
     if padded.any():
         row = int(padded.int().argmax())
         raise WorkbenchError(
-            f"text {row} begins or ends with the padding token {pad}, and no mask says whether that is padding: give "
-            "what the tokenizer returned, with its attention_mask, or Texts(ids, mask)"
+            f"text {row} begins or ends with the padding token {pad}, but there is no mask to tell padding from text: "
+            "give the tokenizer's output with its attention_mask, or Texts(ids, mask)"
         )
 
 
@@ -323,7 +327,7 @@ def _rows(path: Path, text: str, label: str | None) -> Iterator[_Row]:
     """The texts of a file, in order. Errors: WorkbenchError with the line number."""
     kind = path.suffix.lower()
     if kind not in READ.split(", "):
-        raise WorkbenchError(f"{path} is no file of texts that is known here; known are {READ}")
+        raise WorkbenchError(f"{path} is not a supported file of texts; supported: {READ}")
     if kind == ".parquet":
         yield from _of_columns(path, text, label)
         return
@@ -362,7 +366,7 @@ def _json_of(path: Path, line: str, number: int) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise WorkbenchError(f"{path}, line {number}: not JSON ({error})") from error
     if not isinstance(found, dict):
-        raise WorkbenchError(f"{path}, line {number}: {line:.40} is no JSON object")
+        raise WorkbenchError(f"{path}, line {number}: {line:.40} is not a JSON object")
     return found
 
 
@@ -371,7 +375,7 @@ def _row(path: Path, found: Mapping[str, Any], text: str, label: str | None, lin
     for column in (text, *([] if label is None else [label])):
         if found.get(column) is None:
             there = ", ".join(str(name) for name, value in found.items() if value is not None)
-            raise WorkbenchError(f"{path}, line {line}: no {column!r}; there is {there or 'nothing'}")
+            raise WorkbenchError(f"{path}, line {line}: no column {column!r}; columns: {there or 'none'}")
     if not isinstance(found[text], str):
         raise WorkbenchError(f"{path}, line {line}: {text!r} is {found[text]!r:.40}; it should be a string")
     return _Row(found[text], "" if label is None else str(found[label]), line)
@@ -387,7 +391,7 @@ def _of_columns(path: Path, text: str, label: str | None) -> Iterator[_Row]:
         with pyarrow.parquet.ParquetFile(path) as file:
             there = file.schema_arrow.names
             if missing := [column for column in wanted if column not in there]:
-                raise WorkbenchError(f"{path} has no column {missing[0]!r}; there is {', '.join(there) or 'nothing'}")
+                raise WorkbenchError(f"{path} has no column {missing[0]!r}; columns: {', '.join(there) or 'none'}")
             rows: Iterable[Mapping[str, Any]] = (
                 row for batch in file.iter_batches(columns=wanted) for row in batch.to_pylist()
             )
@@ -402,5 +406,5 @@ def _encodable(text: str, what: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         half = f"U+{ord(text[error.start]):04X}"
-        raise WorkbenchError(f"{what} holds half a character ({half}) at {error.start}") from error
+        raise WorkbenchError(f"{what} contains half of a surrogate pair ({half}) at character {error.start}") from error
     return text

@@ -158,7 +158,7 @@ def token_id(token: int | str, tokenizer: Tokenizer | None, vocab_size: int) -> 
     """
     if isinstance(token, str):
         if tokenizer is None:
-            raise WorkbenchError(f"token {token!r} is given by its text; pass tokenizer=, or the token's id")
+            raise WorkbenchError(f"token {token!r} is given as text; pass tokenizer= too, or give the token's id")
         ids = tokenizer.encode(token, add_special_tokens=False)
         if len(ids) != 1:
             pieces = " ".join(token_labels(ids, tokenizer))

@@ -1,10 +1,10 @@
-"""The cost of looking, as tables: `python -m tests.benchmarks [--family olmo2] [--tokens 2048] [--rounds 3]`.
+"""Costs of captures and edits: `python -m tests.benchmarks [--family olmo2] [--tokens 2048] [--rounds 3]`.
 
-  time        ways of looking, as multiples of transformers' own `sdpa` forward; and `generate`, of transformers' own
-  training    a forward and a backward pass, likewise
-  peak        the most memory that a process of its own holds, as a multiple of the plain forward's
-  analyses    some of the workbench's, as multiples of a forward
-  identities  how exactly the parts sum to the whole, and our numbers are transformers'
+  time        calls with captures or edits, as multiples of transformers' `sdpa` forward; the same for `generate`
+  training    a forward and a backward pass, as multiples of transformers'
+  peak        peak memory of a separate process, as a multiple of the plain forward's
+  analyses    some analyses of the workbench, as multiples of a forward
+  identities  errors of the sums of parts, and of our numbers compared with transformers'
 
 Contenders take turns in one process; figures are medians over rounds. All of it takes some five minutes on two cores
 with nothing else to do; `--measure` takes one table alone. Beside it stand `tests.benchmarks.weights` (comparing large

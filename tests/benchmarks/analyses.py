@@ -15,14 +15,14 @@ from . import model
 from .timing import ratio
 
 PROMPT = 40  # tokens of the prompts of activation patching
-SHARED = (0, 10)  # tokens at their beginning that both have
+SHARED = (0, 10)  # tokens that both prompts have at their beginning
 PATCHING_ROUNDS = 1  # of some 320 forward passes
 
 
 def time_analyses(family: str, length: int, rounds: int) -> Iterator[tuple[str, ...]]:
-    """Analyses as multiples of a forward pass; patching beside one forward a cell.
+    """Times of analyses as multiples of a forward pass; for patching, compared with one forward pass for each cell.
 
-    Random texts of head_atlas' induction score are left out.
+    The random texts of head_atlas' induction score are left out.
     """
     yield f"analyses, {length} tokens", "limit", "measured"
     (ours, theirs), ids = model.build(family), model.some_tokens(1, length)
@@ -42,7 +42,7 @@ def time_analyses(family: str, length: int, rounds: int) -> Iterator[tuple[str, 
 
 
 def _generations(ours: OlmoForCausalLM, theirs: nn.Module) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Our generation, with what was expected at each token, and transformers', which tells tokens alone."""
+    """Our generation, which also returns the likely tokens at each step, and transformers', which does not."""
     prompt = model.some_tokens(1, model.PROMPT)
     options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": model.NEW, "do_sample": False}
     return (

@@ -1,4 +1,4 @@
-"""How exactly the parts sum to the whole, and our numbers are transformers': the largest errors per family.
+"""Largest errors, per family, of the sums of parts, and of our numbers compared with transformers'.
 
 On the tests' tiny random models: plain, GQA, MQA, biases, clipping, tied embeddings, sliding windows with YaRN; with
 and without left padding.
@@ -17,7 +17,7 @@ LENGTHS = (14, 11, 6)  # of the texts, padded on the left
 
 
 def largest_errors() -> Iterator[tuple[str, ...]]:
-    """Per identity and family the largest error over variants and texts, as a share of the largest number compared."""
+    """For each identity and family: the largest error over variants and texts, relative to the largest number."""
     families = sorted({family for family, _ in CASES.values()})
     yield "largest error, of the largest number", *families
     worst: dict[str, dict[str, float]] = {}
@@ -42,7 +42,7 @@ def texts() -> Iterator[tuple[Tensor, Tensor]]:
 
 @torch.no_grad()
 def errors(pair: Pair, ids: Tensor, mask: Tensor) -> dict[str, float]:
-    """Every identity's error on one batch of texts, at real tokens."""
+    """The error of each identity on one batch of texts, at real tokens."""
     ours, real = pair.ours, mask.bool()
     run = ours.run(ids, mask, capture="*")
     theirs = pair.eager(ids, attention_mask=mask, output_hidden_states=True, output_attentions=True)
@@ -75,12 +75,12 @@ def errors(pair: Pair, ids: Tensor, mask: Tensor) -> dict[str, float]:
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
-    """The largest difference, as a share of the largest number."""
+    """The largest difference divided by the largest number."""
     return ((found - wanted).abs().max() / wanted.abs().max()).item()
 
 
 def output_bias(model: OlmoForCausalLM, run: Run, layer: int) -> Tensor | float:
-    """What the output projection's bias adds to the residual stream, its norm's scale held."""
+    """What the output projection's bias adds to the residual stream, with the norm's scale held fixed."""
     block = model.model.layers[layer]
     bias = block.self_attn.o_proj.bias
     if bias is None or model.config.model_type == "olmo":

@@ -1,7 +1,7 @@
-"""By how much each analysis misses what it must equal, on each family: `python -m tests.benchmarks.invariants`.
+"""Errors of the identities that each analysis must satisfy, on each family: `python -m tests.benchmarks.invariants`.
 
 Random models with grouped queries, sliding windows in OLMo 3 and weights so large that attention is far from uniform,
-in float32. What is compared is written out beside each; errors are the largest of all cells.
+in float32. Each identity is written out; its error is the largest of all cells.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What looking takes of memory: the peak of a process that builds a model and makes one call."""
+"""Memory of captures and edits: the peak of a process that builds a model and makes one call."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ WHAT = (
 
 
 def peaks(family: str, length: int, threads: int) -> Iterator[tuple[str, ...]]:
-    """The most that a process holds, and what of it the call itself added."""
+    """Peak memory of a process, and the part of it that the call added."""
     yield f"peak memory, {length} tokens", "MB of the process", "at most", "of the plain forward's", "MB of the call"
     arguments = ["--family", family, "--tokens", str(length), "--threads", str(threads), "--measure", "peak"]
     plain = None
@@ -34,7 +34,7 @@ def peaks(family: str, length: int, threads: int) -> Iterator[tuple[str, ...]]:
 
 @torch.no_grad()
 def peak(family: str, length: int, what: str) -> tuple[int, int]:
-    """Bytes that one call adds to what this process holds, and the most that it has held."""
+    """Bytes that one call adds to the memory of this process, and the peak so far."""
     config_class, their_class = model.FAMILIES[family]
     ids = model.some_tokens(1, length)
     built = (their_class if what == THEIRS else OlmoForCausalLM)(config_class(**model.SIZES)).eval()

@@ -1,4 +1,4 @@
-"""What looking costs: the hookable model against transformers' own, with the same weights."""
+"""Time of captures and edits: the hookable model compared with transformers' own, with the same weights."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: the most that a way of looking may take, and how it is done."""
+    """One row of the table: the time limit of one kind of call, and the call."""
 
     limit: float
     call: Callable[[OlmoForCausalLM, Tensor], object]
@@ -66,7 +66,7 @@ def some_tokens(*shape: int) -> Tensor:
 
 
 def time_looking(family: str, length: int, rounds: int) -> Iterator[tuple[str, ...]]:
-    """Each way of looking against transformers' `sdpa` forward; transformers' own attentions and `generate` beside."""
+    """Each kind of call, and transformers' attentions and `generate`, compared with transformers' `sdpa` forward."""
     yield f"time, {length} tokens", "at most", "measured"
     (ours, theirs), ids = build(family), some_tokens(1, length)
 

@@ -1,6 +1,6 @@
-"""What the page makes people wait for, measured in a browser: `python -m tests.benchmarks.page [--rounds 8]`.
+"""Waiting times of the page, measured in a browser: `python -m tests.benchmarks.page [--rounds 8]`.
 
-Every time is what somebody at the screen sees: from the command, or from a click, until it is painted.
+Every time is measured from a command or a click until the result is painted.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def text_of(length: int) -> str:
 
 @contextmanager
 def opened(query: str) -> Iterator[tuple[Page, float]]:
-    """A fresh server and browser, and the milliseconds from the server's command to the page's first result."""
+    """A new server and browser, and the milliseconds from the server's start to the page's first result."""
     with sync_playwright() as playwright:
         browser = launch_chromium(playwright)
         page, began = browser.new_page(viewport={"width": 1300, "height": 900}), time.perf_counter()
@@ -76,7 +76,7 @@ def opened(query: str) -> Iterator[tuple[Page, float]]:
 
 
 def switches(page: Page, length: int, rounds: int) -> float:
-    """Milliseconds from a click on a head that was not looked at before until its map is painted: the median."""
+    """Median milliseconds from the first click on a head until its map is painted."""
     page.locator("#prompt textarea").fill(text_of(length))
     page.locator("#run").click()
     page.wait_for_function("n => document.querySelectorAll('#spine .token').length >= n", arg=length - 8)
@@ -86,7 +86,7 @@ def switches(page: Page, length: int, rounds: int) -> float:
 
 
 def generating(rounds: int) -> float:
-    """Milliseconds a token of `generate`, without a page: the median."""
+    """Median milliseconds for each token of `generate`, without the page."""
     model, tokenizer = checkpoints.load(SERIES)
     ids = torch.tensor([tokenizer("Old Marta lives in")["input_ids"]])
     times = []
@@ -98,7 +98,7 @@ def generating(rounds: int) -> float:
 
 
 def measured(rounds: int) -> list[float]:
-    """Milliseconds, in the order of `LIMITS`."""
+    """Measured milliseconds, in the order of `LIMITS`."""
     with opened("") as (page, usable):
         tab(page, "Attention")
         page.wait_for_selector("#attention [data-drawn], #attention[data-drawn]")

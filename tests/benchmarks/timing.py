@@ -1,4 +1,4 @@
-"""Measuring: contenders take turns in one process, and the memory of each is measured in a process of its own."""
+"""Measurement: calls to compare take turns in one process; memory is measured in a separate process for each."""
 
 import os
 import resource
@@ -21,8 +21,8 @@ def seconds(call: Callable[[], object]) -> float:
 def ratio(call: Callable[[], object], baseline: Callable[[], object], rounds: int) -> float:
     """How many times the baseline's duration a call takes: the median over rounds of the ratio in a round.
 
-    In a round both run once, one right after the other and in turns first, so that what else the machine does falls on
-    both. A round before the first warms up.
+    In each round both run once, one directly after the other, and they take turns in being first, so that other load
+    on the machine affects both. A round before the first warms up.
     """
     found = []
     for turn in range(rounds + 1):
@@ -38,19 +38,19 @@ def peak_bytes() -> int:
 
 
 def in_own_process(arguments: Sequence[str]) -> str:
-    """What `python -m tests.benchmarks` prints when started afresh with these arguments."""
+    """The output of a new process `python -m tests.benchmarks` with these arguments."""
     command = [sys.executable, "-m", "tests.benchmarks", *arguments]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def with_kept_memory() -> None:
-    """Start this program again with glibc told to keep memory, unless it was."""
+    """Restart this program with glibc set to keep freed memory, unless it is already set."""
     if not KEEP_MEMORY.items() <= os.environ.items():
         os.execve(sys.executable, sys.orig_argv, os.environ | KEEP_MEMORY)
 
 
 def show(rows: Iterable[Sequence[str]]) -> None:
-    """A table in Markdown, each row as soon as it is measured; the first names the columns."""
+    """Print a Markdown table, each row as soon as it is measured; the first row has the column names."""
     for number, row in enumerate(rows):
         print("| " + " | ".join(row) + " |", flush=True)
         if number == 0:

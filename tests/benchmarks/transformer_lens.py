@@ -1,7 +1,7 @@
-"""What looking costs in TransformerLens, beside ours: `OTHER_PYTHON -m tests.benchmarks.transformer_lens`.
+"""Time of captures in TransformerLens, compared with ours: `OTHER_PYTHON -m tests.benchmarks.transformer_lens`.
 
-TransformerLens wants an environment of its own. This runs in it, from the root of this project, and needs nothing else
-there. Each figure is a multiple of transformers' own `sdpa` forward of the same random OLMo in the same process.
+TransformerLens needs its own environment. Run this there, from the root of this project; nothing else needs to be
+installed. Each figure is a multiple of transformers' own `sdpa` forward of the same random OLMo in the same process.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PATTERN = "blocks.4.attn.hook_pattern"
 
 
 def bridge_to(model: nn.Module) -> TransformerBridge:
-    """TransformerLens's view of a model, which it wants to read from files, with a tokenizer beside it."""
+    """TransformerLens's version of a model; it reads the model and a tokenizer from files."""
     words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(SIZES["vocab_size"])}, unk_token="w0"))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, unk_token="w0", pad_token="w0", bos_token="w1", eos_token="w2"
@@ -38,7 +38,7 @@ def bridge_to(model: nn.Module) -> TransformerBridge:
 def ways_of_looking(
     bridge: TransformerBridge, ours: OlmoForCausalLM, ids: Tensor
 ) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
-    """What is asked, with TransformerLens's way and ours. Neither computes the heads' results unless told to."""
+    """Each task with TransformerLens's call and ours. Neither computes the heads' results by default."""
     everything = [site for site in ours.sites if not site.endswith("attn.result")]
     return {
         "forward without taps": (lambda: bridge(ids), lambda: ours.run(ids)),
@@ -56,7 +56,7 @@ def ways_of_looking(
 
 @torch.no_grad()
 def rows(family: str, length: int, rounds: int) -> Iterator[tuple[str, ...]]:
-    """The table, a row at a time."""
+    """The rows of the table, as they are measured."""
     yield f"{family}, {length} tokens", "TransformerLens", "ours"
     ours, theirs = build(family)
     ids = some_tokens(1, length)

@@ -1,4 +1,4 @@
-"""What comparing checkpoints costs: `python -m tests.benchmarks.weights [--rounds 5]`.
+"""Time and memory of comparing checkpoints: `python -m tests.benchmarks.weights [--rounds 5]`.
 
 Two checkpoints of 2.4 GB each are written to a temporary folder (`TMPDIR`) and removed afterwards.
 """
@@ -67,13 +67,13 @@ def write(folder: Path, seed: int) -> Path:
 
 
 def summed_whole(folder: Path, dtype: torch.dtype) -> float:
-    """What looking at every number of a file takes, tensor by tensor."""
+    """Time to read every number of a file, tensor by tensor."""
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         return sum(file.get_tensor(name).to(dtype).sum().item() for name in file.keys())  # noqa: SIM118
 
 
 def summed_in_blocks(folder: Path) -> float:
-    """What it takes in float32 where no more is in memory than `compare_weights` holds, by its reader and threads."""
+    """The same in float32, with the reader, threads and memory limit of `compare_weights`."""
     weights = checkpoints.open_weights(folder)
 
     def total(piece: tuple[str, int, int]) -> float:
@@ -105,8 +105,8 @@ def peak_in_own_process(pair: list[Path]) -> int:
 
 
 def peak_added(a: str, b: str) -> int:
-    """The most resident bytes while two checkpoints are compared, less those before."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far, that of the imports, is forgotten
+    """Peak resident bytes while two checkpoints are compared, minus those before."""
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak, which comes from the imports
     before = psutil.Process().memory_info().rss
     compare_weights(a, b)
     status = Path("/proc/self/status").read_text()

@@ -1,5 +1,5 @@
-"""The real page in a real browser: a server process of its own that may talk to this machine only, and a Chromium that
-may talk to nothing but that server."""
+"""The real page in a real browser: a server process that may connect only to this machine, and a Chromium that may
+connect only to that server."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 ROOT = Path(__file__).parents[2]
 SERIES = "tiny-olmo"
 SECONDS = 60
-expect.set_options(timeout=SECONDS * 1000)  # as patient as everything else here: other tests keep the machine busy
+expect.set_options(timeout=SECONDS * 1000)  # long, because other tests keep the machine busy
 
 # Runs a program in a process that ends, and says why, as soon as it looks up or connects to anything but this machine.
 CONFINED = """
@@ -44,7 +44,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def confined(program: str, *arguments: str) -> list[str]:
-    """The command that runs a program which may talk to this machine only."""
+    """The command that runs a program which may connect only to this machine."""
     return [sys.executable, "-c", CONFINED, program, *arguments]
 
 
@@ -55,7 +55,7 @@ def free_port() -> int:
 
 
 def start(*arguments: str, series: str = SERIES, **variables: str) -> tuple[subprocess.Popen, str]:
-    """The page's process and its address, once it answers."""
+    """The process and the address of the page, once the server answers."""
     port = free_port()
     command = confined("app.py", "--series", series, "--port", str(port), "--threads", "1", *arguments)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | variables
@@ -65,7 +65,7 @@ def start(*arguments: str, series: str = SERIES, **variables: str) -> tuple[subp
         try:
             urllib.request.urlopen(f"{address}/healthz", timeout=5).close()
             return process, address
-        except urllib.error.HTTPError:  # it answers, and asks for a login
+        except urllib.error.HTTPError:  # the server answers, and requires a login
             return process, address
         except OSError:
             assert process.poll() is None and time.monotonic() < until, "the page did not start"
@@ -73,8 +73,8 @@ def start(*arguments: str, series: str = SERIES, **variables: str) -> tuple[subp
 
 
 def stop(process: subprocess.Popen) -> None:
-    """End the page's process, which must have lived, and talked to this machine only, until now."""
-    assert process.poll() is None, f"the server ended by itself, with {process.poll()}"
+    """End the page's process. It must still run, so it has connected only to this machine."""
+    assert process.poll() is None, f"the server ended early, with exit code {process.poll()}"
     process.terminate()
     process.wait(timeout=SECONDS)
 
@@ -109,7 +109,7 @@ class Visit:
             self.wrong.append(f"left the machine: {url}")
 
     def open(self, query: str = "") -> Page:
-        """The page, once the first result stands on it."""
+        """The page, once it shows the first result."""
         self.page.goto(f"{self.address}/?{query}", wait_until="commit")
         self.page.wait_for_selector("body[data-ready]")
         return self.page
@@ -127,7 +127,7 @@ def visit(chromium: Browser, address: str) -> Iterator[Visit]:
 
 
 def tab(page: Page, name: str) -> None:
-    """Turn to a tab; in a narrow window some are behind a menu."""
+    """Open a tab; in a narrow window some tabs are in a menu."""
     if page.get_by_role("tab", name=name).count() == 0:
         page.get_by_label("More tabs").click()
         page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
@@ -136,7 +136,7 @@ def tab(page: Page, name: str) -> None:
 
 
 def ask(page: Page, prompt: str) -> None:
-    """Write a prompt and run it."""
+    """Type a prompt and run it."""
     page.locator("#prompt textarea").fill(prompt)
     page.locator("#run").click()
 
@@ -148,7 +148,7 @@ def drawn(page: Page, view: str = "#attention") -> str:
 
 
 def colours(page: Page, canvas: str) -> int:
-    """How many different colours a canvas shows."""
+    """The number of different colours on a canvas."""
     return page.locator(canvas).evaluate(
         """(canvas) => {
             const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;

@@ -1,4 +1,4 @@
-"""Every tab fits its window and passes axe-core, wide in light and narrow in dark; and all works from the keyboard."""
+"""Every tab fits its window and passes axe-core (wide and light, narrow and dark), and works with the keyboard."""
 
 from importlib.resources import files
 
@@ -22,12 +22,12 @@ SIDEWAYS = """() => [...document.querySelectorAll("*")]
     .filter((part) => !part.matches(".figure, pre"))
     .map((part) => `it scrolls sideways: ${part.outerHTML.slice(0, 120)}`)"""  # but for wide grids and code
 
-# What Gradio itself builds and a page cannot mend, by rule and by a part of the element.
+# Violations in Gradio's own elements, which the page cannot change: rule and a part of the element.
 GRADIOS_OWN: dict[str, tuple[str, ...]] = {}
 
 
 def violations(page: Page) -> list[str]:
-    """What axe-core finds wrong on the page as it stands."""
+    """The violations that axe-core finds on the current page."""
     page.evaluate(AXE)
     found = page.evaluate(FOUND)
     return [one for one in found if not any(part in one for part in GRADIOS_OWN.get(one.split(":")[0], ()))]
@@ -47,7 +47,7 @@ def test_every_tab_fits_and_passes_axe(chromium: Browser, address: str, theme: s
 
 
 def settle(page: Page) -> None:
-    """Wait until nothing is being computed any more, and what was dimmed meanwhile is not."""
+    """Wait until nothing is computed and no view is dimmed."""
     for _ in range(2):  # one view may be drawn after another
         page.wait_for_timeout(600)
         page.wait_for_function(
@@ -83,12 +83,12 @@ def test_the_main_path_by_keyboard_alone(visit: Visit):
 
 
 def press_until(page: Page, key: str, selector: str, most: int = 60) -> None:
-    """Press a key until the focus is on something, and see that the focus shows there."""
+    """Press a key until an element has the focus, and check that the focus is visible."""
     for _ in range(most):
         page.keyboard.press(key)
         if page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
             style = "getComputedStyle(document.activeElement)"
             shows = f"{style}.outlineStyle !== 'none' || {style}.boxShadow !== 'none'"
-            assert page.evaluate(shows), f"the focus cannot be seen on {selector}"
+            assert page.evaluate(shows), f"the focus is not visible on {selector}"
             return
     raise AssertionError(f"{key} never leads to {selector}")

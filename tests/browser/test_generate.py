@@ -1,4 +1,4 @@
-"""Writing text on the page: looking at a token, branching, stopping, edits side by side, and what can be taken away."""
+"""Generating text on the page: token details, branching, stopping, edits side by side, and exports."""
 
 import subprocess
 from pathlib import Path
@@ -13,19 +13,19 @@ NEW = "#written .token:not(.given)"
 
 
 def unfold_edits(page: Page) -> None:
-    """Open the box of edits. Gradio sets what it mounts once more, a frame later; nobody types as fast as a test."""
+    """Open the box of edits, and wait one frame, after which Gradio sets the value of a new component again."""
     page.locator("#edits-fold button").first.click()
     page.locator("#edits textarea").wait_for()
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def looked_at(page: Page, token: int) -> None:
-    """Wait until the details are about a token."""
+    """Wait until the details show this token."""
     page.wait_for_selector(f"#details .details:not(.busy)[data-token='{token}']")
 
 
 def first_written(page: Page, new: int) -> int:
-    """The place of the first written token, once all are there and it is looked at."""
+    """The index of the first generated token, once all tokens are generated and its details are shown."""
     expect(page.locator(NEW)).to_have_count(new)
     first = page.locator("#written .token.given").count()
     looked_at(page, first)
@@ -85,20 +85,20 @@ def test_stop_ends_the_stream_and_the_servers_work(visit: Visit, server: tuple[s
     expect(written).to_have_count(5)
     page.get_by_label("Length").fill("512")
     process, before = psutil.Process(server[0].pid), 512
-    for _ in range(4):  # on a busy machine the text may be whole before the click arrives
+    for _ in range(4):  # on a busy machine the text may be complete before the click
         page.get_by_role("button", name="Generate", exact=True).click()
         page.wait_for_function(f"n => ![0, n].includes(document.querySelectorAll('{NEW}').length)", arg=before)
-        page.locator("#stop").evaluate("(stop) => stop.click()")  # it goes out of sight with the end of the text
+        page.locator("#stop").evaluate("(stop) => stop.click()")  # the button is hidden at the end of the text
         page.wait_for_timeout(500)
         before, used = written.count(), sum(process.cpu_times()[:2])
         page.wait_for_timeout(600)
-        assert written.count() == before, "it went on after Stop"
+        assert written.count() == before, "the text continued after Stop"
         if before < 512:
-            assert sum(process.cpu_times()[:2]) - used < 0.3, "the server worked on after Stop"
+            assert sum(process.cpu_times()[:2]) - used < 0.3, "the server continued to work after Stop"
             with page.expect_download() as waiting:
                 page.locator("#written .csv").click()
             rows = pd.read_csv(waiting.value.path(), comment="#")
-            assert (~rows["given"]).sum() == before  # what is taken away is what is shown
+            assert (~rows["given"]).sum() == before  # the exported text is the displayed text
             return
     raise AssertionError("no click came before the end of the text")
 
@@ -115,7 +115,7 @@ def test_edits_stand_beside_the_plain_text(visit: Visit):
     expect(page.locator("#edited .shown")).to_contain_text("edits.scale('blocks.3.mlp_out', 0.0)")
     unfold_edits(page)
     expect(page.locator("#edits textarea")).to_have_value("scale blocks.3.mlp_out 0")
-    page.wait_for_timeout(300)  # it has only now been put on the page
+    page.wait_for_timeout(300)  # this strip has just been added to the page
     page.locator("#edits textarea").fill("# scale blocks.3.mlp_out 0")
     page.wait_for_function("new URL(location).searchParams.get('edits').startsWith('#')")
     page.get_by_role("button", name="Generate", exact=True).click()

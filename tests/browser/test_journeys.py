@@ -1,4 +1,4 @@
-"""What people do on the page, done in a browser."""
+"""Typical uses of the page, in a browser."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -224,7 +224,7 @@ def test_menus_work_by_keyboard(visit: Visit):
         page.keyboard.press(key)
     expect(token).not_to_have_attribute("style", colour)
     assert "checkpoint=tiny-olmo%40step0" in page.url
-    expect(code).to_be_hidden()  # it was of another checkpoint
+    expect(code).to_be_hidden()  # the earlier code was for another checkpoint
     page.locator("#spine .python").click()
     expect(code).to_contain_text("tiny-olmo@step0")
 

@@ -1,4 +1,4 @@
-"""The server talks to this machine only: the whole browser suite runs on one that ends as soon as it does not."""
+"""The server connects only to this machine: all browser tests use a server that ends at any other connection."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The tabs of pictures: hidden states, attribution, compare and training, in a browser."""
+"""The tabs Hidden states, Attribution, Compare and Training, in a browser."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -22,7 +22,7 @@ PANELS = {
     ),
     "Training": ("#training",),
 }
-MENUS = [  # of each menu, an entry of every kind of picture
+MENUS = [  # entries of each menu, one for each kind of picture
     ("Hidden states", "Logit lens", "#lens", ["entropy"]),
     (
         "Hidden states",
@@ -38,7 +38,7 @@ MENUS = [  # of each menu, an entry of every kind of picture
 
 
 def shown(page: Page, panel: str) -> None:
-    """Wait until a panel shows its picture, a plot or a strip, and its tools."""
+    """Wait until a panel shows its plot or strip, and its tools."""
     expect(page.locator(f"{panel} .view-head .title")).not_to_be_empty()
     expect(page.locator(f"{panel} .view-head .python")).to_be_visible()
     expect(page.locator(f"{panel} .js-plotly-plot .main-svg, {panel} .token").first).to_be_visible()
@@ -196,5 +196,5 @@ def test_a_tab_shows_everything_and_of_a_single_token_too(visit: Visit, name: st
     expect(page.locator("#count")).to_contain_text("1 token")
     for panel in PANELS[name]:
         shown(page, panel)
-    problems = page.locator(".block.problem:visible p").all_inner_texts()  # of what one token is too short for
+    problems = page.locator(".block.problem:visible p").all_inner_texts()  # views for which one token is too short
     assert [problem for problem in problems if "at least 2" not in problem] == []

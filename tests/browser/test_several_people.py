@@ -1,4 +1,4 @@
-"""Several people at one server: nothing mixes, nothing waits for ever, and nothing is left behind."""
+"""Several pages at one server: results do not mix, requests end, and memory does not grow."""
 
 import gc
 import json
@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, expect
 from .conftest import Visit, ask, drawn, start, stop, tab
 from .test_stopping import opened, patching
 
-GROWTH = 15_000_000  # bytes that a server may grow by over fifteen runs
-# So that a process holds what is in use: one pool of memory for all threads, and what is freed goes back.
+GROWTH = 15_000_000  # bytes by which a server may grow over fifteen runs
+# One memory pool for all threads, which returns freed memory, so that the process size is the memory in use.
 GIVES_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
@@ -63,7 +63,7 @@ def test_thirty_runs_leave_memory_flat(chromium: Browser):
     models = json.load(urllib.request.urlopen(f"{address}/data/status"))["models"]
     stop(process)
     assert len(models) == 1
-    # The least of ten runs of the same lengths: what is under way when one is measured is no growth.
+    # The minimum of ten runs of equal length, because memory of unfinished work is not growth.
     before, after = (min(memory[run] for run in range(last - 9, last + 1)) for last in (15, 30))
     assert after - before < GROWTH, {run: size // 10**6 for run, size in memory.items()}
 

@@ -1,4 +1,4 @@
-"""Stop, in the bar: what this page computes ends at once, its last pictures stay, and nobody else's work is touched."""
+"""The Stop button: the page's computations end at once, its last pictures stay, and other pages are not affected."""
 
 import subprocess
 import time
@@ -11,22 +11,22 @@ from .conftest import Visit, ask, plotted
 SENTENCES = "Old Marta lives in Lisbon and sells oranges. Young Pedro lives in Porto and sells lemons. " * 8
 BUSY = "[data-testid=status-tracker]:not(.hide)"
 PATCHED = "document.querySelector('#patching .js-plotly-plot').layout.xaxis.ticktext.join('')"
-SOON = 20_000  # ms, on a busy machine; what is stopped then says so
+SOON = 20_000  # ms, on a busy machine; then a stopped view says so
 
 
 def patching(page: Page, text: str) -> None:
-    """Ask for what takes long, and wait until it is under way."""
+    """Request a long computation, and wait until it runs."""
     ask(page, SENTENCES + text)
     expect(page.locator("#patching .block.problem")).to_contain_text("patching resid_pre", timeout=180_000)
 
 
 def at_rest(page: Page, within: float = SOON) -> None:
-    """Wait until nothing of this page runs or waits."""
+    """Wait until no event of this page runs or is queued."""
     expect(page.locator(BUSY)).to_have_count(0, timeout=within)
 
 
 def opened(visit: Visit, prompt: str) -> Page:
-    """The Attribution tab with a short prompt's pictures."""
+    """The Attribution tab with the pictures of a short prompt."""
     page = visit.open(f"tab=Attribution&length=4&prompt={prompt}")
     plotted(page, "#patching")
     page.wait_for_timeout(300)
@@ -42,7 +42,7 @@ def test_stop_ends_a_run_leaves_its_last_picture_and_run_works_again(visit: Visi
     assert page.locator("#stop").is_hidden()
     patching(page, "Stop this.")
     expect(page.locator("#stop")).to_be_visible()
-    assert {part: page.locator(part).bounding_box() for part in places} == places  # nothing has moved
+    assert {part: page.locator(part).bounding_box() for part in places} == places  # the layout has not changed
     page.locator("#stop").click()
     at_rest(page)
     expect(page.locator("#patching .block.problem p")).to_have_text("stopped")
@@ -56,7 +56,7 @@ def test_stop_ends_a_run_leaves_its_last_picture_and_run_works_again(visit: Visi
 def test_one_stop_ends_what_was_asked_for_in_the_meantime_too(visit: Visit):
     page = opened(visit, "Pedro sells red lemons")
     patching(page, "Stop both.")
-    for token in (40, 60):  # each asks for another patching, which waits for the one that runs
+    for token in (40, 60):  # each click requests another patching, which waits for the running one
         page.locator("#spine .token").nth(token).click()
         page.wait_for_timeout(400)
     page.locator("#stop").focus()

@@ -69,7 +69,9 @@ def ablation(
     chosen([position], min(texts.lengths), "position")
     target = None if token is None else token_id(token, tokenizer, model.config.vocab_size)
     if scored is not None and isinstance(tokens, Mapping) and min(texts.lengths) < texts.longest:
-        raise WorkbenchError("scored counts from each text's first token, so give it with Texts, not with padded ids")
+        raise WorkbenchError(
+            "scored counts from each text's first token; with padding, give the tokens as Texts, not as ids"
+        )
     outcome = Outcome(_counted(texts, scored), target, position)
     sources = _sources(model, texts, method, reference, draws, seed)
     found = []
@@ -157,7 +159,7 @@ def _counted(texts: Texts, scored: Tensor | None) -> Tensor:
         )
     counted = (counted & mask)[:, 1:]
     if not counted.any():
-        raise WorkbenchError("scored leaves nothing to score: it is false everywhere after the first position")
+        raise WorkbenchError("scored selects no token to score: it is False everywhere after the first position")
     return counted
 
 
@@ -197,14 +199,16 @@ def _means(model: OlmoForCausalLM, texts: Texts) -> dict[str, Tensor]:
 def _donors(texts: Texts, reference: Texts | None, draws: int, seed: int) -> list[Tensor]:
     """For each draw, one donor text for each text: text pos each."""
     if draws < 1:
-        raise WorkbenchError(f"draws is {draws}; resampling needs at least 1, and several for a standard error")
+        raise WorkbenchError(f"draws is {draws}; resampling needs at least 1, and at least 2 for a standard error")
     if reference is None and len(texts) < 2:
-        raise WorkbenchError("one text has no other to resample from; give more texts, or reference=")
+        raise WorkbenchError(
+            "with a single text, there is no other text to resample from; give more texts, or reference="
+        )
     lengths = {*texts.lengths, *(() if reference is None else reference.lengths)}
     if len(lengths) > 1:
         raise WorkbenchError(
             f"texts of {min(lengths)} to {max(lengths)} tokens cannot be resampled from one another, position by "
-            "position; cut them to one length, or take method='mean'"
+            "position; cut them to equal length, or use method='mean'"
         )
     generator = torch.Generator().manual_seed(seed)
     return [

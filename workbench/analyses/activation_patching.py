@@ -154,7 +154,7 @@ def site_and_axis(model: OlmoForCausalLM, site: str, by: str) -> tuple[str, str]
     axis = axes[name]
     if axis is None:
         choices = ", ".join(name for name in axes if axes[name] is not None)
-        raise WorkbenchError(f"no site {site!r} in a block that has a {by} axis; choices: {choices}")
+        raise WorkbenchError(f"no site {site!r} with a {by} axis in a block; choices: {choices}")
     return name, axis
 
 
@@ -167,7 +167,7 @@ def column_names(model: OlmoForCausalLM, pair: Contrast, axis: str, tokenizer: T
         return tuple(str(head) for head in range(model.sites.sizes[axis]))
     if min(pair.clean.lengths) < pair.clean.longest:
         raise WorkbenchError(
-            f"prompts of {min(pair.clean.lengths)} to {pair.clean.longest} tokens have no positions in common; "
-            "take by='head', or prompts of one length"
+            f"prompts of {min(pair.clean.lengths)} to {pair.clean.longest} tokens cannot be patched by position; "
+            "use by='head', or prompts of equal length"
         )
     return token_labels(pair.clean[0], tokenizer)

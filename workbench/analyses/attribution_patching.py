@@ -117,7 +117,7 @@ def agreement(exact: Measures, estimate: Measures) -> Scores:
     """
     names = list(exact)
     if list(estimate) != names or estimate[names[0]].values.shape != exact[names[0]].values.shape:
-        raise WorkbenchError(f"{exact!r} and {estimate!r} are not about the same cells and measures")
+        raise WorkbenchError(f"{exact!r} and {estimate!r} do not have the same cells and measures")
     return Scores(
         [np.corrcoef(exact[name].values.ravel(), estimate[name].values.ravel())[0, 1] for name in names],
         [name.replace("_", " ").replace("kl", "KL") for name in names],

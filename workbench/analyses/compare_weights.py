@@ -211,7 +211,7 @@ def _tensors(a: NamedTensors, b: NamedTensors) -> list[Named]:
     """The tensors that both checkpoints have, in the order of the model, embedding first."""
     if set(a) != set(b):
         odd = sorted(set(a) ^ set(b))
-        raise WorkbenchError(f"the checkpoints are of different architecture: only one has {', '.join(odd[:3])}")
+        raise WorkbenchError(f"the checkpoints have different architectures: only one has {', '.join(odd[:3])}")
     for name in a:
         if a.shape(name) != b.shape(name):
             raise WorkbenchError(f"the checkpoints differ in size: {name} is {a.shape(name)} and {b.shape(name)}")

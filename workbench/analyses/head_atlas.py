@@ -117,7 +117,7 @@ def repeated_spans(vocab_size: int, samples: int, seed: int) -> tuple[Tensor, Te
     shortest, longest = GAPS
     distinct = SPAN + 2 * longest
     if vocab_size < distinct:
-        raise WorkbenchError(f"a vocabulary of {vocab_size} is too small for {distinct} different random tokens")
+        raise WorkbenchError(f"a vocabulary of {vocab_size} is too small to draw {distinct} different tokens")
     generator = torch.Generator().manual_seed(seed)
     rows = torch.stack([torch.randperm(vocab_size, generator=generator)[:distinct] for _ in range(samples)])
     gaps = torch.randint(shortest, longest + 1, (samples, 2), generator=generator)

@@ -30,13 +30,13 @@ def hidden_state_pca(
     The sign of a component is chosen so that its largest entry in absolute value is positive.
     """
     if components not in (2, 3):
-        raise WorkbenchError(f"components is {components}; a picture has 2 or 3")
+        raise WorkbenchError(f"components is {components}; it should be 2 or 3")
     texts = texts_for(model, tokens)
     (layer,) = chosen([layer], model.config.num_hidden_layers, "layer")
     kept = [max(0, length - skip) for length in texts.lengths]
     if sum(kept) <= components:
         raise WorkbenchError(
-            f"{sum(kept)} tokens are left after skipping {skip} of each text, for {components} components"
+            f"{sum(kept)} tokens are left after skipping {skip} of each text, too few for {components} components"
         )
     site, held = f"blocks.{layer}.resid_post", 6 * 8 * sum(kept) * model.config.hidden_size
     size = tokens_at_a_time(model, "principal components", run_bytes(model, capture=[site]), texts.longest, fixed=held)

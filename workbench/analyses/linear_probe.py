@@ -83,15 +83,21 @@ def _classes(labels: Sequence[object], splits: int, held_out: float) -> tuple[np
     if splits < 2:
         raise WorkbenchError(f"splits is {splits}; a standard error needs at least 2")
     if not 0 < held_out < 1:
-        raise WorkbenchError(f"held_out is {held_out}; it is the share of texts to test on, between 0 and 1")
+        raise WorkbenchError(f"held_out is {held_out}; it should be between 0 and 1: the share of texts to test on")
     classes, wanted, counts = np.unique([str(label) for label in labels], return_inverse=True, return_counts=True)
     if len(classes) < 2:
-        raise WorkbenchError(f"all {len(labels)} texts have the label {str(classes[0])!r}; a probe needs at least two")
+        raise WorkbenchError(
+            f"all {len(labels)} texts have the label {str(classes[0])!r}; a probe needs at least two labels"
+        )
     if counts.min() < 2:
-        raise WorkbenchError(f"label {str(classes[counts.argmin()])!r} has {counts.min()} text; each needs at least 2")
+        raise WorkbenchError(
+            f"label {str(classes[counts.argmin()])!r} has {counts.min()} text; each label needs at least 2"
+        )
     tested = int(np.ceil(held_out * len(labels)))
     if min(tested, len(labels) - tested) < len(classes):
-        raise WorkbenchError(f"{len(labels)} texts are too few to train and test {len(classes)} labels; give more")
+        raise WorkbenchError(
+            f"{len(labels)} texts are too few to train and test a probe of {len(classes)} labels; give more"
+        )
     return classes, wanted
 
 

@@ -126,19 +126,19 @@ def _batches(model: OlmoForCausalLM, pair: Contrast) -> tuple[list[Pairs], int]:
 def _present(model: OlmoForCausalLM, receivers: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Receivers as (layer, head). Errors: WorkbenchError for heads that do not exist, or in layer 0."""
     if not receivers:
-        raise WorkbenchError("receivers is empty; name some as (layer, head), or leave it out for the logits")
+        raise WorkbenchError("receivers is empty; give receivers as (layer, head), or leave it out to use the logits")
     layers = chosen([layer for layer, _ in receivers], model.config.num_hidden_layers, "layer")
     heads = chosen([head for _, head in receivers], model.config.num_attention_heads, "head")
     first = [f"L0H{head}" for layer, head in zip(layers, heads, strict=True) if layer == 0]
     if first:
-        raise WorkbenchError(f"receivers in layer 0 have no heads before them: {', '.join(first)}; leave these out")
+        raise WorkbenchError(f"receivers in layer 0 have no heads before them; leave out: {', '.join(first)}")
     return list(zip(layers, heads, strict=True))
 
 
 def _readers(model: OlmoForCausalLM, receivers: list[tuple[int, int]], inputs: str) -> Readers:
     """The sites that are the inputs of receivers."""
     if not inputs or not set(inputs) <= set(INPUTS):
-        raise WorkbenchError(f"inputs={inputs!r}; give one or more of the letters of {INPUTS!r}")
+        raise WorkbenchError(f"inputs={inputs!r}; give one or more letters of {INPUTS!r}")
     group = model.config.num_attention_heads // model.config.num_key_value_heads
     readers: dict[str, set[int]] = {}
     for layer, head in receivers:

@@ -53,7 +53,9 @@ def representation_similarity(
     texts = texts_for(config_of(model), tokens)
     counted = texts.mask.cpu() & (torch.arange(texts.longest) >= skip)  # batch pos
     if not counted.any():
-        raise WorkbenchError(f"texts of {texts.longest} tokens leave none after skipping {skip}; use longer ones")
+        raise WorkbenchError(
+            f"after skipping {skip} tokens, texts of {texts.longest} tokens have none left; give longer texts"
+        )
     subjects = [model] if other is None else [model, other]
     generator = torch.Generator().manual_seed(seed)
     drawn = _drawn(counted, subjects, generator)

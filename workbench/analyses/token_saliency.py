@@ -64,7 +64,7 @@ def token_saliency(
     (position,) = chosen([position], batch.shape[1], "position")
     target = target_ids(model, token, against, tokenizer)
     if points < 1:
-        raise WorkbenchError(f"points is {points}; the quadrature needs at least 1, and many to be exact")
+        raise WorkbenchError(f"points is {points}; the quadrature needs at least 1, and is more exact with more")
     ids, embeddings = batch[:, : position + 1], model.get_input_embeddings().weight.detach()
     d_model = model.config.hidden_size
     per_token = run_bytes(model, grad=True) + 40 * d_model  # for the points on the line, and their gradients in float64

@@ -150,13 +150,13 @@ def trajectory(
         for index, (values, is_kept) in results:
             found[index] = values
             if not is_kept:
-                problems["warning"] = f"the cache {cache} cannot be written: what was measured is not kept"
+                problems["warning"] = f"the cache {cache} cannot be written: the results are not kept"
             report(progress, len(found) / len(run), f"{metric.name}: {len(found)} of {len(run)} checkpoints")
     lines = list(found[0])
     odd = [run[index].id for index in range(len(run)) if list(found[index]) != lines]
     if odd:
         raise WorkbenchError(
-            f"{metric.name} has other names at {odd[0]} than at {run[0].id}: {', '.join(lines[:4])}, …"
+            f"{metric.name} has other names at {odd[0]} than at {run[0].id}, where they are: {', '.join(lines[:4])}, …"
         )
     for sentence in problems.values():
         warnings.warn(sentence, stacklevel=2)
@@ -201,7 +201,7 @@ def _places(run: Sequence[Checkpoint], axis: str) -> list[int]:
     for one, other in pairwise(run):
         if _place(one, "step") >= _place(other, "step"):
             raise WorkbenchError(
-                f"{one.id} and {other.id} do not follow one another on one run; take checkpoints.main_run(series)"
+                f"{one.id} and {other.id} do not follow one another on one run; use checkpoints.main_run(series)"
             )
     return places
 
@@ -210,7 +210,9 @@ def _place(checkpoint: Checkpoint, axis: str) -> int:
     """The position of a checkpoint on an axis. Errors: WorkbenchError if it is not known."""
     place = checkpoint.place(axis)
     if place is None:
-        raise WorkbenchError(f"the {axis} of {checkpoint.id} is not known; take the other axis, or leave it out")
+        raise WorkbenchError(
+            f"the {axis} of {checkpoint.id} is not known; use the other axis, or leave this checkpoint out"
+        )
     return place
 
 
@@ -340,7 +342,7 @@ def named_values(value: Value, name: str) -> dict[str, float]:
     Errors: WorkbenchError for a value of another form.
     """
     if isinstance(value, Measures):
-        raise WorkbenchError(f"{name} gives several measures, and one can be followed: {', '.join(value)}")
+        raise WorkbenchError(f"{name} returns several measures, but a metric needs one of them: {', '.join(value)}")
     if isinstance(value, Mapping):
         return {str(key): float(number) for key, number in value.items()}
     if isinstance(value, Scores):
@@ -363,5 +365,5 @@ def named_values(value: Value, name: str) -> dict[str, float]:
     if numbers.ndim == 2:
         return {head_name(*index): number for index, number in np.ndenumerate(numbers)}
     raise WorkbenchError(
-        f"{name} has shape {numbers.shape}; it should be a number, one a layer, or one a layer and head"
+        f"{name} has shape {numbers.shape}; it should be one number, one for each layer, or one for each layer and head"
     )

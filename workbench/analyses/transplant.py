@@ -153,7 +153,7 @@ def _kinds(kinds: Sequence[str] | None, using: str) -> tuple[str, ...]:
     """The kinds of parts to exchange: all possible ones if None. Errors: WorkbenchError for an unknown kind."""
     there = ("head", *WHOLE.get(using, ()))
     if unknown := [kind for kind in kinds or () if kind not in there]:
-        raise WorkbenchError(f"no kind {unknown[0]!r} of parts with {using}; choices: {', '.join(there)}")
+        raise WorkbenchError(f"no parts of kind {unknown[0]!r} with {using}; choices: {', '.join(there)}")
     return there if kinds is None else tuple(kinds)
 
 

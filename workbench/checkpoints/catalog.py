@@ -131,8 +131,8 @@ def series(name: str) -> Series:
     if hub.is_repository(name):
         return _hub_series(name)
     raise WorkbenchError(
-        f"no series {name!r}: neither embedded ({', '.join(EMBEDDED)}), nor a folder here, nor a hub repository such "
-        f"as {PUBLISHED[0].repository}, nor a published model: {', '.join(known.name for known in PUBLISHED)}"
+        f"no series {name!r}; choose an embedded series ({', '.join(EMBEDDED)}), a local folder, a hub repository such "
+        f"as {PUBLISHED[0].repository}, or a published model: {', '.join(known.name for known in PUBLISHED)}"
     )
 
 
@@ -144,7 +144,7 @@ def folder_series(folder: Path, name: str, source: str = "folder") -> Series:
     Errors: WorkbenchError if there is no checkpoint at all.
     """
     if not folder.is_dir():
-        raise WorkbenchError(f"the folder of {name} is not there: {folder}")
+        raise WorkbenchError(f"the folder of {name} does not exist: {folder}")
     told, found, left_out = _told(folder), [], []
     read = [revision for path in folder.iterdir() if path.is_dir() and (revision := parse(path.name))]
     for revision in sorted(read, key=lambda revision: revision.sort_key):
@@ -210,10 +210,10 @@ def pick(checkpoints: Sequence[Checkpoint], count: int) -> list[Checkpoint]:
     Errors: WorkbenchError if `count` is below 2 or an entry has no step.
     """
     if count < 2:
-        raise WorkbenchError(f"{count} checkpoints to pick; at least 2, the first and the last")
+        raise WorkbenchError(f"count is {count}; it should be at least 2, for the first and the last checkpoint")
     kept = [(math.log1p(place), c) for c in checkpoints if (place := c.place("step")) is not None]
     if len(kept) < len(checkpoints):
-        raise WorkbenchError("only checkpoints with a step can be picked from; take main_run(series)")
+        raise WorkbenchError("every checkpoint to pick from needs a step; use main_run(series)")
     while len(kept) > count:
         del kept[min(range(1, len(kept) - 1), key=lambda i: kept[i + 1][0] - kept[i - 1][0])]
     return [checkpoint for _, checkpoint in kept]
@@ -274,13 +274,13 @@ def _told(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     records = read_json(path).get("checkpoints")
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise WorkbenchError(f"{path} has no list `checkpoints` of records with a revision")
+        raise WorkbenchError(f"{path} needs a list `checkpoints` of records, each with a revision")
     for record in records:
         revision, tokens = record.get("revision"), record.get("tokens")
         if not isinstance(revision, str):
-            raise WorkbenchError(f"{path} has no list `checkpoints` of records with a revision: {shown(record)}")
+            raise WorkbenchError(f"{path} has a record in `checkpoints` without a revision: {shown(record)}")
         if tokens is not None and (type(tokens) is not int or tokens < 0):
-            raise WorkbenchError(f"{path}: {shown(revision)} has tokens: {shown(tokens)}, which is no count")
+            raise WorkbenchError(f"{path}: {shown(revision)} has tokens: {shown(tokens)}; it should be a whole number")
     return {record["revision"]: record for record in records}
 
 
@@ -288,7 +288,7 @@ def _hub_series(repository: str) -> Series:
     found = hub.revisions(repository)
     read = sorted((r for name in found.names if (r := parse(name))), key=lambda revision: revision.sort_key)
     if not read:
-        raise WorkbenchError(f"{repository} has no revision that names a step; it has {', '.join(found.names[:8])}")
+        raise WorkbenchError(f"{repository} has no revision named after a step; it has {', '.join(found.names[:8])}")
     family = next((known.family for known in PUBLISHED if known.repository == repository), None)
     checkpoints = [_checkpoint(repository, r, r.name, family, r.tokens, {}) for r in read]
     return Series(checkpoints, repository, "cache" if found.note else "hub", [found.note] if found.note else [])

@@ -38,11 +38,11 @@ DTYPES = {
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
 UNCONVERTED = {
-    "model_and_optim": "OLMo-core's src/examples/huggingface/convert_checkpoint_to_hf.py converts it (of a run with "
-    "config.yaml, OLMo's scripts/unshard.py)",
-    "model/rank*.pt": "OLMo's scripts/unshard.py makes model.pt of it",
-    "rank*.pt": "OLMo's scripts/unshard.py makes model.pt of it",
-    "*.distcp": "torch.distributed.checkpoint.format_utils.dcp_to_torch_save makes one file of it",
+    "model_and_optim": "convert them with OLMo-core's src/examples/huggingface/convert_checkpoint_to_hf.py (for a run "
+    "with config.yaml: OLMo's scripts/unshard.py)",
+    "model/rank*.pt": "OLMo's scripts/unshard.py converts them to model.pt",
+    "rank*.pt": "OLMo's scripts/unshard.py converts them to model.pt",
+    "*.distcp": "torch.distributed.checkpoint.format_utils.dcp_to_torch_save converts them to one file",
 }
 """Files of distributed training that are not read, by pattern, and the tool that converts them."""
 
@@ -121,11 +121,11 @@ class SafetensorsFile:
         end = max((entry.start + entry.nbytes for entry in entries.values()), default=data_start)
         if size < end:
             raise WorkbenchError(
-                f"{self.path} is cut short: its header promises {end:,} bytes and the file holds {size:,}; "
+                f"{self.path} is truncated: its header describes {end:,} bytes, but the file has {size:,}; "
                 "download or copy it again"
             )
         if size > end:
-            raise WorkbenchError(f"{self.path} holds {size:,} bytes but its header accounts for only {end:,}")
+            raise WorkbenchError(f"{self.path} has {size:,} bytes, but its header describes only {end:,}")
         return entries
 
     def rows(self, key: str, start: int, stop: int) -> Tensor:
@@ -142,7 +142,7 @@ class SafetensorsFile:
         with self.path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, MOST_HEADER_BYTES):
-                raise WorkbenchError(f"{self.path} ({size:,} bytes) is cut short or is not a safetensors file")
+                raise WorkbenchError(f"{self.path} ({size:,} bytes) is truncated or is not a safetensors file")
             raw = file.read(length)
         try:
             header = json.loads(raw)
@@ -151,7 +151,7 @@ class SafetensorsFile:
                 f"{self.path} is not a safetensors file: its header is not JSON ({reason(error)})"
             ) from error
         if not isinstance(header, dict):
-            raise WorkbenchError(f"{self.path} is not a safetensors file: its header is no table of tensors")
+            raise WorkbenchError(f"{self.path} is not a safetensors file: its header is not a JSON object")
         return header, 8 + length
 
     def _entry(self, key: str, said: dict, data_start: int) -> Span:
@@ -169,7 +169,7 @@ class SafetensorsFile:
         if begin < 0 or end - begin != entry.nbytes:
             raise WorkbenchError(
                 f"{self.path}: {shown(key)} of shape {shown(list(shape))} and dtype {name} needs {entry.nbytes:,} "
-                f"bytes but the header gives it {end - begin:,}"
+                f"bytes, but the header gives it {end - begin:,}"
             )
         return entry
 
@@ -203,10 +203,10 @@ class PickleFile:
             except pickle.UnpicklingError as error:
                 raise WorkbenchError(
                     f"{self.path} holds pickled code or objects, which are never run; only tensors are read from "
-                    "pickle files. Convert it to safetensors where you trust it"
+                    "pickle files. If you trust it, convert it to safetensors"
                 ) from error
             except NO_TENSORS as error:
-                raise WorkbenchError(f"{self.path} is cut short or is no file of tensors: {reason(error)}") from error
+                raise WorkbenchError(f"{self.path} is truncated or not a file of tensors: {reason(error)}") from error
         plain = isinstance(loaded, dict) and all(
             isinstance(key, str)
             and isinstance(value, Tensor)
@@ -215,7 +215,7 @@ class PickleFile:
             for key, value in loaded.items()
         )
         if not plain:
-            raise WorkbenchError(f"{self.path} is no table of tensors")
+            raise WorkbenchError(f"{self.path} is not a dictionary of dense tensors")
         return loaded
 
 
@@ -242,11 +242,11 @@ def why_no_weights(folder: Path) -> str:
     """The message for a folder without readable weights: its contents, and how to convert them if that is known."""
     for place, remedy in UNCONVERTED.items():
         if next(folder.glob(place), None) is not None:
-            return f"{folder} holds the shards of a distributed run ({place}), which are not read as they are; {remedy}"
+            return f"{folder} holds the shards of a distributed run ({place}), which cannot be read directly; {remedy}"
     pieces = sorted(path.name for path in folder.glob("*-of-*"))
     if pieces:
         return (
-            f"{folder} is half written: it has {len(pieces)} shards ({pieces[0]}, …) but no index of them "
+            f"{folder} is incomplete: it has {len(pieces)} shards ({pieces[0]}, …) but no index file "
             f"({' or '.join(INDEX_FILES)})"
         )
     there = sorted(_listed(path) for path in folder.iterdir()) if folder.is_dir() else []
@@ -266,11 +266,11 @@ def is_there(path: Path) -> bool:
     try:
         if path.is_file():
             return True
-        other = "a folder" if path.is_dir() else "a link to a file that is not there" if path.is_symlink() else ""
+        other = "a folder" if path.is_dir() else "a link to a file that does not exist" if path.is_symlink() else ""
         if not other and not path.exists():
             return False
     except (OSError, ValueError) as error:
-        raise WorkbenchError(f"{shown(str(path))} is no name of a file: {reason(error)}") from error
+        raise WorkbenchError(f"{shown(str(path))} is not a valid file name: {reason(error)}") from error
     raise WorkbenchError(f"{path} is {other or 'something else'} where a file was expected")
 
 
@@ -279,11 +279,11 @@ def read_text(path: Path) -> str:
     with _opening(path):
         size = path.stat().st_size
         if size > MOST_TEXT_BYTES:
-            raise WorkbenchError(f"{path} holds {size:,} bytes, too many to be read ({MOST_TEXT_BYTES:,} at most)")
+            raise WorkbenchError(f"{path} is too large: it has {size:,} bytes; at most {MOST_TEXT_BYTES:,} are read")
         try:
             return path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise WorkbenchError(f"{path} is no text in UTF-8: {reason(error)}") from error
+            raise WorkbenchError(f"{path} is not UTF-8 text: {reason(error)}") from error
 
 
 def read_json(path: Path) -> dict:
@@ -294,7 +294,7 @@ def read_json(path: Path) -> dict:
     except (ValueError, RecursionError) as error:
         raise WorkbenchError(f"{path} cannot be read as JSON: {reason(error)}") from error
     if not isinstance(found, dict):
-        raise WorkbenchError(f"{path} holds {type(found).__name__} where a table was expected")
+        raise WorkbenchError(f"{path} holds {type(found).__name__} instead of a JSON object")
     return found
 
 
@@ -314,14 +314,14 @@ def _shards(index: Path) -> list[Path]:
     names = sorted({str(name) for name in weight_map.values()})
     outside = [name for name in names if Path(name).name != name]
     if outside:
-        raise WorkbenchError(f"{index} points outside its folder: {shown(outside[0])}")
+        raise WorkbenchError(f"{index} names a file outside its folder: {shown(outside[0])}")
     too_long = [name for name in names if len(name.encode(errors="replace")) > MOST_NAME_BYTES]
     if too_long:
-        raise WorkbenchError(f"{index} names a file that cannot be: {shown(too_long[0])}")
+        raise WorkbenchError(f"{index} names a file with too long a name: {shown(too_long[0])}")
     missing = [name for name in names if not is_there(index.parent / name)]
     if missing:
         raise WorkbenchError(
-            f"{index.parent} is half written: {len(missing)} of {len(names)} shards that {index.name} names are "
+            f"{index.parent} is incomplete: {len(missing)} of {len(names)} shards that {index.name} names are "
             f"missing: {', '.join(shown(name) for name in missing[:4])}"
         )
     return [index.parent / name for name in names]

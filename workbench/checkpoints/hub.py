@@ -57,7 +57,7 @@ def revisions(repository: str) -> Revisions:
         HfApi().model_info(repository, timeout=SECONDS)  # a test with a time limit, since the listing has none
         refs = HfApi().list_repo_refs(repository)
     except RepositoryNotFoundError as error:
-        raise WorkbenchError(f"the hub has no repository {repository!r}, or it is not open to you") from error
+        raise WorkbenchError(f"the hub has no repository {repository!r}, or you have no access to it") from error
     except UNREACHABLE as error:
         return _cached_revisions(repository, error)
     return Revisions(tuple(ref.name for ref in refs.branches + refs.tags))
@@ -77,7 +77,7 @@ def fetch(repository: str, revision: str | None) -> Path:
             wanted = WANTED if safe else WANTED + PICKLES
             return Path(snapshot_download(repository, revision=revision, allow_patterns=list(wanted)))
         except RepositoryNotFoundError as error:
-            raise WorkbenchError(f"the hub has no repository {repository!r}, or it is not open to you") from error
+            raise WorkbenchError(f"the hub has no repository {repository!r}, or you have no access to it") from error
         except RevisionNotFoundError as error:
             raise WorkbenchError(
                 f"{repository} has no revision {revision!r}; series({repository!r}) lists them"
@@ -116,7 +116,7 @@ def _cached_revisions(repository: str, error: Exception) -> Revisions:
     there = f"{len(names)} revision{'s' if len(names) > 1 else ''}"
     return Revisions(
         tuple(sorted(names)),
-        f"the hub cannot be reached ({_reason(error)}): listed are the {there} of {repository} in the local cache",
+        f"the hub cannot be reached ({_reason(error)}): only the {there} of {repository} in the local cache are listed",
     )
 
 

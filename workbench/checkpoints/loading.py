@@ -78,8 +78,8 @@ def load(
     wanted, free = (needed.peak if device.type == "cpu" else needed.resident), free_memory(device)
     if wanted > free:
         raise WorkbenchError(
-            f"{folder} takes {readable(wanted)} to load and {readable(free)} are free on {device}; "
-            "a smaller dtype (bfloat16) or quantize='nf4' takes less"
+            f"{folder} needs {readable(wanted)} to load, but {readable(free)} are free on {device}; "
+            "a smaller dtype (bfloat16) or quantize='nf4' needs less"
         )
     tokenizer = tokenizer_of(folder)
     tensors = _read(weights, found, check_finite, progress)
@@ -119,7 +119,7 @@ def locate(checkpoint: str | Checkpoint) -> Path:
     if hub.is_repository(name):
         return hub.fetch(name, revision)
     raise WorkbenchError(
-        f"no checkpoint {checkpoint_id!r}: an id is `name@revision` with an embedded series "
+        f"no checkpoint {checkpoint_id!r}: an id is `name@revision`; the name is an embedded series "
         f"({', '.join(catalog.EMBEDDED)}), a folder, or a hub repository such as {catalog.PUBLISHED[0].repository}"
     )
 
@@ -146,7 +146,7 @@ def device_of(device: torch.device | str | None) -> torch.device:
     if found.type == "cpu" or (found.type == kind and (found.index or 0) < count):
         return found
     there = ", ".join(["cpu", *(f"{kind}:{index}" for index in range(count))])
-    raise WorkbenchError(f"no device {str(device)!r} that this torch can use here; there is: {there}")
+    raise WorkbenchError(f"no device {str(device)!r} on this machine; torch can use: {there}")
 
 
 def suited_dtype(device: torch.device | str | None = None, quantize: str | None = None) -> str:
@@ -204,15 +204,15 @@ def _why_no_tokenizer(folder: Path, error: Exception) -> str:
     """
     path, *others = (folder / name for name in TOKENIZER_FILES if is_there(folder / name))
     if "added_tokens" not in read_json(path):
-        return f"{path} is no whole tokenizer: it has no added_tokens"
+        return f"{path} is not a complete tokenizer: it has no added_tokens"
     for other in others:
         (read_json if other.suffix == ".json" else read_text)(other)
     try:
         Tokenizer.from_str(read_text(path))
     except Exception as broken:  # noqa: BLE001 - as above
-        return f"{path} is no tokenizer: {reason(broken)}"
+        return f"{path} is not a valid tokenizer: {reason(broken)}"
     names = " and ".join(other.name for other in others) or "no settings"
-    return f"{path} with {names} makes no tokenizer: {reason(error)}"
+    return f"{path} with {names} is not a valid tokenizer: {reason(error)}"
 
 
 def _inside(folder: Path, name: str, revision: str | None) -> Path:
@@ -319,9 +319,9 @@ def _why_not_finite(weights: Weights, name: str, stored: Tensor, dtype: torch.dt
     if is_finite(stored):
         return (
             f"{place.file.path}: {key} holds numbers up to {stored.abs().max().item():.3g}, more than "
-            f"{str(dtype).removeprefix('torch.')} can; another dtype (bfloat16, float32) can"
+            f"{str(dtype).removeprefix('torch.')} can represent; use another dtype (bfloat16, float32)"
         )
     return (
-        f"{place.file.path}: {key} holds {how_not_finite(stored)}: a training that diverged, or a damaged file; "
-        "load(..., check_finite=False) opens it all the same"
+        f"{place.file.path}: {key} holds {how_not_finite(stored)}: the training diverged, or the file is damaged; "
+        "load(..., check_finite=False) loads it anyway"
     )

@@ -197,14 +197,14 @@ def _check_types(settings: dict[str, Any]) -> None:
     for name in COUNTS:
         value = settings.get(name)
         if (type(value) is not int or value < 1) and (value is not None or name in REQUIRED):
-            raise WorkbenchError(f"settings say {name}: {shown(value)}, which is no whole number from 1")
+            raise WorkbenchError(f"{name}: {shown(value)} should be a whole number from 1")
     for name in NUMBERS:
         value = settings.get(name)
         if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
-            raise WorkbenchError(f"settings say {name}: {shown(value)}, which is no number above 0")
+            raise WorkbenchError(f"{name}: {shown(value)} should be a number above 0")
     for name in FLAGS:
         if not isinstance(settings.get(name), bool | None):
-            raise WorkbenchError(f"settings say {name}: {shown(settings[name])}, which is neither true nor false")
+            raise WorkbenchError(f"{name}: {shown(settings[name])} should be true or false")
 
 
 def _given(settings: dict[str, Any], name: str, default: Any) -> Any:  # noqa: ANN401 - the type depends on the setting
@@ -218,7 +218,7 @@ def _check_readable(settings: dict[str, Any], readable: dict[str, tuple[Any, ...
         value = settings.get(name)
         if value is not None and value not in values:
             has = " or ".join(str(value) for value in values) or "none"
-            raise WorkbenchError(f"settings say {name}: {shown(value)}; {family} as published has {has}")
+            raise WorkbenchError(f"{name}: {shown(value)} is not supported; published {family} models have {has}")
 
 
 def _group_size(keys: set[str]) -> int:
@@ -262,7 +262,7 @@ def _kv_heads(settings: dict[str, Any]) -> int:
     several, of_all = settings.get("n_kv_heads"), settings.get("multi_query_attention")
     by_flag = None if of_all is None else 1 if of_all else settings["n_heads"]
     if None not in (several, by_flag) and several != by_flag:
-        raise WorkbenchError(f"settings say n_kv_heads: {several} and multi_query_attention: {of_all}")
+        raise WorkbenchError(f"n_kv_heads: {several} contradicts multi_query_attention: {of_all}")
     return several or by_flag or settings["n_heads"]
 
 
@@ -270,7 +270,7 @@ def _eos(settings: dict[str, Any]) -> int | None:
     """The id of the end-of-text token. A wrong 0, which AI2's converter also corrects, is replaced with a warning."""
     eos = settings.get("eos_token_id")
     if eos == 0 and settings["vocab_size"] > LAST_TOKEN:
-        warnings.warn(f"settings say eos_token_id: 0, a known mistake; {LAST_TOKEN} is used", stacklevel=2)
+        warnings.warn(f"the config has eos_token_id: 0, a known mistake; {LAST_TOKEN} is used instead", stacklevel=2)
         return LAST_TOKEN
     return eos
 

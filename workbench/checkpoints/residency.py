@@ -70,7 +70,7 @@ class Residents:
         size = self._size(name)
         if size > self.budget:
             raise WorkbenchError(
-                f"{name} takes {readable(size)} and the budget for loaded models is {readable(self.budget)}"
+                f"{name} needs {readable(size)}, but the budget for loaded models is {readable(self.budget)}"
             )
         self._make_room(size)
         loaded = load(name, dtype=self._dtype, device=self._device, quantize=self._quantize, progress=progress)

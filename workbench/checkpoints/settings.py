@@ -78,7 +78,7 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], Path]:
         return _of_a_size(read_json(path), path), path
     path = folder / "config.yaml"
     if not is_there(path):
-        raise WorkbenchError(f"{folder} is no checkpoint: it has neither config.json nor config.yaml")
+        raise WorkbenchError(f"{folder} is not a checkpoint: it has neither config.json nor config.yaml")
     text = read_text(path)
     try:
         run = yaml.safe_load(text)
@@ -98,7 +98,7 @@ def _of_a_size(settings: dict[str, Any], path: Path) -> dict[str, Any]:
         if isinstance(value, dict | list):
             left += value.values() if isinstance(value, dict) else value
         if counted + len(left) > MOST_VALUES:
-            raise WorkbenchError(f"{path} holds more than {MOST_VALUES:,} values, which are no settings of a model")
+            raise WorkbenchError(f"{path} holds more than {MOST_VALUES:,} values, too many for the config of a model")
     return settings
 
 
@@ -122,7 +122,7 @@ def config_of(settings: dict[str, Any], keys: set[str]) -> PreTrainedConfig:
     except WorkbenchError:
         raise
     except BROKEN as error:
-        raise WorkbenchError(f"no settings of an OLMo: {type(error).__name__}: {reason(error)}") from error
+        raise WorkbenchError(f"not a valid OLMo config: {type(error).__name__}: {reason(error)}") from error
     _check_numbers(config)
     return config
 
@@ -165,11 +165,12 @@ def check_that_it_makes_a_model(config: PreTrainedConfig) -> None:
         with torch.device("meta"):
             model = OlmoForCausalLM(config)
     except BROKEN as error:
-        raise WorkbenchError(f"it makes no model: {reason(error)}") from error
+        raise WorkbenchError(f"no model can be built from this config: {reason(error)}") from error
     turned = {2 * buffer.numel() for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
     if turned != {d_head_of(config)}:
         raise WorkbenchError(
-            f"it makes no model: rope_parameters turn {max(turned)} of a head's {d_head_of(config)} dimensions"
+            f"no model can be built from this config: rope_parameters rotate {max(turned)} dimensions of a head, which "
+            f"has {d_head_of(config)}"
         )
 
 
@@ -189,12 +190,12 @@ def _transformers(settings: dict[str, Any]) -> PreTrainedConfig:
     family = _model_type(settings)
     if family not in MODEL_TYPES:
         raise WorkbenchError(
-            f"model_type {shown(settings.get('model_type'))} is not an OLMo that this workbench reads "
-            f"({', '.join(MODEL_TYPES)}, or the old hf_olmo)"
+            f"model_type {shown(settings.get('model_type'))} is not a supported OLMo model type; "
+            f"supported: {', '.join(MODEL_TYPES)} and the old hf_olmo"
         )
     for name in UNREADABLE:
         if settings.get(name) is not None:
-            raise WorkbenchError(f"{name}: {shown(settings[name])} is not read; save the checkpoint without it")
+            raise WorkbenchError(f"{name}: {shown(settings[name])} is not supported; save the checkpoint without it")
     made = MODEL_TYPES[family][1]
     known = {*made.__annotations__, *FORMER_SETTINGS, "head_dim"}
     return made.from_dict({name: value for name, value in settings.items() if name in known})
@@ -205,7 +206,7 @@ def _check_layers(settings: Mapping[str, Any], keys: set[str]) -> None:
     name = "n_layers" if original.is_settings(dict(settings)) else "num_hidden_layers"
     said, there = settings.get(name), layers_in(keys)
     if isinstance(said, int) and said != there:
-        raise WorkbenchError(f"{name}: {shown(said)}, but the tensors are those of {there} layers")
+        raise WorkbenchError(f"{name}: {shown(said)}, but the weight files have {there} layers")
 
 
 def _check_numbers(config: PreTrainedConfig) -> None:
@@ -213,24 +214,24 @@ def _check_numbers(config: PreTrainedConfig) -> None:
     for name in ABOVE_ZERO:
         value = getattr(config, name, None)
         if value is not None and (not isinstance(value, int | float) or not 0 < value <= LARGEST):
-            raise WorkbenchError(f"{name}: {shown(value)} should be above 0, and a number that can be counted to")
+            raise WorkbenchError(f"{name}: {shown(value)} should be a number above 0 and below 2**63")
     for name in TOKEN_IDS:
         ids = getattr(config, name, None)
         for token in ids if isinstance(ids, list) else [ids]:
             if token is not None and not -1 <= token <= LARGEST:
-                raise WorkbenchError(f"{name}: {shown(token)} is no token")
+                raise WorkbenchError(f"{name}: {shown(token)} is not a token id")
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     if heads % kv_heads or d_head_of(config) % 2:
         raise WorkbenchError(
-            f"{heads} heads of {d_head_of(config)} dimensions with {kv_heads} for keys and values: heads should be a "
-            "multiple of those, and dimensions come in pairs"
+            f"{heads} heads of {d_head_of(config)} dimensions and {kv_heads} key-value heads: the number of heads "
+            "should be a multiple of the number of key-value heads, and the number of dimensions should be even"
         )
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()) and config.sliding_window is None:
-        raise WorkbenchError("layer_types has sliding_attention, but there is no sliding_window")
+        raise WorkbenchError("layer_types contains sliding_attention, but sliding_window is not set")
     for name, value in _leaves(config.rope_parameters):
         least = 0 if name != "rope_theta" else math.ulp(0.0)
         if isinstance(value, int | float) and not least <= value <= LARGEST:
-            raise WorkbenchError(f"rope_parameters: {name}: {shown(value)} makes no angles")
+            raise WorkbenchError(f"rope_parameters: {name}: {shown(value)} is not a valid value for RoPE")
 
 
 def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

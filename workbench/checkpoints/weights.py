@@ -163,7 +163,7 @@ def _check_names(places: Mapping[str, TensorPlace], keys: set[str], config: PreT
         )
     if extra:
         raise WorkbenchError(
-            f"{extra[0].file.path} holds {len(extra)} tensors that have no place in this {family}: "
+            f"{extra[0].file.path} holds {len(extra)} tensors that this {family} does not have: "
             f"{', '.join(shown(place.key) for place in extra[:4])}{_by_setting(extra[0].key, keys)}"
         )
 
@@ -176,12 +176,12 @@ def _check_shapes(places: Mapping[str, TensorPlace], config: PreTrainedConfig) -
         name, place = wrong[0], places[wrong[0]]
         part = "" if place.key == name else f" (of {place.key})"
         raise WorkbenchError(
-            f"{place.file.path}: {name}{part} has shape {place.shape} where the config says {expected[name]} "
+            f"{place.file.path}: {name}{part} has shape {place.shape}, but the config says {expected[name]} "
             f"({len(wrong)} such tensors)"
         )
     unreal = [name for name, place in places.items() if not place.dtype.is_floating_point]
     if unreal:
-        raise WorkbenchError(f"{places[unreal[0]].file.path}: {unreal[0]} holds {places[unreal[0]].dtype}, not floats")
+        raise WorkbenchError(f"{places[unreal[0]].file.path}: {unreal[0]} is {places[unreal[0]].dtype}, not floats")
 
 
 def _by_setting(key: str, keys: set[str]) -> str:

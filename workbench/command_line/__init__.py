@@ -23,9 +23,7 @@ from workbench.streams import check_output, complain, show, tell
 
 COMMANDS = ("generate", "attention", "lens", "compare", "trajectory", "check")
 PROGRAM = ("python", "-m", "workbench")
-CODES = (
-    "exit codes: 0 fine; 1 it cannot be done (the reason is on stderr) or a check failed; 2 not understood; 130 Ctrl-C"
-)
+CODES = "exit codes: 0 success; 1 error (the reason is on stderr) or failed check; 2 wrong usage; 130 Ctrl-C"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +50,7 @@ def understood(given: Sequence[str]) -> argparse.Namespace:
         try:
             word.encode()
         except UnicodeEncodeError as error:
-            raise WorkbenchError(f"the argument {word!a} is no text in {sys.getfilesystemencoding()}") from error
+            raise WorkbenchError(f"the argument {word!a} is not text in {sys.getfilesystemencoding()}") from error
     try:
         return parser(given).parse_args(given)
     finally:  # help and usage have been printed
@@ -86,11 +84,11 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name:<12}{summary(name)}" for name in COMMANDS)
     top = argparse.ArgumentParser(
         prog=" ".join(PROGRAM),
-        description="Look inside OLMo checkpoints: tables on the terminal, CSV, or a page to keep.",
+        description="Look inside OLMo checkpoints: tables on the terminal, CSV files, or HTML pages.",
         epilog=f"commands:\n{listed}\n\n{CODES}\nEach command has examples: python -m workbench lens --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", help="one of those below")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", help="one of the commands below")
     for name in COMMANDS:
         sub = commands.add_parser(name, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name in given:

@@ -1,4 +1,4 @@
-"""What every head attends to, and where chosen heads look."""
+"""Attention statistics of all heads, and the attention maps of chosen heads."""
 
 import argparse
 import re
@@ -30,10 +30,10 @@ EXAMPLES = """
 SCORES = ("induction", "previous", "first", "self", "duplicate", "entropy", "distance")
 PICTURED = ("induction", "previous", "first", "entropy")
 NOTE = (
-    "Mean weights over the text's queries on the previous token, the first (high where a head has nothing to say: a "
-    "sink), the token itself and its earlier copies; induction: the weight from the second copy of a token on what "
-    "followed its first copy, in random text; entropy in nats, 0 where a head always looks at one token; mean distance "
-    "in tokens."
+    "previous, first, self, duplicate: mean weight of the text's queries on the previous token, the first token (high "
+    "for attention sinks), the token itself and its earlier copies; induction: weight from the second copy of a token "
+    "on the token after its first copy, in random text; entropy in nats, 0 if a head always looks at one token; "
+    "distance: mean distance in tokens."
 )
 SHOWN = 12  # heads that are listed
 KEYS = 3  # keys that are listed for each query
@@ -42,15 +42,15 @@ KEYS = 3  # keys that are listed for each query
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a text, a score that sorts the heads, and heads to show."""
     add_prompt(parser)
-    parser.add_argument("--by", choices=SCORES, default="induction", help="score to list heads by (induction)")
+    parser.add_argument("--by", choices=SCORES, default="induction", help="score to sort heads by (default: induction)")
     parser.add_argument(
         "--head",
         type=head,
         action="append",
         metavar="L2H1",
-        help="a head to look at, repeatable (the first by --by)",
+        help="head to show; may be repeated (default: the first by --by)",
     )
-    add_seed(parser, "of the random text that induction is measured on")
+    add_seed(parser, "seed of the random text for the induction score")
     add_loading_arguments(parser)
 
 
@@ -58,7 +58,7 @@ def head(name: str) -> tuple[int, int]:
     """The (layer, head) of a name such as L2H1."""
     found = re.fullmatch(r"[Ll](\d+)[Hh](\d+)", name)
     if found is None:
-        raise argparse.ArgumentTypeError(f"{name!r} is no head; say L2H1 for head 1 of layer 2")
+        raise argparse.ArgumentTypeError(f"{name!r} is not a head; write L2H1 for head 1 of layer 2")
     return int(found[1]), int(found[2])
 
 
@@ -85,7 +85,7 @@ def ranking(atlas: Measures, by: str) -> pd.DataFrame:
 
 def _head_section(subject: LoadedCheckpoint, tokens: Tensor, layer: int, which: int) -> Section:
     maps = attention_maps(subject.model, tokens, layers=[layer], heads=[which], tokenizer=subject.tokenizer)
-    note = "One row a query token, one column a key token; a row sums to 1."
+    note = "A row is a query token, a column is a key token; each row sums to 1."
     return Section(f"Where {maps.heads[0]} looks", maps.table(), [maps], note, shown=strongest(maps))
 
 

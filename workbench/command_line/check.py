@@ -1,4 +1,4 @@
-"""Is a checkpoint an OLMo that computes what it should? Exit code 1 if not."""
+"""Check that a checkpoint is an OLMo and computes correctly. Exit code 1 if a check fails."""
 
 import argparse
 
@@ -16,7 +16,7 @@ EXAMPLES = """
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a checkpoint, and a seed."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="name@revision, or a folder")
-    add_seed(parser, "of the random tokens it runs over")
+    add_seed(parser, "seed of the random tokens that the model runs over")
     add_loading_arguments(parser)
 
 

@@ -51,27 +51,31 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         default="tiny-olmo",
         metavar="ID",
-        help="name@revision: the embedded series, a folder or a hub repository (tiny-olmo)",
+        help="name@revision of the embedded series, a folder or a hub repository (default: tiny-olmo)",
     )
 
 
 def add_text(parser: argparse.ArgumentParser) -> None:
     """Add --text, a longer text to measure on."""
     parser.add_argument(
-        "--text", metavar="FILE", help="a text to measure on (a built-in page of prose); - reads standard input"
+        "--text",
+        metavar="FILE",
+        help="file with the text to measure on (default: a built-in text); - reads standard input",
     )
 
 
 def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that set how checkpoints are loaded."""
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (float32 on a CPU, else auto: the files' own)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (cpu)")
-    parser.add_argument("--quantize", choices=list(BITS), help="linear layers by bitsandbytes")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="dtype of the weights (default: float32 on a CPU, else auto, the files' dtype)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
+    parser.add_argument("--quantize", choices=list(BITS), help="quantise linear layers with bitsandbytes")
 
 
 def add_seed(parser: argparse.ArgumentParser, use: str) -> None:
     """Add --seed, which makes random results reproducible; `use` is its help."""
-    parser.add_argument("--seed", type=whole, default=0, help=f"{use} (0)")
+    parser.add_argument("--seed", type=whole, default=0, help=f"{use} (default: 0)")
 
 
 def whole(text: str) -> int:
@@ -86,7 +90,7 @@ def positive(text: str) -> int:
     """A whole number of at least 1."""
     number = whole(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text} is below 1; it should be a whole number from 1")
     return number
 
 
@@ -124,7 +128,7 @@ def opened(args: argparse.Namespace, checkpoint: str) -> LoadedCheckpoint:
 def needed(tokenizer: PreTrainedTokenizerBase | None, checkpoint: str) -> PreTrainedTokenizerBase:
     """The given tokenizer. Errors: WorkbenchError if it is None."""
     if tokenizer is None:
-        raise WorkbenchError(f"{checkpoint} has no tokenizer.json; a text cannot be read without it")
+        raise WorkbenchError(f"{checkpoint} has no tokenizer.json, which is needed to read a text")
     return tokenizer
 
 
@@ -146,9 +150,9 @@ def read_text(source: str | None) -> str:
     try:
         return Path(source).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise WorkbenchError(f"{source} is no text in UTF-8") from error
+        raise WorkbenchError(f"{source} is not UTF-8 text") from error
     except OSError as error:
-        raise WorkbenchError(f"no file {source} to read: {error.strerror}") from error
+        raise WorkbenchError(f"the file {source} cannot be read: {error.strerror}") from error
 
 
 def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
@@ -175,5 +179,7 @@ def rows_of(ids: Tensor, length: int) -> Tensor:
     """
     length = min(length, len(ids))
     if length < 2:
-        raise WorkbenchError(f"rows of {length} tokens say nothing; give a longer text, or a length of at least 2")
+        raise WorkbenchError(
+            f"rows of {length} tokens cannot be measured; give a longer text, or --length of at least 2"
+        )
     return ids[: len(ids) // length * length].reshape(-1, length)

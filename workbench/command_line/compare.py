@@ -1,4 +1,4 @@
-"""What differs between two checkpoints: predictions, weights, attention."""
+"""Compare the predictions, weights and attention of two checkpoints."""
 
 import argparse
 from collections.abc import Sequence
@@ -47,18 +47,25 @@ SHOWN_OF_TOKENS = ("loss_difference", "loss_a", "loss_b", "kl", "overlap", "flip
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: two checkpoints, the parts to compare, and a text."""
-    parser.add_argument("a", metavar="A", help="a checkpoint: name@revision, or a folder")
-    parser.add_argument("b", metavar="B", help="the other one, of the same tokenizer")
+    parser.add_argument("a", metavar="A", help="checkpoint A: name@revision, or a folder")
+    parser.add_argument("b", metavar="B", help="checkpoint B, with the same tokenizer")
     parser.add_argument(
-        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}"
+        "--only",
+        nargs="+",
+        choices=PARTS,
+        default=PARTS,
+        metavar="PART",
+        help=f"parts to compare: {', '.join(PARTS)} (default: all)",
     )
     parser.add_argument(
         "--noise-floor",
         action="store_true",
-        help="set beside it how much the finals of A's series differ, which saw the same data in other orders",
+        help="also show how much the final checkpoints of A's series differ, which saw the same data in other orders",
     )
-    parser.add_argument("--length", type=int, default=128, help="tokens a row that the text is cut into (128)")
-    parser.add_argument("--one-at-a-time", action="store_true", help="never hold both in memory (float32, on the CPU)")
+    parser.add_argument(
+        "--length", type=int, default=128, help="tokens in each row that the text is cut into (default: 128)"
+    )
+    parser.add_argument("--one-at-a-time", action="store_true", help="load one model at a time (float32, on the CPU)")
     add_text(parser)
     add_loading_arguments(parser)
 
@@ -96,7 +103,9 @@ def _pair(args: argparse.Namespace, finals: Sequence[Checkpoint]) -> ModelPair:
     text = read_text(args.text)
     if args.one_at_a_time:
         if args.dtype or args.quantize or args.device != "cpu":
-            raise WorkbenchError("--one-at-a-time loads in float32 on the CPU: no --dtype, --device or --quantize")
+            raise WorkbenchError(
+                "--one-at-a-time loads in float32 on the CPU; leave out --dtype, --device and --quantize"
+            )
         tokenizer = needed(tokenizer_of(checkpoints.locate(args.a)), args.a)
         return ModelPair(args.a, args.b, ids_of(tokenizer, text), tokenizer, suited_dtype(), finals)
     a, b = opened(args, args.a), opened(args, args.b)
@@ -109,7 +118,7 @@ def _finals(checkpoint: str) -> Sequence[Checkpoint]:
     name, _ = split_id(checkpoint)
     found = checkpoints.finals(checkpoints.series(name))
     if len(found) < 2:
-        raise WorkbenchError(f"--noise-floor needs checkpoints that differ by data order; {name} has {len(found)}")
+        raise WorkbenchError(f"--noise-floor needs checkpoints that differ only by data order; {name} has {len(found)}")
     return found
 
 
@@ -129,9 +138,9 @@ def _predictions(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
         summary["noise floor"] = floor.values
     table = measures.table()
     note = (
-        "Means over the tokens of the text. loss_difference: the loss of B less that of A; kl, js: divergence of the "
-        "two distributions; overlap: share of the ten likeliest tokens that both have; flip: share of tokens after "
-        "which the likeliest one differs."
+        "Means over the tokens of the text. loss_difference: loss of B minus loss of A; kl, js: divergence of the two "
+        "distributions; overlap: share of the ten likeliest tokens that both have in common; flip: share of positions "
+        "where the likeliest next token differs."
     )
     return [
         Section("Predictions", summary, note=note),
@@ -139,7 +148,7 @@ def _predictions(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
             "Loss by token",
             table,
             [measures["loss_difference"]],
-            "Below zero where B predicts the token better.",
+            "Negative if B predicts the token better.",
             shown=_furthest(table, "loss_difference")[["position", "label", *SHOWN_OF_TOKENS]].rename(
                 columns={"label": "token"}
             ),
@@ -151,7 +160,7 @@ def _weights(finals: Sequence[Checkpoint], args: argparse.Namespace) -> list[Sec
     """The matrices with the largest change relative to their norm, read from files."""
     measures = compare_weights(args.a, args.b, progress=bar(args))
     floor = noise_floor(finals, compare_weights, progress=bar(args))["relative_change"] if finals else None
-    note = "‖B − A‖ / ‖A‖ of each matrix: 0 where nothing changed, √2 for unrelated matrices of equal norm."
+    note = "‖B − A‖ / ‖A‖ of each matrix: 0 if nothing changed, √2 for unrelated matrices of equal norm."
     return [_grid_section("Weights", measures, "relative_change", floor, note)]
 
 
@@ -161,7 +170,7 @@ def _attention(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
     measures, floor = compare_attention(pair.a, pair.b, rows, progress=bar(args)), None
     if pair.finals:
         floor = noise_floor(pair.finals, lambda a, b: compare_attention(a, b, rows), progress=bar(args))["moved"]
-    note = "moved: the share of a head's weight that lies elsewhere in B, 0 to 1; js: Jensen–Shannon divergence, nats."
+    note = "moved: share of a head's weight that is on other tokens in B, 0 to 1; js: Jensen–Shannon divergence, nats."
     return [_grid_section("Attention", measures, "moved", floor, note)]
 
 

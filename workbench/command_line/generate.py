@@ -1,4 +1,4 @@
-"""Continue a text, and see how sure the model was of each token."""
+"""Continue a text, and show how probable each token was."""
 
 import argparse
 
@@ -21,11 +21,23 @@ LIKELIEST = 5  # likeliest tokens that are listed for each token
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a text, and how tokens are sampled."""
     add_prompt(parser)
-    parser.add_argument("--tokens", type=positive, default=40, help="at most this many new ones (40)")
-    parser.add_argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token (0.7)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the fewest tokens that hold this share (1)")
-    parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0 from all (0)")
-    add_seed(parser, "of the draw")
+    parser.add_argument("--tokens", type=positive, default=40, help="largest number of new tokens (default: 40)")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.7,
+        help="sampling temperature; 0 takes the likeliest token (default: 0.7)",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="sample from the fewest tokens with this total probability (default: 1)",
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=0, help="sample from the k likeliest tokens; 0: from all (default: 0)"
+    )
+    add_seed(parser, "seed of the sampling")
     add_loading_arguments(parser)
 
 

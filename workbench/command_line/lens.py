@@ -1,4 +1,4 @@
-"""What each layer would say if it were the last (logit lens)."""
+"""Next-token predictions of each layer, as if it were the last (logit lens)."""
 
 import argparse
 
@@ -20,7 +20,9 @@ EXAMPLES = """
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a text, and a position in it."""
     add_prompt(parser)
-    parser.add_argument("--position", type=int, default=-1, help="of the table on the terminal (-1, the last)")
+    parser.add_argument(
+        "--position", type=int, default=-1, help="position shown on the terminal (default: -1, the last)"
+    )
     add_loading_arguments(parser)
 
 
@@ -37,8 +39,8 @@ def run(args: argparse.Namespace) -> Report:
             f"After token {position}, {here}",
             lens.table(),
             [lens["probability"], lens["entropy"]],
-            "Each layer's residual stream through the final norm and the unembedding. kl: from the final distribution "
-            "to this one, in nats; rank: of the token that really follows, 1 being the likeliest.",
+            "Each layer's residual stream after the final norm and the unembedding. kl: divergence of the final "
+            "distribution from this one, in nats; rank: rank of the token that really follows, 1 is the likeliest.",
             shown=_at(lens, position),
         ),
     ]

@@ -18,15 +18,15 @@ PRINTED = Path("-")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that set where results go besides the terminal."""
     for name, use in (
-        ("--csv", "write every number; - prints them, and no tables"),
-        ("--html", "write a page with pictures that stands alone; - prints it"),
+        ("--csv", "write all numbers to a CSV file; - prints them instead of tables"),
+        ("--html", "write a self-contained HTML page with plots; - prints it"),
     ):
         parser.add_argument(name, type=Path, metavar="FILE", help=use)
     parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
         default=sys.stderr.isatty(),
-        help="a bar on stderr (where that is a terminal)",
+        help="progress bar on stderr (default: if stderr is a terminal)",
     )
 
 
@@ -36,7 +36,7 @@ def check(args: argparse.Namespace) -> None:
     Errors: WorkbenchError for a file that cannot be written, or that is given twice.
     """
     if args.csv and args.html and is_same_file(args.csv, args.html):
-        raise WorkbenchError(f"--csv {args.csv} and --html {args.html} are one file; give two")
+        raise WorkbenchError(f"--csv {args.csv} and --html {args.html} are the same file; give two different files")
     for path in files(args):
         try:
             check_writable(path)

@@ -1,4 +1,4 @@
-"""How a model learns: what can be measured, at every checkpoint of a series. A report for one training run."""
+"""Measure metrics at every checkpoint of a training run."""
 
 import argparse
 import os
@@ -58,14 +58,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=METRICS,
         default=list(METRICS),
         metavar="METRIC",
-        help=f"of {', '.join(METRICS)}",
+        help=f"metrics to measure: {', '.join(METRICS)} (default: all)",
     )
-    parser.add_argument("--axis", choices=["step", "tokens"], default="step", help="what to plot over (step)")
-    parser.add_argument("--checkpoints", type=int, metavar="N", help="only N of them, spaced by logarithm (all)")
-    parser.add_argument("--length", type=int, default=128, help="tokens a row that the text is cut into (128)")
-    parser.add_argument("--workers", type=positive, default=1, help="processes (1)")
     parser.add_argument(
-        "--cache", default=os.fspath(CACHE), metavar="FOLDER", help="where measured numbers are kept; none keeps none"
+        "--axis", choices=["step", "tokens"], default="step", help="horizontal axis of the plots (default: step)"
+    )
+    parser.add_argument(
+        "--checkpoints",
+        type=int,
+        metavar="N",
+        help="measure only N checkpoints, evenly spaced in log(step) (default: all)",
+    )
+    parser.add_argument(
+        "--length", type=int, default=128, help="tokens in each row that the text is cut into (default: 128)"
+    )
+    parser.add_argument("--workers", type=positive, default=1, help="number of processes (default: 1)")
+    parser.add_argument(
+        "--cache",
+        default=os.fspath(CACHE),
+        metavar="FOLDER",
+        help="folder of the result cache; none turns the cache off",
     )
     add_text(parser)
     add_loading_arguments(parser)

@@ -46,7 +46,7 @@ def refused(status: int, why: str) -> JSONResponse:
 
 
 TOO_LARGE = refused(413, f"the request is larger than {MOST_BYTES:,} bytes")
-BROKEN = refused(500, "something went wrong on the server; its log says what")
+BROKEN = refused(500, "the server failed to answer this request; the error is in the server's log")
 
 
 def trusted_hosts(host: str) -> frozenset[str]:
@@ -95,15 +95,15 @@ class Guard:
         """The response that refuses a request; None if the request is accepted."""
         headers = Headers(scope=scope)
         if not self.is_own(headers.get("host", ""), scope):
-            return refused(400, "this server has no such name; take the address that it printed when it started")
+            return refused(400, "the server has no such host name; use the address that it printed when it started")
         refusal = None if self.logins is None else self.logins.refusal(scope)
         if refusal is not None:
             return refusal
         if not ROUTES.fullmatch(scope["path"]):
-            return refused(404, "the page has no such part; nothing can be uploaded, and no file is served")
+            return refused(404, "this path does not exist on this server; it accepts no uploads and serves no files")
         origin = headers.get("origin")
         if origin is not None and origin.split("://")[-1] != headers.get("host"):
-            return refused(403, "asked from another site")
+            return refused(403, "requests from other sites are not accepted")
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdecimal()) or int(length[:20]) > MOST_BYTES:
             return TOO_LARGE

@@ -43,7 +43,7 @@ class Logins:
             return None
         if given:
             self._count(client)
-        why = "log in with the name and the password of --auth"
+        why = "log in with the name and the password given to --auth"
         return JSONResponse({"detail": why}, 401, headers={"WWW-Authenticate": 'Basic realm="OLMo workbench"'})
 
     def cookie(self, scope: Scope) -> dict[str, str]:

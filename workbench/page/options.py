@@ -7,7 +7,7 @@ import socket
 from workbench.choices import BITS, DTYPES, LOOPBACK
 from workbench.streams import sentence
 
-EXAMPLES = """A series is tiny-olmo, a folder with one sub-folder a step, or a hub repository; nothing else is opened:
+EXAMPLES = """A series is tiny-olmo, a folder with one sub-folder for each step, or a hub repository:
   python app.py --series allenai/OLMo-2-1124-7B --dtype bfloat16 --quantize nf4 --device cuda"""
 
 MOST_THREADS = 1024
@@ -16,23 +16,33 @@ MOST_THREADS = 1024
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("--series", nargs="+", default=["tiny-olmo"], metavar="NAME", help="tiny-olmo if not given")
-    option("--checkpoint", metavar="ID", help="name@revision to open first; the last of the series if not given")
-    option("--dtype", choices=DTYPES, help="float32 on a CPU, else auto: the files' own")
-    option("--device", help="cpu if not given; cuda, cuda:1, …")
-    option("--quantize", choices=list(BITS), help="linear layers in 4 bits (nf4, 4bit) or 8, by bitsandbytes")
-    option("--memory", type=float, metavar="GB", help="for loaded models; three quarters of what is free if not given")
-    option("--threads", type=int, help="of torch; its own choice if not given")
-    option("--host", default="127.0.0.1", help="another than this machine's own (the default) needs --auth")
-    option("--port", type=int, default=7860, help="7860 if not given")
-    option("--auth", metavar="NAME:PASSWORD", help="a login that every request must carry")
+    option("--series", nargs="+", default=["tiny-olmo"], metavar="NAME", help="series to open (default: tiny-olmo)")
+    option("--checkpoint", metavar="ID", help="name@revision to open first (default: the last of the series)")
+    option(
+        "--dtype", choices=DTYPES, help="dtype of the weights (default: float32 on a CPU, else auto, the files' dtype)"
+    )
+    option("--device", help="cpu, cuda, cuda:1, … (default: cpu)")
+    option(
+        "--quantize",
+        choices=list(BITS),
+        help="quantise linear layers to 4 bits (nf4, 4bit) or 8 bits with bitsandbytes",
+    )
+    option(
+        "--memory", type=float, metavar="GB", help="memory for loaded models (default: three quarters of free memory)"
+    )
+    option("--threads", type=int, help="number of torch threads (default: chosen by torch)")
+    option(
+        "--host", default="127.0.0.1", help="address to serve at (default: this machine only; any other needs --auth)"
+    )
+    option("--port", type=int, default=7860, help="port to serve at (default: 7860)")
+    option("--auth", metavar="NAME:PASSWORD", help="login that is required for every request")
     return parser.parse_args()
 
 
 def problem_of(args: argparse.Namespace) -> str | None:
     """A sentence on the first invalid option, checked before torch is imported; None if no problem is found."""
     if (args.auth or args.host not in LOOPBACK) and not all((args.auth or "").partition(":")):
-        return f"--host {args.host} with --auth {args.auth}: others are let in with --auth NAME:PASSWORD only"
+        return f"--host {args.host} with --auth {args.auth}: serving other machines needs --auth NAME:PASSWORD"
     if args.memory is not None and not 0 < args.memory < math.inf:
         return f"--memory {args.memory:g}: it should be a number of GB above 0"
     if args.threads is not None and not 0 < args.threads <= MOST_THREADS:
@@ -42,5 +52,5 @@ def problem_of(args: argparse.Namespace) -> str | None:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             free.bind((args.host, args.port))
     except (OSError, OverflowError, UnicodeError) as error:
-        return f"--host {args.host} --port {args.port}: nothing can be served there: {sentence(error)}"
+        return f"--host {args.host} --port {args.port}: the page cannot be served there: {sentence(error)}"
     return None

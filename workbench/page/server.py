@@ -182,7 +182,7 @@ def offer(bench: Bench, call: Call) -> dict[str, str]:
 def offered(bench: Bench, key: str) -> Result:
     """The result of a call that the page has shown recently. Raises WorkbenchError if its key is no longer kept."""
     if key not in bench.offered:
-        raise WorkbenchError("this view is no longer kept; run it again")
+        raise WorkbenchError("this result is no longer in memory; run the view again")
     return result(bench.offered[key], bench)
 
 
@@ -216,9 +216,9 @@ async def check_text(request: Request) -> None:
         try:
             json.dumps(await request.json(), ensure_ascii=False, allow_nan=False).encode()
         except UnicodeEncodeError as error:
-            raise HTTPException(422, "the request holds half a surrogate pair, which is no text") from error
+            raise HTTPException(422, "the request contains half a surrogate pair, which is not text") from error
         except (ValueError, RecursionError) as error:
-            raise HTTPException(422, f"the request is no JSON: {error}") from error
+            raise HTTPException(422, f"the request is not valid JSON: {error}") from error
 
 
 def event_check(page: gr.Blocks) -> Callable[[Request], Coroutine[Any, Any, None]]:
@@ -226,7 +226,7 @@ def event_check(page: gr.Blocks) -> Callable[[Request], Coroutine[Any, Any, None
 
     async def check(request: Request) -> None:
         if request.method == "GET" and request.query_params.get("page"):
-            raise HTTPException(404, "this server has one page, and it has no name")
+            raise HTTPException(404, "this server has only one page, without a name")
         if request.method == "POST":
             problem = event_problem(page, await request.json())
             if problem is not None:
@@ -238,14 +238,14 @@ def event_check(page: gr.Blocks) -> Callable[[Request], Coroutine[Any, Any, None
 def event_problem(page: gr.Blocks, event: object) -> str | None:
     """Why a request is no event of a page; None if it is one. The reason quotes no input: browsers read it as HTML."""
     if not isinstance(event, dict):
-        return "an event is an object"
+        return "an event must be a JSON object"
     number, values, name = (event.get(key) for key in ("fn_index", "data", "session_hash"))
     if type(number) is not int or number not in page.fns:
-        return "the page has no such event; reload it"
+        return "the page does not have this event; reload the page"
     if not isinstance(values, list) or len(values) != len(page.fns[number].inputs):
         return f"this event takes {len(page.fns[number].inputs)} values; reload the page"
     if event.get("batched"):
-        return "events of this page come one by one"
+        return "this page does not accept batched events"
     if not isinstance(name, str) or not PAGE_NAME.fullmatch(name):
-        return "an event names its page, in at most 64 letters and digits"
+        return "an event needs a session_hash of at most 64 letters and digits"
     return None

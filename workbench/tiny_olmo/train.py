@@ -83,7 +83,7 @@ def start(recipe: Recipe, model_config: OlmoConfig, source: TrainingTokens, orde
             run.step = state["step"]
             return run
     if order != 1:
-        raise WorkbenchError(f"there is no {saved[-1]}: train the main run to step {recipe.branch} first")
+        raise WorkbenchError(f"{saved[-1]} does not exist; train the main run to step {recipe.branch} first")
     return run
 
 

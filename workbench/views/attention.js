@@ -266,7 +266,7 @@ function numbers(cell, found) {
   if (cell.key <= query)
     ranking(
       find(".by"),
-      `token ${cell.key} is attended by`,
+      `token ${cell.key} is attended to by`,
       Array.from(column, (weight, place) => (place < cell.key ? null : weight)),
     );
 }
@@ -275,7 +275,7 @@ function describe({ query, key }, found) {
   const line = find(".cell"),
     token = (index) => make("b", "", value.texts[index]);
   line.append(`query ${query} `, token(query), ` → key ${key} `, token(key), " ");
-  if (key > query) return line.append("masked: it comes later");
+  if (key > query) return line.append("masked: the key comes later");
   for (const [index, { title }] of planes.entries()) {
     line.append(planes.length > 1 ? `${title} ` : "", number("weight", found[index].row[key]));
   }
@@ -301,9 +301,9 @@ function ranking(list, title, weights) {
 
 // How to read what is drawn.
 const TOGETHER = { one: "", mean: "Mean over the layer’s heads. ", max: "Maximum over the layer’s heads. " };
-const MOVED = "Size of what each key moves into the query, ‖α v W_O‖.";
+const MOVED = "Size of the vector that each key moves into the query, ‖α v W_O‖.";
 const LOOKS = "Each row sums to 1: where the query token looks.";
-const MOST = "The largest weight that any of them gives; a row may sum to more than 1.";
+const MOST = "Each cell is the largest weight of any head; a row may sum to more than 1.";
 function note() {
   const combine = control.combine.value,
     moves = control.weigh.value === "value";

@@ -69,7 +69,7 @@ window.workbench = (() => {
   async function answered(reply) {
     if (reply.ok) return reply;
     const problem = await reply.json().catch(() => ({ detail: `the server answered ${reply.status}` }));
-    throw new Error(typeof problem.detail === "string" ? problem.detail : "the request was not understood");
+    throw new Error(typeof problem.detail === "string" ? problem.detail : "the server did not understand the request");
   }
 
   async function get(path) {

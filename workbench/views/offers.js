@@ -26,7 +26,7 @@ window.workbench.offers = (root, { offer, tell, fail, more = {} }) => {
   async function copy(text, what) {
     await navigator.clipboard.writeText(text).then(
       () => tell(`${what} copied`),
-      () => tell("select it to copy"),
+      () => tell("select the text to copy it"),
     );
   }
 

@@ -59,7 +59,7 @@ def attention(
     if other is not None and (
         other.tokens != maps.tokens or other.heads != maps.heads or other.queries != maps.queries
     ):
-        raise WorkbenchError("A and B are maps of different heads or tokens and cannot stand side by side")
+        raise WorkbenchError("A and B are maps of different heads or tokens and cannot be shown side by side")
     orders = {name: atlas[name].values.ravel().tolist() for name in ORDERS if atlas is not None and name in atlas}
     about = described(maps.provenance)
     value = {
@@ -106,12 +106,10 @@ def _places(maps: Maps) -> tuple[int, int]:
     layers = len(maps.heads) // heads if heads else 0
     if maps.heads != tuple(f"L{layer}H{head}" for layer in range(layers) for head in range(heads)):
         raise WorkbenchError(
-            f"the view shows every head of every layer, L0H0 first; given are {', '.join(maps.heads[:6])}"
+            f"the view needs every head of every layer, L0H0 first; given: {', '.join(maps.heads[:6])}"
         )
     if len(maps.queries) != len(maps.tokens):
-        raise WorkbenchError(
-            f"the view shows every query position; given are {len(maps.queries)} of {len(maps.tokens)}"
-        )
+        raise WorkbenchError(f"the view needs every query position; given: {len(maps.queries)} of {len(maps.tokens)}")
     return layers, heads
 
 

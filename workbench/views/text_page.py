@@ -23,7 +23,7 @@ def text_page(result: Written | Curves, *, height: int = 420) -> StandalonePage:
     Errors: WorkbenchError for a result that does not have one number for each token of one text.
     """
     if not isinstance(result, Written) and (len(result.lines) != 1 or result.x_labels is None):
-        raise WorkbenchError("this draws one text with its tokens; pass the result of one text, made with tokenizer=")
+        raise WorkbenchError("this view needs token texts; pass the result for one text, computed with tokenizer=")
     expected = [list(likely) for likely in result.alternatives] if isinstance(result, Written) else []
     data = json.dumps({"value": strip_of(result), "expected": expected}).replace("<", "\\u003c")
     views = (

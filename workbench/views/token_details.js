@@ -64,7 +64,7 @@ function drawExpected(expected) {
     line.classList.toggle("chosen", id === now.text.ids[now.token]);
     return line;
   });
-  fill("expected", rows, "nothing comes before the first token");
+  fill("expected", rows, "the first token is not predicted");
 }
 
 function drawLens(lens) {
@@ -98,7 +98,7 @@ function drawHeads(section, weights, empty) {
       ],
       press,
     );
-    line.title = `${head} puts ${weight} on it; click to choose this head on all tabs`;
+    line.title = `${head} puts ${weight} on this token; click to choose this head on all tabs`;
     for (const [event, pointed] of [
       ["mouseenter", token],
       ["mouseleave", null],
@@ -139,7 +139,7 @@ function heading() {
     wb.select({ token }, element);
     trigger("use", { token, ids: text.ids });
   });
-  note.append("Written by the model, so the other tabs, which show the prompt, do not have it: ", use, ".");
+  note.append("The model wrote this token. The other tabs show only the prompt, so they do not show it: ", use, ".");
 }
 
 const body = () => ({
@@ -164,11 +164,11 @@ async function inspect(told) {
     drawExpected(found.expected);
     drawLens(found.lens ?? []);
     drawHeads("looks", found.looks ?? [], "");
-    drawHeads("looked_at", found.looked_at ?? [], found.looked_at ? "it is the last token" : "");
+    drawHeads("looked_at", found.looked_at ?? [], found.looked_at ? "no token follows the last one" : "");
     if (found.first !== undefined)
       find(".looks small").textContent = now.token
         ? `token 0, not listed, gets ${wb.digits(found.first)} on average`
-        : "the first sees itself only";
+        : "the first token sees only itself";
     root.dataset.token = now.token;
   } catch (error) {
     if (turn === asked) problem.textContent = error.message;

@@ -30,10 +30,10 @@ def one_text(tokens: TextsLike, model: OlmoForCausalLM | None = None, at_least: 
     Errors: WorkbenchError for several texts, and those of `texts_for`.
     """
     if isinstance(tokens, Tensor) and tokens.ndim == 2 and len(tokens) > 1:
-        raise WorkbenchError(f"this draws one text, not a batch of {len(tokens)}; pass one row of it, tokens[0]")
+        raise WorkbenchError(f"this takes one text, not a batch of {len(tokens)}; pass one row, such as tokens[0]")
     texts = as_texts(tokens) if model is None else texts_for(model, tokens, at_least)
     if len(texts) != 1:
-        raise WorkbenchError(f"this draws one text, not {len(texts)} of them; pass one of them, texts[0]")
+        raise WorkbenchError(f"this takes one text, not {len(texts)} texts; pass one of them, such as texts[0]")
     if texts.longest < at_least:
         raise WorkbenchError(f"the text has {texts.longest} tokens; this needs at least {at_least}")
     return texts.ids
@@ -48,5 +48,5 @@ def chosen(wanted: Sequence[int] | None, there: int, what: str) -> list[int]:
         return list(range(there))
     outside = [index for index in wanted if not -there <= index < there]
     if outside:
-        raise WorkbenchError(f"no {what} {outside[0]}; there are {there}: {-there} … {there - 1}")
+        raise WorkbenchError(f"no {what} {outside[0]}; there are {there}, numbered {-there} … {there - 1}")
     return [index % there for index in wanted]

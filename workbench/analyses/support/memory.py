@@ -63,9 +63,9 @@ def tokens_at_a_time(
     allowed, least = budget(model), fixed + per_token * length
     if least > allowed:
         raise WorkbenchError(
-            f"{what} takes {readable(int(least))} of memory beside the model for a text of {length} tokens, and "
-            f"{readable(allowed)} may be used (half of what is free on {_device(model)}); a shorter text or a smaller "
-            "dtype (bfloat16) takes less"
+            f"{what} needs {readable(int(least))} of memory besides the model for a text of {length} tokens, but "
+            f"only {readable(allowed)} may be used (half of the free memory on {_device(model)}); use a shorter text "
+            "or a smaller dtype (bfloat16)"
         )
     size = max(length, min(at_most or TOKENS, int((allowed - fixed) / per_token)))
     log.info(

@@ -67,5 +67,7 @@ def weights_of(source: WeightsLike) -> NamedTensors:
     if not isinstance(source, OlmoForCausalLM):
         return source
     if not all(parameter.is_floating_point() for parameter in source.parameters()):
-        raise WorkbenchError("weights of a quantised model are codes; compare its files, or load it without quantize")
+        raise WorkbenchError(
+            "the weights of a quantised model cannot be compared; compare its files, or load it without quantize"
+        )
     return ModelTensors(source)

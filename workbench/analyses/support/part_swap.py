@@ -33,7 +33,7 @@ class Part:
             raise WorkbenchError(f"no part {self.kind!r}; parts: {', '.join(KINDS)}")
         if bool(self.heads) != (self.kind == "head"):
             raise WorkbenchError(
-                f"a part {self.kind!r} with heads {self.heads}: only heads are numbered, by at least one"
+                f"a part {self.kind!r} with heads {self.heads}: 'head' needs at least one head, other parts take none"
             )
 
     @classmethod
@@ -45,7 +45,7 @@ class Part:
         found = re.fullmatch(r"L(\d+)(?:((?:H\d+)+)| ?([a-z]+))", name, re.IGNORECASE)
         if found is None:
             raise WorkbenchError(
-                f"{name!r} names no part; write L2H1 for a head, or L2 and one of {', '.join(KINDS[1:])}"
+                f"{name!r} is not the name of a part; write L2H1 for a head, or L2 and one of {', '.join(KINDS[1:])}"
             )
         layer, heads, kind = found.groups()
         if heads:
@@ -60,7 +60,7 @@ class Part:
 def part_tensors(source: NamedTensors, part: Part) -> Tensors:
     """The parameters that contain the weights of a part, whole, by name. Errors: WorkbenchError for `residual`."""
     if part.kind == "residual":
-        raise WorkbenchError("the residual stream has no weights; use using='activations'")
+        raise WorkbenchError("the residual stream has no weights; give using='activations'")
     block = f"model.layers.{part.layer}."
     inside = {
         "head": ("self_attn.",),

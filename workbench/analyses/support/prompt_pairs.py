@@ -90,11 +90,11 @@ def contrast(
     if lengths[0] != lengths[1]:
         raise WorkbenchError(
             f"the clean prompts have {_some(lengths[0])} tokens (in {len(lengths[0])} texts) and the corrupted ones "
-            f"{_some(lengths[1])} (in {len(lengths[1])}); patching needs prompts of equal length, token for token"
+            f"{_some(lengths[1])} (in {len(lengths[1])}); patching needs pairs of prompts of equal length in tokens"
         )
     chosen([position], min(lengths[0]), "position")
     if token is None and (metric is None or against is not None):
-        raise WorkbenchError("nothing says what is measured; give a token, or metric=, a function of the logits")
+        raise WorkbenchError("there is nothing to measure; give a token, or metric=, a function of the logits")
     wanted = [each for each in (token, against) if each is not None]
     columns = [_ids(model, each, len(both[0]), tokenizer) for each in wanted]
     names = [vocabulary_labels(ids[:1], tokenizer)[0] + (" …" if len(set(ids)) > 1 else "") for ids in columns]
@@ -174,9 +174,9 @@ def scale_between(contrast: Contrast, ends: Sequence[Ends], one: str, dtype: tor
         if abs(clean[name] - corrupted[name]) <= limit:
             raise WorkbenchError(
                 f"the {_said(name)} is {clean[name]:.9g} after the clean and {corrupted[name]:.9g} after the corrupted "
-                f"prompt: there is nothing to explain, since rounding in {str(dtype).removeprefix('torch.')} alone may "
-                f"put them {limit:.2g} apart; the prompts should differ, before the position that is asked about, in "
-                "something that changes the next token"
+                "prompt; this difference is too small to explain, because rounding in "
+                f"{str(dtype).removeprefix('torch.')} alone may cause a difference of {limit:.2g}; use prompts that "
+                "differ before the measured position in something that changes the next token"
             )
     return Scale(contrast, corrupted, clean) if one == "clean" else Scale(contrast, clean, corrupted)
 

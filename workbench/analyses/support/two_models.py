@@ -43,7 +43,7 @@ def side_by_side(
     sizes = [config_of(subject).vocab_size for subject in (a, b)]
     if sizes[0] != sizes[1]:
         raise WorkbenchError(
-            f"the checkpoints have vocabularies of {sizes[0]:,} and {sizes[1]:,} tokens: not the same tokenizer"
+            f"the checkpoints have vocabularies of {sizes[0]:,} and {sizes[1]:,} tokens, so their tokenizers differ"
         )
     if isinstance(a, OlmoForCausalLM) and isinstance(b, OlmoForCausalLM):
         both = zip(pieces(a), pieces(b), strict=True)
@@ -73,9 +73,9 @@ def _keep(piece: Tensor, file: Path) -> None:
     free = shutil.disk_usage(file.parent).free
     if piece.nbytes > free - SPARED:
         raise WorkbenchError(
-            f"what A computes is kept in {file.parent} while B is loaded, and the next {readable(piece.nbytes)} do "
-            f"not fit: of the {readable(free)} that are free there {readable(SPARED)} stay so; give a shorter text, a "
-            "TMPDIR on a larger disk, or two models that are both in memory"
+            f"the results of A are kept in {file.parent} while B is loaded, and the next {readable(piece.nbytes)} do "
+            f"not fit: {readable(free)} are free there, and {readable(SPARED)} must stay free; use a shorter text, "
+            "a TMPDIR on a larger disk, or two models that are both in memory"
         )
     torch.save(piece.detach().contiguous().cpu().clone(), file)
 

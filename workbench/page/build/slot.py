@@ -272,5 +272,5 @@ def guarded(
 def message(error: Exception) -> str:
     """An error's message, as a sentence for the page."""
     if isinstance(error, torch.OutOfMemoryError):
-        return "the device is out of memory: take a shorter prompt, or start with a smaller --memory or with --quantize"
+        return "the device is out of memory: use a shorter prompt, or start with a smaller --memory or with --quantize"
     return str(error.args[0]) if error.args else type(error).__name__

@@ -67,7 +67,7 @@ class Bench:
         self, known: Sequence[Checkpoint], budget: int, *, default: str | None = None, **options: str | None
     ) -> None:
         if not known:
-            raise WorkbenchError("no checkpoints to show; name a series or a checkpoint")
+            raise WorkbenchError("there are no checkpoints to show; give a series or a checkpoint")
         self.known = {checkpoint.id: checkpoint for checkpoint in known}
         self.default = default or known[-1].id
         self.options = {name: value for name, value in options.items() if value is not None}
@@ -126,7 +126,7 @@ class Bench:
         self._waiting.append(None)
         try:
             if not self._lock.acquire(timeout=PATIENCE):
-                raise WorkbenchError(f"busy: {len(self._waiting) - 1} before you; try again in a moment")
+                raise WorkbenchError(f"busy: {len(self._waiting) - 1} requests before yours; try again in a moment")
         finally:
             self._waiting.pop()
         try:
@@ -161,7 +161,7 @@ class Bench:
             if reading is not None and reading[0] == known:  # another request may be loading another checkpoint
                 self.reading = None
         if tokenizer is None:
-            raise WorkbenchError(f"{known} comes without a tokenizer; the page cannot read a prompt for it")
+            raise WorkbenchError(f"{known} has no tokenizer, so the page cannot tokenise a prompt for it")
         return model, tokenizer
 
     def status(self) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class Bench:
     ) -> OpenedPrompt:
         """A loaded checkpoint and a tokenised prompt. Raises WorkbenchError for no text or more than `most` tokens."""
         if not isinstance(prompt, str) or not prompt.strip():
-            raise WorkbenchError("the prompt is empty; write a text, or choose an example")
+            raise WorkbenchError("the prompt is empty; type a text, or choose an example")
         model, tokenizer = self.load(name, progress)
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])  # 1 pos
         most = most_tokens(model, most)
@@ -206,7 +206,9 @@ class Bench:
     def same_tokens(self, one: OpenedPrompt, other: OpenedPrompt) -> None:
         """Raise WorkbenchError unless both prompts have the same token ids."""
         if one.ids.shape != other.ids.shape or not torch.equal(one.ids.cpu(), other.ids.cpu()):
-            raise WorkbenchError(f"{one.checkpoint} and {other.checkpoint} tokenise differently and cannot be compared")
+            raise WorkbenchError(
+                f"{one.checkpoint} and {other.checkpoint} tokenise this prompt differently and cannot be compared"
+            )
 
 
 def most_tokens(model: OlmoForCausalLM, most: int) -> int:
@@ -225,7 +227,9 @@ def check_root(checkpoint: Checkpoint) -> None:
     """Raise WorkbenchError for a checkpoint whose folder lies outside its series' folder."""
     real = leads_out(checkpoint)
     if real is not None:
-        raise WorkbenchError(f"{checkpoint.id} leads out of its series, to {real}; to open it, name that with --series")
+        raise WorkbenchError(
+            f"{checkpoint.id} is a link out of its series to {real}; to open it, give that folder with --series"
+        )
 
 
 def label(checkpoint: Checkpoint) -> str:

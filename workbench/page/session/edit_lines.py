@@ -41,14 +41,16 @@ def _edit(line: str, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> Cal
             direction = Call.quick(toward, ModelOf(checkpoint), typed_token(token, tokenizer), _number(length, line))
             return Call.quick(edits.add, site, direction, **options)
     raise WorkbenchError(
-        f"{line!r} is no edit; write {' or '.join(SHAPES)}, and heads=0,1 after it for some heads only"
+        f"{line!r} is not an edit; write {' or '.join(SHAPES)}, followed by heads=0,1 to edit only these heads"
     )
 
 
 def _whole(text: str, line: str) -> tuple[int, ...]:
     numbers = text.split(",")
     if not all(is_whole(number) for number in numbers):
-        raise WorkbenchError(f"heads={text} in {line!r} names no heads; write their numbers, as in heads=0,5")
+        raise WorkbenchError(
+            f"heads={text} in {line!r} is not a list of heads; write their numbers, for example heads=0,5"
+        )
     return tuple(map(int, numbers))
 
 
@@ -56,7 +58,7 @@ def _number(text: str, line: str) -> float:
     try:
         number = float(text)
     except ValueError as error:
-        raise WorkbenchError(f"{text!r} in {line!r} is no number") from error
+        raise WorkbenchError(f"{text!r} in {line!r} is not a number") from error
     if not math.isfinite(number):
         raise WorkbenchError(f"{text!r} in {line!r} is not finite")
     return number

@@ -58,7 +58,7 @@ def head_cells(bench: Bench, request: MapRequest, query: int, key: int) -> bytes
     """Row `query` of a map, then column `key`: exact values as little-endian float32, two for each token."""
     found = head_map(bench, request)
     if not (0 <= query < len(found) and 0 <= key < len(found)):
-        raise WorkbenchError(f"no query {query} or no key {key}; tokens are 0 to {len(found) - 1}")
+        raise WorkbenchError(f"query {query} or key {key} is out of range; tokens are 0 to {len(found) - 1}")
     return np.concatenate([found[query], found[:, key]]).astype("<f4").tobytes()
 
 
@@ -145,8 +145,8 @@ def whole_page(bench: Bench, request: MapRequest) -> str:
     size = len(opened) * heads * length * (length + 1) * 2  # bytes
     if size > MOST_PAGE_BYTES:
         raise WorkbenchError(
-            f"a page of its own would hold {size / 1e6:,.0f} MB of weights; at most {MOST_PAGE_BYTES / 1e6:.0f}, "
-            "with a shorter text"
+            f"the HTML page would contain {size / 1e6:,.0f} MB of weights; at most {MOST_PAGE_BYTES / 1e6:.0f} MB "
+            "are allowed, so use a shorter text"
         )
     maps = [result(all_maps(one.checkpoint, request.prompt), bench) for one in opened]
     if len(maps) == 2:

@@ -119,7 +119,7 @@ def start_of(bench: Bench, opened: OpenedPrompt, branch: str) -> list[int]:
     kept, _, others = branch.partition(":")
     numbers = [kept, *others.split(".")]
     if not all(is_whole(number) for number in numbers) or int(kept) > len(prompt):
-        raise WorkbenchError(f"{branch[:40]!r} names no text to go on from; that looks like {len(prompt)}:5.17")
+        raise WorkbenchError(f"{branch[:40]!r} is not a valid branch; expected something like {len(prompt)}:5.17")
     return checked_ids(bench, opened.checkpoint, [*prompt[: int(kept)], *map(int, numbers[1:])])
 
 
@@ -140,9 +140,9 @@ def checked_ids(bench: Bench, checkpoint: str, ids: object) -> list[int]:
     model = bench.load(checkpoint)[0]
     size, most = model.config.vocab_size, most_tokens(model, MOST_TOKENS + MOST_NEW)
     if not isinstance(ids, Sequence) or not 0 < len(ids) <= most:
-        raise WorkbenchError(f"not a text; {checkpoint} takes 1 to {most:,} tokens")
+        raise WorkbenchError(f"this is not a text of valid length; {checkpoint} takes 1 to {most:,} tokens")
     if not all(type(i) is int and 0 <= i < size for i in ids):
-        raise WorkbenchError(f"not tokens of {checkpoint}; ids go from 0 to {size - 1}")
+        raise WorkbenchError(f"some token ids are not valid for {checkpoint}; they must be from 0 to {size - 1}")
     return list(ids)
 
 
@@ -152,9 +152,9 @@ def checked_settings(settings: Sequence[Any]) -> tuple[int, float, float, int, i
     Errors: WorkbenchError for a value that is not a number or out of range, or a length above `MOST_NEW`.
     """
     if not all(isinstance(value, int | float) and value == value for value in settings):
-        raise WorkbenchError(f"length, temperature, top-p, top-k and seed are numbers, not {settings}")
+        raise WorkbenchError(f"length, temperature, top-p, top-k and seed must be numbers, not {settings}")
     length, temperature, top_p, top_k, seed = settings
     generation.check_sampling(length, temperature, top_p, top_k, seed)
     if length > MOST_NEW:
-        raise WorkbenchError(f"{length:,.0f} new tokens; this page generates at most {MOST_NEW}")
+        raise WorkbenchError(f"length is {length:,.0f}; this page generates at most {MOST_NEW} new tokens")
     return int(length), float(temperature), float(top_p), int(top_k), int(seed)

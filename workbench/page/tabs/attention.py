@@ -13,8 +13,9 @@ from workbench.views.standalone import ORDERS
 
 TITLE = "Attention"
 HOW = (
-    "Each map: one row a query token, one column a key token. "
-    "Thumbnails show the strongest weight under each pixel. Click one for the full map, click a cell to lock it."
+    "In each map, a row is a query token and a column is a key token. "
+    "Each pixel of a thumbnail shows the largest weight in its area. Click a thumbnail to see the full map; click a "
+    "cell to lock it."
 )
 
 

@@ -24,18 +24,18 @@ from workbench.page.session.requests import TabRequest
 
 TITLE = "Attribution"
 HOW = (
-    "Why this next token? Asked after the chosen token (the last, unless one is chosen in the strip above) about the "
-    "likeliest next token, or the one written here. Orange speaks for it, blue against it."
+    "Why does the model predict this next token? The position is the token chosen in the strip above, or else the "
+    "last one. The predicted token is the likeliest one, or the one typed here. Orange supports it, blue opposes it."
 )
 DIRECT = {
     "each head and MLP": (
         by_head,
-        "What each part adds directly to the logit, through the final norm and unembedding. Click a cell to choose its "
-        "head.",
+        "What each part adds directly to the logit, through the final norm and the unembedding. Click a cell to choose "
+        "its head.",
     ),
     "each layer": (
         by_layer,
-        "What attention and MLP of each layer add directly to the logit; all parts with the embedding sum to it.",
+        "What attention and MLP of each layer add directly to the logit. With the embedding, they sum to it.",
     ),
     "every part, in order": (None, "What each part adds directly to the logit; the parts sum to it."),
 }
@@ -46,12 +46,12 @@ ABLATIONS = {
 SALIENCIES = {
     "integrated gradients": (
         "integrated_gradients",
-        "What each token of the prompt contributes, from a text of average embeddings to this one; they sum to the "
-        "change of the logit but for the gap in the title.",
+        "What each token of the prompt contributes, compared with a text of average embeddings. The contributions sum "
+        "to the change of the logit, except for the gap in the title.",
     ),
     "gradient × input": (
         "gradient_x_input",
-        "To first order, what the logit loses with each token's embedding; these need not sum to it.",
+        "To first order, how much the logit falls if a token's embedding is set to zero. These need not sum to it.",
     ),
 }
 SITES = {
@@ -96,7 +96,9 @@ class Question:
 def build(slot: Slot) -> None:
     """Panels for direct effects, ablation, saliency and patching, and the inputs that choose the predicted token."""
     with gr.Row(elem_classes="tools"):
-        token = slot.link("token_text", gr.Textbox("", label="Next token", placeholder="the likeliest", min_width=150))
+        token = slot.link(
+            "token_text", gr.Textbox("", label="Next token", placeholder="the likeliest token", min_width=150)
+        )
         against = slot.link("against", gr.Textbox("", label="Against another", placeholder="none", min_width=150))
     with gr.Row():
         with gr.Column(min_width=420):
@@ -121,7 +123,7 @@ def build(slot: Slot) -> None:
         second = gr.Textbox(
             "",
             label="Second prompt, of as many tokens",
-            placeholder="this one with one word changed",
+            placeholder="this prompt with one word changed",
             elem_classes="wide",
             min_width=300,
             scale=3,
@@ -149,8 +151,8 @@ def ablation_view(bench: Bench, request: TabRequest, token: str, against: str, m
     question = question_of(bench, request, token, "")
     call = Call.of(ablation, *prompt_of(request), *question.targets, method=method, **question.options)
     call = call["log_probability"]
-    note = "What taking a part away does to the log-probability, later layers included: blue, the token needs the part."
-    return View(call, note + (" The other token plays no part here." if against else ""), chooses=question.heads)
+    note = "Change of the log-probability without the part, with its effects on later layers. Blue: the part helps."
+    return View(call, note + (" The other token is not used here." if against else ""), chooses=question.heads)
 
 
 def sources_view(bench: Bench, request: TabRequest, token: str, against: str) -> View:
@@ -161,8 +163,8 @@ def sources_view(bench: Bench, request: TabRequest, token: str, against: str) ->
     layer, head = pick.options[pick.chosen][1].values()
     name = pick.options[pick.chosen][0]
     note = (
-        f"What {name} adds to the logit, by the token it was read from (weight times what is moved). Choose the head "
-        "here or in the grids above."
+        f"What {name} adds directly to the logit from each token that it attends to. Choose the head here or in the "
+        "grids above."
     )
     heads = ((layer, head),)
     call = Call.quick(head_sources, *prompt_of(request), *question.targets, heads=heads, **question.options)
@@ -192,8 +194,8 @@ def patching_view(
     prompts = (*prompt_of(request), TokensOf(request.query.checkpoint, other))
     call = Call.of(activation_patching, *prompts, *question.targets, site=site, by=by, **question.options)[measure]
     note = (
-        f"A run on {told}, with one activation of this prompt's own run put in: 1 brings this prompt's prediction "
-        "back in full, 0 changes nothing."
+        f"A run on {told}, in which one activation is replaced by that of this prompt. 1: this prompt's prediction is "
+        "fully restored; 0: nothing changes."
     )
     tokens = {"token": ("x", 0, question.opened.ids.shape[1]), "layer": ("y", 0, question.shape[0])}
     return View(call, note, chooses=question.heads if by == "head" else tokens)
@@ -234,7 +236,7 @@ def other_prompt(bench: Bench, request: TabRequest, question: Question) -> tuple
     """
     found = exchanges(request.query.prompt, question)
     if not found:
-        raise WorkbenchError("write a second prompt of as many tokens; no single word of this one could be exchanged")
+        raise WorkbenchError("type a second prompt of as many tokens; no one-word change of this prompt was found")
 
     def furthest() -> int:
         rows = [question.opened.ids[0].tolist(), *(ids for ids, _, _ in found)]
@@ -263,5 +265,5 @@ def exchanges(prompt: str, question: Question) -> list[tuple[list[int], str, str
         text = f"{before}{other}{after}"
         ids = tokenizer(text)["input_ids"]
         if len(ids) == len(own) and ids[: question.position + 1] != own[: question.position + 1]:
-            found.append((ids, text, f"this prompt with “{other}” for its first “{word}”"))
+            found.append((ids, text, f"this prompt with “{other}” in place of its first “{word}”"))
     return found[:MOST_EXCHANGES]

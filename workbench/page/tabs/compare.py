@@ -35,13 +35,14 @@ from workbench.progress import Progress
 
 TITLE = "Compare"
 HOW = (
-    "A is the checkpoint in the bar, B the one chosen here; both get the prompt. Beside each difference stands its "
-    "noise floor: how much checkpoints differ that saw the same data in another order. What is no larger says nothing."
+    "A is the checkpoint in the bar, B is the one chosen here; both get the prompt. Beside each difference is its "
+    "noise floor: the difference between checkpoints that saw the same data in another order. A difference "
+    "that is no larger may be noise."
 )
 BY_TOKEN = {
     "loss of B − loss of A": ("loss_difference", "Orange where A predicts the token better, blue where B does."),
-    "KL(A ‖ B) of the predictions": ("kl", "How far B's prediction of this token is from A's, whatever the token was."),
-    "KL(B ‖ A) of the predictions": ("kl_reverse", "How far A's prediction of this token is from B's."),
+    "KL(A ‖ B) of the predictions": ("kl", "How far B's prediction at this token is from A's, over all tokens."),
+    "KL(B ‖ A) of the predictions": ("kl_reverse", "How far A's prediction at this token is from B's."),
 }
 DIFFERENCES = {
     "attention of each head": "attention",
@@ -51,14 +52,14 @@ DIFFERENCES = {
     "parts of A put into B, activations": "transplant_activations",
 }
 NOTES = {
-    "attention": "Jensen–Shannon divergence of where a head of A and of B looks, mean over the prompt: 0 is the same "
-    "place, 0.69 never the same. Click a head for its maps below.",
-    "cka": "How alike a layer of A (row) and one of B (column) represent the prompt: 1 is the same up to rotation.",
-    "weights": "‖B − A‖ / ‖A‖ of each matrix: 0 is unchanged, 1.41 is as far as unrelated matrices are.",
-    "transplant_weights": "What a part with A's weights does to B's loss on the prompt: blue, B predicts better with "
-    "it. Click a cell, and read below what B then writes.",
-    "transplant_activations": "What A's activations of a part do to B's loss on the prompt: blue, B predicts better "
-    "with them. “residual” is all that A has made of the text by the end of a layer.",
+    "attention": "Jensen–Shannon divergence between the attention of a head in A and in B, mean over the prompt: 0 is "
+    "equal attention, 0.69 is attention to different tokens only. Click a head to see its maps below.",
+    "cka": "How similarly a layer of A (row) and one of B (column) represent the prompt: 1 is equal up to rotation.",
+    "weights": "‖B − A‖ / ‖A‖ of each matrix: 0 is unchanged, 1.41 is typical of unrelated matrices.",
+    "transplant_weights": "Change of B's loss on the prompt when a part gets A's weights. Blue: B predicts better. "
+    "Click a cell to see below what B then writes.",
+    "transplant_activations": "Change of B's loss on the prompt when a part gets A's activations. Blue: B predicts "
+    "better. “residual” is A's residual stream after a layer.",
 }
 PARTS = {
     "the selected head": "head",
@@ -89,7 +90,7 @@ def build(slot: Slot) -> None:
         slot.bench.choices(), value=known[len(known) // 3], label="B", elem_id="other", elem_classes="menu"
     )
     slot.link("other", other)
-    with gr.Accordion("How both write", open=False), gr.Row(elem_classes="tools"):
+    with gr.Accordion("Sampling settings", open=False), gr.Row(elem_classes="tools"):
         settings = sampling_controls(slot, "compare_")[:5]
     with gr.Row():
         for name, text_of in (("text-a", text_of_a), ("text-b", text_of_b)):
@@ -149,7 +150,9 @@ def text_of_b(bench: Bench, request: TabRequest, other: str, *settings: float) -
 def continuation(bench: Bench, request: TabRequest, name: str, checkpoint: str, *settings: float) -> View:
     """The prompt continued by one checkpoint."""
     call = text_call(bench, TextRequest(checkpoint, request.query.prompt, "", "", *checked_settings(settings)))
-    return View(call, "Both draw with the same random numbers.", title=f"{name}: {label(bench.known[checkpoint])}")
+    return View(
+        call, "Both checkpoints sample with the same random numbers.", title=f"{name}: {label(bench.known[checkpoint])}"
+    )
 
 
 def mixed_text(
@@ -166,7 +169,7 @@ def mixed_text(
     call = text_call(bench, TextRequest(pair.b, request.query.prompt, "", "", *checked_settings(settings)))
     call = replace(call, arguments=(mixed, *call.arguments[1:]))
     title = f"B with {name if kind == 'head' else f'{kind} of layer {layer}'} of A"
-    note = "The same random numbers again; choose the head here or in the grid above."
+    note = "This text uses the same random numbers, too. Choose the head here or in the grid above."
     return View(call, note, title=title, pick=pick)
 
 
@@ -206,10 +209,11 @@ def floor_view(bench: Bench, pair: ComparedPair, comparison: Call) -> View | str
     series = bench.series_of(pair.a)
     finals = bench.finals(series)
     if len(finals) < 2:
-        return f"No noise floor: on this machine, {series} has no two last checkpoints that differ by data order only."
+        return f"No noise floor: {series} has no two final checkpoints on this machine that differ only by data order."
     call = Call.of(noise_floor, FinalsOf(series), Between(comparison))
     note = (
-        f"The most that two of the {len(finals)} last checkpoints of {series} differ, which differ by data order only."
+        f"The largest difference between any two of the {len(finals)} final checkpoints of {series}, which differ only "
+        "by data order."
     )
     return View(call, note, title="Its noise floor, in the same colours", scale=pair.compared_by(comparison))
 

@@ -33,8 +33,9 @@ from workbench.views.strip import surprisals
 
 TITLE = "Generate"
 HOW = (
-    "The prompt in grey, then what the model writes. The stronger a token's colour, the less it was expected "
-    "(surprisal: −log probability, in nats). Click a token for what was expected there, and go on from another."
+    "The prompt in grey, then the text that the model generates. The stronger a token's colour, the less expected it "
+    "was (surprisal: −log probability, in nats). Click a token to see what was expected there, or to continue from "
+    "another token."
 )
 EDITS = {
     "zero a head": "zero blocks.2.attn.z heads=5",
@@ -50,10 +51,14 @@ def build(slot: Slot) -> None:
     with gr.Row(elem_classes="tools"):
         again = gr.Button("Generate", size="sm", variant="secondary", min_width=90, scale=0)
         settings = sampling_controls(slot)
-    with gr.Accordion("Edits: change the model and see what it writes then", open=False, elem_id="edits-fold"):
+    with gr.Accordion("Edits: change the model and see what it then writes", open=False, elem_id="edits-fold"):
         with gr.Row(elem_classes="tools"):
             changes = gr.Textbox(
-                "", label="One a line; # before a line switches it off", lines=2, elem_id="edits", elem_classes="wide"
+                "",
+                label="One edit a line; # before a line switches it off",
+                lines=2,
+                elem_id="edits",
+                elem_classes="wide",
             )
             example = gr.Dropdown(list(EDITS), value=None, label="Add an example", min_width=150, scale=0)
         slot.link("edits", changes)
@@ -120,7 +125,7 @@ def branch(
     opened = bench.read(request.query.checkpoint, request.query.prompt)
     ids, place, chosen = checked_ids(bench, opened.checkpoint, data.get("ids")), data.get("token"), data.get("id")
     if type(place) is not int or not 0 < place < len(ids):
-        raise WorkbenchError(f"no token {place!r} to branch from; there are {len(ids)}")
+        raise WorkbenchError(f"no token {place!r} to branch from; the text has {len(ids)} tokens")
     start = checked_ids(bench, opened.checkpoint, [*ids[:place], chosen])
     text = TextRequest(opened.checkpoint, request.query.prompt, branch_of(opened.ids[0].tolist(), start))
     yield from both(bench, text, changes, *settings)
@@ -162,7 +167,7 @@ def write(bench: Bench, opened: OpenedPrompt, request: TextRequest, ends: bool) 
             yield strip_of_writing(opened, request, start, labels, ids, scores)
     written = strip_of_writing(opened, request, start, grown(labels, ids, opened), ids, scores)
     if time.monotonic() - began > MOST_SECONDS:
-        written["title"] += f" · stopped after {MOST_SECONDS:g} s, the longest that this page writes"
+        written["title"] += f" · stopped after {MOST_SECONDS:g} s, the time limit of this page"
     yield written | {"final": True}
 
 

@@ -16,46 +16,53 @@ from workbench.page.session.requests import TabRequest
 
 TITLE = "Hidden states"
 HOW = (
-    "The residual stream: what is there after the embedding and after each layer, one column a token, layers rising. "
-    "Click a cell to choose its token and layer on all tabs."
+    "The residual stream after the embedding and after each layer. A column is a token; layers go upwards. Click a "
+    "cell to choose its token and layer on all tabs."
 )
 LENS = {
     "likeliest next token": (
         "probability",
-        "Each layer read as if it were the last: the cell names the token it would say next, its colour how surely. "
-        "Go up a column to see where the answer appears.",
+        "The next token that each layer would predict if it were the last; the colour is its probability. Go up a "
+        "column to see where the model's prediction appears.",
     ),
-    "entropy": ("entropy", "How undecided each layer is about the next token: 0 is certain, bright is undecided."),
+    "entropy": ("entropy", "How uncertain each layer is about the next token: 0 is certain, bright is uncertain."),
     "KL from the final distribution": (
         "kl",
-        "How far each layer's prediction is from the model's own, which is the top row: dark where nothing changes.",
+        "How far each layer's prediction is from the model's final prediction, the top row. Dark: they are the same.",
     ),
     "rank of the true next token": (
         "rank",
-        "Where each layer puts the token that really comes next: 1 is first. The last token has no next one.",
+        "The rank of the token that really comes next: 1 is the likeliest. The last token has no next token.",
     ),
 }
 STATES = {
-    "norm": ("norm", "‖x‖ of each token's residual stream. A bright column is a token used as a resting place."),
+    "norm": ("norm", "‖x‖ of each token's residual stream. A bright column is often an attention sink."),
     "cosine to the layer before": (
         "cosine",
-        "How much of its direction each layer keeps: 1 where it turns nothing, 0 where it turns the stream aside.",
+        "How much of its direction each layer keeps: 1 is the same direction, 0 is an orthogonal one.",
     ),
-    "largest entry": ("largest", "The one entry of the residual stream that is largest in size; its dimension inside."),
+    "largest entry": (
+        "largest",
+        "The residual stream's entry with the largest absolute value; the cell shows its dimension.",
+    ),
     "largest over median entry": (
         "ratio",
-        "How far the largest entry stands out: 3–5 is ordinary, past 1,000 is a massive activation.",
+        "How far the largest entry stands out: 3–5 is ordinary, above 1,000 is a massive activation.",
     ),
     "principal components of a layer": (
         "pca",
-        "A point a token (the first is left out, it would hide the rest), along the two directions in which the states "
-        "after this layer differ most; colour is the position. Choose the layer here or by clicking a row above.",
+        "A point is a token; its colour is the position. The axes are the two directions in which the states after "
+        "this layer differ most. The first token is left out, because its large norm would dominate. Choose the layer "
+        "here or by clicking a row above.",
     ),
     "similarity of layers (CKA)": (
         "cka",
-        "How alike two layers represent the prompt's tokens: 1 is the same up to rotation and scale, 0 unrelated.",
+        "How similar two layers' states are over the prompt: 1 is equal up to rotation and scale, 0 is unrelated.",
     ),
-    "effective rank": ("rank", "How many directions the prompt's tokens use after each layer; at most one each."),
+    "effective rank": (
+        "rank",
+        "How many directions the prompt's tokens use after each layer; at most the number of tokens.",
+    ),
 }
 
 

@@ -28,9 +28,9 @@ from workbench.results import Curves
 
 TITLE = "Training"
 HOW = (
-    f"The series' main run, left to right: what of it is on this machine, {MOST_OF_A_RUN} checkpoints of a longer one. "
-    "Click a point to open its checkpoint on all tabs. Below, every head's map at one of them: move the slider, or let "
-    "it play."
+    f"The series' main run, from left to right: its checkpoints on this machine, at most {MOST_OF_A_RUN}. Click "
+    "a point to open its checkpoint on all tabs. Below are the maps of all heads at one checkpoint: move the slider, "
+    "or press Play."
 )
 FOLLOWED = "log-probability of a continuation"
 METRICS = {
@@ -61,7 +61,7 @@ def build(slot: Slot) -> None:
     with gr.Row(elem_classes="tools"):
         metric = slot.link("metric", gr.Dropdown(list(METRICS), value=next(iter(METRICS)), label="What", min_width=270))
         axis = slot.link("axis", gr.Dropdown(list(AXES), value=next(iter(AXES)), label="Axis", min_width=190))
-        words = gr.Textbox("", label="Continuation", placeholder="what the last one writes", visible=False)
+        words = gr.Textbox("", label="Continuation", placeholder="the last checkpoint's continuation", visible=False)
         metric.change(lambda chosen: gr.Textbox(visible=chosen == FOLLOWED), metric, words, show_progress="hidden")
         slot.link("continuation", words)
         each_series = {checkpoint.name: name for name, checkpoint in slot.bench.known.items()}.values()
@@ -108,8 +108,8 @@ def training_view(
     axis, log = choice(axis, AXES, "axis")
     run, whole = bench.run_here(request.query.checkpoint), bench.run_of(request.query.checkpoint)
     if len(run) < 2:
-        why = absent(whole, run) or "it is one checkpoint."
-        return f"There is nothing to compare along {bench.series_of(request.query.checkpoint)}: {why}"
+        why = absent(whole, run) or "it has only one checkpoint."
+        return f"There are no checkpoints to compare in {bench.series_of(request.query.checkpoint)}: {why}"
     if metric == "continuation":
         continuation = continuation or written_next(bench, run[-1].id, request.query.prompt)
     options = {"axis": axis, **({"log_x": True} if log else {}), **loading_of(bench)}
@@ -117,7 +117,7 @@ def training_view(
     measured = metric_call(run[-1].id, request.query.prompt, metric, continuation)
     note = run_call(measured, bench).note
     if metric == "continuation":
-        note = f"{note} It is “{continuation}”; write another above."
+        note = f"{note} The continuation is “{continuation}”; type another one above."
     note = f"{note} {absent(whole, run)}".strip()
     ids = () if run == bench.main_run(run[-1].name) else tuple(one.id for one in run)
     call = Call.of(trajectory, SeriesRun(run[-1].name, ids), measured, **options)
@@ -128,7 +128,12 @@ def training_view(
     shape = (model.config.num_hidden_layers, model.config.num_attention_heads)
     pick = head_pick(request, shape, highest(curves, shape))
     line = pick.options[pick.chosen][0]
-    return View(call, f"{note} A line a head, {line} in front: choose it here or click a line.", pick=pick, line=line)
+    return View(
+        call,
+        f"{note} One line for each head, with {line} in front. Choose the head here, or click a line.",
+        pick=pick,
+        line=line,
+    )
 
 
 def absent(whole: list[Checkpoint], here: list[Checkpoint]) -> str:
@@ -188,7 +193,7 @@ def clicked(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> list[
     """The slider's value and the checkpoint's id of a clicked point."""
     run, point = bench.run_here(request.query.checkpoint), data.get("point")
     if not isinstance(point, int) or not 0 <= point < len(run):
-        raise WorkbenchError(f"no checkpoint {point!r} on this run of {len(run)}")
+        raise WorkbenchError(f"no checkpoint {point!r} on this run; it has {len(run)} checkpoints")
     return [point + 1, run[point].id]
 
 
