@@ -294,7 +294,7 @@ def test_trajectory_has_the_loss_of_every_checkpoint_of_the_main_run(series, tab
         model, tokenizer = checkpoints.load(f"{series}@{name}")
         tokens = tokenizer(PAGE, return_tensors="pt")["input_ids"].reshape(2, 20)
         assert abs(torch.tensor(token_losses(model, tokens)["loss"].values).nanmean().item() - loss) < 1e-4
-    assert len(found[found["section"] == "Induction"]) == 3 * 16
+    assert len(found[found["section"] == "Induction score of each head"]) == 3 * 16
     assert table(*arguments, "--metrics", "loss", "--checkpoints", "2")["step"].dropna().tolist()[:2] == [0, 20]
 
 

@@ -97,7 +97,8 @@ def test_ablation_finds_the_circuit(tiny: OlmoForCausalLM, atlas: Measures, indu
     rows = repeated_rows(random_rows(tiny), SPAN)
     second = torch.zeros_like(rows, dtype=torch.bool)
     second[:, SECOND + 1 :] = True
-    loss = ablation(tiny, rows, method=method, scored=second)["loss"].values
+    options = {"draws": 2} if method == "resample" else {}
+    loss = ablation(tiny, rows, method=method, scored=second, **options)["loss"].values
     for head in (best(atlas["induction"], 1)[0], best(atlas["previous"], 1)[0]):
         assert loss[head] > 5
     assert np.median(loss[:, :-1]) < 0.1, "most heads should have no effect"
@@ -157,7 +158,7 @@ def trained_to_copy(n_layers: int, most_steps: int) -> tuple[OlmoForCausalLM, in
     model = OlmoForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     steps, loss = 0, math.inf
-    while steps < most_steps and loss > 0.05:
+    while steps < most_steps and loss > 0.2:
         loss = copying_loss(model, *copying_rows(32, generator))
         optimizer.zero_grad()
         loss.backward()

@@ -1,6 +1,7 @@
 """Every analysis gives the same numbers for four forms of texts, on the model's device, and ignores padding."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,19 @@ def numbers(result: Any) -> dict[str, np.ndarray]:
     return {name: table[name].to_numpy(np.float64) for name in table.select_dtypes("number")}
 
 
+Two = tuple[OlmoForCausalLM, OlmoForCausalLM]
+
+
 @pytest.fixture(scope="module")
-def two(make_model: Callable[..., OlmoForCausalLM]) -> tuple[OlmoForCausalLM, OlmoForCausalLM]:
-    return make_model("olmo3", seed=0), make_model("olmo3", seed=1)
+def two(make_model: Callable[..., OlmoForCausalLM]) -> Two:
+    layers = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+    return make_model("olmo3", seed=0, **layers), make_model("olmo3", seed=1, **layers)
+
+
+@pytest.fixture(scope="module")
+def of_lists(two: Two) -> Callable[[str], dict[str, np.ndarray]]:
+    """The numbers of an analysis of lists of tensors, with which those of all other forms are compared."""
+    return cache(lambda name: numbers(ALL[name](*two, rows_of(name, 1), rows_of(name, 2))))
 
 
 def test_every_analysis_of_texts_is_here() -> None:
@@ -72,17 +83,18 @@ def test_every_analysis_of_texts_is_here() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ALL)
-def test_all_forms_give_the_same_numbers(two: tuple[OlmoForCausalLM, OlmoForCausalLM], name: str, form: str) -> None:
-    rows, others = rows_of(name, 1), rows_of(name, 2)
-    wanted = numbers(ALL[name](*two, rows, others))
-    found = numbers(ALL[name](*two, FORMS[form](rows), FORMS[form](others)))
+def test_all_forms_give_the_same_numbers(
+    two: Two, of_lists: Callable[[str], dict[str, np.ndarray]], name: str, form: str
+) -> None:
+    wanted = of_lists(name)
+    found = numbers(ALL[name](*two, FORMS[form](rows_of(name, 1)), FORMS[form](rows_of(name, 2))))
     assert wanted.keys() == found.keys() and wanted
     for column, values in wanted.items():
         np.testing.assert_allclose(found[column], values, rtol=1e-4, atol=1e-5, err_msg=column)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_tensor_is_a_sequence_of_its_rows(two: tuple[OlmoForCausalLM, OlmoForCausalLM], name: str) -> None:
+def test_a_tensor_is_a_sequence_of_its_rows(two: Two, name: str) -> None:
     rows, others = ([row[:6] for row in rows_of(name, seed)] for seed in (1, 2))
     wanted = numbers(ALL[name](*two, torch.stack(rows), torch.stack(others)))
     found = numbers(ALL[name](*two, rows, others))
@@ -91,7 +103,7 @@ def test_a_tensor_is_a_sequence_of_its_rows(two: tuple[OlmoForCausalLM, OlmoForC
 
 
 @pytest.mark.parametrize("name", SETS | ONE_LENGTH | METRICS)
-def test_a_tensor_that_seems_padded_is_refused(two: tuple[OlmoForCausalLM, OlmoForCausalLM], name: str) -> None:
+def test_a_tensor_that_seems_padded_is_refused(two: Two, name: str) -> None:
     ids = encoding(rows_of("token_losses", 1), "left")["input_ids"]
     with pytest.raises(WorkbenchError, match="text 1 begins or ends with the padding token 0"):
         ALL[name](*two, ids, ids.flip(1))
@@ -137,7 +149,7 @@ def test_padding_by_the_embedded_tokenizer_changes_no_loss() -> None:
         assert np.isnan(found[ids.shape[1] :]).all() and np.isnan(found[0])
 
 
-def test_means_over_queries_weigh_every_query_the_same(two: tuple[OlmoForCausalLM, OlmoForCausalLM]) -> None:
+def test_means_over_queries_weigh_every_query_the_same(two: Two) -> None:
     rows = rows_of("head_atlas", 1)
     together = head_atlas(two[0], rows, samples=0)["entropy"].values
     apart = [head_atlas(two[0], row, samples=0)["entropy"].values * (len(row) - 1) for row in rows]
@@ -145,7 +157,7 @@ def test_means_over_queries_weigh_every_query_the_same(two: tuple[OlmoForCausalL
 
 
 @pytest.mark.parametrize("analysis", [pytest.param(call, id=name) for name, call in SINGLE.items()])
-def test_one_text_is_one_text(two: tuple[OlmoForCausalLM, OlmoForCausalLM], analysis: OfTexts) -> None:
+def test_one_text_is_one_text(two: Two, analysis: OfTexts) -> None:
     for several in (torch.ones(2, 5, dtype=torch.long), Texts(torch.ones(2, 5, dtype=torch.long))):
         with pytest.raises(WorkbenchError, match="one text, not"):
             analysis(*two, several, several)
