@@ -75,6 +75,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3-mqa-tied": ("olmo3", {"num_key_value_heads": 1, "tie_word_embeddings": True, "sliding_window": 4}),
 }
 
+GROUPED = pytest.mark.parametrize("case", ["olmo-gqa-tied", "olmo2-gqa-bias", "olmo3-gqa-bias"])
+"""For a test of `pair` to which only the family and shared key-value heads matter."""
+
 
 @dataclass(frozen=True)
 class Pair:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import Pair
+from conftest import GROUPED, Pair
 from torch import Tensor
 
 from hooks import Edit, OlmoForCausalLM, edits
@@ -45,6 +45,7 @@ def assert_same(grids: Measures, wanted: dict[str, Tensor]) -> None:
         )
 
 
+@GROUPED
 @pytest.mark.parametrize("site", ["resid_pre", "attn.k", "attn.pattern"])
 def test_cells_by_position_are_those_of_whole_forward_passes(
     pair: Pair, tokens: Tensor, other_tokens: Tensor, site: str, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import transformers
+from conftest import GROUPED
 from transformers import AutoModelForCausalLM, StaticCache, TextIteratorStreamer, pipeline
 
 from hooks import OlmoForCausalLM, OlmoModel
@@ -23,6 +24,7 @@ STRATEGIES = {
 }
 
 
+@GROUPED
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_generation(pair, tokens, strategy):
     prompt = tokens[:1] if strategy == "prompt lookup" else tokens
@@ -35,6 +37,7 @@ def test_generation(pair, tokens, strategy):
     assert torch.equal(*texts)
 
 
+@GROUPED
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generation_with_left_padding(pair, padded, cache, beams):

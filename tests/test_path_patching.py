@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import Pair
+from conftest import GROUPED, Pair
 from torch import Tensor
 
 from hooks import OlmoForCausalLM, edits
@@ -48,6 +48,7 @@ def test_a_frozen_path_to_the_logits_is_a_sum(pair: Pair, tokens: Tensor, other_
         assert close(grid.values[sender], share(model, logits, tokens, other_tokens))
 
 
+@GROUPED
 @pytest.mark.parametrize("letter", ["q", "k", "v"])
 def test_a_frozen_path_to_a_head_is_a_sum(pair: Pair, tokens: Tensor, other_tokens: Tensor, letter: str) -> None:
     model, receiver = pair.ours, (2, 3)

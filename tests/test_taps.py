@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from conftest import GROUPED
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -164,6 +165,7 @@ def test_stopping_early_computes_no_later_layer(model, tokens):
     assert nothing.logits is None
 
 
+@GROUPED
 @pytest.mark.parametrize("site", ["embed", "blocks.*.resid_post", *(f"blocks.1.{name}" for name in IN_BLOCK), "logits"])
 def test_a_run_of_captures_only_ends_with_the_last_of_them(pair, tokens, site):
     """Bit-identical to a whole run, also with edits, and no tap is called after the last captured one."""

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+from conftest import GROUPED
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from hooks import Capture, edits
-
-GROUPED = pytest.mark.parametrize("case", ["olmo-gqa-tied", "olmo2-gqa-bias", "olmo3-gqa-bias"])
 
 
 def assert_close(left: Tensor, right: Tensor) -> None:
