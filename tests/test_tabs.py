@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import re
 from itertools import product
 
 import gradio as gr
@@ -22,7 +23,7 @@ from workbench.page.session.arguments import ModelOf, ResidOf, TokensOf
 from workbench.page.session.bench import Bench, amount, label
 from workbench.page.session.cached_results import result
 from workbench.page.session.code import code
-from workbench.page.session.map_requests import MapRequest, map_call
+from workbench.page.session.map_requests import MapRequest, all_maps, map_call
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.result_cache import ResultCache
 from workbench.page.tabs import TABS, attribution, compare, hidden_states, training
@@ -150,6 +151,15 @@ def test_what_an_analysis_warns_of_stands_by_its_picture(bench, tab_request, tmp
     with pytest.warns(UserWarning, match="not kept"):
         said = noted(view, result(view.call, bench))
     assert said.startswith(view.note) and said.endswith("file cannot be written: the results are not kept.")
+
+
+def test_files_are_named_after_what_they_hold(bench, tab_request):
+    names = {name: call.file_name for name, call in calls(bench, tab_request)}
+    assert all(re.fullmatch(r"[\w.-]{10,120}", name, re.ASCII) for name in names.values())
+    assert len(set(names.values())) > 0.8 * len(names)
+    request = MapRequest("tiny-olmo@step10", "w5", layer=2, head=1)
+    assert map_call(request).file_name == "tiny-olmo_step10_attention_maps_L2H1"
+    assert all_maps("../é:x", "w5").file_name == "x_attention_maps"
 
 
 def test_what_is_offered_for_download_is_bounded(bench, tab_request):

@@ -37,6 +37,9 @@ def test_the_first_written_token_is_looked_at_when_the_page_opens(visit: Visit):
     first_written(page, 8)
     expect(page.locator("#details .expected button, #details .expected .chosen")).to_have_count(10)
     assert page.locator("#details .lens .row").count() == 1 + 1 + 4  # names, embedding, layers
+    for part in page.locator("#details .expected .number").all():
+        share, exact = part.inner_text(), float(part.get_attribute("title"))
+        assert share == "< 0.1 %" if exact < 0.001 else abs(float(share.strip("> %")) / 100 - exact) < 0.006
     assert page.locator("#details .looks button").count() == page.locator("#details .looked_at button").count() == 8
 
 

@@ -114,6 +114,10 @@ def test_the_line_under_the_title_follows_the_controls(visit: Visit):
     page.locator("#attention .weigh").select_option("value")
     expect(note).to_contain_text("moves into the query, ‖α v W_O‖")
     expect(note).not_to_contain_text("sums")
+    axis = page.locator("#attention .panel .axis")
+    expect(axis).to_contain_text("↓ query")
+    page.locator("#attention .lines").check()
+    expect(axis).to_have_text("left: key (source)   right: query (destination)")
 
 
 def test_definition_and_python_unfold_and_are_about_what_is_shown(visit: Visit):
@@ -206,6 +210,18 @@ def test_the_menu_of_examples_leaves_the_prompt_alone_unless_one_is_chosen(visit
             expect(page.locator("#spine .tokens")).to_contain_text("quick")
             expect(prompt).to_have_value(EXAMPLES[1])
             expect(menu).to_have_value("")
+
+
+def test_enter_runs_the_prompt_and_shift_enter_starts_a_new_line(visit: Visit):
+    page = visit.open("prompt=one%20two%20three")
+    prompt = page.locator("#prompt textarea")
+    prompt.fill("red")
+    prompt.press("Shift+Enter")
+    prompt.press_sequentially("blue")
+    expect(prompt).to_have_value("red\nblue")
+    prompt.press("Enter")
+    expect(page.locator("#spine .tokens")).to_contain_text("⏎")
+    expect(prompt).to_have_value("red\nblue")
 
 
 def test_menus_work_by_keyboard(visit: Visit):

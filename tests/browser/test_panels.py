@@ -33,7 +33,7 @@ MENUS = [  # entries of each menu, one for each kind of picture
     ("Attribution", "Direct effect of", "#direct", ["every part, in order"]),
     ("Attribution", "What is patched", "#patching", ["output of each head"]),
     ("Compare", "Difference", "#difference-floor", ["weights by matrix and layer", "parts of A put into B, weights"]),
-    ("Training", "What", "#training", ["held-out loss", "weight change a step"]),
+    ("Training", "Metric", "#training", ["held-out loss", "weight change a step"]),
 ]
 
 
@@ -72,7 +72,8 @@ def test_hidden_states_choose_a_token_and_a_layer_and_download(visit: Visit):
     page = visit.open(f"tab=Hidden%20states&state={quote('principal components of a layer')}")
     plotted(page, "#lens")
     expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 3")
-    click_at(page, "#lens", 0.95, 0.5)  # the row of layer 1
+    assert page.locator("#lens .figure").evaluate("(figure) => figure.scrollLeft") == 0  # it opens at its start
+    click_at(page, "#lens", 0.3, 0.5)  # the row of layer 1
     expect(page.locator("#spine .token[aria-selected=true]")).to_have_count(1)
     page.wait_for_function("new URL(location).searchParams.get('layer') === '1'")
     expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 1")
@@ -80,6 +81,7 @@ def test_hidden_states_choose_a_token_and_a_layer_and_download(visit: Visit):
     expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 2")
     with page.expect_download() as waiting:
         page.locator("#lens .csv").click()
+    assert waiting.value.suggested_filename == "tiny-olmo_step6000_logit_lens_probability.csv"
     lines = Path(waiting.value.path()).read_text().splitlines()
     assert lines[0].startswith("# read with") and any("tiny-olmo" in line for line in lines[:12])
     page.locator("#lens .python").click()
@@ -93,6 +95,7 @@ def test_a_picture_and_a_page_of_its_own_are_saved(visit: Visit, chromium: Brows
     plotted(page, "#states")
     with page.expect_download() as waiting:
         page.locator("#states .png").click()
+    assert waiting.value.suggested_filename == "tiny-olmo_step6000_residual_norms_norm.png"
     assert Path(waiting.value.path()).read_bytes().startswith(b"\x89PNG")
     with page.expect_download() as waiting:
         page.locator("#states .page").click()
@@ -154,6 +157,10 @@ def test_compare_two_checkpoints(visit: Visit):
     assert Path(waiting.value.path()).read_bytes().startswith(b"\x89PNG")
     expect(page.locator("#by-token .token")).to_have_count(page.locator("#spine .token").count())
     drawn(page, "#pair")
+    for bar in page.locator("#pair .to p .bar").all():  # A − B: negative numbers go to the other side
+        number = float(bar.locator("xpath=../*[contains(@class, 'number')]").get_attribute("title"))
+        start, width = bar.evaluate("(bar) => [parseFloat(bar.style.marginLeft), parseFloat(bar.style.width)]")
+        assert start == pytest.approx(50 - (width if number < 0 else 0))
     maps = page.locator("#pair canvas.map")
     assert maps.count() == 3
     assert len({maps.nth(index).evaluate("(canvas) => canvas.toDataURL()") for index in range(3)}) == 3

@@ -35,6 +35,7 @@ from workbench.page.session.calls import Call
 from workbench.page.session.code import code
 from workbench.page.session.map_requests import (
     MapRequest,
+    all_maps,
     checked,
     head_cells,
     head_picture,
@@ -133,7 +134,8 @@ def add_attention(app: FastAPI, bench: Bench) -> None:
 
     @app.post("/data/attention/page")
     def attention_page(request: MapRequest) -> Response:
-        return attachment(whole_page(bench, request), "html", "text/html")
+        page = whole_page(bench, request)
+        return attachment(page, f"{all_maps(request.checkpoint, request.prompt).file_name}.html", "text/html")
 
 
 def add_texts(app: FastAPI, bench: Bench) -> None:
@@ -157,14 +159,14 @@ def add_exports(app: FastAPI, bench: Bench) -> None:
 
     @app.get("/data/export/{key}.csv")
     def export_csv(key: str) -> Response:
-        return attachment(as_csv(report_of(offered(bench, key))), "csv", "text/csv")
+        found = offered(bench, key)
+        return attachment(as_csv(report_of(found)), f"{bench.offered[key].file_name}.csv", "text/csv")
 
     @app.get("/data/export/{key}.html")
     def export_page(key: str) -> Response:
-        found = offered(bench, key)
-        if bench.offered[key].show is text_page:
-            return attachment(text_page(found).page, "html", "text/html")
-        return attachment(as_html(report_of(found)), "html", "text/html")
+        found, call = offered(bench, key), bench.offered[key]
+        page = text_page(found).page if call.show is text_page else as_html(report_of(found))
+        return attachment(page, f"{call.file_name}.html", "text/html")
 
 
 def refuse(request: Request, error: Exception) -> JSONResponse:
@@ -175,8 +177,13 @@ def refuse(request: Request, error: Exception) -> JSONResponse:
 
 
 def offer(bench: Bench, call: Call) -> dict[str, str]:
-    """A call as Python, the definitions of its functions, and the key of its downloads."""
-    return {"key": keep(bench, call), "code": code(call, bench), "definition": definition(call)}
+    """A call as Python, the definitions of its functions, and the key and the file name of its downloads."""
+    return {
+        "key": keep(bench, call),
+        "file": call.file_name,
+        "code": code(call, bench),
+        "definition": definition(call),
+    }
 
 
 def offered(bench: Bench, key: str) -> Result:
@@ -186,11 +193,9 @@ def offered(bench: Bench, key: str) -> Result:
     return result(bench.offered[key], bench)
 
 
-def attachment(text: str, ending: str, kind: str) -> Response:
-    """A response that the browser saves as a file."""
-    return Response(
-        text, media_type=kind, headers={"Content-Disposition": f'attachment; filename="olmo-workbench.{ending}"'}
-    )
+def attachment(text: str, name: str, kind: str) -> Response:
+    """A response that the browser saves as a file with this name."""
+    return Response(text, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
 
 def pixels(picture: Picture) -> Response:

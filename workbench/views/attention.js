@@ -1,5 +1,6 @@
-// The attention view. value: {checkpoint, other, prompt, texts, layers, heads, orders, best, title, about, weigh}
+// The attention view. value: {checkpoint, other, prompt, texts, layers, heads, orders, notes, best, title, about, weigh}
 //   one map when `other` is null; A, B and A−B when it is a checkpoint. orders: {name: [score of head 0 of layer 0, …]};
+//   notes: {name: what the score means};
 //   `weigh` is what the cells are on a page that cannot ask for others.
 // Colours come from bytes; every number that is written comes from the server exactly (wb.cells).
 const wb = window.workbench;
@@ -93,13 +94,14 @@ function makePlane(title) {
   plane.setAttribute("aria-label", `attention map ${title}: arrows move query and key`);
   plane.append(parts.map, parts.threads, parts.row, parts.column, parts.scale);
   frame.append(parts.axes, plane);
-  panel.append(heading, frame, make("div", "axis", "→ key (source)   ↓ query (destination)"));
+  const axis = make("div", "axis");
+  panel.append(heading, frame, axis);
   panels.append(panel);
   plane.addEventListener("mousemove", (event) => !locked && move(cellUnder(plane, event)));
   plane.addEventListener("mouseleave", () => !locked && move(null));
   plane.addEventListener("click", (event) => lock(cellUnder(plane, event)));
   plane.addEventListener("keydown", keys);
-  return { title, frame, plane, parts, map: null, layout: null };
+  return { title, frame, plane, parts, axis, map: null, layout: null };
 }
 
 // Room for the axes' labels beside each map; again whenever the width changes.
@@ -290,10 +292,14 @@ function ranking(list, title, weights) {
     .filter(([weight]) => weight)
     .sort((a, b) => Math.abs(b[0]) - Math.abs(a[0]))
     .slice(0, 6);
+  const signed = planes.at(-1).map.signed,
+    whole = signed ? 50 : 100; // per cent of the column; bars of signed numbers begin at its middle
   for (const [weight, index] of best) {
     const line = make("p", ""),
-      bar = make("span", "bar");
-    bar.style.width = `${(100 * Math.abs(weight)) / Math.abs(best[0][0])}%`;
+      bar = make("span", `bar ${signed ? (weight < 0 ? "below" : "above") : ""}`),
+      width = (whole * Math.abs(weight)) / Math.abs(best[0][0]);
+    bar.style.width = `${width}%`;
+    bar.style.marginLeft = `${signed ? 50 - (weight < 0 ? width : 0) : 0}%`;
     line.append(make("span", "index", String(index)), make("b", "", value.texts[index]), bar, number("number", weight));
     list.append(line);
   }
@@ -312,8 +318,11 @@ function note() {
   return TOGETHER[combine] + cells + colours;
 }
 
+const AXES = "→ key (source)   ↓ query (destination)";
+const SIDES = "left: key (source)   right: query (destination)";
 function repaint() {
   root.classList.toggle("threaded", threaded());
+  for (const { axis } of planes) axis.textContent = threaded() ? SIDES : AXES;
   for (const plane of planes) {
     if (!plane.map) continue;
     wb.paint(plane.parts.map, plane.map, shades());
@@ -361,7 +370,9 @@ function title() {
   const scores = make("small", ""),
     place = head.layer * value.heads + head.head;
   for (const [order, all] of Object.entries(control.combine.value === "one" ? (value.orders ?? {}) : {})) {
-    scores.append(scores.childNodes.length ? " · " : "", `${order} `, number("", all[place]));
+    const label = make("span", "", `${order} `);
+    label.title = value.notes?.[order] ?? "";
+    scores.append(scores.childNodes.length ? " · " : "", label, number("", all[place]));
   }
   find(".name").replaceChildren(name(head), scores);
   find(".note").textContent = note();
@@ -382,7 +393,7 @@ function layThumbs() {
     thumb.setAttribute("role", "option");
     Object.assign(thumb.dataset, spot);
     wb.paint(canvas, wb.mapAt(pictures, place), { ...shades(), pixels: 64 });
-    label.append(`L${spot.layer}H${spot.head}`, scores ? number("", scores[place]) : "");
+    label.append(`L${spot.layer}H${spot.head} `, scores ? number("score", scores[place]) : "");
     thumb.append(canvas, label);
     return thumb;
   });
@@ -472,14 +483,14 @@ const { renew } = wb.offers(element, {
         : control.weigh.value === "value"
           ? "‖α v W_O‖"
           : "attention weight";
-      const about = value.about ?? (await offer()).about;
+      const told = value.about ? { about: value.about, file: `attention_${name(head)}` } : await offer();
       const picture = await wb.picture(planes, value.texts, {
         title: `${name(head)}, attention by ${measure}`,
         measure,
-        about,
+        about: told.about,
         ...shades(),
       });
-      wb.save(picture, `attention-${name(head).replace(" ", "-")}.png`);
+      wb.save(picture, `${told.file.replace(" ", "_")}.png`);
     },
   },
 });

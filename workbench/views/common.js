@@ -10,6 +10,15 @@ window.workbench = (() => {
     return size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(3))) : value.toExponential(2);
   }
 
+  // A probability as people read it: 53 %, 1.2 %, < 0.1 %. The exact value belongs into the title.
+  function percent(probability) {
+    if (probability === null || probability === undefined || Number.isNaN(probability)) return "–";
+    if (probability === 0 || probability === 1) return `${100 * probability} %`;
+    if (probability < 0.001) return "< 0.1 %";
+    if (probability > 0.995) return "> 99 %";
+    return `${(100 * probability).toFixed(probability < 0.0995 ? 1 : 0)} %`;
+  }
+
   // A token in pieces, marks of whitespace apart from what is printed: [[text, is a mark], …].
   const pieces = (text) =>
     text
@@ -123,6 +132,7 @@ window.workbench = (() => {
 
   return {
     digits,
+    percent,
     pieces,
     write,
     hear,

@@ -1,6 +1,6 @@
 // The small buttons of a view: its definition and its Python unfold below them (Python is copied too), its data, its
 // picture and a page of its own are downloaded, and its link is copied.
-//   offer()     asks the server for {key, code, definition} of what is shown now
+//   offer()     asks the server for {key, file, code, definition} of what is shown now
 //   tell(text)  shows a short message; by default in the element of class `said`, for a moment
 //   fail(text)  shows an error, and with "" removes it; by default it is a message
 //   more        further buttons, or other actions: {class: function}

@@ -12,6 +12,7 @@ function part(kind, content) {
   span.className = kind;
   if (kind === "word") wb.write(span, content);
   else if (kind === "bar") span.style.width = `${100 * content}%`;
+  else if (kind.startsWith("percent")) span.textContent = wb.percent(content);
   else span.textContent = typeof content === "number" ? wb.digits(content) : content;
   if (typeof content === "number") span.title = content;
   return span;
@@ -56,7 +57,7 @@ function drawExpected(expected) {
         ["faint", `${rank ?? index + 1}`],
         ["word", text],
         ["bar", probability],
-        ["number", probability],
+        ["percent number", probability],
       ],
       press,
     );
@@ -72,9 +73,9 @@ function drawLens(lens) {
     const line = row([
       ["faint", layer],
       ["word", text],
-      ["number faint", best],
+      ["percent number faint", best],
       ["bar", probability],
-      ["number", probability],
+      ["percent number", probability],
       ["number faint", `#${rank}`],
     ]);
     line.title = `${layer}: likeliest ${text} (id ${id}) ${best}; this token ${probability}, rank ${rank}`;
@@ -126,7 +127,7 @@ function heading() {
     score = text.scores[token];
   wb.write(find(".what b"), text.texts[token]);
   const numbers = [`token ${token}`, `id ${text.ids[token]}`];
-  if (score !== null) numbers.push(`surprisal ${wb.digits(score)} nats`, `probability ${wb.digits(Math.exp(-score))}`);
+  if (score !== null) numbers.push(`surprisal ${wb.digits(score)} nats`, `probability ${wb.percent(Math.exp(-score))}`);
   if (text.look.name) numbers.push(text.look.name);
   find(".numbers").textContent = numbers.join("  ·  ");
   const note = find(".note");

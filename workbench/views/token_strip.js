@@ -119,7 +119,7 @@ function describe(index) {
   if (score !== null && score !== undefined)
     parts.push(`${weights ? "weight" : (value.measure ?? "score")} ${wb.digits(score)} ${unit ?? ""}`);
   if (!weights && value.probability && score !== null && score !== undefined)
-    parts.push(`probability ${wb.digits(Math.exp(-score))}`);
+    parts.push(`probability ${wb.percent(Math.exp(-score))}`);
   readout.append(name, parts.join("  ·  "));
   readout.title = score ?? "";
 }
@@ -175,14 +175,11 @@ function tell(text) {
   said = setTimeout(() => describe(chosen), 2500);
 }
 
-const { renew } = wb.offers(element, {
-  offer: async () => (await wb.post("data/text/offer", value.ask)).json(),
-  tell,
-  more: { png: save },
-});
+const offer = async () => (await wb.post("data/text/offer", value.ask)).json();
+const { renew } = wb.offers(element, { offer, tell, more: { png: async () => save((await offer()).file) } });
 
-async function save() {
-  wb.save(await picture(), "olmo-workbench.png");
+async function save(file) {
+  wb.save(await picture(), `${file}.png`);
 }
 
 // The whole text as it stands, on the page's own background.
@@ -234,7 +231,7 @@ wb.hear("selection", ({ token, from }) => {
     inspect(token);
   }
 });
-wb.hear("picture", (panel) => panel.contains(element) && save());
+wb.hear("picture", ({ panel, file }) => panel.contains(element) && save(file));
 wb.hear("point", ({ from, token }) => {
   if (from !== element) return;
   cells[pointed]?.classList.remove("pointed");

@@ -1,6 +1,6 @@
 // The heading of a picture: its title, how to read it, its definition, its Python (shown and copied), its data, its
 // picture, a page of its own, a link to the view.
-// value: {panel, title, note, key, code, definition, wide, chooses, pick}
+// value: {panel, title, note, key, file, code, definition, wide, chooses, pick}
 //   panel is the id of what holds the picture, which is `wide` if it may not shrink to a narrow window;
 //   chooses = {token|layer|head: [axis, shift, count]} says what a click on the picture selects;
 //   pick = {label, options: [[text, {layer, head}], …], chosen} is a menu that selects the same.
@@ -35,13 +35,13 @@ async function picture() {
     { data: plot.data, layout },
     { format: "png", width, height: height + 40, scale: 2 },
   );
-  link.download = "olmo-workbench.png";
+  link.download = `${props.value.file}.png`;
   link.click();
 }
 
 wb.offers(element, {
   offer: async () => props.value,
-  more: { png: () => (strip() ? wb.say("picture", panel) : picture()) },
+  more: { png: () => (strip() ? wb.say("picture", { panel, file: props.value.file }) : picture()) },
 });
 menu.addEventListener("change", () => wb.select({ ...props.value.pick.options[menu.selectedIndex][1] }, "plot"));
 
@@ -69,14 +69,6 @@ panel.addEventListener("click", (event) => {
   const cell = event.target.closest?.(".token");
   if (cell && props.value.chooses?.token) wb.select({ token: Number(cell.dataset.index) }, "plot");
 });
-
-// A plot that is wider than the window shows its end first, where the prediction is.
-new MutationObserver(() => {
-  const frame = figure()?.closest(".figure");
-  if (!frame || frame.dataset.width === String(frame.scrollWidth)) return;
-  frame.dataset.width = frame.scrollWidth;
-  frame.scrollLeft = frame.scrollWidth;
-}).observe(panel, { childList: true, subtree: true });
 
 function draw() {
   const value = props.value ?? {};

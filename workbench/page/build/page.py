@@ -66,7 +66,12 @@ class Page:
                 bench.choices(), value=bench.default, label="Checkpoint", elem_id="checkpoint", scale=3, min_width=290
             )
             self.prompt = gr.Textbox(
-                EXAMPLES[0], label="Prompt", lines=2, max_lines=6, elem_id="prompt", scale=5, min_width=280
+                EXAMPLES[0],
+                label="Prompt (Enter runs it, Shift + Enter starts a new line)",
+                max_lines=6,  # from one line up: with `lines` above 1, Gradio lets Enter start a new line
+                elem_id="prompt",
+                scale=5,
+                min_width=280,
             )
             with gr.Column(scale=1, min_width=132, elem_id="go"):
                 self.run = gr.Button("Run", variant="primary", size="sm", elem_id="run")

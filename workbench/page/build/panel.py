@@ -25,7 +25,6 @@ from workbench.results import Grid, Result
 from workbench.views.strip import strip, strip_of
 
 NARROW = 16  # columns of a grid that fit into any window
-LEAST_WIDTH = 560  # pixels: assumed width of a plot that has no fixed width
 Chooses = Mapping[str, tuple[str, int, int]]
 
 
@@ -113,9 +112,6 @@ class Panel:
         else:
             picture = plot(found)
             picture.update_layout(title=None, margin_t=12, height=picture.layout.height - 36)  # the title stands above
-            if is_wide(found):  # a narrow window is first scrolled to the right end, so row names stand there
-                width = picture.layout.width or LEAST_WIDTH
-                picture.update_yaxes(side="right").update_traces(colorbar_x=1 + 75 / width)
             picture = picture if view.line is None else emphasise(picture, view.line)
             picture = picture if view.scale is None else same_colours(picture, plot(scale))
         about = {
@@ -126,6 +122,7 @@ class Panel:
             "chooses": dict(view.chooses),
             "pick": None if view.pick is None else asdict(view.pick),
             "key": keep(bench, view.call),
+            "file": view.call.file_name,
             "code": code(view.call, bench),
             "definition": definition(view.call),
         }

@@ -5,6 +5,7 @@
 `run` below and `code.code` take the same `Call`, so the displayed result and the displayed Python cannot differ.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,9 @@ from workbench.page.session.bench import Bench
 from workbench.page.session.requests import TabRequest
 from workbench.plots import plot
 from workbench.progress import Progress
+
+WORD = re.compile(r"[\w.]{1,24}")
+MOST_NAME = 120  # characters; file systems take 255 bytes
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,25 @@ class Call:
         for part in self.parts:
             if isinstance(part, Call | Between):
                 yield from part.calls()
+
+    @property
+    def file_name(self) -> str:
+        """A name for files of the result, without an ending: `tiny-olmo_step6000_attention_maps_L2H5`.
+
+        It holds the checkpoints, the functions, words among the arguments, the head and the measure; ASCII letters,
+        digits, "-", "_" and "." only.
+        """
+        checkpoints = list(dict.fromkeys(part.name.split("/")[-1] for part in self.parts if isinstance(part, Argument)))
+        words = [part for each in self.calls() for part in each.parts if isinstance(part, str) and WORD.fullmatch(part)]
+        options = dict(self.options)
+        places = [
+            f"{letter}{options[name][0]}"
+            for letter, name in (("L", "layers"), ("H", "heads"))
+            if isinstance(options.get(name), tuple) and len(options[name]) == 1
+        ]
+        functions = [each.function.__name__ for each in self.calls()]
+        names = [*checkpoints[:2], *functions, *words, "".join(places), self.measure or ""]
+        return re.sub(r"[^A-Za-z0-9._-]+", "_", "_".join(filter(None, names))).strip("._")[:MOST_NAME]
 
     def filled(self, checkpoints: Mapping[str, str]) -> "Call":
         """The same call with its placeholders replaced; `checkpoints` maps their names to ids of checkpoints."""

@@ -46,6 +46,7 @@ class MapRequest:
 
 
 MOST_PAGE_BYTES = 64_000_000  # of weights in a stand-alone page
+SAMPLES = 16  # rows for induction scores, the same on all tabs; fewer than `head_atlas` takes by default
 WEIGHTINGS = {"weight": "probability", "value": "value-norm"}
 
 
@@ -158,7 +159,7 @@ def atlas_of(bench: Bench, opened: OpenedPrompt, prompt: str, progress: Progress
     """The statistics of all heads on a prompt; None for a prompt of fewer than 2 tokens."""
     if opened.ids.shape[1] < 2:
         return None
-    call = Call.of(head_atlas, ModelOf(opened.checkpoint), TokensOf(opened.checkpoint, prompt), samples=16)
+    call = Call.of(head_atlas, ModelOf(opened.checkpoint), TokensOf(opened.checkpoint, prompt), samples=SAMPLES)
     return result(call, bench, progress)
 
 

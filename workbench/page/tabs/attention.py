@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from workbench.metrics import SCORES
 from workbench.page import components
 from workbench.page.build.slot import Slot
 from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, OpenedPrompt
-from workbench.page.session.map_requests import atlas_of
+from workbench.page.session.map_requests import SAMPLES, atlas_of
 from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress
 from workbench.results import Grid
@@ -17,6 +18,7 @@ HOW = (
     "Each pixel of a thumbnail shows the largest weight in its area. Click a thumbnail to see the full map; click a "
     "cell to lock it."
 )
+SAMPLED = f"Mean over {SAMPLES} rows; the command line and head_atlas take more by default, with a smaller error."
 
 
 def build(slot: Slot) -> None:
@@ -34,7 +36,9 @@ def attention(bench: Bench, request: TabRequest, progress: Progress | None = Non
     orders = {name: finite(atlas[name]) for name in ORDERS if name in atlas}
     first = atlas["induction"].rank().iloc[0]
     best = {"layer": int(first["row"]), "head": int(first["column"])}
-    return view_value(opened, request) | {"orders": orders, "best": best}
+    notes = {name: SCORES[name][1] for name in orders}
+    notes["induction"] += f" {SAMPLED}"
+    return view_value(opened, request) | {"orders": orders, "notes": notes, "best": best}
 
 
 def finite(scores: Grid) -> list[float | None]:
@@ -53,4 +57,5 @@ def view_value(opened: OpenedPrompt, request: TabRequest, other: str | None = No
         "layers": opened.model.config.num_hidden_layers,
         "heads": opened.model.config.num_attention_heads,
         "orders": {},
+        "notes": {},
     }

@@ -19,10 +19,10 @@ from workbench.page.session.bench import MOST_ATTENTION_TOKENS, MOST_OF_A_RUN, B
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.calls import run as run_call
-from workbench.page.session.map_requests import atlas_of
+from workbench.page.session.map_requests import SAMPLES, atlas_of
 from workbench.page.session.menus import choice
 from workbench.page.session.requests import TabRequest
-from workbench.page.tabs.attention import view_value
+from workbench.page.tabs.attention import SAMPLED, view_value
 from workbench.progress import Progress, steps
 from workbench.results import Curves
 
@@ -59,7 +59,9 @@ MOST_WORDS = 4  # tokens of the default continuation, used if none is typed
 def build(slot: Slot) -> None:
     """The panel of a metric along the series, and the attention view with its slider."""
     with gr.Row(elem_classes="tools"):
-        metric = slot.link("metric", gr.Dropdown(list(METRICS), value=next(iter(METRICS)), label="What", min_width=270))
+        metric = slot.link(
+            "metric", gr.Dropdown(list(METRICS), value=next(iter(METRICS)), label="Metric", min_width=270)
+        )
         axis = slot.link("axis", gr.Dropdown(list(AXES), value=next(iter(AXES)), label="Axis", min_width=190))
         words = gr.Textbox("", label="Continuation", placeholder="the last checkpoint's continuation", visible=False)
         metric.change(lambda chosen: gr.Textbox(visible=chosen == FOLLOWED), metric, words, show_progress="hidden")
@@ -118,6 +120,8 @@ def training_view(
     note = run_call(measured, bench).note
     if metric == "continuation":
         note = f"{note} The continuation is “{continuation}”; type another one above."
+    if metric == "induction":
+        note = f"{note} {SAMPLED}"
     note = f"{note} {absent(whole, run)}".strip()
     ids = () if run == bench.main_run(run[-1].name) else tuple(one.id for one in run)
     call = Call.of(trajectory, SeriesRun(run[-1].name, ids), measured, **options)
@@ -164,7 +168,7 @@ def metric_call(checkpoint: str, prompt: str, metric: str, continuation: str) ->
             return Call.quick(metrics.effective_rank, sample)
         case "weights":
             return Call.quick(metrics.weight_change)
-    return Call.quick(metrics.head_scores, prompted, metric, samples=64 if metric == "induction" else 0)
+    return Call.quick(metrics.head_scores, prompted, metric, samples=SAMPLES if metric == "induction" else 0)
 
 
 def highest(curves: Curves, shape: tuple[int, int]) -> tuple[int, int]:
