@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
+from plotly.colors import sample_colorscale
 
 from workbench.plots import apart, plot, shortened, tick_label, value_range
 from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores
@@ -125,6 +126,27 @@ def test_names_of_points_do_not_lie_on_each_other() -> None:
     (trace,) = plot(Points(there, ["one", "two", "three", "four"], "xy")).data
     assert trace.text.tolist() == ["one", "", "three", ""]
     assert trace.customdata.tolist() == ["one", "two", "three", "four"]
+
+
+def luminance(colour: tuple[float, ...]) -> float:
+    """The relative luminance of a colour, red green blue from 0 to 1 (WCAG 2.2)."""
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_texts_can_be_read_on_every_cell(signed: bool) -> None:
+    values = np.linspace(-1.0 if signed else 0.0, 1.0, 40, dtype=np.float32)[None]
+    texts = np.full(values.shape, "a < b", object)
+    (cells,) = plot(Grid(values, ["0"], [str(n) for n in range(40)], text=texts, signed=signed)).data
+    assert cells.textfont.color == "#fff"
+    for value, text in zip(values[0].tolist(), cells.text[0], strict=True):
+        place = (value - cells.zmin) / (cells.zmax - cells.zmin)
+        (colour,) = sample_colorscale([list(step) for step in cells.colorscale], place, colortype="tuple")
+        ink = 0.0 if text == '<span style="color:#000">a &lt; b</span>' else 1.0
+        assert ink == 0.0 or text == "a &lt; b"
+        lighter, darker = sorted([luminance(colour), ink], reverse=True)
+        assert (lighter + 0.05) / (darker + 0.05) > 4.5, value
 
 
 def test_long_titles_are_broken_into_lines() -> None:

@@ -68,6 +68,8 @@ def plot_grid(grid: Grid) -> go.Figure:
     texts = None if grid.text is None or len(columns) > MAX_TEXT_COLUMNS else cell_texts(grid.text, room)
     shown = np.log10(grid.values) if grid.log else grid.values
     low, high = value_range(shown, grid.signed)
+    if texts is not None:
+        texts = in_ink(texts, (shown - low) / (high - low), colours(grid))
     heatmap = go.Heatmap(
         z=shown,
         x=np.arange(len(columns), dtype=np.float32),
@@ -78,7 +80,7 @@ def plot_grid(grid: Grid) -> go.Figure:
         colorbar=colour_bar(grid.value_label, len(rows)) | (powers_of_ten(high) if grid.log else {}),
         text=texts,
         texttemplate=None if texts is None else "%{text}",
-        textfont_size=11,
+        textfont={"size": 11, "color": "#fff"},
         customdata=hover_names(grid),
         hovertemplate=f"{escape(grid.row_name)} %{{customdata[0]}}<br>{escape(grid.column_name)} %{{customdata[1]}}"
         f"%{{customdata[2]}}<br>{escape(grid.value_label)} %{{customdata[3]}}<extra></extra>",
@@ -359,6 +361,22 @@ def line_colour(n: int, lines: int, ordered: bool) -> str:
 def cell_texts(texts: np.ndarray, room: int) -> np.ndarray:
     """The texts of cells, escaped; longer ones are cut to `room` characters and "…". A wide character counts as two."""
     return np.vectorize(lambda text: escape(shortened(text, room + 1)), otypes=[object])(texts)
+
+
+def in_ink(texts: np.ndarray, shares: np.ndarray, scale: str | list[list[float | str]]) -> np.ndarray:
+    """The texts of cells, marked as black where black has more contrast with the cell than white, so that contrast is
+    at least 4.5 (WCAG 2.2, 1.4.3). Texts of cells without a colour (NaN) are marked as grey.
+
+    `shares` are the places of the cells on the colour scale, 0 to 1.
+    """
+    steps = np.array(sample_colorscale(scale, np.linspace(0, 1, 256).tolist(), colortype="tuple"))  # 256 3
+    linear = np.where(steps <= 0.04045, steps / 12.92, ((steps + 0.055) / 1.055) ** 2.4)
+    light = linear @ (0.2126, 0.7152, 0.0722) > 0.179  # luminance with equal contrast to black and white
+    inks = np.where(light, "#000", "")[np.nan_to_num(255 * shares.clip(0, 1)).round().astype(int)]
+    marked = np.vectorize(
+        lambda text, ink: f'<span style="color:{ink}">{text}</span>' if text and ink else text, otypes=[object]
+    )
+    return marked(texts, np.where(np.isnan(shares), GREY, inks))
 
 
 def shortened(text: str, room: int) -> str:

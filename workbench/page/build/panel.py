@@ -24,7 +24,7 @@ from workbench.progress import Progress
 from workbench.results import Grid, Result
 from workbench.views.strip import strip, strip_of
 
-NARROW = 16  # columns of a grid that fit into any window
+NARROW = 33  # columns of a grid that fit beside each other in most windows: 32 heads and the MLP
 Chooses = Mapping[str, tuple[str, int, int]]
 
 

@@ -83,7 +83,8 @@ class Call:
         It holds the checkpoints, the functions, words among the arguments, the head and the measure; ASCII letters,
         digits, "-", "_" and "." only.
         """
-        checkpoints = list(dict.fromkeys(part.name.split("/")[-1] for part in self.parts if isinstance(part, Argument)))
+        sources = [part for part in self.needs() if not isinstance(part, TokensOf | TokenizerOf)]
+        checkpoints = list(dict.fromkeys(part.name.split("/")[-1] for part in sources))
         words = [part for each in self.calls() for part in each.parts if isinstance(part, str) and WORD.fullmatch(part)]
         options = dict(self.options)
         places = [
