@@ -3,7 +3,6 @@
 from pathlib import Path
 from urllib.parse import quote
 
-import pytest
 from playwright.sync_api import Browser, expect
 
 from workbench.page.build.page import EXAMPLES
@@ -48,19 +47,21 @@ def test_open_a_head_hover_lock_and_walk(visit: Visit):
     expect(page.locator("#spine .title")).to_contain_text("surprising")
 
 
-@pytest.mark.parametrize(
-    ("name", "view"), [("Attention", "#attention"), ("Compare", "#pair"), ("Training", "#through")]
-)
-def test_what_is_chosen_elsewhere_is_shown_on_return(visit: Visit, name: str, view: str):
-    page = visit.open(f"tab={name}&layer=0&head=1&compare_length=4")
-    assert drawn(page, view) == "L0H1"
+def test_what_is_chosen_elsewhere_is_shown_on_return(visit: Visit):
+    page = visit.open("tab=Attribution&layer=0&head=1&compare_length=4")
+    views = {"Attention": "#attention", "Compare": "#pair", "Training": "#through"}
+    for name, view in views.items():
+        tab(page, name)
+        expect(page.locator(f"{view} .name")).to_contain_text("L0H1")
+        assert drawn(page, view) == "L0H1"
     tab(page, "Attribution")
     page.locator("#sources .pick select").select_option("L2H1")
     expect(page.locator("#sources .view-head .title")).to_contain_text("L2H1")
     page.locator("#spine .token").nth(5).click()
-    tab(page, name)
-    expect(page.locator(f"{view} .name")).to_contain_text("L2H1")
-    expect(page.locator(f"{view} .locked .cell")).to_contain_text("query 5 ")
+    for name, view in views.items():
+        tab(page, name)
+        expect(page.locator(f"{view} .name")).to_contain_text("L2H1")
+        expect(page.locator(f"{view} .locked .cell")).to_contain_text("query 5 ")
 
 
 def test_a_view_stays_as_it_was_left_if_nothing_was_chosen_elsewhere(visit: Visit):
