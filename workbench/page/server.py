@@ -159,12 +159,12 @@ def add_exports(app: FastAPI, bench: Bench) -> None:
 
     @app.get("/data/export/{key}.csv")
     def export_csv(key: str) -> Response:
-        found = offered(bench, key)
-        return attachment(as_csv(report_of(found)), f"{bench.offered[key].file_name}.csv", "text/csv")
+        call, found = offered(bench, key)
+        return attachment(as_csv(report_of(found)), f"{call.file_name}.csv", "text/csv")
 
     @app.get("/data/export/{key}.html")
     def export_page(key: str) -> Response:
-        found, call = offered(bench, key), bench.offered[key]
+        call, found = offered(bench, key)
         page = text_page(found).page if call.show is text_page else as_html(report_of(found))
         return attachment(page, f"{call.file_name}.html", "text/html")
 
@@ -186,11 +186,12 @@ def offer(bench: Bench, call: Call) -> dict[str, str]:
     }
 
 
-def offered(bench: Bench, key: str) -> Result:
-    """The result of a call that the page has shown recently. Raises WorkbenchError if its key is no longer kept."""
-    if key not in bench.offered:
+def offered(bench: Bench, key: str) -> tuple[Call, Result]:
+    """A call that the page has shown recently, and its result. Raises WorkbenchError if its key is no longer kept."""
+    call = bench.offered.get(key)
+    if call is None:
         raise WorkbenchError("this result is no longer in memory; run the view again")
-    return result(bench.offered[key], bench)
+    return call, result(call, bench)
 
 
 def attachment(text: str, name: str, kind: str) -> Response:
