@@ -56,7 +56,7 @@ def test_value_norms_bound_what_the_head_adds(pair: Pair, tokens: Tensor) -> Non
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"layers": [4]}, "no layer 4; there are 4: -4 … 3"),
+        ({"layers": [4]}, "no layer 4; there are 4, numbered -4 … 3"),
         ({"heads": [-5]}, "no head -5"),
         ({"queries": [99]}, "no position 99; there are 14"),
         ({"queries": []}, "at least one layer, one head and one query"),
