@@ -24,7 +24,7 @@ from workbench import views
 from workbench.errors import WorkbenchError
 from workbench.mendable import MENDABLE
 from workbench.page.build.page import build
-from workbench.page.build.panel import definition, keep
+from workbench.page.build.panel import definition, offer
 from workbench.page.build.slot import log, message
 from workbench.page.guard import BROKEN, Guard, trusted_hosts
 from workbench.page.logins import Logins
@@ -32,7 +32,6 @@ from workbench.page.session import text_requests
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
-from workbench.page.session.code import code
 from workbench.page.session.map_requests import (
     MapRequest,
     all_maps,
@@ -174,16 +173,6 @@ def refuse(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, WorkbenchError):
         log.error("a request failed", exc_info=error)
     return JSONResponse({"detail": message(error)}, status_code=422)
-
-
-def offer(bench: Bench, call: Call) -> dict[str, str]:
-    """A call as Python, the definitions of its functions, and the key and the file name of its downloads."""
-    return {
-        "key": keep(bench, call),
-        "file": call.file_name,
-        "code": code(call, bench),
-        "definition": definition(call),
-    }
 
 
 def offered(bench: Bench, key: str) -> tuple[Call, Result]:

@@ -121,12 +121,8 @@ class Panel:
             "wide": is_wide(found),
             "chooses": dict(view.chooses),
             "pick": None if view.pick is None else asdict(view.pick),
-            "key": keep(bench, view.call),
-            "file": view.call.file_name,
-            "code": code(view.call, bench),
-            "definition": definition(view.call),
         }
-        return [picture, about]
+        return [picture, about | offer(bench, view.call)]
 
 
 def noted(view: View, found: Result) -> str:
@@ -179,6 +175,16 @@ def definition(call: Call) -> str:
         kept = [paragraph for paragraph in text.split("\n\n") if not paragraph.startswith("Errors:")]
         told.append(f"{function.__module__}.{function.__name__}\n\n" + "\n\n".join(kept))
     return "\n\n\n".join(told)
+
+
+def offer(bench: Bench, call: Call) -> dict[str, str]:
+    """A call as Python, the definitions of its functions, and the key and the file name of its downloads."""
+    return {
+        "key": keep(bench, call),
+        "file": call.file_name,
+        "code": code(call, bench),
+        "definition": definition(call),
+    }
 
 
 def keep(bench: Bench, call: Call) -> str:
