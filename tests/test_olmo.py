@@ -206,7 +206,7 @@ def test_options_of_the_configuration(make_pair, family, tokens, option):
 
 
 def test_fresh_weights_are_theirs(make_config, family):
-    """From the same random state, with the standard deviation of the configuration."""
+    """With the same seed, a new model has the weights of transformers' own; their spread is `initializer_range`."""
     models = []
     for model_class in (OlmoForCausalLM, FAMILIES[family][1]):
         torch.manual_seed(0)

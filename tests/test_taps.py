@@ -157,7 +157,7 @@ def test_stopping_early_computes_no_later_layer(model, tokens):
         handle.remove()
     assert computed == [0, 1]
     assert run.logits is None
-    reached = ("embed", "blocks.0.", "blocks.1.", "blocks.2.resid_pre")  # the input of block 2 is known
+    reached = ("embed", "blocks.0.", "blocks.1.", "blocks.2.resid_pre")  # block 2 is not run, but its input is computed
     assert list(run) == [name for name in whole if name.startswith(reached)]
     assert all(torch.equal(run[name], whole[name]) for name in run)
     nothing = model.run(tokens, stop_at_layer=0, capture="*")

@@ -265,7 +265,7 @@ def test_the_cards_tables_are_what_was_measured() -> None:
 
 @pytest.fixture(scope="module")
 def small_probes() -> probes.Probes:
-    """Probes that need no corpus: held-out random tokens, and the prose of this file as the text."""
+    """The probes of the series, made of held-out random tokens and of `PROSE`, since tests have no corpus."""
     ids = np.array(tokenizer.load_tokenizer(SERIES)(PROSE)["input_ids"] * 3)
     held_out = rows.make_source({"english": ids, "code": ids}, tokenizer.VOCAB, rows.kept_out_ids(tokenizer.VOCAB))
     return probes.make_probes(held_out, rows=8)

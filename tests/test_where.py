@@ -193,7 +193,9 @@ def test_captured_masks_of_each_text_are_refused():
 
 
 def test_positions_of_each_text_count_in_the_whole_sequence(model, tokens):
-    """With a cache, each piece changes the selected positions that it contains; these differ between texts."""
+    """A text is run in two pieces through a cache: positions of an edit count from the start of the text, not of the
+    piece, and may differ between texts.
+    """
     rows = [[2, 12], [11, 4]]
     change = edits.scale(Z, 0.5, positions=rows)
     whole = model.run(tokens, edits=[change]).logits

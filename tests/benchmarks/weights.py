@@ -1,4 +1,4 @@
-"""Time and memory of comparing checkpoints: `python -m tests.benchmarks.weights [--rounds 5]`.
+"""Measures how long `compare_weights` takes and how much memory: `python -m tests.benchmarks.weights [--rounds 5]`.
 
 Two checkpoints of 2.4 GB each are written to a temporary folder (`TMPDIR`) and removed afterwards.
 """

@@ -109,7 +109,7 @@ class Visit:
             self.wrong.append(f"left the machine: {url}")
 
     def open(self, query: str = "") -> Page:
-        """The page, once it shows the first result."""
+        """Open the page at this address and wait for its first result; returns the page."""
         self.page.goto(f"{self.address}/?{query}", wait_until="commit")
         self.page.wait_for_selector("body[data-ready]")
         return self.page
