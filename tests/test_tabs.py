@@ -156,7 +156,8 @@ def test_what_an_analysis_warns_of_stands_by_its_picture(bench, tab_request, tmp
 def test_files_are_named_after_what_they_hold(bench, tab_request):
     names = {name: call.file_name for name, call in calls(bench, tab_request)}
     assert all(re.fullmatch(r"[\w.-]{10,120}", name, re.ASCII) for name in names.values())
-    assert all(name.startswith("series0_") for name in names.values())
+    series = bench.series_of(bench.default).rpartition("/")[2]
+    assert all(name.startswith(f"{series}_") for name in names.values())
     of_lens = [name for shown, name in names.items() if shown.startswith("lens")]
     assert len(set(of_lens)) == len(of_lens) > 1
     request = MapRequest("tiny-olmo@step10", "w5", layer=2, head=1)
