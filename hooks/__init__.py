@@ -7,6 +7,7 @@ from .attention import HeadStatistics
 from .errors import HooksError
 from .olmo import OlmoForCausalLM, OlmoModel
 from .run import Run
+from .stopping import stoppable
 from .taps import Capture, Edit
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "OlmoModel",
     "Run",
     "edits",
+    "stoppable",
 ]

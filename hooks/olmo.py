@@ -38,6 +38,7 @@ from .compat import ROPE_INIT_FUNCTIONS, dynamic_rope_update, slice_logits_to_ke
 from .errors import WrongValue
 from .run import Hookable, taps_of_this_thread
 from .sites import AFTER_BLOCKS, IN_BLOCK, Sites
+from .stopping import before_block
 from .taps import Tap, Taps, Untapped, tap_at
 
 AnyOlmoConfig: TypeAlias = OlmoConfig | Olmo2Config | Olmo3Config
@@ -532,6 +533,7 @@ class OlmoModel(OlmoPreTrainedModel):
         last_only = last_only and x.shape[1] > 1 and not (shown or output_attentions or self._looked_at(taps))
         hidden_states, patterns, blocks = [], [], self.blocks
         for layer in layers:
+            before_block(x)
             hidden_states.append(x if layer in shown else None)
             masks = masks.last_row() if last_only and layer == len(self.layers) - 1 else masks
             x, pattern = blocks[layer](

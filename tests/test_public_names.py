@@ -16,7 +16,8 @@ from workbench.moved import NEW_NAMES
 
 NAMES = {
     "hooks": (
-        "Capture Edit HeadStatistics HooksError Olmo2Config Olmo3Config OlmoConfig OlmoForCausalLM OlmoModel Run edits"
+        "Capture Edit HeadStatistics HooksError Olmo2Config Olmo3Config OlmoConfig OlmoForCausalLM OlmoModel Run edits "
+        "stoppable"
     ),
     "workbench": (
         "Checkpoint Curves Grid Maps Measures Points SAMPLE_TEXT Scores Series Texts Weights WorkbenchError ablation "

@@ -1,7 +1,8 @@
 """Progress and cancellation of long-running analyses.
 
 Every analysis takes a callback `progress`, called as `progress(fraction, text)` with a fraction from 0 to 1. To cancel
-the analysis, raise an exception in the callback: it reaches the caller of the analysis unchanged.
+the analysis, raise an exception in the callback: it reaches the caller of the analysis unchanged. To cancel it between
+two blocks of the model as well, run it in a block of `hooks.stoppable`, whose check is also called with each report.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,12 +10,15 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
+from hooks.stopping import check_stop
+
 Progress = Callable[[float, str], None]
 Item = TypeVar("Item")
 
 
 def report(progress: Progress | None, fraction: float, text: str) -> None:
-    """Call a progress callback; does nothing if it is None, so that other code needs no check."""
+    """Call a progress callback, if it is not None, and the check of an open `hooks.stoppable` block."""
+    check_stop()
     if progress is not None:
         progress(fraction, text)
 

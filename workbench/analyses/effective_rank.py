@@ -7,7 +7,7 @@ from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.memory import tokens_at_a_time
 from workbench.analyses.support.residual_stream import residual_names, residuals, residuals_bytes
-from workbench.progress import Progress, steps
+from workbench.progress import Progress, part, steps
 from workbench.results import Curves
 from workbench.texts import TextsLike
 
@@ -19,18 +19,27 @@ def effective_rank(model: OlmoForCausalLM, tokens: TextsLike, *, progress: Progr
 
     Returns Curves over layers, in directions; see `rankme` for the formula. Values lie between 1 and min(number of
     tokens, d_model), so compare only runs with the same number of tokens. Where the number itself matters, use several
-    times d_model tokens. Memory: a few d_model × d_model matrices for each layer, however many texts there are.
+    times d_model tokens. Memory: one matrix of d_model × min(number of tokens, d_model) for each layer.
     """
     texts = texts_for(model, tokens)
     names, width = residual_names(model), model.config.hidden_size
-    matrices = 3 * len(names) * width * width * 8
-    per_token = residuals_bytes(model) + len(names) * width * 8
+    few, smaller = texts.tokens <= width, min(texts.tokens, width)
+    matrices = 8 * (len(names) * smaller * width + 4 * smaller**2)
+    per_token = residuals_bytes(model) + 2 * 8 * width
     size = tokens_at_a_time(model, "effective rank", per_token, texts.longest, fixed=matrices, at_most=AT_MOST)
-    gram = torch.zeros(len(names), width, width, dtype=torch.float64, device=model.device)
-    for _, ids in steps(texts.batches(size), progress, "effective rank"):
-        states = residuals(model, ids).double().flatten(1, 2)  # layer sample d_model
-        gram += (states.mT @ states).to(gram.device)
-    ranks = torch.stack([rankme(matrix, texts.tokens) for matrix in gram])
+    # Of few tokens the states are kept, sample d_model; of many, their Gram matrix Zᵀ Z, which has the same rank.
+    held, done = torch.zeros(len(names), smaller, width, dtype=torch.float64, device=model.device), 0
+    for _, ids in steps(texts.batches(size), part(progress, 0.0, 0.5), "hidden states"):
+        for total, states in zip(held, residuals(model, ids).flatten(1, 2), strict=True):
+            z = states.to(total)  # sample d_model
+            if few:
+                total[done : done + len(z)] = z
+            else:
+                total.addmm_(z.T, z)
+        done += ids.numel()
+    grams = (each @ each.T if few else each for each in held)
+    told = steps(range(len(held)), part(progress, 0.5, 1.0), "effective rank")
+    ranks = torch.stack([rankme(gram, texts.tokens) for _, gram in zip(told, grams, strict=True)])
     return Curves(
         ranks[None],
         ["RankMe"],
@@ -44,8 +53,8 @@ def effective_rank(model: OlmoForCausalLM, tokens: TextsLike, *, progress: Progr
 
 
 def rankme(gram: Tensor, samples: int) -> Tensor:
-    """RankMe of a matrix Z, [sample d_model], from its Gram matrix Zᵀ Z: exp(−Σ p log p), with p = σ / Σσ and σ the
-    singular values of Z.
+    """RankMe of a matrix Z, [sample d_model], from its Gram matrix Zᵀ Z or Z Zᵀ: exp(−Σ p log p), with p = σ / Σσ and σ
+    the singular values of Z.
 
     Z is not centred. Singular values below 1e-7 of the largest are rounding errors and count as zero. Source: Garrido
     et al. 2023, "RankMe: assessing the downstream performance of pretrained self-supervised representations by their

@@ -24,6 +24,12 @@ from workbench.errors import WorkbenchError
 TOKENS = 4096
 """The most tokens to run at a time, however much memory is free: larger batches are not faster."""
 
+BATCH_BYTES = 10**9
+"""The most bytes of a batch of several texts on a CPU, however much memory is free."""
+
+BATCH_PRODUCTS = 2**35
+"""The most multiplications of a block for a batch of several texts on a CPU: about a second, so that Stop acts soon."""
+
 log = logging.getLogger(__name__)
 
 
@@ -39,6 +45,10 @@ def budget(model: Reader) -> int:
 def _device(model: Reader) -> torch.device:
     on_device = isinstance(model, OlmoForCausalLM) and model.device.type != "meta"
     return model.device if on_device else torch.device("cpu")
+
+
+def _config(model: Reader) -> PreTrainedConfig:
+    return model.config if isinstance(model, OlmoForCausalLM) else model
 
 
 def _itemsize(model: Reader) -> int:
@@ -67,11 +77,26 @@ def tokens_at_a_time(
             f"only {readable(allowed)} may be used (half of the free memory on {_device(model)}); use a shorter text "
             "or a smaller dtype (bfloat16)"
         )
-    size = max(length, min(at_most or TOKENS, int((allowed - fixed) / per_token)))
+    size = max(length, min(at_most or TOKENS, _most_tokens(model, per_token, fixed, allowed)))
     log.info(
         "%s: at most %s beside the model, %d tokens at a time", what, readable(int(fixed + per_token * size)), size
     )
     return size
+
+
+def _most_tokens(model: Reader, per_token: float, fixed: float, allowed: int) -> int:
+    """The tokens that fit into the budget, and on a CPU also into the limits of a batch."""
+    if _device(model).type != "cpu":
+        return int((allowed - fixed) / per_token)
+    fitting = (min(allowed, BATCH_BYTES) - fixed) / per_token
+    return int(min(fitting, BATCH_PRODUCTS / block_products(_config(model))))
+
+
+def block_products(config: PreTrainedConfig) -> int:
+    """Multiplications of one block for one token, without those of attention scores: the number of its weights."""
+    d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = 2 * (config.num_attention_heads + config.num_key_value_heads)
+    return config.hidden_size * (heads * d_head + 3 * config.intermediate_size)
 
 
 def run_bytes(
@@ -87,7 +112,7 @@ def run_bytes(
         grad: whether activations are kept for a backward pass.
         length: the number of keys of a text, if patterns or scores are captured.
     """
-    size, config = _itemsize(model), model.config if isinstance(model, OlmoForCausalLM) else model
+    size, config = _itemsize(model), _config(model)
     width = config.hidden_size + config.intermediate_size
     work = 6 * width * size  # intermediate results of one layer at a time
     if grad:

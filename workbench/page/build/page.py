@@ -12,6 +12,7 @@ from types import ModuleType
 import gradio as gr
 from gradio.components import Component
 
+from hooks import stoppable
 from workbench.mendable import MENDABLE
 from workbench.page import components
 from workbench.page.build.slot import DOWNLOADS, IN_MODEL_QUEUE, MODEL_QUEUE, NOT_QUEUED, Bar, Slot, message
@@ -207,7 +208,7 @@ class Page:
         query, selection, active = self._known(http, query, selection, active)
         try:
             token.check()
-            with self.bench.turn():
+            with stoppable(token.check), self.bench.turn():
                 opened = self.bench.read(request.checkpoint, request.prompt, progress=lambda *_: token.check())
                 if selection.token is not None and selection.token >= opened.ids.shape[1]:
                     selection = replace(selection, token=None)

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -12,6 +13,7 @@ import torch
 from gradio.components import Component
 from gradio.events import Dependency
 
+from hooks import stoppable
 from workbench.errors import WorkbenchError
 from workbench.mendable import MENDABLE
 from workbench.page import components
@@ -25,6 +27,7 @@ log = logging.getLogger("workbench")
 
 PROGRESS_BAR = gr.Progress()  # for an argument with this default, Gradio passes the event's own bar
 MODEL_QUEUE, DOWNLOADS = "model", "downloads"
+END = object()  # what `frames` takes in place of a frame after the last one
 IN_MODEL_QUEUE = {"concurrency_limit": 1, "concurrency_id": MODEL_QUEUE}  # for every event that runs a model
 NOT_QUEUED = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": None}  # no model is run
 
@@ -229,7 +232,8 @@ def guarded(
     """An event handler that calls `render`; it yields a notice for errors, then the values of the outputs.
 
     After an error the outputs keep their values. Without a request, nothing changes. Once the request's token is
-    cancelled, the handler ends when `render` next reports progress or yields a frame.
+    cancelled, the handler ends before the next block of a model that `render` runs, or when it next reports progress or
+    yields a frame.
 
     Args:
         render: called as `render(request, data, *inputs)`, where `data` is the event's data; returns or yields the
@@ -257,8 +261,10 @@ def guarded(
 
         try:
             token.check()
-            found = render(request, event_data(event), *inputs, **({"progress": step} if with_progress else {}))
-            for values in found if inspect.isgenerator(found) else [found]:
+            start = partial(
+                render, request, event_data(event), *inputs, **({"progress": step} if with_progress else {})
+            )
+            for values in frames(start, token.check):
                 token.check()
                 yield ["", *(values if outputs > 1 else [values])]
         except MENDABLE as error:
@@ -267,6 +273,22 @@ def guarded(
             yield [message(error), *[gr.skip()] * outputs]
 
     return handle
+
+
+def frames(start: Callable[[], Any], check: Callable[[], None]) -> Iterator[Any]:
+    """What `start()` returns, or yields one by one, computed in blocks of `hooks.stoppable` with this check.
+
+    There is one block for each frame, because Gradio may request each frame in another thread.
+    """
+    with stoppable(check):
+        found = start()
+    while inspect.isgenerator(found):
+        with stoppable(check):
+            frame = next(found, END)
+        if frame is END:
+            return
+        yield frame
+    yield found
 
 
 def message(error: Exception) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
+from hooks.stopping import check_stop
 from workbench.checkpoints import Checkpoint, Residents, finals, is_here, main_run, pick
 from workbench.checkpoints.loading import suited_dtype
 from workbench.errors import WorkbenchError
@@ -122,11 +123,17 @@ class Bench:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Hold the lock that allows one model run at a time. Raises WorkbenchError after `PATIENCE` seconds."""
+        """Hold the lock that allows one model run at a time.
+
+        Errors: WorkbenchError after `PATIENCE` seconds, and what the check of an open `hooks.stoppable` block raises.
+        """
         self._waiting.append(None)
+        until = time.monotonic() + PATIENCE
         try:
-            if not self._lock.acquire(timeout=PATIENCE):
-                raise WorkbenchError(f"busy: {len(self._waiting) - 1} requests before yours; try again in a moment")
+            while not self._lock.acquire(timeout=min(0.25, PATIENCE)):
+                check_stop()
+                if time.monotonic() >= until:
+                    raise WorkbenchError(f"busy: {len(self._waiting) - 1} requests before yours; try again in a moment")
         finally:
             self._waiting.pop()
         try:
