@@ -23,10 +23,11 @@ from workbench.analyses.compare_attention import compare_attention, match_heads
 from workbench.analyses.compare_behaviour import compare_behaviour
 from workbench.analyses.compare_weights import compare_weights, weight_table
 from workbench.analyses.direct_logit_attribution import direct_logit_attribution
+from workbench.analyses.directions import head_direction, label_direction
 from workbench.analyses.effective_rank import effective_rank
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.hidden_state_pca import hidden_state_pca
-from workbench.analyses.linear_probe import linear_probe
+from workbench.analyses.linear_probe import linear_probe, probe_layer
 from workbench.analyses.logit_lens import logit_lens
 from workbench.analyses.noise_floor import noise_floor
 from workbench.analyses.path_patching import path_patching
@@ -72,7 +73,10 @@ ANALYSES: dict[str, Analysis] = {
     "effective_rank": lambda g, p: effective_rank(g.model, g.ids, progress=p),
     "head_atlas": lambda g, p: head_atlas(g.model, g.ids, samples=2, progress=p),
     "hidden_state_pca": lambda g, p: hidden_state_pca(g.model, g.ids, 1, progress=p),
-    "linear_probe": lambda g, p: linear_probe(g.model, torch.cat([g.ids] * 4), [0, 1] * 4, splits=2, progress=p),
+    "head_direction": lambda g, p: head_direction(g.model, g.ids, 1, 2, progress=p),
+    "label_direction": lambda g, p: label_direction(g.model, g.ids, "a", layer=1, labels="ab", progress=p),
+    "linear_probe": lambda g, p: linear_probe(g.model, torch.cat([g.ids] * 4), [0, 1] * 4, folds=2, progress=p),
+    "probe_layer": lambda g, p: probe_layer(g.model, torch.cat([g.ids] * 4), [0, 1] * 4, layer=1, folds=2, progress=p),
     "logit_lens": lambda g, p: logit_lens(g.model, g.ids[0], progress=p),
     "noise_floor": lambda g, p: noise_floor(checkpoints.series(g.folder) * 2, compare_weights, progress=p),
     "path_patching": lambda g, p: path_patching(g.model, g.ids, g.others, 5, progress=p),

@@ -14,6 +14,7 @@ from workbench.analyses.attribution_patching import attribution_patching
 from workbench.analyses.compare_attention import compare_attention, match_heads
 from workbench.analyses.compare_behaviour import compare_behaviour
 from workbench.analyses.direct_logit_attribution import direct_logit_attribution, head_sources
+from workbench.analyses.directions import head_direction, label_direction
 from workbench.analyses.effective_rank import effective_rank
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.hidden_state_pca import hidden_state_pca
@@ -27,6 +28,7 @@ from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
 from workbench.analyses.token_saliency import token_saliency
 from workbench.analyses.transplant import transplant, transplant_parts
+from workbench.texts import as_texts
 
 Model = OlmoForCausalLM
 OfTexts = Callable[[Model, Model, Any, Any], Any]
@@ -47,7 +49,11 @@ SETS: dict[str, OfTexts] = {
     "effective_rank": lambda a, b, texts, others: effective_rank(a, texts),
     "head_atlas": lambda a, b, texts, others: head_atlas(a, texts, samples=0),
     "hidden_state_pca": lambda a, b, texts, others: hidden_state_pca(a, texts, 1, skip=1),
-    "linear_probe": lambda a, b, texts, others: linear_probe(a, texts, [0, 1] * 4, splits=2, pool="mean"),
+    "head_direction": lambda a, b, texts, others: head_direction(a, texts, 1, 2, position="mean"),
+    "label_direction": lambda a, b, texts, others: label_direction(
+        a, texts, 0, layer=1, labels=[n % 2 for n in range(len(as_texts(texts)))]
+    ),
+    "linear_probe": lambda a, b, texts, others: linear_probe(a, texts, [0, 1] * 4, folds=2, position="mean"),
     "representation_similarity": lambda a, b, texts, others: representation_similarity(a, texts, skip=1),
     "representation_similarity of two": lambda a, b, texts, others: representation_similarity(a, texts, b),
     "token_losses": lambda a, b, texts, others: token_losses(a, texts),

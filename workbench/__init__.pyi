@@ -8,15 +8,17 @@ from .analyses.compare_attention import compare_attention
 from .analyses.compare_behaviour import behaviour_summary, compare_behaviour
 from .analyses.compare_weights import compare_weights, singular_directions
 from .analyses.direct_logit_attribution import direct_logit_attribution
+from .analyses.directions import head_direction, label_direction, token_direction
 from .analyses.effective_rank import effective_rank
 from .analyses.head_atlas import head_atlas
 from .analyses.hidden_state_pca import hidden_state_pca
-from .analyses.linear_probe import linear_probe
+from .analyses.linear_probe import linear_probe, probe_layer
 from .analyses.logit_lens import logit_lens
 from .analyses.noise_floor import noise_floor
 from .analyses.path_patching import path_patching
 from .analyses.representation_similarity import representation_similarity
 from .analyses.residual_norms import residual_norms
+from .analyses.support.direction import Direction
 from .analyses.support.sample_text import SAMPLE_TEXT
 from .analyses.token_inspection import token_inspection
 from .analyses.token_losses import token_losses
@@ -47,6 +49,7 @@ __all__ = [
     "SAMPLE_TEXT",
     "Checkpoint",
     "Curves",
+    "Direction",
     "Grid",
     "Maps",
     "Measures",
@@ -73,7 +76,9 @@ __all__ = [
     "finals",
     "generate",
     "head_atlas",
+    "head_direction",
     "hidden_state_pca",
+    "label_direction",
     "linear_probe",
     "load",
     "logit_lens",
@@ -83,10 +88,12 @@ __all__ = [
     "open_weights",
     "path_patching",
     "plot",
+    "probe_layer",
     "representation_similarity",
     "residual_norms",
     "series",
     "singular_directions",
+    "token_direction",
     "token_inspection",
     "token_losses",
     "token_saliency",

@@ -2,26 +2,81 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedShuffleSplit
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hooks import OlmoForCausalLM
+from hooks import Capture, OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
-from workbench.analyses.support.memory import tokens_at_a_time
-from workbench.analyses.support.residual_stream import residual_names, residuals, residuals_bytes
+from workbench.analyses.support.direction import Direction
+from workbench.analyses.support.labels import labels_of, two_groups
+from workbench.analyses.support.residual_stream import residual_names, residual_site, residual_sites
+from workbench.analyses.support.text_states import Position, text_states
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
-from workbench.results import Curves
-from workbench.texts import Texts, TextsLike
+from workbench.results import Curves, Grid
+from workbench.texts import TextsLike
 
-POOLS = ("last", "mean")
+Split = tuple[np.ndarray, np.ndarray]
+"""The numbers of the texts to train on, and of those to test on."""
 LINES = ("held-out texts", "shuffled labels", "most frequent label")
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A probe of one layer, tested on every text by a classifier that was trained without it.
+
+    Attributes:
+        site: the site whose states the classifier read.
+        accuracy: the share of texts whose label it predicts correctly, and `error`, the standard error over texts.
+        confusion: Grid of true label × predicted label: the share of the texts of a label; each row sums to 1.
+        texts: a table with a row for each text: its number, `label`, `predicted`, `probability` (of its own label) and
+                `wrong`.
+        states: the states, text d_model; `classifier` is trained on all of them.
+    """
+
+    site: str
+    accuracy: float
+    error: float
+    confusion: Grid
+    texts: pd.DataFrame
+    states: np.ndarray
+    classifier: Pipeline
+
+    @property
+    def wrong(self) -> list[int]:
+        """The numbers of the texts whose label is predicted wrongly."""
+        return self.texts["text"][self.texts["wrong"]].tolist()
+
+    def direction(self, toward: object, against: object | None = None) -> Direction:
+        """The direction in which the classifier reads one label rather than another, as a steering direction.
+
+        It is the gradient of the difference of the two log-odds, of the classifier that is trained on all texts. Its
+        norm is the distance of the mean states of the two groups along it: with strength 1, the mean text of
+        `against` reads as the mean text of `toward`. Without `against`, all other labels (only their mean state counts
+        for the norm; the gradient is that of `toward` against the mean of the others).
+
+        Errors: WorkbenchError for a label that no text has.
+        """
+        labels = self.texts["label"].tolist()
+        toward, against = str(toward), None if against is None else str(against)
+        ours, theirs = two_groups(labels, toward, against)
+        weights = _weights(self.classifier)  # label d_model
+        others = [name for name in weights if name != toward and against in (None, name)]
+        gradient = weights[toward] - np.mean([weights[name] for name in others], axis=0)
+        unit = gradient / np.linalg.norm(gradient)
+        means = [self.states[group.numpy()].mean(0) for group in (ours, theirs)]
+        vector = torch.from_numpy(unit * float((means[0] - means[1]) @ unit))
+        other = "all other labels" if against is None else repr(against)
+        made = f"probe of {self.site}: {toward!r} against {other}"
+        return Direction(self.site, vector, made, {"texts": len(labels), "accuracy": self.accuracy})
 
 
 def linear_probe(
@@ -29,106 +84,165 @@ def linear_probe(
     tokens: TextsLike,
     labels: Sequence[object] | None = None,
     *,
-    pool: str = "last",
-    held_out: float = 0.25,
-    splits: int = 5,
+    position: Position = -1,
+    groups: Sequence[object] | None = None,
+    folds: int = 5,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Curves:
     """Accuracy, for each layer, of a linear classifier that predicts a text's label from the residual stream.
 
-    `labels` holds one label for each text; if not given, the labels of the `Texts` are used. `pool` decides the input
-    of the classifier: the hidden state at the `last` token, or the `mean` over tokens. The classifier is a logistic
-    regression on standardised states (scikit-learn, default penalty). In each of `splits` stratified splits it is
-    trained on one part of the texts and tested on the rest, the share `held_out`.
+    `labels` holds one label for each text; if not given, the labels of the `Texts` are used. `position` is the token
+    whose state is read: one number for all texts (−1 is the last token), one for each text, or "mean" for the mean over
+    tokens. The classifier is a logistic regression on standardised states (scikit-learn, default penalty). The texts
+    are split into `folds` folds with about equal shares of the labels; the label of each text is predicted by a
+    classifier that is trained on the other folds. `groups` holds a name for each text (a template, a noun, a source):
+    texts of one group are in one fold, so that the classifier cannot know a text from one that is almost the same.
 
-    Returns Curves over layers (`embed` and every layer), accuracy from 0 to 1:
+    Returns Curves over layers (`embed` and every layer), accuracy from 0 to 1, with standard errors over texts:
 
-    - `held-out texts`: the mean over the splits; the errors are the standard errors over the splits.
-    - `shuffled labels`: a control, the same with randomly permuted labels (Hewitt and Liang 2019). It shows how much
-      the classifier can memorise.
+    - `held-out texts`: the share of texts whose label is predicted correctly (Alain and Bengio 2016).
+    - `shuffled labels`: a control, the same with randomly permuted labels, which there is nothing to learn from. What
+      lies above it is the probe's selectivity (Hewitt and Liang 2019, "Designing and interpreting probes with control
+      tasks", with labels permuted over texts instead of words).
     - `most frequent label`: the accuracy of always guessing the most frequent label.
 
+    `probe_layer` tells more of one layer.
+
     Errors: WorkbenchError if labels are missing or of another number than the texts, there are fewer than two different
-    labels, or too few texts to split.
+    labels, a label has fewer texts (or groups) than there are folds, or a position is outside a text.
     """
     texts = texts_for(model, tokens)
-    classes, wanted = _classes(_labels(texts, labels), splits, held_out)
-    states = _pooled(model, texts, pool, part(progress, 0.0, 0.3))  # layer text d_model
-    splitter = StratifiedShuffleSplit(splits, test_size=held_out, random_state=seed)
-    targets = (wanted, np.random.default_rng(seed).permutation(wanted))
-    accuracies = np.empty((len(targets), len(states), splits))
+    wanted, apart = _checked(labels_of(texts, labels), groups, folds)
+    captures = [Capture(site) for site in residual_sites(model)]
+    states = text_states(model, texts, captures, position, "linear probe", part(progress, 0.0, 0.3)).numpy()
+    targets = [(target, _splits(target, apart, folds, seed)) for target in (wanted, _shuffled(wanted, seed))]
+    right = np.empty((len(targets), len(states), len(wanted)))  # line layer text
     for layer in steps(range(len(states)), part(progress, 0.3, 1.0), "training probes"):
-        for line, target in enumerate(targets):
-            for split, (train, test) in enumerate(splitter.split(states[layer], target)):
-                accuracies[line, layer, split] = _accuracy(states[layer], target, train, test)
-    constant = np.full(len(states), max(np.mean(wanted == c) for c in range(len(classes))))
+        for line, (target, splits) in enumerate(targets):
+            right[line, layer] = _held_out(states[layer], target, splits)[0] == target
+    _, counts = np.unique(wanted, return_counts=True)
+    constant = np.full(len(states), counts.max() / len(wanted))
     names = residual_names(model)
     return Curves(
-        np.stack([*accuracies.mean(-1), constant]),
+        np.stack([*right.mean(-1), constant]),
         LINES,
         range(len(names)),
         x_name="layer",
         x_labels=names,
-        errors=np.stack([*accuracies.std(-1, ddof=1) / np.sqrt(splits), np.zeros(len(states))]),
-        title=f"Linear probe: {len(wanted)} texts, {len(classes)} labels",
+        errors=np.stack([*(right.std(-1, ddof=1) / np.sqrt(len(wanted))), np.zeros(len(states))]),
+        title=f"Linear probe: {len(wanted)} texts, {len(counts)} labels",
         value_name="accuracy",
     )
 
 
-def _classes(labels: Sequence[object], splits: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
-    """The different labels, and for each text the index of its label. Checks that there are enough texts of each label
-    to split.
+def probe_layer(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    labels: Sequence[object] | None = None,
+    *,
+    layer: int | str,
+    position: Position = -1,
+    groups: Sequence[object] | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Probe:
+    """The probe of one layer in full: confusion of labels, the texts it gets wrong, and its direction.
+
+    The arguments and the accuracy are those of `linear_probe`; `layer` is the number of a block, whose output is read,
+    or "embed".
+
+    Errors: those of `linear_probe`, and WorkbenchError for a layer that the model does not have.
     """
-    if splits < 2:
-        raise WorkbenchError(f"splits is {splits}; a standard error needs at least 2")
-    if not 0 < held_out < 1:
-        raise WorkbenchError(f"held_out is {held_out}; it should be between 0 and 1: the share of texts to test on")
-    classes, wanted, counts = np.unique([str(label) for label in labels], return_inverse=True, return_counts=True)
-    if len(classes) < 2:
+    texts, site = texts_for(model, tokens), residual_site(model, layer)
+    wanted, apart = _checked(labels_of(texts, labels), groups, folds)
+    states = text_states(model, texts, [Capture(site)], position, "linear probe", progress)[0].numpy()
+    predicted, probability = _held_out(states, wanted, _splits(wanted, apart, folds, seed))
+    right = predicted == wanted
+    table = pd.DataFrame({"text": range(len(wanted)), "label": wanted, "predicted": predicted})
+    table["probability"], table["wrong"] = probability, ~right
+    names = np.unique(wanted)
+    shares = [(predicted[wanted == name][:, None] == names).mean(0) for name in names]  # label label
+    confusion = Grid(
+        shares,
+        names,
+        names,
+        row_name="label",
+        column_name="predicted",
+        title=f"Confusion of labels at {site}",
+        value_name="share of the label's texts",
+    )
+    error = float(right.std(ddof=1) / np.sqrt(len(right)))
+    return Probe(site, float(right.mean()), error, confusion, table, states, _fitted(states, wanted))
+
+
+def _checked(
+    labels: tuple[str, ...], groups: Sequence[object] | None, folds: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The label and the group of each text, after a check that each label has enough texts or groups for the folds."""
+    if folds < 2:
+        raise WorkbenchError(f"folds is {folds}; a probe needs at least 2: one to train on, one to test on")
+    if groups is not None and len(groups) != len(labels):
+        raise WorkbenchError(f"there are {len(labels)} texts and {len(groups)} groups; give one for each text")
+    wanted, apart = np.array(labels), None if groups is None else np.array([str(group) for group in groups])
+    names = np.unique(wanted)
+    if len(names) < 2:
+        raise WorkbenchError(f"all {len(labels)} texts have the label {str(names[0])!r}; a probe needs two labels")
+    counts = [(wanted == name).sum() if apart is None else len(np.unique(apart[wanted == name])) for name in names]
+    fewest = int(np.argmin(counts))
+    if counts[fewest] < folds:
+        unit = ("text" if apart is None else "group") + ("" if counts[fewest] == 1 else "s")
         raise WorkbenchError(
-            f"all {len(labels)} texts have the label {str(classes[0])!r}; a probe needs at least two labels"
+            f"label {str(names[fewest])!r} has {counts[fewest]} {unit}; with {folds} folds each label needs at least "
+            f"{folds}: give more texts, or fewer folds (at least 2)"
         )
-    if counts.min() < 2:
-        raise WorkbenchError(
-            f"label {str(classes[counts.argmin()])!r} has {counts.min()} text; each label needs at least 2"
-        )
-    tested = int(np.ceil(held_out * len(labels)))
-    if min(tested, len(labels) - tested) < len(classes):
-        raise WorkbenchError(
-            f"{len(labels)} texts are too few to train and test a probe of {len(classes)} labels; give more"
-        )
-    return classes, wanted
+    return wanted, apart
 
 
-def _labels(texts: Texts, labels: Sequence[object] | None) -> Sequence[object]:
-    """One label for each text. Errors: WorkbenchError if there are none, or a different number of them."""
-    found = texts.labels if labels is None else labels
-    if found is None:
-        raise WorkbenchError("the texts have no labels; give labels=, one for each text, or Texts with labels")
-    if len(found) != len(texts):
-        raise WorkbenchError(f"there are {len(texts)} texts and {len(found)} labels; give one label for each text")
-    return found
+def _shuffled(labels: np.ndarray, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(labels)
 
 
-def _pooled(model: OlmoForCausalLM, texts: Texts, pool: str, progress: Progress | None) -> np.ndarray:
-    """The input of the classifier for each text: layer text d_model, float32."""
-    if pool not in POOLS:
-        raise WorkbenchError(f"pool is {pool!r}; choose 'last' or 'mean'")
-    layers, width = model.config.num_hidden_layers + 1, model.config.hidden_size
-    pooled = torch.empty(layers, len(texts), width)
-    per_token = residuals_bytes(model) + 4 * layers * width
-    size = tokens_at_a_time(model, "linear probe", per_token, texts.longest, fixed=3 * pooled.nbytes)
-    for rows, ids in steps(texts.batches(size), progress, "reading hidden states"):
-        resid = residuals(model, ids)  # layer batch pos d_model
-        pooled[:, rows] = (resid[:, :, -1] if pool == "last" else resid.float().mean(2)).float().cpu()
-    return pooled.numpy()
+def _splits(target: np.ndarray, groups: np.ndarray | None, folds: int, seed: int) -> list[Split]:
+    """The texts to train on and to test on, for each fold.
+
+    Errors: WorkbenchError if groups leave only one label to train on.
+    """
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    splits = list(kind(folds, shuffle=True, random_state=seed).split(target, target, groups))
+    if min(len(set(target[train])) for train, _ in splits) < 2:
+        raise WorkbenchError("the groups leave texts of one label only to train on; give more groups of each label")
+    return splits
 
 
-def _accuracy(states: np.ndarray, target: np.ndarray, train: np.ndarray, test: np.ndarray) -> float:
-    """The share of the held-out texts whose label is predicted correctly."""
+def _held_out(states: np.ndarray, target: np.ndarray, splits: list[Split]) -> tuple[np.ndarray, np.ndarray]:
+    """The predicted label of each text, and the probability of its own label; each from a classifier trained without
+    the text's fold. states: text d_model.
+    """
+    predicted, probability = np.empty_like(target), np.zeros(len(target))
+    for train, test in splits:
+        probe = _fitted(states[train], target[train])
+        chances = probe.predict_proba(states[test])  # text label
+        predicted[test] = probe.classes_[chances.argmax(1)]
+        for column, name in enumerate(probe.classes_):
+            own = target[test] == name
+            probability[test[own]] = chances[own, column]
+    return predicted, probability
+
+
+def _fitted(states: np.ndarray, target: np.ndarray) -> Pipeline:
+    """A logistic regression on standardised states."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a probe near its optimum is as good as one at it
-        probe.fit(states[train], target[train])
-    return float(probe.score(states[test], target[test]))
+        return probe.fit(states, target)
+
+
+def _weights(probe: Pipeline) -> dict[str, np.ndarray]:
+    """The gradient of each label's log-odds with respect to the states, by label: d_model each."""
+    scaler, regression = probe[0], probe[-1]
+    coefficients = regression.coef_
+    if len(regression.classes_) == 2:  # only the second label has a row
+        coefficients = np.concatenate([-coefficients / 2, coefficients / 2])
+    return {str(name): row / scaler.scale_ for name, row in zip(regression.classes_, coefficients, strict=True)}

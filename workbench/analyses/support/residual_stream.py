@@ -6,6 +6,9 @@ from torch import Tensor
 from hooks import OlmoForCausalLM
 from hooks.sites import layer_of
 from workbench.analyses.support.memory import run_bytes
+from workbench.errors import WorkbenchError
+
+EMBED = "embed"
 
 
 def block_of(site: str) -> int:
@@ -31,4 +34,24 @@ def residuals_bytes(model: OlmoForCausalLM) -> float:
 
 def residual_names(model: OlmoForCausalLM) -> list[str]:
     """The names of the rows of `residuals`: `embed`, then the number of each block."""
-    return ["embed", *(str(layer) for layer in range(model.config.num_hidden_layers))]
+    return [EMBED, *(str(layer) for layer in range(model.config.num_hidden_layers))]
+
+
+def residual_sites(model: OlmoForCausalLM) -> list[str]:
+    """The sites of the rows of `residuals`: `embed`, then the output of each block."""
+    return [EMBED, *(f"blocks.{layer}.resid_post" for layer in range(model.config.num_hidden_layers))]
+
+
+def residual_site(model: OlmoForCausalLM, layer: int | str) -> str:
+    """The site after a layer: the output of a block (negative numbers count from the last), or "embed".
+
+    Errors: WorkbenchError for a layer that the model does not have.
+    """
+    layers = model.config.num_hidden_layers
+    if layer == EMBED:
+        return EMBED
+    if not isinstance(layer, int) or not -layers <= layer < layers:
+        raise WorkbenchError(
+            f"no layer {layer!r}; choices: {EMBED}, 0 to {layers - 1}, or -{layers} to -1 from the end"
+        )
+    return f"blocks.{layer % layers}.resid_post"
