@@ -85,6 +85,11 @@ def test_a_file_longer_than_its_header_says_is_refused(tmp_path):
         ('{"x": 3}', "broken"),
         ('{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "needs 8 bytes"),
         ('{"x": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}', "needs|gives"),
+        (
+            '{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, '
+            '"y": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',
+            "gives 'x' and 'y' the same bytes",
+        ),
         ('{"x": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}', "F99"),
     ],
 )

@@ -7,6 +7,7 @@ import torch
 
 from tests.layouts import save_original
 from workbench import checkpoints
+from workbench.analyses.compare_weights import compare_weights
 from workbench.checkpoints import catalog, loading
 from workbench.errors import WorkbenchError
 
@@ -31,13 +32,14 @@ def test_it_is_the_model_that_was_saved(series, make_model, family, tokens):
     assert model.dtype == torch.float32
 
 
-@pytest.mark.parametrize("way", ["id", "entry", "folder", "end of the series"])
+@pytest.mark.parametrize("way", ["id", "entry", "folder", "path of the folder", "end of the series"])
 def test_every_way_to_name_a_checkpoint(series, make_model, family, tokens, way):
     entries = checkpoints.series(str(series))
     name = {
         "id": f"{series}@step20",
         "entry": next(c for c in entries if c.revision == "step20"),
         "folder": str(series / "step20"),
+        "path of the folder": series / "step20",
         "end of the series": str(series),
     }[way]
     assert torch.equal(logits(checkpoints.load(name)[0], tokens), logits(make_model(family, seed=3), tokens))
@@ -112,6 +114,15 @@ def test_a_tokenizer_comes_without_its_model(series, monkeypatch):
     monkeypatch.setattr(loading, "open_weights", lambda *_: pytest.fail("weights were opened"))
     for name in (f"{series}@step10", checkpoints.series(str(series))[0], series / "step0"):
         assert checkpoints.tokenizer_of(name)("w3 w98")["input_ids"] == [3, 98]
+
+
+def test_a_folder_is_a_checkpoint_in_every_place_that_takes_one(series):
+    folder = series / "step10"
+    assert checkpoints.locate(folder) == folder and checkpoints.series(series)[1].id == f"{series}@step10"
+    assert (compare_weights(folder, f"{series}@step10")["distance"].values == 0).all()
+    for wrong in (7, None, b"step10"):
+        with pytest.raises(WorkbenchError, match="is not a checkpoint; give an id"):
+            checkpoints.load(wrong)
 
 
 def test_a_wrong_name_names_the_choices(series, tmp_path):

@@ -99,6 +99,20 @@ def test_impossible_configs_are_refused(folder, changes):
         checkpoints.open_weights(folder)
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"hidden_act": "exec"}, "hidden_act: 'exec' is no activation function; choices: .*silu"),
+        ({"rope_parameters": {"rope_type": "none", "rope_theta": 1e4}}, "rope_type: 'none'; choices: default, linear"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 0}}, "factor: 0 is not a valid"),
+    ],
+)
+def test_a_setting_that_no_model_can_have_is_named_with_its_value(folder, changes, reason):
+    change_config(folder, **changes)
+    with pytest.raises(WorkbenchError, match=f"config.json: .*{reason}"):
+        checkpoints.open_weights(folder)
+
+
 @pytest.mark.parametrize("content", ["{", "[1]", "", "\x00\x01"])
 def test_a_config_that_cannot_be_read_is_refused(folder, content):
     (folder / "config.json").write_text(content)

@@ -1,6 +1,18 @@
 """Checkpoints: list the checkpoints of a series, read their files, load them as models."""
 
-from workbench.checkpoints.catalog import Checkpoint, Gap, Series, finals, folder_series, gaps, main_run, pick, series
+from workbench.checkpoints.catalog import (
+    Checkpoint,
+    CheckpointLike,
+    Gap,
+    Series,
+    finals,
+    folder_series,
+    gaps,
+    id_of,
+    main_run,
+    pick,
+    series,
+)
 from workbench.checkpoints.check import check
 from workbench.checkpoints.loading import Need, estimate, is_here, load, locate, tokenizer_of
 from workbench.checkpoints.names import Revision, parse
@@ -11,6 +23,7 @@ from workbench.checkpoints.weights import Weights, fingerprint, open_weights
 __all__ = [
     "PUBLISHED",
     "Checkpoint",
+    "CheckpointLike",
     "Gap",
     "Need",
     "Published",
@@ -24,6 +37,7 @@ __all__ = [
     "fingerprint",
     "folder_series",
     "gaps",
+    "id_of",
     "is_here",
     "load",
     "locate",

@@ -77,6 +77,22 @@ class Checkpoint:
         return None if within is None or before is None else before + within
 
 
+CheckpointLike = str | Path | Checkpoint
+"""A checkpoint: an id `name@revision`, a folder, or an entry of a series."""
+
+
+def id_of(checkpoint: CheckpointLike) -> str:
+    """The id of a checkpoint. Errors: WorkbenchError for a value of another type."""
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint.id
+    if isinstance(checkpoint, str | Path):
+        return str(checkpoint)
+    raise WorkbenchError(
+        f"{shown(checkpoint)} is not a checkpoint; give an id such as 'tiny-olmo@step4000', a folder, or an entry of a "
+        "series"
+    )
+
+
 class Series(list[Checkpoint]):
     """A sorted list of the checkpoints of a series.
 
@@ -115,7 +131,7 @@ class Gap:
     missing: int
 
 
-def series(name: str) -> Series:
+def series(name: str | Path) -> Series:
     """All checkpoints of a series.
 
     Args:
@@ -123,7 +139,7 @@ def series(name: str) -> Series:
 
     Errors: WorkbenchError with the choices if there is no series of this name.
     """
-    name = repository_of(name)
+    name = repository_of(str(name))
     if name in EMBEDDED:
         return folder_series(EMBEDDED[name], name, "embedded")
     if Path(name).is_dir():

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from io import RawIOBase
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from workbench.errors import WorkbenchError, reason, shown
 
-DTYPES = {
+STORED_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -126,6 +127,7 @@ class SafetensorsFile:
             )
         if size > end:
             raise WorkbenchError(f"{self.path} has {size:,} bytes, but its header describes only {end:,}")
+        self._check_that_none_overlap(entries)
         return entries
 
     def rows(self, key: str, start: int, stop: int) -> Tensor:
@@ -137,6 +139,13 @@ class SafetensorsFile:
             file.seek(entry.start + start * row_bytes)
             _fill(out, file, self.path)
         return out
+
+    def _check_that_none_overlap(self, entries: Mapping[str, Span]) -> None:
+        """Raise WorkbenchError if two tensors have bytes in common, which the format forbids."""
+        in_order = sorted(entries.items(), key=lambda item: (item[1].start, item[1].nbytes))
+        for (name, entry), (after, following) in pairwise(in_order):
+            if entry.start + entry.nbytes > following.start:
+                raise WorkbenchError(f"{self.path}: the header gives {shown(name)} and {shown(after)} the same bytes")
 
     def _header(self, size: int) -> tuple[dict[str, dict], int]:
         with self.path.open("rb") as file:
@@ -161,11 +170,11 @@ class SafetensorsFile:
             raise self._broken(key, said) from error
         if not isinstance(name, str) or any(type(number) is not int or number < 0 for number in (*shape, end)):
             raise self._broken(key, said)
-        if name not in DTYPES:
+        if name not in STORED_DTYPES:
             raise WorkbenchError(
-                f"{self.path}: {shown(key)} has dtype {shown(name)}; readable dtypes: {', '.join(DTYPES)}"
+                f"{self.path}: {shown(key)} has dtype {shown(name)}; readable dtypes: {', '.join(STORED_DTYPES)}"
             )
-        entry = Span(shape, DTYPES[name], data_start + begin)
+        entry = Span(shape, STORED_DTYPES[name], data_start + begin)
         if begin < 0 or end - begin != entry.nbytes:
             raise WorkbenchError(
                 f"{self.path}: {shown(key)} of shape {shown(list(shape))} and dtype {name} needs {entry.nbytes:,} "

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from hooks import OlmoForCausalLM
 from workbench.checkpoints import catalog, hub
-from workbench.checkpoints.catalog import Checkpoint
+from workbench.checkpoints.catalog import Checkpoint, CheckpointLike, id_of
 from workbench.checkpoints.files import has_weights, is_there, read_json, read_text
 from workbench.checkpoints.finite import how_not_finite, is_finite
 from workbench.checkpoints.names import split_id
@@ -44,7 +44,7 @@ class Need:
 
 
 def load(
-    checkpoint: str | Checkpoint,
+    checkpoint: CheckpointLike,
     *,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
@@ -58,8 +58,8 @@ def load(
     tokenizer is None, with a warning.
 
     Args:
-        checkpoint: an entry of a series, or an id `name@revision`. Without a revision, the id is the folder of one
-            checkpoint, or means the last checkpoint of a series' main run.
+        checkpoint: an entry of a series, the folder of one checkpoint, or an id `name@revision`. An id without a
+            revision is such a folder too, or means the last checkpoint of a series' main run.
         dtype: a torch dtype or its name; "auto" for the dtype of the files. None is float32 on a CPU, and the dtype of
             the files on other devices or if quantised (see `suited_dtype`), as on the page and the command line.
         device: the device; None is the CPU.
@@ -87,7 +87,7 @@ def load(
 
 
 def estimate(
-    checkpoint: str | Checkpoint,
+    checkpoint: CheckpointLike,
     *,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
@@ -102,12 +102,12 @@ def estimate(
     return _need(weights, _dtype(dtype, device, quantize, weights), quantize)
 
 
-def locate(checkpoint: str | Checkpoint) -> Path:
+def locate(checkpoint: CheckpointLike) -> Path:
     """The folder of a checkpoint; its files are downloaded if they are not on this machine.
 
     Errors: WorkbenchError with the choices if there is no such checkpoint.
     """
-    checkpoint_id = checkpoint if isinstance(checkpoint, str) else checkpoint.id
+    checkpoint_id = id_of(checkpoint)
     if Path(checkpoint_id).is_dir():
         return _inside(Path(checkpoint_id), checkpoint_id, None)
     name, revision = split_id(checkpoint_id)
@@ -172,7 +172,7 @@ def readable(count: int) -> str:
     return f"{count / size:.4g} {unit}"
 
 
-def tokenizer_of(checkpoint: str | Path | Checkpoint) -> PreTrainedTokenizerBase | None:
+def tokenizer_of(checkpoint: CheckpointLike) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a checkpoint, without its model: from its folder, or else from the parent folder.
 
     Returns None, with a warning, if neither folder has a tokenizer.

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
-from workbench.checkpoints.catalog import Checkpoint
+from workbench.checkpoints.catalog import CheckpointLike, id_of
 from workbench.checkpoints.loading import device_of, estimate, load, readable
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
@@ -45,12 +45,12 @@ class Residents:
         self._kept: OrderedDict[str, tuple[Loaded, int]] = OrderedDict()
         self._lock, self._loading = threading.Lock(), threading.Lock()
 
-    def load(self, checkpoint: str | Checkpoint, progress: Progress | None = None) -> Loaded:
+    def load(self, checkpoint: CheckpointLike, progress: Progress | None = None) -> Loaded:
         """The model and the tokenizer of a checkpoint, from the cache or loaded now.
 
         Errors: WorkbenchError with both sizes if the model is larger than the budget, and those of `checkpoints.load`.
         """
-        name = checkpoint if isinstance(checkpoint, str) else checkpoint.id
+        name = id_of(checkpoint)
         found = self._known(name)
         if found is None:
             with self._loading:
@@ -78,9 +78,9 @@ class Residents:
             self._kept[name] = loaded, size
         return loaded
 
-    def make_room(self, checkpoint: str | Checkpoint) -> None:
+    def make_room(self, checkpoint: CheckpointLike) -> None:
         """Drop models until the budget has room for a checkpoint that other code will load."""
-        name = checkpoint if isinstance(checkpoint, str) else checkpoint.id
+        name = id_of(checkpoint)
         self._make_room(self._size(name))
 
     def _size(self, name: str) -> int:

@@ -14,8 +14,11 @@ import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import Olmo2Config, Olmo3Config, OlmoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from hooks import OlmoForCausalLM
+from hooks.compat import ROPE_INIT_FUNCTIONS
+from hooks.olmo import d_head_of
 from workbench.checkpoints import original
 from workbench.checkpoints.files import is_there, read_json, read_text
 from workbench.errors import WorkbenchError, reason, shown
@@ -47,6 +50,9 @@ ABOVE_ZERO = (
     "rms_norm_eps",
     "clip_qkv",
 )
+DIVISORS = ("rope_theta", "factor")
+"""RoPE parameters by which is divided, so that they cannot be 0."""
+
 TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 MOST_VALUES = 100_000
 LARGEST = 2**63 - 1  # largest integer in torch
@@ -124,6 +130,7 @@ def config_of(settings: dict[str, Any], keys: set[str]) -> PreTrainedConfig:
     except BROKEN as error:
         raise WorkbenchError(f"not a valid OLMo config: {type(error).__name__}: {reason(error)}") from error
     _check_numbers(config)
+    _check_functions(config)
     return config
 
 
@@ -148,11 +155,6 @@ def shapes(config: PreTrainedConfig) -> Shapes:
         found |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
     found |= {"model.norm.weight": (d_model,)} if has_norms else {}
     return found if config.tie_word_embeddings else found | {"lm_head.weight": (config.vocab_size, d_model)}
-
-
-def d_head_of(config: PreTrainedConfig) -> int:
-    """The number of dimensions of a head."""
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def check_that_it_makes_a_model(config: PreTrainedConfig) -> None:
@@ -229,9 +231,20 @@ def _check_numbers(config: PreTrainedConfig) -> None:
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()) and config.sliding_window is None:
         raise WorkbenchError("layer_types contains sliding_attention, but sliding_window is not set")
     for name, value in _leaves(config.rope_parameters):
-        least = 0 if name != "rope_theta" else math.ulp(0.0)
+        least = math.ulp(0.0) if name in DIVISORS else 0
         if isinstance(value, int | float) and not least <= value <= LARGEST:
             raise WorkbenchError(f"rope_parameters: {name}: {shown(value)} is not a valid value for RoPE")
+
+
+def _check_functions(config: PreTrainedConfig) -> None:
+    """Raise WorkbenchError for the name of an activation function or of a kind of RoPE that does not exist."""
+    if config.hidden_act not in ACT2FN:
+        choices = ", ".join(sorted(ACT2FN))
+        raise WorkbenchError(f"hidden_act: {shown(config.hidden_act)} is no activation function; choices: {choices}")
+    kinds = ("default", *ROPE_INIT_FUNCTIONS)
+    for name, value in _leaves(config.rope_parameters):
+        if name == "rope_type" and value not in kinds:
+            raise WorkbenchError(f"rope_parameters: rope_type: {shown(value)}; choices: {', '.join(kinds)}")
 
 
 def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

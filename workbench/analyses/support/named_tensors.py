@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from hooks import OlmoForCausalLM
-from workbench.checkpoints import Checkpoint, locate, open_weights
+from workbench.checkpoints import CheckpointLike, locate, open_weights
 from workbench.errors import WorkbenchError
 
 
@@ -33,8 +33,8 @@ class NamedTensors(Protocol):
         ...
 
 
-WeightsLike = str | Checkpoint | OlmoForCausalLM | NamedTensors
-"""Weights to compare: a checkpoint's id, an entry of a series, opened weights, or a model in memory."""
+WeightsLike = CheckpointLike | OlmoForCausalLM | NamedTensors
+"""Weights to compare: a checkpoint, opened weights, or a model in memory."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def weights_of(source: WeightsLike) -> NamedTensors:
 
     Errors: WorkbenchError for a quantised model, and those of `checkpoints.locate` and `open_weights`.
     """
-    if isinstance(source, str | Checkpoint):
+    if isinstance(source, CheckpointLike):
         return open_weights(locate(source))
     if not isinstance(source, OlmoForCausalLM):
         return source

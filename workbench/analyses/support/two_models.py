@@ -16,15 +16,13 @@ from transformers import PreTrainedConfig
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
-from workbench.checkpoints import Checkpoint
+from workbench.checkpoints import CheckpointLike
 from workbench.checkpoints.loading import readable
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 
-ModelOrName = OlmoForCausalLM | Checkpoint | str
-"""A model in memory, or a checkpoint (an entry of a series, or an id) that is loaded while it is needed, with the
-defaults of `checkpoints.load`.
-"""
+ModelOrName = OlmoForCausalLM | CheckpointLike
+"""A model in memory, or a checkpoint that is loaded while it is needed, with the defaults of `checkpoints.load`."""
 
 SPARED = 2**29
 """Bytes of the disk that stay free."""
@@ -104,7 +102,7 @@ def name_of(subject: ModelOrName, fallback: str) -> str:
     """The name of a model or a checkpoint for titles: its id, or the fallback for a model in memory."""
     if isinstance(subject, OlmoForCausalLM):
         return fallback
-    return subject if isinstance(subject, str) else subject.id
+    return checkpoints.id_of(subject)
 
 
 def pair_name(a: ModelOrName, b: ModelOrName) -> str:
