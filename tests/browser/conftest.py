@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Download, Page, expect
 
 ROOT = Path(__file__).parents[2]
 SERIES = "tiny-olmo"
@@ -94,10 +94,12 @@ def address(server: tuple[subprocess.Popen, str]) -> str:
 class Visit:
     """A browser context that fails the test on any request that leaves the machine and on any error in the console."""
 
-    def __init__(self, browser: Browser, address: str, width: int = 1300, height: int = 900) -> None:
+    def __init__(
+        self, browser: Browser, address: str, width: int = 1300, height: int = 900, touch: bool = False
+    ) -> None:
         self.address = address
         self.wrong: list[str] = []
-        self.context = browser.new_context(viewport={"width": width, "height": height})
+        self.context = browser.new_context(viewport={"width": width, "height": height}, has_touch=touch)
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(SECONDS * 1000)
         self.page.on("console", lambda told: told.type == "error" and self.wrong.append(f"console: {told.text}"))
@@ -157,7 +159,20 @@ def colours(page: Page, canvas: str) -> int:
     )
 
 
+def export(page: Page, view: str, item: str) -> None:
+    """Choose an item of a view's export menu by its class: python, csv, png, svg, page or link."""
+    page.locator(f"{view} .offers .export").click()
+    page.locator(f"{view} .offers .{item}").click()
+
+
+def saved(page: Page, view: str, item: str) -> Download:
+    """The file that an item of a view's export menu saves."""
+    with page.expect_download() as waiting:
+        export(page, view, item)
+    return waiting.value
+
+
 def plotted(page: Page, panel: str) -> None:
     """Wait until a panel's plot is drawn."""
     expect(page.locator(f"{panel} .js-plotly-plot .main-svg").first).to_be_visible()
-    expect(page.locator(f"{panel} .python")).to_be_visible()
+    expect(page.locator(f"{panel} .export")).to_be_visible()

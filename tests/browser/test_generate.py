@@ -7,7 +7,7 @@ import pandas as pd
 import psutil
 from playwright.sync_api import Browser, Page, expect
 
-from .conftest import Visit, ask
+from .conftest import Visit, ask, export, saved
 
 NEW = "#written .token:not(.given)"
 
@@ -98,9 +98,7 @@ def test_stop_ends_the_stream_and_the_servers_work(visit: Visit, server: tuple[s
         assert written.count() == before, "the text continued after Stop"
         if before < 512:
             assert sum(process.cpu_times()[:2]) - used < 0.3, "the server continued to work after Stop"
-            with page.expect_download() as waiting:
-                page.locator("#written .csv").click()
-            rows = pd.read_csv(waiting.value.path(), comment="#")
+            rows = pd.read_csv(saved(page, "#written", "csv").path(), comment="#")
             assert (~rows["given"]).sum() == before  # the exported text is the displayed text
             return
     raise AssertionError("no click came before the end of the text")
@@ -114,8 +112,8 @@ def test_edits_stand_beside_the_plain_text(visit: Visit):
     assert abs(left["y"] - right["y"]) < 4 and right["x"] >= left["x"] + left["width"] - 1
     page.locator("#edited .token.parts").click()
     expect(page.locator("#details .numbers")).to_contain_text("with the edits")
-    page.locator("#edited .python").click()
-    expect(page.locator("#edited .shown")).to_contain_text("edits.scale('blocks.3.mlp_out', 0.0)")
+    export(page, "#edited", "python")
+    expect(page.locator("#edited .code")).to_contain_text("edits.scale('blocks.3.mlp_out', 0.0)")
     unfold_edits(page)
     expect(page.locator("#edits textarea")).to_have_value("scale blocks.3.mlp_out 0")
     page.wait_for_timeout(300)  # this strip has just been added to the page
@@ -148,21 +146,15 @@ def test_what_can_be_taken_away(visit: Visit, chromium: Browser, tmp_path: Path)
     page = visit.open("length=6&ends=false")
     expect(page.locator(NEW)).to_have_count(6)
     for strip in ("#spine", "#written"):
-        with page.expect_download() as waiting:
-            page.locator(f"{strip} .csv").click()
-        head = Path(waiting.value.path()).read_text().splitlines()
+        head = Path(saved(page, strip, "csv").path()).read_text().splitlines()
         assert head[0].startswith("# read with") and any("tiny-olmo" in line for line in head[:12])
-        with page.expect_download() as waiting:
-            page.locator(f"{strip} .png").click()
-        assert Path(waiting.value.path()).read_bytes().startswith(b"\x89PNG")
-    with page.expect_download() as waiting:
-        page.locator("#written .page").click()
-    saved = tmp_path / "text.html"
-    saved.write_bytes(Path(waiting.value.path()).read_bytes())
+        assert Path(saved(page, strip, "png").path()).read_bytes().startswith(b"\x89PNG")
+    file = tmp_path / "text.html"
+    saved(page, "#written", "page").save_as(file)
     context = chromium.new_context(offline=True)
     alone, wrong = context.new_page(), []
     alone.on("pageerror", lambda error: wrong.append(str(error)))
-    alone.goto(saved.as_uri())
+    alone.goto(file.as_uri())
     alone.locator(".token").nth(9).click()
     expect(alone.locator(".expected .row")).to_have_count(10)
     assert alone.locator(".token").count() == page.locator("#written .token").count() and wrong == []

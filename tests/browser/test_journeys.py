@@ -7,7 +7,7 @@ from playwright.sync_api import Browser, expect
 
 from workbench.page.build.page import EXAMPLES
 
-from .conftest import Visit, ask, colours, drawn, tab
+from .conftest import Visit, ask, colours, drawn, export, saved, tab
 
 HOSTILE = "<img src=x onerror=\"document.body.dataset.broken='yes'\"> ${alert(1)} {{value}} <b>bold</b>"
 
@@ -92,6 +92,14 @@ COLUMN = """(canvas) => {
 }"""
 
 
+PAINT = """([map, skipFirst]) => {
+    const canvas = document.createElement("canvas");
+    window.workbench.paint(canvas, { ...map, bytes: Uint8Array.from(map.bytes) }, { curve: "sqrt", skipFirst });
+    const pixel = (at) => canvas.getContext("2d").getImageData(at % 2, at >> 1, 1, 1).data.join();
+    return [0, 1, 2, 3].map(pixel);
+}"""
+
+
 def test_without_the_first_token_thumbnails_keep_what_stands_beside_it(visit: Visit):
     page = visit.open(f"tab=Attention&attention_first=true&prompt={quote(LONG)}")
     drawn(page)
@@ -121,7 +129,7 @@ def test_the_line_under_the_title_follows_the_controls(visit: Visit):
     expect(axis).to_have_text("left: key (source)   right: query (destination)")
 
 
-def test_definition_and_python_unfold_and_are_about_what_is_shown(visit: Visit):
+def test_definition_and_python_are_about_what_is_shown(visit: Visit):
     page = visit.open("tab=Attention&layer=1&head=2")
     drawn(page)
     definition, code = page.locator("#attention .definition"), page.locator("#attention .code")
@@ -129,21 +137,45 @@ def test_definition_and_python_unfold_and_are_about_what_is_shown(visit: Visit):
     button.click()
     expect(definition).to_contain_text("Kobayashi et al. 2020")
     expect(button).to_have_attribute("aria-expanded", "true")
-    page.locator("#attention .python").click()
+    page.keyboard.press("Escape")
+    expect(definition).to_be_hidden()
+    expect(button).to_have_attribute("aria-expanded", "false")
+    export(page, "#attention", "python")
     expect(code).to_contain_text("layers=[1]")
     page.locator("#attention .thumb[data-layer='2'][data-head='3']").click()
+    expect(code).to_be_hidden()
+    export(page, "#attention", "python")
     expect(code).to_contain_text("layers=[2]")
-    button.click()
-    expect(definition).to_be_hidden()
-    expect(code).to_be_visible()
 
 
-PAINT = """([map, skipFirst]) => {
-    const canvas = document.createElement("canvas");
-    window.workbench.paint(canvas, { ...map, bytes: Uint8Array.from(map.bytes) }, { curve: "sqrt", skipFirst });
-    const pixel = (at) => canvas.getContext("2d").getImageData(at % 2, at >> 1, 1, 1).data.join();
-    return [0, 1, 2, 3].map(pixel);
-}"""
+def test_the_export_menu_works_by_keyboard_and_by_touch(chromium: Browser, address: str):
+    visit = Visit(chromium, address, width=420, touch=True)
+    page = visit.open("tab=Attention")
+    drawn(page)
+    button, menu = page.locator("#attention .export"), page.locator("#attention .export-menu")
+    button.focus()
+    page.keyboard.press("Enter")
+    items = menu.get_by_role("menuitem")
+    expect(items.first).to_be_focused()
+    page.keyboard.press("ArrowUp")
+    expect(items.last).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(menu).to_be_hidden()
+    expect(button).to_be_focused()
+    button.tap()
+    expect(menu).to_be_visible()
+    box = menu.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 420
+    button.tap()
+    expect(menu).to_be_hidden()
+    button.tap()
+    page.touchscreen.tap(5, 5)
+    expect(menu).to_be_hidden()
+    button.tap()
+    with page.expect_download() as waiting:
+        menu.locator(".png").tap()
+    assert Path(waiting.value.path()).read_bytes().startswith(b"\x89PNG")
+    visit.close()
 
 
 def test_without_the_first_token_its_column_is_clear_or_what_else_it_stands_for(visit: Visit):
@@ -232,8 +264,8 @@ def test_menus_work_by_keyboard(visit: Visit):
         page.keyboard.press(key)
     expect(page.locator("#prompt textarea")).to_have_value(EXAMPLES[0])
     expect(page.locator("#spine .tokens")).to_contain_text("Lisbon")
-    code, token = page.locator("#spine .shown"), page.locator("#spine .token").nth(5)
-    page.locator("#spine .python").click()
+    code, token = page.locator("#spine .code"), page.locator("#spine .token").nth(5)
+    export(page, "#spine", "python")
     expect(code).to_contain_text("tiny-olmo@step6000")
     colour = token.get_attribute("style")
     page.get_by_label("Checkpoint", exact=True).focus()
@@ -242,7 +274,7 @@ def test_menus_work_by_keyboard(visit: Visit):
     expect(token).not_to_have_attribute("style", colour)
     assert "checkpoint=tiny-olmo%40step0" in page.url
     expect(code).to_be_hidden()  # the earlier code was for another checkpoint
-    page.locator("#spine .python").click()
+    export(page, "#spine", "python")
     expect(code).to_contain_text("tiny-olmo@step0")
 
 
@@ -270,14 +302,12 @@ def test_error_sentences_are_text_and_nothing_else(visit: Visit):
 def test_the_page_of_its_own_opens_offline(visit: Visit, chromium: Browser, tmp_path: Path):
     page = visit.open("tab=Attention")
     drawn(page)
-    with page.expect_download() as waiting:
-        page.locator("#attention .page").click()
-    saved = tmp_path / "attention.html"
-    saved.write_bytes(Path(waiting.value.path()).read_bytes())
+    file = tmp_path / "attention.html"
+    saved(page, "#attention", "page").save_as(file)
     context = chromium.new_context(offline=True)
     alone, wrong = context.new_page(), []
     alone.on("pageerror", lambda error: wrong.append(str(error)))
-    alone.goto(saved.as_uri())
+    alone.goto(file.as_uri())
     alone.wait_for_selector("[data-drawn]")
     assert colours(alone, "canvas.map") > 8 and wrong == []
     context.close()

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from .conftest import Visit, ask, drawn, plotted, tab
+from .conftest import Visit, ask, drawn, export, plotted, saved, tab
 
 PANELS = {
     "Hidden states": ("#lens", "#states"),
@@ -45,7 +45,7 @@ MENUS = {  # of each tab: menus, their panels, and entries, one for each kind of
 def shown(page: Page, panel: str) -> None:
     """Wait until a panel shows its plot or strip, and its tools."""
     expect(page.locator(f"{panel} .view-head .title")).not_to_be_empty()
-    expect(page.locator(f"{panel} .view-head .python")).to_be_visible()
+    expect(page.locator(f"{panel} .view-head .export")).to_be_visible()
     expect(page.locator(f"{panel} .js-plotly-plot .main-svg, {panel} .token").first).to_be_visible()
     expect(page.locator(f"{panel} [data-testid=status-tracker]:not(.hide)")).to_have_count(0)
 
@@ -78,13 +78,13 @@ def test_a_tab_shows_everything_every_entry_of_its_menus_and_a_single_token(visi
 
 def choose_each(page: Page, menu: str, panel: str, entries: list[str]) -> None:
     """Choose entries of a menu one after the other, and at last the first one again: the panel draws each."""
-    code = page.locator(f"{panel} .code")
+    tools = page.locator(f"{panel}-tools [data-drawn], {panel}-tools[data-drawn]")
     first = page.get_by_label(menu, exact=True).input_value()
     for entry in [*entries, first]:
-        before = code.text_content()
+        before = tools.get_attribute("data-drawn")
         page.get_by_label(menu, exact=True).click()
         page.get_by_role("option", name=entry, exact=True).click()
-        expect(code).not_to_have_text(before)
+        expect(tools).not_to_have_attribute("data-drawn", before)
         shown(page, panel)
 
 
@@ -99,12 +99,11 @@ def test_hidden_states_choose_a_token_and_a_layer_and_download(visit: Visit):
     expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 1")
     page.locator("#states .pick select").select_option("2")
     expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 2")
-    with page.expect_download() as waiting:
-        page.locator("#lens .csv").click()
-    assert waiting.value.suggested_filename == "tiny-olmo_step6000_logit_lens_probability.csv"
-    lines = Path(waiting.value.path()).read_text().splitlines()
+    data = saved(page, "#lens", "csv")
+    assert data.suggested_filename == "tiny-olmo_step6000_logit_lens_probability.csv"
+    lines = Path(data.path()).read_text().splitlines()
     assert lines[0].startswith("# read with") and any("tiny-olmo" in line for line in lines[:12])
-    page.locator("#lens .python").click()
+    export(page, "#lens", "python")
     expect(page.locator("#lens .code")).to_contain_text("logit_lens(model, tokens")
     page.locator("#lens .define").click()
     expect(page.locator("#lens .definition")).to_contain_text("nostalgebraist 2020")
@@ -113,17 +112,14 @@ def test_hidden_states_choose_a_token_and_a_layer_and_download(visit: Visit):
 def test_a_picture_and_a_page_of_its_own_are_saved(visit: Visit, chromium: Browser, tmp_path: Path):
     page = visit.open("tab=Hidden%20states")
     plotted(page, "#states")
-    with page.expect_download() as waiting:
-        page.locator("#states .png").click()
-    assert waiting.value.suggested_filename == "tiny-olmo_step6000_residual_norms_norm.png"
-    assert Path(waiting.value.path()).read_bytes().startswith(b"\x89PNG")
-    with page.expect_download() as waiting:
-        page.locator("#states .page").click()
-    saved = tmp_path / "norms.html"
-    saved.write_bytes(Path(waiting.value.path()).read_bytes())
+    picture = saved(page, "#states", "png")
+    assert picture.suggested_filename == "tiny-olmo_step6000_residual_norms_norm.png"
+    assert Path(picture.path()).read_bytes().startswith(b"\x89PNG")
+    file = tmp_path / "norms.html"
+    saved(page, "#states", "page").save_as(file)
     context = chromium.new_context(offline=True)
     alone = context.new_page()
-    alone.goto(saved.as_uri())
+    alone.goto(file.as_uri())
     expect(alone.locator(".js-plotly-plot .main-svg").first).to_be_visible()
     context.close()
 
@@ -172,9 +168,8 @@ def test_compare_two_checkpoints(visit: Visit):
         shown(page, panel)
     for text in ("#text-a", "#text-b", "#text-mixed"):
         expect(page.locator(f"{text} .token:not(.given)")).to_have_count(12)
-    with page.expect_download() as waiting:
-        page.locator("#text-a .view-head .png").click()
-    assert Path(waiting.value.path()).read_bytes().startswith(b"\x89PNG")
+    picture = saved(page, "#text-a .view-head", "png")
+    assert Path(picture.path()).read_bytes().startswith(b"\x89PNG")
     expect(page.locator("#by-token .token")).to_have_count(page.locator("#spine .token").count())
     drawn(page, "#pair")
     for bar in page.locator("#pair .to p .bar").all():  # A − B: negative numbers go to the other side

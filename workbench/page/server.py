@@ -74,7 +74,7 @@ def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] |
         },
         show_error=False,  # a browser would read the error's text as HTML
         theme=theme(),
-        css=views.asset("page.css"),
+        css=views.asset("page.css") + views.asset("offers.css"),
         head="".join(
             f"<script>{views.asset(name)}</script>" for name in ("common.js", "offers.js", "maps.js", "status.js")
         ),

@@ -357,7 +357,7 @@ async function load(next, current) {
   title();
   repaint();
   element.dataset.drawn = name(head);
-  await renew();
+  renew();
 }
 
 // The rest of the page hears of it when it is drawn: that costs the server time.
@@ -476,7 +476,7 @@ const { renew } = wb.offers(element, {
     problem.textContent = text;
   },
   more: {
-    page: () => wb.download("data/attention/page", asks().at(-1)),
+    ...(!window.standalone && { page: () => wb.download("data/attention/page", asks().at(-1)) }),
     png: async () => {
       const measure = planes.at(-1).map.signed
         ? "A − B"
@@ -494,9 +494,7 @@ const { renew } = wb.offers(element, {
     },
   },
 });
-if (window.standalone) {
-  for (const part of element.querySelectorAll(".define, .python, .csv, .page, .link, .weighing")) part.hidden = true;
-}
+if (window.standalone) find(".weighing").hidden = true;
 
 wb.hear("hover", (index) => {
   if (locked || !element.offsetParent) return;

@@ -80,7 +80,7 @@ def attention(
     scripts = [*(asset(f"{name}.js") for name in ("common", "maps", "offers", "standalone")), view]
     return StandalonePage(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>attention</title>'
-        f"<style>{asset('standalone.css')}{asset('attention.css')}</style></head><body>"
+        f"<style>{asset('standalone.css')}{asset('offers.css')}{asset('attention.css')}</style></head><body>"
         f'<main id="view">{asset("attention.html")}</main><p class="about">{html.escape(about)}</p>'
         f'<script type="application/json" id="data">{inside.replace("<", chr(92) + "u003c")}</script>'
         f"{''.join(f'<script>{text}</script>' for text in scripts)}</body></html>",

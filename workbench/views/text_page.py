@@ -35,8 +35,8 @@ def text_page(result: Written | Curves, *, height: int = 420) -> StandalonePage:
     title = html.escape(result.title)
     return StandalonePage(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{asset("standalone.css")}{asset("token_strip.css")}'
-        f'{asset("token_details.css")}</style></head><body class="text-page"><main>'
+        f'<meta name="viewport" content="width=device-width"><style>{asset("standalone.css")}{asset("offers.css")}'
+        f'{asset("token_strip.css")}{asset("token_details.css")}</style></head><body class="text-page"><main>'
         f'<div id="token_strip">{asset("token_strip.html")}</div>'
         f'<div id="token_details">{asset("token_details.html")}</div>'
         f'</main><p class="about">{html.escape(described(result.provenance))}</p>'

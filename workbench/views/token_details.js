@@ -177,8 +177,10 @@ async function inspect(told) {
   if (turn === asked) root.classList.remove("busy");
 }
 
-const { renew } = wb.offers(element, { offer: async () => (await wb.post("data/text/token/offer", body())).json() });
-find(".offers").hidden = Boolean(window.standalone);
+const { renew } = wb.offers(element, {
+  offer: async () => (await wb.post("data/text/token/offer", body())).json(),
+  without: ["page", "link"],
+});
 
 wb.hear("inspect", (told) => {
   if (told.text || now?.from === told.from) inspect(told);

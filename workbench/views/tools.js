@@ -1,5 +1,4 @@
-// The heading of a picture: its title, how to read it, its definition, its Python (shown and copied), its data, its
-// picture, a page of its own, a link to the view.
+// The heading of a picture: its title, how to read it, and what it offers (see offers.js).
 // value: {panel, title, note, key, file, code, definition, wide, chooses, pick}
 //   panel is the id of what holds the picture, which is `wide` if it may not shrink to a narrow window;
 //   chooses = {token|layer|head: [axis, shift, count]} says what a click on the picture selects;
@@ -39,7 +38,7 @@ async function picture() {
   link.click();
 }
 
-wb.offers(element, {
+const { renew } = wb.offers(element, {
   offer: async () => props.value,
   more: { png: () => (strip() ? wb.say("picture", { panel, file: props.value.file }) : picture()) },
 });
@@ -73,11 +72,11 @@ panel.addEventListener("click", (event) => {
 function draw() {
   const value = props.value ?? {};
   element.style.display = value.note ? "" : "none";
-  find(".buttons").hidden = !value.key; // a sentence stands where there is nothing to draw
+  find(".offers").hidden = !value.key; // a sentence stands where there is nothing to draw
+  renew();
   find(".title").textContent = value.title ?? "";
   find(".note").textContent = value.note ?? "";
-  find(".code").textContent = value.code ?? "";
-  find(".definition").textContent = value.definition ?? "";
+  element.dataset.drawn = value.key ?? "";
   panel.classList.toggle("wide", Boolean(value.wide));
   pick.hidden = !value.pick;
   if (!value.pick) return;
