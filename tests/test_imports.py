@@ -32,6 +32,7 @@ LEVELS = {  # a part imports only from parts of its own level or lower levels
     "workbench.page.options": 1,
     "workbench.page": 1,  # its docstring
     "workbench.results": 1,
+    "workbench.chat": 1,
     "workbench.texts": 1,
     "workbench.tokens": 1,
     "workbench.disk_cache": 1,

@@ -25,6 +25,7 @@ from .analyses.token_losses import token_losses
 from .analyses.token_saliency import token_saliency
 from .analyses.trajectory import trajectory
 from .analyses.transplant import transplant, transplant_parts
+from .chat import Conversation, Turn, turns_of
 from .checkpoints import (
     Checkpoint,
     Series,
@@ -48,6 +49,7 @@ __version__: str
 __all__ = [
     "SAMPLE_TEXT",
     "Checkpoint",
+    "Conversation",
     "Curves",
     "Direction",
     "Grid",
@@ -57,6 +59,7 @@ __all__ = [
     "Scores",
     "Series",
     "Texts",
+    "Turn",
     "Weights",
     "WorkbenchError",
     "ablation",
@@ -101,4 +104,5 @@ __all__ = [
     "trajectory",
     "transplant",
     "transplant_parts",
+    "turns_of",
 ]

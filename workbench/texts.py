@@ -76,7 +76,7 @@ class Texts:
             raise WorkbenchError("there are no texts: strings is empty")
         rows = []
         for number, string in enumerate(strings):
-            ids = tokenizer(_encodable(string, f"text {number}")).input_ids
+            ids = tokenizer(encodable(string, f"text {number}")).input_ids
             if not ids:
                 raise WorkbenchError(f"text {number}, {string!r}, has no tokens")
             rows.append(torch.tensor(ids))
@@ -400,7 +400,7 @@ def _of_columns(path: Path, text: str, label: str | None) -> Iterator[_Row]:
         raise WorkbenchError(f"{path} cannot be read: {error}") from error
 
 
-def _encodable(text: str, what: str) -> str:
+def encodable(text: str, what: str) -> str:
     """The text unchanged. Errors: WorkbenchError if it has a lone surrogate, which a tokenizer cannot encode."""
     try:
         text.encode("utf-8")

@@ -33,7 +33,10 @@ class LoadedCheckpoint:
 
     def tokens(self, text: str) -> Tensor:
         """A text as token ids, 1 pos. Errors: WorkbenchError if it is empty or longer than the model's context."""
-        ids = ids_of(self.tokenizer, text)[None]
+        return self.fitting(ids_of(self.tokenizer, text)[None])
+
+    def fitting(self, ids: Tensor) -> Tensor:
+        """The token ids of a text, 1 pos, on the model's device. Errors: those of `tokens`."""
         longest = self.model.config.max_position_embeddings
         if not 0 < ids.shape[1] <= longest:
             raise WorkbenchError(f"the text has {ids.shape[1]} tokens; {self.id} takes 1 to {longest}")

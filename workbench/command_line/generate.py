@@ -1,10 +1,11 @@
-"""Continue a text, and show how probable each token was."""
+"""Continue a text, or answer in a conversation, and show how probable each token was."""
 
 import argparse
 
 import pandas as pd
 
-from workbench.command_line.common import add_loading_arguments, add_prompt, add_seed, bar, opened, positive, prompt_of
+from workbench.command_line.common import add_loading_arguments, add_prompt, add_seed, bar, opened, positive
+from workbench.command_line.given_text import add_chat, ends_of, given_text
 from workbench.generation import Written, generate
 from workbench.report import Report, Section
 from workbench.results import Curves
@@ -13,6 +14,8 @@ EXAMPLES = """
   python -m workbench generate "The old man went"
   python -m workbench generate "def area(" --checkpoint tiny-olmo@step1000 --temperature 0 --tokens 20
   python -m workbench generate - --csv tokens.csv < prompt.txt
+  python -m workbench generate "What is a cat?" --chat --checkpoint allenai/OLMo-2-0425-1B-Instruct
+  python -m workbench generate - --chat --system "Answer briefly." --checkpoint ./instruct < turns.txt
 """
 NOTE = "Probability is the model's own, before temperature, top-k and top-p; surprisal = −log probability, in nats."
 LIKELIEST = 5  # likeliest tokens that are listed for each token
@@ -21,6 +24,7 @@ LIKELIEST = 5  # likeliest tokens that are listed for each token
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a text, and how tokens are sampled."""
     add_prompt(parser)
+    add_chat(parser)
     parser.add_argument("--tokens", type=positive, default=40, help="largest number of new tokens (default: 40)")
     parser.add_argument(
         "--temperature",
@@ -43,25 +47,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     """The given text with its continuation, and a row for each new token; files also have rows for given tokens."""
-    subject, prompt = opened(args, args.checkpoint), prompt_of(args)
-    end = subject.model.config.eos_token_id
+    subject = opened(args, args.checkpoint)
+    given = given_text(args, subject)
     written = generate(
         subject.model,
-        subject.tokens(prompt),
+        given.tokens,
         max_new_tokens=args.tokens,
         temperature=args.temperature,
         top_p=args.top_p,
         top_k=args.top_k,
         seed=args.seed,
-        stop_at=[] if end is None else [end] if isinstance(end, int) else end,
+        stop_at=ends_of(given, subject),
         tokenizer=subject.tokenizer,
         progress=bar(args),
     )
+    new = subject.tokenizer.decode(list(written.ids[written.given :]), skip_special_tokens=True)
+    table = given.with_turns(written.table())
     return Report(
-        f"{subject.id} continues a text",
-        [Section("New tokens", written.table(), [_surprisals(written)], NOTE, shown=_new_tokens(written))],
+        f"{subject.id} {'continues a text' if given.conversation is None else 'answers in a conversation'}",
+        [Section("New tokens", table, [_surprisals(written)], NOTE, shown=_new_tokens(written))],
         subject.provenance(args) | {"temperature": args.temperature, "top-p": args.top_p, "top-k": args.top_k},
-        text=prompt + subject.tokenizer.decode(list(written.ids[written.given :]), skip_special_tokens=True),
+        text=given.continued(new),
     )
 
 

@@ -6,7 +6,8 @@ import pandas as pd
 
 from workbench.analyses.logit_lens import logit_lens
 from workbench.analyses.support.arguments import chosen
-from workbench.command_line.common import add_loading_arguments, add_prompt, bar, opened, prompt_of
+from workbench.command_line.common import add_loading_arguments, add_prompt, bar, opened
+from workbench.command_line.given_text import add_chat, given_text
 from workbench.report import Report, Section
 from workbench.results import Measures
 
@@ -14,12 +15,14 @@ EXAMPLES = """
   python -m workbench lens "The cat sat on the"
   python -m workbench lens "The cat sat on the" --position 2 --checkpoint tiny-olmo@step200
   python -m workbench lens "The cat sat on the" --csv lens.csv --html lens.html
+  python -m workbench lens "What is a cat?" --chat --checkpoint allenai/OLMo-2-0425-1B-Instruct
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a text, and a position in it."""
     add_prompt(parser)
+    add_chat(parser)
     parser.add_argument(
         "--position", type=int, default=-1, help="position shown on the terminal (default: -1, the last)"
     )
@@ -29,14 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Report:
     """A row for each layer at one position; files and pictures hold every position."""
     subject = opened(args, args.checkpoint)
-    text = prompt_of(args)
-    tokens = subject.tokens(text)
+    given = given_text(args, subject)
+    tokens = given.tokens
     (position,) = chosen([args.position], tokens.shape[1], "position")
     lens = logit_lens(subject.model, tokens, tokenizer=subject.tokenizer, progress=bar(args))
     here = lens["probability"].columns[position]
     sections = [
         Section(
-            f"After token {position}, {here}",
+            f"After token {position}, {here}{given.whose(position)}",
             lens.table(),
             [lens["probability"], lens["entropy"]],
             "Each layer's residual stream after the final norm and the unembedding. kl: divergence of the final "
@@ -44,7 +47,7 @@ def run(args: argparse.Namespace) -> Report:
             shown=_at(lens, position),
         ),
     ]
-    origin = subject.provenance(args) | {"text": text, "tokens": tokens.shape[1]}
+    origin = subject.provenance(args) | {"text": given.text, "tokens": tokens.shape[1]}
     return Report(f"Logit lens of {subject.id}", sections, origin)
 
 
