@@ -1,12 +1,14 @@
 """Texts accept all documented forms with the same result, and refuse everything else."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -162,8 +164,8 @@ def test_lines_are_texts(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> 
         ("a.jsonl", b'{"text": "w5"}\n{"other": 1}', "line 2: no column 'text'; columns: other"),
         ("a.jsonl", b'{"text": 5}', "line 1: 'text' is 5"),
         ("a.jsonl", b"[" * 100_000, "line 1: not JSON"),
-        ("a.csv", b"text,label\nw5,a\n,b", "line 3: the text is empty"),
-        ("a.csv", b"prompt\nw5", "line 2: no column 'text'; columns: prompt"),
+        ("a.csv", b"text,label\nw5,a\n,b", "line 3: 'text' is empty"),
+        ("a.csv", b"prompt\nw5", "line 1: no column 'text'; columns: prompt"),
         ("a.parquet", b"PAR1", "cannot be read"),
         ("a.pdf", b"", r"supported: \.csv"),
         ("a", b"", r"supported: \.csv"),
@@ -184,6 +186,126 @@ def test_files_that_are_not_there_are_named(tmp_path: Path, tokenizer: PreTraine
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(WorkbenchError, match="cannot be read"):
         Texts.read(tmp_path / "folder.txt", tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.txt", b"w5\n", "no column 'label': txt files have only texts"),
+        ("a.csv", b"text\nw5\n", "line 1: no column 'label'; columns: text"),
+        ("a.csv", b"text,label\nw5,a\nw6,\n", "line 3: 'label' is empty"),
+        ("a.csv", b"text,label,label\nw5,a,b\n", "line 1: several columns 'label'"),
+        (
+            "a.csv",
+            b"text,label\nw5,a\nw6, w7,b\n",
+            "line 3: 3 cells for the 2 columns text, label; a cell",
+        ),
+        ("a.csv", b'text,label\n"w5\nw6",a\nw7\n', "line 4: 1 cells for the 2 columns"),
+        ("a.csv", b'text,label\nw5,a\n"w6,b\nw7,c\n', "line 3: unexpected end of data in the row that begins there"),
+        ("a.csv", b'text,label\nw5,a\nw6,"b\xe9"\n', r"line 3: not UTF-8 \(byte 0xe9 at column 6"),
+        ("a.csv", b"\xff\xfet\0e\0", "line 1: not UTF-8 but UTF-16"),
+        ("a.jsonl", b'{"text": "w5", "label": null}', "line 1: 'label' is empty"),
+        ("a.jsonl", b'{"text": "w5", "label": ["a"]}', r"line 1: 'label' is \['a'\]; it should be a string"),
+        ("a.jsonl", b'\n{"text": "w5 \\ud800", "label": 1}', "line 2 contains half of a surrogate pair"),
+        ("a.jsonl", b'{"text": NaN, "label": 1}', "line 1: 'text' is empty"),
+    ],
+)
+def test_faults_of_labels_and_cells_are_named(
+    name: str, content: bytes, sentence: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WorkbenchError, match=rf"a\.\w+.*{sentence}"):
+        Texts.read(tmp_path / name, tokenizer, label="label")
+
+
+def test_a_row_of_parquet_is_named(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    path = written(tmp_path / "a.parquet", [{"text": "w5", "n": 1.0}, {"text": "w6", "n": None}])
+    with pytest.raises(WorkbenchError, match="row 2: 'n' is empty"):
+        Texts.read(path, tokenizer, label="n")
+    with pytest.raises(WorkbenchError, match="both in the column 'text'"):
+        Texts.read(path, tokenizer, label="text")
+
+
+def test_long_texts_are_named_or_cut(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("w5\n\nw6 w7 w8\n")
+    with pytest.raises(WorkbenchError, match=r"line 3: the text has 3 tokens and the model takes at most 2;.*cut=2"):
+        Texts.read(path, tokenizer, longest=2)
+    assert [ids.tolist() for ids in Texts.read(path, tokenizer, longest=2, cut=2)] == [[5], [6, 7]]
+    with pytest.raises(WorkbenchError, match="cut is 0"):
+        Texts.read(path, tokenizer, cut=0)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "txt"])
+def test_a_stream_holds_the_same_texts_in_pieces(kind: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    rows: list[dict[str, object]] = [{"text": f"w{n} w{n + 1}", "label": n % 3} for n in range(1, 12)]
+    path, label = tmp_path / f"a.{kind}", None if kind == "txt" else "label"
+    if kind == "txt":
+        path.write_text("\n".join(str(row["text"]) for row in rows))
+    else:
+        written(path, rows)
+    whole = Texts.read(path, tokenizer, label=label)
+    pieces = list(Texts.stream(path, tokenizer, label=label, texts=4))
+    assert [len(piece) for piece in pieces] == [4, 4, 3] and len(whole) == 11
+    assert torch.cat([piece.ids for piece in pieces]).equal(whole.ids)
+    if label:
+        assert (
+            sum((piece.labels or () for piece in pieces), ()) == whole.labels == tuple(str(n % 3) for n in range(1, 12))
+        )
+
+
+def test_a_stream_reads_only_as_far_as_needed(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "w5"}\n' * 3 + "no JSON")
+    stream = Texts.stream(path, tokenizer, texts=2)
+    assert len(next(stream)) == 2
+    with pytest.raises(WorkbenchError, match="line 4: not JSON"):
+        next(stream)
+    path.write_text("")
+    with pytest.raises(WorkbenchError, match="holds no texts"):
+        list(Texts.stream(path, tokenizer))
+
+
+def test_a_file_that_does_not_fit_is_refused_with_both_numbers(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("w5 w6\n" * 3000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * 9 * 2 * 1500))
+    with pytest.raises(WorkbenchError, match=r"up to line 2,000 its 2,000 texts.*Texts\.stream"):
+        Texts.read(path, tokenizer)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_files_never_raise_anything_else(seed: int, tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Random bytes of a good file are replaced, cut out or doubled: it is read, or refused with its name."""
+    generator = random.Random(seed)
+    rows: list[dict[str, object]] = [{"text": f'w{n} "w{n + 1}", w3', "label": n} for n in range(1, 8)]
+    for kind in ("csv", "jsonl", "parquet", "txt"):
+        path = tmp_path / f"a.{kind}"
+        good = (
+            "\n".join(str(row["text"]) for row in rows).encode() if kind == "txt" else written(path, rows).read_bytes()
+        )
+        damaged = bytearray(good)
+        for _ in range(generator.randint(1, 4)):
+            start = generator.randrange(len(damaged))
+            stop = start + generator.choice([0, 1, 1, 5])
+            damaged[start:stop] = generator.choice([b"", generator.randbytes(2), bytes(damaged[start:stop]) * 2])
+        path.write_bytes(damaged)
+        try:
+            texts = Texts.read(path, tokenizer, label=None if kind == "txt" else "label")
+        except WorkbenchError as error:
+            assert path.name in str(error) and "\n" not in str(error)
+        else:
+            assert len(texts) > 0 and min(texts.lengths) > 0
+
+
+def test_texts_by_label(tokenizer: PreTrainedTokenizerBase) -> None:
+    texts = Texts.of(tokenizer, ["w5", "w6 w7", "w8"], labels=["b", "a", "b"])
+    found = texts.by_label()
+    assert list(found) == ["b", "a"] and [ids.tolist() for ids in found["b"]] == [[5], [8]]
+    with pytest.raises(WorkbenchError, match="no labels"):
+        Texts(LEFT).by_label()
 
 
 def test_a_device_is_reached_without_reading_ids() -> None:

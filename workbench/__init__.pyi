@@ -39,10 +39,12 @@ from .checkpoints import (
     series,
     tokenizer_of,
 )
+from .embedded_texts import text_sets
 from .errors import WorkbenchError
 from .generation import generate
 from .plots import plot
 from .results import Curves, Grid, Maps, Measures, Points, Scores
+from .text_pairs import TextPairs
 from .texts import Texts
 
 __version__: str
@@ -58,6 +60,7 @@ __all__ = [
     "Points",
     "Scores",
     "Series",
+    "TextPairs",
     "Texts",
     "Turn",
     "Weights",
@@ -96,6 +99,7 @@ __all__ = [
     "residual_norms",
     "series",
     "singular_directions",
+    "text_sets",
     "token_direction",
     "token_inspection",
     "token_losses",

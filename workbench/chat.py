@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from workbench.errors import WorkbenchError, reason
-from workbench.texts import encodable
+from workbench.text_files import encodable
 
 ROLES = ("system", "user", "assistant")
 LABEL = re.compile(rf"({'|'.join(ROLES)}): ?(.*)", re.DOTALL)

@@ -7,22 +7,25 @@ Instead of `Texts`, an analysis also takes a LongTensor (batch pos, without padd
 lengths, or the output of a tokenizer, padded on either side. All four forms give the same numbers for the same texts.
 """
 
-import csv
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self, overload
 
+import psutil
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from workbench import embedded_texts, text_files
 from workbench.errors import WorkbenchError
+from workbench.text_files import Row
 
 ID_DTYPES = (torch.int64, torch.int32)
-READ = ".csv, .jsonl, .parquet, .txt"
+AT_A_TIME = 1000  # texts that are tokenised together
 
 
 class Batch(NamedTuple):
@@ -74,13 +77,13 @@ class Texts:
             raise WorkbenchError(f"strings is {strings!r:.60}; it should be a list of strings, one for each text")
         if not strings:
             raise WorkbenchError("there are no texts: strings is empty")
-        rows = []
-        for number, string in enumerate(strings):
-            ids = tokenizer(encodable(string, f"text {number}")).input_ids
-            if not ids:
-                raise WorkbenchError(f"text {number}, {string!r}, has no tokens")
-            rows.append(torch.tensor(ids))
-        return cls(*_stacked(rows), labels=None if labels is None else tuple(map(str, labels)))
+        rows = [Row((text_files.encodable(string, f"text {number}"),), number) for number, string in enumerate(strings)]
+        ids = _Ids(tokenizer)
+        for start in range(0, len(rows), AT_A_TIME):
+            for row, length in ids.add(rows[start : start + AT_A_TIME]):
+                if length == 0:
+                    raise WorkbenchError(f"text {row.line}, {row.cells[0]!r}, has no tokens")
+        return cls(*ids.padded(), labels=None if labels is None else tuple(map(str, labels)))
 
     @classmethod
     def read(
@@ -89,29 +92,78 @@ class Texts:
         tokenizer: PreTrainedTokenizerBase,
         text: str = "text",
         label: str | None = None,
+        *,
+        longest: int | None = None,
+        cut: int | None = None,
     ) -> Self:
-        """Texts from a file: csv, jsonl or parquet with a column of texts, or txt with one text per line.
+        """Texts from a file: csv, jsonl or parquet with a column of texts, or txt with one text per line; or a set that
+        comes with the workbench.
 
-        Text files are UTF-8; blank lines are skipped.
+        Text files are UTF-8; blank lines are skipped. The file is read row by row; only token ids stay in memory.
 
         Args:
-            path: the file; its suffix decides the format.
+            path: the file; its suffix decides the format. Or the name of a built-in set (see `text_sets`), which has
+                its labels with it.
             tokenizer: makes token ids of the texts.
-            text: name of the column with the texts; not used for txt.
+            text: name of the column with the texts.
             label: name of the column with the labels; None for no labels.
+            longest: the most tokens that the model takes; a longer text is an error. None accepts any length.
+            cut: the number of tokens after which a text is cut off; None reads whole texts.
 
-        Errors: WorkbenchError, with the line number, if the file cannot be read, or a row lacks a column or has an
-        empty text.
+        Errors: WorkbenchError, with the line number, if the file cannot be read, a row lacks a column or has an empty
+        text or label, a text has more than `longest` tokens, or the ids do not fit into half of the free memory (then
+        use `stream`).
         """
-        path = Path(path)
-        rows = list(_rows(path, text, label))
+        source = _Source(path, text, label)
+        ids, labels = _Ids(tokenizer, cut), array("Q")
+        names: dict[str, int] = {}  # of the labels, which are few
+        for rows in source.pieces(AT_A_TIME):
+            _check_lengths(source.path, ids.add(rows), longest)
+            _check_fits(source.path, rows[-1].line, ids)
+            labels.extend(names.setdefault(row.cells[1], len(names)) for row in rows if source.label)
+        if not ids.lengths:
+            raise WorkbenchError(f"{source.path} holds no texts")
+        said = tuple(names)
+        return cls(*ids.padded(), labels=tuple(said[number] for number in labels) if source.label else None)
+
+    @classmethod
+    def stream(
+        cls,
+        path: str | Path,
+        tokenizer: PreTrainedTokenizerBase,
+        text: str = "text",
+        label: str | None = None,
+        *,
+        longest: int | None = None,
+        cut: int | None = None,
+        texts: int = AT_A_TIME,
+    ) -> Iterator[Self]:
+        """The texts of a file in pieces of at most `texts` texts, for files that do not fit into memory.
+
+        The other arguments and the errors are those of `read`. An error is raised when its row is reached.
+        """
+        if texts < 1:
+            raise WorkbenchError(f"texts is {texts}; a piece needs at least 1 text")
+        source = _Source(path, text, label)
+        rows: list[Row] = []
+        for rows in source.pieces(texts):
+            ids = _Ids(tokenizer, cut)
+            _check_lengths(source.path, ids.add(rows), longest)
+            yield cls(*ids.padded(), labels=tuple(row.cells[1] for row in rows) if source.label else None)
         if not rows:
-            raise WorkbenchError(f"{path} holds no texts")
-        labels = None if label is None else [row.label for row in rows]
-        for row in rows:
-            if not row.text:
-                raise WorkbenchError(f"{path}, line {row.line}: the text is empty")
-        return cls.of(tokenizer, [row.text for row in rows], labels)
+            raise WorkbenchError(f"{source.path} holds no texts")
+
+    def by_label(self) -> "dict[str, Texts]":
+        """The texts of each label, in the order in which the labels first occur.
+
+        Errors: WorkbenchError if the texts have no labels.
+        """
+        if self.labels is None:
+            raise WorkbenchError("the texts have no labels; give labels to Texts.of, or label= to Texts.read")
+        rows: dict[str, list[int]] = {}
+        for row, label in enumerate(self.labels):
+            rows.setdefault(label, []).append(row)
+        return {label: self[some] for label, some in rows.items()}
 
     @property
     def lengths(self) -> list[int]:
@@ -315,96 +367,85 @@ def _refuse_padding(ids: Tensor, config: PreTrainedConfig | None) -> None:
         )
 
 
-class _Row(NamedTuple):
-    """One text of a file: the text, its label ("" without labels), and its line or row number, counted from 1."""
+@dataclass(frozen=True)
+class _Source:
+    """A file of texts, or a built-in set, with the names of its columns."""
 
+    given: str | Path
     text: str
-    label: str
-    line: int
+    label: str | None
+
+    def __post_init__(self) -> None:
+        built_in = embedded_texts.SETS.get(str(self.given))
+        if built_in is not None and self.label is None:
+            object.__setattr__(self, "label", built_in.label)
+        if self.text == self.label:
+            raise WorkbenchError(f"the texts and the labels are both in the column {self.text!r}; give two columns")
+
+    @property
+    def path(self) -> Path:
+        return embedded_texts.path_of(self.given)
+
+    def pieces(self, size: int) -> Iterator[list[Row]]:
+        """The rows in lists of at most `size`: their text, and their label if there are labels."""
+        rows = text_files.rows(self.path, [self.text], [] if self.label is None else [self.label])
+        while some := list(islice(rows, size)):
+            yield some
 
 
-def _rows(path: Path, text: str, label: str | None) -> Iterator[_Row]:
-    """The texts of a file, in order. Errors: WorkbenchError with the line number."""
-    kind = path.suffix.lower()
-    if kind not in READ.split(", "):
-        raise WorkbenchError(f"{path} is not a supported file of texts; supported: {READ}")
-    if kind == ".parquet":
-        yield from _of_columns(path, text, label)
-        return
-    lines = _lines(path)
-    if kind == ".txt":
-        yield from (_Row(line, "", number) for number, line in enumerate(lines, 1) if line.strip())
-    elif kind == ".jsonl":
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _row(path, _json_of(path, line, number), text, label, number)
-    else:
-        reader = csv.DictReader(line + "\n" for line in lines)
-        try:
-            for found in reader:
-                yield _row(path, found, text, label, reader.line_num)
-        except csv.Error as error:
-            raise WorkbenchError(f"{path}, line {reader.line_num}: {error}") from error
+@dataclass
+class _Ids:
+    """The token ids of texts, one after the other, while texts are added."""
+
+    tokenizer: PreTrainedTokenizerBase
+    cut: int | None = None
+    flat: array = field(default_factory=lambda: array("q"))
+    lengths: array = field(default_factory=lambda: array("q"))
+
+    def __post_init__(self) -> None:
+        if self.cut is not None and self.cut < 1:
+            raise WorkbenchError(f"cut is {self.cut}; a text needs at least 1 token")
+
+    def add(self, rows: Sequence[Row]) -> list[tuple[Row, int]]:
+        """Add the first cell of each row as a text; returns each row with its number of tokens."""
+        for ids in self.tokenizer([row.cells[0] for row in rows], verbose=False).input_ids:
+            kept = ids[: self.cut]
+            self.flat.extend(kept)
+            self.lengths.append(len(kept))
+        return list(zip(rows, self.lengths[-len(rows) :], strict=True))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the texts as `Texts`: ids and mask of all rows, padded to the longest."""
+        return 9 * len(self.lengths) * max(self.lengths)
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """Ids and mask, batch pos each, padded on the right."""
+        lengths = torch.tensor(self.lengths)
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        ids = torch.zeros(mask.shape, dtype=torch.long)
+        ids[mask] = torch.frombuffer(self.flat, dtype=torch.long)
+        return ids, mask
 
 
-def _lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, without line endings."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WorkbenchError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        return content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise WorkbenchError(f"{path}, line {line}: not UTF-8 ({error.reason})") from error
-
-
-def _json_of(path: Path, line: str, number: int) -> Mapping[str, Any]:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise WorkbenchError(f"{path}, line {number}: not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise WorkbenchError(f"{path}, line {number}: {line:.40} is not a JSON object")
-    return found
-
-
-def _row(path: Path, found: Mapping[str, Any], text: str, label: str | None, line: int) -> _Row:
-    """The text and the label of one row, taken from its columns."""
-    for column in (text, *([] if label is None else [label])):
-        if found.get(column) is None:
-            there = ", ".join(str(name) for name, value in found.items() if value is not None)
-            raise WorkbenchError(f"{path}, line {line}: no column {column!r}; columns: {there or 'none'}")
-    if not isinstance(found[text], str):
-        raise WorkbenchError(f"{path}, line {line}: {text!r} is {found[text]!r:.40}; it should be a string")
-    return _Row(found[text], "" if label is None else str(found[label]), line)
-
-
-def _of_columns(path: Path, text: str, label: str | None) -> Iterator[_Row]:
-    """The texts of a parquet file."""
-    import pyarrow.lib  # only here: it takes 0.2 s to import
-    import pyarrow.parquet
-
-    wanted = [text, *([] if label is None else [label])]
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            there = file.schema_arrow.names
-            if missing := [column for column in wanted if column not in there]:
-                raise WorkbenchError(f"{path} has no column {missing[0]!r}; columns: {', '.join(there) or 'none'}")
-            rows: Iterable[Mapping[str, Any]] = (
-                row for batch in file.iter_batches(columns=wanted) for row in batch.to_pylist()
+def _check_lengths(path: Path, rows: Sequence[tuple[Row, int]], longest: int | None) -> None:
+    """Raise WorkbenchError for a text without tokens, or with more than `longest`."""
+    for row, length in rows:
+        if length == 0:
+            raise WorkbenchError(f"{text_files.place(path, row.line)}: {row.cells[0]!r:.40} has no tokens")
+        if longest is not None and length > longest:
+            raise WorkbenchError(
+                f"{text_files.place(path, row.line)}: the text has {length:,} tokens and the model takes at most "
+                f"{longest:,}; shorten it, or cut all texts to their first {longest:,} tokens with cut={longest}"
             )
-            yield from (_row(path, found, text, label, number) for number, found in enumerate(rows, 1))
-    except (OSError, pyarrow.lib.ArrowException) as error:
-        raise WorkbenchError(f"{path} cannot be read: {error}") from error
 
 
-def encodable(text: str, what: str) -> str:
-    """The text unchanged. Errors: WorkbenchError if it has a lone surrogate, which a tokenizer cannot encode."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        half = f"U+{ord(text[error.start]):04X}"
-        raise WorkbenchError(f"{what} contains half of a surrogate pair ({half}) at character {error.start}") from error
-    return text
+def _check_fits(path: Path, line: int, ids: _Ids) -> None:
+    """Raise WorkbenchError if the texts so far take more than half of the free memory."""
+    free = psutil.virtual_memory().available // 2
+    if ids.nbytes > free:
+        raise WorkbenchError(
+            f"{path} does not fit into memory: up to line {line:,} its {len(ids.lengths):,} texts of at most "
+            f"{max(ids.lengths):,} tokens take {ids.nbytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB may be used (half of "
+            "what is free); read it in pieces with Texts.stream, or cut long texts with cut="
+        )

@@ -15,10 +15,12 @@ from workbench import checkpoints
 from workbench.analyses.support.sample_text import SAMPLE_TEXT
 from workbench.analyses.trajectory import Loading
 from workbench.choices import BITS, DTYPES
+from workbench.embedded_texts import SETS
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, tqdm_progress
 from workbench.report import dtype_name, versions
 from workbench.streams import standard_input
+from workbench.texts import Texts
 
 LAST_SEED = 2**63 - 1
 
@@ -50,12 +52,42 @@ class LoadedCheckpoint:
 def add_prompt(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a text, and the checkpoint that reads it."""
     parser.add_argument("prompt", metavar="TEXT", help="the text; - reads it from standard input")
+    add_checkpoint(parser)
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add --checkpoint, the model that reads the texts."""
     parser.add_argument(
         "--checkpoint",
         default="tiny-olmo",
         metavar="ID",
         help="name@revision of the embedded series, a folder or a hub repository (default: tiny-olmo)",
     )
+
+
+def add_texts(parser: argparse.ArgumentParser, default: str | None = None, *, is_required: bool = False) -> None:
+    """Add --texts, a set of texts, and the arguments that say how it is read; see `texts_of`.
+
+    Args:
+        parser: the parser of the command.
+        default: the built-in set that is read without --texts; None for none.
+        is_required: whether the command cannot do without --texts.
+    """
+    group = parser.add_argument_group("set of texts")
+    group.add_argument(
+        "--texts",
+        metavar="FILE",
+        default=default,
+        required=is_required,
+        help="csv, jsonl, parquet or txt (a text per line), or a built-in set: "
+        + ", ".join(name for name, found in SETS.items() if not found.pairs)
+        + (f" (default: {default})" if default else ""),
+    )
+    group.add_argument("--text-column", default="text", metavar="COLUMN", help="column of the texts (default: text)")
+    group.add_argument(
+        "--label", metavar="COLUMN", help="column of the labels (default: none; a built-in set has its own)"
+    )
+    group.add_argument("--cut", type=positive, metavar="N", help="read only the first N tokens of each text")
 
 
 def add_text(parser: argparse.ArgumentParser) -> None:
@@ -161,6 +193,15 @@ def read_text(source: str | None) -> str:
 def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     """The token ids of a text of any length: pos."""
     return torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
+
+
+def texts_of(args: argparse.Namespace, subject: LoadedCheckpoint) -> Texts:
+    """The set of texts that --texts names, as the tokens of a checkpoint.
+
+    Errors: those of `Texts.read`, and WorkbenchError for a text that is longer than the model takes.
+    """
+    longest = subject.model.config.max_position_embeddings
+    return Texts.read(args.texts, subject.tokenizer, args.text_column, args.label, longest=longest, cut=args.cut)
 
 
 def prompt_of(args: argparse.Namespace) -> str:
