@@ -74,7 +74,7 @@ def _last_logits(model: OlmoForCausalLM, texts: Texts) -> torch.Tensor:
 def readings(model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase) -> Iterator[Number]:
     """Accuracy of a linear probe on the last token: at the embedding, at its best layer, and with shuffled labels."""
     for name in PROBED:
-        curves = linear_probe(model, Texts.read(name, tokenizer), splits=8)
+        curves = linear_probe(model, Texts.read(name, tokenizer))
         accuracy, shuffled = curves.values[0], curves.values[1]
         best = int(accuracy.argmax())
         yield name, "probe at the embedding", float(accuracy[0])
