@@ -21,6 +21,7 @@ from workbench.analyses.token_losses import token_losses
 from workbench.command_line import COMMANDS, imported, main, parser
 from workbench.command_line import trajectory as trajectory_command
 from workbench.report import Report, Section, as_html, as_text
+from workbench.result_files import load_result
 
 TEXT = "w5 w9 w12 w5 w9 w40 w3"
 EXACTLY = {"comment": "#", "keep_default_na": False, "na_values": [""]}  # as `as_csv` says
@@ -376,3 +377,46 @@ def test_a_wide_table_goes_on_below_with_its_first_column(columns):
     assert max(map(len, lines)) <= 100 and all(line.lstrip().startswith("10 ") for line in tens)
     assert re.findall(r"column \d+", " ".join(heads)) == list(table)[1:]
     assert [word for line in twenties for word in line.split()[1:]] == [str(n) for n in range(columns)]
+
+
+def of_csv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, **EXACTLY)
+
+
+def test_a_saved_result_is_shown_again_with_its_provenance(series, tmp_path, capsys):
+    command = ["lens", TEXT, "--checkpoint", f"{series}@step10"]
+    first, again, saved = (str(tmp_path / name) for name in ("first.csv", "again.csv", "lens.npz"))
+    assert main([*command, "--csv", first, "--save", saved]) == 0
+    capsys.readouterr()
+    assert main(["show", saved, "--csv", again, "--html", str(tmp_path / "page.html")]) == 0
+    assert "lens.npz" in capsys.readouterr().out and "plotly" in (tmp_path / "page.html").read_text()
+    pd.testing.assert_frame_equal(of_csv(again), of_csv(first))
+    said = [[line for line in Path(path).read_text().splitlines() if line.startswith("# ")] for path in (first, again)]
+    assert said[0] == said[1] and f"# checkpoint: {series}@step10" in said[0]
+
+
+def test_several_results_are_saved_by_name(series, tmp_path):
+    saved = str(tmp_path / "heads.npz")
+    command = ["attention", TEXT, "--checkpoint", f"{series}@step10", "--head", "L1H2", "--head", "L1H2"]
+    assert main([*command, "--save", saved]) == 0
+    found = load_result(saved)
+    assert list(found) == ["heads", "L1H2"] and found["L1H2"].provenance["text"] == TEXT
+    assert main(["show", saved, "--save", str(tmp_path / "copy.npz")]) == 0
+    assert list(load_result(tmp_path / "copy.npz")) == list(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--save", "-"], "--save - would print bytes"),
+        (["--save", "a", "--csv", "./a"], "--csv a and --save a are the same file"),
+        (["--save", "no/a"], "no/a cannot be written: there is no folder"),
+    ],
+)
+def test_where_results_cannot_be_saved_is_known_before(arguments, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["lens", TEXT, "--checkpoint", "tiny-olmo", *arguments]) == 1
+    assert sentence in capsys.readouterr().err and not list(tmp_path.iterdir())
+    (tmp_path / "text").write_text("no result")
+    assert main(["show", "text"]) == 1
+    assert "text is not a saved result" in capsys.readouterr().err

@@ -45,7 +45,8 @@ def test_every_block_is_of_a_kind_that_is_run():
 
 def test_its_python_runs(monkeypatch, tmp_path):
     """Published checkpoints are replaced by a random model, after a check of their names and options."""
-    monkeypatch.setitem(trajectory.__kwdefaults__, "cache", tmp_path)
+    monkeypatch.setitem(trajectory.__kwdefaults__, "cache", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
     load, series, from_pretrained = checkpoints.load, checkpoints.series, OlmoForCausalLM.from_pretrained
     published = []
 

@@ -6,8 +6,9 @@ The public names stand in `__init__.pyi` and are imported when they are first us
 
 import lazy_loader
 
-from workbench import moved
+from workbench import deferred, moved
 
 moved.install()
+deferred.defer(plot="workbench.plots:plot")
 __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -43,6 +43,7 @@ from .embedded_texts import text_sets
 from .errors import WorkbenchError
 from .generation import generate
 from .plots import plot
+from .result_files import load_result, save_results
 from .results import Curves, Grid, Maps, Measures, Points, Scores
 from .text_pairs import TextPairs
 from .texts import Texts
@@ -87,6 +88,7 @@ __all__ = [
     "label_direction",
     "linear_probe",
     "load",
+    "load_result",
     "logit_lens",
     "main_run",
     "metrics",
@@ -97,6 +99,7 @@ __all__ = [
     "probe_layer",
     "representation_similarity",
     "residual_norms",
+    "save_results",
     "series",
     "singular_directions",
     "text_sets",

@@ -7,6 +7,7 @@ it to the end and returns a labelled result.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from workbench.analyses.support.arguments import one_text
 from workbench.analyses.support.next_tokens import CHUNK
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, report
-from workbench.results import Labelled, Values, check_shape, count, frozen_array, labels
+from workbench.results import Curves, Labelled, Values, check_shape, count, frozen_array, labels
 from workbench.tokens import Tokenizer, token_labels, vocabulary_labels
 
 ALTERNATIVES = 10  # kept for each token
@@ -78,6 +79,24 @@ class Written(Labelled):
     def probability(self) -> np.ndarray:
         """The probability of each token given the tokens before it; NaN for the first."""
         return np.exp(-self.values)
+
+    def curve(self) -> Curves:
+        """The surprisal of each token, as one curve over the text."""
+        return Curves(
+            self.values[None],
+            ["text"],
+            range(len(self.ids)),
+            x_name=f"token; the first {self.given} were given",
+            x_labels=self.tokens,
+            title="How surprising each token was",
+            value_name=self.value_name,
+            unit=self.unit,
+            provenance=self.provenance,
+        )
+
+    def plot(self) -> Any:  # noqa: ANN401 - a figure of plotly
+        """The plotly figure of `curve()`."""
+        return self.curve().plot()
 
     def table(self) -> pd.DataFrame:
         """One row for each token: position, token, id, `given`, surprisal, probability, and the most probable tokens at

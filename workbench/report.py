@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from workbench.plots import plot
-from workbench.results import Result
+from workbench.result_files import Storable
+from workbench.results import Labelled
 
 CSV_NOTE = (
     "# some texts may begin with = + - or @; they are not formulas: import text columns as text into a spreadsheet"
@@ -56,14 +56,16 @@ class Section:
         note: how to read the table; on the HTML page.
         shown: the table to show on the terminal and the page; None shows `table`.
         page_only: True to leave the section out on the terminal and fold its table on the page.
+        results: the results that the section shows, by a name that no other section uses, for `--save`.
     """
 
     title: str
     table: pd.DataFrame
-    pictures: Sequence[Result] = ()
+    pictures: Sequence[Labelled] = ()
     note: str = ""
     shown: pd.DataFrame | None = None
     page_only: bool = False
+    results: Mapping[str, Storable] = field(default_factory=dict)
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -88,6 +90,11 @@ class Report:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
     ok: bool = True
+
+    @property
+    def results(self) -> dict[str, Storable]:
+        """The results of all sections, by name."""
+        return {name: found for section in self.sections for name, found in section.results.items()}
 
 
 def versions() -> dict[str, str]:
@@ -140,9 +147,27 @@ def is_words(column: pd.Series) -> bool:
     return not pd.api.types.is_numeric_dtype(column)
 
 
-def report_of(found: Result) -> Report:
+def report_of(found: Labelled) -> Report:
     """A report of one result, as exported from a view of the page."""
-    return Report(found.title, [Section(found.title, found.table(), pictures=[found])], found.provenance)
+    return report_of_all({found.title: found}, found.title)
+
+
+def report_of_all(results: Mapping[str, Storable], title: str) -> Report:
+    """A report of several results by name: a section for each, with its plots."""
+    sections, provenance = [], dict[str, Any]()
+    for name, found in results.items():
+        pictures = plotted(found)
+        for one in [found, *pictures]:
+            provenance |= getattr(one, "provenance", {})
+        sections.append(Section(name, found.table(), pictures, results={name: found}))
+    return Report(title, sections, provenance)
+
+
+def plotted(found: Storable) -> list[Labelled]:
+    """The parts of a result that have a plot: the result itself, or the results among its fields."""
+    if isinstance(found, Labelled):
+        return [found]
+    return [one for one in found.stored_fields().values() if isinstance(one, Labelled)]
 
 
 def as_csv(report: Report) -> str:
@@ -218,7 +243,7 @@ def as_html(report: Report) -> str:
 def _section(section: Section, place: int, library: bool) -> str:
     options = {"displaylogo": False, "responsive": True}
     pictures = "".join(
-        plot(picture).to_html(full_html=False, include_plotlyjs=library and n == 0, config=options)
+        picture.plot().to_html(full_html=False, include_plotlyjs=library and n == 0, config=options)
         for n, picture in enumerate(section.pictures)
     )
     note = f"<p>{html.escape(section.note)}</p>" if section.note else ""

@@ -14,13 +14,20 @@ import numpy as np
 import pandas as pd
 import torch
 
+from workbench.deferred import deferred
+from workbench.result_files import Storable
+
 Values = np.ndarray | Any  # the constructor also takes a tensor, and anything that `np.array` takes
 Names = tuple[str, ...] | Any  # the constructor takes a sequence of objects and applies `str`
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Labelled:
-    """Fields that all shapes of results share.
+class Labelled(Storable):
+    """Fields and methods that all shapes of results share.
+
+        result.table()              # a tidy DataFrame
+        result.plot()               # a plotly figure; a notebook shows it for a line `result` at the end of a cell
+        result.save("result.npz")   # with its provenance; `load_result("result.npz")` reads it
 
     Attributes:
         title: a heading for plots and tables.
@@ -46,6 +53,14 @@ class Labelled:
     def value_label(self) -> str:
         """The name of the values with their unit: "loss (nats)"."""
         return f"{self.value_name} ({self.unit})" if self.unit else self.value_name
+
+    def plot(self) -> Any:  # noqa: ANN401 - a figure of plotly, which only `workbench.plots` imports
+        """The plotly figure of the result: `workbench.plot(result)`. Errors: TypeError if it has no plot."""
+        return deferred("plot")(self)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Mapping[str, Any]:
+        """The figure, for a notebook; outside of a notebook, nothing."""
+        return self.plot()._repr_mimebundle_(include, exclude)
 
     def with_provenance(self, provenance: Mapping[str, Any]) -> Self:
         """A copy of the result, with these entries added to its provenance."""
@@ -278,7 +293,7 @@ Result = Grid | Maps | Scores | Curves | Points
 Shape = TypeVar("Shape", bound=Result)
 
 
-class Measures(Mapping[str, Shape]):
+class Measures(Storable, Mapping[str, Shape]):
     """Several results of one shape with the same labels, as a mapping from name to result.
 
         atlas = head_atlas(model, tokens)
@@ -286,6 +301,10 @@ class Measures(Mapping[str, Shape]):
         atlas["entropy"]           # one result
         atlas.table()              # one column for each measure
         atlas.rank("induction")    # the table, sorted by one measure
+        atlas.plot("entropy")      # the figure of one measure
+        atlas.save("atlas.npz")    # all measures in one file, for `load_result`
+
+    A notebook shows the table.
 
     Errors: ValueError if a result has another shape or other labels than the first.
     """
@@ -329,15 +348,31 @@ class Measures(Mapping[str, Shape]):
         table = self.table().dropna(subset=self._known(name))
         return table.sort_values(name, ascending=not largest, kind="stable", ignore_index=True)
 
+    def plot(self, name: str) -> Any:  # noqa: ANN401 - as `Labelled.plot`
+        """The plotly figure of one measure."""
+        return self[name].plot()
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+    def stored_fields(self) -> Mapping[str, Any]:
+        """The measures by name."""
+        return self._measures
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """Measures by name, as `stored_fields` gives them."""
+        return cls(**fields)
+
     def _known(self, name: str) -> str:
         if name not in self._measures:
             raise KeyError(f"no measure {name!r}; there are {', '.join(self._measures)}")
         return name
 
-    def with_provenance(self, provenance: Mapping[str, Any]) -> "Measures[Shape]":
+    def with_provenance(self, provenance: Mapping[str, Any]) -> Self:
         """A copy of the measures, with these entries added to the provenance of each."""
         said: dict[str, Any] = {name: measure.with_provenance(provenance) for name, measure in self.items()}
-        return Measures(**said)
+        return type(self)(**said)
 
 
 def _frame(measure: Result) -> pd.DataFrame:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from workbench.errors import WorkbenchError
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
@@ -47,6 +49,11 @@ def check_writable(path: Path) -> None:
         raise NotADirectoryError(f"there is no folder {folder}")
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+def cannot_write(path: Path, error: OSError) -> WorkbenchError:
+    """The error to raise for a file that cannot be written: its path and the reason."""
+    return WorkbenchError(f"{path} cannot be written: {error.strerror or error}")
 
 
 def is_same_file(one: Path, other: Path) -> bool:

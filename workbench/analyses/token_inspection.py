@@ -18,13 +18,14 @@ from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.analyses.support.next_tokens import next_token_statistics
 from workbench.analyses.support.residual_stream import residual_names
 from workbench.progress import Progress, report
+from workbench.result_files import Storable
 from workbench.results import Grid, Maps
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_labels, vocabulary_labels
 
 
 @dataclass(frozen=True, eq=False)
-class Inspection:
+class Inspection(Storable):
     """The prediction of one token of a text, and the attention from it and to it.
 
     Attributes:

@@ -3,7 +3,8 @@
 - a docstring, whose first line is the command's summary;
 - `EXAMPLES`, shown by `--help` below it;
 - `add_arguments(parser)`;
-- `run(arguments) -> Report`.
+- `run(arguments) -> Report`;
+- `SAVES = False` if its reports have no results that `--save` could write.
 
 Only the given command's module is imported, so that `--help` and usage errors appear at once.
 """
@@ -19,9 +20,10 @@ from types import ModuleType
 from workbench.errors import WorkbenchError
 from workbench.imports import uncollected
 from workbench.interrupts import INTERRUPTED, unwound_on_interrupt
-from workbench.streams import check_output, complain, show, tell
+from workbench.streams import check_output, complain, tell
+from workbench.streams import show as print_out  # `show` is a command
 
-COMMANDS = ("generate", "attention", "lens", "compare", "trajectory", "check")
+COMMANDS = ("generate", "attention", "lens", "compare", "trajectory", "check", "show")
 PROGRAM = ("python", "-m", "workbench")
 CODES = "exit codes: 0 success; 1 error (the reason is on stderr) or failed check; 2 wrong usage; 130 Ctrl-C"
 
@@ -55,7 +57,7 @@ def understood(given: Sequence[str]) -> argparse.Namespace:
         return parser(given).parse_args(given)
     finally:  # help and usage have been printed
         tell()
-        show()
+        print_out()
 
 
 def run(args: argparse.Namespace, command: Sequence[str]) -> int:
@@ -95,7 +97,7 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
             command = imported(name)
             sub.description, sub.epilog = command.__doc__, f"examples:\n{command.EXAMPLES.rstrip()}\n\n{CODES}"
             command.add_arguments(sub)
-            imported("output").add_arguments(sub)
+            imported("output").add_arguments(sub, saves=getattr(command, "SAVES", True))
     return top
 
 

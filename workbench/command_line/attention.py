@@ -72,8 +72,10 @@ def run(args: argparse.Namespace) -> Report:
     best = ranked.iloc[0]
     looked_at = args.head or [(int(best["layer"]), int(best["head"]))]
     pictures = [atlas[name] for name in dict.fromkeys([args.by, *PICTURED]) if name in atlas]
-    sections = [Section(f"Heads by {args.by}", ranked, pictures, NOTE, shown=ranked.head(SHOWN))]
-    sections += [_head_section(subject, tokens, *one) for one in looked_at]
+    sections = [
+        Section(f"Heads by {args.by}", ranked, pictures, NOTE, shown=ranked.head(SHOWN), results={"heads": atlas})
+    ]
+    sections += [_head_section(subject, tokens, *one) for one in dict.fromkeys(looked_at)]
     origin = subject.provenance(args) | {"text": text, "tokens": tokens.shape[1]}
     return Report(f"Attention of {subject.id}", sections, origin)
 
@@ -86,7 +88,9 @@ def ranking(atlas: Measures, by: str) -> pd.DataFrame:
 def _head_section(subject: LoadedCheckpoint, tokens: Tensor, layer: int, which: int) -> Section:
     maps = attention_maps(subject.model, tokens, layers=[layer], heads=[which], tokenizer=subject.tokenizer)
     note = "A row is a query token, a column is a key token; each row sums to 1."
-    return Section(f"Where {maps.heads[0]} looks", maps.table(), [maps], note, shown=strongest(maps))
+    return Section(
+        f"Where {maps.heads[0]} looks", maps.table(), [maps], note, shown=strongest(maps), results={maps.heads[0]: maps}
+    )
 
 
 def strongest(maps: Maps) -> pd.DataFrame:

@@ -11,6 +11,7 @@ EXAMPLES = """
   python -m workbench check runs/mine/step1000 --dtype bfloat16
   python -m workbench check allenai/OLMo-2-0425-1B@main --html check.html || echo broken
 """
+SAVES = False  # its findings are a table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -143,7 +143,7 @@ def _predictions(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
         "where the likeliest next token differs."
     )
     return [
-        Section("Predictions", summary, note=note),
+        Section("Predictions", summary, note=note, results={"means": means}),
         Section(
             "Loss by token",
             table,
@@ -152,6 +152,7 @@ def _predictions(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
             shown=_furthest(table, "loss_difference")[["position", "label", *SHOWN_OF_TOKENS]].rename(
                 columns={"label": "token"}
             ),
+            results={"predictions": measures},
         ),
     ]
 
@@ -179,7 +180,8 @@ def _grid_section(title: str, measures: Measures, by: str, floor: Grid | None, n
     table = measures.table()
     if floor is not None:
         table["noise floor"] = floor.values.ravel()
-    return Section(title, table, [measures[by]], note, shown=_furthest(table, by).drop(columns=["row", "column"]))
+    shown = _furthest(table, by).drop(columns=["row", "column"])
+    return Section(title, table, [measures[by]], note, shown, results={title.lower(): measures})
 
 
 def _furthest(table: pd.DataFrame, by: str) -> pd.DataFrame:

@@ -8,7 +8,6 @@ from workbench.command_line.common import add_loading_arguments, add_prompt, add
 from workbench.command_line.given_text import add_chat, ends_of, given_text
 from workbench.generation import Written, generate
 from workbench.report import Report, Section
-from workbench.results import Curves
 
 EXAMPLES = """
   python -m workbench generate "The old man went"
@@ -62,26 +61,19 @@ def run(args: argparse.Namespace) -> Report:
         progress=bar(args),
     )
     new = subject.tokenizer.decode(list(written.ids[written.given :]), skip_special_tokens=True)
-    table = given.with_turns(written.table())
+    section = Section(
+        "New tokens",
+        given.with_turns(written.table()),
+        [written.curve()],
+        NOTE,
+        shown=_new_tokens(written),
+        results={"text": written},
+    )
     return Report(
         f"{subject.id} {'continues a text' if given.conversation is None else 'answers in a conversation'}",
-        [Section("New tokens", table, [_surprisals(written)], NOTE, shown=_new_tokens(written))],
+        [section],
         subject.provenance(args) | {"temperature": args.temperature, "top-p": args.top_p, "top-k": args.top_k},
         text=given.continued(new),
-    )
-
-
-def _surprisals(written: Written) -> Curves:
-    """The surprisal of each token of the text, as one curve."""
-    return Curves(
-        written.values[None],
-        ["text"],
-        range(len(written.ids)),
-        x_name=f"token; the first {written.given} were given",
-        x_labels=written.tokens,
-        title="How surprising each token was",
-        value_name=written.value_name,
-        unit=written.unit,
     )
 
 

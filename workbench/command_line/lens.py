@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> Report:
             "Each layer's residual stream after the final norm and the unembedding. kl: divergence of the final "
             "distribution from this one, in nats; rank: rank of the token that really follows, 1 is the likeliest.",
             shown=_at(lens, position),
+            results={"lens": lens},
         ),
     ]
     origin = subject.provenance(args) | {"text": given.text, "tokens": tokens.shape[1]}

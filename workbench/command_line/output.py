@@ -5,23 +5,29 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
 from workbench.report import Report, as_csv, as_html, as_text
+from workbench.result_files import save_results
 from workbench.streams import show
-from workbench.whole_files import check_writable, is_same_file, whole_file
+from workbench.whole_files import cannot_write, check_writable, is_same_file, whole_file
 
 PRINTED = Path("-")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that set where results go besides the terminal."""
+def add_arguments(parser: argparse.ArgumentParser, saves: bool = True) -> None:
+    """Add the arguments that set where results go besides the terminal; `saves`: whether there are results to save."""
     for name, use in (
         ("--csv", "write all numbers to a CSV file; - prints them instead of tables"),
         ("--html", "write a self-contained HTML page with plots; - prints it"),
     ):
         parser.add_argument(name, type=Path, metavar="FILE", help=use)
+    if saves:
+        parser.add_argument(
+            "--save", type=Path, metavar="FILE", help="write the results to an .npz file, for `show` and `load_result`"
+        )
     parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
@@ -35,23 +41,23 @@ def check(args: argparse.Namespace) -> None:
 
     Errors: WorkbenchError for a file that cannot be written, or that is given twice.
     """
-    if args.csv and args.html and is_same_file(args.csv, args.html):
-        raise WorkbenchError(f"--csv {args.csv} and --html {args.html} are the same file; give two different files")
-    for path in files(args):
+    given = files(args)
+    for (one, path), (other, same) in combinations(given.items(), 2):
+        if is_same_file(path, same):
+            raise WorkbenchError(f"{one} {path} and {other} {same} are the same file; give two different files")
+    if given.get("--save") == PRINTED:
+        raise WorkbenchError("--save - would print bytes that are no text; name a file")
+    for path in set(given.values()) - {PRINTED}:
         try:
             check_writable(path)
         except OSError as error:
-            raise refused(path, error) from error
+            raise cannot_write(path, error) from error
 
 
-def files(args: argparse.Namespace) -> list[Path]:
-    """The files to write; `-`, which prints, is left out."""
-    return [path for path in (args.csv, args.html) if path not in (None, PRINTED)]
-
-
-def refused(path: Path, error: OSError) -> WorkbenchError:
-    """The error for a file that cannot be written."""
-    return WorkbenchError(f"{path} cannot be written: {error.strerror or error}")
+def files(args: argparse.Namespace) -> dict[str, Path]:
+    """The files to write, by the argument that names them; `-` prints."""
+    found = {f"--{name}": getattr(args, name, None) for name in ("csv", "html", "save")}
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def write(report: Report, args: argparse.Namespace, command: Sequence[str]) -> None:
@@ -66,7 +72,18 @@ def write(report: Report, args: argparse.Namespace, command: Sequence[str]) -> N
             printed = text_of(report)
         elif path is not None:
             write_file(path, text_of(report))
+    if getattr(args, "save", None) is not None:
+        save(report, args.save)
     show(printed)
+
+
+def save(report: Report, path: Path) -> None:
+    """Write the results of a report, with its provenance: a single result, or several by name."""
+    results = {name: found.with_provenance(report.provenance) for name, found in report.results.items()}
+    if len(results) == 1:
+        next(iter(results.values())).save(path)
+    else:
+        save_results(results, path)
 
 
 def write_file(path: Path, text: str) -> None:
@@ -75,4 +92,4 @@ def write_file(path: Path, text: str) -> None:
         with whole_file(path) as file:
             file.write(text.encode(errors="backslashreplace"))
     except OSError as error:
-        raise refused(path, error) from error
+        raise cannot_write(path, error) from error

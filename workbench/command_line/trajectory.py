@@ -102,6 +102,7 @@ def run(args: argparse.Namespace) -> Report:
             measured[name].note,
             shown=_wide(curve, args.axis),
             page_only=True,
+            results={name: curve},
         )
         for name, curve in curves.items()
     ]
