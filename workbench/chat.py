@@ -16,6 +16,7 @@ conversation ends with the template's beginning of the assistant's reply.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -87,10 +88,13 @@ class Conversation:
         offsets = read["offset_mapping"]
         starts = [start for start, _ in offsets]
         bounds = [*_turn_starts(tokenizer, turns, text, contents), len(text)]
-        places = [sum(start < bound for start in starts) for bound in bounds]
+        places = [bisect_left(starts, bound) for bound in bounds]
         roles = [*(turn.role for turn in turns), "assistant"]
         spans = tuple(Span(role, *place) for role, place in zip(roles, pairwise(places), strict=False))
-        template = tuple(not any(_overlap(token, content) for content in contents) for token in offsets)
+        typed = bytearray(len(text) + 1)  # 1 at each character of a content
+        for start, stop in contents:
+            typed[start:stop] = bytes([1]) * (stop - start)
+        template = tuple(1 not in typed[start : max(stop, start + 1)] for start, stop in offsets)
         return cls(torch.tensor([read["input_ids"]]), text, spans, template)
 
     def __repr__(self) -> str:
@@ -125,6 +129,15 @@ def ending(turns: Sequence[Turn]) -> dict[str, bool]:
     """The option of `tokenizer.apply_chat_template` for the end of a conversation: the last turn is continued if it is
     the assistant's, else the beginning of a reply is added."""
     return {"continue_final_message" if turns[-1].role == "assistant" else "add_generation_prompt": True}
+
+
+def written(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> str:
+    """The text of a conversation.
+
+    Errors: those of `Conversation.of`, except for a turn that the template leaves out.
+    """
+    _check(turns)
+    return _rendered(tokenizer, turns, **ending(turns))
 
 
 def replied(turns: Sequence[Turn], reply: str) -> tuple[Turn, ...]:
@@ -216,14 +229,14 @@ def _marked(content: str, before: str, after: str, inner: bool) -> str:
 
 def _without_marks(text: str, marks: set[str]) -> tuple[str, dict[str, int]]:
     """A text without marks, and where in it each mark first stood."""
-    kept: list[str] = []
     places: dict[str, int] = {}
-    for character in text:
-        if character in marks:
-            places.setdefault(character, len(kept))
+    kept = ""
+    for number, piece in enumerate(re.split(f"([{''.join(marks)}])", text)):
+        if number % 2:  # a mark
+            places.setdefault(piece, len(kept))
         else:
-            kept.append(character)
-    return "".join(kept), places
+            kept += piece
+    return kept, places
 
 
 def _place(text: str, turn: Turn, number: int, start: int | None, stop: int | None) -> tuple[int, int]:
@@ -282,11 +295,6 @@ def _probe(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str]) -> tuple[st
         return _located(tokenizer, [Turn(role, "x") for role in roles], add_generation_prompt=False)
     except WorkbenchError:
         return None
-
-
-def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether a token's characters, which may be none, have one in common with a content's."""
-    return one[0] < other[1] and max(one[1], one[0] + 1) > other[0]
 
 
 def _without_blank_ends(lines: Sequence[str]) -> Sequence[str]:

@@ -20,6 +20,7 @@ from workbench.page.build.stop_button import connect_stop, token_of
 from workbench.page.compat import after_queueing, event_data, quiet_state
 from workbench.page.session.bench import Bench
 from workbench.page.session.cancellation import Cancellations, CancellationToken, arrival
+from workbench.page.session.prompts import typed_prompt, typed_text
 from workbench.page.session.requests import Query, RunRequest, Selection, TabRequest
 from workbench.page.session.strips import surprisal_strip
 from workbench.tokens import is_whole
@@ -145,7 +146,7 @@ class Page:
             from_address(address[name], part) if name in address else gr.skip() for name, part in controls.items()
         ]
         return [
-            self._run(query.checkpoint, query.prompt, http),
+            self._run(query.checkpoint, typed_text(query.prompt), http),
             title,
             selection,
             gr.Tabs(selected=title),
@@ -209,7 +210,9 @@ class Page:
         try:
             token.check()
             with stoppable(token.check), self.bench.turn():
-                opened = self.bench.read(request.checkpoint, request.prompt, progress=lambda *_: token.check())
+                opened = self.bench.read(
+                    request.checkpoint, typed_prompt(request.prompt, False), progress=lambda *_: token.check()
+                )
                 if selection.token is not None and selection.token >= opened.ids.shape[1]:
                     selection = replace(selection, token=None)
                 strip = surprisal_strip(opened, selection)
@@ -250,7 +253,7 @@ class Page:
         """The number of tokens of the prompt, in words."""
         token = token_of(self.cancellations, http)
         try:
-            return counted(self.bench.count(checkpoint, prompt, progress=lambda *_: token.check()))
+            return counted(self.bench.count(checkpoint, typed_prompt(prompt, False), progress=lambda *_: token.check()))
         except MENDABLE as error:
             return message(error)
 

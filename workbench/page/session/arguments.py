@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from workbench.page.session.bench import Bench
+from workbench.page.session.prompts import Prompt, ids_code, typed_text
 
 
 class VariableNames(Protocol):
@@ -63,24 +64,24 @@ class TokenizerOf(Argument):
 
 @dataclass(frozen=True)
 class TokensOf(Argument):
-    """The token ids of a text, by a checkpoint's tokenizer: 1 pos."""
+    """The token ids of a text or a conversation, by a checkpoint's tokenizer: 1 pos."""
 
-    text: str
+    text: Prompt
 
     def value(self, bench: Bench) -> object:
         return bench.read(self.name, self.text).ids
 
     @property
     def shown(self) -> str:
-        """The text."""
-        return self.text
+        """The text; of a conversation, its turns as text."""
+        return typed_text(self.text)
 
     def code(self, variables: VariableNames) -> str:
         return variables.tokens(self)
 
     def ids_code(self, variables: VariableNames) -> str:
         """A Python expression that gives the token ids; it stands in the line `tokens = …` of the copied code."""
-        return f"tokenizer{variables.ending(self)}({self.text!r}).input_ids"
+        return ids_code(f"tokenizer{variables.ending(self)}", self.text)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class ResidOf(Argument):
     of another head does not need another run of the layers below.
     """
 
-    text: str
+    text: Prompt
     layer: int
 
     def value(self, bench: Bench) -> torch.Tensor:

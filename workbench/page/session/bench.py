@@ -20,9 +20,11 @@ from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
 from hooks.stopping import check_stop
+from workbench.chat import Conversation
 from workbench.checkpoints import Checkpoint, Residents, finals, is_here, main_run, pick
 from workbench.checkpoints.loading import suited_dtype
 from workbench.errors import WorkbenchError
+from workbench.page.session.prompts import Prompt, ids_of
 from workbench.page.session.result_cache import ResultCache
 from workbench.progress import Progress, report
 from workbench.tokens import token_labels
@@ -41,10 +43,11 @@ class OpenedPrompt:
     """A loaded checkpoint and a tokenised prompt."""
 
     checkpoint: str
-    prompt: str
+    prompt: Prompt
     model: OlmoForCausalLM
     tokenizer: PreTrainedTokenizerBase
     ids: Tensor  # 1 pos
+    conversation: Conversation | None = None  # the tokens of each turn, if the prompt is a conversation
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -193,22 +196,23 @@ class Bench:
                     self.results.put(key, found)
         return found
 
-    def count(self, name: object, prompt: object, progress: Progress | None = None) -> int:
+    def count(self, name: object, prompt: Prompt, progress: Progress | None = None) -> int:
         """The number of tokens of a prompt, by a checkpoint's tokenizer."""
-        return len(self.load(name, progress)[1](str(prompt or ""))["input_ids"])
+        return len(ids_of(self.load(name, progress)[1], prompt))
 
     def read(
-        self, name: object, prompt: object, most: int = MOST_TOKENS, progress: Progress | None = None
+        self, name: object, prompt: Prompt, most: int = MOST_TOKENS, progress: Progress | None = None
     ) -> OpenedPrompt:
         """A loaded checkpoint and a tokenised prompt. Raises WorkbenchError for no text or more than `most` tokens."""
-        if not isinstance(prompt, str) or not prompt.strip():
+        if not prompt or (isinstance(prompt, str) and not prompt.strip()):
             raise WorkbenchError("the prompt is empty; type a text, or choose an example")
         model, tokenizer = self.load(name, progress)
-        ids = torch.tensor([tokenizer(prompt)["input_ids"]])  # 1 pos
+        conversation = None if isinstance(prompt, str) else Conversation.of(tokenizer, prompt)
+        ids = torch.tensor([ids_of(tokenizer, prompt)]) if conversation is None else conversation.ids  # 1 pos
         most = most_tokens(model, most)
         if ids.shape[1] > most:
             raise WorkbenchError(f"the prompt has {ids.shape[1]:,} tokens; this view takes at most {most:,}")
-        return OpenedPrompt(self.checkpoint(name).id, prompt, model, tokenizer, ids.to(model.device))
+        return OpenedPrompt(self.checkpoint(name).id, prompt, model, tokenizer, ids.to(model.device), conversation)
 
     def same_tokens(self, one: OpenedPrompt, other: OpenedPrompt) -> None:
         """Raise WorkbenchError unless both prompts have the same token ids."""

@@ -17,6 +17,7 @@ from workbench.page.session.arguments import ModelOf, ResidOf, TokenizerOf, Toke
 from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, OpenedPrompt
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
+from workbench.page.session.prompts import Prompt
 from workbench.progress import Progress
 from workbench.results import Measures
 from workbench.views import standalone
@@ -37,7 +38,7 @@ class MapRequest:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     checkpoint: str
-    prompt: str
+    prompt: Prompt
     other: str | None = None
     layer: int = 0
     head: int = 0
@@ -155,7 +156,7 @@ def whole_page(bench: Bench, request: MapRequest) -> str:
     return standalone.attention(maps[0], atlas_of(bench, opened[0], request.prompt)).page
 
 
-def atlas_of(bench: Bench, opened: OpenedPrompt, prompt: str, progress: Progress | None = None) -> Measures | None:
+def atlas_of(bench: Bench, opened: OpenedPrompt, prompt: Prompt, progress: Progress | None = None) -> Measures | None:
     """The statistics of all heads on a prompt; None for a prompt of fewer than 2 tokens."""
     if opened.ids.shape[1] < 2:
         return None
@@ -163,7 +164,7 @@ def atlas_of(bench: Bench, opened: OpenedPrompt, prompt: str, progress: Progress
     return result(call, bench, progress)
 
 
-def all_maps(checkpoint: str, prompt: str) -> Call:
+def all_maps(checkpoint: str, prompt: Prompt) -> Call:
     """The call that computes the maps of all heads."""
     tokens, tokenizer = TokensOf(checkpoint, prompt), TokenizerOf(checkpoint)
     return Call.of(attention_maps, ModelOf(checkpoint), tokens, tokenizer=tokenizer)

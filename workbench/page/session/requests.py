@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from workbench.page.session.cancellation import CancellationToken
+from workbench.page.session.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class Query:
     """The checkpoint and the prompt that all tabs show. `run` counts the page's runs; 0 means before the first."""
 
     checkpoint: str
-    prompt: str
+    prompt: Prompt
     run: int = 0
 
 

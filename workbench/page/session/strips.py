@@ -22,4 +22,22 @@ def surprisal_strip(opened: OpenedPrompt, selection: Selection) -> dict[str, Any
         spine=True,
         selected=selection.token,
         ask=asdict(TextRequest(opened.checkpoint, opened.prompt)) if known else None,
+        **turn_marks(opened, opened.ids.shape[1], opened.ids.shape[1]),
     )
+
+
+def turn_marks(opened: OpenedPrompt, kept: int, length: int) -> dict[str, Any]:
+    """What a strip shows of a conversation: the tokens of each turn, and the tokens that the template wrote.
+
+    Args:
+        opened: the prompt; nothing is shown if it is not a conversation.
+        kept: the number of its tokens at the start of the strip.
+        length: the number of tokens of the strip. Tokens after those kept belong to the last turn that was begun.
+    """
+    if opened.conversation is None:
+        return {}
+    begun = [asdict(span) for span in opened.conversation.spans if span.start < kept]
+    for span in begun[-1:]:
+        span["stop"] = length
+    by_template = [place for place, whole in enumerate(opened.conversation.template[:kept]) if whole]
+    return {"turns": begun, "template": by_template}

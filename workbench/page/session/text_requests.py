@@ -15,6 +15,7 @@ from workbench.page.session.bench import MOST_TOKENS, Bench, OpenedPrompt, most_
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.edit_lines import edit_calls
+from workbench.page.session.prompts import Prompt
 from workbench.tokens import is_whole
 from workbench.views.text_page import text_page
 
@@ -33,7 +34,7 @@ class TextRequest:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     checkpoint: str
-    prompt: str
+    prompt: Prompt
     branch: str = ""
     edits: str = ""
     length: int = 0

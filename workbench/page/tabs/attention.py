@@ -7,6 +7,7 @@ from workbench.page import components
 from workbench.page.build.slot import Slot
 from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, OpenedPrompt
 from workbench.page.session.map_requests import SAMPLES, atlas_of
+from workbench.page.session.prompts import for_browser
 from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress
 from workbench.results import Grid
@@ -51,7 +52,7 @@ def view_value(opened: OpenedPrompt, request: TabRequest, other: str | None = No
     return {
         "checkpoint": opened.checkpoint,
         "other": other,
-        "prompt": request.query.prompt,
+        "prompt": for_browser(request.query.prompt),
         "run": request.query.run,
         "texts": list(opened.labels),
         "layers": opened.model.config.num_hidden_layers,

@@ -20,6 +20,7 @@ from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call, prompt_of
 from workbench.page.session.edit_lines import typed_token
 from workbench.page.session.menus import choice
+from workbench.page.session.prompts import Prompt, contents, ids_of, prompt_like, with_contents
 from workbench.page.session.requests import TabRequest
 
 TITLE = "Attribution"
@@ -189,7 +190,9 @@ def patching_view(
     question = question_of(bench, request, token, against)
     if measure == "logit_difference" and len(question.targets) == 1:
         measure = "logit"
-    other, told = (second, "the second prompt") if second.strip() else other_prompt(bench, request, question)
+    other, told = prompt_like(request.query.prompt, second), "the second prompt"
+    if not second.strip():
+        other, told = other_prompt(bench, request, question)
     by = "head" if site == "attn.z" else "position"
     prompts = (*prompt_of(request), TokensOf(request.query.checkpoint, other))
     call = Call.of(activation_patching, *prompts, *question.targets, site=site, by=by, **question.options)[measure]
@@ -227,7 +230,7 @@ def question_of(bench: Bench, request: TabRequest, token: str, against: str) -> 
     return Question(opened, position, (first, typed_token(against, opened.tokenizer)) if against else (first,))
 
 
-def other_prompt(bench: Bench, request: TabRequest, question: Question) -> tuple[str, str]:
+def other_prompt(bench: Bench, request: TabRequest, question: Question) -> tuple[Prompt, str]:
     """A second prompt and its description: the prompt with one word exchanged, where that moves the prediction most.
 
     The measure is KL(prediction on the prompt ‖ prediction on the other). The new word is from the prompt or from
@@ -249,21 +252,24 @@ def other_prompt(bench: Bench, request: TabRequest, question: Question) -> tuple
     return text, change
 
 
-def exchanges(prompt: str, question: Question) -> list[tuple[list[int], str, str]]:
-    """Exchanges of one word that keep the number of tokens: (ids, text, description), at most `MOST_EXCHANGES`.
+def exchanges(prompt: Prompt, question: Question) -> list[tuple[list[int], Prompt, str]]:
+    """Exchanges of one word that keep the number of tokens: (ids, prompt, description), at most `MOST_EXCHANGES`.
 
     Pairs of words of more than three letters that agree in an initial capital come first, since the result is more
     likely to be a sentence. Exchanges that change no token up to the position are left out.
     """
+    texts = contents(prompt)
     own, tokenizer = question.opened.ids[0].tolist(), question.opened.tokenizer
-    words = [word.strip(".,:;") for word in dict.fromkeys(prompt.split())]
+    words = [word.strip(".,:;") for word in dict.fromkeys(" ".join(texts).split())]
     pairs = [(word, other) for word in words for other in (*words, *WORDS) if word and other and word != other]
     pairs.sort(key=lambda pair: min(map(len, pair)) > 3 and pair[0][0].isupper() == pair[1][0].isupper(), reverse=True)
     found = []
     for word, other in pairs[:MOST_TRIED]:
-        before, after = re.split(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, maxsplit=1)
-        text = f"{before}{other}{after}"
-        ids = tokenizer(text)["input_ids"]
+        pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)")
+        place = next(number for number, text in enumerate(texts) if pattern.search(text))
+        changed = other.join(pattern.split(texts[place], maxsplit=1))
+        exchanged = with_contents(prompt, [*texts[:place], changed, *texts[place + 1 :]])
+        ids = ids_of(tokenizer, exchanged)
         if len(ids) == len(own) and ids[: question.position + 1] != own[: question.position + 1]:
-            found.append((ids, text, f"this prompt with “{other}” in place of its first “{word}”"))
+            found.append((ids, exchanged, f"this prompt with “{other}” in place of its first “{word}”"))
     return found[:MOST_EXCHANGES]

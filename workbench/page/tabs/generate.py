@@ -12,6 +12,7 @@ from gradio.components import Component
 
 from hooks import Edit
 from workbench import generation
+from workbench.chat import end_tokens, replied, typed
 from workbench.errors import WorkbenchError
 from workbench.page import components
 from workbench.page.build.slot import Slot
@@ -19,6 +20,7 @@ from workbench.page.session.bench import Bench, OpenedPrompt
 from workbench.page.session.calls import run
 from workbench.page.session.edit_lines import edit_calls
 from workbench.page.session.requests import TabRequest
+from workbench.page.session.strips import turn_marks
 from workbench.page.session.text_requests import (
     MOST_NEW,
     TextRequest,
@@ -191,7 +193,7 @@ def steps(
         top_k=top_k,
         seed=seed,
         edits=edits,
-        stop_at=[end] if ends and (end := opened.tokenizer.eos_token_id) is not None else [],
+        stop_at=ends_of(opened) if ends else [],
         read=read,
     )
     while True:
@@ -200,6 +202,13 @@ def steps(
         if step is None:
             return
         yield step
+
+
+def ends_of(opened: OpenedPrompt) -> Sequence[int]:
+    """The tokens that end a generated text: the end of text, and in a conversation those that end a turn."""
+    if opened.conversation is not None:
+        return end_tokens(opened.tokenizer)
+    return [] if opened.tokenizer.eos_token_id is None else [opened.tokenizer.eos_token_id]
 
 
 def grown(labels: list[str], ids: Sequence[int], opened: OpenedPrompt) -> list[str]:
@@ -228,6 +237,7 @@ def strip_of_writing(
         given=kept_of(opened, request.branch),
         ask=asdict(replace(request, length=len(ids) - len(start))),
         look=look | {"name": "with the edits" if request.edits else ""},
+        **turn_marks(opened, kept_of(opened, request.branch), len(ids)),
     )
 
 
@@ -250,6 +260,18 @@ def beside(plain: dict[str, Any], edited: dict[str, Any], edits: int) -> list[An
 
 
 def text_of(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
-    """The whole generated text, for use as the next prompt."""
+    """The whole generated text, for use as the next prompt; in a conversation, the turns with the reply.
+
+    Errors: WorkbenchError, in a conversation, if the text is not the conversation with a reply.
+    """
     opened = bench.read(request.query.checkpoint, request.query.prompt)
-    return opened.tokenizer.decode(checked_ids(bench, opened.checkpoint, data.get("ids")), skip_special_tokens=True)
+    ids, given = checked_ids(bench, opened.checkpoint, data.get("ids")), opened.ids[0].tolist()
+    if isinstance(opened.prompt, str):
+        return opened.tokenizer.decode(ids, skip_special_tokens=True)
+    reply = opened.tokenizer.decode(ids[len(given) :], skip_special_tokens=True)
+    if ids[: len(given)] != given or not reply.strip():
+        raise WorkbenchError(
+            "this text is not the conversation with a reply: a token of a turn was exchanged, or the reply is empty; "
+            "generate a reply first"
+        )
+    return typed(replied(opened.prompt, reply))

@@ -21,6 +21,7 @@ from workbench.page.session.calls import Call
 from workbench.page.session.calls import run as run_call
 from workbench.page.session.map_requests import SAMPLES, atlas_of
 from workbench.page.session.menus import choice
+from workbench.page.session.prompts import Prompt
 from workbench.page.session.requests import TabRequest
 from workbench.page.tabs.attention import SAMPLED, view_value
 from workbench.progress import Progress, steps
@@ -152,7 +153,7 @@ def loading_of(bench: Bench) -> dict[str, Call]:
     return {"loading": Call.quick(Loading, **bench.options)} if bench.options else {}
 
 
-def metric_call(checkpoint: str, prompt: str, metric: str, continuation: str) -> Call:
+def metric_call(checkpoint: str, prompt: Prompt, metric: str, continuation: str) -> Call:
     """The call of a metric, for all checkpoints. `checkpoint` tokenises the texts, since all share one tokenizer."""
     prompted, sample = TokensOf(checkpoint, prompt), TokensOf(checkpoint, SAMPLE_TEXT)
     match metric:
@@ -176,7 +177,7 @@ def highest(curves: Curves, shape: tuple[int, int]) -> tuple[int, int]:
     return divmod(int(curves.values[:, -1].argmax()), shape[1])
 
 
-def written_next(bench: Bench, checkpoint: str, prompt: str) -> str:
+def written_next(bench: Bench, checkpoint: str, prompt: Prompt) -> str:
     """The likeliest continuation of a prompt by a checkpoint: at most `MOST_WORDS` tokens, to the end of a word."""
 
     def make() -> str:
