@@ -234,6 +234,7 @@ SLOW_FILES = frozenset(  # files that `make quick` leaves out
         "compare_behaviour",
         "compare_weights",
         "contrast",
+        "cost",
         "docs",
         "documentation_examples",
         "every_analysis",

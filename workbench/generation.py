@@ -17,6 +17,8 @@ from transformers import DynamicCache
 
 from hooks import Edit, OlmoForCausalLM
 from workbench.analyses.support.arguments import one_text
+from workbench.analyses.support.cost import ALONE, Work, pass_flops, work_of
+from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.next_tokens import CHUNK
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, report
@@ -146,6 +148,13 @@ def generate(
         steps.append(step)
         report(progress, len(steps) / (len(ids) - 1 + max_new_tokens), "generating")
     return written(ids, steps, tokenizer)
+
+
+@work_of(generate)
+def _work(model: OlmoForCausalLM, tokens: Tensor, *, max_new_tokens: int = 64, **_: object) -> Work:
+    given, new = one_text(tokens).shape[1], ALONE * (max_new_tokens - 1)  # the first token needs no pass of its own
+    whole = run_bytes(model, logits=1) * given
+    return Work(pass_flops(model, given + new, logits=given + new), nbytes=whole)
 
 
 def written(given: Sequence[int], steps: Sequence[Step], tokenizer: Tokenizer | None) -> Written:

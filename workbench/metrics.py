@@ -10,7 +10,8 @@ from workbench.analyses.effective_rank import effective_rank as rank_of
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.residual_norms import residual_norms as norms_of
 from workbench.analyses.support.arguments import one_text, texts_for
-from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, planned, work_of
+from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.analyses.support.named_tensors import ModelTensors
 from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
 from workbench.analyses.support.part_swap import Part, Tensors, grafted, part_tensors
@@ -159,8 +160,13 @@ def log_probs(model: OlmoForCausalLM, tokens: TextsLike) -> np.ndarray:
 
 def _tokens(model: OlmoForCausalLM, texts: Texts, kept: int = 0) -> int:
     """The number of tokens to run at a time with all their logits, beside `kept` bytes."""
-    per_token = run_bytes(model, logits=2) + 3 * 4 * model.config.vocab_size
-    return tokens_at_a_time(model, "log-probabilities", per_token, texts.longest, fixed=CHUNK_BYTES + kept)
+    per_token, fixed = _bytes(model, kept)
+    return tokens_at_a_time(model, "log-probabilities", per_token, texts.longest, fixed=fixed)
+
+
+def _bytes(model: OlmoForCausalLM, kept: int = 0) -> tuple[float, int]:
+    """Bytes for each token of a batch, and bytes that do not depend on its size, `kept` included."""
+    return run_bytes(model, logits=2) + 3 * 4 * model.config.vocab_size, CHUNK_BYTES + kept
 
 
 def _head_score(model: OlmoForCausalLM, tokens: TextsLike, score: str, samples: int, seed: int) -> Grid:
@@ -171,6 +177,11 @@ def _head_score(model: OlmoForCausalLM, tokens: TextsLike, score: str, samples: 
     return atlas[score]
 
 
+@work_of(_head_score)
+def _work_of_scores(model: OlmoForCausalLM, tokens: TextsLike, score: str, samples: int, **_: object) -> Work:
+    return planned(head_atlas, model, tokens, samples=samples if score.startswith("induction") else 0)
+
+
 def _mean_norms(model: OlmoForCausalLM, tokens: TextsLike) -> dict[str, float]:
     texts = texts_for(model.config, tokens, at_least=2)
     norms = [norms_of(model, text)["norm"] for text in texts]
@@ -178,14 +189,33 @@ def _mean_norms(model: OlmoForCausalLM, tokens: TextsLike) -> dict[str, float]:
     return dict(zip(norms[0].rows, means.tolist(), strict=True))
 
 
+@work_of(_mean_norms)
+def _work_of_norms(model: OlmoForCausalLM, tokens: TextsLike) -> Work:
+    each = [planned(norms_of, model, text) for text in texts_for(model.config, tokens)]
+    return sum(each, start=Work(0))
+
+
 def _rank(model: OlmoForCausalLM, tokens: TextsLike) -> Curves:
     return rank_of(model, tokens)
+
+
+@work_of(_rank)
+def _work_of_rank(model: OlmoForCausalLM, tokens: TextsLike) -> Work:
+    return planned(rank_of, model, tokens)
 
 
 def _continuation(model: OlmoForCausalLM, prompt: Tensor, continuation: Tensor) -> float:
     tokens = torch.cat([prompt, continuation])[None].to(model.device)
     logits = model.run(tokens, logits_to_keep=len(continuation) + 1).logits[:, :-1]
     return -next_token_statistics(logits, tokens[:, len(prompt) :])["loss"].double().sum().item()
+
+
+@work_of(_continuation)
+def _work_of_continuation(model: OlmoForCausalLM, prompt: Tensor, continuation: Tensor) -> Work:
+    count, new = len(prompt) + len(continuation), len(continuation) + 1
+    return Work(
+        pass_flops(model, count, logits=new), nbytes=count * run_bytes(model) + new * run_bytes(model, logits=2)
+    )
 
 
 def _kl(model: OlmoForCausalLM, tokens: TextsLike, reference: np.ndarray) -> float:
@@ -198,6 +228,15 @@ def _kl(model: OlmoForCausalLM, tokens: TextsLike, reference: np.ndarray) -> flo
         total += (last.exp() * (last - mine)).sum(dtype=torch.float64).item()
         start += len(ids)
     return max(0.0, total / texts.tokens)
+
+
+@work_of(mean_loss)
+@work_of(log_probs)
+@work_of(_kl)
+def _work(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
+    texts, (per_token, fixed) = texts_for(model.config, tokens), _bytes(model)
+    peak = peak_bytes(model, "log-probabilities", per_token, texts.longest, texts.tokens, fixed=fixed)
+    return Work(pass_flops(model, texts.tokens, logits=texts.tokens), nbytes=peak)
 
 
 def _change(weights: Weights, previous: Weights | None, steps: int | None) -> dict[str, float]:
@@ -217,3 +256,8 @@ def _of_part(model: OlmoForCausalLM, tokens: TextsLike, part: Part) -> Tensors:
 
 def _need(model: OlmoForCausalLM, tokens: TextsLike, part: Part, reference: Tensors) -> float:
     return mean_loss(grafted(model, reference, part), tokens) - mean_loss(model, tokens)
+
+
+@work_of(_need)
+def _work_of_need(model: OlmoForCausalLM, tokens: TextsLike, part: Part, **_: object) -> Work:
+    return planned(mean_loss, model, tokens).times(2)

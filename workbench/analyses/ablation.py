@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from hooks import OlmoForCausalLM, Run
 from workbench.analyses.support.arguments import chosen, texts_for
 from workbench.analyses.support.batched_runs import PARTS, RESIDUALS, heads_and_mlp, repeated, run_cells
-from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Grid, Measures
@@ -125,6 +126,29 @@ def _bytes(model: OlmoForCausalLM) -> tuple[float, float]:
     """
     logits = 3 * 4 * model.config.vocab_size  # float32 copies, for the losses
     return run_bytes(model, capture=[RESIDUALS, *PARTS, *PARTS]), run_bytes(model, logits=2) + logits
+
+
+@work_of(ablation)
+def _work(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    *_: object,
+    method: str = "mean",
+    reference: TextsLike | None = None,
+    draws: int = 4,
+    **__: object,
+) -> Work:
+    texts = texts_for(model.config, tokens, at_least=2)
+    layers, parts = model.config.num_hidden_layers, model.config.num_attention_heads + 1
+    own, of_cell = _bytes(model)
+    batch = min(texts.tokens, tokens_at_a_time(model, f"{method} ablation", own + of_cell, texts.longest))
+    peak = peak_bytes(model, f"{method} ablation", of_cell, batch, parts * batch, fixed=own * batch)
+    blocks = layers + parts * layers * (layers + 1) // 2  # of the unchanged run, and of the runs from each layer on
+    flops = pass_flops(model, texts.tokens, blocks, logits=texts.tokens * (1 + parts * layers))
+    if method == "resample":
+        return Work(draws * (flops + pass_flops(model, texts.tokens)), nbytes=peak)
+    donors = texts if reference is None else texts_for(model.config, reference)
+    return Work(flops + (pass_flops(model, donors.tokens) if method == "mean" else 0), nbytes=peak)
 
 
 def _sums(

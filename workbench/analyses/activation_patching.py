@@ -6,6 +6,7 @@ from hooks import OlmoForCausalLM, Run
 from hooks.errors import UnknownSite
 from hooks.sites import IN_BLOCK
 from workbench.analyses.support.batched_runs import KEYS_AND_VALUES, RESIDUALS, Swap, groups, one_each, swept
+from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.prompt_pairs import (
     Contrast,
@@ -20,6 +21,7 @@ from workbench.analyses.support.prompt_pairs import (
     grids,
     last_logits_bytes,
     log_probabilities,
+    outlined,
     scale_between,
     summed,
 )
@@ -114,12 +116,11 @@ def _swept_sums(
     clean_run, base = runs
     log_clean, differ = log_probabilities(clean_run.logits), pairs.first_difference
     by_position = axis in AXES["position"]
-    cells = range(differ, columns) if by_position else range(columns)
     # Before the first position at which the prompts differ, patching changes nothing, so those cells are not computed.
-    found = {name: [unpatched[name].cpu().expand(len(sites), cells.start)] for name in pair.measures}
-    at_most = tokens // (pairs.clean.numel() * len(sites))
-    at_most = min(at_most, POSITIONS) if by_position else at_most
-    for some in steps(groups(cells, at_most), progress, f"patching {sites[0].split('.', 2)[2]}"):
+    unchanged = differ if by_position else 0
+    found = {name: [unpatched[name].cpu().expand(len(sites), unchanged)] for name in pair.measures}
+    together = _together(pairs, axis, columns, len(sites), tokens)
+    for some in steps(together, progress, f"patching {sites[0].split('.', 2)[2]}"):
         swaps = [Swap(name, clean_run[name], one_each(model.sites[name], axis, some, columns)) for name in sites]
         logits = swept(model, base, swaps, tokens, start=some.start if by_position else differ)
         sums = summed(pair, pairs, log_clean, logits.unflatten(0, (len(sites) * len(some), -1)))  # (layer column)
@@ -128,15 +129,58 @@ def _swept_sums(
     return {name: torch.cat(values, dim=1) for name, values in found.items()}
 
 
+def _together(pairs: Pairs, axis: str, columns: int, layers: int, tokens: int) -> list[range]:
+    """The columns of a grid in groups that are patched in one batch, of at most `tokens` tokens."""
+    by_position = axis in AXES["position"]
+    at_most = tokens // (pairs.clean.numel() * layers)
+    cells = range(pairs.first_difference, columns) if by_position else range(columns)
+    return groups(cells, min(at_most, POSITIONS) if by_position else at_most)
+
+
 def _batches(model: OlmoForCausalLM, pair: Contrast, site: str) -> tuple[list[Pairs], int]:
     """The pairs in batches, and the number of tokens of patched runs to compute at a time."""
+    return batches_in_memory(model, pair, f"patching {site}", *_bytes(model, pair, site))
+
+
+def _bytes(model: OlmoForCausalLM, pair: Contrast, site: str) -> tuple[float, float]:
+    """Returns two numbers of bytes: for each token of a batch, the stored activations and one cell in every layer; and
+    for each token of a block of patched runs.
+    """
     length, layers = pair.clean.longest, model.config.num_hidden_layers
     stream = 3 * model.config.hidden_size * model.dtype.itemsize
     kept = run_bytes(model, capture=[RESIDUALS, *KEYS_AND_VALUES, f"blocks.*.{site}"], length=length)
     of_cell = stream + last_logits_bytes(model) / min(pair.clean.lengths)
-    of_block = run_bytes(model, capture=KEYS_AND_VALUES[:1]) + of_cell
-    kept += layers * of_cell  # a column in every layer
-    return batches_in_memory(model, pair, f"patching {site}", kept, of_block)
+    return kept + layers * of_cell, run_bytes(model, capture=KEYS_AND_VALUES[:1]) + of_cell
+
+
+@work_of(activation_patching)
+def _work(
+    model: OlmoForCausalLM,
+    clean: TextsLike,
+    corrupted: TextsLike,
+    *_: object,
+    site: str = "resid_pre",
+    by: str = "position",
+    position: int = -1,
+    **__: object,
+) -> Work:
+    pair, layers = outlined(model, clean, corrupted, position), model.config.num_hidden_layers
+    site, axis = site_and_axis(model, site, by)
+    batches, size = _batches(model, pair, site)
+    tokens = cells = largest = 0
+    for pairs in batches:
+        texts, length = pairs.clean.shape
+        columns = length if axis in AXES["position"] else model.sites.sizes[axis]
+        for some in _together(pairs, axis, columns, layers, size):
+            start = some.start if axis in AXES["position"] else pairs.first_difference
+            cells, tokens = cells + len(some) * texts, tokens + len(some) * texts * (length - start)
+            largest = max(largest, layers * len(some) * texts * (length - start))
+    kept, of_block = _bytes(model, pair, site)
+    whole = pass_flops(model, 2 * pair.clean.tokens, logits=2 * len(pair.clean))
+    # A block runs for the cells of its own layer and of all layers below.
+    patched = pass_flops(model, tokens, layers * (layers + 1) // 2, logits=layers * cells)
+    batch = max(pairs.clean.numel() for pairs in batches)
+    return Work(whole + patched, nbytes=kept * batch + of_block * min(size, max(batch, largest)))
 
 
 def site_and_axis(model: OlmoForCausalLM, site: str, by: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.attention_maps import attention_maps
+from workbench.analyses.support.cost import Work, planned, work_of
 from workbench.analyses.support.two_models import shared_layers
 from workbench.progress import Progress, part
 from workbench.results import Maps
@@ -47,3 +48,8 @@ def attention_difference(
         value_name="A − B",
         signed=True,
     )
+
+
+@work_of(attention_difference)
+def _work(a: OlmoForCausalLM, b: OlmoForCausalLM, tokens: TextsLike, **options: object) -> Work:
+    return planned(attention_maps, a, tokens, **options) + planned(attention_maps, b, tokens, **options)

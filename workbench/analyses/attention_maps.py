@@ -1,5 +1,6 @@
 """Attention patterns of heads, by attention weight or by the norm of the value that is moved."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -8,8 +9,9 @@ from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM, Run
 from workbench.analyses.support.arguments import chosen, one_text
+from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.heads import head_name, head_output, values_by_head
-from workbench.analyses.support.memory import run_bytes, site_bytes, tokens_at_a_time
+from workbench.analyses.support.memory import peak_bytes, run_bytes, site_bytes
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, report
 from workbench.results import Maps
@@ -62,7 +64,7 @@ def attention_maps(
     queries = chosen(queries, batch.shape[1], "position")
     if not (layers and heads and queries):
         raise WorkbenchError("an attention map needs at least one layer, one head and one query position")
-    _fits(model, batch.shape[1], len(layers) * len(heads) * len(queries), weighting)
+    _peak(model, batch.shape[1], len(layers) * len(heads) * len(queries), weighting)
     report(progress, 0.0, "attention")
     capture: list[Capture | str] = []
     for layer in sorted(set(layers)):
@@ -93,13 +95,39 @@ def attention_maps(
     )
 
 
-def _fits(model: OlmoForCausalLM, length: int, rows: int, weighting: str) -> None:
-    """Check the memory for the maps: the patterns in the dtype of the model, and three float32 copies of them."""
+@work_of(attention_maps)
+def _work(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    *,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    queries: Sequence[int] | None = None,
+    weighting: str = "probability",
+    resid: Tensor | None = None,
+    **_: object,
+) -> Work:
+    length = one_text(tokens).shape[1]
+    layers = chosen(layers, model.config.num_hidden_layers, "layer")
+    count = [
+        len(layers),
+        len(chosen(heads, model.config.num_attention_heads, "head")),
+        len(chosen(queries, length, "position")),
+    ]
+    blocks = max(layers) + 1 - (0 if resid is None else min(layers))
+    return Work(pass_flops(model, length, blocks), nbytes=_peak(model, length, math.prod(count), weighting))
+
+
+def _peak(model: OlmoForCausalLM, length: int, rows: int, weighting: str) -> float:
+    """Bytes besides the model: a pass, the patterns in the dtype of the model, and three float32 copies of them.
+
+    Errors: WorkbenchError if they do not fit.
+    """
     kept = rows * length * (model.dtype.itemsize + 3 * 4)
     per_token = run_bytes(model)
     if weighting == "value-norm":
         per_token += run_bytes(model, capture=["blocks.*.attn.v"]) + 3 * 4 * site_bytes(model, "blocks.0.attn.result")
-    tokens_at_a_time(model, "attention maps", per_token, length, fixed=kept)
+    return peak_bytes(model, "attention maps", per_token, length, fixed=kept)
 
 
 def _names(layer: int, heads: list[int], combine: str | None) -> list[str]:

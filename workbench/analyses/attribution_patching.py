@@ -7,7 +7,8 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM, edits
 from workbench.analyses.activation_patching import column_names, site_and_axis
-from workbench.analyses.support.memory import run_bytes, site_bytes, tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import peak_bytes, run_bytes, site_bytes, tokens_at_a_time
 from workbench.analyses.support.prompt_pairs import (
     Contrast,
     Ends,
@@ -19,6 +20,7 @@ from workbench.analyses.support.prompt_pairs import (
     grids,
     last_logits_bytes,
     log_probabilities,
+    outlined,
     scale_between,
     summed,
 )
@@ -99,6 +101,24 @@ def _bytes(model: OlmoForCausalLM, pair: Contrast, site: str) -> float:
     run = run_bytes(model, capture=4 * [f"blocks.*.{site}"], grad=True, length=length)
     products = 4 * 8 / model.dtype.itemsize * site_bytes(model, f"blocks.0.{site}", length)
     return run + products + 3 * last_logits_bytes(model) / min(pair.clean.lengths)
+
+
+@work_of(attribution_patching)
+def _work(
+    model: OlmoForCausalLM,
+    clean: TextsLike,
+    corrupted: TextsLike,
+    *_: object,
+    site: str = "resid_pre",
+    by: str = "position",
+    position: int = -1,
+    **__: object,
+) -> Work:
+    pair, (site, _axis) = outlined(model, clean, corrupted, position), site_and_axis(model, site, by)
+    per_token, tokens = _bytes(model, pair, site), pair.clean.tokens
+    peak = peak_bytes(model, f"gradients at {site}", per_token, pair.clean.longest, tokens)
+    passes = 2 + 3  # forward, and backward for each measure
+    return Work(pass_flops(model, passes * tokens, logits=passes * len(pair.clean)), nbytes=peak)
 
 
 def _product(change: Tensor, slope: Tensor, shape: str, axis: str) -> Tensor:

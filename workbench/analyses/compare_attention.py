@@ -9,8 +9,16 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
+from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
-from workbench.analyses.support.two_models import ModelOrName, config_of, pair_name, shared_layers, side_by_side
+from workbench.analyses.support.two_models import (
+    ModelOrName,
+    config_of,
+    pair_name,
+    reader,
+    shared_layers,
+    side_by_side,
+)
 from workbench.progress import Progress
 from workbench.results import Grid, Measures
 from workbench.texts import Texts, TextsLike
@@ -104,9 +112,21 @@ def _layers(
 
 def _tokens(a: ModelOrName, b: ModelOrName, length: int) -> int:
     """The number of tokens to run at a time, given the memory for one layer's patterns in both models."""
-    both = [one if isinstance(one, OlmoForCausalLM) else config_of(one) for one in (a, b)]
-    heads = config_of(a).num_attention_heads
-    return min(tokens_at_a_time(one, "patterns", run_bytes(one) + 12 * 4 * heads * length, length) for one in both)
+    return min(tokens_at_a_time(reader(one), "patterns", _bytes(one, length), length) for one in (a, b))
+
+
+def _bytes(one: ModelOrName, length: int) -> float:
+    """Bytes for each token of a batch: a pass, and the patterns of one layer of both models with their measures."""
+    return run_bytes(reader(one)) + 12 * 4 * config_of(one).num_attention_heads * length
+
+
+@work_of(compare_attention)
+@work_of(match_heads)
+def _work(a: ModelOrName, b: ModelOrName, tokens: TextsLike, **_: object) -> Work:
+    texts = texts_for(config_of(a), tokens, at_least=2)
+    size = min(texts.tokens, _tokens(a, b, texts.longest))
+    flops = sum(pass_flops(config_of(one), texts.tokens) for one in (a, b))
+    return Work(flops, nbytes=max(_bytes(one, texts.longest) for one in (a, b)) * size)
 
 
 def _grid(values: Tensor, title: str, value_name: str, unit: str) -> Grid:

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
-from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import peak_bytes, run_bytes
 from workbench.analyses.support.next_tokens import CHUNK
-from workbench.analyses.support.two_models import ModelOrName, config_of, pair_name, side_by_side
+from workbench.analyses.support.two_models import ModelOrName, config_of, pair_name, reader, side_by_side
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.results import Curves, Measures, Scores
@@ -63,9 +64,8 @@ def compare_behaviour(
     if window < 2:
         raise WorkbenchError(f"window={window}; a window needs at least 2 tokens")
 
-    longest = min(window, *(config_of(subject).max_position_embeddings for subject in (a, b)))
-    windows = [(text, *ends) for text, length in enumerate(texts.lengths) for ends in _windows(length, longest)]
-    _fits(a, b, min(longest, texts.longest))
+    windows = _all_windows(a, b, texts, window)
+    _peak(a, b, max(stop - start for _, start, stop in windows))
 
     def logits(model: OlmoForCausalLM) -> Iterator[Tensor]:
         for text, start, stop in windows:
@@ -124,6 +124,12 @@ def _difference(a: Tensor, b: Tensor, targets: Tensor, top: int) -> dict[str, Te
     }
 
 
+def _all_windows(a: ModelOrName, b: ModelOrName, texts: Texts, window: int) -> list[tuple[int, int, int]]:
+    """The windows of all texts (text, start, stop), within the context length of both models."""
+    longest = min(window, *(config_of(subject).max_position_embeddings for subject in (a, b)))
+    return [(text, *ends) for text, length in enumerate(texts.lengths) for ends in _windows(length, longest)]
+
+
 def _windows(length: int, window: int) -> list[tuple[int, int]]:
     """Windows (start, stop) that overlap by one token. Each window predicts all its tokens except the first, so each
     token of the text except the first is predicted exactly once.
@@ -131,12 +137,22 @@ def _windows(length: int, window: int) -> list[tuple[int, int]]:
     return [(start, min(start + window, length)) for start in range(0, length - 1, window - 1)]
 
 
-def _fits(a: ModelOrName, b: ModelOrName, length: int) -> None:
-    """Check the memory for one window: the logits of both models, float32 copies, and the measures of one chunk."""
+@work_of(compare_behaviour)
+def _work(a: ModelOrName, b: ModelOrName, tokens: TextsLike, *, window: int = 2048, **_: object) -> Work:
+    texts = texts_for(config_of(a), tokens, at_least=2)
+    lengths = [stop - start for _, start, stop in _all_windows(a, b, texts, window)]
+    flops = sum(pass_flops(reader(one), sum(lengths), logits=sum(lengths)) for one in (a, b))
+    return Work(flops, nbytes=_peak(a, b, max(lengths)))
+
+
+def _peak(a: ModelOrName, b: ModelOrName, length: int) -> float:
+    """Bytes besides the models: the logits of one window of both, float32 copies, and the measures of one chunk."""
+    peaks = []
     for one in (a, b):
-        model, size = one if isinstance(one, OlmoForCausalLM) else config_of(one), config_of(one).vocab_size
-        per_token = run_bytes(model, logits=1) + 3 * 4 * size
-        tokens_at_a_time(model, "next-token distributions", per_token, length, fixed=10 * 4 * min(CHUNK, length * size))
+        size = config_of(one).vocab_size
+        per_token, chunk = run_bytes(reader(one), logits=1) + 3 * 4 * size, 10 * 4 * min(CHUNK, length * size)
+        peaks.append(peak_bytes(reader(one), "next-token distributions", per_token, length, fixed=chunk))
+    return max(peaks)
 
 
 def _curves(name: str, values: Tensor, texts: Texts, of: str, tokenizer: Tokenizer | None) -> Curves:

@@ -13,8 +13,10 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
+from workbench.analyses.support.cost import Work, work_of
 from workbench.analyses.support.heads import head_name
 from workbench.analyses.support.named_tensors import NamedTensors, WeightsLike, weights_of
+from workbench.checkpoints import CheckpointLike, locate, open_weights
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, report
 from workbench.results import Grid, Measures, Scores
@@ -137,6 +139,12 @@ def compare_weights(
         ("layer", "head" if heads_of in "qo" else "key-value head"),
         f": {heads_of}",
     )
+
+
+@work_of(compare_weights)
+def _work(a: WeightsLike, b: WeightsLike, **_: object) -> Work:
+    files = [open_weights(locate(one)) for one in (a, b) if isinstance(one, CheckpointLike)]
+    return Work(0, read=sum(each.nbytes for each in files))
 
 
 def weight_table(a: WeightsLike, b: WeightsLike, *, progress: Progress | None = None) -> pd.DataFrame:

@@ -10,8 +10,9 @@ from torch import Tensor
 from hooks import Capture, OlmoForCausalLM, Run
 from hooks.olmo import divided
 from workbench.analyses.support.arguments import chosen, one_text
+from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.heads import head_name, head_output, values_by_head
-from workbench.analyses.support.memory import run_bytes, site_bytes, tokens_at_a_time
+from workbench.analyses.support.memory import peak_bytes, run_bytes, site_bytes
 from workbench.progress import Progress, report
 from workbench.results import Grid, Scores
 from workbench.texts import TextsLike
@@ -44,9 +45,7 @@ def direct_logit_attribution(
     batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
     target = target_ids(model, token, against, tokenizer)
-    n_parts = model.config.num_hidden_layers * (model.config.num_attention_heads + 2) + 1
-    of_parts = n_parts * model.config.hidden_size * (2 * model.dtype.itemsize + 24)
-    tokens_at_a_time(model, "direct logit attribution", run_bytes(model), batch.shape[1], fixed=of_parts)
+    _peak(model, batch.shape[1])
     report(progress, 0.0, "direct logit attribution")
     sites = ("embed", "blocks.*.attn.result", "blocks.*.attn_out", "blocks.*.mlp_out", "ln_final.scale")
     capture = [Capture(site, positions=[position]) for site in sites]
@@ -68,6 +67,19 @@ def direct_logit_attribution(
         value_name="logit" if against is None else "logit difference",
         signed=True,
     )
+
+
+@work_of(direct_logit_attribution)
+def _work(model: OlmoForCausalLM, tokens: TextsLike, *_: object, **__: object) -> Work:
+    length = one_text(tokens).shape[1]
+    return Work(pass_flops(model, length, logits=1), nbytes=_peak(model, length))
+
+
+def _peak(model: OlmoForCausalLM, length: int) -> float:
+    """Bytes besides the model: a pass, and what each part adds, also in float32 and float64."""
+    n_parts = model.config.num_hidden_layers * (model.config.num_attention_heads + 2) + 1
+    of_parts = n_parts * model.config.hidden_size * (2 * model.dtype.itemsize + 24)
+    return peak_bytes(model, "direct logit attribution", run_bytes(model), length, fixed=of_parts)
 
 
 def by_layer(parts: Scores) -> Scores:
@@ -129,10 +141,7 @@ def head_sources(
     layers = chosen([layer for layer, _ in heads], model.config.num_hidden_layers, "layer")
     columns = chosen([head for _, head in heads], model.config.num_attention_heads, "head")
     target = target_ids(model, token, against, tokenizer)
-    kept = [f"blocks.{layer}.attn.v" for layer in set(layers)]
-    moved = site_bytes(model, "blocks.0.attn.z") + (len(heads) + 3) * 8 * model.config.hidden_size
-    per_token = run_bytes(model, capture=kept) + moved
-    tokens_at_a_time(model, "sources of heads", per_token, batch.shape[1])
+    _peak_of_sources(model, batch.shape[1], heads)
     capture: list[Capture | str] = ["ln_final.scale"]
     for layer in sorted(set(layers)):
         capture.append(Capture(f"blocks.{layer}.attn.pattern", queries=[position]))
@@ -152,6 +161,21 @@ def head_sources(
         value_name="logit" if against is None else "logit difference",
         signed=True,
     )
+
+
+@work_of(head_sources)
+def _work_of_sources(
+    model: OlmoForCausalLM, tokens: TextsLike, *_: object, heads: Sequence[tuple[int, int]], **__: object
+) -> Work:
+    length = one_text(tokens).shape[1]
+    return Work(pass_flops(model, length, logits=1), nbytes=_peak_of_sources(model, length, heads))
+
+
+def _peak_of_sources(model: OlmoForCausalLM, length: int, heads: Sequence[tuple[int, int]]) -> float:
+    """Bytes besides the model: a pass, the values of the heads' layers, and what each head moves from each key."""
+    kept = {f"blocks.{layer % model.config.num_hidden_layers}.attn.v" for layer, _ in heads}
+    moved = site_bytes(model, "blocks.0.attn.z") + (len(heads) + 3) * 8 * model.config.hidden_size
+    return peak_bytes(model, "sources of heads", run_bytes(model, capture=sorted(kept)) + moved, length)
 
 
 def target_ids(

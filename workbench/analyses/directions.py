@@ -9,10 +9,11 @@ from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM
 from workbench.analyses.support.arguments import chosen, texts_for
+from workbench.analyses.support.cost import Work, work_of
 from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.labels import labels_of, two_groups
 from workbench.analyses.support.residual_stream import residual_site
-from workbench.analyses.support.text_states import Position, text_states
+from workbench.analyses.support.text_states import Position, states_work, text_states
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.texts import TextsLike
@@ -81,6 +82,18 @@ def head_direction(
             raise WorkbenchError(f"against is {str(against)!r}, but there is no label toward")
         return Direction(site, states.mean(0), f"{what}, {len(texts)} texts", {"position": _said(position)})
     return _difference(site, states, labels_of(texts, labels), toward, against, position, what)
+
+
+@work_of(label_direction)
+def _work(model: OlmoForCausalLM, tokens: TextsLike, *_: object, layer: int | str, **__: object) -> Work:
+    captures = [Capture(residual_site(model, layer))]
+    return states_work(model, texts_for(model.config, tokens), captures, "label direction")
+
+
+@work_of(head_direction)
+def _work_of_head(model: OlmoForCausalLM, tokens: TextsLike, layer: int, head: int, *_: object, **__: object) -> Work:
+    captures = [Capture(f"blocks.{layer % model.config.num_hidden_layers}.attn.result", heads=[head])]
+    return states_work(model, texts_for(model.config, tokens), captures, "head direction")
 
 
 def token_direction(model: OlmoForCausalLM, token: int, *, layer: int | str | None = None) -> Direction:

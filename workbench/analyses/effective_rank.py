@@ -5,7 +5,8 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
-from workbench.analyses.support.memory import tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import peak_bytes, tokens_at_a_time
 from workbench.analyses.support.residual_stream import residual_names, residuals, residuals_bytes
 from workbench.progress import Progress, part, steps
 from workbench.results import Curves
@@ -24,8 +25,7 @@ def effective_rank(model: OlmoForCausalLM, tokens: TextsLike, *, progress: Progr
     texts = texts_for(model, tokens)
     names, width = residual_names(model), model.config.hidden_size
     few, smaller = texts.tokens <= width, min(texts.tokens, width)
-    matrices = 8 * (len(names) * smaller * width + 4 * smaller**2)
-    per_token = residuals_bytes(model) + 2 * 8 * width
+    per_token, matrices = _bytes(model, texts.tokens)
     size = tokens_at_a_time(model, "effective rank", per_token, texts.longest, fixed=matrices, at_most=AT_MOST)
     # Of few tokens the states are kept, sample d_model; of many, their Gram matrix Zᵀ Z, which has the same rank.
     held, done = torch.zeros(len(names), smaller, width, dtype=torch.float64, device=model.device), 0
@@ -50,6 +50,23 @@ def effective_rank(model: OlmoForCausalLM, tokens: TextsLike, *, progress: Progr
         value_name="effective rank",
         unit="directions",
     )
+
+
+@work_of(effective_rank)
+def _work(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
+    texts, width = texts_for(model.config, tokens), model.config.hidden_size
+    per_token, matrices = _bytes(model, texts.tokens)
+    peak = peak_bytes(model, "effective rank", per_token, texts.longest, texts.tokens, fixed=matrices, at_most=AT_MOST)
+    layers, smaller = model.config.num_hidden_layers + 1, min(texts.tokens, width)
+    of_matrices = layers * (2 * texts.tokens * smaller * width + 4 * smaller**3)  # Gram matrices and eigenvalues
+    return Work(pass_flops(model, texts.tokens) + of_matrices, nbytes=peak)
+
+
+def _bytes(model: OlmoForCausalLM, tokens: int) -> tuple[float, float]:
+    """Returns two numbers of bytes: for each token of a batch, and of the matrices of all layers in float64."""
+    layers, width = model.config.num_hidden_layers + 1, model.config.hidden_size
+    smaller = min(tokens, width)
+    return residuals_bytes(model) + 2 * 8 * width, 8 * (layers * smaller * width + 4 * smaller**2)
 
 
 def rankme(gram: Tensor, samples: int) -> Tensor:

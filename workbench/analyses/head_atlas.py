@@ -6,7 +6,8 @@ from torch import Tensor
 from hooks import Capture, OlmoForCausalLM
 from hooks.attention import CHUNK, HeadStatistics
 from workbench.analyses.support.arguments import texts_for
-from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Grid, Measures
@@ -133,13 +134,26 @@ def repeated_spans(vocab_size: int, samples: int, seed: int) -> tuple[Tensor, Te
 
 
 def _tokens(model: OlmoForCausalLM, length: int) -> int:
-    """The number of tokens to run at a time for texts of this length, given the memory for the attention weights of one
-    chunk of queries and for the statistics.
-    """
+    """The number of tokens to run at a time for texts of this length."""
+    return tokens_at_a_time(model, "statistics of heads", _bytes(model, length), length)
+
+
+def _bytes(model: OlmoForCausalLM, length: int) -> float:
+    """Bytes for each token: a pass, the attention weights of one chunk of queries, and the statistics."""
     heads, statistics = model.config.num_attention_heads, 8
     chunk = 6 * heads * min(length, CHUNK) * 4  # weights of a chunk of query rows, for each key of each text
     kept = 3 * model.config.num_hidden_layers * heads * statistics * 8
-    return tokens_at_a_time(model, "statistics of heads", run_bytes(model) + chunk + kept, length)
+    return run_bytes(model) + chunk + kept
+
+
+@work_of(head_atlas)
+def _work(model: OlmoForCausalLM, tokens: TextsLike, *, samples: int = 64, **_: object) -> Work:
+    texts, row = texts_for(model.config, tokens, at_least=2), 2 * SPAN + 2 * GAPS[1]
+    work = Work(0)
+    for length, total in ((texts.longest, texts.tokens), *([(row, samples * row)] if samples else [])):
+        peak = peak_bytes(model, "statistics of heads", _bytes(model, length), length, total)
+        work += Work(pass_flops(model, total), nbytes=peak)
+    return work
 
 
 def _statistics(model: OlmoForCausalLM, batch: Tensor, statistics: HeadStatistics) -> Tensor:

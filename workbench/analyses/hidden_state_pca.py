@@ -5,7 +5,8 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import chosen, texts_for
-from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.results import Points
@@ -38,7 +39,7 @@ def hidden_state_pca(
         raise WorkbenchError(
             f"{sum(kept)} tokens are left after skipping {skip} of each text, too few for {components} components"
         )
-    site, held = f"blocks.{layer}.resid_post", 6 * 8 * sum(kept) * model.config.hidden_size
+    site, held = f"blocks.{layer}.resid_post", _held(model, sum(kept))
     size = tokens_at_a_time(model, "principal components", run_bytes(model, capture=[site]), texts.longest, fixed=held)
     states: list[Tensor] = [torch.empty(0)] * len(texts)
     for rows, ids in steps(texts.batches(size), progress, "hidden states"):
@@ -55,6 +56,20 @@ def hidden_state_pca(
         value_name="projection",
         signed=True,
     )
+
+
+@work_of(hidden_state_pca)
+def _work(model: OlmoForCausalLM, tokens: TextsLike, layer: int, **_: object) -> Work:
+    texts = texts_for(model.config, tokens)
+    (layer,) = chosen([layer], model.config.num_hidden_layers, "layer")
+    per_token, held = run_bytes(model, capture=[f"blocks.{layer}.resid_post"]), _held(model, texts.tokens)
+    peak = peak_bytes(model, "principal components", per_token, texts.longest, texts.tokens, fixed=held)
+    return Work(pass_flops(model, texts.tokens, layer + 1), nbytes=peak)
+
+
+def _held(model: OlmoForCausalLM, tokens: int) -> int:
+    """Bytes of the states in float64, and of their decomposition."""
+    return 6 * 8 * tokens * model.config.hidden_size
 
 
 def principal_components(states: Tensor, components: int) -> tuple[Tensor, Tensor]:

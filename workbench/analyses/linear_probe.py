@@ -15,10 +15,11 @@ from sklearn.preprocessing import StandardScaler
 
 from hooks import Capture, OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
+from workbench.analyses.support.cost import Work, work_of
 from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.labels import labels_of, two_groups
 from workbench.analyses.support.residual_stream import residual_names, residual_site, residual_sites
-from workbench.analyses.support.text_states import Position, text_states
+from workbench.analyses.support.text_states import Position, states_work, text_states
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Curves, Grid
@@ -175,6 +176,17 @@ def probe_layer(
     )
     error = float(right.std(ddof=1) / np.sqrt(len(right)))
     return Probe(site, float(right.mean()), error, confusion, table, states, _fitted(states, wanted))
+
+
+@work_of(linear_probe)
+def _work(model: OlmoForCausalLM, tokens: TextsLike, *_: object, **__: object) -> Work:
+    captures = [Capture(site) for site in residual_sites(model)]  # without the training of the classifiers
+    return states_work(model, texts_for(model.config, tokens), captures, "linear probe")
+
+
+@work_of(probe_layer)
+def _work_of_layer(model: OlmoForCausalLM, tokens: TextsLike, *_: object, layer: int | str, **__: object) -> Work:
+    return states_work(model, texts_for(model.config, tokens), [Capture(residual_site(model, layer))], "linear probe")
 
 
 def _checked(

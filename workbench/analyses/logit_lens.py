@@ -6,7 +6,8 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import one_text
-from workbench.analyses.support.memory import tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import peak_bytes
 from workbench.analyses.support.next_tokens import CHUNK, next_token_statistics
 from workbench.analyses.support.residual_stream import residual_names, residuals, residuals_bytes
 from workbench.errors import WorkbenchError
@@ -52,8 +53,7 @@ def logit_lens(
         raise WorkbenchError(
             f"top_k is {top_k}; choose from 1 to {model.config.vocab_size}, the size of the vocabulary"
         )
-    logits = 16 * 4 * min(CHUNK, batch.numel() * model.config.vocab_size)  # one chunk and its measures, float32
-    tokens_at_a_time(model, "logit lens", residuals_bytes(model), batch.shape[1], fixed=logits)
+    _peak(model, batch.shape[1])
     resid = residuals(model, batch)[:, 0]  # layer pos d_model
     following = torch.cat([batch[0, 1:], batch[0, :1]]).to(resid.device)  # last: a placeholder, NaN below
     size = max(1, CHUNK // model.config.vocab_size)
@@ -67,6 +67,18 @@ def logit_lens(
     measures = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}  # layer pos, or layer pos k
     measures["rank"][:, -1] = float("nan")
     return _as_grids(model, batch[0], measures, tokenizer)
+
+
+@work_of(logit_lens)
+def _work(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
+    length, rows = one_text(tokens).shape[1], model.config.num_hidden_layers + 1
+    return Work(pass_flops(model, length, logits=2 * rows * length), nbytes=_peak(model, length))
+
+
+def _peak(model: OlmoForCausalLM, length: int) -> float:
+    """Bytes besides the model: the residual streams, one chunk of logits and its measures in float32."""
+    logits = 16 * 4 * min(CHUNK, length * model.config.vocab_size)
+    return peak_bytes(model, "logit lens", residuals_bytes(model), length, fixed=logits)
 
 
 def _lens(model: OlmoForCausalLM, resid: Tensor, final: Tensor, following: Tensor, top_k: int) -> dict[str, Tensor]:

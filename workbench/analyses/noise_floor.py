@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from workbench.analyses.support.cost import Work, is_planned, planned, work_of
 from workbench.checkpoints import Checkpoint
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
@@ -39,6 +40,12 @@ def noise_floor(
     if isinstance(found[0], Measures):
         return Measures(**{name: _most([pair[name] for pair in found]) for name in found[0]})
     return _most(found)
+
+
+@work_of(noise_floor)
+def _work(finals: Sequence[Checkpoint], compare: Callable[..., object], **_: object) -> Work:
+    pairs = combinations(finals, 2)
+    return sum((planned(compare, a, b) for a, b in pairs if is_planned(compare)), start=Work(0))
 
 
 def in_floors(pair: Found, floor: Found) -> Found:

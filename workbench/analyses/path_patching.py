@@ -8,6 +8,7 @@ from torch import Tensor
 from hooks import Capture, Edit, OlmoForCausalLM, Run, edits
 from workbench.analyses.support.arguments import chosen
 from workbench.analyses.support.batched_runs import PARTS, RESIDUALS, Swap, heads_and_mlp, repeated, run_cells
+from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.heads import head_name
 from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.prompt_pairs import (
@@ -21,6 +22,7 @@ from workbench.analyses.support.prompt_pairs import (
     grids,
     last_logits_bytes,
     log_probabilities,
+    outlined,
     scale_between,
     summed,
 )
@@ -116,11 +118,41 @@ def _runs(model: OlmoForCausalLM, pairs: Pairs) -> tuple[Run, Run]:
 
 def _batches(model: OlmoForCausalLM, pair: Contrast) -> tuple[list[Pairs], int]:
     """The pairs in batches, and the number of tokens of patched runs to compute at a time."""
+    return batches_in_memory(model, pair, "patching paths", *_bytes(model, pair))
+
+
+def _bytes(model: OlmoForCausalLM, pair: Contrast) -> tuple[float, float]:
+    """Returns two numbers of bytes: for each token of a batch, the stored activations and the last logits of all
+    senders of a layer; and for each token of a patched run.
+    """
     lasts = last_logits_bytes(model) / min(pair.clean.lengths)
-    cells = model.config.num_attention_heads + 1
-    kept = run_bytes(model, capture=[RESIDUALS, *PARTS, *PARTS]) + cells * lasts
-    of_cell = run_bytes(model, capture=PARTS) + 8 * model.config.hidden_size * model.dtype.itemsize + lasts
-    return batches_in_memory(model, pair, "patching paths", kept, of_cell)
+    kept = run_bytes(model, capture=[RESIDUALS, *PARTS, *PARTS]) + (model.config.num_attention_heads + 1) * lasts
+    return kept, run_bytes(model, capture=PARTS) + 8 * model.config.hidden_size * model.dtype.itemsize + lasts
+
+
+@work_of(path_patching)
+def _work(
+    model: OlmoForCausalLM,
+    clean: TextsLike,
+    corrupted: TextsLike,
+    *_: object,
+    receivers: Sequence[tuple[int, int]] | None = None,
+    position: int = -1,
+    **__: object,
+) -> Work:
+    pair, layers = outlined(model, clean, corrupted, position), model.config.num_hidden_layers
+    batches, size = _batches(model, pair)
+    read = None if receivers is None else sorted({layer for layer, _ in _present(model, receivers)})
+    blocks = 0  # that one sender of each layer runs through
+    for layer in range(layers if read is None else read[-1]):
+        blocks += layers - layer if read is None else read[-1] + 1 - layer
+        blocks += 0 if read is None else layers - min(each for each in read if each > layer)
+    senders, tokens = model.config.num_attention_heads + 1, pair.clean.tokens
+    logits = senders * len(pair.clean) * (layers if read is None else read[-1])
+    kept, of_cell = _bytes(model, pair)
+    batch = max(pairs.clean.numel() for pairs in batches)
+    flops = pass_flops(model, tokens, 2 * layers + senders * blocks, logits=logits)
+    return Work(flops, nbytes=kept * batch + of_cell * min(size, senders * batch))
 
 
 def _present(model: OlmoForCausalLM, receivers: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
-from workbench.analyses.support.memory import budget, run_bytes, tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import Reader, budget, peak_bytes, run_bytes, tokens_at_a_time
 from workbench.analyses.support.residual_stream import residuals
-from workbench.analyses.support.two_models import ModelOrName, config_of, opened, pair_name, side_by_side
+from workbench.analyses.support.two_models import ModelOrName, config_of, opened, pair_name, reader, side_by_side
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Grid
@@ -97,12 +98,17 @@ def _drawn(counted: Tensor, subjects: Sequence[ModelOrName], generator: torch.Ge
     """Mask of the tokens to compare, batch pos: all tokens that count, or a random sample that fits into `HELD` bytes
     of hidden states.
     """
+    places = counted.flatten().nonzero()[:, 0]
+    chosen = places[torch.randperm(len(places), generator=generator)[: _most_drawn(subjects)]]
+    return torch.zeros(counted.numel(), dtype=torch.bool).index_fill(0, chosen, True).view_as(counted)
+
+
+def _most_drawn(subjects: Sequence[ModelOrName]) -> int:
+    """The most tokens whose hidden states are stored."""
     configs = [config_of(subject) for subject in subjects]
     size = sum(4 * config.hidden_size * (config.num_hidden_layers + 1) for config in configs)
     model = next((one for one in subjects if isinstance(one, OlmoForCausalLM)), configs[0])
-    places, most = counted.flatten().nonzero()[:, 0], max(SAMPLES, min(HELD, budget(model) // 2) // size)
-    chosen = places[torch.randperm(len(places), generator=generator)[:most]]
-    return torch.zeros(counted.numel(), dtype=torch.bool).index_fill(0, chosen, True).view_as(counted)
+    return max(SAMPLES, min(HELD, budget(model) // 2) // size)
 
 
 def _minibatches(tokens: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -114,17 +120,33 @@ def _minibatches(tokens: int, generator: torch.Generator) -> tuple[Tensor, ...]:
 
 def _tokens(subjects: Sequence[ModelOrName], length: int, drawn: int) -> int:
     """The number of tokens to run at a time, given the memory for the stored hidden states and for one comparison."""
+    return min(
+        tokens_at_a_time(model, "similarity", per_token, length, fixed=fixed, at_most=SAMPLES)
+        for model, per_token, fixed in _bytes(subjects, drawn)
+    )
+
+
+def _bytes(subjects: Sequence[ModelOrName], drawn: int) -> list[tuple[Reader, float, float]]:
+    """Each model, its bytes for each token of a batch, and the bytes of the stored hidden states and one comparison."""
     configs = [config_of(subject) for subject in subjects]
     streams = sum(4 * config.hidden_size * (config.num_hidden_layers + 1) for config in configs)
     layers, most = configs[0].num_hidden_layers + 1, min(drawn, SAMPLES)
     compared = 8 * most * (2 * streams // 4 + 2 * len(configs) * layers * most)  # in float64
-    sizes = []
-    for subject, config in zip(subjects, configs, strict=True):
-        model = subject if isinstance(subject, OlmoForCausalLM) else config
-        per_token = run_bytes(model) + 4 * 4 * config.hidden_size * (config.num_hidden_layers + 1)
-        fixed = drawn * streams + compared
-        sizes.append(tokens_at_a_time(model, "similarity", per_token, length, fixed=fixed, at_most=SAMPLES))
-    return min(sizes)
+    fixed = drawn * streams + compared
+    return [
+        (reader(subject), run_bytes(reader(subject)) + 16 * config.hidden_size * (config.num_hidden_layers + 1), fixed)
+        for subject, config in zip(subjects, configs, strict=True)
+    ]
+
+
+@work_of(representation_similarity)
+def _work(model: ModelOrName, tokens: TextsLike, other: ModelOrName | None = None, **_: object) -> Work:
+    texts, subjects = texts_for(config_of(model), tokens), [model] if other is None else [model, other]
+    peaks = [
+        peak_bytes(one, "similarity", per_token, texts.longest, texts.tokens, fixed=fixed, at_most=SAMPLES)
+        for one, per_token, fixed in _bytes(subjects, min(texts.tokens, _most_drawn(subjects)))
+    ]
+    return Work(sum(pass_flops(reader(one), texts.tokens) for one in subjects), nbytes=max(peaks))
 
 
 def _hidden_states(

@@ -6,7 +6,8 @@ from torch.nn.functional import cosine_similarity
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import one_text
-from workbench.analyses.support.memory import tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import peak_bytes
 from workbench.analyses.support.residual_stream import residual_names, residuals, residuals_bytes
 from workbench.progress import Progress, report
 from workbench.results import Grid, Measures
@@ -30,7 +31,7 @@ def residual_norms(
       not change the direction, and undefined (NaN) at `embed`.
     """
     batch = one_text(tokens, model)
-    tokens_at_a_time(model, "residual norms", _bytes(model), batch.shape[1])
+    _peak(model, batch.shape[1])
     report(progress, 0.0, "residual norms")
     resid = residuals(model, batch)[:, 0].float()  # layer pos d_model
     size, dimension = resid.abs().max(-1)
@@ -81,7 +82,7 @@ def massive_activations(
     value first: `layer`, `position`, `token`, `dimension`, `value`, `ratio`. The table is empty if nothing is massive.
     """
     batch = one_text(tokens, model)
-    tokens_at_a_time(model, "massive activations", _bytes(model), batch.shape[1])
+    _peak(model, batch.shape[1])
     resid = residuals(model, batch)[:, 0].float()  # layer pos d_model
     ratios = resid.abs() / resid.abs().median(-1, keepdim=True).values
     layer, position, dimension = torch.where((resid.abs() >= at_least) & (ratios >= ratio))
@@ -99,7 +100,14 @@ def massive_activations(
     return table.sort_values("value", key=abs, ascending=False, kind="stable", ignore_index=True)
 
 
-def _bytes(model: OlmoForCausalLM) -> float:
-    """Bytes for each token: its residual streams, their absolute values in float32, and the sort for the median."""
+@work_of(residual_norms)
+@work_of(massive_activations)
+def _work(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
+    length = one_text(tokens).shape[1]
+    return Work(pass_flops(model, length), nbytes=_peak(model, length))
+
+
+def _peak(model: OlmoForCausalLM, length: int) -> float:
+    """Bytes besides the model: residual streams, their absolute values in float32, and the sort for the median."""
     numbers = (model.config.num_hidden_layers + 1) * model.config.hidden_size
-    return residuals_bytes(model) + 24 * numbers
+    return peak_bytes(model, "residual norms", residuals_bytes(model) + 24 * numbers, length)

@@ -13,8 +13,9 @@ from transformers import DynamicCache
 from hooks import Capture, Edit, OlmoForCausalLM, Run
 from workbench.analyses.logit_lens import unembed
 from workbench.analyses.support.arguments import chosen, one_text
+from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.heads import head_name
-from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.memory import peak_bytes, run_bytes
 from workbench.analyses.support.next_tokens import next_token_statistics
 from workbench.analyses.support.residual_stream import residual_names
 from workbench.progress import Progress, report
@@ -78,7 +79,7 @@ def token_inspection(
     """
     batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
-    _fits(model, batch.shape[1])
+    _peak(model, batch.shape[1])
     report(progress, 0.0, "one token")
     seen = {"past_key_values": DynamicCache(config=model.config), "edits": edits}
     capture = [Capture(site, positions=[max(position - 1, 0)]) for site in ("embed", "blocks.*.resid_post")]
@@ -98,15 +99,21 @@ def token_inspection(
     )
 
 
-def _fits(model: OlmoForCausalLM, length: int) -> None:
-    """Check the memory for a text: its run, the key-value cache, the attention weights on one token, and one row of
-    logits for each layer.
+@work_of(token_inspection)
+def _work(model: OlmoForCausalLM, tokens: TextsLike, *_: object, **__: object) -> Work:
+    length, rows = one_text(tokens).shape[1], model.config.num_hidden_layers + 1
+    return Work(pass_flops(model, length, logits=2 + rows), nbytes=_peak(model, length))
+
+
+def _peak(model: OlmoForCausalLM, length: int) -> float:
+    """Bytes besides the model: a pass, the key-value cache, the attention weights on one token, and one row of logits
+    for each layer.
     """
     config, cached = model.config, ("blocks.*.attn.rot_k", "blocks.*.attn.v")
     heads = config.num_hidden_layers * config.num_attention_heads
     per_token = run_bytes(model, capture=2 * cached) + 16 * heads
     lens = (config.num_hidden_layers + 1) * config.vocab_size * (model.dtype.itemsize + 4 * 4)
-    tokens_at_a_time(model, "token inspection", per_token, length, fixed=lens)
+    return peak_bytes(model, "token inspection", per_token, length, fixed=lens)
 
 
 def _expected(logits: Tensor, top_k: int, tokenizer: Tokenizer | None) -> pd.DataFrame:

@@ -4,7 +4,8 @@ import torch
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
-from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
 from workbench.progress import Progress, steps
 from workbench.results import Curves, Measures
@@ -27,8 +28,7 @@ def token_losses(
     position, which nothing predicts, and after the end of a text that is shorter than others.
     """
     texts = texts_for(model, tokens, at_least=2)
-    per_token = run_bytes(model, logits=2)
-    size = tokens_at_a_time(model, "token losses", per_token, texts.longest, fixed=CHUNK_BYTES)
+    size = tokens_at_a_time(model, "token losses", run_bytes(model, logits=2), texts.longest, fixed=CHUNK_BYTES)
     found = {name: torch.full(texts.ids.shape, float("nan")) for name in ("loss", "rank", "entropy")}
     for rows, ids in steps(texts.batches(size), progress, "token losses"):
         statistics = next_token_statistics(model.run(ids).logits[:, :-1], ids[:, 1:])
@@ -50,3 +50,10 @@ def token_losses(
             for name, values in found.items()
         }
     )
+
+
+@work_of(token_losses)
+def _work(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
+    texts, per_token = texts_for(model.config, tokens, at_least=2), run_bytes(model, logits=2)
+    peak = peak_bytes(model, "token losses", per_token, texts.longest, texts.tokens, fixed=CHUNK_BYTES)
+    return Work(pass_flops(model, texts.tokens, logits=texts.tokens), nbytes=peak)

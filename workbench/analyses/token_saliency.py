@@ -10,7 +10,8 @@ from torch import Tensor
 from hooks import OlmoForCausalLM
 from workbench.analyses.direct_logit_attribution import target_ids
 from workbench.analyses.support.arguments import chosen, one_text
-from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, report, steps
 from workbench.results import Measures, Scores
@@ -66,9 +67,8 @@ def token_saliency(
     if points < 1:
         raise WorkbenchError(f"points is {points}; the quadrature needs at least 1, and is more exact with more")
     ids, embeddings = batch[:, : position + 1], model.get_input_embeddings().weight.detach()
-    d_model = model.config.hidden_size
-    per_token = run_bytes(model, grad=True) + 40 * d_model  # for the points on the line, and their gradients in float64
-    first, sums = 3 * ids.shape[1], 40 * d_model * ids.shape[1]  # the first gradient call has three texts
+    per_token, sums = _bytes(model, ids.shape[1])
+    first = 3 * ids.shape[1]  # the first gradient call has three texts
     size = tokens_at_a_time(model, "integrated gradients", per_token, first, fixed=sums)
     x = model.run(ids, capture="blocks.0.resid_pre", captures_only=True)["blocks.0.resid_pre"]  # 1 pos d_model
     origin = embeddings.mean(0).expand_as(x)
@@ -82,6 +82,37 @@ def token_saliency(
     by_slope = _scores("gradient × input", (x[0] * slopes[0]).sum(-1), to_zeros, labels, name)
     by_integral = _scores(f"integrated gradients on {used} points", integrated, to_origin, labels, name)
     return Measures(gradient_x_input=by_slope, integrated_gradients=by_integral)
+
+
+@work_of(token_saliency)
+def _work(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    *_: object,
+    position: int = -1,
+    points: int = 1024,
+    **__: object,
+) -> Work:
+    length = one_text(tokens).shape[1]
+    read = 1 + chosen([position], length, "position")[0]
+    per_token, sums = _bytes(model, read)
+    counts = _counts(points)
+    peak = peak_bytes(model, "integrated gradients", per_token, 3 * read, counts[-1] * read, fixed=sums)
+    least, most = (2 * pass_flops(model, (3 + total) * read, logits=3 + total) for total in (counts[0], sum(counts)))
+    return Work(least, at_most=most, nbytes=peak)
+
+
+def _bytes(model: OlmoForCausalLM, length: int) -> tuple[float, float]:
+    """Returns two numbers of bytes: for each token of the points that are run at a time, with their gradients, also in
+    float64; and of the sums over a text of this length.
+    """
+    d_model = model.config.hidden_size
+    return run_bytes(model, grad=True) + 40 * d_model, 40 * d_model * length
+
+
+def _counts(most: int) -> list[int]:
+    """The numbers of points to try, up to `most`."""
+    return [*(count for count in DOUBLED if count < most), most]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +144,7 @@ def _integrated(line: Line, total: float, most: int, tolerance: float, progress:
     """The integral on the smallest tried number of points for which its sum is close enough to `total`, and that
     number; on `most` points if none is enough.
     """
-    counts = [*(count for count in DOUBLED if count < most), most]
+    counts = _counts(most)
     for done, count in enumerate(counts):
         ends = (sum(counts[:n]) / sum(counts) for n in (done, done + 1))
         found = line.integral(count, part(progress, *ends))

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
+from workbench.analyses.support.cost import Work, is_planned, planned, work_of
 from workbench.analyses.support.heads import head_name
 from workbench.checkpoints import Checkpoint, Weights
 from workbench.checkpoints.loading import suited_dtype
@@ -263,8 +264,12 @@ def _measure(
 
     if store is None:
         return make(), True
-    depends = (_mark(weights), _mark(previous) if previous else None, reference[0] if reference else None)
-    return store.kept(joblib.hash((_key(metric), loading.key, depends)), make)
+    return store.kept(_key_of(metric, loading, weights, previous, reference[0] if reference else None), make)
+
+
+def _key_of(metric: Metric, loading: Loading, weights: Weights, previous: Weights | None, reference: str | None) -> str:
+    """The cache key of a metric at one checkpoint."""
+    return joblib.hash((_key(metric), loading.key, (_mark(weights), _mark(previous) if previous else None, reference)))
 
 
 def _reference(
@@ -308,6 +313,36 @@ def _open(checkpoint: Checkpoint) -> Weights:
 
 def _mark(weights: Weights) -> str:
     return checkpoints.fingerprint(weights)
+
+
+@work_of(trajectory)
+def _work(
+    series: Sequence[Checkpoint],
+    metric: Metric | Callable[[OlmoForCausalLM], Value],
+    *,
+    loading: Loading = Loading(),
+    cache: str | Path | None = CACHE,
+    **_: object,
+) -> Work:
+    run = checkpoints.main_run(series) if isinstance(series, checkpoints.Series) else list(series)
+    metric = metric if isinstance(metric, Metric) else of_model(metric)
+    opened = [_open(checkpoint) for checkpoint in run]
+    left = list(range(len(run)))
+    if cache is not None:
+        store, before = DiskCache(Path(cache).expanduser()), metric.reads == "weights"
+        mark = None if metric.reference is None else _mark(opened[metric.reference_at])
+        left = [
+            index
+            for index in left
+            if not store.holds(
+                _key_of(metric, loading, opened[index], opened[index - 1] if before and index else None, mark)
+            )
+        ]
+    each = Work(0)
+    if left and is_planned(metric.function):
+        each = planned(metric.function, checkpoints.outline(run[0], dtype=loading.dtype), **metric.arguments)
+    files = 2 if metric.reads == "weights" else 1
+    return each.times(len(left)) + Work(0, read=files * sum(opened[index].nbytes for index in left))
 
 
 def _key(value: object) -> object:

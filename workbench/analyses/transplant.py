@@ -12,11 +12,12 @@ from torch import Tensor
 
 from hooks import Edit, OlmoForCausalLM, Run, edits
 from workbench.analyses.support.arguments import chosen, texts_for
-from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import Reader, block_products, peak_bytes, run_bytes, tokens_at_a_time
 from workbench.analyses.support.named_tensors import NamedTensors, weights_of
 from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
 from workbench.analyses.support.part_swap import Part, grafted, part_tensors
-from workbench.analyses.support.two_models import ModelOrName, config_of, name_of, opened
+from workbench.analyses.support.two_models import ModelOrName, config_of, name_of, opened, reader
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.progress import part as stage
@@ -171,17 +172,62 @@ def with_part(
 
 
 def _batches(a: ModelOrName, b: ModelOrName, texts: Texts, layers: int, using: str) -> list[Batch]:
-    """Batches of texts that fit into memory beside all logits of a run, B's residual streams, and the activations of
-    A's parts in `layers` layers.
+    """Batches of texts that fit into memory, with A's parts of `layers` layers."""
+    sizes = [
+        tokens_at_a_time(model, "transplant", per_token, texts.longest, fixed=fixed)
+        for model, per_token, fixed in _bytes(a, b, texts, layers, using)
+    ]
+    return texts.batches(min(sizes))
+
+
+def _bytes(a: ModelOrName, b: ModelOrName, texts: Texts, layers: int, using: str) -> list[tuple[Reader, float, float]]:
+    """Each model with two numbers of bytes: for each token of a batch, all logits of a run and B's residual streams;
+    and of A's parts in `layers` layers: their activations, or the weights of one part with a copy.
     """
     config = config_of(b)
-    kept = 4 * len(CAPTURED) * layers * texts.tokens * config.hidden_size if using == "activations" else 0
-    sizes = []
-    for model in (one if isinstance(one, OlmoForCausalLM) else config_of(one) for one in (a, b)):
-        streams = 4 * (config.num_hidden_layers + len(CAPTURED) * layers) * config.hidden_size
-        per_token = run_bytes(model, logits=3) + streams
-        sizes.append(tokens_at_a_time(model, "transplant", per_token, texts.longest, fixed=CHUNK_BYTES + kept))
-    return texts.batches(min(sizes))
+    kept = 2 * 4 * block_products(config)
+    if using == "activations":
+        kept = 4 * len(CAPTURED) * layers * texts.tokens * config.hidden_size
+    streams = 4 * (config.num_hidden_layers + len(CAPTURED) * layers) * config.hidden_size
+    return [(reader(one), run_bytes(reader(one), logits=3) + streams, CHUNK_BYTES + kept) for one in (a, b)]
+
+
+def _peak(a: ModelOrName, b: ModelOrName, texts: Texts, layers: int, using: str) -> float:
+    """The peak memory besides the models, in bytes."""
+    return max(
+        peak_bytes(model, "transplant", per_token, texts.longest, texts.tokens, fixed=fixed)
+        for model, per_token, fixed in _bytes(a, b, texts, layers, using)
+    )
+
+
+@work_of(transplant)
+def _work(
+    a: ModelOrName, b: ModelOrName, tokens: TextsLike, part: Part | str, *, using: str = "weights", **_: object
+) -> Work:
+    texts = texts_for(config_of(b), tokens, at_least=2)
+    part, count = Part.named(part) if isinstance(part, str) else part, texts.tokens
+    flops = pass_flops(reader(b), 2 * count, logits=2 * count)
+    flops += pass_flops(reader(a), count, part.layer + 1) if using == "activations" else 0
+    return Work(flops, nbytes=_peak(a, b, texts, 1, using))
+
+
+@work_of(transplant_parts)
+def _work_of_parts(
+    a: ModelOrName,
+    b: ModelOrName,
+    tokens: TextsLike,
+    *,
+    kinds: Sequence[str] | None = None,
+    using: str = "weights",
+    **_: object,
+) -> Work:
+    texts, config = texts_for(config_of(b), tokens, at_least=2), config_of(b)
+    layers, parts = config.num_hidden_layers, len(_kinds(kinds, using))
+    parts += config.num_attention_heads - 1 if "head" in _kinds(kinds, using) else 0
+    blocks = layers + parts * layers * (layers + 1) // 2  # of B's own run, and of the runs from each layer on
+    flops = pass_flops(reader(b), texts.tokens, blocks, logits=texts.tokens * (1 + parts * layers))
+    flops += pass_flops(reader(a), texts.tokens) if using == "activations" else 0
+    return Work(flops, nbytes=_peak(a, b, texts, layers, using))
 
 
 def _donor(

@@ -14,7 +14,7 @@ from workbench.checkpoints.catalog import (
     series,
 )
 from workbench.checkpoints.check import check
-from workbench.checkpoints.loading import Need, estimate, is_here, load, locate, tokenizer_of
+from workbench.checkpoints.loading import Need, estimate, is_here, load, locate, outline, tokenizer_of
 from workbench.checkpoints.names import Revision, parse
 from workbench.checkpoints.published import PUBLISHED, Published
 from workbench.checkpoints.residency import Residents
@@ -43,6 +43,7 @@ __all__ = [
     "locate",
     "main_run",
     "open_weights",
+    "outline",
     "parse",
     "pick",
     "series",

@@ -102,6 +102,16 @@ def estimate(
     return _need(weights, _dtype(dtype, device, quantize, weights), quantize)
 
 
+def outline(checkpoint: CheckpointLike, *, dtype: torch.dtype | str | None = None) -> OlmoForCausalLM:
+    """A checkpoint's model on the meta device: with its sizes, its sites and its dtype, but without weights.
+
+    `dtype` is as in `load`. The errors are those of `locate` and of `load`, for a configuration that is no OLMo.
+    """
+    weights = open_weights(locate(checkpoint))
+    with torch.device("meta"):
+        return OlmoForCausalLM(weights.config).to(_dtype(dtype, None, None, weights)).eval()
+
+
 def locate(checkpoint: CheckpointLike) -> Path:
     """The folder of a checkpoint; its files are downloaded if they are not on this machine.
 

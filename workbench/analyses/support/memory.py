@@ -47,7 +47,8 @@ def _device(model: Reader) -> torch.device:
     return model.device if on_device else torch.device("cpu")
 
 
-def _config(model: Reader) -> PreTrainedConfig:
+def reader_config(model: Reader) -> PreTrainedConfig:
+    """The configuration of a model, or the configuration itself."""
     return model.config if isinstance(model, OlmoForCausalLM) else model
 
 
@@ -84,12 +85,30 @@ def tokens_at_a_time(
     return size
 
 
+def peak_bytes(
+    model: Reader,
+    what: str,
+    per_token: float,
+    length: int,
+    total: int = 0,
+    *,
+    fixed: float = 0,
+    at_most: int | None = None,
+) -> float:
+    """The peak memory besides the model, in bytes, of `total` tokens (or of one text) in batches of `tokens_at_a_time`.
+
+    The other arguments and the errors are those of `tokens_at_a_time`.
+    """
+    size = tokens_at_a_time(model, what, per_token, length, fixed=fixed, at_most=at_most)
+    return fixed + per_token * min(size, max(length, total))
+
+
 def _most_tokens(model: Reader, per_token: float, fixed: float, allowed: int) -> int:
     """The tokens that fit into the budget, and on a CPU also into the limits of a batch."""
     if _device(model).type != "cpu":
         return int((allowed - fixed) / per_token)
     fitting = (min(allowed, BATCH_BYTES) - fixed) / per_token
-    return int(min(fitting, BATCH_PRODUCTS / block_products(_config(model))))
+    return int(min(fitting, BATCH_PRODUCTS / block_products(reader_config(model))))
 
 
 def block_products(config: PreTrainedConfig) -> int:
@@ -112,7 +131,7 @@ def run_bytes(
         grad: whether activations are kept for a backward pass.
         length: the number of keys of a text, if patterns or scores are captured.
     """
-    size, config = _itemsize(model), _config(model)
+    size, config = _itemsize(model), reader_config(model)
     width = config.hidden_size + config.intermediate_size
     work = 6 * width * size  # intermediate results of one layer at a time
     if grad:

@@ -98,11 +98,23 @@ def contrast(
     wanted = [each for each in (token, against) if each is not None]
     columns = [_ids(model, each, len(both[0]), tokenizer) for each in wanted]
     names = [vocabulary_labels(ids[:1], tokenizer)[0] + (" …" if len(set(ids)) > 1 else "") for ids in columns]
-    ends = torch.tensor(lengths[0]) + position + 1 if position < 0 else torch.full((len(both[0]),), position + 1)
-    asked = torch.arange(both[0].longest) < ends[:, None]  # text pos
-    first, second = (Texts(texts.ids, texts.mask & asked.to(texts.ids.device)).to(model.device) for texts in both)
+    first, second = (up_to(texts, position).to(model.device) for texts in both)
     targets = torch.tensor(columns, dtype=torch.long, device=model.device).view(len(columns), len(first)).T
     return Contrast(first, second, targets, " over ".join(names) or "a function of the logits", metric)
+
+
+def up_to(texts: Texts, position: int) -> Texts:
+    """The texts up to a position, which is included; a negative one counts from the end of each text."""
+    lengths = torch.tensor(texts.lengths)
+    ends = lengths + position + 1 if position < 0 else torch.full_like(lengths, position + 1)
+    asked = torch.arange(texts.longest) < ends[:, None]  # text pos
+    return Texts(texts.ids, texts.mask & asked.to(texts.ids.device))
+
+
+def outlined(model: OlmoForCausalLM, clean: TextsLike, corrupted: TextsLike, position: int) -> Contrast:
+    """A contrast without targets, to plan the work on it: the model may be on the meta device."""
+    first, second = (up_to(texts_for(model.config, texts), position) for texts in (clean, corrupted))
+    return Contrast(first, second, torch.empty(len(first), 0), "")
 
 
 def _some(lengths: list[int]) -> str:

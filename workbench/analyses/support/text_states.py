@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM
-from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from hooks.sites import layer_of
+from workbench.analyses.support.cost import Work, pass_flops
+from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.texts import Texts
@@ -36,8 +38,8 @@ def text_states(
     places = text_positions(texts, position)
     width, sites = model.config.hidden_size, [capture.site for capture in captures]
     found = torch.empty(len(captures), len(texts), width)
-    per_token = run_bytes(model, capture=sites) + 2 * len(captures) * width * (model.dtype.itemsize + 4)
-    size = tokens_at_a_time(model, what, per_token, texts.longest, fixed=3 * found.nbytes)
+    per_token, held = _bytes(model, texts, captures)
+    size = tokens_at_a_time(model, what, per_token, texts.longest, fixed=held)
     for rows, ids in steps(texts.batches(size), progress, "reading hidden states"):
         where = None if places is None else places[rows][:, None]  # batch 1
         wanted = [replace(capture, positions=where) for capture in captures]
@@ -46,6 +48,21 @@ def text_states(
             states = run[site].float()  # batch pos d_model, or batch pos 1 d_model for one head
             found[number, rows] = states.mean(1).reshape(len(rows), width).cpu()
     return found
+
+
+def states_work(model: OlmoForCausalLM, texts: Texts, captures: Sequence[Capture], what: str) -> Work:
+    """The work of `text_states`."""
+    per_token, held = _bytes(model, texts, captures)
+    peak = peak_bytes(model, what, per_token, texts.longest, texts.tokens, fixed=held)
+    layers = [layer_of(capture.site)[0] for capture in captures]
+    return Work(pass_flops(model, texts.tokens, max(0 if at is None else at + 1 for at in layers)), nbytes=peak)
+
+
+def _bytes(model: OlmoForCausalLM, texts: Texts, captures: Sequence[Capture]) -> tuple[float, float]:
+    """Returns two numbers of bytes: for each token of a batch, and of the states of all texts with copies."""
+    width, sites = model.config.hidden_size, [capture.site for capture in captures]
+    per_token = run_bytes(model, capture=sites) + 2 * len(captures) * width * (model.dtype.itemsize + 4)
+    return per_token, 3 * 4 * len(captures) * len(texts) * width
 
 
 def text_positions(texts: Texts, position: Position) -> Tensor | None:

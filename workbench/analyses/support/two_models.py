@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
+from workbench.analyses.support.memory import Reader
 from workbench.checkpoints import CheckpointLike
 from workbench.checkpoints.loading import readable
 from workbench.errors import WorkbenchError
@@ -83,6 +84,11 @@ def config_of(subject: ModelOrName) -> PreTrainedConfig:
     if isinstance(subject, OlmoForCausalLM):
         return subject.config
     return checkpoints.open_weights(checkpoints.locate(subject)).config
+
+
+def reader(subject: ModelOrName) -> Reader:
+    """The model, or the configuration of a checkpoint that will be loaded, for `support.memory` and `support.cost`."""
+    return subject if isinstance(subject, OlmoForCausalLM) else config_of(subject)
 
 
 def shared_layers(a: ModelOrName, b: ModelOrName) -> int:
