@@ -24,6 +24,7 @@ from workbench.analyses.support import memory
 from workbench.analyses.support.cost import ALONE, Work, is_planned, pass_flops, planned
 from workbench.analyses.trajectory import trajectory
 from workbench.errors import WorkbenchError
+from workbench.texts import Texts
 
 Models = dict[str, tuple[OlmoForCausalLM, OlmoForCausalLM]]
 ALL: dict[str, OfTexts] = {
@@ -120,6 +121,10 @@ METRICS: dict[str, Callable[[Tensor], metrics.Metric]] = {
     "residual_norms": metrics.residual_norms,
     "effective_rank": metrics.effective_rank,
     "kl_to_last": metrics.kl_to_last,
+    "probe_accuracy": lambda texts: metrics.probe_accuracy(texts.repeat(2, 1), [0, 0, 1, 1], folds=2),
+    "steering_effect": lambda texts: metrics.steering_effect(
+        Texts(texts, labels=("a", "b")), "a", "b", ([5], [6]), layer=1, controls=2
+    ),
     "head_needed": partial(metrics.head_needed, layer=1, head=2),
     "continuation_log_prob": lambda texts: metrics.continuation_log_prob(texts[:1], texts[1:]),
 }

@@ -30,9 +30,12 @@ from workbench.analyses.hidden_state_pca import hidden_state_pca
 from workbench.analyses.linear_probe import linear_probe, probe_layer
 from workbench.analyses.logit_lens import logit_lens
 from workbench.analyses.noise_floor import noise_floor
+from workbench.analyses.patchscope import patchscope
 from workbench.analyses.path_patching import path_patching
 from workbench.analyses.representation_similarity import representation_similarity
 from workbench.analyses.residual_norms import residual_norms
+from workbench.analyses.steering import steering, steering_effect
+from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.part_swap import Part
 from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
@@ -52,6 +55,10 @@ class Given:
     folder: str
     ids: Tensor
     others: Tensor
+
+
+def ones(model: OlmoForCausalLM) -> Direction:
+    return Direction("blocks.1.resid_post", torch.ones(model.config.hidden_size))
 
 
 Analysis = Callable[[Given, Progress], Any]
@@ -76,6 +83,7 @@ ANALYSES: dict[str, Analysis] = {
     "head_direction": lambda g, p: head_direction(g.model, g.ids, 1, 2, progress=p),
     "label_direction": lambda g, p: label_direction(g.model, g.ids, "a", layer=1, labels="ab", progress=p),
     "linear_probe": lambda g, p: linear_probe(g.model, torch.cat([g.ids] * 4), [0, 1] * 4, folds=2, progress=p),
+    "patchscope": lambda g, p: patchscope(g.model, g.ids[0], g.others[0], progress=p),
     "probe_layer": lambda g, p: probe_layer(g.model, torch.cat([g.ids] * 4), [0, 1] * 4, layer=1, folds=2, progress=p),
     "logit_lens": lambda g, p: logit_lens(g.model, g.ids[0], progress=p),
     "noise_floor": lambda g, p: noise_floor(checkpoints.series(g.folder) * 2, compare_weights, progress=p),
@@ -84,6 +92,10 @@ ANALYSES: dict[str, Analysis] = {
     "representation_similarity of a folder": lambda g, p: representation_similarity(g.folder, g.ids, progress=p),
     "representation_similarity of two": lambda g, p: representation_similarity(g.model, g.ids, g.folder, progress=p),
     "residual_norms": lambda g, p: residual_norms(g.model, g.ids[0], progress=p),
+    "steering": lambda g, p: steering(
+        g.model, g.ids, ones(g.model), [5], [6], strengths=(0, 1), controls=1, progress=p
+    ),
+    "steering_effect": lambda g, p: steering_effect(g.model, g.ids, ones(g.model), [5], controls=1, progress=p),
     "token_inspection": lambda g, p: token_inspection(g.model, g.ids[0], 3, progress=p),
     "token_losses": lambda g, p: token_losses(g.model, g.ids, progress=p),
     "token_saliency": lambda g, p: token_saliency(g.model, g.ids[0], 5, points=64, progress=p),

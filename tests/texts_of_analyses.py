@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
+
 from hooks import OlmoForCausalLM
 from workbench import metrics
 from workbench.analyses.ablation import ablation
@@ -20,18 +22,26 @@ from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.hidden_state_pca import hidden_state_pca
 from workbench.analyses.linear_probe import linear_probe
 from workbench.analyses.logit_lens import logit_lens
+from workbench.analyses.patchscope import patchscope
 from workbench.analyses.path_patching import path_patching
 from workbench.analyses.representation_similarity import representation_similarity
 from workbench.analyses.residual_norms import massive_activations, residual_norms
+from workbench.analyses.steering import steering, steering_effect
+from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.part_swap import Part
 from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
 from workbench.analyses.token_saliency import token_saliency
 from workbench.analyses.transplant import transplant, transplant_parts
-from workbench.texts import as_texts
+from workbench.texts import Texts, as_texts
 
 Model = OlmoForCausalLM
 OfTexts = Callable[[Model, Model, Any, Any], Any]
+
+
+def ones(model: Model) -> Direction:
+    return Direction("blocks.1.resid_post", torch.ones(model.config.hidden_size))
+
 
 SETS: dict[str, OfTexts] = {
     "ablation by zeros": lambda a, b, texts, others: ablation(a, texts, 5, method="zero"),
@@ -56,6 +66,10 @@ SETS: dict[str, OfTexts] = {
     "linear_probe": lambda a, b, texts, others: linear_probe(a, texts, [0, 1] * 4, folds=2, position="mean"),
     "representation_similarity": lambda a, b, texts, others: representation_similarity(a, texts, skip=1),
     "representation_similarity of two": lambda a, b, texts, others: representation_similarity(a, texts, b),
+    "steering": lambda a, b, texts, others: steering(
+        a, texts, ones(a), [5], [6, 7], strengths=(0, 1), controls=1, unrelated=others
+    ),
+    "steering_effect": lambda a, b, texts, others: steering_effect(a, texts, ones(a), [5], controls=1),
     "token_losses": lambda a, b, texts, others: token_losses(a, texts),
     "transplant of weights": lambda a, b, texts, others: transplant(a, b, texts, Part("mlp", 1), target=5),
     "transplant of activations": lambda a, b, texts, others: transplant(
@@ -75,6 +89,7 @@ SINGLE: dict[str, OfTexts] = {
     "head_sources": lambda a, b, text, other: head_sources(a, text, 5, heads=[(1, 2)]),
     "logit_lens": lambda a, b, text, other: logit_lens(a, text),
     "massive_activations": lambda a, b, text, other: massive_activations(a, text, at_least=0.1, ratio=1),
+    "patchscope": lambda a, b, text, other: patchscope(a, text, other),
     "residual_norms": lambda a, b, text, other: residual_norms(a, text),
     "token_inspection": lambda a, b, text, other: token_inspection(a, text, 3),
     "token_saliency": lambda a, b, text, other: token_saliency(a, text, 5, points=64),
@@ -105,6 +120,16 @@ METRICS: dict[str, OfTexts] = {
     "residual_norms along a run": along(metrics.residual_norms),
     "effective_rank along a run": along(metrics.effective_rank),
     "kl_to_last": along(metrics.kl_to_last),
+    "steering_effect along a run": along(
+        lambda texts: metrics.steering_effect(
+            Texts(as_texts(texts).ids, as_texts(texts).mask, tuple("ab" * 9)[: len(as_texts(texts))]),
+            *("a", "b", ([5], [6])),
+            layer=0,
+            prompts=texts,
+            controls=1,
+        )
+    ),
+    "probe_accuracy": along(lambda texts: metrics.probe_accuracy(texts, [0, 1] * 4, folds=2, position="mean")),
     "head_needed": along(partial(metrics.head_needed, layer=1, head=2)),
 }
 """Metrics of `trajectory` over sets of texts."""

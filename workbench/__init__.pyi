@@ -15,9 +15,11 @@ from .analyses.hidden_state_pca import hidden_state_pca
 from .analyses.linear_probe import linear_probe, probe_layer
 from .analyses.logit_lens import logit_lens
 from .analyses.noise_floor import noise_floor
+from .analyses.patchscope import patchscope
 from .analyses.path_patching import path_patching
 from .analyses.representation_similarity import representation_similarity
 from .analyses.residual_norms import residual_norms
+from .analyses.steering import steering, steering_effect
 from .analyses.support.direction import Direction
 from .analyses.support.sample_text import SAMPLE_TEXT
 from .analyses.token_inspection import token_inspection
@@ -41,7 +43,7 @@ from .checkpoints import (
 )
 from .embedded_texts import text_sets
 from .errors import WorkbenchError
-from .generation import generate
+from .generation import generate, steered_texts
 from .plots import plot
 from .result_files import load_result, save_results
 from .results import Curves, Grid, Maps, Measures, Points, Scores
@@ -94,6 +96,7 @@ __all__ = [
     "metrics",
     "noise_floor",
     "open_weights",
+    "patchscope",
     "path_patching",
     "plot",
     "probe_layer",
@@ -102,6 +105,9 @@ __all__ = [
     "save_results",
     "series",
     "singular_directions",
+    "steered_texts",
+    "steering",
+    "steering_effect",
     "text_sets",
     "token_direction",
     "token_inspection",

@@ -16,13 +16,15 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hooks import Edit, OlmoForCausalLM
-from workbench.analyses.support.arguments import one_text
-from workbench.analyses.support.cost import ALONE, Work, pass_flops, work_of
+from workbench.analyses.support.arguments import one_text, texts_for
+from workbench.analyses.support.cost import ALONE, Work, pass_flops, planned, work_of
+from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.memory import run_bytes
-from workbench.analyses.support.next_tokens import CHUNK
+from workbench.analyses.support.next_tokens import CHUNK, next_token_statistics
 from workbench.errors import WorkbenchError
-from workbench.progress import Progress, report
-from workbench.results import Curves, Labelled, Values, check_shape, count, frozen_array, labels
+from workbench.progress import Progress, report, steps
+from workbench.results import Curves, Grid, Labelled, Values, check_shape, count, frozen_array, labels
+from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_labels, vocabulary_labels
 
 ALTERNATIVES = 10  # kept for each token
@@ -155,6 +157,74 @@ def _work(model: OlmoForCausalLM, tokens: Tensor, *, max_new_tokens: int = 64, *
     given, new = one_text(tokens).shape[1], ALONE * (max_new_tokens - 1)  # the first token needs no pass of its own
     whole = run_bytes(model, logits=1) * given
     return Work(pass_flops(model, given + new, logits=given + new), nbytes=whole)
+
+
+def steered_texts(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    direction: Direction,
+    strengths: Sequence[float],
+    *,
+    max_new_tokens: int = 24,
+    temperature: float = 0.0,
+    seed: int = 0,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> Grid:
+    """What the model writes after each prompt, by the strength of a steering direction; 0 is the unsteered text.
+
+    Returns a Grid of prompt × strength. The cells show the new text; their values are its mean surprisal, in nats per
+    token, to the unsteered model: what steering costs in fluency. The direction is added at all positions, those of the
+    new tokens included. Temperature 0 takes the likeliest token; the draws at other temperatures follow `seed`.
+
+    Errors: those of `stream`, and hooks' errors if the direction does not fit the model.
+    """
+    texts = texts_for(model, tokens)
+    values, shown = np.empty((len(texts), len(strengths))), np.empty((len(texts), len(strengths)), dtype=object)
+    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    for row, column in steps(list(np.ndindex(values.shape)), progress, "writing"):
+        ids = texts[row][None]
+        new = [step.id for step in stream(model, ids, edits=[direction.edit(strengths[column])], **how)]
+        values[row, column] = _mean_surprisal(model, ids, new)
+        shown[row, column] = ("" if tokenizer else " ").join(token_labels(new, tokenizer))
+    return Grid(
+        values,
+        [("" if tokenizer else " ").join(token_labels(ids, tokenizer)) for ids in texts],
+        [f"{strength:g}" for strength in strengths],
+        row_name="prompt",
+        column_name="strength",
+        text=shown,
+        title=f"Text written with {direction.made or 'a direction'}",
+        value_name="surprisal to the unsteered model",
+        unit="nats",
+        provenance={"site": direction.site, "norm": direction.norm, **how},
+    )
+
+
+@work_of(steered_texts)
+def _work_of_steered(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    direction: Direction,
+    strengths: Sequence[float],
+    *,
+    max_new_tokens: int = 24,
+    **_: object,
+) -> Work:
+    texts, reread = texts_for(model.config, tokens), max_new_tokens + 1  # logits for the surprisal
+    each = [
+        planned(generate, model, ids[None], max_new_tokens=max_new_tokens)
+        + Work(pass_flops(model, len(ids) + max_new_tokens, logits=reread), nbytes=run_bytes(model, logits=4) * reread)
+        for ids in texts
+    ]
+    return sum(each, start=Work(0)).times(len(strengths))
+
+
+def _mean_surprisal(model: OlmoForCausalLM, ids: Tensor, new: Sequence[int]) -> float:
+    """The mean −log p of new tokens after a prompt (1 pos), in nats."""
+    targets = torch.tensor([new], device=ids.device)
+    logits = model.run(torch.cat([ids, targets], 1), logits_to_keep=len(new) + 1).logits[:, :-1]
+    return float(next_token_statistics(logits, targets)["loss"].mean())
 
 
 def written(given: Sequence[int], steps: Sequence[Step], tokenizer: Tokenizer | None) -> Written:

@@ -1,25 +1,36 @@
 """Ready-made metrics for `trajectory`: functions that return a `Metric`, and their helpers."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.compare_weights import weight_table
+from workbench.analyses.directions import label_direction
 from workbench.analyses.effective_rank import effective_rank as rank_of
 from workbench.analyses.head_atlas import head_atlas
+from workbench.analyses.linear_probe import LINES, linear_probe
 from workbench.analyses.residual_norms import residual_norms as norms_of
+from workbench.analyses.steering import steering_effect as effect_of
+from workbench.analyses.support.answers import Answers
 from workbench.analyses.support.arguments import one_text, texts_for
 from workbench.analyses.support.cost import Work, pass_flops, planned, work_of
-from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
+from workbench.analyses.support.labels import labels_of
+from workbench.analyses.support.mean_loss import loss_tokens_at_a_time, mean_loss, work_of_all_logits
+from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.named_tensors import ModelTensors
-from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
+from workbench.analyses.support.next_tokens import next_token_statistics
 from workbench.analyses.support.part_swap import Part, Tensors, grafted, part_tensors
+from workbench.analyses.support.residual_stream import residual_names
+from workbench.analyses.support.text_states import Position
 from workbench.analyses.trajectory import Metric
 from workbench.checkpoints import Weights
 from workbench.errors import WorkbenchError
 from workbench.results import Curves, Grid
-from workbench.texts import Texts, TextsLike, as_texts
+from workbench.texts import TextsLike, as_texts
 
 SCORES = {
     "entropy": (
@@ -86,6 +97,65 @@ def kl_to_last(tokens: TextsLike) -> Metric:
     return Metric("KL to the last checkpoint", _kl, arguments, unit="nats", reference=log_probs, note=note)
 
 
+def probe_accuracy(
+    tokens: TextsLike,
+    labels: Sequence[object] | None = None,
+    *,
+    line: str = "held-out texts",
+    position: Position = -1,
+    groups: Sequence[object] | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> Metric:
+    """Accuracy of a linear probe for the label of a text, after each layer: a `line` of `linear_probe`.
+
+    `trajectory(series, probe_accuracy(texts)).grid("layer")` is a heat map of layer × step.
+    """
+    if line not in LINES:
+        raise WorkbenchError(f"no line {line!r} in linear_probe; lines: {', '.join(LINES)}")
+    given = labels_of(as_texts(tokens), labels)
+    names = None if groups is None else [str(group) for group in groups]
+    how = {"position": position, "groups": names, "folds": folds, "seed": seed}
+    note = "Share of texts whose label a linear classifier reads after each layer, trained on other texts."
+    arguments = {"tokens": tokens, "labels": given, "line": line, **how}
+    return Metric(f"accuracy of a probe, {line}", _probe_line, arguments, ordered=True, note=note)
+
+
+def steering_effect(
+    tokens: TextsLike,
+    toward: object,
+    against: object | None,
+    answers: tuple[Answers, Answers | None],
+    *,
+    layer: int | str,
+    prompts: TextsLike | None = None,
+    position: Position = -1,
+    strength: float = 1.0,
+    controls: int = 10,
+    seed: int = 0,
+) -> Metric:
+    """The effect of a direction that is made anew at each checkpoint, from two labels of texts (`label_direction`).
+
+    `answers` are the two sets of answers, for `toward` and `against`, whose log-odds are measured after the `prompts`
+    (by default the texts themselves). Lines: the `direction`, and the `random, lowest` and `random, highest` of so many
+    random directions of the same norm as `controls`. It works where it is above the highest.
+    """
+    arguments = {
+        "tokens": tokens,
+        "labels": labels_of(as_texts(tokens)),
+        "between": (str(toward), None if against is None else str(against)),
+        "prompts": tokens if prompts is None else prompts,
+        "answers": answers,
+        "read": (layer, position),
+        "options": {"strength": strength, "controls": controls, "seed": seed},
+    }
+    note = (
+        "Half the change of the log-odds of two sets of answers from −strength to +strength, for the direction between "
+        "two labels and for random directions of its norm."
+    )
+    return Metric("effect of steering", _steering_effect, arguments, unit="nats", note=note)
+
+
 def weight_change() -> Metric:
     """‖B − A‖ / ‖A‖ per training step, from the previous checkpoint A to each checkpoint B: for all parameters and by
     layer.
@@ -141,32 +211,11 @@ def _texts(tokens: TextsLike, at_least: int = 1) -> TextsLike:
     return tokens
 
 
-def mean_loss(model: OlmoForCausalLM, tokens: TextsLike) -> float:
-    """Mean −log p over all tokens except the first of each text, in nats."""
-    texts = texts_for(model, tokens, at_least=2)
-    total = 0.0
-    for _, ids in texts.batches(_tokens(model, texts)):
-        logits = model.run(ids).logits[:, :-1]
-        total += next_token_statistics(logits, ids[:, 1:])["loss"].double().sum().item()
-    return total / (texts.tokens - len(texts))
-
-
 def log_probs(model: OlmoForCausalLM, tokens: TextsLike) -> np.ndarray:
     """Log-probabilities of the next token after every token, texts in sequence: token vocab, float32."""
     texts = texts_for(model, tokens)
-    _tokens(model, texts, kept=texts.tokens * model.config.vocab_size * 4)
+    loss_tokens_at_a_time(model, texts, kept=texts.tokens * model.config.vocab_size * 4)
     return torch.cat([model.run(ids[None]).logits[0].float().log_softmax(-1).cpu() for ids in texts]).numpy()
-
-
-def _tokens(model: OlmoForCausalLM, texts: Texts, kept: int = 0) -> int:
-    """The number of tokens to run at a time with all their logits, beside `kept` bytes."""
-    per_token, fixed = _bytes(model, kept)
-    return tokens_at_a_time(model, "log-probabilities", per_token, texts.longest, fixed=fixed)
-
-
-def _bytes(model: OlmoForCausalLM, kept: int = 0) -> tuple[float, int]:
-    """Bytes for each token of a batch, and bytes that do not depend on its size, `kept` included."""
-    return run_bytes(model, logits=2) + 3 * 4 * model.config.vocab_size, CHUNK_BYTES + kept
 
 
 def _head_score(model: OlmoForCausalLM, tokens: TextsLike, score: str, samples: int, seed: int) -> Grid:
@@ -218,9 +267,49 @@ def _work_of_continuation(model: OlmoForCausalLM, prompt: Tensor, continuation: 
     )
 
 
+def _probe_line(model: OlmoForCausalLM, tokens: TextsLike, line: str, **how: Any) -> dict[str, float]:  # noqa: ANN401
+    probe = linear_probe(model, tokens, **how)
+    return dict(zip(residual_names(model), probe.values[LINES.index(line)].tolist(), strict=True))
+
+
+@work_of(_probe_line)
+def _work_of_probe(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
+    return planned(linear_probe, model, tokens)
+
+
+def _steering_effect(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    labels: tuple[str, ...],
+    between: tuple[str, str | None],
+    prompts: TextsLike,
+    answers: tuple[Answers, Answers | None],
+    read: tuple[int | str, Position],
+    options: dict[str, Any],
+) -> dict[str, float]:
+    direction = label_direction(model, tokens, *between, labels=labels, layer=read[0], position=read[1])
+    effect = effect_of(model, prompts, direction, *answers, **options).values
+    lowest, highest = effect[1:].min(), effect[1:].max()
+    return {"direction": float(effect[0]), "random, lowest": float(lowest), "random, highest": float(highest)}
+
+
+@work_of(_steering_effect)
+def _work_of_effect(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    prompts: TextsLike,
+    answers: tuple[Answers, Answers | None],
+    read: tuple[int | str, Position],
+    options: dict[str, Any],
+    **_: object,
+) -> Work:
+    direction = planned(label_direction, model, tokens, layer=read[0])
+    return direction + planned(effect_of, model, prompts, None, *answers, **options)
+
+
 def _kl(model: OlmoForCausalLM, tokens: TextsLike, reference: np.ndarray) -> float:
     texts = texts_for(model, tokens)
-    _tokens(model, texts)
+    loss_tokens_at_a_time(model, texts)
     total, start = 0.0, 0
     for ids in texts:
         mine = model.run(ids[None]).logits[0].float().log_softmax(-1).cpu()
@@ -230,13 +319,8 @@ def _kl(model: OlmoForCausalLM, tokens: TextsLike, reference: np.ndarray) -> flo
     return max(0.0, total / texts.tokens)
 
 
-@work_of(mean_loss)
-@work_of(log_probs)
-@work_of(_kl)
-def _work(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
-    texts, (per_token, fixed) = texts_for(model.config, tokens), _bytes(model)
-    peak = peak_bytes(model, "log-probabilities", per_token, texts.longest, texts.tokens, fixed=fixed)
-    return Work(pass_flops(model, texts.tokens, logits=texts.tokens), nbytes=peak)
+work_of(log_probs)(work_of_all_logits)
+work_of(_kl)(work_of_all_logits)
 
 
 def _change(weights: Weights, previous: Weights | None, steps: int | None) -> dict[str, float]:

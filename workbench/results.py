@@ -250,6 +250,22 @@ class Curves(Labelled):
             table["error"] = self.errors.ravel()
         return table
 
+    def grid(self, line_name: str = "line") -> Grid:
+        """The same numbers as a heat map: line × point of the axis. `line_name` is what the lines are: "layer"."""
+        return Grid(
+            self.values,
+            self.lines,
+            [f"{x:g}" for x in self.x] if self.x_labels is None else self.x_labels,
+            row_name=line_name,
+            column_name=self.x_name,
+            title=self.title,
+            value_name=self.value_name,
+            unit=self.unit,
+            signed=self.signed,
+            value_when_equal=self.value_when_equal,
+            provenance=self.provenance,
+        )
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Points(Labelled):
