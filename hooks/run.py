@@ -322,6 +322,14 @@ class Hookable(PreTrainedModel):
                 if not _laid[key]:
                     del _laid[key]
 
+    @property
+    def tapped_edits(self) -> list[Edit]:
+        """The edits of the `tapped()` blocks that are open for this model in this thread, outermost block first.
+
+        They do not hold for a copy of the model; `copy.tapped(edits=model.tapped_edits)` applies them to it.
+        """
+        return list(laid_around(self).edits)
+
     def _layers(self, start: int, stop: int | None) -> range:
         n_layers = self.config.num_hidden_layers
         try:

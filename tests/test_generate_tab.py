@@ -11,10 +11,10 @@ from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.logit_lens import logit_lens, unembed
 from workbench.analyses.token_inspection import token_inspection
 from workbench.errors import WorkbenchError
+from workbench.interventions import edits_of, read
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import run
 from workbench.page.session.code import code
-from workbench.page.session.edit_lines import edit_calls
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.text_requests import (
     TextRequest,
@@ -34,8 +34,9 @@ GREEDY = (12, 0, 1, 0, 0, False)
 SAMPLED = (12, 1.3, 0.9, 20, 5, False)
 
 
-def edits_of(bench, text):
-    return [run(call, bench) for call in edit_calls(text, bench.default, bench.load(bench.default)[1])]
+def made(bench, text):
+    model, tokenizer = bench.load(bench.default)
+    return edits_of(model, read(text, tokenizer))
 
 
 def last(frames):
@@ -49,7 +50,7 @@ def test_generated_text_is_the_models_and_edits_change_it(bench, tab_request):
     expected = opened.model.generate(opened.ids, max_new_tokens=12, do_sample=False)[0].tolist()
     assert plain["ids"] == expected and edited is None
     plain, edited, _ = last(generate.generate(bench, tab_request, "", EDITS, *GREEDY))
-    changed = opened.model.generate(opened.ids, max_new_tokens=12, do_sample=False, edits=edits_of(bench, EDITS))
+    changed = opened.model.generate(opened.ids, max_new_tokens=12, do_sample=False, edits=made(bench, EDITS))
     assert plain["ids"] == expected and edited["ids"] == changed[0].tolist()
     assert plain["parts"] == edited["parts"] == next(n for n in range(20) if expected[n] != edited["ids"][n])
 
@@ -81,7 +82,7 @@ def test_edits_come_out_as_python(bench, tab_request):
     text = code(text_call(bench, TextRequest(**edited["ask"])), bench)
     assert "from hooks import edits" in text
     assert "edits.zero('blocks.*.attn.z', heads=[0, 1])" in text and "edits.scale('blocks.1.mlp_out', 0.0)" in text
-    assert "edits.add('blocks.2.resid_post', generation.toward(model, 9, 3.0))" in text
+    assert "edits.add('blocks.2.resid_post', interventions.toward(model, 9, 3.0))" in text
 
 
 def test_a_stopped_texts_call_is_what_is_shown(bench, tab_request, monkeypatch):
@@ -135,8 +136,8 @@ def test_an_edited_texts_token_is_looked_at_with_the_edits(bench):
     opened = bench.read(bench.default, PROMPT)
     look = TokenRequest(bench.default, tuple(opened.ids[0].tolist()), 5, EDITS)
     shown = looked_at(bench, look)
-    made, capture = edits_of(bench, EDITS), ["embed", "blocks.*.resid_post", "blocks.*.attn.pattern"]
-    whole = opened.model.run(opened.ids, edits=made, capture=capture)
+    capture = ["embed", "blocks.*.resid_post", "blocks.*.attn.pattern"]
+    whole = opened.model.run(opened.ids, edits=made(bench, EDITS), capture=capture)
     resid = torch.cat([whole["embed"][None], whole.stack("resid_post")])[:, 0, 4]  # layer d_model
     lens = unembed(opened.model, resid).softmax(-1).amax(-1)
     assert [row[3] for row in shown["lens"]] == pytest.approx(lens.tolist(), abs=1e-5)
@@ -189,7 +190,8 @@ def test_a_branch_inside_the_prompt_shows_its_own_words(bench, tab_request, monk
 def test_what_is_exported_tells_how_it_was_drawn(bench, tab_request):
     _, edited, _ = last(generate.generate(bench, tab_request, "2:11", EDITS, 6, 0.8, 0.9, 0, 7, 0))
     told = result(text_call(bench, TextRequest(**edited["ask"])), bench).provenance
-    assert all(part in told["call"] for part in ("temperature=0.8", "top_p=0.9", "seed=7", "edits.zero("))
+    assert all(part in told["call"] for part in ("temperature=0.8", "top_p=0.9", "seed=7"))
+    assert told["edits"] == "zero blocks.*.attn.z heads=0,1; MLP 1 × 0; +3 w9 at layer 2"
     assert told["tokens"] == repr([*bench.read(bench.default, PROMPT).ids[0, :2].tolist(), 11])
 
 
@@ -238,11 +240,3 @@ def test_a_page_of_its_own_holds_the_text_and_no_markup(bench, tab_request):
 def test_bad_input_is_said(bench, tab_request, make, said):
     with pytest.raises(WorkbenchError, match=said):
         list(make(bench, tab_request))
-
-
-def test_a_direction_that_is_added_raises_its_token(bench):
-    opened = bench.read(bench.default, PROMPT)
-    token = opened.tokenizer("w9")["input_ids"][0]
-    edits = edits_of(bench, "add blocks.3.resid_post 50 w9")
-    before, after = (opened.model.run(opened.ids, edits=some).logits[0, -1].softmax(-1)[token] for some in ([], edits))
-    assert after > before

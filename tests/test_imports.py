@@ -31,6 +31,7 @@ LEVELS = {  # a part imports only from parts of its own level or lower levels
     "workbench.page.logins": 1,
     "workbench.page.options": 1,
     "workbench.page": 1,  # its docstring
+    "workbench.interventions": 2,
     "workbench.results": 1,
     "workbench.chat": 1,
     "workbench.result_files": 1,

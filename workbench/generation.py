@@ -324,12 +324,6 @@ def _expected(log_p: Tensor, ids: Tensor) -> Iterator[Step]:
         yield Step(token, log_probability, tuple(zip(others, probabilities, strict=True)))
 
 
-def toward(model: OlmoForCausalLM, token: int, length: float) -> Tensor:
-    """A steering vector (d_model) that raises a token's logit: its row of the unembedding, scaled to norm `length`."""
-    row = model.get_output_embeddings().weight[token].detach().float()
-    return length * row / row.norm()
-
-
 def draw(log_p: Tensor, temperature: float, top_p: float, top_k: int, chance: torch.Generator) -> int:
     """Draw one token id from log probabilities (vocab).
 

@@ -1,6 +1,7 @@
 """Ready-made metrics for `trajectory`: functions that return a `Metric`, and their helpers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from workbench.analyses.residual_norms import residual_norms as norms_of
 from workbench.analyses.steering import steering_effect as effect_of
 from workbench.analyses.support.answers import Answers
 from workbench.analyses.support.arguments import one_text, texts_for
-from workbench.analyses.support.cost import Work, pass_flops, planned, work_of
+from workbench.analyses.support.cost import Work, is_planned, pass_flops, planned, work_of
 from workbench.analyses.support.labels import labels_of
 from workbench.analyses.support.mean_loss import loss_tokens_at_a_time, mean_loss, work_of_all_logits
 from workbench.analyses.support.memory import run_bytes
@@ -26,9 +27,10 @@ from workbench.analyses.support.next_tokens import next_token_statistics
 from workbench.analyses.support.part_swap import Part, Tensors, grafted, part_tensors
 from workbench.analyses.support.residual_stream import residual_names
 from workbench.analyses.support.text_states import Position
-from workbench.analyses.trajectory import Metric
+from workbench.analyses.trajectory import Metric, Value
 from workbench.checkpoints import Weights
 from workbench.errors import WorkbenchError
+from workbench.interventions import Intervention, edits_of
 from workbench.results import Curves, Grid
 from workbench.texts import TextsLike, as_texts
 
@@ -186,6 +188,27 @@ def head_needed(tokens: TextsLike, layer: int, head: int) -> Metric:
     )
 
 
+def intervened(metric: Metric, changes: Sequence[Intervention]) -> Metric:
+    """A metric of each checkpoint with the same changes made in it (see `workbench.interventions`).
+
+    If the metric has a reference, such as the last checkpoint, the changes are made in the reference too.
+
+        changes = interventions.read("L2H5 off")
+        trajectory(series, metrics.intervened(metrics.held_out_loss(tokens), changes))
+
+    Errors: WorkbenchError for a metric of weights, which no change of activations affects.
+    """
+    if metric.reads != "model":
+        raise WorkbenchError(f"{metric.name} is computed from weights; changes of activations do not affect it")
+    return replace(
+        metric,
+        name=f"{metric.name} with {', '.join(map(str, changes))}",
+        function=_with_changes,
+        arguments={"metric": metric, "changes": tuple(changes)},
+        reference=None if metric.reference is None else _reference_with_changes,
+    )
+
+
 def needed_from(curve: Curves, floor: float, line: int = 0) -> float | None:
     """The position on the axis from which a line stays above `floor` until the end; None if its last value is not above
     it.
@@ -339,9 +362,29 @@ def _of_part(model: OlmoForCausalLM, tokens: TextsLike, part: Part) -> Tensors:
 
 
 def _need(model: OlmoForCausalLM, tokens: TextsLike, part: Part, reference: Tensors) -> float:
-    return mean_loss(grafted(model, reference, part), tokens) - mean_loss(model, tokens)
+    mixed = grafted(model, reference, part)
+    with mixed.tapped(edits=model.tapped_edits):
+        return mean_loss(mixed, tokens) - mean_loss(model, tokens)
 
 
 @work_of(_need)
 def _work_of_need(model: OlmoForCausalLM, tokens: TextsLike, part: Part, **_: object) -> Work:
     return planned(mean_loss, model, tokens).times(2)
+
+
+def _with_changes(
+    model: OlmoForCausalLM, metric: Metric, changes: Sequence[Intervention], **reference: object
+) -> Value:
+    with model.tapped(edits=edits_of(model, changes)):
+        return metric.function(model, **metric.arguments, **reference)
+
+
+@work_of(_with_changes)
+def _work_with_changes(model: OlmoForCausalLM, metric: Metric, **_: object) -> Work:
+    return planned(metric.function, model, **metric.arguments) if is_planned(metric.function) else Work(0)
+
+
+def _reference_with_changes(model: OlmoForCausalLM, metric: Metric, changes: Sequence[Intervention]) -> object:
+    assert metric.reference is not None
+    with model.tapped(edits=edits_of(model, changes)):
+        return metric.reference(model, **metric.arguments)

@@ -309,6 +309,31 @@ Result = Grid | Maps | Scores | Curves | Points
 Shape = TypeVar("Shape", bound=Result)
 
 
+def change(after: Shape, before: Shape) -> Shape:
+    """The change of a result, after − before, cell by cell: for example of an edited model from the unedited one.
+
+    Texts of cells are those of `after`. A value is NaN where either is undefined. Totals are subtracted too; standard
+    errors are left out.
+
+    Errors: ValueError if the two differ in shape or labels, or are Points, whose axes are not comparable.
+    """
+    if type(after) is not type(before) or not _frame(after).equals(_frame(before)) or isinstance(after, Points):
+        raise ValueError(f"{after!r} and {before!r} cannot be subtracted: they differ in shape or labels")
+    others: dict[str, Any] = {name: False for name in ("log", "log_y", "surprisal") if hasattr(after, name)}
+    others |= {"errors": None} if isinstance(after, Curves) else {}
+    if isinstance(after, Scores) and isinstance(before, Scores) and None not in (after.total, before.total):
+        others["total"] = float(after.total or 0) - float(before.total or 0)
+    return dataclasses.replace(
+        after,
+        values=after.values - before.values,
+        title=f"Change of: {after.title}",
+        value_name=f"change of {after.value_name}",
+        signed=True,
+        value_when_equal=0.0,
+        **others,
+    )
+
+
 class Measures(Storable, Mapping[str, Shape]):
     """Several results of one shape with the same labels, as a mapping from name to result.
 

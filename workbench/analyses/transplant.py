@@ -252,14 +252,12 @@ def _with_part(
     the part; `resid` is the residual stream that enters it.
     """
     _there(model, part)
-    changes: list[Edit] = []
+    where = {"input_ids": ids} if resid is None else {"start_at_layer": part.layer, "resid": resid}
     if isinstance(donor, list):
-        changes = _edits(donor[number], part)
-    else:
-        model = grafted(model, part_tensors(donor, part), part)
-    if resid is None:
-        return model.run(ids, edits=changes)
-    return model.run(start_at_layer=part.layer, resid=resid, edits=changes)
+        return model.run(**where, edits=_edits(donor[number], part))
+    mixed = grafted(model, part_tensors(donor, part), part)
+    with mixed.tapped(edits=model.tapped_edits):
+        return mixed.run(**where)
 
 
 def _there(model: OlmoForCausalLM, part: Part) -> None:

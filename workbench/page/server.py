@@ -133,8 +133,8 @@ def add_attention(app: FastAPI, bench: Bench) -> None:
 
     @app.post("/data/attention/page")
     def attention_page(request: MapRequest) -> Response:
-        page = whole_page(bench, request)
-        return attachment(page, f"{all_maps(request.checkpoint, request.prompt).file_name}.html", "text/html")
+        page, call = whole_page(bench, request), all_maps(request.checkpoint, request.prompt, request.edits)
+        return attachment(page, f"{call.file_name}.html", "text/html")
 
 
 def add_texts(app: FastAPI, bench: Bench) -> None:

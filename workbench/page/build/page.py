@@ -20,6 +20,7 @@ from workbench.page.build.stop_button import connect_stop, token_of
 from workbench.page.compat import after_queueing, event_data, quiet_state
 from workbench.page.session.bench import Bench
 from workbench.page.session.cancellation import Cancellations, CancellationToken, arrival
+from workbench.page.session.edit_lines import checked_edits
 from workbench.page.session.prompts import typed_prompt, typed_text
 from workbench.page.session.requests import Query, RunRequest, Selection, TabRequest
 from workbench.page.session.strips import surprisal_strip
@@ -215,11 +216,12 @@ class Page:
                 )
                 if selection.token is not None and selection.token >= opened.ids.shape[1]:
                     selection = replace(selection, token=None)
-                strip = surprisal_strip(opened, selection)
+                edits = checked_edits(opened, request.edits)
+                strip = surprisal_strip(self.bench, opened, selection, edits)
             token.check()
         except MENDABLE as error:
             return [message(error), *[gr.skip()] * (5 + len(self.slots))]
-        query = Query(opened.checkpoint, opened.prompt, query.run + 1)
+        query = Query(opened.checkpoint, opened.prompt, query.run + 1, edits)
         requests = self._requests(active, query, selection, token)
         return ["", counted(opened.ids.shape[1]), strip, query, selection, active, *requests]
 

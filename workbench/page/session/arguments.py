@@ -8,7 +8,9 @@ from typing import Protocol
 
 import torch
 
+from workbench import interventions
 from workbench.page.session.bench import Bench
+from workbench.page.session.edit_lines import tapped
 from workbench.page.session.prompts import Prompt, ids_code, typed_text
 
 
@@ -42,8 +44,14 @@ class Argument:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
 class ModelOf(Argument):
-    """The model of a checkpoint."""
+    """The model of a checkpoint, with interventions: `edits` are their lines, in the canonical spelling.
+
+    The value is the model itself. `calls.run` applies the edits during the call.
+    """
+
+    edits: str = ""
 
     def value(self, bench: Bench) -> object:
         return bench.load(self.name)[0]
@@ -116,19 +124,34 @@ class ResidOf(Argument):
 
     text: Prompt
     layer: int
+    edits: str = ""
 
     def value(self, bench: Bench) -> torch.Tensor:
         found = bench.results.get(self)
         if found is None:
             opened, below = bench.read(self.name, self.text), self.layer - 1
             resid = replace(self, layer=below).value(bench) if below else None
-            found = opened.model.run(opened.ids, resid=resid, start_at_layer=below, stop_at_layer=self.layer).resid
+            with tapped(bench, (opened.model, self.name, self.edits)):
+                found = opened.model.run(opened.ids, resid=resid, start_at_layer=below, stop_at_layer=self.layer).resid
             bench.results.put(self, found)
         return found
 
     def code(self, variables: VariableNames) -> str:
         tokens = variables.tokens(TokensOf(self.name, self.text))
         return f"model{variables.ending(self)}.run({tokens}, stop_at_layer={self.layer}).resid"
+
+
+@dataclass(frozen=True)
+class InterventionsOf(Argument):
+    """The interventions that a text describes; its tokens and prompts are read by a checkpoint's tokenizer."""
+
+    text: str
+
+    def value(self, bench: Bench) -> object:
+        return interventions.read(self.text, bench.load(self.name)[1])
+
+    def code(self, variables: VariableNames) -> str:
+        return f"interventions.read({self.text!r}, tokenizer{variables.ending(self)})"
 
 
 class FilesOf(Argument):
@@ -165,12 +188,15 @@ class FinalsOf(Argument):
         return f"[one for one in checkpoints.finals(checkpoints.series({self.name!r})) if checkpoints.is_here(one)]"
 
 
+@dataclass(frozen=True)
 class Placeholder(Argument):
-    """Placeholder for the model of checkpoint a or b of a `Between`."""
+    """Placeholder for the model of checkpoint a or b of a `Between`, with interventions (see `ModelOf`)."""
+
+    edits: str = ""
 
     def of(self, checkpoint: str) -> Argument:
         """The argument that replaces this placeholder, for the id of a checkpoint."""
-        return ModelOf(checkpoint)
+        return ModelOf(checkpoint, self.edits)
 
     def code(self, variables: VariableNames) -> str:
         return variables.loading(self.name) if variables.options else self.name
@@ -186,5 +212,4 @@ class FilePlaceholder(Placeholder):
         return self.name
 
 
-PLACEHOLDERS = Placeholder("a"), Placeholder("b")
 FILE_PLACEHOLDERS = FilePlaceholder("a"), FilePlaceholder("b")

@@ -32,6 +32,7 @@ def origin(call: Call, bench: Bench) -> dict[str, str]:
     about = {"checkpoints": ", ".join(dict.fromkeys(needed.name for needed in needs)), **bench.options}
     about |= dtype_of(call, bench)
     about |= {"call": " ".join(Variables(bench, call).write(call).split())}
+    about |= {"edits": "; ".join(call.edits.split("\n"))} if call.edits else {}
     about |= {("tokens" if place == 0 else f"tokens_{place + 1}"): text for place, text in enumerate(texts)}
     return about | packages()
 

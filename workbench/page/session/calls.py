@@ -5,18 +5,31 @@
 `run` below and `code.code` take the same `Call`, so the displayed result and the displayed Python cannot differ.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hooks import OlmoForCausalLM
 from workbench.checkpoints import Checkpoint
-from workbench.page.session.arguments import Argument, ModelOf, Placeholder, TokenizerOf, TokensOf
+from workbench.metrics import intervened
+from workbench.page.session.arguments import (
+    Argument,
+    InterventionsOf,
+    ModelOf,
+    Placeholder,
+    ResidOf,
+    TokenizerOf,
+    TokensOf,
+)
 from workbench.page.session.bench import Bench
+from workbench.page.session.edit_lines import tapped
 from workbench.page.session.requests import TabRequest
 from workbench.plots import plot
 from workbench.progress import Progress
 
+EDITED = ModelOf | Placeholder | ResidOf
 WORD = re.compile(r"[\w.]{1,24}")
 MOST_NAME = 120  # characters; file systems take 255 bytes
 
@@ -77,11 +90,54 @@ class Call:
                 yield from part.calls()
 
     @property
+    def edits(self) -> str:
+        """The interventions in the call's models, one a line; empty if it runs no model, or unedited ones only."""
+        for part in self.parts:
+            if isinstance(part, ModelOf | Placeholder) and part.edits:
+                return part.edits
+            if isinstance(part, InterventionsOf):
+                return part.text
+            if isinstance(part, Call | Between) and part.edits:
+                return part.edits
+        return ""
+
+    @property
+    def unedited(self) -> "Call":
+        """The same call on the same models without interventions."""
+
+        def plain(part: object) -> object:
+            if isinstance(part, Call) and part.function is intervened:
+                return part.arguments[0]
+            return replace(part, edits="") if isinstance(part, EDITED) else part
+
+        return self.replaced(plain)
+
+    def replaced(self, change: Callable[[object], object]) -> "Call":
+        """The same call with each argument replaced by `change(argument)`, in calls among the arguments too."""
+
+        def changed(part: object) -> object:
+            part = tuple(map(changed, part)) if isinstance(part, tuple) else change(part)
+            if isinstance(part, Between):
+                return Between(part.call.replaced(change))
+            return part.replaced(change) if isinstance(part, Call) else part
+
+        return replace(
+            self,
+            arguments=tuple(map(changed, self.arguments)),
+            options=tuple((name, changed(part)) for name, part in self.options),
+        )
+
+    @property
+    def returns_model(self) -> bool:
+        """Whether the call's value is a model, such as one with a part of another."""
+        return inspect.signature(self.function).return_annotation is OlmoForCausalLM
+
+    @property
     def file_name(self) -> str:
         """A name for files of the result, without an ending: `tiny-olmo_step6000_attention_maps_L2H5`.
 
-        It holds the checkpoints, the functions, words among the arguments, the head and the measure; ASCII letters,
-        digits, "-", "_" and "." only.
+        It holds the checkpoints, the functions, words among the arguments, the head, the measure and the
+        interventions; ASCII letters, digits, "-", "_" and "." only.
         """
         sources = [part for part in self.needs() if not isinstance(part, TokensOf | TokenizerOf)]
         checkpoints = list(dict.fromkeys(part.name.split("/")[-1] for part in sources))
@@ -93,20 +149,14 @@ class Call:
             if isinstance(options.get(name), tuple) and len(options[name]) == 1
         ]
         functions = [each.function.__name__ for each in self.calls()]
-        names = [*checkpoints[:2], *functions, *words, "".join(places), self.measure or ""]
+        edits = ["with", *self.edits.split("\n")] if self.edits else []
+        names = [*checkpoints[:2], *functions, *words, "".join(places), self.measure or "", *edits]
         return re.sub(r"[^A-Za-z0-9._-]+", "_", "_".join(filter(None, names))).strip("._")[:MOST_NAME]
 
     def filled(self, checkpoints: Mapping[str, str]) -> "Call":
         """The same call with its placeholders replaced; `checkpoints` maps their names to ids of checkpoints."""
 
-        def fill(part: object) -> object:
-            return part.of(checkpoints[part.name]) if isinstance(part, Placeholder) else part
-
-        return replace(
-            self,
-            arguments=tuple(fill(part) for part in self.arguments),
-            options=tuple((name, fill(part)) for name, part in self.options),
-        )
+        return self.replaced(lambda part: part.of(checkpoints[part.name]) if isinstance(part, Placeholder) else part)
 
 
 @dataclass(frozen=True)
@@ -123,26 +173,47 @@ class Between:
         """The call, and the calls among its arguments."""
         return self.call.calls()
 
+    @property
+    def edits(self) -> str:
+        """The interventions in the call's models, one a line."""
+        return self.call.edits
+
     def value(self, bench: Bench) -> Callable[[Checkpoint, Checkpoint], Any]:
         """The function: it takes two checkpoints and returns the call's result for them."""
         return lambda a, b: run(self.call.filled({"a": a.id, "b": b.id}), bench)
 
 
 def run(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # noqa: ANN401 - whatever the call returns
-    """The return value of a call, computed on the bench's models."""
+    """The return value of a call, computed on the bench's models, with the interventions of its models applied."""
+    edited: list[tuple[OlmoForCausalLM, str, str]] = []
 
     def value(part: object) -> object:
         if isinstance(part, tuple):
             return [value(each) for each in part]
         if isinstance(part, Call):
-            return run(part, bench, progress)
-        return part.value(bench) if isinstance(part, Argument | Between) else part
+            found = run(part, bench, progress)
+        else:
+            found = part.value(bench) if isinstance(part, Argument | Between) else part
+        source = model_of(part)
+        if source is not None and source.edits and isinstance(found, OlmoForCausalLM):
+            edited.append((found, source.name, source.edits))
+        return found
 
     options = {name: value(part) for name, part in call.options}
     if progress is not None and call.takes_progress:
         options["progress"] = progress
-    found = call.function(*[value(part) for part in call.arguments], **options)
+    arguments = [value(part) for part in call.arguments]
+    with tapped(bench, *edited):
+        found = call.function(*arguments, **options)
     return found if call.measure is None else found[call.measure]
+
+
+def model_of(part: object) -> ModelOf | None:
+    """The model that an argument stands for. For a call whose value is a model, this is the last of its models, of
+    which the value is a copy with some part changed; its interventions hold for the value."""
+    if isinstance(part, Call) and part.returns_model:
+        return next((source for source in reversed(part.parts) if isinstance(source, ModelOf)), None)
+    return part if isinstance(part, ModelOf) else None
 
 
 def flat(values: tuple[Any, ...]) -> Iterator[Any]:
@@ -154,7 +225,7 @@ def flat(values: tuple[Any, ...]) -> Iterator[Any]:
 def prompt_of(request: TabRequest) -> tuple[ModelOf, TokensOf]:
     """The model and the prompt's tokens of a request: the first two arguments of most analyses."""
     query = request.query
-    return ModelOf(query.checkpoint), TokensOf(query.checkpoint, query.prompt)
+    return ModelOf(query.checkpoint, query.edits), TokensOf(query.checkpoint, query.prompt)
 
 
 def tokenizer_of(request: TabRequest) -> TokenizerOf:

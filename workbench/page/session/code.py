@@ -1,31 +1,72 @@
 """Calls written as Python that gives the same numbers."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from textwrap import indent
 from typing import Any
 
-from workbench.page.session.arguments import Argument, IdsOf, ModelOf, TokenizerOf, TokensOf
+from workbench import interventions, results
+from workbench.page.session.arguments import (
+    Argument,
+    IdsOf,
+    InterventionsOf,
+    ModelOf,
+    Placeholder,
+    TokenizerOf,
+    TokensOf,
+)
 from workbench.page.session.bench import Bench
-from workbench.page.session.calls import Between, Call
+from workbench.page.session.calls import Between, Call, model_of
+from workbench.page.session.edit_lines import edit_code
 from workbench.plots import plot
 
+LOADED = ModelOf | TokenizerOf | TokensOf | IdsOf | InterventionsOf
 LINE = 100  # characters; longer argument lists are written with one argument a line
 
 
 def code(call: Call, bench: Bench) -> str:
     """Python source that loads the models, computes the same numbers as the call, and displays the result."""
     variables = Variables(bench, call)
+    body = [*variables.loads(), *statements(call, "result", variables)]
+    imports = {"from workbench import checkpoints", *(imported(part.function) for part in call.calls())}
+    for name, line in (("edits", "from hooks import edits"), ("interventions", "from workbench import interventions")):
+        imports |= {line} if any(f"{name}." in written for written in body) else set()
     lines = [
         *(["import torch", ""] if variables.texts else []),
-        *sorted({"from workbench import checkpoints", *(imported(part.function) for part in call.calls())}),
+        *sorted(imports),
         *([imported(call.show)] if call.show else []),
         "",
-        *variables.loads(),
-        f"result = {variables.write(call)}",
+        *body,
         f"{called(call.show)}(result)" if call.show else "result.table()",
     ]
     return "\n".join(lines) + "\n"
+
+
+def statements(call: Call, name: str, variables: "Variables") -> Iterator[str]:
+    """The lines that assign a call's value to a variable: inside `with model.tapped(edits=…):` if its models have
+    interventions."""
+    if call.function is results.change:  # one call with interventions, and the same call without
+        for part, of_part in zip(call.arguments, ("edited", "plain"), strict=True):
+            yield from statements(part, of_part, variables)
+            variables.named[part] = of_part
+    for part in [part for each in call.calls() for part in each.parts]:
+        if isinstance(part, Call) and part.returns_model and part not in variables.named:
+            yield f"mixed = {variables.write(part)}"
+            variables.named[part] = "mixed"
+        if isinstance(part, Between) and part.edits:
+            yield from function_of_two(part, variables)
+    yield from variables.within_edits(call, f"{name} = {variables.write(call)}")
+
+
+def function_of_two(between: Between, variables: "Variables") -> Iterator[str]:
+    """The lines that define `between`, a function that loads two checkpoints and compares them with interventions."""
+    loads = ", ".join(f"checkpoints.load({name}{variables.options})[0]" for name in "ab")
+    variables.named |= {part: part.name for part in between.call.parts if isinstance(part, Placeholder)}
+    body = [f"a, b = {loads}", *variables.within_edits(between.call, f"return {variables.write(between.call)}")]
+    yield "def between(a, b):"
+    yield indent("\n".join(body), "    ")
+    yield ""
+    variables.named[between] = "between"
 
 
 class Variables:
@@ -35,9 +76,11 @@ class Variables:
         self.options = "".join(f", {name}={value!r}" for name, value in bench.options.items())
         self.elsewhere = bench.options.get("device", "cpu") != "cpu"
         needs = list(dict.fromkeys(call.needs()))
-        loaded = (needed.name for needed in needs if isinstance(needed, ModelOf | TokenizerOf | TokensOf | IdsOf))
+        loaded = (needed.name for needed in needs if isinstance(needed, LOADED))
         self.loaded = list(dict.fromkeys(loaded))
         self.texts = [needed for needed in needs if isinstance(needed, TokensOf | IdsOf)]
+        self.named: dict[object, str] = {}  # parts of the call that have a variable of their own
+        self.bench = bench
 
     def ending(self, argument: Argument) -> str:
         """The suffix of a checkpoint's variables: "_a" or "_b"; empty if the code loads only one checkpoint."""
@@ -65,6 +108,8 @@ class Variables:
 
     def write(self, part: object) -> str:
         """An argument, or a whole call, as an expression."""
+        if isinstance(part, Argument | Call | Between) and part in self.named:
+            return self.named[part]
         if isinstance(part, Argument):
             return part.code(self)
         if isinstance(part, Between):
@@ -80,6 +125,40 @@ class Variables:
             inside = "\n" + indent(",\n".join(arguments), "    ") + ",\n"
         measure = "" if part.measure is None else f"[{part.measure!r}]"
         return f"{called(part.function)}({inside}){measure}"
+
+    def within_edits(self, call: Call, line: str) -> Iterator[str]:
+        """A line of code; if the call's models have interventions, inside `with` blocks that apply them."""
+        blocks = dict(self._blocks(call))
+        if blocks:
+            items = [f"{model}.tapped(edits={self._list(expressions)})" for model, expressions in blocks.items()]
+            yield f"with {', '.join(items)}:"
+            line = indent(line, "    ")
+        yield line
+
+    def _blocks(self, call: Call) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """The variable of each model with interventions in a call, and the edits that make them, as expressions."""
+        for part in call.parts:
+            if part in self.named and not isinstance(part, Placeholder) and model_of(part) is None:
+                continue
+            source = part if isinstance(part, Placeholder) else model_of(part)
+            if source is not None and source.edits:
+                tokenizer = self.loaded[0] if isinstance(source, Placeholder) else source.name
+                model = self.write(part)
+                yield model, tuple(self._edits(source.edits, tokenizer, model))
+            elif isinstance(part, Call):
+                yield from self._blocks(part)
+
+    def _edits(self, text: str, checkpoint: str, model: str) -> Iterator[str]:
+        tokenizer = f"tokenizer{self.ending(TokenizerOf(checkpoint))}"
+        device = f", device={model}.device" if self.elsewhere else ""
+        for change in interventions.read(text, self.bench.load(checkpoint)[1]):
+            yield edit_code(change, model, tokenizer, device)
+
+    def _list(self, expressions: tuple[str, ...]) -> str:
+        inside = ", ".join(expressions)
+        if len(inside) > LINE:
+            inside = "\n" + indent(",\n".join(expressions), "    ") + ",\n"
+        return f"[{inside}]"
 
 
 def called(function: Callable[..., Any]) -> str:

@@ -1,69 +1,71 @@
-"""Edits of activations in the syntax that users type, one edit a line.
+"""Interventions on the page's models: run with them, and written as Python that makes the same edits."""
 
-zero blocks.1.attn.z heads=3,4        set to zero, at these heads
-scale blocks.2.mlp_out 0.5            multiply
-add blocks.2.resid_post 8 lemon       add a vector of this length in the direction that raises a token's logit
-# zero blocks.0.attn.z                switched off
-"""
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
-import math
-
-from transformers import PreTrainedTokenizerBase
-
-from hooks import edits
+from hooks import OlmoForCausalLM
+from workbench import interventions
 from workbench.errors import WorkbenchError
-from workbench.generation import toward
-from workbench.page.session.arguments import ModelOf
-from workbench.page.session.calls import Call
-from workbench.tokens import is_whole, token_id
+from workbench.interventions import Intervention
+from workbench.page.session.bench import Bench, OpenedPrompt
 
-SHAPES = ("zero SITE", "scale SITE FACTOR", "add SITE LENGTH TOKEN")
+MOST_EDITS, MOST_CHARACTERS = 16, 4096
 
 
-def edit_calls(text: str, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> tuple[Call, ...]:
-    """The edits that a text describes, as calls of `hooks.edits`, which can be run and written as Python.
+@contextmanager
+def tapped(bench: Bench, *edited: tuple[OlmoForCausalLM, str, str]) -> Iterator[None]:
+    """Apply interventions to models in this thread, while the `with` block is open.
 
-    Errors: WorkbenchError, with the line, for a line that is no edit. Names of sites are checked later, by the model.
+    `edited` are models, each with the checkpoint whose tokenizer reads the tokens and prompts in its interventions, and
+    the interventions as text. A model that occurs twice is edited once.
     """
-    lines = [line.strip() for line in text.splitlines()]
-    return tuple(_edit(line, checkpoint, tokenizer) for line in lines if line and not line.startswith("#"))
+    with ExitStack() as blocks:
+        for model, checkpoint, text in {id(each[0]): each for each in edited if each[2]}.values():
+            changes = interventions.read(text, bench.load(checkpoint)[1])
+            blocks.enter_context(model.tapped(edits=interventions.edits_of(model, changes)))
+        yield
 
 
-def _edit(line: str, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> Call:
-    heads = [word.removeprefix("heads=") for word in line.split() if word.startswith("heads=")]
-    options = {"heads": _whole(heads[-1], line)} if heads else {}
-    match [word for word in line.split() if not word.startswith("heads=")]:
-        case ["zero", site]:
-            return Call.quick(edits.zero, site, **options)
-        case ["scale", site, factor]:
-            return Call.quick(edits.scale, site, _number(factor, line), **options)
-        case ["add", site, length, token]:
-            direction = Call.quick(toward, ModelOf(checkpoint), typed_token(token, tokenizer), _number(length, line))
-            return Call.quick(edits.add, site, direction, **options)
-    raise WorkbenchError(
-        f"{line!r} is not an edit; write {' or '.join(SHAPES)}, followed by heads=0,1 to edit only these heads"
-    )
+def checked_edits(opened: OpenedPrompt, text: object) -> str:
+    """Interventions that a browser sent, in their canonical spelling, after a check that they fit the model and prompt.
+
+    Errors: WorkbenchError for too many edits, a line that is no edit, or an edit that does not fit.
+    """
+    text = bounded(text)
+    changes = interventions.read(text, opened.tokenizer)
+    for change in changes:
+        change.check(opened.model)
+    interventions.check_text(changes, opened.ids.shape[1])
+    return "\n".join(map(str, changes))
 
 
-def _whole(text: str, line: str) -> tuple[int, ...]:
-    numbers = text.split(",")
-    if not all(is_whole(number) for number in numbers):
-        raise WorkbenchError(
-            f"heads={text} in {line!r} is not a list of heads; write their numbers, for example heads=0,5"
-        )
-    return tuple(map(int, numbers))
+def bounded(text: object) -> str:
+    """The lines of interventions that a browser sent. Raises WorkbenchError for too many edits or characters."""
+    if not isinstance(text, str) or len(text) > MOST_CHARACTERS:
+        raise WorkbenchError(f"the edits are no text of at most {MOST_CHARACTERS:,} characters")
+    if (found := len(interventions.active_lines(text))) > MOST_EDITS:
+        raise WorkbenchError(f"there are {found} edits; this page takes at most {MOST_EDITS}")
+    return text
 
 
-def _number(text: str, line: str) -> float:
-    try:
-        number = float(text)
-    except ValueError as error:
-        raise WorkbenchError(f"{text!r} in {line!r} is not a number") from error
-    if not math.isfinite(number):
-        raise WorkbenchError(f"{text!r} in {line!r} is not finite")
-    return number
+def edit_code(change: Intervention, model: str, tokenizer: str, device: str = "") -> str:
+    """An intervention as a Python expression: a call of `hooks.edits`.
 
-
-def typed_token(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id of a text that is one token; `▁` stands for a space. Raises WorkbenchError for more or fewer tokens."""
-    return token_id(text.replace("▁", " "), tokenizer, len(tokenizer))
+    `model` and `tokenizer` are the names of variables, `device` is an argument of `torch.tensor`, such as
+    ", device=model.device", or empty.
+    """
+    target, arguments = change.target, [repr(change.target.site)]
+    match change.kind:
+        case "scale":
+            arguments.append(repr(change.number))
+        case "add":
+            arguments.append(f"interventions.toward({model}, {change.ids[0]}, {change.number!r})")
+        case "patch":
+            ids = f"torch.tensor([{tokenizer}({change.text!r}).input_ids]{device})"
+            arguments.append(f"{model}.run({ids}, capture={target.site!r}, captures_only=True)")
+    arguments += [
+        f"{name}={list(numbers)}"
+        for name, numbers in (("heads", target.heads), ("positions", target.positions))
+        if numbers is not None
+    ]
+    return f"edits.{change.kind}({', '.join(arguments)})"

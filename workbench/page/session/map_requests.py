@@ -17,6 +17,7 @@ from workbench.page.session.arguments import ModelOf, ResidOf, TokenizerOf, Toke
 from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, OpenedPrompt
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
+from workbench.page.session.edit_lines import bounded, tapped
 from workbench.page.session.prompts import Prompt
 from workbench.progress import Progress
 from workbench.results import Measures
@@ -33,6 +34,7 @@ class MapRequest:
     Attributes:
         combine: "one" for the map of `head`; "mean" or "max" over all heads of `layer`.
         weigh: "weight" for attention probabilities; "value" for ‖α v W_O‖ (see `attention_maps`).
+        edits: interventions in the models, one a line.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -44,6 +46,7 @@ class MapRequest:
     head: int = 0
     combine: Literal["one", "mean", "max"] = "one"
     weigh: Literal["weight", "value"] = "weight"
+    edits: str = ""
 
 
 MOST_PAGE_BYTES = 64_000_000  # of weights in a stand-alone page
@@ -74,14 +77,15 @@ def head_map(bench: Bench, request: MapRequest) -> np.ndarray:
 
 def map_call(request: MapRequest) -> Call:
     """The call that computes the map of one head, or of a layer's heads combined."""
-    model, tokens = ModelOf(request.checkpoint), TokensOf(request.checkpoint, request.prompt)
+    model, tokens = ModelOf(request.checkpoint, request.edits), TokensOf(request.checkpoint, request.prompt)
     options: dict[str, Any] = {"layers": (request.layer,)}
     options |= {"heads": (request.head,)} if request.combine == "one" else {"combine": request.combine}
     options |= {"weighting": WEIGHTINGS[request.weigh]} if request.weigh != "weight" else {}
     options |= {"tokenizer": TokenizerOf(request.checkpoint)}
     if request.other is not None:
-        return Call.of(attention_difference, model, ModelOf(request.other), tokens, **options)
-    options |= {"resid": ResidOf(request.checkpoint, request.prompt, request.layer)} if request.layer else {}
+        return Call.of(attention_difference, model, ModelOf(request.other, request.edits), tokens, **options)
+    if request.layer:
+        options |= {"resid": ResidOf(request.checkpoint, request.prompt, request.layer, request.edits)}
     return Call.of(attention_maps, model, tokens, **options)
 
 
@@ -90,8 +94,8 @@ def thumbnails(bench: Bench, request: MapRequest) -> Picture:
     request = replace(request, layer=0, head=0, combine="one", weigh="weight")
 
     def make() -> Picture:
-        pooled = [_pooled(one).cpu().numpy() for one in checked(bench, request)]  # layer head side bin
-        found = pooled[0] if len(pooled) == 1 else pooled[0] - pooled[1]
+        pooled = [_pooled(bench, one, request.edits).cpu().numpy() for one in checked(bench, request)]
+        found = pooled[0] if len(pooled) == 1 else pooled[0] - pooled[1]  # layer head side bin
         maps, second = np.split(found, [found.shape[-2]], -1)
         return encode(maps, second=second if second.size else None, signed=len(pooled) == 2)
 
@@ -104,6 +108,7 @@ def checked(bench: Bench, request: MapRequest) -> list[OpenedPrompt]:
     Errors: WorkbenchError if the prompt is empty or too long, if two checkpoints tokenise it differently, or if the
     layer or the head is out of range.
     """
+    bounded(request.edits)
     names = [request.checkpoint] if request.other is None else [request.checkpoint, request.other]
     opened = [bench.read(name, request.prompt, MOST_ATTENTION_TOKENS) for name in names]
     if len(opened) == 2:
@@ -116,7 +121,7 @@ def checked(bench: Bench, request: MapRequest) -> list[OpenedPrompt]:
     return opened
 
 
-def _pooled(opened: OpenedPrompt) -> Tensor:
+def _pooled(bench: Bench, opened: OpenedPrompt, edits: str) -> Tensor:
     """The attention patterns of all heads at thumbnail size: layer head side bin.
 
     Keys are pooled while the model runs, so whole patterns are not kept. Each bin is one pixel. If the first bin covers
@@ -131,7 +136,9 @@ def _pooled(opened: OpenedPrompt) -> Tensor:
 
     length = opened.ids.shape[1]
     together = -(-length // SIDE)  # keys in the first bin
-    run = opened.model.run(opened.ids, capture=Capture("blocks.*.attn.pattern", reduce=pool_keys), captures_only=True)
+    capture = Capture("blocks.*.attn.pattern", reduce=pool_keys)
+    with tapped(bench, (opened.model, opened.checkpoint, edits)):
+        run = opened.model.run(opened.ids, capture=capture, captures_only=True)
     by_query = rearrange(run.stack("attn.pattern")[:, :, 0], "layer bin head query -> layer head query bin")
     return pool_last(by_query.mT).mT
 
@@ -150,21 +157,24 @@ def whole_page(bench: Bench, request: MapRequest) -> str:
             f"the HTML page would contain {size / 1e6:,.0f} MB of weights; at most {MOST_PAGE_BYTES / 1e6:.0f} MB "
             "are allowed, so use a shorter text"
         )
-    maps = [result(all_maps(one.checkpoint, request.prompt), bench) for one in opened]
+    maps = [result(all_maps(one.checkpoint, request.prompt, request.edits), bench) for one in opened]
     if len(maps) == 2:
         return standalone.attention(maps[0], other=maps[1]).page
-    return standalone.attention(maps[0], atlas_of(bench, opened[0], request.prompt)).page
+    return standalone.attention(maps[0], atlas_of(bench, opened[0], request.prompt, request.edits)).page
 
 
-def atlas_of(bench: Bench, opened: OpenedPrompt, prompt: Prompt, progress: Progress | None = None) -> Measures | None:
+def atlas_of(
+    bench: Bench, opened: OpenedPrompt, prompt: Prompt, edits: str = "", progress: Progress | None = None
+) -> Measures | None:
     """The statistics of all heads on a prompt; None for a prompt of fewer than 2 tokens."""
     if opened.ids.shape[1] < 2:
         return None
-    call = Call.of(head_atlas, ModelOf(opened.checkpoint), TokensOf(opened.checkpoint, prompt), samples=SAMPLES)
+    model, tokens = ModelOf(opened.checkpoint, edits), TokensOf(opened.checkpoint, prompt)
+    call = Call.of(head_atlas, model, tokens, samples=SAMPLES)
     return result(call, bench, progress)
 
 
-def all_maps(checkpoint: str, prompt: Prompt) -> Call:
+def all_maps(checkpoint: str, prompt: Prompt, edits: str = "") -> Call:
     """The call that computes the maps of all heads."""
     tokens, tokenizer = TokensOf(checkpoint, prompt), TokenizerOf(checkpoint)
-    return Call.of(attention_maps, ModelOf(checkpoint), tokens, tokenizer=tokenizer)
+    return Call.of(attention_maps, ModelOf(checkpoint, edits), tokens, tokenizer=tokenizer)

@@ -10,11 +10,17 @@ from workbench.page.session.prompts import Prompt
 
 @dataclass(frozen=True)
 class Query:
-    """The checkpoint and the prompt that all tabs show. `run` counts the page's runs; 0 means before the first."""
+    """The checkpoint and the prompt that all tabs show.
+
+    Attributes:
+        run: counts the page's runs; 0 means before the first.
+        edits: the interventions that are switched on, in their canonical spelling, one a line.
+    """
 
     checkpoint: str
     prompt: Prompt
     run: int = 0
+    edits: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,14 @@ class RunRequest:
 
     Attributes:
         at: arrival time in monotonic nanoseconds, so that two requests for the same prompt are not equal.
-        checkpoint, prompt: values of the bar's components at the request; the components may change later.
+        checkpoint, prompt, edits: values of the page's components at the request; the components may change later.
     """
 
     at: int
     cancellation: CancellationToken
     checkpoint: object
     prompt: object
+    edits: object = ""
 
 
 @dataclass(frozen=True)

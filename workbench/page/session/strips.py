@@ -4,16 +4,18 @@ from dataclasses import asdict
 from typing import Any
 
 from workbench.analyses.token_losses import token_losses
-from workbench.page.session.bench import OpenedPrompt
+from workbench.page.session.bench import Bench, OpenedPrompt
+from workbench.page.session.edit_lines import tapped
 from workbench.page.session.requests import Selection
 from workbench.page.session.text_requests import TextRequest
 from workbench.views.strip import surprisals
 
 
-def surprisal_strip(opened: OpenedPrompt, selection: Selection) -> dict[str, Any]:
+def surprisal_strip(bench: Bench, opened: OpenedPrompt, selection: Selection, edits: str = "") -> dict[str, Any]:
     """The strip of the prompt's tokens, coloured by surprisal in nats; a prompt of one token has no colours."""
     known = opened.ids.shape[1] > 1
-    scores = token_losses(opened.model, opened.ids)["loss"].values[0].tolist() if known else [float("nan")]
+    with tapped(bench, (opened.model, opened.checkpoint, edits)):
+        scores = token_losses(opened.model, opened.ids)["loss"].values[0].tolist() if known else [float("nan")]
     return surprisals(
         opened.labels,
         opened.ids[0].tolist(),
@@ -21,7 +23,7 @@ def surprisal_strip(opened: OpenedPrompt, selection: Selection) -> dict[str, Any
         title="Prompt: how surprising each token is, given those before it",
         spine=True,
         selected=selection.token,
-        ask=asdict(TextRequest(opened.checkpoint, opened.prompt)) if known else None,
+        ask=asdict(TextRequest(opened.checkpoint, opened.prompt, edits=edits)) if known else None,
         **turn_marks(opened, opened.ids.shape[1], opened.ids.shape[1]),
     )
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from workbench import generation
+from workbench import generation, interventions
 from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
 from workbench.errors import WorkbenchError
@@ -14,7 +14,7 @@ from workbench.page.session.arguments import IdsOf, ModelOf, TokenizerOf, Tokens
 from workbench.page.session.bench import MOST_TOKENS, Bench, OpenedPrompt, most_tokens
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
-from workbench.page.session.edit_lines import edit_calls
+from workbench.page.session.edit_lines import bounded
 from workbench.page.session.prompts import Prompt
 from workbench.tokens import is_whole
 from workbench.views.text_page import text_page
@@ -59,7 +59,8 @@ class TokenRequest:
 def text_call(bench: Bench, request: TextRequest) -> Call:
     """The call that answers a text request: it computes the surprisal of each token that is read or generated."""
     opened = bench.read(request.checkpoint, request.prompt)
-    model, tokenizer = ModelOf(opened.checkpoint), TokenizerOf(opened.checkpoint)
+    model = ModelOf(opened.checkpoint, interventions.canonical(bounded(request.edits), opened.tokenizer))
+    tokenizer = TokenizerOf(opened.checkpoint)
     start: TokensOf | IdsOf = TokensOf(opened.checkpoint, request.prompt)
     if request.branch:
         start = IdsOf(opened.checkpoint, tuple(start_of(bench, opened, request.branch)))
@@ -73,18 +74,16 @@ def text_call(bench: Bench, request: TextRequest) -> Call:
         draw |= {"top_p": top_p} if top_p != 1 else {}
         draw |= {"top_k": top_k} if top_k else {}
         draw["seed"] = seed
-    edits = edit_calls(request.edits, opened.checkpoint, opened.tokenizer)
-    options = {"max_new_tokens": length, **draw} | ({"edits": edits} if edits else {})
-    return Call.of(generation.generate, model, start, **options, tokenizer=tokenizer).shown_by(text_page)
+    call = Call.of(generation.generate, model, start, max_new_tokens=length, **draw, tokenizer=tokenizer)
+    return call.shown_by(text_page)
 
 
 def look_call(bench: Bench, request: TokenRequest) -> Call:
     """The call that answers a token request."""
-    model, tokenizer = ModelOf(request.checkpoint), TokenizerOf(request.checkpoint)
     ids = IdsOf(request.checkpoint, tuple(checked_ids(bench, request.checkpoint, request.ids)))
-    edits = edit_calls(request.edits, request.checkpoint, bench.load(request.checkpoint)[1])
-    options = {"edits": edits} if edits else {}
-    return Call.of(token_inspection, model, ids, request.token, **options, tokenizer=tokenizer).shown_by(None)
+    edits = interventions.canonical(bounded(request.edits), bench.load(request.checkpoint)[1])
+    model, tokenizer = ModelOf(request.checkpoint, edits), TokenizerOf(request.checkpoint)
+    return Call.of(token_inspection, model, ids, request.token, tokenizer=tokenizer).shown_by(None)
 
 
 def looked_at(bench: Bench, request: TokenRequest) -> dict[str, Any]:

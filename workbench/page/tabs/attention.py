@@ -31,7 +31,7 @@ def build(slot: Slot) -> None:
 def attention(bench: Bench, request: TabRequest, progress: Progress | None = None) -> dict[str, Any]:
     """The value of the attention view: tokens, sizes, scores of heads, the best head. The browser fetches the maps."""
     opened = bench.read(request.query.checkpoint, request.query.prompt, MOST_ATTENTION_TOKENS)
-    atlas = atlas_of(bench, opened, request.query.prompt, progress)
+    atlas = atlas_of(bench, opened, request.query.prompt, request.query.edits, progress)
     if atlas is None:
         return view_value(opened, request)
     orders = {name: finite(atlas[name]) for name in ORDERS if name in atlas}
@@ -54,6 +54,7 @@ def view_value(opened: OpenedPrompt, request: TabRequest, other: str | None = No
         "other": other,
         "prompt": for_browser(request.query.prompt),
         "run": request.query.run,
+        "edits": request.query.edits,
         "texts": list(opened.labels),
         "layers": opened.model.config.num_hidden_layers,
         "heads": opened.model.config.num_attention_heads,

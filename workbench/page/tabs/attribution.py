@@ -1,7 +1,7 @@
 """Attribution: how much each part of the model contributes to a prediction, directly and through later layers."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -12,13 +12,14 @@ from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.direct_logit_attribution import by_head, by_layer, direct_logit_attribution, head_sources
 from workbench.analyses.token_saliency import token_saliency
 from workbench.errors import WorkbenchError
+from workbench.interventions import typed_token
 from workbench.page.build.panel import Chooses, Panel, View, head_pick
 from workbench.page.build.slot import Slot
 from workbench.page.session.arguments import TokenizerOf, TokensOf
 from workbench.page.session.bench import Bench, OpenedPrompt
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call, prompt_of
-from workbench.page.session.edit_lines import typed_token
+from workbench.page.session.edit_lines import tapped
 from workbench.page.session.menus import choice
 from workbench.page.session.prompts import Prompt, contents, ids_of, prompt_like, with_contents
 from workbench.page.session.requests import TabRequest
@@ -225,9 +226,15 @@ def question_of(bench: Bench, request: TabRequest, token: str, against: str) -> 
     if token:
         first = typed_token(token, opened.tokenizer)
     else:
-        key = ("likeliest", request.query.checkpoint, request.query.prompt, position)
-        first = bench.once(key, lambda: int(opened.model.run(opened.ids).logits[0, position].argmax()))
+        key = ("likeliest", replace(request.query, run=0), position)
+        first = bench.once(key, lambda: likeliest(bench, opened, request.query.edits, position))
     return Question(opened, position, (first, typed_token(against, opened.tokenizer)) if against else (first,))
+
+
+def likeliest(bench: Bench, opened: OpenedPrompt, edits: str, position: int) -> int:
+    """The id of the token that the model, with interventions, predicts after a position."""
+    with tapped(bench, (opened.model, opened.checkpoint, edits)):
+        return int(opened.model.run(opened.ids).logits[0, position].argmax())
 
 
 def other_prompt(bench: Bench, request: TabRequest, question: Question) -> tuple[Prompt, str]:
@@ -244,10 +251,12 @@ def other_prompt(bench: Bench, request: TabRequest, question: Question) -> tuple
     def furthest() -> int:
         rows = [question.opened.ids[0].tolist(), *(ids for ids, _, _ in found)]
         batch = torch.tensor(rows, device=question.opened.ids.device)[:, : question.position + 1]
-        own, *others = question.opened.model.run(batch, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+        with tapped(bench, (question.opened.model, question.opened.checkpoint, request.query.edits)):
+            logits = question.opened.model.run(batch, logits_to_keep=1).logits[:, -1]
+        own, *others = logits.float().log_softmax(-1)
         return max(range(len(others)), key=lambda n: float((own.exp() * (own - others[n])).sum()))
 
-    key = ("exchanged", request.query.checkpoint, request.query.prompt, question.position)
+    key = ("exchanged", replace(request.query, run=0), question.position)
     _, text, change = found[bench.once(key, furthest)]
     return text, change
 

@@ -17,9 +17,9 @@ from workbench.page.build.panel import Panel, View, head_pick
 from workbench.page.build.slot import Slot
 from workbench.page.session.arguments import (
     FILE_PLACEHOLDERS,
-    PLACEHOLDERS,
     FinalsOf,
     ModelOf,
+    Placeholder,
     TokenizerOf,
     TokensOf,
 )
@@ -77,6 +77,12 @@ class ComparedPair:
     b: str
     tokens: TokensOf
     shape: tuple[int, int]  # (layers, heads of a layer) of B
+    edits: str = ""  # interventions in both
+
+    @property
+    def placeholders(self) -> tuple[Placeholder, Placeholder]:
+        """Placeholders for the models of A and B, with the interventions."""
+        return Placeholder("a", self.edits), Placeholder("b", self.edits)
 
     def compared_by(self, comparison: Call) -> Call:
         """A comparison of the two: a call with placeholders, filled with their ids."""
@@ -121,9 +127,8 @@ def pair_of(bench: Bench, request: TabRequest, other: object) -> ComparedPair:
     bench.same_tokens(*pair)
     config = pair[1].model.config
     tokens = TokensOf(pair[0].checkpoint, request.query.prompt)
-    return ComparedPair(
-        pair[0].checkpoint, pair[1].checkpoint, tokens, (config.num_hidden_layers, config.num_attention_heads)
-    )
+    shape = config.num_hidden_layers, config.num_attention_heads
+    return ComparedPair(pair[0].checkpoint, pair[1].checkpoint, tokens, shape, request.query.edits)
 
 
 def files_of(bench: Bench, request: TabRequest, other: object) -> ComparedPair:
@@ -149,7 +154,8 @@ def text_of_b(bench: Bench, request: TabRequest, other: str, *settings: float) -
 
 def continuation(bench: Bench, request: TabRequest, name: str, checkpoint: str, *settings: float) -> View:
     """The prompt continued by one checkpoint."""
-    call = text_call(bench, TextRequest(checkpoint, request.query.prompt, "", "", *checked_settings(settings)))
+    query = request.query
+    call = text_call(bench, TextRequest(checkpoint, query.prompt, "", query.edits, *checked_settings(settings)))
     return View(
         call, "Both checkpoints sample with the same random numbers.", title=f"{name}: {label(bench.known[checkpoint])}"
     )
@@ -165,8 +171,8 @@ def mixed_text(
     pick = head_pick(request, pair.shape, (int(most["row"]), int(most["column"])))
     name, (layer, head) = pick.options[pick.chosen][0], pick.options[pick.chosen][1].values()
     heads_of_part = ((head,),) if kind == "head" else ()
-    mixed = Call.quick(with_part, ModelOf(pair.a), ModelOf(pair.b), kind, layer, *heads_of_part)
-    call = text_call(bench, TextRequest(pair.b, request.query.prompt, "", "", *checked_settings(settings)))
+    mixed = Call.quick(with_part, ModelOf(pair.a), ModelOf(pair.b, pair.edits), kind, layer, *heads_of_part)
+    call = text_call(bench, TextRequest(pair.b, request.query.prompt, "", pair.edits, *checked_settings(settings)))
     call = replace(call, arguments=(mixed, *call.arguments[1:]))
     title = f"B with {name if kind == 'head' else f'{kind} of layer {layer}'} of A"
     note = "This text uses the same random numbers, too. Choose the head here or in the grid above."
@@ -220,12 +226,12 @@ def floor_view(bench: Bench, pair: ComparedPair, comparison: Call) -> View | str
 
 def predictions(pair: ComparedPair, measure: str) -> Call:
     """A measure of the difference between two checkpoints' predictions on the prompt, as a call with placeholders."""
-    return Call.of(compare_behaviour, *PLACEHOLDERS, pair.tokens, tokenizer=TokenizerOf(pair.a))[measure]
+    return Call.of(compare_behaviour, *pair.placeholders, pair.tokens, tokenizer=TokenizerOf(pair.a))[measure]
 
 
 def compared(what: str, pair: ComparedPair) -> Call:
     """One of the `DIFFERENCES` between two checkpoints on the prompt, as a call with placeholders."""
-    (a, b), tokens = PLACEHOLDERS, pair.tokens
+    (a, b), tokens = pair.placeholders, pair.tokens
     match what:
         case "attention":
             return Call.of(compare_attention, a, b, tokens)["js"]

@@ -10,15 +10,13 @@ import gradio as gr
 import torch
 from gradio.components import Component
 
-from hooks import Edit
-from workbench import generation
+from workbench import generation, interventions
 from workbench.chat import end_tokens, replied, typed
 from workbench.errors import WorkbenchError
 from workbench.page import components
 from workbench.page.build.slot import Slot
 from workbench.page.session.bench import Bench, OpenedPrompt
-from workbench.page.session.calls import run
-from workbench.page.session.edit_lines import edit_calls
+from workbench.page.session.edit_lines import bounded
 from workbench.page.session.requests import TabRequest
 from workbench.page.session.strips import turn_marks
 from workbench.page.session.text_requests import (
@@ -138,7 +136,7 @@ def both(bench: Bench, request: TextRequest, changes: str, *settings: float) -> 
     *numbers, ends = settings
     length, temperature, top_p, top_k, seed = checked_settings(numbers)
     opened = bench.read(request.checkpoint, request.prompt)
-    edits = edit_calls(changes, opened.checkpoint, opened.tokenizer)
+    edits = interventions.read(bounded(changes), opened.tokenizer)
     request = replace(request, length=length, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     requests = [request, replace(request, edits=changes)] if edits else [request]
     texts = [write(bench, opened, one, bool(ends)) for one in requests]
@@ -152,11 +150,10 @@ def both(bench: Bench, request: TextRequest, changes: str, *settings: float) -> 
 def write(bench: Bench, opened: OpenedPrompt, request: TextRequest, ends: bool) -> Iterator[dict[str, Any]]:
     """Stream the strip of a text while it is generated: one every `PERIOD` seconds, for at most `MOST_SECONDS`."""
     start = start_of(bench, opened, request.branch)
-    edits = [run(call, bench) for call in edit_calls(request.edits, opened.checkpoint, opened.tokenizer)]
     settings = (request.length, request.temperature, request.top_p, request.top_k, request.seed, ends)
     labels, ids, scores = list(opened.labels[: kept_of(opened, request.branch)]), start[:1], [float("nan")]
     sent = began = time.monotonic()
-    for step in steps(bench, opened, start, *settings, edits=edits, read=True):
+    for step in steps(bench, opened, start, *settings, edits=request.edits, read=True):
         ids.append(step.id)
         scores.append(step.surprisal)
         now = time.monotonic()
@@ -178,10 +175,13 @@ def steps(
     opened: OpenedPrompt,
     start: Sequence[int],
     *settings: float,
-    edits: Sequence[Edit] = (),
+    edits: str = "",
     read: bool = False,
 ) -> Iterator[generation.Step]:
-    """Stream generated tokens. The model's lock is held for one token at a time, so other requests can run, too."""
+    """Stream the tokens that the model generates with interventions.
+
+    The model's lock is held for one token at a time, so other requests can run, too.
+    """
     *numbers, ends = settings
     length, temperature, top_p, top_k, seed = checked_settings(numbers)
     stream = generation.stream(
@@ -192,12 +192,12 @@ def steps(
         top_p=top_p,
         top_k=top_k,
         seed=seed,
-        edits=edits,
         stop_at=ends_of(opened) if ends else [],
         read=read,
     )
+    changes = interventions.edits_of(opened.model, interventions.read(edits, opened.tokenizer))
     while True:
-        with bench.turn():
+        with bench.turn(), opened.model.tapped(edits=changes):  # a block for each step, as steps may change threads
             step = next(stream, None)
         if step is None:
             return

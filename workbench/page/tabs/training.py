@@ -14,7 +14,7 @@ from workbench.errors import WorkbenchError
 from workbench.page import components
 from workbench.page.build.panel import Panel, View, head_pick
 from workbench.page.build.slot import DOWNLOADS, Slot, guarded
-from workbench.page.session.arguments import SeriesRun, TokensOf
+from workbench.page.session.arguments import InterventionsOf, SeriesRun, TokensOf
 from workbench.page.session.bench import MOST_ATTENTION_TOKENS, MOST_OF_A_RUN, Bench, label
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
@@ -117,7 +117,7 @@ def training_view(
         continuation = continuation or written_next(bench, run[-1].id, request.query.prompt)
     options = {"axis": axis, **({"log_x": True} if log else {}), **loading_of(bench)}
     bench.residents.make_room(run[-1])
-    measured = metric_call(run[-1].id, request.query.prompt, metric, continuation)
+    measured = metric_call(run[-1].id, request.query.prompt, metric, continuation, request.query.edits)
     note = run_call(measured, bench).note
     if metric == "continuation":
         note = f"{note} The continuation is “{continuation}”; type another one above."
@@ -153,8 +153,19 @@ def loading_of(bench: Bench) -> dict[str, Call]:
     return {"loading": Call.quick(Loading, **bench.options)} if bench.options else {}
 
 
-def metric_call(checkpoint: str, prompt: Prompt, metric: str, continuation: str) -> Call:
-    """The call of a metric, for all checkpoints. `checkpoint` tokenises the texts, since all share one tokenizer."""
+def metric_call(checkpoint: str, prompt: Prompt, metric: str, continuation: str, edits: str = "") -> Call:
+    """The call of a metric, for all checkpoints with the same interventions; those do not affect weights.
+
+    `checkpoint` tokenises the texts, since all share one tokenizer.
+    """
+    plain = plain_metric(checkpoint, prompt, metric, continuation)
+    if not edits or metric == "weights":
+        return plain
+    return Call.quick(metrics.intervened, plain, InterventionsOf(checkpoint, edits))
+
+
+def plain_metric(checkpoint: str, prompt: Prompt, metric: str, continuation: str) -> Call:
+    """The call of a metric of unedited checkpoints."""
     prompted, sample = TokensOf(checkpoint, prompt), TokensOf(checkpoint, SAMPLE_TEXT)
     match metric:
         case "loss":
@@ -223,6 +234,6 @@ def head_through_training(
 def best_at_the_end(bench: Bench, request: TabRequest, progress: Progress | None = None) -> dict[str, int] | None:
     """The head to open first: the strongest induction head of the last checkpoint."""
     last = bench.run_here(request.query.checkpoint)[-1].id
-    atlas = atlas_of(bench, bench.read(last, request.query.prompt), request.query.prompt, progress)
+    atlas = atlas_of(bench, bench.read(last, request.query.prompt), request.query.prompt, request.query.edits, progress)
     most = None if atlas is None else atlas["induction"].rank().iloc[0]
     return None if most is None else {"layer": int(most["row"]), "head": int(most["column"])}
