@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+from hooks import edits
 from workbench import checkpoints
 from workbench.analyses.logit_lens import logit_lens
 from workbench.analyses.token_losses import token_losses
@@ -247,6 +248,31 @@ def test_lens_writes_the_numbers_of_the_analysis(series, table):
     assert (found["kl"] - expected["kl"]).abs().max() < 1e-5
     assert list(found["probability_text"]) == list(expected["probability_text"])
     assert found[found["layer"] == "3"]["kl"].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("command", ["generate", "lens", "attention"])
+def test_edits_change_what_a_command_shows(command, series, table, tmp_path):
+    arguments = [command, TEXT, "--checkpoint", f"{series}@step20"]
+    arguments += ["--temperature", "0"] if command == "generate" else []
+    plain, changed = table(*arguments), table(*arguments, "--edit", "L0H1 off", "--edit", "MLP 1 × 0.5")
+    number = {"generate": "surprisal", "lens": "probability", "attention": "entropy"}[command]
+    both = plain[number].dropna().to_numpy(), changed[number].dropna().to_numpy()
+    assert both[0].shape != both[1].shape or abs(both[0] - both[1]).max() > 1e-4
+    if command == "lens":
+        model, tokenizer = checkpoints.load(f"{series}@step20")
+        made = [edits.zero("blocks.0.attn.z", heads=[1]), edits.scale("blocks.1.mlp_out", 0.5)]
+        with model.tapped(edits=made):
+            expected = logit_lens(model, tokenizer(TEXT, return_tensors="pt")["input_ids"]).table()
+        assert (changed["kl"] - expected["kl"]).abs().max() < 1e-5
+    out = tmp_path / "edited.csv"
+    assert main([*arguments, "--edit", "l0h1 off", "--csv", str(out)]) == 0
+    assert "# edits: L0H1 off" in out.read_text()
+
+
+@pytest.mark.parametrize(("edit", "said"), [("MLP 9 off", "the layers of this model are"), ("burn it", "not an edit")])
+def test_an_edit_that_does_not_fit_is_said(edit, said, series, capsys):
+    assert main(["lens", TEXT, "--checkpoint", f"{series}@step20", "--edit", edit]) == 1
+    assert said in capsys.readouterr().err
 
 
 def test_attention_lists_heads_in_order_and_rows_that_sum_to_one(series, table):

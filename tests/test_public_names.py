@@ -24,11 +24,11 @@ NAMES = {
         "Texts Turn Weights WorkbenchError ablation activation_patching attention_difference attention_maps "
         "attribution_patching behaviour_summary check checkpoints compare_attention compare_behaviour "
         "compare_weights direct_logit_attribution effective_rank estimate finals generate head_atlas "
-        "head_direction hidden_state_pca label_direction linear_probe load load_result logit_lens main_run "
-        "metrics noise_floor open_weights patchscope path_patching plot probe_layer representation_similarity "
-        "residual_norms save_results series singular_directions steered_texts steering steering_effect text_sets "
-        "token_direction token_inspection token_losses token_saliency tokenizer_of trajectory transplant "
-        "transplant_parts turns_of"
+        "head_direction hidden_state_pca interventions label_direction linear_probe load load_result logit_lens "
+        "main_run metrics noise_floor open_weights patchscope path_patching plot probe_layer "
+        "representation_similarity residual_norms save_results series singular_directions steered_texts steering "
+        "steering_effect text_sets token_direction token_inspection token_losses token_saliency tokenizer_of "
+        "trajectory transplant transplant_parts turns_of"
     ),
 }
 CALLED_OTHERWISE = {"PyYAML": "yaml", "scikit-learn": "sklearn"}  # distributions and their import names
@@ -56,7 +56,7 @@ def test_a_public_name_is_the_thing_and_not_its_file(name):
     if module is not None:
         importlib.import_module(module)
         assert getattr(workbench, name) is found is getattr(importlib.import_module(module), name)
-    assert (module is None) == (name in ("SAMPLE_TEXT", "checkpoints", "metrics"))
+    assert (module is None) == (name in ("SAMPLE_TEXT", "checkpoints", "interventions", "metrics"))
 
 
 def test_the_stub_of_the_package_says_the_same():

@@ -1,4 +1,4 @@
-from . import checkpoints, metrics
+from . import checkpoints, interventions, metrics
 from .analyses.ablation import ablation
 from .analyses.activation_patching import activation_patching
 from .analyses.attention_difference import attention_difference
@@ -87,6 +87,7 @@ __all__ = [
     "head_atlas",
     "head_direction",
     "hidden_state_pca",
+    "interventions",
     "label_direction",
     "linear_probe",
     "load",

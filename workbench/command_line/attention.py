@@ -10,11 +10,13 @@ from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.head_atlas import head_atlas
 from workbench.command_line.common import (
     LoadedCheckpoint,
+    add_edits,
     add_loading_arguments,
     add_prompt,
     add_seed,
     bar,
     checked_seed,
+    edited,
     opened,
     prompt_of,
 )
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="head to show; may be repeated (default: the first by --by)",
     )
     add_seed(parser, "seed of the random text for the induction score")
+    add_edits(parser)
     add_loading_arguments(parser)
 
 
@@ -67,15 +70,17 @@ def run(args: argparse.Namespace) -> Report:
     seed, subject = checked_seed(args), opened(args, args.checkpoint)
     text = prompt_of(args)
     tokens = subject.tokens(text)
-    atlas = head_atlas(subject.model, tokens, seed=seed, progress=bar(args))
-    ranked = ranking(atlas, args.by)
-    best = ranked.iloc[0]
-    looked_at = args.head or [(int(best["layer"]), int(best["head"]))]
+    with edited(args, subject, tokens):
+        atlas = head_atlas(subject.model, tokens, seed=seed, progress=bar(args))
+        ranked = ranking(atlas, args.by)
+        best = ranked.iloc[0]
+        looked_at = args.head or [(int(best["layer"]), int(best["head"]))]
+        shown = [_head_section(subject, tokens, *one) for one in dict.fromkeys(looked_at)]
     pictures = [atlas[name] for name in dict.fromkeys([args.by, *PICTURED]) if name in atlas]
     sections = [
-        Section(f"Heads by {args.by}", ranked, pictures, NOTE, shown=ranked.head(SHOWN), results={"heads": atlas})
+        Section(f"Heads by {args.by}", ranked, pictures, NOTE, shown=ranked.head(SHOWN), results={"heads": atlas}),
+        *shown,
     ]
-    sections += [_head_section(subject, tokens, *one) for one in dict.fromkeys(looked_at)]
     origin = subject.provenance(args) | {"text": text, "tokens": tokens.shape[1]}
     return Report(f"Attention of {subject.id}", sections, origin)
 

@@ -1,7 +1,8 @@
 """Functions that the commands share: arguments, loading of checkpoints, reading of texts, progress, provenance."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
-from workbench import checkpoints
+from workbench import checkpoints, interventions
 from workbench.analyses.support.sample_text import SAMPLE_TEXT
 from workbench.analyses.trajectory import Loading
 from workbench.choices import BITS, DTYPES
@@ -46,7 +47,9 @@ class LoadedCheckpoint:
 
     def provenance(self, args: argparse.Namespace) -> dict[str, Any]:
         """The provenance of numbers from this checkpoint."""
-        return provenance(args, {"checkpoint": self.id, "dtype": dtype_name(self.model.dtype)})
+        changes = interventions.read("\n".join(getattr(args, "edit", [])), self.tokenizer)
+        edits = {"edits": "; ".join(map(str, changes))} if changes else {}
+        return provenance(args, {"checkpoint": self.id, "dtype": dtype_name(self.model.dtype)} | edits)
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +91,30 @@ def add_texts(parser: argparse.ArgumentParser, default: str | None = None, *, is
         "--label", metavar="COLUMN", help="column of the labels (default: none; a built-in set has its own)"
     )
     group.add_argument("--cut", type=positive, metavar="N", help="read only the first N tokens of each text")
+
+
+def add_edits(parser: argparse.ArgumentParser) -> None:
+    """Add --edit, which changes the model."""
+    parser.add_argument(
+        "--edit",
+        action="append",
+        default=[],
+        metavar="EDIT",
+        help="change the model: 'L2H5 off', 'MLP 3 × 0.5', '+8 ▁lemon at layer 2', 'token 7 at layer 2 off', "
+        "'L2H5 from \"another prompt\"'; may be repeated, in order",
+    )
+
+
+@contextmanager
+def edited(args: argparse.Namespace, subject: LoadedCheckpoint, tokens: Tensor) -> Iterator[None]:
+    """Make the changes of --edit in a model, while the `with` block is open. tokens: the text that it reads, 1 pos.
+
+    Errors: WorkbenchError, with the edit, for one that is none, or does not fit the model or the text.
+    """
+    changes = interventions.read("\n".join(args.edit), subject.tokenizer)
+    interventions.check_text(changes, tokens.shape[1])
+    with subject.model.tapped(edits=interventions.edits_of(subject.model, changes)):
+        yield
 
 
 def add_text(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,16 @@ import argparse
 
 import pandas as pd
 
-from workbench.command_line.common import add_loading_arguments, add_prompt, add_seed, bar, opened, positive
+from workbench.command_line.common import (
+    add_edits,
+    add_loading_arguments,
+    add_prompt,
+    add_seed,
+    bar,
+    edited,
+    opened,
+    positive,
+)
 from workbench.command_line.given_text import add_chat, ends_of, given_text
 from workbench.generation import Written, generate
 from workbench.report import Report, Section
@@ -12,6 +21,7 @@ from workbench.report import Report, Section
 EXAMPLES = """
   python -m workbench generate "The old man went"
   python -m workbench generate "def area(" --checkpoint tiny-olmo@step1000 --temperature 0 --tokens 20
+  python -m workbench generate "Old Marta lives in Lisbon and Old Marta lives in" --temperature 0 --edit "L2H5 off"
   python -m workbench generate - --csv tokens.csv < prompt.txt
   python -m workbench generate "What is a cat?" --chat --checkpoint allenai/OLMo-2-0425-1B-Instruct
   python -m workbench generate - --chat --system "Answer briefly." --checkpoint ./instruct < turns.txt
@@ -41,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-k", type=int, default=0, help="sample from the k likeliest tokens; 0: from all (default: 0)"
     )
     add_seed(parser, "seed of the sampling")
+    add_edits(parser)
     add_loading_arguments(parser)
 
 
@@ -48,18 +59,19 @@ def run(args: argparse.Namespace) -> Report:
     """The given text with its continuation, and a row for each new token; files also have rows for given tokens."""
     subject = opened(args, args.checkpoint)
     given = given_text(args, subject)
-    written = generate(
-        subject.model,
-        given.tokens,
-        max_new_tokens=args.tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k,
-        seed=args.seed,
-        stop_at=ends_of(given, subject),
-        tokenizer=subject.tokenizer,
-        progress=bar(args),
-    )
+    with edited(args, subject, given.tokens):
+        written = generate(
+            subject.model,
+            given.tokens,
+            max_new_tokens=args.tokens,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            top_k=args.top_k,
+            seed=args.seed,
+            stop_at=ends_of(given, subject),
+            tokenizer=subject.tokenizer,
+            progress=bar(args),
+        )
     new = subject.tokenizer.decode(list(written.ids[written.given :]), skip_special_tokens=True)
     section = Section(
         "New tokens",

@@ -6,7 +6,7 @@ import pandas as pd
 
 from workbench.analyses.logit_lens import logit_lens
 from workbench.analyses.support.arguments import chosen
-from workbench.command_line.common import add_loading_arguments, add_prompt, bar, opened
+from workbench.command_line.common import add_edits, add_loading_arguments, add_prompt, bar, edited, opened
 from workbench.command_line.given_text import add_chat, given_text
 from workbench.report import Report, Section
 from workbench.results import Measures
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--position", type=int, default=-1, help="position shown on the terminal (default: -1, the last)"
     )
+    add_edits(parser)
     add_loading_arguments(parser)
 
 
@@ -35,7 +36,8 @@ def run(args: argparse.Namespace) -> Report:
     given = given_text(args, subject)
     tokens = given.tokens
     (position,) = chosen([args.position], tokens.shape[1], "position")
-    lens = logit_lens(subject.model, tokens, tokenizer=subject.tokenizer, progress=bar(args))
+    with edited(args, subject, tokens):
+        lens = logit_lens(subject.model, tokens, tokenizer=subject.tokenizer, progress=bar(args))
     here = lens["probability"].columns[position]
     sections = [
         Section(
