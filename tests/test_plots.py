@@ -185,3 +185,13 @@ def test_steps_and_tokens_are_counted_in_words() -> None:
     ]
     run = Curves([[1.0, 2.0]], ["loss"], [0, 6000], x_name="step", x_labels=["step0", "step6000"])
     assert plot(run).layout.xaxis.ticktext == ("0", "6,000")
+
+
+def test_errors_and_numbers_of_texts_are_said_on_hover() -> None:
+    grid = Grid([[1.0, 2.0]], ["0"], ["0", "1"], errors=[[0.125, float("nan")]], texts=7)
+    cells = plot(grid).data[0].customdata
+    assert [cell[3] for cell in cells[0]] == ["1 ± 0.12 (7 texts)", "2 (7 texts)"]
+    scores = Scores([1.0, 2.0], ["a", "b"], errors=[0.5, 0.25], texts=[3, 4])
+    bars = plot(scores).data[0]
+    assert bars.error_x.array.tolist() == [0.5, 0.25] and [name[1] for name in bars.customdata] == [" ± 0.5", " ± 0.25"]
+    assert plot(Scores([1.0], ["a"])).data[0].error_x.array is None

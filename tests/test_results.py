@@ -97,7 +97,7 @@ def test_top_scores_are_the_furthest_from_zero() -> None:
 
 
 def test_curves_and_points_tables_hold_everything() -> None:
-    assert list(SHAPES[3].table()) == ["line", "position", "label", "value", "error"]
+    assert list(SHAPES[3].table()) == ["line", "position", "label", "value", "standard_error"]
     assert list(SHAPES[4].table()) == ["name", "PC1", "PC2", "position"]
     assert len(SHAPES[3].table()) == 6
 

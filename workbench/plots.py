@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores
+from workbench.results import Curves, Estimated, Grid, Maps, Measures, Points, Result, Scores
 from workbench.tokens import escape
 
 SEQUENTIAL = "cividis"
@@ -151,8 +151,9 @@ def plot_scores(scores: Scores) -> go.Figure:
         y=np.arange(len(names), dtype=np.float32),
         orientation="h",
         marker_color=[ORANGE if scores.signed and value > 0 else BLUE for value in scores.values],
-        customdata=np.array(names, dtype=object),
-        hovertemplate=f"%{{customdata}}<br>{escape(scores.value_label)} %{{x}}<extra></extra>",
+        error_x=None if scores.errors is None else {"array": scores.errors, "color": GREY, "thickness": 1.5},
+        customdata=np.stack([np.array(names, dtype=object), said_errors(scores)], axis=-1),
+        hovertemplate=f"%{{customdata[0]}}<br>{escape(scores.value_label)} %{{x}}%{{customdata[1]}}<extra></extra>",
         text=[f" {value:.3g} " for value in scores.values.tolist()],
         textposition="outside",
         cliponaxis=False,
@@ -386,13 +387,23 @@ def shortened(text: str, room: int) -> str:
 
 
 def hover_names(grid: Grid) -> np.ndarray:
-    """The hover data of each cell, row column 4: row label, column label, whole text, value; all escaped."""
+    """The hover data of each cell, row column 4: row label, column label, whole text, value with its error; escaped."""
     rows, columns = np.meshgrid(np.array(grid.rows, object), np.array(grid.columns, object), indexing="ij")
     texts = np.full(rows.shape, "", object) if grid.text is None else grid.text
-    values = np.vectorize("{:.6g}".format, otypes=[object])(grid.values)
+    values = np.vectorize("{:.6g}".format, otypes=[object])(grid.values) + said_errors(grid)
     parts = np.vectorize(escape, otypes=[object])(np.stack([rows, columns, texts, values], axis=-1))
     parts[..., 2] = np.where(parts[..., 2] == "", "", "<br>" + parts[..., 2])
     return parts
+
+
+def said_errors(result: Estimated) -> np.ndarray:
+    """The standard error of each value, and the number of texts, to follow the value in a hover; "" where unknown."""
+    said = np.full(result.values.shape, "", object)
+    if result.errors is not None:
+        shown = np.vectorize(" ± {:.2g}".format, otypes=[object])(result.errors)
+        said = np.where(np.isnan(result.errors), "", shown)
+    several = result.texts is not None and not np.ndim(result.texts) and result.texts > 1
+    return said + (f" ({result.texts:,} texts)" if several else "")
 
 
 def powers_of_ten(high: float) -> dict[str, object]:

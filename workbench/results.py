@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -76,8 +76,40 @@ class Labelled(Storable):
             object.__setattr__(self, name, value)
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Estimated(Labelled):
+    """Fields of results whose values may be means over a set of texts.
+
+    Attributes:
+        errors: standard errors of the values, of the same shape; NaN where there is none. None if none is known.
+        texts: the number of texts that the values are means over; None if the values are no such means. `Scores` and
+            `Curves` may have one number for each name or line.
+    """
+
+    errors: Values | None = None
+    texts: Any = None
+
+    def _keep_errors(self, there: str) -> None:
+        """Check and freeze the errors and the numbers of texts; `there` describes the shape of the values."""
+        if self.errors is not None:
+            self._keep(errors=frozen_array(self.errors))
+            check_shape(self.errors, self.values.shape, there, what="errors")
+        if np.ndim(self.texts):
+            self._keep(texts=tuple(int(number) for number in self.texts))
+            check_shape(np.array(self.texts), self.values.shape[:1], there, what="numbers of texts")
+
+    def _with_errors(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table with one row for each value, with `standard_error` and `texts` where they are known."""
+        if self.errors is not None:
+            table["standard_error"] = self.errors.ravel()
+        if self.texts is not None:
+            numbers = np.broadcast_to(np.array(self.texts)[..., *(None,) * (self.values.ndim - 1)], self.values.shape)
+            table["texts"] = numbers.ravel()
+        return table
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Grid(Labelled):
+class Grid(Estimated):
     """Numbers in rows × columns, with an optional text in each cell.
 
     Attributes:
@@ -107,9 +139,11 @@ class Grid(Labelled):
         if self.log:
             check_positive(values)
         self._keep(values=values, rows=rows, columns=columns, text=text)
+        self._keep_errors(f"{count(rows, 'row')} and {count(columns, 'column')}")
 
     def table(self) -> pd.DataFrame:
-        """One row for each cell: the indices `row` and `column`, their labels, `value`, and `text` if cells have texts.
+        """One row for each cell: the indices `row` and `column`, their labels, `value`, `standard_error` and `texts` if
+        known, and `text` if cells have texts.
 
         Labels that are all whole numbers (layers, heads) become integers.
         """
@@ -118,6 +152,7 @@ class Grid(Labelled):
         table[self.row_name] = label_column(self.rows)[row]
         table[self.column_name] = label_column(self.columns)[column]
         table["value"] = self.values.ravel()
+        table = self._with_errors(table)
         if self.text is not None:
             table["text"] = self.text.ravel()
         return table
@@ -168,7 +203,7 @@ class Maps(Labelled):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Scores(Labelled):
+class Scores(Estimated):
     """Named numbers. `total` is the expected sum of a decomposition; None if the numbers are not parts of a sum."""
 
     values: Values  # name
@@ -183,22 +218,28 @@ class Scores(Labelled):
             check_shape(np.array(equal), (len(names),), count(names, "name"), what="values when equal")
             self._keep(value_when_equal=equal)
         self._keep(values=values, names=names)
+        self._keep_errors(count(names, "name"))
 
     def table(self) -> pd.DataFrame:
-        """One row for each name, in order."""
-        return pd.DataFrame({"name": self.names, "value": self.values})
+        """One row for each name, in order: `name`, `value`, and `standard_error` and `texts` if known."""
+        return self._with_errors(pd.DataFrame({"name": self.names, "value": self.values}))
 
     def top(self, n: int) -> "Scores":
         """The `n` numbers with the largest absolute value, in descending order of it; NaN counts as 0."""
         order = np.argsort(-np.abs(np.nan_to_num(self.values)), kind="stable")[:n]
         equal = np.broadcast_to(self.value_when_equal, self.values.shape)[order]
         return dataclasses.replace(
-            self, values=self.values[order], names=[self.names[i] for i in order], value_when_equal=equal
+            self,
+            values=self.values[order],
+            names=[self.names[i] for i in order],
+            value_when_equal=equal,
+            errors=None if self.errors is None else self.errors[order],
+            texts=np.array(self.texts)[order] if np.ndim(self.texts) else self.texts,
         )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Curves(Labelled):
+class Curves(Estimated):
     """Named lines over a common axis.
 
     Attributes:
@@ -207,7 +248,6 @@ class Curves(Labelled):
         x: the points of the axis.
         x_name: name of the axis.
         x_labels: a label for each point of the axis, or None.
-        errors: standard errors of the values, line x; or None.
         ordered: True if the lines have an order (layers, steps).
         surprisal: True if a value is −log probability in nats, so that exp(−value) is a probability.
         log_x: True for a logarithmic axis.
@@ -219,7 +259,6 @@ class Curves(Labelled):
     x: Values
     x_name: str = field(default="position", kw_only=True)
     x_labels: Names | None = field(default=None, kw_only=True)
-    errors: Values | None = field(default=None, kw_only=True)  # line x
     ordered: bool = field(default=False, kw_only=True)  # of the lines: layers, steps
     surprisal: bool = field(default=False, kw_only=True)  # −log probability in nats: exp(−value) is a probability
     log_x: bool = field(default=False, kw_only=True)
@@ -229,26 +268,24 @@ class Curves(Labelled):
         values, lines, x = frozen_array(self.values), labels(self.lines), frozen_array(self.x)
         there = f"{count(lines, 'line')} and {len(x)} points on the axis"
         check_shape(values, (len(lines), len(x)), there)
-        if self.errors is not None:
-            self._keep(errors=frozen_array(self.errors))
-            check_shape(self.errors, values.shape, there, what="errors")
         if self.x_labels is not None:
             self._keep(x_labels=labels(self.x_labels))
             check_shape(np.empty(len(self.x_labels)), (len(x),), f"{len(x)} points on the axis", what="labels")
         if self.log_y:
             check_positive(values)
         self._keep(values=values, lines=lines, x=x)
+        self._keep_errors(there)
 
     def table(self) -> pd.DataFrame:
-        """One row for each point of a line: `line`, the axis, `label` if any, `value`, and `error` if known."""
+        """One row for each point of a line: `line`, the axis, `label` if any, `value`, and `standard_error` and `texts`
+        if known.
+        """
         line, point = (index.ravel() for index in np.indices(self.values.shape))
         table = pd.DataFrame({"line": np.array(self.lines, dtype=object)[line], self.x_name: self.x[point]})
         if self.x_labels is not None:
             table["label"] = np.array(self.x_labels, dtype=object)[point]
         table["value"] = self.values.ravel()
-        if self.errors is not None:
-            table["error"] = self.errors.ravel()
-        return table
+        return self._with_errors(table)
 
     def grid(self, line_name: str = "line") -> Grid:
         """The same numbers as a heat map: line × point of the axis. `line_name` is what the lines are: "layer"."""
@@ -370,11 +407,18 @@ class Measures(Storable, Mapping[str, Shape]):
         return f"Measures({', '.join(self)})"
 
     def table(self) -> pd.DataFrame:
-        """One table: the labels, a column for each measure, and `<name>_text` for each distinct set of texts."""
+        """One table: the labels, a column for each measure, `<name>_standard_error` and `texts` where they are known,
+        and `<name>_text` for each distinct set of texts in cells.
+        """
         table = _frame(next(iter(self.values()))).copy()
         seen: list[np.ndarray] = []
         for name, measure in self.items():
-            table[name] = measure.table()["value"]
+            own = measure.table()
+            table[name] = own["value"]
+            if "standard_error" in own:
+                table[f"{name}_standard_error"] = own["standard_error"]
+            if "texts" in own:
+                table["texts"] = own["texts"]
             text = getattr(measure, "text", None)
             if text is not None and not any(np.array_equal(text, other) for other in seen):
                 table[f"{name}_text"] = text.ravel()
@@ -417,7 +461,14 @@ class Measures(Storable, Mapping[str, Shape]):
 
 
 def _frame(measure: Result) -> pd.DataFrame:
-    return measure.table().drop(columns=["value", "text", "error"], errors="ignore")
+    return measure.table().drop(columns=["value", "text", "standard_error", "texts"], errors="ignore")
+
+
+def without_errors(result: Shape) -> Shape:
+    """A copy without standard errors and numbers of texts, for values that are computed from those of the result."""
+    if isinstance(result, Estimated):
+        return cast(Shape, dataclasses.replace(result, errors=None, texts=None))
+    return result
 
 
 def frozen_array(values: Values) -> np.ndarray:

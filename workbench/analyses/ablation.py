@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,6 +13,7 @@ from hooks import OlmoForCausalLM, Run
 from workbench.analyses.support.arguments import chosen, texts_for
 from workbench.analyses.support.batched_runs import PARTS, RESIDUALS, heads_and_mlp, repeated, run_cells
 from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
@@ -47,6 +49,8 @@ def ablation(
     - `log_probability`, if a `token` is given: the change of its log-probability after `position`, mean over the texts.
       Negative where the part helped.
 
+    Both have their standard error over texts (`errors`, with two texts or more) and the number of texts.
+
     The `method` decides what replaces the activation of the part:
 
     - "zero": zeros.
@@ -54,7 +58,7 @@ def ablation(
     - "resample": the part's activation at the same position of another text, drawn with `seed` from `reference`
       (default: the texts themselves; Wang et al. 2022, arXiv 2211.00593; Chan et al. 2022, "Causal scrubbing"). All
       texts must have one length. The result is the mean over `draws` draws. With two or more draws, its standard error
-      is returned as `loss_error` and `log_probability_error`.
+      over the draws is returned as `loss_error` and `log_probability_error`.
 
     A head is replaced before the output projection, so in OLMo 2 and 3 the norm after attention is computed again. An
     MLP is replaced where its output is added to the residual stream.
@@ -79,7 +83,8 @@ def ablation(
     for n, source in enumerate(sources):
         stage = part(progress, n / len(sources), (n + 1) / len(sources))
         found.append(_changes(model, texts, outcome, source, stage, f"{method} ablation"))
-    return _grids(torch.stack(found), method, None if target is None else vocabulary_labels([target], tokenizer)[0])
+    name = None if target is None else vocabulary_labels([target], tokenizer)[0]
+    return _grids(torch.stack(found), outcome.counts(), method, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +96,7 @@ class Outcome:
     position: int
 
     def sums(self, batch: Batch, logits: Tensor) -> Tensor:
-        """Loss and target log-probability, summed over a batch of texts: (cell text) pos vocab -> cell 1|2."""
+        """Loss and target log-probability, summed over each text of a batch: (cell text) pos vocab -> cell text 1|2."""
         cells, length = len(logits) // len(batch.ids), batch.ids.shape[1]
         counted = self.counted[batch.rows, : length - 1].to(logits.device)
         following = repeated(batch.ids[:, 1:], cells)
@@ -99,25 +104,28 @@ class Outcome:
         found = [(losses * repeated(counted, cells)).sum(1)]  # (cell text) each
         if self.target is not None:
             found.append(logits[:, self.position].float().log_softmax(-1)[:, self.target])
-        return torch.stack(found, dim=1).double().unflatten(0, (cells, -1)).sum(1).cpu()
+        return torch.stack(found, dim=1).double().unflatten(0, (cells, -1)).cpu()
 
-    def means(self, sums: Tensor) -> Tensor:
-        """The mean loss per counted token and the mean target log-probability per text, from sums over all texts."""
-        return sums / torch.tensor([int(self.counted.sum()), len(self.counted)])[: sums.shape[-1]]
+    def counts(self) -> Tensor:
+        """The number of losses and of target log-probabilities in each text: text 1|2."""
+        losses = self.counted.sum(1).cpu()
+        return torch.stack([losses, *([] if self.target is None else [torch.ones_like(losses)])], dim=1)
 
 
 def _changes(
     model: OlmoForCausalLM, texts: Texts, outcome: Outcome, source: Replacements, progress: Progress | None, text: str
 ) -> Tensor:
-    """The change of the means by each ablation: layer part 1|2."""
+    """The change of the sums over each text by each ablation: text layer part 1|2."""
     own, of_cell = _bytes(model)
     batches = texts.batches(tokens_at_a_time(model, text, own + of_cell, texts.longest))
-    totals, done = torch.tensor(0.0), 0
+    found: list[Tensor] = []
+    done = 0
     for batch in batches:
         stage = part(progress, done / texts.tokens, (done + batch.ids.numel()) / texts.tokens)
-        totals = totals + _sums(model, batch, outcome, source(batch), stage, text)
+        found.append(_sums(model, batch, outcome, source(batch), stage, text))
         done += batch.ids.numel()
-    return outcome.means(totals)
+    rows = torch.tensor([row for batch in batches for row in batch.rows])
+    return torch.cat(found)[rows.argsort()]
 
 
 def _bytes(model: OlmoForCausalLM) -> tuple[float, float]:
@@ -159,7 +167,7 @@ def _sums(
     progress: Progress | None,
     text: str,
 ) -> Tensor:
-    """The change of the sums over a batch of texts by each ablation: layer part 1|2."""
+    """The change of the sums over each text of a batch by each ablation: text layer part 1|2."""
     base = model.run(batch.ids, capture=RESIDUALS)
     before, size = outcome.sums(batch, base.logits), batch.ids.numel()
     own, of_cell = _bytes(model)
@@ -168,8 +176,8 @@ def _sums(
     for layer in steps(range(model.config.num_hidden_layers), progress, text):
         swaps = heads_and_mlp(model, source, layer, at_most)
         cells = [outcome.sums(batch, run_cells(model, base, swap).logits) for swap in swaps]
-        rows.append(torch.cat(cells) - before)
-    return torch.stack(rows)
+        rows.append(torch.cat(cells) - before)  # part text 1|2
+    return rearrange(torch.stack(rows), "layer part text outcome -> text layer part outcome")
 
 
 def _counted(texts: Texts, scored: Tensor | None) -> Tensor:
@@ -254,17 +262,25 @@ def _any(reference: Tensor, n: int, generator: torch.Generator) -> Tensor:
     return reference[torch.randint(len(reference), (n,), generator=generator)]
 
 
-def _grids(changes: Tensor, method: str, target: str | None) -> Measures:
-    """The mean over draws as Grids, and with several draws its standard error. changes: draw layer part 1|2."""
-    draws = len(changes)
+def _grids(changes: Tensor, counts: Tensor, method: str, target: str | None) -> Measures:
+    """The mean over draws as Grids, and with several draws its standard error.
+
+    changes: draw text layer part 1|2, sums over each text; counts: text 1|2, the numbers that were summed.
+    """
+    draws, texts = changes.shape[:2]
+    over_texts = MeansOverTexts()
+    over_texts.add(changes.mean(0), counts[:, None, None])
+    by_draw = changes.sum(1) / counts.sum(0)  # draw layer part 1|2
     how = f"{method} ablation" + (f", {draws} draws" if draws > 1 else "")
     grids: dict[str, Grid] = {}
-    for key, values in zip(("loss", "log_probability"), changes.unbind(-1), strict=False):
+    for number, (key, values) in enumerate(zip(("loss", "log_probability"), by_draw.unbind(-1), strict=False)):
         name = "loss" if key == "loss" else f"log-probability of {target}"
         columns = [*range(values.shape[2] - 1), "MLP"]
         grid = partial(Grid, rows=range(values.shape[1]), columns=columns, column_name="part", unit="nats")
         title = f"Change of the {name} without a head or an MLP ({how})"
-        grids[key] = grid(values.mean(0), title=title, value_name=f"change of {name}", signed=True)
+        errors = None if over_texts.errors is None else over_texts.errors[..., number]
+        change = f"change of {name}"
+        grids[key] = grid(values.mean(0), title=title, value_name=change, signed=True, errors=errors, texts=texts)
         if draws > 1:
             title, error = f"Standard error of the change of the {name} ({how})", values.std(0) / draws**0.5
             grids[f"{key}_error"] = grid(error, title=title, value_name="standard error")

@@ -11,9 +11,10 @@ from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.prompt_pairs import (
     Contrast,
     Metric,
+    NormalisedMeans,
     Pairs,
-    Sums,
     Target,
+    Values,
     batches_in_memory,
     contrast,
     ends_of,
@@ -21,9 +22,9 @@ from workbench.analyses.support.prompt_pairs import (
     grids,
     last_logits_bytes,
     log_probabilities,
+    measured,
     outlined,
     scale_between,
-    summed,
 )
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
@@ -63,8 +64,8 @@ def activation_patching(
     for each text. Its Grid is called `metric` and comes in addition to the others, or alone if there is no `token`.
 
     `clean` and `corrupted` are one prompt each, or two sets of equally many prompts. Measures of sets are means over
-    the pairs; `token` and `against` are then one for all pairs, or one for each pair. The two prompts of a pair must
-    have equal length; `by="position"` needs one length for all pairs.
+    the pairs, with standard errors over pairs; `token` and `against` are then one for all pairs, or one for each pair.
+    The two prompts of a pair must have equal length; `by="position"` needs one length for all pairs.
 
     `site` is a site within a block: `resid_pre`, `attn_out`, `mlp_out`, `attn.z`, `attn.pattern`, `mlp.post`, …,
     spelled as in this project or as in TransformerLens.
@@ -80,14 +81,14 @@ def activation_patching(
     runs = _runs(model, batches[0], site)
     ends = [ends_of(pair, batches[0], *(run.logits for run in runs)), *ends_of_others(model, pair, batches)]
     scale = scale_between(pair, ends, one="clean", dtype=runs[0].logits.dtype)
-    totals = {name: torch.zeros(len(sites), len(names), dtype=torch.double) for name in pair.measures}  # layer column
+    means = NormalisedMeans(pair.measures, one="clean")
     for number, pairs in enumerate(batches):
         stage = part(progress, number / len(batches), (number + 1) / len(batches))
         runs = runs if number == 0 else _runs(model, pairs, site)
-        sums = _swept_sums(model, pair, pairs, runs, ends[number].corrupted, sites, axis, len(names), size, stage)
-        totals = {name: total + sums[name] for name, total in totals.items()}
+        values = _swept(model, pair, pairs, runs, ends[number].corrupted, sites, axis, len(names), size, stage)
+        means.add(values, ends[number])
     title = f"Patching {site} from the clean prompt"
-    return grids(scale, scale.normalised(totals), range(len(sites)), names, by, title)
+    return grids(scale, means, range(len(sites)), names, by, title)
 
 
 def _runs(model: OlmoForCausalLM, pairs: Pairs, site: str) -> tuple[Run, Run]:
@@ -100,31 +101,31 @@ def _runs(model: OlmoForCausalLM, pairs: Pairs, site: str) -> tuple[Run, Run]:
     )
 
 
-def _swept_sums(
+def _swept(
     model: OlmoForCausalLM,
     pair: Contrast,
     pairs: Pairs,
     runs: tuple[Run, Run],
-    unpatched: Sums,
+    unpatched: Values,
     sites: list[str],
     axis: str,
     columns: int,
     tokens: int,
     progress: Progress | None,
-) -> Sums:
-    """The measures of the runs with one cell patched, summed over the pairs: layer column each."""
+) -> Values:
+    """The measures of the runs with one cell patched: layer column text each."""
     clean_run, base = runs
     log_clean, differ = log_probabilities(clean_run.logits), pairs.first_difference
     by_position = axis in AXES["position"]
     # Before the first position at which the prompts differ, patching changes nothing, so those cells are not computed.
     unchanged = differ if by_position else 0
-    found = {name: [unpatched[name].cpu().expand(len(sites), unchanged)] for name in pair.measures}
+    found = {name: [unpatched[name].cpu().expand(len(sites), unchanged, -1)] for name in pair.measures}
     together = _together(pairs, axis, columns, len(sites), tokens)
     for some in steps(together, progress, f"patching {sites[0].split('.', 2)[2]}"):
         swaps = [Swap(name, clean_run[name], one_each(model.sites[name], axis, some, columns)) for name in sites]
         logits = swept(model, base, swaps, tokens, start=some.start if by_position else differ)
-        sums = summed(pair, pairs, log_clean, logits.unflatten(0, (len(sites) * len(some), -1)))  # (layer column)
-        for name, value in sums.items():
+        cell_logits = logits.unflatten(0, (len(sites) * len(some), -1))  # (layer column) text vocab
+        for name, value in measured(pair, pairs, log_clean, cell_logits).items():
             found[name].append(value.cpu().unflatten(0, (len(sites), -1)))
     return {name: torch.cat(values, dim=1) for name, values in found.items()}
 

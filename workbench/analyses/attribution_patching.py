@@ -12,17 +12,18 @@ from workbench.analyses.support.memory import peak_bytes, run_bytes, site_bytes,
 from workbench.analyses.support.prompt_pairs import (
     Contrast,
     Ends,
+    NormalisedMeans,
     Pairs,
-    Sums,
     Target,
+    Values,
     contrast,
     ends_of,
     grids,
     last_logits_bytes,
     log_probabilities,
+    measured,
     outlined,
     scale_between,
-    summed,
 )
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
@@ -58,23 +59,22 @@ def attribution_patching(
     site, axis = site_and_axis(model, site, by)
     columns = column_names(model, pair, axis, tokenizer)
     size = tokens_at_a_time(model, f"gradients at {site}", _bytes(model, pair, site), pair.clean.longest)
-    batches, ends, totals = pair.batches(size), [], dict.fromkeys(pair.measures, torch.zeros(()))
+    batches, ends, means = pair.batches(size), [], NormalisedMeans(pair.measures, one="clean")
     for number, pairs in enumerate(batches):
         stage = part(progress, number / len(batches), (number + 1) / len(batches))
-        end, sums = _estimates(model, pair, pairs, site, axis, stage)
+        end, changes = _estimates(model, pair, pairs, site, axis, stage)
         ends.append(end)
-        totals = {name: total + sums[name] for name, total in totals.items()}
+        means.add_changes(changes, end)
     scale = scale_between(pair, ends, one="clean", dtype=model.dtype)
-    values = {name: total / len(pair.clean) / scale.span(name) for name, total in totals.items()}  # layer column
     title = f"Patching {site} from the clean prompt, to first order"
-    return grids(scale, values, range(model.config.num_hidden_layers), columns, by, title)
+    return grids(scale, means, range(model.config.num_hidden_layers), columns, by, title)
 
 
 def _estimates(
     model: OlmoForCausalLM, pair: Contrast, pairs: Pairs, site: str, axis: str, progress: Progress | None
-) -> tuple[Ends, Sums]:
+) -> tuple[Ends, Values]:
     """The measures after the clean and the corrupted prompts, and the estimated change of each measure by patching each
-    cell: layer column each, summed over the pairs.
+    cell: layer column text each.
     """
     wanted = f"blocks.*.{site}"
     clean_run = model.run(pairs.clean, capture=wanted, logits_to_keep=1)
@@ -83,16 +83,16 @@ def _estimates(
     base = model.run(pairs.corrupted, capture=wanted, edits=leaf, grad=True, logits_to_keep=1)
     names = [f"blocks.{layer}.{site}" for layer in range(model.config.num_hidden_layers)]
     with torch.enable_grad():
-        measures = summed(pair, pairs, log_probabilities(clean_run.logits), base.logits[None, :, -1])
-    sums = {}
+        measures = measured(pair, pairs, log_probabilities(clean_run.logits), base.logits[None, :, -1])
+    found = {}
     for measure in steps(pair.measures, progress, f"gradients at {site}"):
         slopes = torch.autograd.grad(measures[measure].sum(), [base[name] for name in names], retain_graph=True)
         changes = [
             _product(clean_run[name] - base[name].detach(), slope, model.sites[name], axis)
             for name, slope in zip(names, slopes, strict=True)
         ]
-        sums[measure] = torch.stack([change.cpu() for change in changes])
-    return ends_of(pair, pairs, clean_run.logits, base.logits.detach()), sums
+        found[measure] = torch.stack([change.cpu() for change in changes])
+    return ends_of(pair, pairs, clean_run.logits, base.logits.detach()), found
 
 
 def _bytes(model: OlmoForCausalLM, pair: Contrast, site: str) -> float:
@@ -122,9 +122,11 @@ def _work(
 
 
 def _product(change: Tensor, slope: Tensor, shape: str, axis: str) -> Tensor:
-    """Σ change · slope over all axes except `axis`. Masked scores are not finite and count as unchanged."""
+    """Σ change · slope over all axes except `axis` and the texts: axis text. Masked scores are not finite and count as
+    unchanged.
+    """
     change = change.double().where(change.isfinite(), 0.0)
-    return reduce(change * slope.double(), f"{shape} -> {axis}", "sum")
+    return reduce(change * slope.double(), f"{shape} -> {axis} batch", "sum")
 
 
 def agreement(exact: Measures, estimate: Measures) -> Scores:

@@ -1,6 +1,6 @@
 """Differences between the attention of two checkpoints, and the best matching of their heads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.means import MeansOverTexts, means_of
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.analyses.support.two_models import (
     ModelOrName,
@@ -29,7 +30,7 @@ def compare_attention(
 ) -> Measures:
     """How different the attention of each head of A is from that of the same head of B.
 
-    Returns Grids of layer × head, means over all queries of all texts:
+    Returns Grids of layer × head, means over all queries of all texts, with standard errors over texts:
 
     - `js`: the Jensen–Shannon divergence of the two rows of attention weights (nats, 0 to log 2; Lin 1991).
     - `moved`: the share of the weight that lies on different keys (total variation, ½ Σ |a − b|, 0 to 1).
@@ -42,19 +43,18 @@ def compare_attention(
     """
     texts = texts_for(config_of(a), tokens, at_least=2)
     layers = shared_layers(a, b)
-    sums = {"js": [torch.zeros(())] * layers, "moved": [torch.zeros(())] * layers}  # head each
+    means = {name: [MeansOverTexts() for _ in range(layers)] for name in ("js", "moved")}  # head each
     for layer, one, other in _layers(a, b, texts, progress):  # batch head query key
         mean = (one + other) / 2
         entropy = torch.special.entr
         js = (entropy(mean) - (entropy(one) + entropy(other)) / 2).sum(-1).clamp_min(0)  # batch head query
-        sums["js"][layer] = sums["js"][layer] + js.sum((0, 2))
-        sums["moved"][layer] = sums["moved"][layer] + (one - other).abs().sum(-1).sum((0, 2)) / 2
-    queries = texts.tokens - len(texts)
-    js, moved = (torch.stack(total) / queries for total in sums.values())  # layer head
+        moved = (one - other).abs().sum(-1) / 2
+        for name, values in (("js", js), ("moved", moved)):
+            means[name][layer].add(values.sum(-1), values.shape[-1])
     of = pair_name(a, b)
     return Measures(
-        js=_grid(js, f"Divergence of attention{of}", "JS(A, B)", "nats"),
-        moved=_grid(moved, f"Attention that lies elsewhere{of}", "share of weight", ""),
+        js=_grid(means["js"], f"Divergence of attention{of}", "JS(A, B)", "nats"),
+        moved=_grid(means["moved"], f"Attention that lies elsewhere{of}", "share of weight", ""),
     )
 
 
@@ -129,7 +129,8 @@ def _work(a: ModelOrName, b: ModelOrName, tokens: TextsLike, **_: object) -> Wor
     return Work(flops, nbytes=max(_bytes(one, texts.longest) for one in (a, b)) * size)
 
 
-def _grid(values: Tensor, title: str, value_name: str, unit: str) -> Grid:
+def _grid(means: Sequence[MeansOverTexts], title: str, value_name: str, unit: str) -> Grid:
+    values, errors = means_of(means)  # layer head
     return Grid(
         values,
         range(values.shape[0]),
@@ -138,4 +139,6 @@ def _grid(values: Tensor, title: str, value_name: str, unit: str) -> Grid:
         title=title,
         value_name=value_name,
         unit=unit,
+        errors=errors,
+        texts=means[0].texts,
     )

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.means import means_over_texts
 from workbench.analyses.support.memory import peak_bytes, run_bytes
 from workbench.analyses.support.next_tokens import CHUNK
 from workbench.analyses.support.two_models import ModelOrName, config_of, pair_name, reader, side_by_side
@@ -81,11 +83,21 @@ def compare_behaviour(
 
 
 def behaviour_summary(measures: Measures) -> Scores:
-    """The mean over all tokens of each measure of `compare_behaviour`, to compare pairs of checkpoints."""
-    means = [torch.from_numpy(measure.values.copy()).nanmean().item() for measure in measures.values()]
-    equal = [measure.value_when_equal for measure in measures.values()]
+    """The mean over all tokens of each measure of `compare_behaviour`, to compare pairs of checkpoints.
+
+    It has its standard error over texts.
+    """
+    found = np.stack([measure.values for measure in measures.values()], axis=-1)  # text pos measure
+    means = means_over_texts(np.nansum(found.astype(np.float64), axis=1), (~np.isnan(found)).sum(1))
     return Scores(
-        means, list(measures), title="Mean over tokens", value_name="mean", signed=True, value_when_equal=equal
+        means.values,
+        list(measures),
+        title="Mean over tokens",
+        value_name="mean",
+        signed=True,
+        value_when_equal=[measure.value_when_equal for measure in measures.values()],
+        errors=means.errors,
+        texts=means.texts,
     )
 
 

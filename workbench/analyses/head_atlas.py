@@ -7,6 +7,7 @@ from hooks import Capture, OlmoForCausalLM
 from hooks.attention import CHUNK, HeadStatistics
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
@@ -56,15 +57,17 @@ def head_atlas(
       "In-context learning and induction heads").
     - `induction_error`: the standard error of `induction` over the rows.
 
-    `samples=0` leaves out both. `atlas.rank("induction")` lists the heads in the order of any measure. Memory: no head
-    × query × key tensor is built.
+    The first ones have their standard errors over texts (`errors`, with two texts or more) and the number of texts.
+    `induction` has the standard error of `induction_error`. `samples=0` leaves out both. `atlas.rank("induction")`
+    lists the heads in the order of any measure. Memory: no head × query × key tensor is built.
     """
     texts = texts_for(model, tokens, at_least=2)
     measures = _text_statistics(model, texts, part(progress, 0.0, 0.5 if samples else 1.0))
     if samples:
         scores = induction_scores(model, samples, seed, part(progress, 0.5, 1.0))  # layer sample head
-        measures |= {"induction": scores.mean(1), "induction_error": scores.std(1) / samples**0.5}
-    layers, heads = measures["entropy"].shape
+        error = scores.std(1) / samples**0.5
+        measures |= {"induction": (scores.mean(1), error), "induction_error": (error, None)}
+    layers, heads = measures["entropy"][0].shape
     return Measures(
         **{
             name: Grid(
@@ -75,22 +78,26 @@ def head_atlas(
                 title=TITLES[name],
                 value_name=VALUES.get(name, "attention"),
                 unit=UNITS.get(name, ""),
+                errors=errors,
+                texts=None if name.startswith("induction") else len(texts),
             )
-            for name, values in measures.items()
+            for name, (values, errors) in measures.items()
         }
     )
 
 
-def _text_statistics(model: OlmoForCausalLM, texts: Texts, progress: Progress | None) -> dict[str, Tensor]:
-    """The mean of each statistic over the queries where it is defined: layer head each."""
-    sums, counts = torch.zeros(()), torch.zeros(())
+def _text_statistics(
+    model: OlmoForCausalLM, texts: Texts, progress: Progress | None
+) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """The mean of each statistic over the queries where it is defined, and its standard error: layer head each."""
+    means = MeansOverTexts()
     for _, ids in steps(texts.batches(_tokens(model, texts.longest)), progress, "attention on the text"):
         statistics = HeadStatistics(tokens=ids)
         found = _statistics(model, ids, statistics)[..., 1:].double()  # layer stat batch head query
-        sums = sums + found.nansum(dim=(2, 4))
-        counts = counts + found.isfinite().sum(dim=(2, 4))
-    means = (sums / counts).float()  # layer stat head
-    return {name: means[:, n] for n, name in enumerate(statistics.names)}
+        sums, counts = found.nansum(-1), found.isfinite().sum(-1)  # layer stat batch head
+        means.add(sums.movedim(2, 0), counts.movedim(2, 0))
+    values, errors = means.values, means.errors  # layer stat head
+    return {name: (values[:, n], None if errors is None else errors[:, n]) for n, name in enumerate(statistics.names)}
 
 
 def induction_scores(model: OlmoForCausalLM, samples: int, seed: int, progress: Progress | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from workbench.analyses.support.cost import Work, is_planned, planned, work_of
 from workbench.checkpoints import Checkpoint
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
-from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores, Shape
+from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores, Shape, without_errors
 
 Found = TypeVar("Found", Grid, Maps, Scores, Curves, Points, Measures)
 
@@ -66,7 +66,8 @@ def _most(results: Sequence[Shape]) -> Shape:
     found = np.stack([np.where(equal == 0, np.abs(result.values), result.values) for result in results])
     furthest = np.abs(found - equal).argmax(0)  # argmax picks NaN, if there is one
     values = np.where(np.isnan(equal), np.nan, np.take_along_axis(found, furthest[None], 0)[0])
-    return dataclasses.replace(results[0], values=values, title=f"Noise floor. {results[0].title}", signed=False)
+    first = without_errors(results[0])
+    return dataclasses.replace(first, values=values, title=f"Noise floor. {first.title}", signed=False)
 
 
 def _ratio(pair: Shape, floor: Shape) -> Shape:
@@ -74,7 +75,9 @@ def _ratio(pair: Shape, floor: Shape) -> Shape:
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.abs(pair.values - equal) / np.abs(floor.values - equal)
     about = f"{pair.title}: {pair.value_name}" if pair.value_name not in pair.title else pair.title
-    return dataclasses.replace(pair, values=values, title=about, value_name="noise floors", unit="", signed=False)
+    return dataclasses.replace(
+        without_errors(pair), values=values, title=about, value_name="noise floors", unit="", signed=False
+    )
 
 
 def _when_equal(result: Result) -> np.ndarray:

@@ -13,6 +13,7 @@ from workbench.analyses.support.heads import head_name
 from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.prompt_pairs import (
     Contrast,
+    NormalisedMeans,
     Pairs,
     Target,
     batches_in_memory,
@@ -22,9 +23,9 @@ from workbench.analyses.support.prompt_pairs import (
     grids,
     last_logits_bytes,
     log_probabilities,
+    measured,
     outlined,
     scale_between,
-    summed,
 )
 from workbench.analyses.support.residual_stream import block_of
 from workbench.errors import WorkbenchError
@@ -88,7 +89,7 @@ def path_patching(
     runs = _runs(model, batches[0])
     ends = [ends_of(pair, batches[0], *(run.logits for run in runs)), *ends_of_others(model, pair, batches)]
     scale = scale_between(pair, ends, one="corrupted", dtype=runs[0].logits.dtype)
-    totals = dict.fromkeys(pair.measures, torch.zeros(()))  # layer part each
+    means = NormalisedMeans(pair.measures, one="corrupted")
     for number, pairs in enumerate(batches):
         base, other = runs if number == 0 else _runs(model, pairs)
         log_clean, rows = log_probabilities(base.logits), []
@@ -99,12 +100,12 @@ def path_patching(
                 _through(model, base, sender, readers, range(layer, end), mlps).unflatten(0, (len(sender.masks), -1))
                 for sender in senders
             ]  # cell text vocab each
-            rows.append(summed(pair, pairs, log_clean, torch.cat(found)))
-        totals = {name: total + torch.stack([row[name] for row in rows]) for name, total in totals.items()}
-    values, n_heads = scale.normalised(totals), model.config.num_attention_heads
+            rows.append(measured(pair, pairs, log_clean, torch.cat(found)))  # part text each
+        means.add({name: torch.stack([row[name] for row in rows]) for name in pair.measures}, ends[number])
+    n_heads = model.config.num_attention_heads
     what = "logits" if receivers is None else f"{inputs} of {', '.join(head_name(*one) for one in receivers)}"
     title = f"Direct path from a head or an MLP to {what} (other MLPs {mlps})"
-    return grids(scale, values, range(end), [*range(n_heads), "MLP"], "part", title)
+    return grids(scale, means, range(end), [*range(n_heads), "MLP"], "part", title)
 
 
 def _runs(model: OlmoForCausalLM, pairs: Pairs) -> tuple[Run, Run]:

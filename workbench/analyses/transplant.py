@@ -13,6 +13,7 @@ from torch import Tensor
 from hooks import Edit, OlmoForCausalLM, Run, edits
 from workbench.analyses.support.arguments import chosen, texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.memory import Reader, block_products, peak_bytes, run_bytes, tokens_at_a_time
 from workbench.analyses.support.named_tensors import NamedTensors, weights_of
 from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
@@ -59,7 +60,7 @@ def transplant(
     Returns Scores in nats: `loss of B`, `loss with the part of A`, and `effect on loss`, the second minus the first
     (positive: the loss is higher with A's part). Losses are means over all tokens except the first of each text. With a
     `target`, a token id, also its log-probability after the last token, mean over the texts: `target in B`, `target
-    with the part of A`, `effect on target`.
+    with the part of A`, `effect on target`. All have their standard errors over texts.
 
     Errors: WorkbenchError if there is no such part, or A and B differ in the shapes of their parameters.
     """
@@ -68,25 +69,29 @@ def transplant(
     batches = _batches(a, b, texts, 1, using)
     donor = _donor(a, batches, [part.layer], using, stage(progress, 0.0, 0.4))
     model = opened(b, stage(progress, 0.4, 0.8))
-    totals = []
+    means = MeansOverTexts()  # 1|2 (before, after, change)
     for number, batch in enumerate(steps(batches, stage(progress, 0.8, 1.0), f"transplanting {part}")):
         ids = batch.ids.to(model.device)
-        runs = model.run(ids), _with_part(model, ids, donor, number, part)
-        totals.append(torch.tensor([_sums(run, ids, target) for run in runs], dtype=torch.float64))
-    before, after = (torch.stack(totals).sum(0) / _counts(texts, target)).tolist()
-    names = ["loss", "target"][: len(before)]
-    numbers: dict[str, float] = {}
-    for name, old, new in zip(names, before, after, strict=True):
-        what = "loss of B" if name == "loss" else "target in B"
-        numbers |= {what: old, f"{name} with the part of A": new, f"effect on {name}": new - old}
+        before, after = (
+            _sums(model.run(ids), ids, target),
+            _sums(_with_part(model, ids, donor, number, part), ids, target),
+        )
+        means.add(torch.stack([before, after, after - before], dim=-1), _counts(ids, target)[:, None])
+    names = [
+        name
+        for what, of_b in (("loss", "loss of B"), ("target", "target in B"))[: len(means.values)]
+        for name in (of_b, f"{what} with the part of A", f"effect on {what}")
+    ]
     return Scores(
-        list(numbers.values()),
-        list(numbers),
+        means.values.flatten(),
+        names,
         title=f"{name_of(b, 'B')} with {part} of {name_of(a, 'A')} ({using})",
         value_name="loss or log-probability",
         unit="nats",
         signed=True,
-        value_when_equal=[0.0 if name.startswith("effect") else math.nan for name in numbers],
+        value_when_equal=[0.0 if name.startswith("effect") else math.nan for name in names],
+        errors=None if means.errors is None else means.errors.flatten(),
+        texts=means.texts,
     )
 
 
@@ -102,8 +107,8 @@ def transplant_parts(
 ) -> Measures:
     """The effect of every part of A in B, one part at a time, as in `transplant`.
 
-    Returns Grids of layer × part, in nats: `loss`, the change of B's loss; and with a `target`, a token id, also
-    `target`, the change of its log-probability after the last token.
+    Returns Grids of layer × part, in nats, with standard errors over texts: `loss`, the change of B's loss; and with a
+    `target`, a token id, also `target`, the change of its log-probability after the last token.
 
     `kinds` are the kinds of parts to exchange; None means all of them: `head` (one column for each), `attention`,
     `mlp`, and the whole layer. The whole layer is `layer` with weights. With activations it is `residual`: A's residual
@@ -119,7 +124,7 @@ def transplant_parts(
     layers, heads = range(model.config.num_hidden_layers), range(model.config.num_attention_heads)
     columns = [(kind, some) for kind in kinds for some in ([(head,) for head in heads] if kind == "head" else [()])]
     grid = [Part(kind, layer, some) for layer in layers for kind, some in columns]
-    effects = torch.zeros(())  # part 1|2
+    effects = MeansOverTexts()  # part 1|2
     for number, batch in enumerate(batches):
         ids = batch.ids.to(model.device)
         own = model.run(ids, capture="blocks.*.resid_pre")
@@ -127,16 +132,19 @@ def transplant_parts(
         ends = (0.2 + 0.8 * n / len(batches) for n in (number, number + 1))
         for one in steps(grid, stage(progress, *ends), "transplanting parts"):
             run = _with_part(model, ids, donor, number, one, own[f"blocks.{one.layer}.resid_pre"])
-            rows.append([new - old for new, old in zip(_sums(run, ids, target), before, strict=True)])
-        effects = effects + torch.tensor(rows, dtype=torch.float64)
-    effects = effects / _counts(texts, target)
-    values = effects.T.reshape(-1, len(layers), len(columns))
+            rows.append(_sums(run, ids, target) - before)  # text 1|2
+        effects.add(torch.stack(rows, dim=1), _counts(ids, target)[None])
+    values, errors = (
+        None if means is None else means.T.reshape(-1, len(layers), len(columns))
+        for means in (effects.values, effects.errors)
+    )
+    assert values is not None
     what = "head" if kinds == ("head",) else "part"
     names = {"loss": "loss", "target": "log-probability of the target"}
     return Measures(
         **{
             name: Grid(
-                grid_values,
+                values[number],
                 layers,
                 [some[0] if some else "MLP" if kind == "mlp" else kind for kind, some in columns],
                 column_name=what,
@@ -144,8 +152,10 @@ def transplant_parts(
                 value_name=f"change of {names[name]}",
                 unit="nats",
                 signed=True,
+                errors=None if errors is None else errors[number],
+                texts=effects.texts,
             )
-            for name, grid_values in zip(["loss", "target"], values, strict=False)
+            for number, name in enumerate(["loss", "target"][: len(values)])
         }
     )
 
@@ -279,19 +289,18 @@ def _edits(written: dict[str, Tensor], part: Part) -> list[Edit]:
     return [edits.replace(block + site, written[block + site]) for site in sites]
 
 
-def _sums(run: Run, ids: Tensor, target: int | None) -> list[float]:
-    """The sum of the losses of all tokens except the first of each text, and with a target the sum of its
-    log-probabilities after the last token.
+def _sums(run: Run, ids: Tensor, target: int | None) -> Tensor:
+    """The sum of the losses of all tokens of each text except the first, and with a target its log-probability after
+    the last token: text 1|2, float64.
     """
     logits = run.logits
-    losses = next_token_statistics(logits[:, :-1], ids[:, 1:].to(logits.device))["loss"].double()
+    losses = next_token_statistics(logits[:, :-1], ids[:, 1:].to(logits.device))["loss"].double().sum(1)
     if target is None:
-        return [losses.sum().item()]
+        return losses[:, None].cpu()
     chosen([target], logits.shape[-1], "token")
-    return [losses.sum().item(), logits[:, -1].float().log_softmax(-1)[:, target].double().sum().item()]
+    return torch.stack([losses, logits[:, -1].float().log_softmax(-1)[:, target].double()], dim=1).cpu()
 
 
-def _counts(texts: Texts, target: int | None) -> Tensor:
-    """The number of losses and the number of targets in the sums over all texts."""
-    counts = [texts.tokens - len(texts), len(texts)]
-    return torch.tensor(counts[: 1 if target is None else 2], dtype=torch.float64)
+def _counts(ids: Tensor, target: int | None) -> Tensor:
+    """The number of losses and of targets in the sums over each text of a batch: 1|2."""
+    return torch.tensor([ids.shape[1] - 1, 1][: 1 if target is None else 2], dtype=torch.float64)

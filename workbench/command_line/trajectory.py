@@ -147,7 +147,8 @@ def highest(curves: Curves, count: int) -> Curves:
     """The `count` lines with the highest peaks, highest first."""
     peaks = np.nan_to_num(curves.values, nan=-np.inf).max(1)
     order = np.argsort(-peaks, kind="stable")[:count]
-    return replace(curves, values=curves.values[order], lines=[curves.lines[n] for n in order])
+    errors = None if curves.errors is None else curves.errors[order]
+    return replace(curves, values=curves.values[order], errors=errors, lines=[curves.lines[n] for n in order])
 
 
 def evenly(curves: Curves, axis: str) -> Curves:

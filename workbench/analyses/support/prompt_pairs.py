@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import chosen, texts_for
+from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.memory import tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.results import Grid, Measures
@@ -23,8 +23,10 @@ Target = int | str | Sequence[int | str]
 Metric = Callable[[Tensor], Tensor | float]
 """A function of logits (text 1 vocab) that returns one number, or one number for each text."""
 
-Sums = dict[str, Tensor]
-"""Measures by name, summed over pairs of prompts."""
+Values = dict[str, Tensor]
+"""Measures by name, one for each pair of prompts: … text. A `metric` that returns one number for a whole batch has one
+column for the batch, which holds the sum over its pairs.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,27 +147,44 @@ class Scale:
     zero: dict[str, float]
     one: dict[str, float]
 
-    def normalised(self, sums: Sums) -> dict[str, Tensor]:
-        """The normalised means, from sums over all pairs: 0 and 1 at the two ends, and outside 0…1 for a run beyond an
-        end.
-        """
-        pairs = len(self.contrast.clean)
-        return {name: (total / pairs - self.zero[name]) / self.span(name) for name, total in sums.items()}
-
-    def span(self, name: str) -> float:
-        """The raw value at 1 minus the raw value at 0."""
-        return self.one[name] - self.zero[name]
-
 
 class Ends(NamedTuple):
     """The measures of a batch of pairs after the clean and after the corrupted prompts, and their rounding errors.
 
-    `noise` is the square of the rounding error, the larger of the two versions; see `rounding`.
+    `noise` is the square of the rounding error, summed over the pairs, the larger of the two versions; see `rounding`.
     """
 
-    clean: Sums
-    corrupted: Sums
-    noise: Sums
+    clean: Values
+    corrupted: Values
+    noise: dict[str, Tensor]
+
+
+class NormalisedMeans:
+    """Means of measures over pairs on a scale on which one end of each measure is 0 and the other is 1.
+
+    The mean is Σ (run − end at 0) / Σ (end at 1 − end at 0) over the pairs: 0 and 1 at the two ends, and outside 0…1
+    for a run beyond an end. Its standard error is that of a ratio of sums over pairs, as in `MeansOverTexts`.
+    """
+
+    def __init__(self, measures: Sequence[str], one: str) -> None:
+        """`one` is the version of the prompts that counts as 1: "clean" or "corrupted"."""
+        self.means = {name: MeansOverTexts() for name in measures}
+        self._one = one
+
+    def add(self, values: Values, ends: Ends) -> None:
+        """Add the measures of the runs over a batch of pairs: … text each."""
+        zero, _ = self._ends(ends)
+        self.add_changes({name: value - zero[name].to(value.device) for name, value in values.items()}, ends)
+
+    def add_changes(self, changes: Values, ends: Ends) -> None:
+        """Add how much the measures differ from the end at 0: … text each."""
+        zero, one = self._ends(ends)
+        for name, change in changes.items():
+            rest = (1,) * (change.ndim - 1)
+            self.means[name].add(change.movedim(-1, 0), (one[name] - zero[name]).view(-1, *rest))
+
+    def _ends(self, ends: Ends) -> tuple[Values, Values]:
+        return (ends.corrupted, ends.clean) if self._one == "clean" else (ends.clean, ends.corrupted)
 
 
 def scale_between(contrast: Contrast, ends: Sequence[Ends], one: str, dtype: torch.dtype) -> Scale:
@@ -177,7 +196,7 @@ def scale_between(contrast: Contrast, ends: Sequence[Ends], one: str, dtype: tor
     """
     pairs = len(contrast.clean)
     clean, corrupted, noise = (
-        {name: float(torch.stack([sums[name] for sums in kind]).sum()) for name in contrast.measures}
+        {name: float(torch.stack([values[name].sum() for values in kind]).sum()) for name in contrast.measures}
         for kind in zip(*ends, strict=True)
     )
     for name in contrast.measures:
@@ -202,7 +221,7 @@ def ends_of(contrast: Contrast, pairs: Pairs, clean: Tensor, corrupted: Tensor) 
     """The ends of a batch, from the logits after its clean and its corrupted prompts, each text pos vocab."""
     log_clean = log_probabilities(clean)
     lasts = [logits[:, -1].detach() for logits in (clean, corrupted)]  # text vocab
-    first, second = ({name: x[0] for name, x in summed(contrast, pairs, log_clean, z[None]).items()} for z in lasts)
+    first, second = ({name: x[0] for name, x in measured(contrast, pairs, log_clean, z[None]).items()} for z in lasts)
     noises = [rounding(contrast, pairs, log_clean, last) for last in lasts]
     return Ends(first, second, {name: torch.maximum(*(noise[name] for noise in noises)) for name in contrast.measures})
 
@@ -215,7 +234,7 @@ def ends_of_others(model: OlmoForCausalLM, contrast: Contrast, batches: Sequence
     ]
 
 
-def rounding(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> Sums:
+def rounding(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> dict[str, Tensor]:
     """The square of the possible rounding error of each measure, summed over pairs.
 
     Two runs count as different only if they are more than twice the error apart.
@@ -233,19 +252,19 @@ def rounding(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) ->
     errors, found = u * logits.abs().amax(-1).double(), {}  # text
     with torch.enable_grad():
         leaf = logits.double().requires_grad_()
-        for name, value in summed(contrast, pairs, clean, leaf[None]).items():
+        for name, value in measured(contrast, pairs, clean, leaf[None]).items():
             slope = torch.autograd.grad(value.sum(), leaf, retain_graph=True)[0] if value.requires_grad else leaf * 0
             found[name] = (errors * slope.detach().abs().sum(-1)).square().sum()
     return found
 
 
-def summed(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> Sums:
-    """The raw measures of `Scale`, summed over some pairs: cell each.
+def measured(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> Values:
+    """The raw measures of `Scale` of some pairs: cell text each.
 
     clean: text vocab, log-probabilities after the clean prompts; logits: cell text vocab.
     """
     logits, metric = logits.double(), contrast.metric
-    found = {} if metric is None else {"metric": torch.stack([_metric_sum(metric, one) for one in logits])}
+    found = {} if metric is None else {"metric": torch.stack([_metric_values(metric, one) for one in logits])}
     if pairs.targets.shape[1] == 0:
         return found
     log_p = logits.log_softmax(-1)  # cell text vocab
@@ -254,12 +273,12 @@ def summed(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> S
     difference = logit[..., 0] - logit[..., 1] if logit.shape[-1] == 2 else logit[..., 0]
     divergence = (clean.exp() * (clean - log_p)).sum(-1)
     values = (difference, log_p.gather(-1, wanted)[..., 0].exp(), divergence)
-    return {name: value.sum(1) for name, value in zip(contrast.measures, values, strict=False)} | found
+    return dict(zip(contrast.measures, values, strict=False)) | found
 
 
-def _metric_sum(metric: Metric, logits: Tensor) -> Tensor:
-    """The metric of one cell, summed over its texts: text vocab -> a number. If the metric returns one number, it is
-    taken as the mean over the texts.
+def _metric_values(metric: Metric, logits: Tensor) -> Tensor:
+    """The metric of one cell: text vocab -> text. If the metric returns one number, it is taken as the mean over the
+    texts, and their sum is returned: 1.
     """
     value = torch.as_tensor(metric(logits[:, None]), dtype=torch.double, device=logits.device)
     if value.shape not in ((), logits.shape[:1]):
@@ -267,7 +286,7 @@ def _metric_sum(metric: Metric, logits: Tensor) -> Tensor:
             f"metric returned {tuple(value.shape)} for logits {(len(logits), 1, logits.shape[-1])}; "
             "it should return a number, or one for each text"
         )
-    return value.mean() * len(logits)
+    return value if value.ndim else (value * len(logits))[None]
 
 
 def batches_in_memory(
@@ -290,25 +309,28 @@ def batches_in_memory(
 
 
 def last_logits_bytes(model: OlmoForCausalLM) -> float:
-    """Bytes of the last logits of one text, and of the float64 copies that `summed` makes."""
+    """Bytes of the last logits of one text, and of the float64 copies that `measured` makes."""
     return model.config.vocab_size * (2 * model.dtype.itemsize + 5 * 8)
 
 
 def grids(
     scale: Scale,
-    values: dict[str, Tensor],
+    means: NormalisedMeans,
     rows: Sequence[object],
     columns: Sequence[object],
     column_name: str,
     title: str,
 ) -> Measures:
-    """Normalised measures (row column) as Grids, with the raw values at 0 and 1 in titles and provenance."""
-    found = {}
-    for name, value in values.items():
+    """Normalised measures (row column) as Grids, with the raw values at 0 and 1 in titles and provenance.
+
+    Their standard errors are over pairs, of which there must be two or more.
+    """
+    found, pairs = {}, len(scale.contrast.clean)
+    for name, mean in means.means.items():
         ends = {"at 0": scale.zero[name], "at 1": scale.one[name]}
         label, (zero, one) = _said(name), _apart(*ends.values())
         found[name] = Grid(
-            value.detach().cpu().numpy().astype(np.float32),
+            mean.values,
             rows,
             columns,
             column_name=column_name,
@@ -316,6 +338,8 @@ def grids(
             value_name=f"{label}, normalised",
             signed=True,
             provenance=ends,
+            errors=mean.errors,
+            texts=pairs,
         )
     return Measures(**found)
 
