@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -275,8 +276,41 @@ SLOW_FILES = frozenset(  # files that `make quick` leaves out
 )
 
 
+LONGEST_FILES = (  # the longest first
+    "browser/test_several_people",
+    "test_notebooks",
+    "browser/test_panels",
+    "browser/test_journeys",
+    "browser/test_stopping",
+    "browser/test_accessibility",
+    "browser/test_generate",
+    "test_tabs",
+    "test_readme",
+    "test_known_answers",
+    "test_command_line",
+    "test_tensor_parallel",
+    "test_server",
+    "test_texts_of_analyses",
+    "test_docs",
+    "test_standalone",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the order of files in parallel runs; pytest-xdist would begin with those of the most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of slow files, and those that drive a browser."""
+    """Mark the tests of slow files, and those that drive a browser; in parallel runs, put the longest files first.
+
+    Each file is run by one worker (`--dist loadfile`), and a long one at the end would leave the other workers idle.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        places = {name: place for place, name in enumerate(LONGEST_FILES)}
+        here = Path(__file__).parent
+        items.sort(key=lambda item: places.get(str(item.path.relative_to(here).with_suffix("")), len(places)))
     for item in items:
         if item.path.parent.name == "browser":
             item.add_marker("browser")

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from hooks import edits
+from tests.preloaded import ROOT, Forked, python
 from workbench import checkpoints
 from workbench.analyses.logit_lens import logit_lens
 from workbench.analyses.token_losses import token_losses
@@ -181,8 +182,8 @@ def test_the_command_runs_as_a_module_and_without_gradio():
     code = (
         "import sys; from workbench.command_line import *; [*map(imported, COMMANDS)]; print('gradio' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
-    done = subprocess.run([sys.executable, "-m", "workbench", "check", "nothing"], capture_output=True, text=True)
+    assert python("-c", code).stdout == "False\n"
+    done = python("-m", "workbench", "check", "nothing")
     assert (done.returncode, done.stdout) == (1, "") and "'nothing'" in done.stderr
 
 
@@ -218,11 +219,14 @@ def test_a_page_to_a_dash_is_all_that_is_printed(series, capsys):
     assert printed.startswith("<!doctype html>") and printed.endswith("</html>")
 
 
-def test_a_reader_who_stops_early_is_no_error(series):
-    command = [sys.executable, "-m", "workbench", "attention", TEXT, "--checkpoint", series]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        running.stdout.close()
-        assert (running.stderr.read(), running.wait()) == ("", 0)
+def test_a_reader_who_stops_early_is_no_error(series, tmp_path):
+    pipe, errors = str(tmp_path / "pipe"), tmp_path / "errors"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    command = ["python", "-m", "workbench", "attention", TEXT, "--checkpoint", str(series)]
+    running = Forked(command, ROOT, os.environ, [pipe, str(errors)])
+    os.close(reader)
+    assert (running.wait(timeout=300), errors.read_text()) == (0, "")
 
 
 def test_generate_continues_the_text_the_same_way_for_one_seed(series, table, capsys):

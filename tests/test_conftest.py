@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import SLOW_FILES, browser_path
+from conftest import LONGEST_FILES, SLOW_FILES, browser_path
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,5 +31,6 @@ def test_make_looks_for_the_same_browsers() -> None:
     assert "apt-get install -y -qq chromium" in recipe and "playwright install chromium" in recipe
 
 
-def test_slow_files_are_there() -> None:
-    assert {name for name in SLOW_FILES if not (ROOT / f"tests/test_{name}.py").exists()} == set()
+def test_files_that_are_treated_differently_are_there() -> None:
+    named = {*LONGEST_FILES, *(f"test_{name}" for name in SLOW_FILES)}
+    assert {name for name in named if not (ROOT / f"tests/{name}.py").exists()} == set()

@@ -1,10 +1,8 @@
 """The API reference is built from the docstrings without a warning, by the command of the Makefile."""
 
 import re
-import subprocess
-import sys
 
-from tests.test_imports import ROOT
+from tests.preloaded import ROOT, python
 
 TRANSFORMERS_CONFIGS = "for hooks.Olmo"  # transformers' annotations have names that are missing in its modules
 
@@ -12,8 +10,7 @@ TRANSFORMERS_CONFIGS = "for hooks.Olmo"  # transformers' annotations have names 
 def test_the_reference_is_built_without_a_warning(tmp_path):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (modules,) = re.findall(r"-m pdoc -d google -o docs ((?:.*\\\n)*.*)", makefile)
-    command = [sys.executable, "-m", "pdoc", "-d", "google", "-o", tmp_path, *modules.replace("\\", " ").split()]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    built = python("-m", "pdoc", "-d", "google", "-o", tmp_path, *modules.replace("\\", " ").split())
     warnings = [line for line in built.stderr.splitlines() if "Warn" in line and TRANSFORMERS_CONFIGS not in line]
     assert built.returncode == 0 and warnings == [], built.stderr
     for page in ("hooks", "hooks/sites", "workbench", "workbench/analyses/logit_lens", "workbench/results"):

@@ -13,6 +13,7 @@ import pytest
 from nbclient import NotebookClient
 
 from hooks import OlmoForCausalLM
+from tests import preloaded
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = ROOT / "workbench" / "tiny_olmo" / "checkpoints"
@@ -76,11 +77,13 @@ assert (ranks[:, 1:3].min(1) < ranks[:, [0, -1]].min(1) / 2).all()
 
 
 @pytest.fixture(autouse=True)
-def no_hub(tmp_path, monkeypatch):
-    """Nothing is downloaded, and this machine's own cache is not used."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("HF_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.setenv(name, str(tmp_path))
+def forked_kernels(monkeypatch):
+    """Kernels start at once, download nothing, and do not use this machine's own cache."""
+
+    def launch(command, cwd, env, **_):
+        return preloaded.Forked(command, cwd, env)
+
+    monkeypatch.setattr("jupyter_client.provisioning.local_provisioner.launch_kernel", launch)
     monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")
 
 
@@ -101,9 +104,16 @@ def test_each_notebook_has_its_claims():
     assert [path.stem for path in NOTEBOOKS] == list(CLAIMS)
 
 
-def put_in_cache(home: Path, repository: str, revision: str, model: OlmoForCausalLM) -> None:
+@pytest.fixture
+def hub():
+    """The folder of the hub's files in the kernels' home; emptied afterwards."""
+    yield preloaded.home() / "hub"
+    shutil.rmtree(preloaded.home() / "hub", ignore_errors=True)
+
+
+def put_in_cache(hub: Path, repository: str, revision: str, model: OlmoForCausalLM) -> None:
     """A model with the embedded series' tokenizer, as if a revision of a repository had been downloaded."""
-    folder, commit = home / "hub" / f"models--{repository.replace('/', '--')}", sha1(revision.encode()).hexdigest()
+    folder, commit = hub / f"models--{repository.replace('/', '--')}", sha1(revision.encode()).hexdigest()
     model.save_pretrained(folder / "snapshots" / commit)
     for file in EMBEDDED.glob("tokenizer*.json"):
         shutil.copy(file, folder / "snapshots" / commit)
@@ -111,13 +121,13 @@ def put_in_cache(home: Path, repository: str, revision: str, model: OlmoForCausa
     (folder / "refs" / revision).write_text(commit)
 
 
-def test_the_notebook_on_published_models_runs_on_stand_ins(tmp_path, make_model):
+def test_the_notebook_on_published_models_runs_on_stand_ins(hub, make_model):
     """With random models in the hub's cache, every cell runs, and the check of logits reports that they differ."""
     sizes = {"vocab_size": 8192, "max_position_embeddings": 2048}
-    put_in_cache(tmp_path, "allenai/OLMo-1B-hf", "main", make_model("olmo", **sizes))
+    put_in_cache(hub, "allenai/OLMo-1B-hf", "main", make_model("olmo", **sizes))
     for seed, (step, tokens) in enumerate(((10, 21), (100, 210), (200, 420), (700, 1468), (1900, 3985))):
         model = make_model("olmo2", seed=seed, **sizes)
-        put_in_cache(tmp_path, "allenai/OLMo-2-0425-1B", f"stage1-step{step}000-tokens{tokens}B", model)
+        put_in_cache(hub, "allenai/OLMo-2-0425-1B", f"stage1-step{step}000-tokens{tokens}B", model)
     notebook = nbformat.read(ROOT / "notebooks" / "06_real_olmo.ipynb", as_version=4)
     execute(notebook, allow_errors=True)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]

@@ -1,14 +1,13 @@
 """The attention view as a separate page: it opens offline, draws every head, and shows the given numbers."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 from playwright.sync_api import Browser, Page
 
+from tests.preloaded import python
 from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.head_atlas import head_atlas
 from workbench.errors import WorkbenchError
@@ -139,7 +138,7 @@ def test_the_page_asks_for_nothing_and_tokens_are_no_markup():
 
 def test_notebooks_need_no_gradio():
     code = "import sys, workbench.views.standalone; print('gradio' in sys.modules, 'plotly' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code)
     assert done.stdout == "False False\n"
 
 
