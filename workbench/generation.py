@@ -175,16 +175,19 @@ def steered_texts(
 
     Returns a Grid of prompt × strength. The cells show the new text; their values are its mean surprisal, in nats per
     token, to the unsteered model: what steering costs in fluency. The direction is added at all positions, those of the
-    new tokens included. Temperature 0 takes the likeliest token; the draws at other temperatures follow `seed`.
+    new tokens included. A text ends after `max_new_tokens` or at the model's end-of-text token. Temperature 0 takes the
+    likeliest token; the draws at other temperatures follow `seed`.
 
     Errors: those of `stream`, and hooks' errors if the direction does not fit the model.
     """
     texts = texts_for(model, tokens)
     values, shown = np.empty((len(texts), len(strengths))), np.empty((len(texts), len(strengths)), dtype=object)
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    end = model.config.eos_token_id
+    ends = [] if end is None else [end] if isinstance(end, int) else end
     for row, column in steps(list(np.ndindex(values.shape)), progress, "writing"):
         ids = texts[row][None]
-        new = [step.id for step in stream(model, ids, edits=[direction.edit(strengths[column])], **how)]
+        new = [step.id for step in stream(model, ids, edits=[direction.edit(strengths[column])], stop_at=ends, **how)]
         values[row, column] = _mean_surprisal(model, ids, new)
         shown[row, column] = ("" if tokenizer else " ").join(token_labels(new, tokenizer))
     return Grid(
