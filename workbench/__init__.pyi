@@ -1,4 +1,5 @@
 from . import checkpoints, interventions, metrics
+from .activations import Activations, record
 from .analyses.ablation import ablation
 from .analyses.activation_patching import activation_patching
 from .analyses.attention_difference import attention_difference
@@ -53,6 +54,7 @@ from .texts import Texts
 __version__: str
 __all__ = [
     "SAMPLE_TEXT",
+    "Activations",
     "Checkpoint",
     "Conversation",
     "Curves",
@@ -101,6 +103,7 @@ __all__ = [
     "path_patching",
     "plot",
     "probe_layer",
+    "record",
     "representation_similarity",
     "residual_norms",
     "save_results",

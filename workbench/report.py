@@ -6,12 +6,8 @@ The HTML page needs no network: it contains plotly.js once.
 import html
 import json
 import math
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cache
-from importlib.metadata import version
 from itertools import repeat
 from typing import Any
 
@@ -95,18 +91,6 @@ class Report:
     def results(self) -> dict[str, Storable]:
         """The results of all sections, by name."""
         return {name: found for section in self.sections for name, found in section.results.items()}
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that results depend on, of Python, and the current time (`made`)."""
-    return packages() | {"made": datetime.now().astimezone().isoformat("T", "minutes")}
-
-
-@cache
-def packages() -> dict[str, str]:
-    """Versions of the packages that results depend on, and of Python, by name."""
-    names = ("torch", "transformers", "numpy")
-    return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
 def as_text(report: Report) -> str:

@@ -19,9 +19,10 @@ from workbench.choices import BITS, DTYPES
 from workbench.embedded_texts import SETS
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, tqdm_progress
-from workbench.report import dtype_name, versions
+from workbench.report import dtype_name
 from workbench.streams import standard_input
 from workbench.texts import Texts
+from workbench.versions import versions
 
 LAST_SEED = 2**63 - 1
 

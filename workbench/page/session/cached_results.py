@@ -7,8 +7,9 @@ from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Call, run
 from workbench.page.session.code import Variables
 from workbench.progress import Progress, report
-from workbench.report import dtype_name, packages
+from workbench.report import dtype_name
 from workbench.results import Result
+from workbench.versions import packages
 
 
 def result(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # noqa: ANN401 - a result of any shape
