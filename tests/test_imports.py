@@ -36,6 +36,7 @@ LEVELS = {  # a part imports only from parts of its own level or lower levels
     "workbench.results": 1,
     "workbench.chat": 1,
     "workbench.result_files": 1,
+    "workbench.colours": 1,
     "workbench.texts": 1,
     "workbench.text_files": 1,
     "workbench.text_pairs": 1,

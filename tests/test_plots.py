@@ -1,15 +1,17 @@
 """Every result type has a plot that is readable, safe against markup, and stores its numbers in binary."""
 
 import json
+import re
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
-from plotly.colors import sample_colorscale
 
+from workbench import colours as palette
 from workbench.plots import apart, plot, shortened, tick_label, value_range
 from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores
+from workbench.views import asset
 
 HOSTILE = ["<b>x</b>", "$a^2$", "&amp;", "▁the", "▁the", "<script>"]
 N = len(HOSTILE)
@@ -36,7 +38,7 @@ def result(request: pytest.FixtureRequest) -> Result:
 def test_backgrounds_are_transparent_and_text_is_grey(result: Result) -> None:
     layout = plot(result).layout
     assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0,0,0,0)"
-    assert layout.font.color == "#808080"
+    assert layout.font.color == palette.GREY
 
 
 def test_no_label_is_read_as_markup_or_mathematics(result: Result) -> None:
@@ -69,7 +71,7 @@ def test_logarithms_are_labelled_by_what_they_stand_for() -> None:
     (heatmap,) = plot(RESULTS["logarithmic grid"]).data
     np.testing.assert_allclose(heatmap.z, [[0, 3, np.nan]])
     assert heatmap.colorbar.ticktext == ("1", "10", "100", "1,000")
-    assert heatmap.customdata[0, 1, 3] == "1000"
+    assert heatmap.customdata[0, 1].endswith("value 1000")
 
 
 def test_keys_after_the_query_are_empty() -> None:
@@ -128,25 +130,89 @@ def test_names_of_points_do_not_lie_on_each_other() -> None:
     assert trace.customdata.tolist() == ["one", "two", "three", "four"]
 
 
-def luminance(colour: tuple[float, ...]) -> float:
-    """The relative luminance of a colour, red green blue from 0 to 1 (WCAG 2.2)."""
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+def contrast(one: np.ndarray, other: np.ndarray) -> float:
+    """The contrast of two colours (WCAG 2.2)."""
+    darker, lighter = sorted(float(palette.luminance(colour)) for colour in (one, other))
+    return (lighter + 0.05) / (darker + 0.05)
 
 
+def shown(ink: str, *, dark: bool) -> np.ndarray:
+    """The colour of a text on the page: that of the stylesheet's variable, or the fallback, inverted on a dark page."""
+    own = dict(part.split(": ") for part in palette.ON_DARK.split("; ") if part.startswith("--"))
+    name, _, fallback = ink.removeprefix("var(").removesuffix(")").rpartition(",")
+    colour = own[name] if dark and name else fallback
+    (value,) = np.array([palette.rgb("#" + "".join(2 * digit for digit in colour[1:]))])
+    return palette.on_dark(value) if dark else value
+
+
+@pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("signed", [False, True])
-def test_texts_can_be_read_on_every_cell(signed: bool) -> None:
-    values = np.linspace(-1.0 if signed else 0.0, 1.0, 40, dtype=np.float32)[None]
+def test_texts_can_be_read_on_every_cell_of_both_scales_on_both_pages(signed: bool, dark: bool) -> None:
+    values = np.linspace(-1.0 if signed else 0.0, 1.0, 100, dtype=np.float32)[None]
     texts = np.full(values.shape, "a < b", object)
-    (cells,) = plot(Grid(values, ["0"], [str(n) for n in range(40)], text=texts, signed=signed)).data
-    assert cells.textfont.color == "#fff"
+    (cells,) = plot(Grid(values, ["0"], [str(n) for n in range(100)], text=texts, signed=signed)).data
+    stops = tuple(colour for _, colour in cells.colorscale)
     for value, text in zip(values[0].tolist(), cells.text[0], strict=True):
-        place = (value - cells.zmin) / (cells.zmax - cells.zmin)
-        (colour,) = sample_colorscale([list(step) for step in cells.colorscale], place, colortype="tuple")
-        ink = 0.0 if text == '<span style="color:#000">a &lt; b</span>' else 1.0
-        assert ink == 0.0 or text == "a &lt; b"
-        lighter, darker = sorted([luminance(colour), ink], reverse=True)
-        assert (lighter + 0.05) / (darker + 0.05) > 4.5, value
+        cell = palette.sampled(stops, np.array((value - cells.zmin) / (cells.zmax - cells.zmin)))
+        ink = re.fullmatch(r'<span style="color:(.*)">a &lt; b</span>', text)[1]
+        assert contrast(palette.on_dark(cell) if dark else cell, shown(ink, dark=dark)) > 4.5, value
+        if not dark:  # a notebook has no stylesheet
+            assert "var(" not in ink or contrast(cell, shown(ink, dark=False)) > 4.5
+
+
+def test_nothing_has_the_colour_of_the_background() -> None:
+    white, black = np.ones(3), np.zeros(3)
+    for nothing in (palette.SEQUENTIAL[0], palette.DIVERGING[len(palette.DIVERGING) // 2]):
+        assert (np.array(palette.rgb(nothing)) == white).all()
+    np.testing.assert_allclose(palette.on_dark(white), black, atol=1e-9)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_scales_are_steady_in_grey(dark: bool) -> None:
+    middle = len(palette.DIVERGING) // 2
+    for arm in (palette.SEQUENTIAL, palette.DIVERGING[middle:], palette.DIVERGING[middle::-1]):
+        shades = palette.sampled(arm, np.linspace(0, 1, 50))
+        light = np.diff(palette.luminance(palette.on_dark(shades) if dark else shades))
+        assert (light > 0).all() if dark else (light < 0).all()
+
+
+def test_the_canvas_has_the_same_colours() -> None:
+    script = asset("maps.js")
+    for name in ("SEQUENTIAL", "DIVERGING"):
+        listed = re.search(rf"const {name} = \[(.*?)\]", script, re.DOTALL)[1]
+        assert tuple(f"#{stop}" for stop in re.findall(r"[0-9a-f]{6}", listed)) == getattr(palette, name)
+    turn = re.search(r"const TURN = \[(.*?)\];", script, re.DOTALL)[1]
+    numbers = np.array(re.findall(r"-?\d+\.\d+", turn), float).reshape(3, 3)
+    assert np.array_equal(numbers, palette._TURN)
+
+
+def test_cells_keep_their_shape_and_fit() -> None:
+    for rows, columns in ((4, 6), (5, 44), (16, 16), (32, 33)):
+        figure = plot(Grid(torch.rand(rows, columns), range(rows), range(columns)))
+        assert figure.layout.yaxis.scaleanchor == "x" and figure.layout.yaxis.scaleratio == 1
+        assert figure.layout.height <= 560 + 120
+    assert plot(Grid(torch.rand(4, 6), range(4), range(6))).layout.height < 4 * 28 + 130
+
+
+def test_heads_and_tokens_are_named_under_the_pointer_with_their_number_and_unit() -> None:
+    def told(grid: Grid) -> list[str]:
+        return plot(grid).data[0].customdata[-1].tolist()
+
+    parts = Grid([[0.0, 1.0], [2.0, -0.5]], range(2), [0, "MLP"], column_name="part", value_name="loss", unit="nats")
+    assert told(parts) == ["L1H0<br>loss 2 nats", "L1 MLP<br>loss -0.5 nats"]
+    assert plot(parts).layout.xaxis.title.text == "head (last column: MLP)"
+    lens = Grid([[0.5, 5.4e-12]], ["embed"], ["▁the", "<b>"], value_name="probability", text=[["a", ""]])
+    assert told(lens) == [
+        "layer embed<br>token 0 ▁the<br>a<br>probability 50 % (0.5)",
+        "layer embed<br>token 1 &lt;b&gt;<br>probability &lt; 0.1 % (5.4e-12)",
+    ]
+
+
+def test_layers_go_upwards_in_every_figure() -> None:
+    parts = Scores([1.0, 2.0, 3.0, 4.0], ["embed", "L0H0", "L0 MLP", "L1H0"])
+    assert plot(parts).layout.yaxis.autorange is True
+    assert plot(Scores([1.0, 2.0], ["L1H0", "L0H0"])).layout.yaxis.autorange == "reversed"
+    assert plot(RESULTS["grid"]).layout.yaxis.autorange is None
 
 
 def test_long_titles_are_broken_into_lines() -> None:
@@ -190,7 +256,7 @@ def test_steps_and_tokens_are_counted_in_words() -> None:
 def test_errors_and_numbers_of_texts_are_said_on_hover() -> None:
     grid = Grid([[1.0, 2.0]], ["0"], ["0", "1"], errors=[[0.125, float("nan")]], texts=7)
     cells = plot(grid).data[0].customdata
-    assert [cell[3] for cell in cells[0]] == ["1 ± 0.12 (7 texts)", "2 (7 texts)"]
+    assert [cell.split("<br>")[-1] for cell in cells[0]] == ["value 1 ± 0.12 (7 texts)", "value 2 (7 texts)"]
     scores = Scores([1.0, 2.0], ["a", "b"], errors=[0.5, 0.25], texts=[3, 4])
     bars = plot(scores).data[0]
     assert bars.error_x.array.tolist() == [0.5, 0.25] and [name[1] for name in bars.customdata] == [" ± 0.5", " ± 0.25"]

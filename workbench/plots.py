@@ -1,44 +1,50 @@
 """Plots of results: `plot(result)` returns a plotly figure.
 
-Colour scales are safe for colour-blind readers: cividis, and blue–orange around zero. Backgrounds are transparent and
-text is grey, so that a figure is readable on light and dark pages. Axes are integers with labels, because equal tokens
-would merge on a categorical axis. Arrays are float32, which plotly encodes as binary.
+Colours are those of `workbench.colours`, for light and dark pages. Backgrounds are transparent and text is grey, so
+that a figure is readable where no page's style applies. Layer 0 is at the bottom. Cells of grids keep their shape;
+`CELL` is their height in pixels where there is room. Axes are integers with labels, because equal tokens would merge on
+a categorical axis. Arrays are float32, which plotly encodes as binary.
 """
 
+import re
 import textwrap
 import unicodedata
 from collections.abc import Sequence
 from functools import singledispatch
 from math import ceil
+from typing import TypeVar
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
+from workbench import colours as palette
+from workbench.colours import BLUE, FAINT, GREY, LINES, ORANGE
 from workbench.results import Curves, Estimated, Grid, Maps, Measures, Points, Result, Scores
 from workbench.tokens import escape
 
-SEQUENTIAL = "cividis"
-DIVERGING: list[list[float | str]] = [
-    [0.0, "#0f4c9c"],
-    [0.25, "#6f9fd8"],
-    [0.5, "#e9e9e6"],
-    [0.75, "#e8964a"],
-    [1.0, "#a34700"],
-]
-BLUE, ORANGE = "#4a86cf", "#d9772b"
-LINES = [BLUE, ORANGE, "#2a9d7c", "#c2679d", "#8a8a35", "#8c6bc8", "#c9504a", "#7f7f7f"]
-GREY, FAINT = "#808080", "rgba(128,128,128,0.25)"
+SEQUENTIAL, DIVERGING = palette.scale(palette.SEQUENTIAL), palette.scale(palette.DIVERGING)
+CELL, LEAST_CELL = 28, 4  # pixels of a cell's height
+WIDTH, HEIGHT = 620, 560  # pixels that the cells of a grid take at most, where nobody measures the window
 MAX_TICKS = 48  # with more labels on one axis, they overlap
 ROW_CHARACTERS = 130  # characters that fit into one row of cells
 LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS = 5, 12
+CHARACTER = 7.2  # pixels of a character in a cell
 CELL_WIDTH = 42  # pixels for `LEAST_CELL_CHARACTERS` characters
+TICK_CHARACTER = 6.6  # pixels of a character beside an axis
+SHORTEST = 14  # pixels between two labels of an axis
 MAX_TEXT_COLUMNS = 128  # with more columns, cells show no text
 WIDE = "▁⏎⇥"
 COUNTED = ("step", "tokens")  # axes whose ticks are numbers, not labels
+HOVER = {"bgcolor": "#fff", "bordercolor": GREY, "font_color": "#18181b"}
+FRAME = {"showline": True, "mirror": True, "linecolor": FAINT}
+MARGIN = 12  # pixels above a figure without a title
+BAR_HEIGHT = 46  # pixels of a colour bar with its title and numbers
 BETWEEN_MAPS = 40  # pixels between rows of maps, for the titles
 TITLE_CHARACTERS = 95  # per line
+
+
+Number = TypeVar("Number", int, float)
 
 
 @singledispatch
@@ -62,14 +68,15 @@ def _(measures: Measures) -> go.Figure:
 
 @plot.register
 def plot_grid(grid: Grid) -> go.Figure:
-    """A heatmap with the first row at the bottom, so that layers go upwards, and texts in cells that have room."""
+    """A heatmap with the first row at the bottom, so that layers go upwards, and texts in cells that have room.
+
+    Cells keep their shape: squares, or as wide as their texts.
+    """
     rows, columns = [escape(r) for r in grid.rows], [escape(c) for c in grid.columns]
     room = clamp(ROW_CHARACTERS // len(columns), LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS)
     texts = None if grid.text is None or len(columns) > MAX_TEXT_COLUMNS else cell_texts(grid.text, room)
     shown = np.log10(grid.values) if grid.log else grid.values
     low, high = value_range(shown, grid.signed)
-    if texts is not None:
-        texts = in_ink(texts, (shown - low) / (high - low), colours(grid))
     heatmap = go.Heatmap(
         z=shown,
         x=np.arange(len(columns), dtype=np.float32),
@@ -77,24 +84,32 @@ def plot_grid(grid: Grid) -> go.Figure:
         zmin=low,
         zmax=high,
         colorscale=colours(grid),
-        colorbar=colour_bar(grid.value_label, len(rows)) | (powers_of_ten(high) if grid.log else {}),
-        text=texts,
+        colorbar=colour_bar(grid.value_label) | (powers_of_ten(high) if grid.log else bar_ticks(grid, low, high)),
+        text=None if texts is None else in_ink(texts, (shown - low) / (high - low), grid.signed),
         texttemplate=None if texts is None else "%{text}",
-        textfont={"size": 11, "color": "#fff"},
-        customdata=hover_names(grid),
-        hovertemplate=f"{escape(grid.row_name)} %{{customdata[0]}}<br>{escape(grid.column_name)} %{{customdata[1]}}"
-        f"%{{customdata[2]}}<br>{escape(grid.value_label)} %{{customdata[3]}}<extra></extra>",
+        textfont={"size": 11, "color": "#000"},
+        customdata=hover_texts(grid),
+        hovertemplate="%{customdata}<extra></extra>",
+        hoverlabel=HOVER,
         hoverongaps=False,
-        xgap=1 if len(columns) <= MAX_TICKS else 0,
-        ygap=1 if len(rows) <= MAX_TICKS else 0,
     )
-    figure = finish(go.Figure(heatmap), grid, height=190 + min(26 * len(rows), 900))
-    figure.update_xaxes(ticks(columns) | {"title": escape(grid.column_name)})
-    figure.update_yaxes(ticks(rows) | {"title": escape(grid.row_name)})
-    if texts is not None and room * len(columns) > ROW_CHARACTERS:  # a wide figure keeps the texts readable
+    wide = texts is not None and room * len(columns) > ROW_CHARACTERS  # a wide figure keeps the texts readable
+    shape = 1.0 if texts is None else (CHARACTER * room + 8) / CELL  # width by height
+    fitting = min(WIDTH / len(columns) / shape, HEIGHT / len(rows))
+    keeps_shape = not wide and fitting >= LEAST_CELL
+    cell = clamp(fitting if keeps_shape else HEIGHT / len(rows), LEAST_CELL, CELL)
+    figure = with_bar(finish(go.Figure(heatmap), grid, height=HEIGHT))
+    figure.update_traces(xgap=1 if cell > 6 else 0, ygap=1 if cell > 6 else 0)
+    across = CELL_WIDTH if wide else cell * shape if keeps_shape else WIDTH / len(columns)
+    figure.update_xaxes(column_ticks(columns, across) | {"title": escape(column_title(grid))} | FRAME)
+    figure.update_yaxes(ticks(rows, limit=max(1, int(len(rows) * cell / SHORTEST))) | FRAME)
+    figure.update_yaxes(title={"text": escape(grid.row_name), "standoff": 6})
+    if wide:  # its window shows the first columns, and the bar with them
         figure.update_layout(width=150 + CELL_WIDTH * len(columns))
-        figure.update_traces(xgap=1, ygap=1).update_xaxes(ticks(columns, limit=len(columns)))
-    return figure
+        figure.update_traces(colorbar={"x": 0, "xanchor": "left"})
+    if keeps_shape:
+        figure.update_xaxes(constrain="domain").update_yaxes(scaleanchor="x", scaleratio=1 / shape, constrain="domain")
+    return with_height(figure, cell * len(rows) + label_height(columns, across))
 
 
 @plot.register
@@ -122,14 +137,16 @@ def plot_maps(maps: Maps) -> go.Figure:
             z=np.where(hidden, np.float32("nan"), maps.values[n]),
             coloraxis="coloraxis",
             hoverongaps=False,
-            hovertemplate="query %{y}<br>key %{x}<br>"
-            + f"{escape(maps.value_label)} %{{z}}<extra>{escape(head)}</extra>",
+            hoverlabel=HOVER,
+            hovertemplate=f"{escape(head)}<br>query %{{y}}<br>key %{{x}}<br>{said('%{z:.3g}', maps)}<extra></extra>",
         )
         figure.add_trace(heatmap, row=n // across + 1, col=n % across + 1)
     low, high = value_range(maps.values, maps.signed)
-    bar = colour_bar(maps.value_label)
+    bar = colour_bar(maps.value_label) | bar_ticks(maps, low, high)
     figure.update_layout(coloraxis={"colorscale": colours(maps), "colorbar": bar, "cmin": low, "cmax": high})
-    figure = finish(figure, maps, height=130 + whole)
+    figure = with_bar(finish(figure, maps, height=HEIGHT))
+    if not single:  # the maps' names stand between them and the bar
+        figure.update_layout(margin_t=figure.layout.margin.t + 20, coloraxis_colorbar_ypad=26)
     named = len(tokens) <= (MAX_TICKS if single else 12)
     names = tokens if named else [str(position) for position in range(len(tokens))]
     limit = MAX_TICKS if named else 16 if single else 6
@@ -138,13 +155,20 @@ def plot_maps(maps: Maps) -> go.Figure:
     if single and not named:
         both = [f"{position} {token}" for position, token in enumerate(tokens)]
         figure.update_xaxes(aliased(both)).update_yaxes(aliased([both[q] for q in maps.queries]))
-    figure.update_xaxes(title="key (source)", row=down)
+    figure.update_xaxes(FRAME).update_yaxes(FRAME).update_xaxes(title="key (source)", row=down)
+    with_height(figure, whole + label_height(names, tall / len(tokens)))
+    if single:
+        figure.update_xaxes(constrain="domain").update_yaxes(scaleanchor="x", constrain="domain")
     return figure.update_yaxes(title="query (destination)", col=1, row=None if tall >= 120 else (down + 1) // 2)
 
 
 @plot.register
 def plot_scores(scores: Scores) -> go.Figure:
-    """Horizontal bars in the given order. If the scores are signed, positive bars are orange and negative ones blue."""
+    """Horizontal bars in the given order, from the top; in the order of layers, from the bottom.
+
+    Negative scores are bars to the other side. If the scores are signed, positive bars are orange and negative ones
+    blue.
+    """
     names = [escape(name) for name in scores.names]
     bars = go.Bar(
         x=scores.values,
@@ -153,7 +177,8 @@ def plot_scores(scores: Scores) -> go.Figure:
         marker_color=[ORANGE if scores.signed and value > 0 else BLUE for value in scores.values],
         error_x=None if scores.errors is None else {"array": scores.errors, "color": GREY, "thickness": 1.5},
         customdata=np.stack([np.array(names, dtype=object), said_errors(scores)], axis=-1),
-        hovertemplate=f"%{{customdata[0]}}<br>{escape(scores.value_label)} %{{x}}%{{customdata[1]}}<extra></extra>",
+        hovertemplate=f"%{{customdata[0]}}<br>{said('%{x:.4g}', scores)}%{{customdata[1]}}<extra></extra>",
+        hoverlabel=HOVER,
         text=[f" {value:.3g} " for value in scores.values.tolist()],
         textposition="outside",
         cliponaxis=False,
@@ -161,8 +186,19 @@ def plot_scores(scores: Scores) -> go.Figure:
     figure = finish(go.Figure(bars), scores, height=130 + 18 * len(names))
     title = escape(scores.value_label) + told_sum(scores)
     figure.update_xaxes(title=title, range=with_room(scores.values), zeroline=True)
-    figure.update_yaxes(ticks(names, limit=len(names)) | {"autorange": "reversed", "ticklabelstandoff": 4})
+    order = True if goes_upwards(scores.names) else "reversed"
+    figure.update_yaxes(ticks(names, limit=len(names)) | {"autorange": order, "ticklabelstandoff": 4})
     return figure
+
+
+LAYER_OF = re.compile(r"L(\d+)(?:\D|$)|(embed)")
+
+
+def goes_upwards(names: Sequence[str]) -> bool:
+    """Whether names are of parts in the order of layers: embed, L0H0, …, L3 MLP."""
+    found = [LAYER_OF.match(name) for name in names]
+    layers = [-1 if match[2] else int(match[1]) for match in found if match]
+    return len(layers) == len(names) > 1 and layers == sorted(layers) and layers[0] != layers[-1]
 
 
 def told_sum(scores: Scores) -> str:
@@ -205,7 +241,7 @@ def plot_curves(curves: Curves) -> go.Figure:
             places = zip(curves.x_labels, curves.x.tolist(), strict=True)
             line.update(customdata=np.array([f"{escape(label)} ({at:,.7g})" for label, at in places], dtype=object))
         shown = "%{customdata}" if curves.x_labels is not None else "%{x}"
-        line.update(hovertemplate=f"{escape(curves.x_name)} {shown}<br>{escape(curves.value_label)} %{{y}}")
+        line.update(hovertemplate=f"{escape(curves.x_name)} {shown}<br>{said('%{y:.4g}', curves)}")
         figure.add_trace(line)
     figure = finish(figure, curves, height=420)
     figure.update_layout(showlegend=len(curves.lines) > 1)
@@ -255,7 +291,8 @@ def emphasise(figure: go.Figure, name: str) -> go.Figure:
 def same_colours(figure: go.Figure, other: go.Figure) -> go.Figure:
     """A heatmap with the colour scale and range of another, so that equal values have equal colours."""
     shown = other.data[0]
-    return figure.update_traces(zmin=shown.zmin, zmax=shown.zmax, colorscale=shown.colorscale)
+    bar = {"colorbar_tickvals": shown.colorbar.tickvals, "colorbar_ticktext": shown.colorbar.ticktext}
+    return figure.update_traces(zmin=shown.zmin, zmax=shown.zmax, colorscale=shown.colorscale, **bar)
 
 
 def log_places(x: np.ndarray) -> np.ndarray:
@@ -339,24 +376,44 @@ def value_range(values: np.ndarray, signed: bool) -> tuple[float, float]:
     return low, high if high > low else low + 1.0
 
 
-def colours(result: Result) -> str | list[list[float | str]]:
-    """The colour scale of a result: blue–orange if it is signed, else cividis."""
+def colours(result: Result) -> list[list[float | str]]:
+    """The colour scale of a result: blue–orange if it is signed, else white–blue."""
     return DIVERGING if result.signed else SEQUENTIAL
 
 
-def colour_bar(title: str, rows: int = 12) -> dict[str, object]:
-    """A thin colour bar with its title beside it, wrapped to the height of `rows` rows of cells."""
-    lines = textwrap.wrap(title, max(12, 10 + 3 * rows), break_long_words=False)
+def colour_bar(title: str) -> dict[str, object]:
+    """A thin, horizontal colour bar above the cells, in the middle, with its title above it."""
+    lines = textwrap.wrap(title, TITLE_CHARACTERS // 2, break_long_words=False)
     return {
-        "title": {"text": "<br>".join(escape(line) for line in lines), "side": "right"},
-        "thickness": 12,
-        "outlinewidth": 0,
+        "title": {"text": "<br>".join(escape(line) for line in lines), "side": "top", "font": {"size": 12}},
+        "orientation": "h",
+        "x": 0.5,
+        "xanchor": "center",
+        "y": 1,
+        "yanchor": "bottom",
+        "ypad": 6,
+        "len": 200,
+        "lenmode": "pixels",
+        "thickness": 8,
+        "outlinewidth": 1,
+        "outlinecolor": FAINT,
+        "tickfont": {"size": 11},
     }
+
+
+def bar_ticks(result: Result, low: float, high: float) -> dict[str, object]:
+    """Ticks of a colour bar at its two ends and its middle."""
+    places = [low, (low + high) / 2, high]
+    texts = [f"{place:.3g}".replace("-", "−") for place in places]
+    if is_probability(result):
+        texts = [escape(percent(place)) for place in places]
+    return {"tickmode": "array", "tickvals": places, "ticktext": texts}
 
 
 def line_colour(n: int, lines: int, ordered: bool) -> str:
     """The colour of line `n` of `lines`: a shade of the sequential scale if the lines are ordered."""
-    return sample_colorscale(SEQUENTIAL, 0.3 + 0.6 * n / (lines - 1))[0] if ordered and lines > 1 else LINES[n]
+    shade = np.array(0.3 + 0.6 * n / max(1, lines - 1))
+    return palette.css(palette.sampled(palette.SEQUENTIAL, shade)) if ordered and lines > 1 else LINES[n]
 
 
 def cell_texts(texts: np.ndarray, room: int) -> np.ndarray:
@@ -364,20 +421,11 @@ def cell_texts(texts: np.ndarray, room: int) -> np.ndarray:
     return np.vectorize(lambda text: escape(shortened(text, room + 1)), otypes=[object])(texts)
 
 
-def in_ink(texts: np.ndarray, shares: np.ndarray, scale: str | list[list[float | str]]) -> np.ndarray:
-    """The texts of cells, marked as black where black has more contrast with the cell than white, so that contrast is
-    at least 4.5 (WCAG 2.2, 1.4.3). Texts of cells without a colour (NaN) are marked as grey.
-
-    `shares` are the places of the cells on the colour scale, 0 to 1.
-    """
-    steps = np.array(sample_colorscale(scale, np.linspace(0, 1, 256).tolist(), colortype="tuple"))  # 256 3
-    linear = np.where(steps <= 0.04045, steps / 12.92, ((steps + 0.055) / 1.055) ** 2.4)
-    light = linear @ (0.2126, 0.7152, 0.0722) > 0.179  # luminance with equal contrast to black and white
-    inks = np.where(light, "#000", "")[np.nan_to_num(255 * shares.clip(0, 1)).round().astype(int)]
-    marked = np.vectorize(
-        lambda text, ink: f'<span style="color:{ink}">{text}</span>' if text and ink else text, otypes=[object]
-    )
-    return marked(texts, np.where(np.isnan(shares), GREY, inks))
+def in_ink(texts: np.ndarray, shares: np.ndarray, signed: bool) -> np.ndarray:
+    """The texts of cells, marked with the colours of `palette.inks`; `shares` are the cells' places on the scale."""
+    inks = palette.inks(palette.DIVERGING if signed else palette.SEQUENTIAL, shares)
+    marked = np.vectorize(lambda text, ink: f'<span style="color:{ink}">{text}</span>' if text else "", otypes=[object])
+    return marked(texts, inks)
 
 
 def shortened(text: str, room: int) -> str:
@@ -386,14 +434,63 @@ def shortened(text: str, room: int) -> str:
     return text if not text or ends[-1] <= room else text[: int((ends < room).sum())] + "…"
 
 
-def hover_names(grid: Grid) -> np.ndarray:
-    """The hover data of each cell, row column 4: row label, column label, whole text, value with its error; escaped."""
-    rows, columns = np.meshgrid(np.array(grid.rows, object), np.array(grid.columns, object), indexing="ij")
-    texts = np.full(rows.shape, "", object) if grid.text is None else grid.text
-    values = np.vectorize("{:.6g}".format, otypes=[object])(grid.values) + said_errors(grid)
-    parts = np.vectorize(escape, otypes=[object])(np.stack([rows, columns, texts, values], axis=-1))
-    parts[..., 2] = np.where(parts[..., 2] == "", "", "<br>" + parts[..., 2])
-    return parts
+def hover_texts(grid: Grid) -> np.ndarray:
+    """What each cell says under the pointer, row column, escaped: its place, its whole text, its number with a unit."""
+    places = [[place_of(grid, row, column) for column in range(len(grid.columns))] for row in range(len(grid.rows))]
+    texts = np.full(grid.values.shape, "", object) if grid.text is None else grid.text
+
+    def told(place: str, text: str, value: float, error: str) -> str:
+        number = f"{value:.6g}"
+        if is_probability(grid):
+            number = escape(f"{percent(value)} ({number})")
+        return place + (f"<br>{escape(text)}" if text else "") + f"<br>{said(number, grid)}{error}"
+
+    return np.vectorize(told, otypes=[object])(np.array(places, object), texts, grid.values, said_errors(grid))
+
+
+def place_of(grid: Grid, row: int, column: int) -> str:
+    """The name of a cell, escaped: "L2H5", "L2 MLP", "layer 2<br>token 5 ▁the", or both labels with their names."""
+    names = grid.rows[row], grid.columns[column]
+    if grid.row_name == "layer" and grid.column_name in ("head", "part"):
+        return f"L{names[0]}H{names[1]}" if names[1].isdigit() else escape(f"L{names[0]} {names[1]}")
+    token = f"token {column}" + (f" {names[1]}" if names[1] != str(column) else "")
+    across = token if is_of_tokens(grid) else f"{grid.column_name} {names[1]}"
+    return f"{escape(f'{grid.row_name} {names[0]}')}<br>{escape(across)}"
+
+
+def column_title(grid: Grid) -> str:
+    """The title of the horizontal axis."""
+    if grid.column_name == "part" and grid.columns[-1] == "MLP":
+        return "head (last column: MLP)"
+    return f"token ({grid.column_name})" if is_of_tokens(grid) and grid.column_name == "position" else grid.column_name
+
+
+def is_of_tokens(grid: Grid) -> bool:
+    """Whether the columns of a grid are tokens of a text."""
+    return grid.column_name in ("position", "key (source)")
+
+
+def is_probability(result: Result) -> bool:
+    """Whether the values of a result are probabilities, which are written as percentages."""
+    return result.value_name == "probability" and not result.unit and not result.signed
+
+
+def percent(probability: float) -> str:
+    """A probability as people read it: "53 %", "1.2 %", "< 0.1 %"; the same as `percent` in common.js."""
+    if np.isnan(probability):
+        return "–"
+    if probability in (0, 1):
+        return f"{100 * probability:.0f} %"
+    if probability < 0.001:
+        return "< 0.1 %"
+    if probability > 0.995:
+        return "> 99 %"
+    return f"{100 * probability:.{1 if probability < 0.0995 else 0}f} %"
+
+
+def said(number: str, result: Result) -> str:
+    """A number with the name of the values before it and their unit behind it, escaped: "loss 2.31 nats"."""
+    return escape(result.value_name) + f" {number}" + (f" {escape(result.unit)}" if result.unit else "")
 
 
 def said_errors(result: Estimated) -> np.ndarray:
@@ -419,13 +516,54 @@ def ticks(names: Sequence[str], limit: int = MAX_TICKS) -> dict[str, object]:
     return {"tickmode": "array", "tickvals": shown, "ticktext": [names[i] for i in shown.tolist()]}
 
 
+def column_ticks(names: Sequence[str], apart: float) -> dict[str, object]:
+    """Ticks of a horizontal axis whose places are `apart` pixels from each other.
+
+    Where labels are wider, there are fewer numbers, and words stand upright.
+    """
+    upright = label_height(names, apart) > SHORTEST
+    room = SHORTEST if upright else TICK_CHARACTER * max(map(len, names)) + 4
+    limit = max(1, int(len(names) * min(1, apart / room))) if upright or numbers(names) else len(names)
+    return ticks(names, limit) | {"tickangle": -90 if upright else 0}
+
+
+def label_height(names: Sequence[str], apart: float) -> float:
+    """Pixels that labels of a horizontal axis take below it, without its title."""
+    widest = TICK_CHARACTER * max(map(len, names))
+    return SHORTEST if widest <= apart or numbers(names) else widest
+
+
+def numbers(names: Sequence[str]) -> bool:
+    """Whether all labels are whole numbers."""
+    return all(name.isdigit() for name in names)
+
+
+def with_height(figure: go.Figure, inside: float) -> go.Figure:
+    """A figure as high as its cells and their labels, `inside`, with the margin above and the axis title below."""
+    return figure.update_layout(height=round(figure.layout.margin.t + inside + 40))
+
+
+def with_bar(figure: go.Figure) -> go.Figure:
+    """A figure with room for a horizontal colour bar above its cells."""
+    return figure.update_layout(margin_t=figure.layout.margin.t + BAR_HEIGHT)
+
+
+def untitled(figure: go.Figure) -> go.Figure:
+    """A figure without its title and the room for it."""
+    if not figure.layout.title.text:
+        return figure
+    room = 20 + 18 * (1 + figure.layout.title.text.count("<br>"))
+    height, top = figure.layout.height - room, figure.layout.margin.t - room
+    return figure.update_layout(title=None, margin_t=top, height=height)
+
+
 def aliased(names: Sequence[str], limit: int = 16) -> dict[str, object]:
     """Ticks of an integer axis with every nth label, and all labels on hover."""
     alias = {str(place): name for place, name in enumerate(names)}
     return {"tickmode": "linear", "tick0": 0, "dtick": ceil(len(names) / limit), "labelalias": alias}
 
 
-def clamp(value: int, low: int, high: int) -> int:
+def clamp(value: Number, low: Number, high: Number) -> Number:
     """The value limited to low … high."""
     return max(low, min(high, value))
 
@@ -436,11 +574,12 @@ def finish(figure: go.Figure, result: Result, height: int) -> go.Figure:
     figure.update_layout(
         title={"text": "<br>".join(escape(line) for line in title), "font_size": 14, "x": 0, "xref": "paper"},
         height=height + 18 * max(0, len(title) - 1),
-        margin={"l": 10, "r": 10, "t": 32 + 18 * len(title) if title else 25, "b": 10},
+        margin={"l": 10, "r": 10, "t": MARGIN + (20 + 18 * len(title) if title else 0), "b": 10},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": GREY, "size": 12, "family": "system-ui, sans-serif"},
         hoverlabel={"font_family": "ui-monospace, monospace"},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY},
         meta=dict(result.provenance),
     )
     plain = {"showgrid": False, "zeroline": False, "gridcolor": FAINT, "zerolinecolor": GREY, "automargin": True}

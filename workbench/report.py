@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from workbench.colours import ON_DARK, TEXT_STYLE
 from workbench.result_files import Storable
 from workbench.results import Labelled
 
@@ -25,7 +26,7 @@ ROWS = 40  # shown of a table on a terminal
 WIDTH = 100  # characters in a line on the terminal
 PAGE_ROWS = 200  # shown of a table on the HTML page
 
-STYLE = """
+_STYLE = """
 :root { color-scheme: light dark; }
 body { font: 14px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2em auto; padding: 0 1.5em; }
 h1 { font-size: 1.5em; margin-bottom: .2em; } h2 { font-size: 1.1em; margin: 2.2em 0 .3em; }
@@ -39,6 +40,7 @@ th { position: sticky; top: 0; background: Canvas; } .words { text-align: left; 
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1.2em; font-size: 13px; color: GrayText; }
 dd { margin: 0; color: CanvasText; overflow-wrap: anywhere; }
 """
+STYLE = f"{_STYLE}{TEXT_STYLE} @media (prefers-color-scheme: dark) {{ .js-plotly-plot {{ {ON_DARK} }} }}"
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ def test_without_the_first_token_its_column_is_clear_or_what_else_it_stands_for(
     page = visit.open()
     small = {"bytes": [255, 0, 200, 100], "side": 2, "second": None, "scale": 1, "rest": 0.2, "signed": False}
     large = small | {"second": [0, 100]}
-    least, most = "0,34,78,255", "254,232,56,255"  # the ends of cividis
+    least, most = "255,255,255,255", "12,43,102,255"  # the ends of the scale
     assert page.evaluate(PAINT, [small, False])[0] == page.evaluate(PAINT, [large, False])[0] == most
     assert page.evaluate(PAINT, [small, True]) == ["0,0,0,0", "0,0,0,0", "0,0,0,0", most]
     assert page.evaluate(PAINT, [large, True]) == [least, "0,0,0,0", most, most]

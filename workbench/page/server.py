@@ -21,6 +21,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 
 from workbench import views
+from workbench.colours import ON_DARK, TEXT_STYLE
 from workbench.errors import WorkbenchError
 from workbench.mendable import MENDABLE
 from workbench.page.build.page import build
@@ -50,6 +51,7 @@ from workbench.views.pixels import Picture
 from workbench.views.standalone import described
 from workbench.views.text_page import text_page
 
+PLOT_STYLE = f"{TEXT_STYLE} .dark .js-plotly-plot {{ {ON_DARK} }}"
 PAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)  # Gradio's session hash of an open page
 
 
@@ -74,7 +76,7 @@ def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] |
         },
         show_error=False,  # a browser would read the error's text as HTML
         theme=theme(),
-        css=views.asset("page.css") + views.asset("offers.css"),
+        css=views.asset("page.css") + views.asset("offers.css") + PLOT_STYLE,
         head="".join(
             f"<script>{views.asset(name)}</script>" for name in ("common.js", "offers.js", "maps.js", "status.js")
         ),

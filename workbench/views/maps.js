@@ -3,35 +3,42 @@ Object.assign(
   window.workbench,
   (() => {
     const { dark, digits, pieces } = window.workbench;
-    const CIVIDIS = [
-      "00224e",
-      "123570",
-      "3b496c",
-      "575d6d",
-      "707173",
-      "8a8678",
-      "a59c74",
-      "c3b369",
-      "e1cc55",
-      "fee838",
-    ];
+    // The stops of colours.py, at equal distances, for a light page.
+    const SEQUENTIAL = ["ffffff", "d3e2fa", "97bbf2", "5590e6", "2a66cf", "16449a", "0c2b66"];
+    const DIVERGING = ["123c8c", "3a72d2", "8fb4f0", "d8e5fa", "ffffff", "fbe0c8", "f2ad74", "d2691e", "8a3a06"];
     const rgb = (hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16));
     const mix = (a, b, t) => a.map((value, i) => Math.round(value + (b[i] - value) * t));
 
-    // t in [0, 1] -> [r, g, b]
-    function sequential(t) {
-      const at = Math.min(Math.max(t, 0), 1) * (CIVIDIS.length - 1);
-      const low = Math.min(Math.floor(at), CIVIDIS.length - 2);
-      return mix(rgb(CIVIDIS[low]), rgb(CIVIDIS[low + 1]), at - low);
+    // A colour on a dark page: inverted, and its hue turned back, as colours.py and the page's style do with plots.
+    const TURN = [
+      [-0.574, 1.43, 0.144],
+      [0.426, 0.43, 0.144],
+      [0.426, 1.43, -0.856],
+    ];
+    const onDarkPage = (colour) =>
+      TURN.map((row) =>
+        Math.round(
+          Math.min(
+            255,
+            Math.max(
+              0,
+              row.reduce((sum, part, i) => sum + part * (255 - colour[i]), 0),
+            ),
+          ),
+        ),
+      );
+    const stopsOf = (signed, onDark) =>
+      (signed ? DIVERGING : SEQUENTIAL).map(rgb).map((stop) => (onDark ? onDarkPage(stop) : stop));
+
+    // A place on the scale, 0 to 1 -> [r, g, b]
+    function between(stops, place) {
+      const at = Math.min(Math.max(place, 0), 1) * (stops.length - 1);
+      const low = Math.min(Math.floor(at), stops.length - 2);
+      return mix(stops[low], stops[low + 1], at - low);
     }
 
-    // t in [-1, 1] -> [r, g, b]: blue below zero, orange above, the page's own grey at zero
-    function diverging(t, onDark) {
-      const middle = onDark ? [38, 38, 42] : [244, 244, 245];
-      const end = t < 0 ? rgb(onDark ? "60a5fa" : "1d4ed8") : rgb(onDark ? "fb923c" : "c2410c");
-      return mix(middle, end, Math.min(Math.abs(t), 1));
-    }
-    const colour = (map, t, onDark) => (map.signed ? diverging(t, onDark) : sequential(t));
+    // t in [0, 1], or of a signed map in [-1, 1] -> [r, g, b]: the page's background at zero
+    const colour = (map, t, onDark) => between(stopsOf(map.signed, onDark), map.signed ? (t + 1) / 2 : t);
 
     // A byte holds the square root of a magnitude (see pixels.py), as a part of the map's `scale`.
     const magnitude = (byte, signed) => (signed ? (byte - 128) / 127 : byte / 255);
@@ -68,11 +75,12 @@ Object.assign(
     // The 256 colours of a map as packed pixels; the byte `top` is shown at full strength.
     function palette(map, curve, top, onDark) {
       const full = magnitude(top, map.signed) ** 2 || 1;
-      const packed = new Uint32Array(256);
+      const packed = new Uint32Array(256),
+        stops = stopsOf(map.signed, onDark);
       for (let byte = 0; byte < 256; byte++) {
         const root = magnitude(byte, map.signed);
         const shade = CURVES[curve].shade(Math.min((root * root) / full, 1));
-        const [r, g, b] = colour(map, map.signed ? Math.sign(root) * shade : shade, onDark);
+        const [r, g, b] = between(stops, map.signed ? (1 + Math.sign(root) * shade) / 2 : shade);
         packed[byte] = 0xff000000 | (b << 16) | (g << 8) | r;
       }
       return packed;

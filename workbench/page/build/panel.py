@@ -19,7 +19,7 @@ from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.code import code
 from workbench.page.session.requests import TabRequest
-from workbench.plots import emphasise, plot, same_colours
+from workbench.plots import emphasise, plot, same_colours, untitled
 from workbench.progress import Progress
 from workbench.results import Grid, Result
 from workbench.views.strip import strip, strip_of
@@ -110,8 +110,7 @@ class Panel:
         if self._of_tokens:
             picture = strip_of_result(bench, view.call, found, scale)
         else:
-            picture = plot(found)
-            picture.update_layout(title=None, margin_t=12, height=picture.layout.height - 36)  # the title stands above
+            picture = untitled(plot(found))  # the title stands above it
             picture = picture if view.line is None else emphasise(picture, view.line)
             picture = picture if view.scale is None else same_colours(picture, plot(scale))
         about = {

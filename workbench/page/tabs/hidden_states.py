@@ -25,7 +25,10 @@ LENS = {
         "The next token that each layer would predict if it were the last; the colour is its probability. Go up a "
         "column to see where the model's prediction appears.",
     ),
-    "entropy": ("entropy", "How uncertain each layer is about the next token: 0 is certain, bright is uncertain."),
+    "entropy": (
+        "entropy",
+        "How uncertain each layer is about the next token: 0 is certain, a strong colour is uncertain.",
+    ),
     "KL from the final distribution": (
         "kl",
         "How far each layer's prediction is from the model's final prediction, the top row. Dark: they are the same.",
@@ -36,7 +39,7 @@ LENS = {
     ),
 }
 STATES = {
-    "norm": ("norm", "‖x‖ of each token's residual stream. A bright column is often an attention sink."),
+    "norm": ("norm", "‖x‖ of each token's residual stream. A strongly coloured column is often an attention sink."),
     "cosine to the layer before": (
         "cosine",
         "How much of its direction each layer keeps: 1 is the same direction, 0 is an orthogonal one.",
