@@ -48,10 +48,10 @@ def test_a_frame_shows_the_weights_it_was_given(page):
     maps = random_maps()
     page.set_content(attention(maps)._repr_html_())
     frame = page.frame_locator("iframe")
-    frame.locator("#view[data-drawn='L0H0']").wait_for()
+    frame.locator("#attention[data-drawn='L0H0']").wait_for()
     assert frame.locator(".thumb").count() == 6
     frame.locator(".thumb[data-layer='1'][data-head='2']").click()
-    frame.locator("#view[data-drawn='L1H2']").wait_for()
+    frame.locator("#attention[data-drawn='L1H2']").wait_for()
     shown = weights_shown(frame)
     assert len(shown) == 6
     for key, weight in shown.items():
@@ -61,7 +61,7 @@ def test_a_frame_shows_the_weights_it_was_given(page):
 def test_a_token_that_looks_like_markup_is_shown_as_text(page):
     page.set_content(attention(random_maps())._repr_html_())
     frame = page.frame_locator("iframe")
-    frame.locator("#view[data-drawn='L0H0']").wait_for()
+    frame.locator("#attention[data-drawn='L0H0']").wait_for()
     frame.locator(".plane").press("ArrowDown")
     frame.locator(".cell", has_text="query 8 </script><b>").wait_for()
 
@@ -72,7 +72,7 @@ def test_a_token_that_looks_like_markup_is_shown_as_text(page):
 def test_it_says_how_its_numbers_are_read(page, make_model, tokens, weighting, said):
     page.set_content(attention(attention_maps(make_model("olmo2"), tokens[0], weighting=weighting))._repr_html_())
     frame = page.frame_locator("iframe")
-    frame.locator("#view[data-drawn='L0H0']").wait_for()
+    frame.locator("#attention[data-drawn='L0H0']").wait_for()
     assert said in frame.locator(".note").inner_text()
     assert frame.locator(".png").is_visible() and not frame.locator(".define").is_visible()
 
@@ -81,10 +81,10 @@ def test_the_maximum_of_a_difference_is_that_of_the_maxima(page):
     a, b = random_maps(), random_maps(seed=1)
     page.set_content(attention(a, other=b)._repr_html_())
     frame = page.frame_locator("iframe")
-    frame.locator("#view[data-drawn='L0H0']").wait_for()
+    frame.locator("#attention[data-drawn='L0H0']").wait_for()
     assert "A − B is orange where A looks more" in frame.locator(".note").inner_text()
     frame.locator(".combine").select_option("max")
-    frame.locator("#view[data-drawn='L0 max']").wait_for()
+    frame.locator("#attention[data-drawn='L0 max']").wait_for()
     assert "may sum to more than 1" in frame.locator(".note").inner_text()
     together, shown = a.values[:3, -1].max(0) - b.values[:3, -1].max(0), weights_shown(frame)
     assert shown and all(abs(together[key] - weight) < 0.006 * abs(weight) for key, weight in shown.items())
@@ -95,9 +95,9 @@ def test_heads_of_a_layer_are_put_together(page, how):
     maps = random_maps()
     page.set_content(attention(maps)._repr_html_())
     frame = page.frame_locator("iframe")
-    frame.locator("#view[data-drawn='L0H0']").wait_for()
+    frame.locator("#attention[data-drawn='L0H0']").wait_for()
     frame.locator(".combine").select_option(how)
-    frame.locator(f"#view[data-drawn='L0 {how}']").wait_for()
+    frame.locator(f"#attention[data-drawn='L0 {how}']").wait_for()
     together = maps.values[:3].mean(0) if how == "mean" else maps.values[:3].max(0)
     shown = weights_shown(frame)
     assert shown and all(abs(together[-1, key] - weight) < 0.006 * weight for key, weight in shown.items())
@@ -107,7 +107,7 @@ def test_two_checkpoints_stand_side_by_side(page):
     a, b = random_maps(), random_maps(seed=1, provenance={"checkpoints": "one & other"})
     page.set_content(attention(b, other=a)._repr_html_())
     frame = page.frame_locator("iframe")
-    frame.locator("#view[data-drawn='L0H0']").wait_for()
+    frame.locator("#attention[data-drawn='L0H0']").wait_for()
     assert frame.locator("canvas.map").count() == 3
     frame.locator(".plane").nth(2).press("End")
     frame.locator(".cell .weight").nth(2).wait_for()
@@ -127,7 +127,9 @@ def test_it_opens_at_the_best_induction_head(page, make_model, tokens, tmp_path)
     assert (tmp_path / "view.html").read_text() == view.page
     best = atlas["induction"].rank().iloc[0]
     page.set_content(view._repr_html_())
-    page.frame_locator("iframe").locator(f"#view[data-drawn='L{int(best['layer'])}H{int(best['head'])}']").wait_for()
+    page.frame_locator("iframe").locator(
+        f"#attention[data-drawn='L{int(best['layer'])}H{int(best['head'])}']"
+    ).wait_for()
 
 
 def test_the_page_asks_for_nothing_and_tokens_are_no_markup():

@@ -382,10 +382,11 @@ def test_a_panel_says_how_it_is_read_and_defined(bench, tab_request):
     assert len(shown["texts"]) == 8 and shown["scores"][0] is None and "noise floor" in tools["title"]
 
 
-def test_only_the_tab_in_sight_is_due(bench):
+def test_only_the_tab_in_sight_and_the_desk_are_due(bench):
     async def made():
         with gr.Blocks():
             page = Page(bench)
+            page.add_desk()
             for tab in TABS:
                 page.slot(tab.TITLE)
             return page
@@ -393,8 +394,9 @@ def test_only_the_tab_in_sight_is_due(bench):
     page = asyncio.run(made())
     states, http = (Query(bench.default, ""), Selection(), "Attention"), request_of("one")
     asked = page._read_prompt(None, bench.default, PROMPT, *states, http)
-    dues = asked[-len(TABS) :]
+    *dues, desk = asked[-len(TABS) - 1 :]
     assert [isinstance(one, TabRequest) for one in dues] == [tab.TITLE == "Attention" for tab in TABS]
+    assert isinstance(desk, TabRequest)  # the rail and the inspector are always in sight
     refused = page._read_prompt(None, "nobody", PROMPT, *states, http)
     assert "no checkpoint 'nobody'" in refused[0] and not any(isinstance(one, TabRequest) for one in refused)
 

@@ -71,12 +71,12 @@ def test_the_main_path_by_keyboard_alone(visit: Visit):
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("tab", name="Attention")).to_have_attribute("aria-selected", "true")
     drawn(page)
-    press_until(page, "Tab", "#attention .thumb")
+    press_until(page, "Tab", "#rail .thumb")
     page.keyboard.press("ArrowRight")
     press_until(page, "Tab", "#attention .plane")
     for key in ("ArrowUp", "ArrowRight", "Enter"):
         page.keyboard.press(key)
-    reading = page.locator("#attention .cell[aria-live=polite]")
+    reading = page.locator("#head .cell[aria-live=polite]")
     expect(reading.locator(".weight")).to_have_count(1)
     shown, exact = reading.locator(".weight").evaluate("(weight) => [weight.innerText, weight.title]")  # at one time
     assert float(shown) == float(f"{float(exact):.3g}")

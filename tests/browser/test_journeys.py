@@ -23,24 +23,24 @@ def test_open_a_head_hover_lock_and_walk(visit: Visit):
     page = visit.open()
     tab(page, "Attention")
     drawn(page)
-    assert page.locator("#attention .thumb").count() > 8
-    page.locator("#attention .thumb[data-layer='1'][data-head='2']").click()
+    assert page.locator("#rail .thumb").count() > 8
+    page.locator("#rail .thumb[data-layer='1'][data-head='2']").click()
     expect(page.locator("#attention .name")).to_contain_text("L1H2")
     assert colours(page, "#attention canvas.map") > 8
     plane = page.locator("#attention .plane")
     box = plane.bounding_box()
     page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.8 * box["height"])
-    expect(page.locator("#attention .cell")).to_contain_text("query")
+    expect(page.locator("#head .cell")).to_contain_text("query")
     expect(page.locator("#spine .title")).to_contain_text("L1H2")
     page.mouse.down()
     page.mouse.up()
     page.mouse.move(0, 0)
     expect(page.locator("#attention .locked, #attention.locked")).to_have_count(1)
-    expect(page.locator("#attention .cell .weight")).to_have_count(1)
-    locked = page.locator("#attention .cell").inner_text()
+    expect(page.locator("#head .cell .weight")).to_have_count(1)
+    locked = page.locator("#head .cell").inner_text()
     plane.focus()
     page.keyboard.press("ArrowUp")
-    expect(page.locator("#attention .cell")).not_to_have_text(locked)
+    expect(page.locator("#head .cell")).not_to_have_text(locked)
     page.keyboard.press("]")
     expect(page.locator("#attention .name")).to_contain_text("L1H3")
     page.keyboard.press("Escape")
@@ -67,16 +67,16 @@ def test_what_is_chosen_elsewhere_is_shown_on_return(visit: Visit):
 def test_a_view_stays_as_it_was_left_if_nothing_was_chosen_elsewhere(visit: Visit):
     page = visit.open("tab=Attention&layer=99&head=1&token=3")
     assert drawn(page) == "L3H1"
-    expect(page.locator("#attention .locked .cell")).to_contain_text("query 3 ")
+    expect(page.locator("#head .cell")).to_contain_text("query 3 ")
     page.locator("#attention .plane").press("ArrowUp")
-    expect(page.locator("#attention .locked .cell")).to_contain_text("query 2 ")
+    expect(page.locator("#head .cell")).to_contain_text("query 2 ")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     for _ in range(2):
         tab(page, "Generate")
         expect(page.locator("#attention")).to_be_hidden()
         tab(page, "Attention")
-        expect(page.locator("#attention .locked .cell")).to_contain_text("query 2 ")
+        expect(page.locator("#head .cell")).to_contain_text("query 2 ")
     page.locator("#attention .plane").press("Escape")
     tab(page, "Generate")
     tab(page, "Attention")
@@ -103,11 +103,11 @@ PAINT = """([map, skipFirst]) => {
 def test_without_the_first_token_thumbnails_keep_what_stands_beside_it(visit: Visit):
     page = visit.open(f"tab=Attention&attention_first=true&prompt={quote(LONG)}")
     drawn(page)
-    thumb = page.locator("#attention .thumb canvas").first
+    thumb = page.locator("#rail .thumb canvas").first
     assert thumb.evaluate(COLUMN) == [255] * 64
     ask(page, "one two three four five")
     expect(page.locator("#attention .name")).to_be_visible()
-    page.wait_for_function("document.querySelector('#attention .thumb canvas').height < 64")
+    page.wait_for_function("document.querySelector('#rail .thumb canvas').height < 64")
     assert set(thumb.evaluate(COLUMN)) == {0}
 
 
@@ -142,7 +142,7 @@ def test_definition_and_python_are_about_what_is_shown(visit: Visit):
     expect(button).to_have_attribute("aria-expanded", "false")
     export(page, "#attention", "python")
     expect(code).to_contain_text("layers=[1]")
-    page.locator("#attention .thumb[data-layer='2'][data-head='3']").click()
+    page.locator("#rail .thumb[data-layer='2'][data-head='3']").click()
     expect(code).to_be_hidden()
     export(page, "#attention", "python")
     expect(code).to_contain_text("layers=[2]")
@@ -193,7 +193,7 @@ def test_a_link_reopens_the_view(visit: Visit):
     page = visit.open("tab=Attention&layer=2&head=3&prompt=one%20two%20three%20one%20two")
     assert drawn(page) == "L2H3"
     expect(page.locator("#prompt textarea")).to_have_value("one two three one two")
-    page.locator("#attention .thumb[data-layer='0'][data-head='1']").click()
+    page.locator("#rail .thumb[data-layer='0'][data-head='1']").click()
     page.wait_for_function("new URL(location).searchParams.get('layer') === '0'")
     page.locator("#attention .first").check()
     tab(page, "Generate")

@@ -1,4 +1,4 @@
-"""The views as Gradio components: a token strip, its details, an attention view, tools of a picture.
+"""The views as Gradio components: a token strip, its details, the rail of heads, an attention view, tools of a picture.
 
 Their templates are fixed and their scripts set texts with `textContent`, so the browser never parses a token as markup.
 """
@@ -16,17 +16,27 @@ def token_strip(value: Mapping[str, Any] | None = None, *, elem_id: str, label: 
     return _component("token_strip", value, elem_id=elem_id, label=label)
 
 
-def token_details(*, elem_id: str, label: str = "token") -> gr.HTML:
+def token_details(*, elem_id: str, label: str = "token", render: bool = True) -> gr.HTML:
     """Details of the chosen token of a strip: expected tokens, logit lens, attention of heads; see token_details.js.
 
     Events: `branch` ({token, id, ids}: continue from this alternative) and `use` ({token, ids}: take as next prompt).
     """
-    return _component("token_details", None, elem_id=elem_id, label=label)
+    return _component("token_details", None, elem_id=elem_id, label=label, render=render)
 
 
 def attention_view(value: Mapping[str, Any] | None = None, *, elem_id: str, label: str = "attention") -> gr.HTML:
-    """All heads as thumbnails and one as a full map, or the maps A, B and A−B of two checkpoints; see attention.js."""
+    """The full map of the selected head, or the maps A, B and A−B of two checkpoints; see attention.js."""
     return _component("attention", value, elem_id=elem_id, label=label)
+
+
+def rail(*, elem_id: str) -> gr.HTML:
+    """All heads of all layers as thumbnails; see rail.js."""
+    return _component("rail", None, elem_id=elem_id, label="heads", min_width=160)
+
+
+def head_card(*, elem_id: str) -> gr.HTML:
+    """The selected head: scores, actions, and what the chosen cell of its map shows; see head_card.js."""
+    return _component("head_card", None, elem_id=elem_id, label="head", min_width=160)
 
 
 def tools(value: Mapping[str, Any] | None = None, *, elem_id: str) -> gr.HTML:
@@ -51,6 +61,18 @@ def sentence(value: str = "", *, elem_id: str | None = None, elem_classes: str |
     )
 
 
+def hint(text: str) -> gr.HTML:
+    """A tab's first-time hint, with a button that puts it away for good; see hint.js."""
+    return gr.HTML(
+        text,
+        html_template=" ",
+        css_template=asset("hint.css"),
+        js_on_load=asset("hint.js"),
+        apply_default_css=False,
+        elem_classes=["how"],
+    )
+
+
 def selection() -> gr.HTML:
     """Passes the selection that all tabs share from the page to Python. It shows nothing.
 
@@ -61,7 +83,15 @@ def selection() -> gr.HTML:
     )
 
 
-def _component(name: str, value: Mapping[str, Any] | None, *, elem_id: str, label: str) -> gr.HTML:
+def _component(
+    name: str,
+    value: Mapping[str, Any] | None,
+    *,
+    elem_id: str,
+    label: str,
+    min_width: int = 300,
+    render: bool = True,
+) -> gr.HTML:
     return gr.HTML(
         dict(value or {}),
         html_template=asset(f"{name}.html"),
@@ -69,6 +99,7 @@ def _component(name: str, value: Mapping[str, Any] | None, *, elem_id: str, labe
         js_on_load=asset(f"{name}.js"),
         apply_default_css=False,
         elem_id=elem_id,
-        min_width=300,
+        min_width=min_width,
         label=label,
+        render=render,
     )

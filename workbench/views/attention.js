@@ -1,16 +1,15 @@
-// The attention view. value: {checkpoint, other, prompt, texts, layers, heads, orders, notes, best, title, about, weigh}
-//   one map when `other` is null; A, B and A−B when it is a checkpoint. orders: {name: [score of head 0 of layer 0, …]};
-//   notes: {name: what the score means};
+// The attention view: the map of one head, or the maps A, B and A−B of two checkpoints.
+// value: {checkpoint, other, prompt, run, texts, layers, heads, best, title, about, weigh, note}
+//   one map when `other` is null; A, B and A−B when it is a checkpoint;
 //   `weigh` is what the cells are on a page that cannot ask for others.
-// Colours come from bytes; every number that is written comes from the server exactly (wb.cells).
+// The head is the one that is selected on the page (see rail.js). What the chosen cell shows is said as "reading" (see
+// head_card.js). Colours come from bytes; every number that is written comes from the server exactly (wb.cells).
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 const root = find(".attention"),
-  thumbs = find(".heads"),
   panels = find(".panels"),
   problem = find(".problem");
 const control = {
-  order: find(".order"),
   combine: find(".combine"),
   weigh: find(".weigh"),
   curve: find(".curve"),
@@ -19,7 +18,6 @@ const control = {
 };
 let value = {},
   planes = [],
-  pictures = null,
   head = { layer: 0, head: 0 },
   at = null,
   locked = false,
@@ -43,12 +41,6 @@ const make = (tag, className, text = "") => {
   if (text) wb.write(made, text);
   return made;
 };
-const number = (className, exact) => {
-  const made = make("span", className, wb.digits(exact));
-  made.title = exact;
-  return made;
-};
-
 // Which map each plane shows, as a question to the server.
 const asks = () => {
   const shown = {
@@ -184,18 +176,11 @@ function keys(event) {
     const { query, key } = MOVES[event.key](at ?? { query: size() - 1, key: 0 }),
       row = Math.min(size() - 1, Math.max(0, query));
     move({ query: row, key: Math.min(row, Math.max(0, key)) });
-  } else if (event.key === "[" || event.key === "]") neighbour(event.key === "]" ? 1 : -1);
+  } else if (event.key === "[" || event.key === "]") wb.say("neighbour", event.key === "]" ? 1 : -1);
   else if ((event.key === "Enter" || event.key === " ") && at) lock(at);
   else if (event.key === "Escape") unlock();
   else return;
   event.preventDefault();
-}
-
-function neighbour(step) {
-  const order = [...thumbs.querySelectorAll(".thumb")];
-  const here = order.findIndex((thumb) => thumb.tabIndex === 0);
-  const next = order[(here + step + order.length) % order.length];
-  open({ layer: Number(next.dataset.layer), head: Number(next.dataset.head) });
 }
 
 let scheduled = false;
@@ -256,53 +241,31 @@ function numbers(cell, found) {
     query = cell?.query ?? size() - 1,
     { map } = planes.at(-1);
   const from = control.first.checked ? 1 : 0,
-    seen = Array.from(row, (weight, key) => (key > query || key < from ? null : weight));
-  for (const part of element.querySelectorAll(".to, .by, .cell")) part.replaceChildren();
-  const who = cell ? `token ${query}` : `token ${query}, the last,`;
-  ranking(find(".to"), map.signed ? `A − B where ${who} looks` : `${who} attends to`, seen);
+    looks = Array.from(row, (weight, key) => (key > query || key < from ? null : weight));
+  const looked =
+    cell && cell.key <= query ? Array.from(column, (weight, place) => (place < cell.key ? null : weight)) : null;
+  const weights = planes.map(({ title }, index) => [
+    planes.length > 1 ? title : "",
+    cell ? found[index].row[cell.key] : null,
+  ]);
+  const { texts } = value,
+    { signed } = map;
+  wb.say("reading", {
+    from: element,
+    name: name(head),
+    texts,
+    signed,
+    cell,
+    query,
+    weights,
+    looks,
+    looked,
+    unit: unit(),
+  });
   if (!cell) return;
-  const title = `${name(head)}: ${map.signed ? "A − B, " : ""}what token ${query} attends to`,
-    high = Math.max(...seen.map(Math.abs)) || 1;
-  wb.say("weights", { values: seen, signed: map.signed, high, unit: "", query, title });
-  describe(cell, found);
-  if (cell.key <= query)
-    ranking(
-      find(".by"),
-      `token ${cell.key} is attended to by`,
-      Array.from(column, (weight, place) => (place < cell.key ? null : weight)),
-    );
-}
-
-function describe({ query, key }, found) {
-  const line = find(".cell"),
-    token = (index) => make("b", "", value.texts[index]);
-  line.append(`query ${query} `, token(query), ` → key ${key} `, token(key), " ");
-  if (key > query) return line.append("masked: the key comes later");
-  for (const [index, { title }] of planes.entries()) {
-    line.append(planes.length > 1 ? `${title} ` : "", number("weight", found[index].row[key]));
-  }
-}
-
-function ranking(list, title, weights) {
-  const heading = make("h2", "");
-  heading.textContent = title;
-  list.append(heading);
-  const best = weights
-    .map((weight, index) => [weight, index])
-    .filter(([weight]) => weight)
-    .sort((a, b) => Math.abs(b[0]) - Math.abs(a[0]))
-    .slice(0, 6);
-  const signed = planes.at(-1).map.signed,
-    whole = signed ? 50 : 100; // per cent of the column; bars of signed numbers begin at its middle
-  for (const [weight, index] of best) {
-    const line = make("p", ""),
-      bar = make("span", `bar ${signed ? (weight < 0 ? "below" : "above") : ""}`),
-      width = (whole * Math.abs(weight)) / Math.abs(best[0][0]);
-    bar.style.width = `${width}%`;
-    bar.style.marginLeft = `${signed ? 50 - (weight < 0 ? width : 0) : 0}%`;
-    line.append(make("span", "index", String(index)), make("b", "", value.texts[index]), bar, number("number", weight));
-    list.append(line);
-  }
+  const title = `${name(head)}: ${signed ? "A − B, " : ""}where token ${query} looks`,
+    high = Math.max(...looks.map(Math.abs)) || 1;
+  wb.say("weights", { values: looks, signed, high, unit: "", query, title });
 }
 
 // How to read what is drawn.
@@ -318,6 +281,7 @@ function note() {
   return TOGETHER[combine] + cells + colours;
 }
 
+const unit = () => (control.weigh.value === "value" ? "‖α v W_O‖" : "attention");
 const AXES = "→ key (source)   ↓ query (destination)";
 const SIDES = "left: key (source)   right: query (destination)";
 function repaint() {
@@ -339,18 +303,7 @@ function repaint() {
 
 async function load(next, current) {
   head = next;
-  if (!pictures) {
-    const found = await wb.maps("data/attention/thumbnails", asks().at(-1));
-    if (!current()) return;
-    pictures = found;
-    layThumbs();
-  }
-  for (const thumb of thumbs.querySelectorAll(".thumb")) {
-    const layer = Number(thumb.dataset.layer) === head.layer,
-      here = layer && Number(thumb.dataset.head) === head.head;
-    thumb.setAttribute("aria-selected", String(here || (layer && control.combine.value !== "one")));
-    thumb.tabIndex = here ? 0 : -1;
-  }
+  wb.say("opened", { ...head, combine: control.combine.value });
   const found = await Promise.all(asks().map((ask) => wb.maps("data/attention/map", ask)));
   if (!current()) return;
   for (const [index, plane] of planes.entries()) plane.map = found[index];
@@ -360,65 +313,28 @@ async function load(next, current) {
   renew();
 }
 
-// The rest of the page hears of it when it is drawn: that costs the server time.
-async function open(next, tell = true) {
-  await guarded((current) => load(next, current));
-  if (tell && next === head) wb.select({ layer: next.layer, head: next.head }, "attention");
-}
+const open = (next) => guarded((current) => load(next, current));
 
 function title() {
-  const scores = make("small", ""),
-    place = head.layer * value.heads + head.head;
-  for (const [order, all] of Object.entries(control.combine.value === "one" ? (value.orders ?? {}) : {})) {
-    const label = make("span", "", `${order} `);
-    label.title = value.notes?.[order] ?? "";
-    scores.append(scores.childNodes.length ? " · " : "", label, number("", all[place]));
-  }
-  find(".name").replaceChildren(name(head), scores);
+  find(".name").replaceChildren(name(head));
   find(".note").textContent = note();
-}
-
-function layThumbs() {
-  if (!pictures) return;
-  const scores = value.orders?.[control.order.value],
-    places = Array.from({ length: value.layers * value.heads }, (_, place) => place);
-  if (scores) places.sort((a, b) => (scores[b] ?? -Infinity) - (scores[a] ?? -Infinity));
-  thumbs.style.setProperty("--columns", scores && value.heads < 8 ? 6 : value.heads);
-  const made = places.map((place) => {
-    const spot = { layer: Math.floor(place / value.heads), head: place % value.heads };
-    const thumb = make("button", "thumb"),
-      canvas = make("canvas", ""),
-      label = make("span", "");
-    thumb.type = "button";
-    thumb.setAttribute("role", "option");
-    Object.assign(thumb.dataset, spot);
-    wb.paint(canvas, wb.mapAt(pictures, place), { ...shades(), pixels: 64 });
-    label.append(`L${spot.layer}H${spot.head} `, scores ? number("score", scores[place]) : "");
-    thumb.append(canvas, label);
-    return thumb;
-  });
-  thumbs.replaceChildren(...made);
 }
 
 function draw() {
   const before = value;
   value = props.value ?? {};
   if (!size()) return;
-  pictures = null;
   panels.replaceChildren();
   root.classList.toggle("pair", Boolean(value.other));
-  root.classList.toggle("stacked", Boolean(value.other) || value.heads > 12);
   planes = (value.other ? ["A", "B", "A − B"] : [value.title ?? ""]).map(makePlane);
-  const orders = Object.keys(value.orders ?? {}),
-    order = control.order.value === "place" ? wb.remembered(`${view()}_order`) : control.order.value;
-  control.order.replaceChildren(new Option("layer, head", "place"), ...orders.map((each) => new Option(each, each)));
-  if (orders.includes(order)) control.order.value = order;
   control.lines.disabled = size() > 64;
   if (value.weigh) control.weigh.value = value.weigh;
   if (!locked || value.prompt !== before.prompt || size() !== before.texts?.length) unlock();
   if (wb.selection.token !== seen.token) hold(wb.selection.token);
   seen = { ...wb.selection };
-  open(within(wb.selection.layer ?? value.best?.layer ?? 0, wb.selection.head ?? value.best?.head ?? 0), false);
+  const first = within(wb.selection.layer ?? value.best?.layer ?? 0, wb.selection.head ?? value.best?.head ?? 0);
+  open(first);
+  if (wb.selection.layer === null || wb.selection.head === null) wb.select(first, "attention");
 }
 
 const within = (layer, index) => ({ layer: Math.min(layer, value.layers - 1), head: Math.min(index, value.heads - 1) });
@@ -433,7 +349,13 @@ function keepUp(from = null) {
   if (token !== before.token) hold(token);
   if (layer === null || index === null || (layer === before.layer && index === before.head)) return;
   const next = within(layer, index);
-  if (next.layer !== head.layer || next.head !== head.head) open(next, false);
+  if (next.layer !== head.layer || next.head !== head.head) open(next);
+}
+
+// The thumbnails have the same shades (see rail.js), also those that are drawn later.
+function sayShades() {
+  wb.shades = shades();
+  wb.say("shades", wb.shades);
 }
 
 // The controls' settings stand in the page's address.
@@ -445,10 +367,10 @@ for (const [key, box] of Object.entries(control)) {
   if (isCheck) box.checked = given === "true";
   else if ([...box.options].some((option) => option.value === given)) box.value = given;
   const act =
-    { combine: () => open(head), weigh: () => open(head), lines: repaint }[key] ??
+    { lines: repaint }[key] ??
     (() => {
-      layThumbs();
-      return open(head, false);
+      sayShades();
+      return open(head);
     });
   box.addEventListener("change", () => {
     const now = String(isCheck ? box.checked : box.value);
@@ -457,17 +379,7 @@ for (const [key, box] of Object.entries(control)) {
   });
 }
 
-thumbs.addEventListener("click", (event) => {
-  const thumb = event.target.closest(".thumb");
-  if (thumb) open({ layer: Number(thumb.dataset.layer), head: Number(thumb.dataset.head) });
-});
-thumbs.addEventListener("keydown", (event) => {
-  const step = { ArrowRight: 1, ArrowLeft: -1, "]": 1, "[": -1 }[event.key];
-  if (!step) return;
-  event.preventDefault();
-  neighbour(step);
-  thumbs.querySelector("[tabindex='0']").focus();
-});
+sayShades();
 
 const offer = async () => (await wb.post("data/attention/offer", asks().at(-1))).json();
 const { renew } = wb.offers(element, {

@@ -64,6 +64,28 @@ window.workbench = (() => {
   const remembered = (name) => new URL(location.href).searchParams.get(name);
   hear("selection", ({ token, layer, head }) => remember(["token", "layer", "head"], [token, layer, head]));
 
+  // Opens a tab by its title.
+  function turn(title) {
+    const tabs = [...document.querySelectorAll("#tabs [role=tab]")];
+    tabs.find((tab) => tab.textContent.trim() === title)?.click();
+  }
+  const tab = () => document.querySelector("#tabs [role=tab][aria-selected=true]")?.textContent.trim() ?? null;
+
+  // Adds a line to the stack of interventions, such as "L2H5 off".
+  const intervene = (line) => say("intervene", line);
+
+  // The columns of the page begin below the token strip, whose height depends on the prompt.
+  document.addEventListener("DOMContentLoaded", () => {
+    const found = new MutationObserver(() => {
+      const strip = document.getElementById("spine");
+      if (!strip) return;
+      found.disconnect();
+      const tell = () => document.documentElement.style.setProperty("--strip", `${strip.offsetHeight}px`);
+      new ResizeObserver(tell).observe(strip);
+    });
+    found.observe(document.body, { childList: true, subtree: true });
+  });
+
   // Gradio's tabs do not move with the arrow keys.
   document.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
@@ -139,6 +161,9 @@ window.workbench = (() => {
     say,
     select,
     selection,
+    turn,
+    tab,
+    intervene,
     remember,
     remembered,
     get,

@@ -1,4 +1,4 @@
-// What the attention view has around it on a page without a server: the weights that the page itself carries.
+// What the attention views have around them on a page without a server: the weights that the page itself carries.
 // They are those of A, then of B if there is one: head by head the lower triangle, row by row.
 const { value, deflated } = JSON.parse(document.getElementById("data").textContent);
 const heads = value.heads,
@@ -79,4 +79,4 @@ window.workbench.cells = async ({ query, key, ...ask }) => {
 
 document.body.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
 history.replaceState = () => {}; // a frame has no address of its own to keep what is selected in
-window.standalone = { element: document.getElementById("view"), props: { value }, watch: () => {} };
+window.standalone = (name, script) => script(document.getElementById(name), { value }, () => {});

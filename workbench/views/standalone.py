@@ -27,6 +27,9 @@ from workbench.views import asset
 ORDERS = ("induction", "previous", "first", "self", "duplicate", "entropy", "distance")
 
 
+VIEWS = ("rail", "attention", "head_card")
+
+
 @dataclass(frozen=True, repr=False)
 class StandalonePage:
     """A stand-alone page, which a notebook shows in a frame; `height` is the frame's, in pixels."""
@@ -76,12 +79,14 @@ def attention(
     }
     packed = b"".join(_triangles(one) for one in (maps, other) if one is not None)
     inside = json.dumps({"value": value, "deflated": base64.b64encode(zlib.compress(packed, 9)).decode()})
-    view = f"((element, props, watch) => {{{asset('attention.js')}}})(...Object.values(window.standalone));"
-    scripts = [*(asset(f"{name}.js") for name in ("common", "maps", "offers", "standalone")), view]
+    parts = "".join(f'<div id="{name}">{asset(f"{name}.html")}</div>' for name in VIEWS)
+    views = (f"window.standalone('{name}', (element, props, watch) => {{{asset(f'{name}.js')}}});" for name in VIEWS)
+    scripts = [*(asset(f"{name}.js") for name in ("common", "maps", "offers", "standalone")), *views]
+    style = "".join(f"#{name} {{ {asset(f'{name}.css')} }}" for name in VIEWS)  # each view's rules hold for it alone
     return StandalonePage(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>attention</title>'
-        f"<style>{asset('standalone.css')}{asset('offers.css')}{asset('attention.css')}</style></head><body>"
-        f'<main id="view">{asset("attention.html")}</main><p class="about">{html.escape(about)}</p>'
+        f'<style>{asset("standalone.css")}{asset("offers.css")}{style}</style></head><body class="attention-page">'
+        f'<main id="view">{parts}</main><p class="about">{html.escape(about)}</p>'
         f'<script type="application/json" id="data">{inside.replace("<", chr(92) + "u003c")}</script>'
         f"{''.join(f'<script>{text}</script>' for text in scripts)}</body></html>",
         height,

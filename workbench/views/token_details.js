@@ -44,7 +44,7 @@ function fill(section, rows, empty) {
   if (focused >= 0) (rows[focused]?.matches("button") ? rows[focused] : list.querySelector("button"))?.focus();
 }
 
-const branchable = () => !window.standalone;
+const branchable = () => !window.standalone && !now.text.spine;
 
 function drawExpected(expected) {
   const rows = expected.map(([text, id, probability, rank], index) => {
@@ -69,7 +69,7 @@ function drawExpected(expected) {
 }
 
 function drawLens(lens) {
-  const rows = lens.map(([layer, text, id, best, probability, rank]) => {
+  const rows = lens.toReversed().map(([layer, text, id, best, probability, rank]) => {
     const line = row([
       ["faint", layer],
       ["word", text],
@@ -132,7 +132,7 @@ function heading() {
   find(".numbers").textContent = numbers.join("  ·  ");
   const note = find(".note");
   note.replaceChildren();
-  if (window.standalone || token < text.given) return;
+  if (window.standalone || text.spine || token < text.given) return;
   const use = document.createElement("button");
   use.type = "button";
   use.textContent = "use this text as the prompt";
@@ -181,6 +181,12 @@ const { renew } = wb.offers(element, {
   offer: async () => (await wb.post("data/text/token/offer", body())).json(),
   without: ["page", "link"],
 });
+
+find(".why").addEventListener("click", () => {
+  if (now.text.spine || now.token < now.text.given) wb.select({ token: now.token }, element);
+  wb.turn("Attribution");
+});
+find(".actions").hidden = Boolean(window.standalone);
 
 wb.hear("inspect", (told) => {
   if (told.text || now?.from === told.from) inspect(told);

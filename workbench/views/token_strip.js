@@ -32,6 +32,7 @@ function makeCell(index) {
   cell.dataset.index = index;
   cell.tabIndex = index === 0 ? 0 : -1;
   wb.write(cell, value.texts[index]);
+  for (const mark of cell.querySelectorAll("i")) mark.classList.toggle("space", mark.textContent === "▁"); // a faint dot
   cell.setAttribute("aria-label", `${index} ${value.texts[index]}`);
   return cell;
 }
@@ -90,14 +91,20 @@ function draw() {
   }
   list.append(fresh);
   find(".offers").hidden = !value.ask || Boolean(window.standalone);
-  if (same < value.texts.length && value.look) list.scrollTop = list.scrollHeight;
+  if (same < value.texts.length && value.look && !value.spine) list.scrollTop = list.scrollHeight;
   weights = null;
   recolour(coloured);
   if (value.selected !== undefined && value.selected !== before.selected) chosen = value.selected;
   if (JSON.stringify(before.ask) !== JSON.stringify(value.ask)) renew();
   const stays = chosen !== null && chosen < count() && (chosen < same || before.ids === undefined || value.spine);
   mark(stays ? chosen : null);
-  if (value.look) inspectAgain(stays);
+  if (value.spine) inspectPrompt();
+  else if (value.look) inspectAgain(stays);
+}
+
+// The inspector is about the text that is written, where one is in sight; else about the prompt's chosen or last token.
+function inspectPrompt() {
+  if (value.look && count() && wb.tab() !== "Generate") inspect(chosen ?? count() - 1);
 }
 
 // What stands below goes on to be about this text: about the chosen token, or the first that was written.
@@ -142,7 +149,8 @@ function choose(index) {
   mark(index);
   cells[index].focus();
   if (value.spine || index < (value.given ?? 0)) wb.select({ token: index }, value.spine ? "spine" : element);
-  if (value.look) inspect(index);
+  if (value.spine) inspectPrompt();
+  else if (value.look) inspect(index);
 }
 
 const under = (event) => event.target.closest?.(".token");
@@ -223,9 +231,15 @@ if (props.value?.spine) {
     describe(chosen);
   });
 }
+wb.hear("tab", () => {
+  if (value.spine) inspectPrompt();
+  else if (value.look?.main && value.final && chosen !== null && element.offsetParent) inspect(chosen);
+});
 wb.hear("selection", ({ token, from }) => {
   if (value.spine) {
-    if (from !== "spine" && token !== chosen && token < count()) mark(token);
+    if (from === "spine" || token === chosen || token >= count()) return;
+    mark(token);
+    inspectPrompt();
   } else if (value.look?.main && from !== element && token !== null && token < value.given && element.offsetParent) {
     mark(token);
     inspect(token);

@@ -15,6 +15,7 @@ from gradio.components import Component
 from hooks import stoppable
 from workbench.mendable import MENDABLE
 from workbench.page import components
+from workbench.page.build.desk import DESK, Desk
 from workbench.page.build.slot import DOWNLOADS, IN_MODEL_QUEUE, MODEL_QUEUE, NOT_QUEUED, Bar, Slot, message
 from workbench.page.build.stop_button import connect_stop, token_of
 from workbench.page.compat import after_queueing, event_data, quiet_state
@@ -33,19 +34,22 @@ EXAMPLES = (
     "How to bake a loaf of bread: First, mix the flour with water and salt. Then",
 )
 BRAND = '<div class="brand"><h1>OLMo workbench</h1><p id="status" role="status"></p></div>'
-TURNED = "() => workbench.remember(['tab'], [document.querySelector('#tabs [role=tab][aria-selected=true]').innerText])"
+TURNED = "() => { workbench.remember(['tab'], [workbench.tab()]); workbench.say('tab', workbench.tab()); }"
 READY = "() => { document.body.dataset.ready = 'yes'; }"
 
 
 def build(bench: Bench, tabs: Sequence[ModuleType]) -> gr.Blocks:
-    """The whole page: the bar, the token strip and one tab for each module."""
+    """The whole page: header, token strip, and below them the rail of heads, one tab for each module, the inspector."""
     with gr.Blocks(title="OLMo workbench", fill_width=True, delete_cache=(600, 3600)) as demo:
         page = Page(bench)
-        with gr.Tabs(elem_id="tabs") as strip:
-            for tab in tabs:
-                with gr.Tab(tab.TITLE, id=tab.TITLE):
-                    gr.Markdown(tab.HOW, elem_classes="how")
-                    tab.build(page.slot(tab.TITLE))
+        with gr.Row(elem_id="desk"):
+            desk = page.add_desk()
+            with gr.Column(elem_id="stage", min_width=300), gr.Tabs(elem_id="tabs") as strip:
+                for tab in tabs:
+                    with gr.Tab(tab.TITLE, id=tab.TITLE):
+                        components.hint(tab.HOW)
+                        tab.build(page.slot(tab.TITLE))
+            desk.add_inspector()
         page.connect_runs(demo, strip)
         page.connect_selection(strip)
         remove_cancelled = connect_stop(page.stop, demo, page.cancellations, (MODEL_QUEUE, DOWNLOADS))
@@ -63,42 +67,65 @@ class Page:
         self.slots: dict[str, Slot] = {}
         self.cancellations = Cancellations()
         self.query, self.selection = gr.State(Query(bench.default, "")), gr.State(Selection())
-        gr.HTML(BRAND, elem_id="brand", apply_default_css=False)
-        with gr.Row(elem_id="bar", equal_height=True):
+        with gr.Row(elem_id="header"):
+            gr.HTML(BRAND, elem_id="brand", apply_default_css=False, min_width=120)
             self.checkpoint = gr.Dropdown(
-                bench.choices(), value=bench.default, label="Checkpoint", elem_id="checkpoint", scale=3, min_width=290
+                bench.choices(),
+                value=bench.default,
+                label="Checkpoint",
+                elem_id="checkpoint",
+                container=False,
+                min_width=120,
             )
             self.prompt = gr.Textbox(
                 EXAMPLES[0],
                 label="Prompt (Enter runs it, Shift + Enter starts a new line)",
-                max_lines=6,  # from one line up: with `lines` above 1, Gradio lets Enter start a new line
+                max_lines=8,  # from one line up: with `lines` above 1, Gradio lets Enter start a new line
                 elem_id="prompt",
-                scale=5,
-                min_width=280,
+                container=False,
+                min_width=120,
             )
-            with gr.Column(scale=1, min_width=132, elem_id="go"):
-                self.run = gr.Button("Run", variant="primary", size="sm", elem_id="run")
-                self.count = components.sentence(elem_id="count")
-                self.stop = gr.Button("Stop", size="sm", elem_id="stop")
-            self.examples = gr.Dropdown(list(EXAMPLES), value=None, label="Examples", elem_id="examples", min_width=120)
+            self.count = components.sentence(elem_id="count")
+            self.run = gr.Button("Run", variant="primary", size="sm", elem_id="run", min_width=60)
+            self.stop = gr.Button("Stop", size="sm", elem_id="stop", min_width=60)
+            self.examples = gr.Dropdown(
+                [("Examples", ""), *((text, text) for text in EXAMPLES)],
+                value="",
+                label="Examples",
+                elem_id="examples",
+                container=False,
+                min_width=100,
+            )
         self.problem = components.sentence(elem_id="problem", elem_classes="problem")
         self.spine = components.token_strip(
             {"empty": "Run a prompt to see its tokens.", "spine": True}, elem_id="spine", label="prompt"
         )
         self.chosen = components.selection()
+        details = components.token_details(elem_id="details", render=False)
         self.bar = Bar(
-            self.checkpoint, self.prompt, quiet_state(), gr.State(""), {}, self.cancellations, self._reopened
+            self.checkpoint, self.prompt, details, quiet_state(), gr.State(""), {}, self.cancellations, self._reopened
         )
         self._quiet = {"show_progress": "hidden", "show_progress_on": self.count, "trigger_mode": "always_last"}
+
+    def add_desk(self) -> Desk:
+        """Add the rail of heads, and prepare the inspector."""
+        desk = Desk(self.bench, self.bar)
+        self._desk = desk.slot
+        return desk
 
     def slot(self, title: str) -> Slot:
         """Add a tab with this title; returns its slot."""
         self.slots[title] = Slot(self.bench, title, self.bar)
         return self.slots[title]
 
+    @property
+    def _drawn(self) -> dict[str, Slot]:
+        """The slots of all tabs, and last that of the desk, whose views are drawn after those of the visible tab."""
+        return self.slots | {DESK: self._desk}
+
     def connect_runs(self, demo: gr.Blocks, tabs: gr.Tabs) -> None:
         """Connect the events that run the prompt: opening the page, the bar's controls, and buttons of the tabs."""
-        requests = [slot.request for slot in self.slots.values()]
+        requests = [slot.request for slot in self._drawn.values()]
         run_request, states = self.bar.run_request, [self.query, self.selection, self.bar.active]
         controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.bar.linked}
         remember = {
@@ -133,7 +160,7 @@ class Page:
 
     def connect_selection(self, tabs: gr.Tabs) -> None:
         """Connect the events that select a tab, or a token, layer or head for all tabs."""
-        states = [self.query, self.selection, self.bar.active, *[slot.request for slot in self.slots.values()]]
+        states = [self.query, self.selection, self.bar.active, *[slot.request for slot in self._drawn.values()]]
         selecting = {"fn": self._select, "inputs": states, "outputs": states, **self._quiet}
         tabs.select(**selecting).then(None, js=TURNED)
         self.chosen.select(**selecting)
@@ -173,7 +200,7 @@ class Page:
         """The request of a tab, from the page's address; None if the tab is not visible."""
         query, selection, active = self._addressed(http)
         token = token_of(self.cancellations, http)
-        return self.slots[title].request_for(query, selection, token) if active == title else None
+        return self._drawn[title].request_for(query, selection, token) if title in (active, DESK) else None
 
     def _run(self, checkpoint: object, prompt: object, http: gr.Request) -> RunRequest:
         """A request to run a prompt, with the arrival time and the cancellation token of an event."""
@@ -188,8 +215,8 @@ class Page:
         return gr.skip() if checkpoint == shown else self._run(checkpoint, prompt, http)
 
     def _choose_example(self, checkpoint: object, example: object, http: gr.Request) -> list[object]:
-        """The example as prompt, the menu emptied, and a request to run it; no updates if no example was chosen."""
-        return [example, None, self._run(checkpoint, example, http)] if example in EXAMPLES else [gr.skip()] * 3
+        """The example as prompt, the menu reset, and a request to run it; no updates if no example was chosen."""
+        return [example, "", self._run(checkpoint, example, http)] if example in EXAMPLES else [gr.skip()] * 3
 
     def _read_prompt(
         self,
@@ -220,7 +247,7 @@ class Page:
                 strip = surprisal_strip(self.bench, opened, selection, edits)
             token.check()
         except MENDABLE as error:
-            return [message(error), *[gr.skip()] * (5 + len(self.slots))]
+            return [message(error), *[gr.skip()] * (5 + len(self._drawn))]
         query = Query(opened.checkpoint, opened.prompt, query.run + 1, edits)
         requests = self._requests(active, query, selection, token)
         return ["", counted(opened.ids.shape[1]), strip, query, selection, active, *requests]
@@ -228,10 +255,13 @@ class Page:
     def _requests(
         self, active: str, query: Query, selection: Selection, token: CancellationToken, *before: object
     ) -> list[object]:
-        """The tabs' states: a new request for the visible tab if it differs from the one before, else unchanged."""
-        request = self.slots[active].request_for(query, selection, token)
-        old = dict(zip(self.slots, before, strict=True)) if before else {}
-        return [request if title == active and old.get(title) != request else gr.skip() for title in self.slots]
+        """The slots' states: new requests for the visible tab and the desk where they differ from those before."""
+        old = before or [None] * len(self._drawn)
+        states = []
+        for (title, slot), shown in zip(self._drawn.items(), old, strict=True):
+            request = slot.request_for(query, selection, token) if title in (active, DESK) else None
+            states.append(gr.skip() if request is None or request == shown else request)
+        return states
 
     def _select(
         self,

@@ -40,6 +40,7 @@ class Bar:
         run_request: setting this state to a `RunRequest` makes the page run its prompt.
         active: a state with the title of the visible tab. It is empty if the server no longer keeps the page's states,
             since Gradio keeps the states of a limited number of sessions.
+        details: the details of the selected token, in the inspector.
         linked: the controls whose values are kept in the page's address, by name.
         reopened: gives the `TabRequest` of a tab, by its title, from the address of the page that sent an event; None
             if the tab is not visible.
@@ -47,6 +48,7 @@ class Bar:
 
     checkpoint: Component
     prompt: Component
+    details: Component
     run_request: gr.State
     active: gr.State
     linked: dict[str, Component]
@@ -73,6 +75,11 @@ class Slot:
     def prompt(self) -> Component:
         """The prompt in the bar."""
         return self.bar.prompt
+
+    @property
+    def details(self) -> Component:
+        """The details of the selected token, in the inspector."""
+        return self.bar.details
 
     def link(self, name: str, component: Component) -> Component:
         """Keep a control's value in the page's address, so that a link opens the same view."""

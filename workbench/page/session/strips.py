@@ -25,6 +25,7 @@ def surprisal_strip(bench: Bench, opened: OpenedPrompt, selection: Selection, ed
         selected=selection.token,
         ask=asdict(TextRequest(opened.checkpoint, opened.prompt, edits=edits)) if known else None,
         **turn_marks(opened, opened.ids.shape[1], opened.ids.shape[1]),
+        look={"checkpoint": opened.checkpoint, "edits": edits},
     )
 
 

@@ -26,10 +26,10 @@ from workbench.page.session.arguments import (
 from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, check_root, label
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Between, Call
+from workbench.page.session.heads import map_value
 from workbench.page.session.menus import choice
 from workbench.page.session.requests import TabRequest
 from workbench.page.session.text_requests import TextRequest, checked_settings, text_call
-from workbench.page.tabs.attention import view_value
 from workbench.page.tabs.generate import sampling_controls
 from workbench.progress import Progress
 
@@ -249,4 +249,7 @@ def compare_maps(bench: Bench, request: TabRequest, other: str, progress: Progre
     moved = result(pair.compared_by(compared("attention", pair)), bench, progress)
     most = moved.rank().iloc[0]
     best = {"layer": int(most["row"]), "head": int(most["column"])}
-    return view_value(opened, request, pair.b) | {"orders": {"divergence": moved.values.ravel().tolist()}, "best": best}
+    return map_value(opened, request.query, pair.b) | {
+        "orders": {"divergence": moved.values.ravel().tolist()},
+        "best": best,
+    }

@@ -67,14 +67,13 @@ def build(slot: Slot) -> None:
             components.token_strip({"empty": "Nothing written yet."}, elem_id="written", label="written text"),
             components.token_strip({"empty": ""}, elem_id="edited", label="text written with the edits"),
         ]
-    details = components.token_details(elem_id="details")
     branched = slot.link("branch", gr.Textbox("", elem_id="branch", visible="hidden"))
     inputs, outputs = [changes, *settings], [*strips, branched]
     slot.shows(generate, inputs=[branched, *inputs], outputs=outputs, redraws=[])
     slot.on(again.click, regenerate, inputs=inputs, outputs=outputs)
-    slot.on(details.branch, branch, inputs=inputs, outputs=outputs)
+    slot.on(slot.details.branch, branch, inputs=inputs, outputs=outputs)
     example.change(with_example, [changes, example], [changes, example], show_progress="hidden")
-    slot.runs(details.use, text_of, outputs=[slot.prompt])
+    slot.runs(slot.details.use, text_of, outputs=[slot.prompt])
 
 
 def sampling_controls(slot: Slot, prefix: str = "") -> list[Component]:

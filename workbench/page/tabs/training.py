@@ -19,11 +19,11 @@ from workbench.page.session.bench import MOST_ATTENTION_TOKENS, MOST_OF_A_RUN, B
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.calls import run as run_call
+from workbench.page.session.heads import SAMPLED, map_value
 from workbench.page.session.map_requests import SAMPLES, atlas_of
 from workbench.page.session.menus import choice
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.requests import TabRequest
-from workbench.page.tabs.attention import SAMPLED, view_value
 from workbench.progress import Progress, steps
 from workbench.results import Curves
 
@@ -228,7 +228,7 @@ def head_through_training(
     opened = bench.read(checkpoint_at(bench, request, {}, moment), request.query.prompt, MOST_ATTENTION_TOKENS)
     names = [label(checkpoint) for checkpoint in bench.run_here(request.query.checkpoint)]
     about = {"title": label(bench.known[opened.checkpoint]), "best": best_at_the_end(bench, request, progress)}
-    return [view_value(opened, request) | about, PLAYS | {"names": names, "at": moment}]
+    return [map_value(opened, request.query) | about, PLAYS | {"names": names, "at": moment}]
 
 
 def best_at_the_end(bench: Bench, request: TabRequest, progress: Progress | None = None) -> dict[str, int] | None:

@@ -1,0 +1,116 @@
+// The selected head: its scores, what can be done to it, and what the chosen cell of its map shows.
+// value: that of the rail (see rail.js). The cell comes from the attention view in sight, as "reading": {from, name,
+//   texts, signed, cell: {query, key} or null, query, weights: [[name of a map, weight], …], looks, looked, unit}; looks
+//   and looked hold a weight for each token: where the query looks, and who looks at the key.
+const wb = window.workbench;
+const find = (selector) => element.querySelector(selector);
+const card = find(".card"),
+  read = find(".read"),
+  source = find(".source");
+const MOST = 6;
+let value = {},
+  reader = null;
+
+const make = (tag, className, text = "") => {
+  const made = document.createElement(tag);
+  made.className = className;
+  if (text) wb.write(made, text);
+  return made;
+};
+const number = (className, exact) => {
+  const made = make("span", className, wb.digits(exact));
+  made.title = exact;
+  return made;
+};
+const spot = () => wb.selection;
+const name = () => `L${spot().layer}H${spot().head}`;
+
+function draw() {
+  const { layer, head } = spot();
+  card.hidden = layer === null || head === null || !(layer < value.layers && head < value.heads);
+  if (card.hidden) return;
+  find(".name").textContent = name();
+  find(".which").textContent = `Layer ${layer}:`;
+  const lines = Object.entries(value.orders ?? {}).flatMap(([order, scores]) => {
+    const label = make("dt", "", order),
+      score = make("dd", ""),
+      exact = scores[layer * value.heads + head];
+    label.title = value.notes?.[order] ?? "";
+    score.textContent = wb.digits(exact);
+    score.title = exact ?? "";
+    return [label, score];
+  });
+  find(".scores").replaceChildren(...lines);
+}
+
+function ranking(list, title, weights, { texts, signed }) {
+  list.replaceChildren();
+  if (!weights) return;
+  const heading = make("h3", "");
+  heading.textContent = title;
+  list.append(heading);
+  const best = weights
+    .map((weight, index) => [weight, index])
+    .filter(([weight]) => weight)
+    .sort((a, b) => Math.abs(b[0]) - Math.abs(a[0]))
+    .slice(0, MOST);
+  const whole = signed ? 50 : 100; // per cent of the column; bars of signed numbers begin at its middle
+  for (const [weight, index] of best) {
+    const line = make("p", ""),
+      bar = make("span", `bar ${signed ? (weight < 0 ? "below" : "above") : ""}`),
+      width = (whole * Math.abs(weight)) / Math.abs(best[0][0]);
+    bar.style.width = `${width}%`;
+    bar.style.marginLeft = `${signed ? 50 - (weight < 0 ? width : 0) : 0}%`;
+    line.append(make("span", "index", String(index)), make("b", "", texts[index]), bar, number("number", weight));
+    list.append(line);
+  }
+}
+
+function show(told) {
+  reader = told.from;
+  read.hidden = false;
+  const { cell, query, texts, signed } = told,
+    line = find(".cell");
+  line.replaceChildren();
+  const who = cell ? `token ${query}` : `token ${query}, the last,`;
+  ranking(find(".to"), signed ? `A − B where ${who} looks` : `${who} attends to`, told.looks, told);
+  ranking(find(".by"), cell ? `token ${cell.key} is attended to by` : "", told.looked, told);
+  if (!cell) return;
+  const token = (index) => make("b", "", texts[index]);
+  line.append(`query ${cell.query} `, token(cell.query), ` → key ${cell.key} `, token(cell.key), " ");
+  if (cell.key > cell.query) return line.append("masked: the key comes later");
+  for (const [title, weight] of told.weights) line.append(title ? `${title} ` : "", number("weight", weight));
+}
+
+// A reading belongs to the view that it came from: it goes when that view is out of sight.
+function keep() {
+  read.hidden = !reader?.offsetParent;
+}
+
+const act = (selector, what) => find(selector).addEventListener("click", what);
+act(".off", () => wb.intervene(`${name()} off`));
+act(".half", () => wb.intervene(`${name()} × 0.5`));
+act(".mlp-off", () => wb.intervene(`MLP ${spot().layer} off`));
+act(".attention-off", () => wb.intervene(`attention ${spot().layer} off`));
+act(".along", () => wb.turn("Training"));
+act(".patch", () => {
+  source.hidden = !source.hidden;
+  find(".patch").setAttribute("aria-expanded", String(!source.hidden));
+  if (!source.hidden) find(".other").focus();
+});
+source.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const other = find(".other").value;
+  if (other.trim()) wb.intervene(`${name()} from ${JSON.stringify(other)}`);
+});
+if (window.standalone) for (const part of element.querySelectorAll(".actions, .layer")) part.hidden = true;
+
+wb.hear("selection", draw);
+wb.hear("reading", show);
+wb.hear("tab", keep);
+watch("value", () => {
+  value = props.value ?? {};
+  draw();
+});
+value = props.value ?? {};
+draw();
