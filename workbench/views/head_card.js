@@ -4,7 +4,7 @@
 //   and looked hold a weight for each token: where the query looks, and who looks at the key.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
-const card = find(".card"),
+const card = find(".head-card"),
   read = find(".read"),
   source = find(".source");
 const MOST = 6;
