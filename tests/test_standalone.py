@@ -74,7 +74,7 @@ def test_it_says_how_its_numbers_are_read(page, make_model, tokens, weighting, s
     frame = page.frame_locator("iframe")
     frame.locator("#attention[data-drawn='L0H0']").wait_for()
     assert said in frame.locator(".note").inner_text()
-    assert frame.locator(".png").is_visible() and not frame.locator(".define").is_visible()
+    assert frame.locator("#attention .export").is_visible() and frame.locator(".define").count() == 0
 
 
 def test_the_maximum_of_a_difference_is_that_of_the_maxima(page):
