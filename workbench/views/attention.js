@@ -1,5 +1,5 @@
 // The attention view: the map of one head, or the maps A, B and A−B of two checkpoints.
-// value: {checkpoint, other, prompt, run, texts, layers, heads, best, title, about, weigh, note}
+// value: {checkpoint, other, prompt, run, edits, texts, layers, heads, best, title, about, weigh, note}
 //   one map when `other` is null; A, B and A−B when it is a checkpoint;
 //   `weigh` is what the cells are on a page that cannot ask for others.
 // The head is the one that is selected on the page (see rail.js). What the chosen cell shows is said as "reading" (see
@@ -47,6 +47,7 @@ const asks = () => {
     checkpoint: value.checkpoint,
     other: null,
     prompt: value.prompt,
+    edits: value.edits ?? "",
     ...head,
     combine: control.combine.value,
     weigh: control.weigh.value,
