@@ -288,7 +288,7 @@ def test_generate_ends_with_the_turn(instruct, tmp_path):
 def test_lens_reads_a_conversation(instruct, tmp_path, capsys):
     out = tmp_path / "out.csv"
     assert main(["lens", "Hi.", "--chat", "--checkpoint", instruct, "--csv", str(out)]) == 0
-    assert "of the assistant’s turn 2" in capsys.readouterr().out
+    assert "in turn 2 (assistant)" in capsys.readouterr().out
     model, tokenizer = checkpoints.load(instruct)
     conversation = Conversation.of(tokenizer, [Turn("user", "Hi.")])
     expected = logit_lens(model, conversation.ids, tokenizer=tokenizer).table()

@@ -26,7 +26,7 @@ class GivenText:
 
     def whose(self, position: int) -> str:
         """The turn of a token in words, for a heading; empty for plain text."""
-        return "" if (found := self._turn(position)) is None else f", of the {found[1].role}’s turn {found[0]}"
+        return "" if (found := self._turn(position)) is None else f", in turn {found[0]} ({found[1].role})"
 
     def with_turns(self, table: pd.DataFrame) -> pd.DataFrame:
         """A table with a row for each token, and for a conversation three more columns: the number of its turn, its
