@@ -102,11 +102,11 @@ def test_the_attention_view_shows_the_conversation(bench, tab_request):
 
 def test_the_strip_has_the_turns_and_the_templates_tokens(bench):
     opened = bench.read(bench.default, TURNS)
-    strip = surprisal_strip(opened, Selection())
+    strip = surprisal_strip(bench, opened, Selection())
     assert [turn["role"] for turn in strip["turns"]] == ["system", "user", "assistant", "user", "assistant"]
     own = [text for place, text in enumerate(strip["texts"]) if place not in strip["template"]]
     assert "".join(own).replace("▁", " ").replace("⏎", "") == "Be brief.The end is the end.Hithe same"
-    assert "turns" not in surprisal_strip(bench.read(bench.default, TEXT), Selection())
+    assert "turns" not in surprisal_strip(bench, bench.read(bench.default, TEXT), Selection())
 
 
 def last(frames):
