@@ -12,7 +12,7 @@ from hooks import OlmoForCausalLM
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.attribution_patching import attribution_patching
 from workbench.analyses.path_patching import path_patching
-from workbench.analyses.support.prompt_pairs import Contrast, contrast, rounding, summed
+from workbench.analyses.support.prompt_pairs import Contrast, contrast, measured, rounding
 from workbench.errors import WorkbenchError
 from workbench.results import Measures
 
@@ -96,7 +96,9 @@ def test_rounding_is_what_float64_shows(
 def found(pair: Contrast, clean: Tensor, logits: Tensor) -> dict[str, float]:
     """The means of the measures over prompts of one length."""
     (pairs,) = pair.batches(10**6)
-    return {name: value.item() / len(logits) for name, value in summed(pair, pairs, clean, logits[None]).items()}
+    return {
+        name: value.sum().item() / len(logits) for name, value in measured(pair, pairs, clean, logits[None]).items()
+    }
 
 
 def uncertainty(pair: Contrast, clean: Tensor, logits: Tensor) -> dict[str, float]:

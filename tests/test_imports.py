@@ -1,6 +1,7 @@
 """Imports point down: the layers of the project, checked in the source files."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,23 @@ def test_private_parts_of_libraries_are_behind_one_door(module):
         if node.attr not in own and ast.unparse(node.value) not in ("self", "cls", "os")
     }
     assert read == set()
+
+
+def test_a_class_or_a_type_has_a_name_of_its_own():
+    """Names of classes and of types are found in one module only; type variables and constants are not looked at."""
+    places: dict[str, list[str]] = {}
+    for module, path in SOURCES.items():
+        for name in types_in(ast.parse(path.read_text())):
+            places.setdefault(name, []).append(module)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
+
+
+def types_in(tree: ast.Module) -> set[str]:
+    """The names of a module's classes and type aliases."""
+    classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    assigned = [node for node in tree.body if isinstance(node, ast.Assign) and "TypeVar(" not in ast.unparse(node)]
+    names = {target.id for node in assigned for target in node.targets if isinstance(target, ast.Name)}
+    return classes | {name for name in names if re.match(r"[A-Z]\w*[a-z]", name)}
 
 
 def test_the_package_itself_imports_its_public_names_when_they_are_used():

@@ -3,6 +3,8 @@
 import asyncio
 import inspect
 import math
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -12,6 +14,7 @@ from gradio.state_holder import StateHolder
 
 from workbench.page import compat
 
+VIEWS = Path(__file__).parents[1] / "workbench" / "views"
 CHANGED = "Gradio has changed: see workbench/page/compat.py, "
 
 
@@ -44,6 +47,17 @@ def test_an_empty_state_is_in_what_the_browser_gets_at_first():
 @pytest.mark.parametrize(("data", "known"), [({"token": 3}, {"token": 3}), (None, {}), (4, {}), ("text", {})])
 def test_the_data_of_an_event_is_a_dictionary(data, known):
     assert compat.event_data(gr.EventData(None, data)) == known, f"{CHANGED}event_data"
+
+
+def test_the_page_can_see_that_an_event_runs():
+    """No other undocumented attribute of Gradio's page is looked for."""
+    assets = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
+    shipped = "".join(path.read_text(encoding="utf-8") for path in assets.glob("*tatus*racker*.js"))
+    assert f"<div {compat.PROGRESS_MARK}>" in shipped, f"{CHANGED}PROGRESS_MARK"
+    for path in VIEWS.iterdir():
+        if path.suffix in (".js", ".css", ".html"):
+            asked = re.findall(r"data-testid[^\]]*", path.read_text(encoding="utf-8"))
+            assert {*asked} <= {compat.PROGRESS_MARK.replace('"', "")}, path.name
 
 
 def queued(demo, page, number=0):

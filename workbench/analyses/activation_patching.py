@@ -10,11 +10,11 @@ from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.prompt_pairs import (
     Contrast,
-    Metric,
+    LogitsMetric,
+    MeasureValues,
     NormalisedMeans,
     Pairs,
-    Target,
-    Values,
+    TokenLike,
     batches_in_memory,
     contrast,
     ends_of,
@@ -40,10 +40,10 @@ def activation_patching(
     model: OlmoForCausalLM,
     clean: TextsLike,
     corrupted: TextsLike,
-    token: Target | None = None,
-    against: Target | None = None,
+    token: TokenLike | None = None,
+    against: TokenLike | None = None,
     *,
-    metric: Metric | None = None,
+    metric: LogitsMetric | None = None,
     site: str = "resid_pre",
     by: str = "position",
     position: int = -1,
@@ -106,13 +106,13 @@ def _swept(
     pair: Contrast,
     pairs: Pairs,
     runs: tuple[Run, Run],
-    unpatched: Values,
+    unpatched: MeasureValues,
     sites: list[str],
     axis: str,
     columns: int,
     tokens: int,
     progress: Progress | None,
-) -> Values:
+) -> MeasureValues:
     """The measures of the runs with one cell patched: layer column text each."""
     clean_run, base = runs
     log_clean, differ = log_probabilities(clean_run.logits), pairs.first_difference

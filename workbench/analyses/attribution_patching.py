@@ -12,10 +12,10 @@ from workbench.analyses.support.memory import peak_bytes, run_bytes, site_bytes,
 from workbench.analyses.support.prompt_pairs import (
     Contrast,
     Ends,
+    MeasureValues,
     NormalisedMeans,
     Pairs,
-    Target,
-    Values,
+    TokenLike,
     contrast,
     ends_of,
     grids,
@@ -36,8 +36,8 @@ def attribution_patching(
     model: OlmoForCausalLM,
     clean: TextsLike,
     corrupted: TextsLike,
-    token: Target,
-    against: Target | None = None,
+    token: TokenLike,
+    against: TokenLike | None = None,
     *,
     site: str = "resid_pre",
     by: str = "position",
@@ -72,7 +72,7 @@ def attribution_patching(
 
 def _estimates(
     model: OlmoForCausalLM, pair: Contrast, pairs: Pairs, site: str, axis: str, progress: Progress | None
-) -> tuple[Ends, Values]:
+) -> tuple[Ends, MeasureValues]:
     """The measures after the clean and the corrupted prompts, and the estimated change of each measure by patching each
     cell: layer column text each.
     """

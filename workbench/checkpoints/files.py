@@ -79,7 +79,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Span(Entry):
+class StoredEntry(Entry):
     """A tensor that is stored contiguously in its file, from byte `start`."""
 
     start: int
@@ -110,7 +110,7 @@ class SafetensorsFile:
     path: Path
 
     @cached_property
-    def entries(self) -> dict[str, Span]:
+    def entries(self) -> dict[str, StoredEntry]:
         """All tensors of the file by name, from its header.
 
         Errors: WorkbenchError if the file is shorter or longer than its header says, or is not a safetensors file.
@@ -140,7 +140,7 @@ class SafetensorsFile:
             _fill(out, file, self.path)
         return out
 
-    def _check_that_none_overlap(self, entries: Mapping[str, Span]) -> None:
+    def _check_that_none_overlap(self, entries: Mapping[str, StoredEntry]) -> None:
         """Raise WorkbenchError if two tensors have bytes in common, which the format forbids."""
         in_order = sorted(entries.items(), key=lambda item: (item[1].start, item[1].nbytes))
         for (name, entry), (after, following) in pairwise(in_order):
@@ -163,7 +163,7 @@ class SafetensorsFile:
             raise WorkbenchError(f"{self.path} is not a safetensors file: its header is not a JSON object")
         return header, 8 + length
 
-    def _entry(self, key: str, said: dict, data_start: int) -> Span:
+    def _entry(self, key: str, said: dict, data_start: int) -> StoredEntry:
         try:
             name, shape, (begin, end) = said["dtype"], tuple(said["shape"]), said["data_offsets"]
         except (KeyError, TypeError, ValueError) as error:
@@ -174,7 +174,7 @@ class SafetensorsFile:
             raise WorkbenchError(
                 f"{self.path}: {shown(key)} has dtype {shown(name)}; readable dtypes: {', '.join(STORED_DTYPES)}"
             )
-        entry = Span(shape, STORED_DTYPES[name], data_start + begin)
+        entry = StoredEntry(shape, STORED_DTYPES[name], data_start + begin)
         if begin < 0 or end - begin != entry.nbytes:
             raise WorkbenchError(
                 f"{self.path}: {shown(key)} of shape {shown(list(shape))} and dtype {name} needs {entry.nbytes:,} "

@@ -9,6 +9,12 @@ from gradio.data_classes import PredictBodyInternal
 from gradio.queueing import Event
 from gradio.server_messages import ProcessCompletedMessage
 
+PROGRESS_MARK = 'data-testid="status-tracker"'
+"""The attribute of the box with which Gradio covers a component while an event computes it. `views/page.css` and
+`views/status.js` look for it, to show the Stop button and to dim old results: Gradio has no documented sign, on the
+page, that an event runs.
+"""
+
 
 def quiet_state() -> gr.State:
     """An empty state whose change event is not fired by an event that leaves it empty.

@@ -82,8 +82,8 @@ class Guard:
         scope[ARRIVED] = time.monotonic_ns()
         refusal = self.refusal(scope)
         if refusal is not None:
-            return await refusal(scope, receive, Answer(send).send)
-        answer, body = Answer(send, {} if self.logins is None else self.logins.cookie(scope)), Body(receive)
+            return await refusal(scope, receive, Reply(send).send)
+        answer, body = Reply(send, {} if self.logins is None else self.logins.cookie(scope)), Body(receive)
         try:
             await self.app(scope, body.receive, body.unless_large(answer.send))
         except Exception:  # noqa: BLE001 - an outer server would respond without the headers
@@ -145,7 +145,7 @@ class Body:
         return send_unless
 
 
-class Answer:
+class Reply:
     """Sends a response with the security headers and those in `more`. `began` is true once a response has started."""
 
     def __init__(self, send: Send, more: Mapping[str, str] | None = None) -> None:

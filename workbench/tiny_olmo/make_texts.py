@@ -14,7 +14,7 @@ from pathlib import Path
 
 from workbench.embedded_texts import FOLDER
 
-Row = Mapping[str, str]
+TextRow = Mapping[str, str]
 SEED = 16
 NUMBERS = {
     "dog": "dogs", "book": "books", "tree": "trees", "key": "keys", "table": "tables", "friend": "friends",
@@ -41,7 +41,7 @@ SENTENCES = (
 )  # fmt: skip
 
 
-def language(draw: random.Random) -> Iterator[Row]:
+def language(draw: random.Random) -> Iterator[TextRow]:
     """The beginnings of lines in English and in Python, with the same nouns. Each ends with a noun."""
     for label, forms in (("English", SENTENCES), ("Python", LINES)):
         for n in range(72):
@@ -59,14 +59,14 @@ def plural_of(noun: str) -> str:
     return f"{noun[:-1]}ies" if noun.endswith("ty") else f"{noun}s"
 
 
-def number(draw: random.Random) -> Iterator[Row]:
+def number(draw: random.Random) -> Iterator[TextRow]:
     """A subject in singular and plural with an adverb, which ends the text. No noun occurs twice."""
     for noun in NOUNS:
         for label, subject in (("singular", noun), ("plural", plural_of(noun))):
             yield {"text": f"The {subject} {draw.choice(ADVERBS)}", "label": label}
 
 
-def number_pairs(draw: random.Random) -> Iterator[Row]:
+def number_pairs(draw: random.Random) -> Iterator[TextRow]:
     """Subjects in singular and plural, of equal length in tokens, with the verb that follows in each version."""
     for noun, plural in NUMBERS.items():
         for adverb in ("also", "still", "there"):
@@ -74,7 +74,7 @@ def number_pairs(draw: random.Random) -> Iterator[Row]:
             yield {**prompts, "answer": " was", "other": " were"}
 
 
-def place(draw: random.Random) -> Iterator[Row]:
+def place(draw: random.Random) -> Iterator[TextRow]:
     """Eight different words, one of them a colour: the second or third, or the sixth or seventh."""
     for label, places in (("early", (1, 2)), ("late", (5, 6))):
         for n in range(64):
@@ -83,7 +83,7 @@ def place(draw: random.Random) -> Iterator[Row]:
             yield {"text": " " + " ".join(words), "label": label}
 
 
-def repeats(draw: random.Random) -> Iterator[Row]:
+def repeats(draw: random.Random) -> Iterator[TextRow]:
     """A span of ten words, 0 to 8 other words, and the same span again; beside it the same text with ten new words in
     the place of the second span.
     """
@@ -95,7 +95,7 @@ def repeats(draw: random.Random) -> Iterator[Row]:
         yield {"text": " " + " ".join(words), "label": "new"}
 
 
-def repeat_pairs(draw: random.Random) -> Iterator[Row]:
+def repeat_pairs(draw: random.Random) -> Iterator[TextRow]:
     """Eight words and the first four of them again. The versions differ in the fifth word, which comes next."""
     for _ in range(48):
         words = draw.sample(NOUNS, 9)
@@ -105,7 +105,7 @@ def repeat_pairs(draw: random.Random) -> Iterator[Row]:
         yield {"clean": clean_text, "corrupted": corrupted_text, "answer": f" {clean[4]}", "other": f" {other}"}
 
 
-MADE: dict[str, Callable[[random.Random], Iterator[Row]]] = {
+MADE: dict[str, Callable[[random.Random], Iterator[TextRow]]] = {
     "language": language,
     "number": number,
     "number-pairs": number_pairs,

@@ -16,14 +16,14 @@ from workbench.results import Grid, Measures
 from workbench.texts import Texts, TextsLike
 from workbench.tokens import Tokenizer, token_id, vocabulary_labels
 
-Target = int | str | Sequence[int | str]
+TokenLike = int | str | Sequence[int | str]
 """A token, given by its id or its text; or one token for each prompt."""
 
 
-Metric = Callable[[Tensor], Tensor | float]
+LogitsMetric = Callable[[Tensor], Tensor | float]
 """A function of logits (text 1 vocab) that returns one number, or one number for each text."""
 
-Values = dict[str, Tensor]
+MeasureValues = dict[str, Tensor]
 """Measures by name, one for each pair of prompts: … text. A `metric` that returns one number for a whole batch has one
 column for the batch, which holds the sum over its pairs.
 """
@@ -55,7 +55,7 @@ class Contrast:
     corrupted: Texts
     targets: Tensor  # text 1, or text 2 if the second is subtracted
     name: str  # of the targets, for titles
-    metric: Metric | None = None  # an additional measure, or the only one if there are no targets
+    metric: LogitsMetric | None = None  # an additional measure, or the only one if there are no targets
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -76,11 +76,11 @@ def contrast(
     model: OlmoForCausalLM,
     clean: TextsLike,
     corrupted: TextsLike,
-    token: Target | None,
-    against: Target | None,
+    token: TokenLike | None,
+    against: TokenLike | None,
     position: int,
     tokenizer: Tokenizer | None,
-    metric: Metric | None = None,
+    metric: LogitsMetric | None = None,
 ) -> Contrast:
     """The checked contrast of two prompts, or of two sets of prompts, on the model's device.
 
@@ -126,7 +126,7 @@ def _some(lengths: list[int]) -> str:
     return ", ".join(map(str, lengths[:6])) + (", …" if len(lengths) > 6 else "")
 
 
-def _ids(model: OlmoForCausalLM, target: Target, texts: int, tokenizer: Tokenizer | None) -> list[int]:
+def _ids(model: OlmoForCausalLM, target: TokenLike, texts: int, tokenizer: Tokenizer | None) -> list[int]:
     """The target id of each text."""
     each = [target] * texts if isinstance(target, int | str) else list(target)
     if len(each) != texts:
@@ -154,8 +154,8 @@ class Ends(NamedTuple):
     `noise` is the square of the rounding error, summed over the pairs, the larger of the two versions; see `rounding`.
     """
 
-    clean: Values
-    corrupted: Values
+    clean: MeasureValues
+    corrupted: MeasureValues
     noise: dict[str, Tensor]
 
 
@@ -171,19 +171,19 @@ class NormalisedMeans:
         self.means = {name: MeansOverTexts() for name in measures}
         self._one = one
 
-    def add(self, values: Values, ends: Ends) -> None:
+    def add(self, values: MeasureValues, ends: Ends) -> None:
         """Add the measures of the runs over a batch of pairs: … text each."""
         zero, _ = self._ends(ends)
         self.add_changes({name: value - zero[name].to(value.device) for name, value in values.items()}, ends)
 
-    def add_changes(self, changes: Values, ends: Ends) -> None:
+    def add_changes(self, changes: MeasureValues, ends: Ends) -> None:
         """Add how much the measures differ from the end at 0: … text each."""
         zero, one = self._ends(ends)
         for name, change in changes.items():
             rest = (1,) * (change.ndim - 1)
             self.means[name].add(change.movedim(-1, 0), (one[name] - zero[name]).view(-1, *rest))
 
-    def _ends(self, ends: Ends) -> tuple[Values, Values]:
+    def _ends(self, ends: Ends) -> tuple[MeasureValues, MeasureValues]:
         return (ends.corrupted, ends.clean) if self._one == "clean" else (ends.clean, ends.corrupted)
 
 
@@ -258,7 +258,7 @@ def rounding(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) ->
     return found
 
 
-def measured(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> Values:
+def measured(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) -> MeasureValues:
     """The raw measures of `Scale` of some pairs: cell text each.
 
     clean: text vocab, log-probabilities after the clean prompts; logits: cell text vocab.
@@ -276,7 +276,7 @@ def measured(contrast: Contrast, pairs: Pairs, clean: Tensor, logits: Tensor) ->
     return dict(zip(contrast.measures, values, strict=False)) | found
 
 
-def _metric_values(metric: Metric, logits: Tensor) -> Tensor:
+def _metric_values(metric: LogitsMetric, logits: Tensor) -> Tensor:
     """The metric of one cell: text vocab -> text. If the metric returns one number, it is taken as the mean over the
     texts, and their sum is returned: 1.
     """

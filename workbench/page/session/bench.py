@@ -34,7 +34,7 @@ MOST_ATTENTION_TOKENS = 2048
 MOST_OF_A_RUN = 32  # checkpoints of a main run that the page shows
 KEPT_RESULTS = 64
 KEPT_BYTES = 256_000_000
-Result = TypeVar("Result")
+Value = TypeVar("Value")
 PATIENCE = 120.0  # seconds to wait for the model's lock before an error is shown
 
 
@@ -185,7 +185,7 @@ class Bench:
             "loading": loading,
         }
 
-    def once(self, key: Hashable, make: Callable[[], Result]) -> Result:
+    def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The cached result of a key. If there is none, run `make()` under the model's lock and cache its result."""
         found = self.results.get(key)
         if found is None:
