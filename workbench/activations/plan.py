@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from workbench.activations.shards import Shapes, open_shard
+from workbench.activations.shards import TensorForms, open_shard
 from workbench.errors import WorkbenchError, reason
 from workbench.texts import Batch, Texts
 from workbench.whole_files import cannot_write, whole_file
@@ -129,7 +129,7 @@ class Plan:
             tokens += batch.ids.numel()
         return shards
 
-    def shapes(self, number: int) -> Shapes:
+    def shapes(self, number: int) -> TensorForms:
         """The dtype and the shape of each tensor of a shard."""
         rows = self.shards[number]
         places = {name: (torch.int32, (rows,)) for name in PLACES}

@@ -13,7 +13,7 @@ from workbench.checkpoints.loading import readable
 from workbench.errors import WorkbenchError
 from workbench.texts import Texts
 
-Rows = int | slice | Sequence[int] | Tensor
+RowIndex = int | slice | Sequence[int] | Tensor
 """Numbers of rows, a mask of rows, or a slice."""
 
 
@@ -54,7 +54,7 @@ class StoredSite:
     def __repr__(self) -> str:
         return f"<{' × '.join(map(str, self.shape))} {self.dtype} on disk>"
 
-    def __getitem__(self, rows: Rows) -> Tensor:
+    def __getitem__(self, rows: RowIndex) -> Tensor:
         if isinstance(rows, int):
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"row {rows} is outside {len(self)} rows")

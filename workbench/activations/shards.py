@@ -15,7 +15,7 @@ MARK = "part_of"
 """The metadata of a shard: the recording and the shard's number, then the digest. One entry, because the order of
 several is random, and two processes should write the same bytes.
 """
-Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+TensorForms = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 """The dtype and the shape of each tensor of a shard."""
 
 
@@ -31,7 +31,9 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor], part_of: str) -> None
         raise cannot_write(path, error) from error
 
 
-def open_shard(path: Path, part_of: str, shapes: Shapes, *, check_digest: bool = False) -> dict[str, Tensor] | None:
+def open_shard(
+    path: Path, part_of: str, shapes: TensorForms, *, check_digest: bool = False
+) -> dict[str, Tensor] | None:
     """The tensors of a shard as memory maps; None if the file is missing, damaged, or part of another recording.
 
     Changing a tensor in place does not change the file. `check_digest` reads the whole file; without it, only the
