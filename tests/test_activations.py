@@ -3,10 +3,8 @@
 import errno
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
+import time
 from pathlib import Path
 
 import pyarrow
@@ -16,6 +14,7 @@ from safetensors import safe_open
 
 import workbench.activations.shards as shards_module
 from hooks import Capture
+from tests.preloaded import ROOT, Forked
 from workbench.activations import Activations, record, recording
 from workbench.activations.plan import INDEX, TEXTS
 from workbench.errors import WorkbenchError
@@ -187,7 +186,7 @@ torch.set_num_threads(1)
 
 def progress(fraction, text):
     if fraction > 0.5:
-        print("here", flush=True)
+        open(sys.argv[4], "w").close()
         time.sleep(600)
 
 model, texts = checkpoints.load(sys.argv[1])[0], torch.load(sys.argv[2])
@@ -202,11 +201,12 @@ def test_another_process_waits_and_goes_on_when_the_first_is_killed(make_model, 
     olmo.save_pretrained(tmp_path / "model")
     texts = [torch.arange(1, 2 + length) for length in range(12)]
     torch.save(texts, tmp_path / "texts")
-    root = Path(__file__).parents[1]
-    command = [sys.executable, "-W", "ignore", "-c", KILLED, *(tmp_path / name for name in ("model", "texts", "acts"))]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(root)}, text=True)
+    given = [str(tmp_path / name) for name in ("model", "texts", "acts", "paused")]
+    first = Forked(["python", "-c", KILLED, *given], ROOT, os.environ)
     try:
-        assert first.stdout.readline() == "here\n"
+        while not (tmp_path / "paused").exists():
+            assert first.poll() is None, "the first process has ended"
+            time.sleep(0.02)
         there = {path: path.stat().st_mtime_ns for path in folder.glob("0*.safetensors")}
         (folder / ".0123456789abcdef.part").write_bytes(b"half of a shard")
         heard = []
@@ -214,13 +214,13 @@ def test_another_process_waits_and_goes_on_when_the_first_is_killed(make_model, 
         def progress(fraction: float, text: str) -> None:
             if not heard:
                 assert text == f"waiting for another process that records into {folder}"
-                first.send_signal(signal.SIGKILL)
+                first.kill()
             heard.append(text)
 
         stored = record(olmo, texts, "embed", folder, progress=progress)
     finally:
         first.kill()
-        first.communicate()
+        first.wait(60)
     assert len(there) == 7 and heard.count("recording activations") == 12 - 7 + 1
     assert all(path.stat().st_mtime_ns == time for path, time in there.items())
     assert len(stored.plan.shards) == 12 and not list(folder.glob(".*.part"))

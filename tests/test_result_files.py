@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from tests.test_imports import SOURCES
+from workbench.analyses.support.direction import Direction
 from workbench.analyses.token_inspection import Inspection
 from workbench.errors import WorkbenchError
 from workbench.generation import Written
 from workbench.plots import plot
 from workbench.report import as_csv, report_of_all
 from workbench.result_files import FORMAT, KINDS, Storable, load_result, save_results
-from workbench.results import Curves, Grid, Labelled, Maps, Measures, Points, Scores
+from workbench.results import Curves, Estimated, Grid, Labelled, Maps, Measures, Points, Scores
 
 HOSTILE = ["", " ", "\0", "\n\r\t", "=1+1", "a" * 300, "ß", "∞ 🜁", "../x", '","', "None", "nan"]
 SIGNALLING = struct.unpack("<f", b"\x01\x00\xa0\x7f")[0]
@@ -42,6 +43,7 @@ PROVENANCE = {
     "half of a pair": "\ud800",
     **{text: text for text in HOSTILE},
 }
+TENSOR = torch.tensor([[0x7FC1, 0x8000]], dtype=torch.uint16).view(torch.bfloat16)
 SHARED = {
     "title": "\ud800 <b>",
     "value_name": "loss",
@@ -57,13 +59,22 @@ GRID = Grid(
     row_name="file",
     column_name="header",
     text=[HOSTILE[:6], HOSTILE[6:]],
+    errors=ODD[::-1].reshape(2, 6),
+    texts=7,
     **SHARED,
 )
 MAPS = Maps(ODD.reshape(1, 2, 6), ["L0H0"], HOSTILE[:6], queries=[2, 5], **SHARED)
 EXAMPLES = {
     Grid: GRID,
     Maps: MAPS,
-    Scores: Scores(ODD[:3], HOSTILE[:3], total=-0.0, **(SHARED | {"value_when_equal": [0, 1, math.nan]})),
+    Scores: Scores(
+        ODD[:3],
+        HOSTILE[:3],
+        total=-0.0,
+        errors=ODD[5:8],
+        texts=[1, 2, 2**40],
+        **(SHARED | {"value_when_equal": [0, 1, math.nan]}),
+    ),
     Curves: Curves(
         ODD.reshape(2, 6),
         HOSTILE[:2],
@@ -71,6 +82,7 @@ EXAMPLES = {
         x_name="file",
         x_labels=HOSTILE[:6],
         errors=ODD[::-1].reshape(2, 6),
+        texts=[3, 4],
         **SHARED,
     ),
     Points: Points(ODD.reshape(4, 3), HOSTILE[:4], ["a", "b", "c"], colour=ODD[:4], colour_name="file", **SHARED),
@@ -83,6 +95,7 @@ EXAMPLES = {
         given=2,
         **SHARED,
     ),
+    Direction: Direction("blocks.1.resid_post", torch.tensor([-0.0, 1e-45, 3.0]), "made \0", {"tensor": TENSOR}),
     Inspection: Inspection(
         3,
         pd.DataFrame({"token": HOSTILE, "id": range(12), "probability": ODD}),
@@ -96,10 +109,11 @@ EXAMPLES = {
 
 def all_kinds() -> set[type]:
     """The classes of results of the whole package; the modules that define some are imported for this."""
+    bases = "Storable|Labelled|Estimated|Grid|Maps|Scores|Curves|Points"
     for module, path in SOURCES.items():
-        if re.search(r"^class \w+\((Labelled|Storable|Grid|Maps|Scores|Curves|Points)\b", path.read_text(), re.M):
+        if re.search(rf"^class \w+\(({bases})\b", path.read_text(), re.M):
             import_module(module)
-    return {kind for name, kind in KINDS.items() if name.startswith("workbench.")} - {Labelled}
+    return {kind for name, kind in KINDS.items() if name.startswith("workbench.")} - {Labelled, Estimated}
 
 
 def check_same(one: object, other: object) -> None:
@@ -118,6 +132,9 @@ def check_same(one: object, other: object) -> None:
     elif isinstance(one, np.ndarray | np.generic):
         assert (one.dtype, one.shape) == (other.dtype, other.shape)
         assert one.tolist() == other.tolist() if one.dtype.hasobject else one.tobytes() == other.tobytes()
+    elif isinstance(one, torch.Tensor):
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
     elif isinstance(one, pd.DataFrame):
         pd.testing.assert_frame_equal(one, other, check_exact=True)
     elif isinstance(one, float):

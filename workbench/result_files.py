@@ -159,6 +159,11 @@ def _encoded(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:  # n
             name = _free_name(place, arrays)
             arrays[name] = np.asarray(value)
             return {"array" if isinstance(value, np.ndarray) else "scalar": name}
+        case torch.Tensor():
+            name = _free_name(place, arrays)
+            numbers = value.detach().cpu().contiguous()  # NumPy has no bfloat16
+            arrays[name] = (numbers.view(torch.int16) if value.dtype == torch.bfloat16 else numbers).numpy()
+            return {"tensor": name, "dtype": str(value.dtype).removeprefix("torch.")}
         case int() | float():
             return value
         case list():
@@ -190,6 +195,8 @@ def _decoded(value: Any, archive: Mapping[str, np.ndarray]) -> Any:  # noqa: ANN
             array = np.array(archive[content])
             array.setflags(write=False)
             return array if kind == "array" else array[()]
+        case "tensor":
+            return torch.from_numpy(np.array(archive[content])).view(getattr(torch, value["dtype"]))
         case "objects":
             array = np.empty(len(content), dtype=object)
             array[:] = [_decoded(one, archive) for one in content]

@@ -1,19 +1,23 @@
 """What analyses cost, against forward passes of the same model."""
 
 from collections.abc import Callable, Iterator
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 
 from hooks import OlmoForCausalLM, edits
+from workbench.activations import record
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.direct_logit_attribution import direct_logit_attribution
 from workbench.analyses.head_atlas import head_atlas
+from workbench.analyses.support.memory import TOKENS
 from workbench.generation import stream
 
 from . import model
 from .timing import ratio
 
+SITE, RECORDED = "blocks.4.resid_post", 2**14  # tokens that are recorded
 PROMPT = 40  # tokens of the prompts of activation patching
 SHARED = (0, 10)  # tokens that both prompts have at their beginning
 PATCHING_ROUNDS = 1  # of some 320 forward passes
@@ -32,6 +36,8 @@ def time_analyses(family: str, length: int, rounds: int) -> Iterator[tuple[str, 
     ):
         found = ratio(call, lambda: ours.run(ids), rounds)
         yield f"{what}, as a multiple of a forward pass", limit, f"{found:.2f} ×"
+    found = ratio(*_recordings(ours, length), rounds)
+    yield "record, as a multiple of the forward passes that capture the same", "at most 1.30 ×", f"{found:.2f} ×"
     found = ratio(*_generations(ours, theirs), rounds)
     yield "workbench.generation, as a multiple of transformers' `generate`", "at most 0.80 ×", f"{found:.2f} ×"
     for shared in SHARED:
@@ -39,6 +45,21 @@ def time_analyses(family: str, length: int, rounds: int) -> Iterator[tuple[str, 
         found = ratio(_cell_by_cell(ours, *prompts), _patching(ours, *prompts), PATCHING_ROUNDS)
         what = f"one forward a cell, over activation_patching; {PROMPT} tokens, {shared} shared"
         yield what, "at least 10.0 ×", f"{found:.2f} ×"
+
+
+def _recordings(ours: OlmoForCausalLM, length: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """The recording of one site over several texts, and the forward passes alone."""
+    ids = model.some_tokens(RECORDED // length, length)
+
+    def recorded() -> None:
+        with TemporaryDirectory() as folder:
+            record(ours, ids, SITE, folder)
+
+    def forward() -> None:
+        for some in ids.split(max(1, TOKENS // length)):
+            ours.run(some, capture=SITE, captures_only=True)
+
+    return recorded, forward
 
 
 def _generations(ours: OlmoForCausalLM, theirs: nn.Module) -> tuple[Callable[[], object], Callable[[], object]]:

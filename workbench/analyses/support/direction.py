@@ -11,10 +11,11 @@ from torch import Tensor
 from hooks import Edit, edits
 from hooks.where import Where
 from workbench.errors import WorkbenchError
+from workbench.result_files import Storable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Direction:
+class Direction(Storable):
     """A vector at one site of a model. Strengths are multiples of it: an edit of strength s adds s · vector.
 
     Attributes:
@@ -61,6 +62,10 @@ class Direction:
     def cosine(self, other: "Direction") -> float:
         """The cosine of the angle to another direction, −1 to 1."""
         return float(self.vector @ other.vector) / (self.norm * other.norm)
+
+    def with_provenance(self, provenance: Mapping[str, Any]) -> "Direction":
+        """A copy of the direction, with these entries added to its provenance."""
+        return replace(self, provenance={**self.provenance, **provenance})
 
     def table(self) -> pd.DataFrame:
         """One row for each component of the vector."""
