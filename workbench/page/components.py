@@ -62,7 +62,7 @@ def sentence(value: str = "", *, elem_id: str | None = None, elem_classes: str |
 
 
 def hint(text: str) -> gr.HTML:
-    """A tab's first-time hint, with a button that puts it away for good; see hint.js."""
+    """A tab's first-time hint, with a button that hides it permanently; see hint.js."""
     return gr.HTML(
         text,
         html_template=" ",
