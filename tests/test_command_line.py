@@ -43,13 +43,21 @@ def series(tmp_path_factory, make_model: Callable, tokenizer) -> str:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Callable[..., pd.DataFrame]:
-    """`table(*arguments)`: the --csv output of a successful command."""
+    """`table(*arguments)`: the first table of a successful command, as its --csv file; with `of="heads"`, the table in
+    the file `…-heads.csv` beside it.
+    """
 
-    def run(*arguments: str) -> pd.DataFrame:
-        assert main([*arguments, "--csv", str(tmp_path / "out.csv")]) == 0
-        return pd.read_csv(tmp_path / "out.csv", **EXACTLY)
+    def run(*arguments: str, of: str = "") -> pd.DataFrame:
+        (tmp_path / "csv").mkdir(exist_ok=True)
+        assert main([*arguments, "--csv", str(tmp_path / "csv" / "out.csv")]) == 0
+        return pd.read_csv(tmp_path / "csv" / f"out{'-' if of else ''}{of}.csv", **EXACTLY)
 
     return run
+
+
+def beside(tmp_path: Path, of: str) -> pd.DataFrame:
+    """Another table of the command that the fixture `table` ran last."""
+    return pd.read_csv(tmp_path / "csv" / f"out-{of}.csv", **EXACTLY)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -279,33 +287,39 @@ def test_an_edit_that_does_not_fit_is_said(edit, said, series, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_attention_lists_heads_in_order_and_rows_that_sum_to_one(series, table):
-    found = table("attention", TEXT, "--checkpoint", series, "--by", "previous", "--head", "L1H2", "--head", "L3H0")
-    heads = found[found["section"] == "Heads by previous"]
+def test_attention_lists_heads_in_order_and_rows_that_sum_to_one(series, table, tmp_path):
+    heads = table("attention", TEXT, "--checkpoint", series, "--by", "previous", "--head", "L1H2", "--head", "L3H0")
     assert len(heads) == 16 and heads["previous"].is_monotonic_decreasing
     for name in ("L1H2", "L3H0"):
-        rows = found[found["section"] == f"Where {name} looks"].groupby("query")["value"].sum()
+        rows = beside(tmp_path, f"where-{name.lower()}-looks").groupby("query")["value"].sum()
         assert len(rows) == 7 and (rows - 1).abs().max() < 1e-5
 
 
-def test_a_checkpoint_does_not_differ_from_itself(series, table):
-    found = table("compare", f"{series}@step10", f"{series}@step10", "--text", f"{series}/page.txt", "--length", "20")
-    for column in ("loss_difference", "kl", "flip", "moved", "relative_change"):
-        assert found[column].notna().any() and found[column].abs().max() < 1e-5, column
+def test_a_checkpoint_does_not_differ_from_itself(series, table, tmp_path):
+    table("compare", f"{series}@step10", f"{series}@step10", "--text", f"{series}/page.txt", "--length", "20")
+    for of, columns in (
+        ("loss-by-token", ("loss_difference", "kl", "flip")),
+        ("attention", ("moved",)),
+        ("weights", ("relative_change",)),
+    ):
+        found = beside(tmp_path, of)
+        for column in columns:
+            assert found[column].notna().any() and found[column].abs().max() < 1e-5, column
 
 
 def test_compare_gives_the_same_with_one_in_memory(series, table):
     arguments = ["compare", f"{series}@step0", f"{series}@step10", "--text", f"{series}/page.txt", "--length", "20"]
-    both, one = table(*arguments), table(*arguments, "--one-at-a-time")
-    pd.testing.assert_frame_equal(both, one, rtol=1e-4, atol=1e-5)
+    for of in ("", "loss-by-token", "attention"):
+        both, one = table(*arguments, of=of), table(*arguments, "--one-at-a-time", of=of)
+        pd.testing.assert_frame_equal(both, one, rtol=1e-4, atol=1e-5)
 
 
-def test_the_noise_floor_is_the_difference_of_the_finals(series, table):
+def test_the_noise_floor_is_the_difference_of_the_finals(series, table, tmp_path):
     text = ["--text", f"{series}/page.txt"]
     pair = table("compare", f"{series}@step20", f"{series}@step20-order2", "--noise-floor", *text)
-    measured = pair[pair["section"] == "Weights"]
+    measured = beside(tmp_path, "weights")
     assert (measured["relative_change"] - measured["noise floor"]).abs().max() < 1e-4 * measured["noise floor"].max()
-    means = pair[pair["section"] == "Predictions"].dropna(subset="noise floor")
+    means = pair.dropna(subset="noise floor")
     assert len(means) == 6 and (means["mean"].abs() - means["noise floor"]).abs().max() < 1e-4
 
 
@@ -318,14 +332,13 @@ def test_a_noise_floor_needs_finals(series, tmp_path, capsys):
 
 def test_trajectory_has_the_loss_of_every_checkpoint_of_the_main_run(series, table, tmp_path):
     arguments = ["trajectory", series, "--text", f"{series}/page.txt", "--length", "20", "--cache", str(tmp_path / "c")]
-    found = table(*arguments, "--metrics", "loss", "induction")
-    summary = found[found["section"] == "At each checkpoint"]
+    summary = table(*arguments, "--metrics", "loss", "induction")
     assert list(summary["revision"]) == ["step0", "step10", "step20"]
     for name, loss in zip(summary["revision"], summary["loss"], strict=True):
         model, tokenizer = checkpoints.load(f"{series}@{name}")
         tokens = tokenizer(PAGE, return_tensors="pt")["input_ids"].reshape(2, 20)
         assert abs(torch.tensor(token_losses(model, tokens)["loss"].values).nanmean().item() - loss) < 1e-4
-    assert len(found[found["section"] == "Induction score of each head"]) == 3 * 16
+    assert len(beside(tmp_path, "induction-score-of-each-head")) == 3 * 16
     assert table(*arguments, "--metrics", "loss", "--checkpoints", "2")["step"].dropna().tolist()[:2] == [0, 20]
 
 

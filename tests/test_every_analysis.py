@@ -22,7 +22,7 @@ from workbench.analyses.attribution_patching import attribution_patching
 from workbench.analyses.compare_attention import compare_attention, match_heads
 from workbench.analyses.compare_behaviour import compare_behaviour
 from workbench.analyses.compare_weights import compare_weights, weight_table
-from workbench.analyses.direct_logit_attribution import direct_logit_attribution
+from workbench.analyses.direct_logit_attribution import direct_logit_attribution, mean_attribution
 from workbench.analyses.directions import head_direction, label_direction
 from workbench.analyses.effective_rank import effective_rank
 from workbench.analyses.head_atlas import head_atlas
@@ -37,6 +37,7 @@ from workbench.analyses.residual_norms import residual_norms
 from workbench.analyses.steering import steering, steering_effect
 from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.part_swap import Part
+from workbench.analyses.text_overview import text_overview
 from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
 from workbench.analyses.token_saliency import token_saliency
@@ -76,6 +77,8 @@ ANALYSES: dict[str, Analysis] = {
     "compare_weights": lambda g, p: compare_weights(g.model, g.folder, progress=p),
     "compare_weights of heads": lambda g, p: compare_weights(g.model, g.folder, heads_of="o", progress=p),
     "weight_table": lambda g, p: weight_table(g.folder, g.model, progress=p),
+    "mean_attribution": lambda g, p: mean_attribution(g.model, g.ids, progress=p),
+    "text_overview": lambda g, p: text_overview(g.model, g.ids, progress=p),
     "direct_logit_attribution": lambda g, p: direct_logit_attribution(g.model, g.ids[0], 5, progress=p),
     "effective_rank": lambda g, p: effective_rank(g.model, g.ids, progress=p),
     "head_atlas": lambda g, p: head_atlas(g.model, g.ids, samples=2, progress=p),

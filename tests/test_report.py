@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.report import Report, Section, as_csv, report_of
+from workbench.report import Report, Section, aligned, as_csv, report_of
 from workbench.results import Scores
 
 EXACTLY = {"keep_default_na": False, "na_values": [""]}
@@ -70,10 +70,19 @@ def test_texts_stay_what_they_are_and_in_quotes():
         assert written.endswith('\nt\n"' + text.replace('"', '""') + '"\n')
 
 
-def test_sections_keep_their_own_kinds_of_numbers():
+def test_a_file_holds_one_table():
     first, second = pd.DataFrame({"n": [1], "token": ["="]}), pd.DataFrame({"n": [2], "x": np.float32([0.1])})
-    written = as_csv(Report("", [Section("A", first), Section("B, #2", second)]))
-    assert written.splitlines()[2:] == ["section,n,token,x", '"A",1,"=",', '"B, #2",2,,0.1']
+    report = Report("", [Section("A", first), Section("B, #2", second)])
+    assert as_csv(report).splitlines()[2:] == ["n,token", '1,"="']
+    assert as_csv(report, 1).splitlines()[2:] == ["n,x", "2,0.1"]
+
+
+def test_whole_numbers_are_written_as_whole_numbers():
+    table = pd.DataFrame(
+        {"rank": np.float32([1, 20_000]), "place": [3.0, np.nan], "p": [0.5, 1.0], "far": [1e300, 1.0]}
+    )
+    assert as_csv(Report("", [Section("", table)])).splitlines()[3:] == ["1,3,0.5,1e+300", "20000,,1.0,1.0"]
+    assert [line.split() for line in aligned(table[["rank"]])] == [["rank"], ["1"], ["20000"]]
 
 
 def test_a_result_is_a_report():

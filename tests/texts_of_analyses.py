@@ -15,7 +15,7 @@ from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.attribution_patching import attribution_patching
 from workbench.analyses.compare_attention import compare_attention, match_heads
 from workbench.analyses.compare_behaviour import compare_behaviour
-from workbench.analyses.direct_logit_attribution import direct_logit_attribution, head_sources
+from workbench.analyses.direct_logit_attribution import direct_logit_attribution, head_sources, mean_attribution
 from workbench.analyses.directions import head_direction, label_direction
 from workbench.analyses.effective_rank import effective_rank
 from workbench.analyses.head_atlas import head_atlas
@@ -29,6 +29,7 @@ from workbench.analyses.residual_norms import massive_activations, residual_norm
 from workbench.analyses.steering import steering, steering_effect
 from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.part_swap import Part
+from workbench.analyses.text_overview import text_overview
 from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
 from workbench.analyses.token_saliency import token_saliency
@@ -70,6 +71,8 @@ SETS: dict[str, OfTexts] = {
         a, texts, ones(a), [5], [6, 7], strengths=(0, 1), controls=1, unrelated=others
     ),
     "steering_effect": lambda a, b, texts, others: steering_effect(a, texts, ones(a), [5], controls=1),
+    "mean_attribution": lambda a, b, texts, others: mean_attribution(a, texts, 5, 6),
+    "text_overview": lambda a, b, texts, others: text_overview(a, texts),
     "token_losses": lambda a, b, texts, others: token_losses(a, texts),
     "transplant of weights": lambda a, b, texts, others: transplant(a, b, texts, Part("mlp", 1), target=5),
     "transplant of activations": lambda a, b, texts, others: transplant(

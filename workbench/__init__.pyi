@@ -8,7 +8,7 @@ from .analyses.attribution_patching import attribution_patching
 from .analyses.compare_attention import compare_attention
 from .analyses.compare_behaviour import behaviour_summary, compare_behaviour
 from .analyses.compare_weights import compare_weights, singular_directions
-from .analyses.direct_logit_attribution import direct_logit_attribution
+from .analyses.direct_logit_attribution import direct_logit_attribution, mean_attribution
 from .analyses.directions import head_direction, label_direction, token_direction
 from .analyses.effective_rank import effective_rank
 from .analyses.head_atlas import head_atlas
@@ -21,8 +21,10 @@ from .analyses.path_patching import path_patching
 from .analyses.representation_similarity import representation_similarity
 from .analyses.residual_norms import residual_norms
 from .analyses.steering import steering, steering_effect
+from .analyses.support.by_label import by_label
 from .analyses.support.direction import Direction
 from .analyses.support.sample_text import SAMPLE_TEXT
+from .analyses.text_overview import mean_losses, text_overview
 from .analyses.token_inspection import token_inspection
 from .analyses.token_losses import token_losses
 from .analyses.token_saliency import token_saliency
@@ -76,6 +78,7 @@ __all__ = [
     "attention_maps",
     "attribution_patching",
     "behaviour_summary",
+    "by_label",
     "check",
     "checkpoints",
     "compare_attention",
@@ -96,6 +99,8 @@ __all__ = [
     "load_result",
     "logit_lens",
     "main_run",
+    "mean_attribution",
+    "mean_losses",
     "metrics",
     "noise_floor",
     "open_weights",
@@ -112,6 +117,7 @@ __all__ = [
     "steered_texts",
     "steering",
     "steering_effect",
+    "text_overview",
     "text_sets",
     "token_direction",
     "token_inspection",

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -156,12 +155,12 @@ def plotted(found: Storable) -> list[Labelled]:
     return [one for one in found.stored_fields().values() if isinstance(one, Labelled)]
 
 
-def as_csv(report: Report) -> str:
-    """The report as CSV: all tables in full, after `#` lines with the provenance.
+def as_csv(report: Report, number: int = 0) -> str:
+    """One table of the report in full as CSV, that of section `number`, after `#` lines with the provenance.
 
-    Numbers are written with the fewest digits that restore them exactly in their precision. Texts are unchanged and in
-    double quotes, so that `#`, commas and line breaks in tokens are safe. Undefined cells are empty. With several
-    sections, the column `section` has the title of the section.
+    Numbers are written with the fewest digits that restore them exactly in their precision; a column of whole numbers
+    has no decimal points. Texts are unchanged and in double quotes, so that `#`, commas and line breaks in tokens are
+    safe. Undefined cells are empty.
 
     To read the file exactly: `pandas.read_csv(file, comment="#", keep_default_na=False, na_values=[""])`; a column of
     texts that are all digits needs `dtype={column: str}`.
@@ -171,26 +170,32 @@ def as_csv(report: Report) -> str:
     """
     lines = [f"# {name}: {one_line(str(value))}" for name, value in report.provenance.items()]
     head = [f"# read with pandas.read_csv(file, skiprows={len(lines) + 2})", CSV_NOTE, *lines]
-    tables = [section.table for section in report.sections]
-    if len(tables) > 1:
-        tables = [t.assign(section=s.title)[["section", *t]] for s, t in zip(report.sections, tables, strict=True)]
-    names = list(dict.fromkeys(name for table in tables for name in table))
-    rows = [row for table in tables for row in csv_rows(table, names)]
-    return "\n".join([*head, ",".join(map(csv_name, names)), *rows]) + "\n"
+    table = report.sections[number].table
+    return "\n".join([*head, ",".join(map(csv_name, table)), *csv_rows(table)]) + "\n"
 
 
-def csv_rows(table: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
-    """CSV rows of a table with the columns `names`; a column that the table does not have is empty."""
-    columns = (csv_cells(table[name]) if name in table else repeat("", len(table)) for name in names)
-    return map(",".join, zip(*columns, strict=True))
+def csv_rows(table: pd.DataFrame) -> Iterator[str]:
+    """The rows of a table as CSV."""
+    return map(",".join, zip(*(csv_cells(table[name]) for name in table), strict=True))
 
 
 def csv_cells(column: pd.Series) -> list[str]:
     """The cells of a column as CSV."""
     if pd.api.types.is_float_dtype(column):
-        return ["" if number != number else str(number) for number in column.to_numpy()]
+        text = whole_text if is_whole(column) else str
+        return ["" if number != number else text(number) for number in column.to_numpy()]
     codes, distinct = pd.factorize(column, use_na_sentinel=False)
     return np.array([csv_cell(cell) for cell in distinct], dtype=object)[codes].tolist()
+
+
+def is_whole(column: pd.Series) -> bool:
+    """Whether all defined numbers of a column are whole, and small enough to be exact."""
+    numbers = column.dropna().to_numpy()
+    return bool(((numbers % 1 == 0) & (abs(numbers) < 2**53)).all())
+
+
+def whole_text(number: float) -> str:
+    return str(int(number))
 
 
 def csv_cell(cell: object) -> str:
@@ -257,9 +262,10 @@ def _provenance(provenance: Mapping[str, Any]) -> str:
 
 
 def number(cell: object) -> str:
-    """A cell as text: a float with four significant digits, NaN as "", any other value as `str`."""
+    """A cell as text: a float with four significant digits, a whole one in full, NaN as "", others as `str`."""
     if isinstance(cell, float):
-        return "" if math.isnan(cell) else f"{cell:.4g}"
+        is_count = 1e4 <= abs(cell) < 1e9 and cell == int(cell)
+        return "" if math.isnan(cell) else str(int(cell)) if is_count else f"{cell:.4g}"
     return str(cell)
 
 

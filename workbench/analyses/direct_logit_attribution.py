@@ -9,12 +9,13 @@ from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM, Run
 from hooks.olmo import divided
-from workbench.analyses.support.arguments import chosen, one_text
+from workbench.analyses.support.arguments import chosen, one_text, texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.heads import head_name, head_output, values_by_head
+from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.memory import peak_bytes, run_bytes, site_bytes
-from workbench.progress import Progress, report
-from workbench.results import Grid, Scores
+from workbench.progress import Progress, report, steps
+from workbench.results import Grid, Scores, without_errors
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_id, token_labels, vocabulary_labels
 
@@ -69,6 +70,56 @@ def direct_logit_attribution(
     )
 
 
+@torch.no_grad()
+def mean_attribution(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    token: int | str | None = None,
+    against: int | str | None = None,
+    *,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> Scores:
+    """The mean of `direct_logit_attribution` over texts, after the last token of each, with standard errors over texts.
+
+    `token` is one for all texts; None takes each text's likeliest next token. The parts add up to `total`, the mean
+    logit (or logit difference).
+    """
+    texts, means, total = texts_for(model.config, tokens), MeansOverTexts(), 0.0
+    parts = None
+    for ids in steps(list(texts), progress, "direct logit attribution"):
+        asked = (
+            int(model.run(ids[None].to(model.device), logits_to_keep=1).logits[0, -1].argmax())
+            if token is None
+            else token
+        )
+        parts = direct_logit_attribution(model, ids, asked, against, tokenizer=tokenizer)
+        means.add(torch.from_numpy(parts.values.copy())[None])
+        total += (parts.total or 0.0) / len(texts)
+    assert parts is not None  # there is a text
+    target = (
+        "each text's likeliest next token"
+        if token is None
+        else vocabulary_labels(target_ids(model, token, None, tokenizer), tokenizer)[0]
+    )
+    over = (
+        ""
+        if against is None
+        else f" over that of {vocabulary_labels(target_ids(model, against, None, tokenizer), tokenizer)[0]}"
+    )
+    title = f"Direct effect on the logit of {target}{over}, mean over {len(texts)} texts"
+    return replace(parts, values=means.values, total=total, title=title, errors=means.errors, texts=len(texts))
+
+
+@work_of(mean_attribution)
+def _work_of_mean(
+    model: OlmoForCausalLM, tokens: TextsLike, token: int | str | None = None, *_: object, **__: object
+) -> Work:
+    texts = texts_for(model.config, tokens)
+    passes = 2 if token is None else 1  # the first one finds the token
+    return Work(passes * pass_flops(model, texts.tokens, logits=len(texts)), nbytes=_peak(model, texts.longest))
+
+
 @work_of(direct_logit_attribution)
 def _work(model: OlmoForCausalLM, tokens: TextsLike, *_: object, **__: object) -> Work:
     length = one_text(tokens).shape[1]
@@ -89,7 +140,7 @@ def by_layer(parts: Scores) -> Scores:
         layer, kind = _place(name)
         key = name if layer is None or kind == "MLP" else f"L{layer} attention"
         sums[key] = sums.get(key, 0.0) + value
-    return replace(parts, values=list(sums.values()), names=list(sums))
+    return replace(without_errors(parts), values=list(sums.values()), names=list(sums))
 
 
 def by_head(parts: Scores) -> Grid:
@@ -97,11 +148,13 @@ def by_head(parts: Scores) -> Grid:
 
     The embedding and the attention biases are left out.
     """
-    found = {_place(name): value for name, value in zip(parts.names, parts.values.tolist(), strict=True)}
+    errors = [None] * len(parts.names) if parts.errors is None else parts.errors.tolist()
+    found = {_place(name): pair for name, *pair in zip(parts.names, parts.values.tolist(), errors, strict=True)}
     found = {(layer, kind): value for (layer, kind), value in found.items() if layer is not None and kind != "bias"}
     layers, columns = (list(dict.fromkeys(keys)) for keys in zip(*found, strict=True))
+    values, errors = ([[found[layer, column][side] for column in columns] for layer in layers] for side in (0, 1))
     return Grid(
-        [[found[layer, column] for column in columns] for layer in layers],
+        values,
         layers,
         columns,
         column_name="part",
@@ -109,6 +162,8 @@ def by_head(parts: Scores) -> Grid:
         value_name=parts.value_name,
         signed=True,
         provenance=parts.provenance,
+        errors=None if parts.errors is None else errors,
+        texts=parts.texts,
     )
 
 

@@ -232,6 +232,12 @@ def texts_of(args: argparse.Namespace, subject: LoadedCheckpoint) -> Texts:
     return Texts.read(args.texts, subject.tokenizer, args.text_column, args.label, longest=longest, cut=args.cut)
 
 
+def texts_in_pieces(args: argparse.Namespace, subject: LoadedCheckpoint) -> Iterator[Texts]:
+    """The texts of `texts_of` in pieces, for a set that may not fit into memory. Errors: those of `Texts.stream`."""
+    longest = subject.model.config.max_position_embeddings
+    return Texts.stream(args.texts, subject.tokenizer, args.text_column, args.label, longest=longest, cut=args.cut)
+
+
 def prompt_of(args: argparse.Namespace) -> str:
     """The text given on the command line, or on standard input."""
     return standard_input() if args.prompt == "-" else args.prompt

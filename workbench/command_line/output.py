@@ -1,17 +1,19 @@
 """The output of a command's report: on the terminal, as a CSV file, as an HTML page."""
 
 import argparse
+import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
 from workbench.report import Report, as_csv, as_html, as_text
 from workbench.result_files import save_results
-from workbench.streams import show
+from workbench.streams import show, tell
 from workbench.whole_files import cannot_write, check_writable, is_same_file, whole_file
 
 PRINTED = Path("-")
@@ -20,7 +22,10 @@ PRINTED = Path("-")
 def add_arguments(parser: argparse.ArgumentParser, saves: bool = True) -> None:
     """Add the arguments that set where results go besides the terminal; `saves`: whether there are results to save."""
     for name, use in (
-        ("--csv", "write all numbers to a CSV file; - prints them instead of tables"),
+        (
+            "--csv",
+            "write all numbers to a CSV file, further tables to files of their own beside it; - prints the first table",
+        ),
         ("--html", "write a self-contained HTML page with plots; - prints it"),
     ):
         parser.add_argument(name, type=Path, metavar="FILE", help=use)
@@ -67,14 +72,36 @@ def write(report: Report, args: argparse.Namespace, command: Sequence[str]) -> N
     """
     report = replace(report, provenance={"command": shlex.join(command), **report.provenance})
     printed = as_text(report) + "\n"
-    for path, text_of in ((args.csv, as_csv), (args.html, as_html)):
-        if path == PRINTED:
-            printed = text_of(report)
-        elif path is not None:
-            write_file(path, text_of(report))
+    for path, texts in ((args.csv, csv_files(report, args.csv)), (args.html, {args.html: as_html})):
+        for file, text_of in texts.items():
+            if file == PRINTED:
+                printed = text_of(report)
+            elif path is not None:
+                write_file(file, text_of(report))
     if getattr(args, "save", None) is not None:
         save(report, args.save)
     show(printed)
+
+
+def csv_files(report: Report, path: Path | None) -> dict[Path, Callable[[Report], str]]:
+    """The files of a report's tables, with functions that make their content: `path`, and for each further table a file
+    beside it that is named after its section. If `path` is no ordinary file (`-`, /dev/stdout), the other tables are
+    left out, and a message says so.
+    """
+    if path is None:
+        return {}
+    others = report.sections[1:]
+    if others and (path == PRINTED or (path.exists() and not path.is_file())):
+        titles = ", ".join(f'"{section.title}"' for section in others)
+        tell(f"{path} has the first table only; --csv FILE also writes {titles}, each to a file of its own\n")
+        others = []
+    names = [path, *(path.with_name(f"{path.stem}-{slug(section.title)}{path.suffix}") for section in others)]
+    return {name: partial(as_csv, number=number) for number, name in enumerate(names)}
+
+
+def slug(title: str) -> str:
+    """A title as part of a file name: lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def save(report: Report, path: Path) -> None:

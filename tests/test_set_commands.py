@@ -1,0 +1,172 @@
+"""The commands that read a set of texts: the numbers of the analyses, a row a label, one table a file."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from workbench import checkpoints
+from workbench.analyses.ablation import ablation
+from workbench.analyses.activation_patching import activation_patching
+from workbench.analyses.direct_logit_attribution import mean_attribution
+from workbench.analyses.text_overview import mean_losses, text_overview
+from workbench.analyses.token_losses import token_losses
+from workbench.command_line import main
+from workbench.errors import WorkbenchError
+from workbench.text_pairs import TextPairs
+from workbench.texts import Texts
+
+EXACTLY = {"comment": "#", "keep_default_na": False, "na_values": [""]}
+ROWS = [("w5 w6 w7", "a"), ("w8 w9", "b"), ("w1 w2 w3 w4", "a"), ("w7 w9 w2", "b"), ("w3", "a")]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory, make_model: Callable, tokenizer):
+    """A checkpoint, a file of labelled texts and a file of pairs."""
+    folder = tmp_path_factory.mktemp("sets")
+    make_model("olmo2", num_hidden_layers=2).save_pretrained(folder / "step0")
+    tokenizer.save_pretrained(folder / "step0")
+    (folder / "texts.jsonl").write_text("\n".join(json.dumps({"prompt": t, "kind": k}) for t, k in ROWS))
+    (folder / "pairs.csv").write_text("clean,corrupted,answer,other\nw1 w2,w3 w2,w7,w8\nw4 w5,w6 w5,w9,w7\n")
+    return folder
+
+
+def run(given: Path, *arguments: str) -> int:
+    return main([*arguments, "--checkpoint", str(given / "step0"), "--no-progress"])
+
+
+def tables(given: Path, tmp_path: Path, *arguments: str) -> dict[str, pd.DataFrame]:
+    """The CSV files of a command, by what follows `out` in their names."""
+    assert run(given, *arguments, "--csv", str(tmp_path / "out.csv")) == 0
+    return {path.stem.removeprefix("out"): pd.read_csv(path, **EXACTLY) for path in sorted(tmp_path.glob("out*.csv"))}
+
+
+def labelled(given: Path) -> list[str]:
+    return ["--texts", str(given / "texts.jsonl"), "--text-column", "prompt", "--label", "kind"]
+
+
+def read(given: Path, rows: slice = slice(None)):
+    model, tokenizer = checkpoints.load(str(given / "step0"))
+    texts = Texts.read(given / "texts.jsonl", tokenizer, "prompt", "kind")[rows]
+    return model, tokenizer, texts
+
+
+def test_texts_lists_each_text_and_the_mean_of_each_label(given, tmp_path):
+    found = tables(given, tmp_path, "texts", *labelled(given))
+    assert set(found) == {"", "-texts"}
+    model, _, texts = read(given)
+    rows = found["-texts"]
+    assert rows["content"].tolist() == [text for text, _ in ROWS] and rows["label"].tolist() == [k for _, k in ROWS]
+    for n, ids in enumerate(texts):
+        logits = model.run(ids[None]).logits[0]
+        assert rows["answer"][n] == f"w{int(logits[-1].argmax())}"
+        if len(ids) > 1:
+            wanted = torch.nn.functional.cross_entropy(logits[:-1], ids[1:]).item()
+            assert rows["loss"][n] == pytest.approx(wanted, abs=1e-4)
+    assert np.isnan(rows["loss"][4])  # one token
+    assert "." not in (tmp_path / "out-texts.csv").read_text().splitlines()[-1].split(",")[1]  # whole numbers
+    means = found[""].set_index("name")
+    assert means["texts"].to_dict() == {"all texts": 4, "a": 2, "b": 2}
+    losses = token_losses(model, texts[[0, 2]])["loss"].values
+    assert means["value"]["a"] == pytest.approx(np.nanmean(losses), abs=1e-4)
+
+
+def test_means_leave_out_losses_that_are_no_numbers_and_say_so(given, capsys):
+    model, _, texts = read(given)
+    overview = text_overview(model, texts)
+    overview.loc[1, "loss"] = np.nan
+    assert mean_losses(overview).texts == (3, 2, 1)
+    overview["loss"] = np.nan
+    with pytest.raises(WorkbenchError, match="no text has a loss"):
+        mean_losses(overview)
+
+
+def test_a_broken_model_is_said_with_the_numbers_of_the_texts(given, monkeypatch, capsys):
+    from workbench.command_line import texts as command
+
+    def broken(model, texts, **options):
+        table = text_overview(model, texts, **options)
+        table.loc[[0, 3], "loss"] = np.nan
+        return table
+
+    monkeypatch.setattr(command, "text_overview", broken)
+    assert run(given, "texts", *labelled(given)) == 0
+    assert (
+        "Left out, because their loss is not a number (check the checkpoint): 2 texts, 0, 3." in capsys.readouterr().out
+    )
+
+
+def test_ablate_has_the_numbers_of_each_label(given, tmp_path):
+    rows = "\n".join(json.dumps({"prompt": text, "kind": kind}) for text, kind in ROWS[:4])
+    (tmp_path / "texts.jsonl").write_text(rows)
+    options = ["--texts", str(tmp_path / "texts.jsonl"), "--text-column", "prompt", "--label", "kind"]
+    found = tables(given, tmp_path, "ablate", *options, "--method", "zero", "--answer", "w5")[""]
+    model, tokenizer, texts = read(given, slice(4))
+    wanted = ablation(model, texts.by_label()["b"], "w5", method="zero", tokenizer=tokenizer)
+    mine = found[found["label"] == "b"]
+    np.testing.assert_allclose(mine["loss"], wanted["loss"].values.ravel(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(mine["loss_standard_error"], wanted["loss"].errors.ravel(), rtol=1e-3, atol=1e-5)
+    assert set(mine["texts"]) == {2} and list(dict.fromkeys(found["label"])) == ["all texts", "a", "b"]
+
+
+def test_attribute_adds_up_for_each_label(given, tmp_path):
+    found = tables(given, tmp_path, "attribute", *labelled(given), "--answer", "w5", "--against", "w6")[""]
+    model, _, texts = read(given)
+    for label, some in texts.by_label().items():
+        logits = torch.stack([model.run(ids[None]).logits[0, -1] for ids in some])
+        assert found[found["label"] == label]["value"].sum() == pytest.approx(
+            (logits[:, 5] - logits[:, 6]).mean().item(), abs=1e-3
+        )
+    likeliest = mean_attribution(model, texts)
+    best = torch.stack([model.run(ids[None]).logits[0, -1].max() for ids in texts]).mean().item()
+    assert likeliest.total == pytest.approx(best, abs=1e-4) and likeliest.texts == 5
+
+
+@pytest.mark.parametrize("options", [[], ["--estimate"]])
+def test_patch_has_the_numbers_of_the_pairs(given, tmp_path, options):
+    found = tables(given, tmp_path, "patch", "--texts", str(given / "pairs.csv"), *options)[""]
+    assert len(found) == 2 * 2 and set(found["texts"]) == {2} and found["logit_difference_standard_error"].notna().all()
+    if not options:
+        model, tokenizer = checkpoints.load(str(given / "step0"))
+        pairs = TextPairs.read(given / "pairs.csv", tokenizer)
+        wanted = activation_patching(
+            model, pairs.clean, pairs.corrupted, pairs.answers, pairs.others, tokenizer=tokenizer
+        )
+        np.testing.assert_allclose(found["kl"], wanted["kl"].values.ravel(), rtol=1e-4, atol=1e-5)
+
+
+def test_several_tables_are_several_files_and_the_first_is_printed(given, tmp_path, capsys):
+    assert run(given, "texts", *labelled(given), "--csv", "-") == 0
+    captured = capsys.readouterr()
+    assert '"all texts"' in captured.out and "content" not in captured.out
+    assert captured.err == '- has the first table only; --csv FILE also writes "Texts", each to a file of its own\n'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["texts", "--texts", "no.csv"], "no.csv cannot be read"),
+        (["texts", "--texts", "tiny-olmo/none"], "no built-in set 'tiny-olmo/none'; choices: tiny-olmo/english"),
+        (["texts", "--texts", "{}/texts.jsonl"], "line 1: no column 'text'; columns: prompt, kind"),
+        (["ablate", "--texts", "{}/texts.jsonl", "--text-column", "prompt", "--label", "x"], "line 1: no column 'x'"),
+        (["patch", "--texts", "{}/texts.jsonl"], "line 1: no column 'clean'"),
+        (["patch", "--texts", "{}/pairs.csv", "--site", "nowhere"], "no site 'nowhere'"),
+        (["attribute", "--texts", "{}/texts.jsonl", "--text-column", "prompt", "--answer", "w1 w2"], "is 2 tokens"),
+    ],
+)
+def test_what_cannot_be_done_is_said(given, arguments, sentence, capsys):
+    assert run(given, *[word.format(given) for word in arguments]) == 1
+    captured = capsys.readouterr()
+    assert sentence in captured.err and captured.out == ""
+
+
+def test_texts_that_are_too_long_are_named_and_can_be_cut(given, tmp_path, capsys):
+    path = tmp_path / "long.txt"
+    path.write_text("w1 w2\n" + "w5 " * 100 + "\n")
+    assert run(given, "texts", "--texts", str(path)) == 1
+    assert "long.txt, line 2: the text has 100 tokens and the model takes at most 64" in capsys.readouterr().err
+    assert run(given, "texts", "--texts", str(path), "--cut", "64") == 0
