@@ -98,6 +98,9 @@ class Run(Mapping[str, Tensor]):
         """Write everything except the cache to a safetensors file, to be read by `Run.load`.
 
         The file is written under a temporary name and then renamed, so an interrupted save leaves no partial file.
+
+        Raises:
+            OSError: the file cannot be written, for example because the disk is full.
         """
         tensors = {**self._tensors, **{f"run.{name}": getattr(self, name) for name in _OWN}}
         # Copies, because the format does not allow two tensors that share memory.
@@ -111,6 +114,8 @@ class Run(Mapping[str, Tensor]):
         try:
             save_file(copies, unfinished, {"sites": json.dumps(self._sites.made_of)})
             unfinished.replace(path)
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
         finally:
             unfinished.unlink(missing_ok=True)
 

@@ -178,6 +178,17 @@ def test_the_rest_of_a_stopped_recording_is_made(olmo, texts, tmp_path):
     assert [(folder / name).stat().st_mtime_ns for name in there] == times
 
 
+def test_a_recording_that_was_begun_with_more_memory_goes_on(olmo, texts, folder, monkeypatch):
+    begun = record(olmo, texts, SITE, folder)
+    whole = begun[SITE][:]
+    (folder / "00000.safetensors").unlink()
+    sizes, run = [], olmo.run
+    monkeypatch.setattr(recording, "tokens_at_a_time", lambda *_, **__: 5)
+    monkeypatch.setattr(olmo, "run", lambda ids, **options: sizes.append(ids.numel()) or run(ids, **options))
+    torch.testing.assert_close(record(olmo, texts, SITE, folder)[SITE][:], whole, rtol=1e-4, atol=1e-4)
+    assert sorted(sizes) == [1, 1, 3, 3, 5, 5, 5, 7]  # the first is that of one token, for the shapes
+
+
 KILLED = """
 import sys, time, torch
 from workbench import checkpoints

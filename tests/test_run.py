@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import hooks.run
@@ -114,10 +115,10 @@ def test_a_run_that_cannot_be_written_leaves_nothing(model, tokens, tmp_path, mo
 
     def full(tensors, path, metadata):
         path.write_bytes(b"half")
-        raise OSError("no space left on device")
+        raise SafetensorError("No space left on device (os error 28)")
 
     monkeypatch.setattr(hooks.run, "save_file", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match="run cannot be written: No space left on device"):
         run.save(tmp_path / "run")
     assert (tmp_path / "run").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -30,7 +30,7 @@ from workbench.whole_files import cannot_write
 SHARD_BYTES = 2**26
 SHARD_TOKENS = 2**18
 """The most tokens that run for one shard: what a stopped recording loses."""
-SHARDS_IN_MEMORY = 3
+IN_MEMORY = 3
 """A shard, its bytes, and a copy of them while they are put together."""
 RECORDING = "recording activations"
 LOCK = "lock"
@@ -101,7 +101,7 @@ def record(
             write_shard(folder / TEXTS, _stored(texts), plan.texts_part_of)
         if not (folder / INDEX).exists():
             plan.write(folder)
-        _make(model, texts, captures, plan, folder, missing, progress)
+        _make(model, texts, captures, plan, folder, missing, wanted.batch_tokens, progress)
     report(progress, 1.0, RECORDING)
     return Activations.open(folder)
 
@@ -144,16 +144,7 @@ def _planned(
         positions = tuple(int(position) for position in positions)
         if not positions:
             raise WorkbenchError("nothing to record: positions is empty")
-        for length in set(texts.lengths):
-            positions_of(positions, length)
     sites = _sites(model, texts, captures)
-    size = tokens_at_a_time(
-        model,
-        RECORDING,
-        run_bytes(model, capture=list(sites)),
-        texts.longest,
-        fixed=SHARDS_IN_MEMORY * shard_bytes,
-    )
     plan = Plan(
         checkpoint=checkpoint,
         weights=weights_digest(model),
@@ -164,13 +155,21 @@ def _planned(
         positions=positions,
         sites=sites,
         rows=0,
-        batch_tokens=size,
+        batch_tokens=texts.longest,
         shard_rows=1,
         shard_tokens=SHARD_TOKENS,
         shards=(),
         versions=versions(),
     )
-    plan = replace(plan, shard_rows=max(1, shard_bytes // plan.row_bytes))
+    share = sum(len(positions_of(positions, length)) for length in texts.lengths) / texts.tokens  # of rows in tokens
+    size = tokens_at_a_time(
+        model,
+        RECORDING,
+        run_bytes(model, capture=list(sites)) + IN_MEMORY * share * plan.row_bytes,  # a shard holds a batch at least
+        texts.longest,
+        fixed=IN_MEMORY * shard_bytes,
+    )
+    plan = replace(plan, batch_tokens=size, shard_rows=max(1, shard_bytes // plan.row_bytes))
     shards = tuple(sum(rows_of(batch, positions) for batch in shard) for shard in plan.batches(texts))
     return replace(plan, shards=shards, rows=sum(shards))
 
@@ -265,9 +264,10 @@ def _make(
     plan: Plan,
     folder: Path,
     missing: Sequence[int],
+    most: int,
     progress: Progress | None,
 ) -> None:
-    """Compute and write the missing shards."""
+    """Compute and write the missing shards, with at most `most` tokens at a time, or one text."""
     shards = plan.batches(texts)
     steps = sum(len(shards[number]) for number in missing)
     done = 0
@@ -276,7 +276,8 @@ def _make(
         start = 0
         for batch in shards[number]:
             report(progress, done / steps, RECORDING)
-            start += _put(model, batch, captures, plan, tensors, start)
+            for piece in _pieces(batch, most):
+                start += _put(model, piece, captures, plan, tensors, start)
             done += 1
         try:
             write_shard(plan.shard_path(folder, number), tensors, plan.part_of(number))
@@ -285,6 +286,13 @@ def _make(
             raise WorkbenchError(
                 f"{error}; {whole} of {len(shards)} shards are complete and stay, and the same call goes on from there"
             ) from error
+
+
+def _pieces(batch: Batch, most: int) -> Iterator[Batch]:
+    """A batch in pieces of at most `most` tokens: one piece, unless the recording was begun with more free memory."""
+    size = max(1, most // batch.ids.shape[1])
+    for start in range(0, len(batch.rows), size):
+        yield Batch(batch.rows[start : start + size], batch.ids[start : start + size])
 
 
 def _put(
