@@ -27,7 +27,8 @@ def main() -> None:
         free = free_memory(args.device)
         budget = int(args.memory * 1e9) if args.memory else free * 3 // 4
         how = {"dtype": args.dtype, "quantize": args.quantize}
-        bench = Bench([one for run in found for one in run], budget, default=args.checkpoint, device=args.device, **how)
+        how |= {"default": args.checkpoint, "device": args.device, "asks_above": args.ask_above}
+        bench = Bench([one for run in found for one in run], budget, **how)
         app = create_app(bench, host=args.host, auth=auth)
         notes = [f"{series.name}: {series.note}\n" for series in found if series.note]
         show("".join(notes) + f"OLMo workbench: http://{args.host}:{args.port}\n")

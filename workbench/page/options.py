@@ -11,6 +11,7 @@ EXAMPLES = """A series is tiny-olmo, a folder with one sub-folder for each step,
   python app.py --series allenai/OLMo-2-1124-7B --dtype bfloat16 --quantize nf4 --device cuda"""
 
 MOST_THREADS = 1024
+ASKS_ABOVE = 5.0  # seconds
 
 
 def arguments() -> argparse.Namespace:
@@ -30,6 +31,13 @@ def arguments() -> argparse.Namespace:
     option(
         "--memory", type=float, metavar="GB", help="memory for loaded models (default: three quarters of free memory)"
     )
+    option(
+        "--ask-above",
+        type=float,
+        default=ASKS_ABOVE,
+        metavar="SECONDS",
+        help="views that take longer wait for a click (default: 5)",
+    )
     option("--threads", type=int, help="number of torch threads (default: chosen by torch)")
     option(
         "--host", default="127.0.0.1", help="address to serve at (default: this machine only; any other needs --auth)"
@@ -45,6 +53,8 @@ def problem_of(args: argparse.Namespace) -> str | None:
         return f"--host {args.host} with --auth {args.auth}: serving other machines needs --auth NAME:PASSWORD"
     if args.memory is not None and not 0 < args.memory < math.inf:
         return f"--memory {args.memory:g}: it should be a number of GB above 0"
+    if not args.ask_above >= 0:
+        return f"--ask-above {args.ask_above:g}: it should be a number of seconds from 0 up"
     if args.threads is not None and not 0 < args.threads <= MOST_THREADS:
         return f"--threads {args.threads}: it should be a number from 1 to {MOST_THREADS:,}"
     try:

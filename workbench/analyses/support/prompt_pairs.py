@@ -87,14 +87,7 @@ def contrast(
     Errors: WorkbenchError if the two prompts of a pair differ in length, a target is not one token, or there is neither
     a `token` nor a `metric`.
     """
-    both = texts_for(model.config, clean), texts_for(model.config, corrupted)
-    lengths = [texts.lengths for texts in both]
-    if lengths[0] != lengths[1]:
-        raise WorkbenchError(
-            f"the clean prompts have {_some(lengths[0])} tokens (in {len(lengths[0])} texts) and the corrupted ones "
-            f"{_some(lengths[1])} (in {len(lengths[1])}); patching needs pairs of prompts of equal length in tokens"
-        )
-    chosen([position], min(lengths[0]), "position")
+    both = of_equal_lengths(model, clean, corrupted, position)
     if token is None and (metric is None or against is not None):
         raise WorkbenchError("there is nothing to measure; give a token, or metric=, a function of the logits")
     wanted = [each for each in (token, against) if each is not None]
@@ -103,6 +96,21 @@ def contrast(
     first, second = (up_to(texts, position).to(model.device) for texts in both)
     targets = torch.tensor(columns, dtype=torch.long, device=model.device).view(len(columns), len(first)).T
     return Contrast(first, second, targets, " over ".join(names) or "a function of the logits", metric)
+
+
+def of_equal_lengths(
+    model: OlmoForCausalLM, clean: TextsLike, corrupted: TextsLike, position: int
+) -> tuple[Texts, Texts]:
+    """Two sets of prompts, on their own device. Errors: WorkbenchError if the prompts of a pair differ in length."""
+    both = texts_for(model.config, clean), texts_for(model.config, corrupted)
+    lengths = [texts.lengths for texts in both]
+    if lengths[0] != lengths[1]:
+        raise WorkbenchError(
+            f"the clean prompts have {_some(lengths[0])} tokens (in {len(lengths[0])} texts) and the corrupted ones "
+            f"{_some(lengths[1])} (in {len(lengths[1])}); patching needs pairs of prompts of equal length in tokens"
+        )
+    chosen([position], min(lengths[0]), "position")
+    return both
 
 
 def up_to(texts: Texts, position: int) -> Texts:
@@ -115,7 +123,8 @@ def up_to(texts: Texts, position: int) -> Texts:
 
 def outlined(model: OlmoForCausalLM, clean: TextsLike, corrupted: TextsLike, position: int) -> Contrast:
     """A contrast without targets, to plan the work on it: the model may be on the meta device."""
-    first, second = (up_to(texts_for(model.config, texts), position) for texts in (clean, corrupted))
+    both = of_equal_lengths(model, clean, corrupted, position)
+    first, second = (up_to(texts, position) for texts in both)
     return Contrast(first, second, torch.empty(len(first), 0), "")
 
 

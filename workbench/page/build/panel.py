@@ -12,12 +12,13 @@ from gradio.components import Component
 from workbench.analyses.support.heads import head_name
 from workbench.generation import Written
 from workbench.page import components
-from workbench.page.build.slot import Slot
+from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.arguments import TokensOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.code import code
+from workbench.page.session.prices import Expensive, Price, agree, priced
 from workbench.page.session.requests import TabRequest
 from workbench.plots import emphasise, plot, same_colours, untitled
 from workbench.progress import Progress
@@ -74,6 +75,7 @@ class Panel:
         with gr.Column(elem_id=elem_id, min_width=300):
             self.tools = components.tools({"panel": elem_id}, elem_id=f"{elem_id}-tools")
             self.notice = components.sentence(elem_classes="problem")
+            self.agreement = agreement_button(f"{elem_id}-price")
             if of_tokens:
                 self.picture = components.token_strip({"empty": ""}, elem_id=f"{elem_id}-strip", label=elem_id)
             else:
@@ -91,17 +93,26 @@ class Panel:
         """Show the result of `view_of(bench, request, *inputs)` when the tab is drawn or a control changes.
 
         `view_of` returns a `View`, or a string that is shown as a note without a picture. With `with_progress`, it also
-        takes `progress=`, a callback for its own computations.
+        takes `progress=`, a callback for its own computations. If the view is expensive, or if `view_of` raises
+        `Expensive`, a button with the price is shown instead; a click on it computes the view.
         """
 
         def draw(bench: Bench, request: TabRequest, *controls: object, progress: Progress) -> list[Any]:
-            view = view_of(bench, request, *controls, **({"progress": progress} if with_progress else {}))
-            if isinstance(view, str):
-                return [{"empty": ""} if self._of_tokens else None, {"panel": self._id, "note": view}]
-            return self.show(bench, view, progress)
+            try:
+                view = view_of(bench, request, *controls, **({"progress": progress} if with_progress else {}))
+                if isinstance(view, str):
+                    return self._without_picture(view)
+                price = agree(bench, request, view.call, *([view.scale] if view.scale else []))
+            except Expensive as expensive:
+                return self._without_picture("", expensive.price)
+            return [*self.show(bench, view, priced(progress, price)), asked(None)]
 
-        outputs = [self.picture, self.tools]
-        slot.shows(draw, inputs=inputs, outputs=outputs, follows=follows, notice=self.notice, with_progress=True)
+        outputs, options = [self.picture, self.tools, self.agreement], {"notice": self.notice, "with_progress": True}
+        slot.shows(draw, inputs=inputs, outputs=outputs, follows=follows, agreement=self.agreement, **options)
+
+    def _without_picture(self, note: str, price: Price | None = None) -> list[Any]:
+        """The values of the outputs with a note, or a button with a price, in place of the picture."""
+        return [{"empty": ""} if self._of_tokens else None, {"panel": self._id, "note": note}, asked(price)]
 
     def show(self, bench: Bench, view: View, progress: Progress | None = None) -> list[Any]:
         """Compute a view's call; returns the values of the picture and of the tools above it."""

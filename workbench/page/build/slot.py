@@ -21,6 +21,7 @@ from workbench.page.build.stop_button import token_of
 from workbench.page.compat import event_data, quiet_state
 from workbench.page.session.bench import Bench
 from workbench.page.session.cancellation import Cancellations, CancellationToken
+from workbench.page.session.prices import Price
 from workbench.page.session.requests import Query, RunRequest, Selection, TabRequest, ViewRequest
 
 log = logging.getLogger("workbench")
@@ -95,9 +96,10 @@ class Slot:
         redraws: Sequence[Component] | None = None,
         follows: Sequence[str] = (),
         notice: Component | None = None,
+        agreement: gr.Button | None = None,
         with_progress: bool = False,
     ) -> Dependency:
-        """Draw a view when the tab's request changes, or when one of its controls does.
+        """Draw a view when the tab's request changes, when one of its controls does, or when its price is agreed to.
 
         Args:
             render: called as `render(bench, request, *inputs)` with a `TabRequest`; returns or yields the values of the
@@ -106,6 +108,7 @@ class Slot:
             follows: parts of the selection that the view depends on: "token", "layer", "head". Changes of other
                 parts do not redraw it.
             notice: where errors are shown; the tab's own notice by default.
+            agreement: a button of `agreement_button`. A click on it draws the view with a request that is `agreed`.
             with_progress: `render` also takes `progress=`, a callback that draws a progress bar.
         """
         self._follows = (*self._follows, *follows)
@@ -120,15 +123,25 @@ class Slot:
             if request is None:
                 return gr.skip()
             tab = request.only(follows)
-            if before is None or before.tab != tab:
+            if before is None or replace(before.tab, agreed=False) != tab:
                 return ViewRequest(tab, values, tab.cause)
             if before.controls == values:  # a late event: an earlier one brought the same values
                 return gr.skip()
             return ViewRequest(tab, values, token_of(self.bar.cancellations, http))
 
-        gr.on(
-            changes, request_view, [self.request, self.bar.active, view_request, *controls], view_request, **NOT_QUEUED
-        )
+        def agree(
+            http: gr.Request, request: TabRequest | None, active: str, before: ViewRequest | None, *values: object
+        ) -> object:
+            tab = before.tab if before is not None else self._known(request, active, http)
+            if tab is None:
+                return gr.skip()
+            tab = replace(tab.only(follows), agreed=True)
+            return ViewRequest(tab, values, token_of(self.bar.cancellations, http), time.monotonic_ns())
+
+        sources = [self.request, self.bar.active, view_request, *controls]
+        gr.on(changes, request_view, sources, view_request, **NOT_QUEUED)
+        if agreement is not None:
+            agreement.click(agree, sources, view_request, **NOT_QUEUED)
         work = guarded(
             lambda view, _, *values, **more: render(self.bench, view.tab, *values, **more),
             len(outputs),
@@ -223,6 +236,16 @@ class Slot:
             "show_progress_on": notice,  # a small one: the browser copies this component at each step
             **IN_MODEL_QUEUE,
         }
+
+
+def agreement_button(elem_id: str) -> gr.Button:
+    """A button, hidden at first, that agrees to the price of a view; see `asked` and `Slot.shows`."""
+    return gr.Button("Compute", size="sm", variant="secondary", visible=False, elem_id=elem_id, elem_classes="price")
+
+
+def asked(price: Price | None, what: str = "Compute") -> dict[str, Any]:
+    """The update of an agreement button: it offers to compute for this price; hidden if None."""
+    return gr.update(visible=False) if price is None else gr.update(value=f"{what} ({price})", visible=True)
 
 
 def settled(control: Component) -> list[Callable[..., Dependency]]:

@@ -64,7 +64,7 @@ class TokenizerOf(Argument):
     """The tokenizer of a checkpoint."""
 
     def value(self, bench: Bench) -> object:
-        return bench.load(self.name)[1]
+        return bench.tokenizer(self.name)
 
     def code(self, variables: VariableNames) -> str:
         return f"tokenizer{variables.ending(self)}"
@@ -77,7 +77,7 @@ class TokensOf(Argument):
     text: Prompt
 
     def value(self, bench: Bench) -> object:
-        return bench.read(self.name, self.text).ids
+        return bench.tokens(self.name, self.text)
 
     @property
     def shown(self) -> str:
@@ -148,7 +148,7 @@ class InterventionsOf(Argument):
     text: str
 
     def value(self, bench: Bench) -> object:
-        return interventions.read(self.text, bench.load(self.name)[1])
+        return interventions.read(self.text, bench.tokenizer(self.name))
 
     def code(self, variables: VariableNames) -> str:
         return f"interventions.read({self.text!r}, tokenizer{variables.ending(self)})"

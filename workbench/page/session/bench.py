@@ -21,11 +21,24 @@ from transformers import PreTrainedTokenizerBase
 from hooks import OlmoForCausalLM
 from hooks.stopping import check_stop
 from workbench.chat import Conversation
-from workbench.checkpoints import Checkpoint, Residents, finals, is_here, main_run, pick
+from workbench.checkpoints import (
+    Checkpoint,
+    Residents,
+    finals,
+    is_here,
+    locate,
+    main_run,
+    open_weights,
+    outline,
+    pick,
+    tokenizer_of,
+)
 from workbench.checkpoints.loading import suited_dtype
 from workbench.errors import WorkbenchError
+from workbench.page.options import ASKS_ABOVE
 from workbench.page.session.prompts import Prompt, ids_of
 from workbench.page.session.result_cache import ResultCache
+from workbench.page.session.speed import Speed
 from workbench.progress import Progress, report
 from workbench.tokens import token_labels
 
@@ -35,6 +48,7 @@ MOST_OF_A_RUN = 32  # checkpoints of a main run that the page shows
 KEPT_RESULTS = 64
 KEPT_BYTES = 256_000_000
 Value = TypeVar("Value")
+EMPTY = "the prompt is empty; type a text, or choose an example"
 PATIENCE = 120.0  # seconds to wait for the model's lock before an error is shown
 
 
@@ -47,6 +61,7 @@ class OpenedPrompt:
     model: OlmoForCausalLM
     tokenizer: PreTrainedTokenizerBase
     ids: Tensor  # 1 pos
+    speed: Speed
     conversation: Conversation | None = None  # the tokens of each turn, if the prompt is a conversation
 
     @cached_property
@@ -62,22 +77,32 @@ class Bench:
         known: the checkpoints that may be opened; at least one.
         budget: maximum total size of the loaded models that are kept, in bytes.
         default: id of the checkpoint that the page opens first; None means the last of `known`.
+        asks_above: seconds from which a view is computed only after a click (see `prices`).
         options: how checkpoints are loaded: `dtype`, `device`, `quantize`; None means the default.
 
     Errors: WorkbenchError if `known` is empty or `default` is not in it.
     """
 
     def __init__(
-        self, known: Sequence[Checkpoint], budget: int, *, default: str | None = None, **options: str | None
+        self,
+        known: Sequence[Checkpoint],
+        budget: int,
+        *,
+        default: str | None = None,
+        asks_above: float = ASKS_ABOVE,
+        **options: str | None,
     ) -> None:
         if not known:
             raise WorkbenchError("there are no checkpoints to show; give a series or a checkpoint")
         self.known = {checkpoint.id: checkpoint for checkpoint in known}
-        self.default = default or known[-1].id
+        self.default, self.asks_above = default or known[-1].id, asks_above
         self.options = {name: value for name, value in options.items() if value is not None}
         self.residents = Residents(budget, **options)
         self.offered: OrderedDict[str, Any] = OrderedDict()  # calls whose results can be downloaded, by key
         self.results = ResultCache(KEPT_RESULTS, KEPT_BYTES)
+        self._speeds: dict[str, Speed] = {}  # by series
+        self._outlines: dict[str, OlmoForCausalLM] = {}  # by checkpoint
+        self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}  # by checkpoint
         self.reading: tuple[str, float] | None = None  # id of the checkpoint being loaded, and fraction done
         self._lock = threading.Lock()
         self._waiting: deque[None] = deque()  # an item for each request that waits; safe between threads
@@ -144,12 +169,17 @@ class Bench:
         finally:
             self._lock.release()
 
-    def give_way(self) -> None:
-        """Release the lock for a moment if other requests wait for it. A long run calls this between two steps."""
+    def give_way(self) -> float:
+        """Release the lock for a moment if other requests wait for it; returns the seconds until it is held again.
+
+        A long run calls this between two steps.
+        """
+        began = time.monotonic()
         if self._waiting:
             self._lock.release()
             time.sleep(0.002)
             self._lock.acquire()
+        return time.monotonic() - began
 
     def load(self, name: object, progress: Progress | None = None) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase]:
         """A checkpoint's model and tokenizer; the ones used last stay loaded, within the budget of `residents`.
@@ -159,6 +189,7 @@ class Bench:
         """
         known = self.checkpoint(name).id
         check_root(self.known[known])
+        began, was_loaded = time.monotonic(), known in self.residents.ids
 
         def tell(fraction: float, text: str) -> None:
             self.reading = known, fraction
@@ -170,9 +201,54 @@ class Bench:
             reading = self.reading
             if reading is not None and reading[0] == known:  # another request may be loading another checkpoint
                 self.reading = None
-        if tokenizer is None:
-            raise WorkbenchError(f"{known} has no tokenizer, so the page cannot tokenise a prompt for it")
-        return model, tokenizer
+        if not was_loaded:
+            self.speed_of(known).loads.measured(self.file_bytes(known), time.monotonic() - began)
+        return model, _present(tokenizer, known)
+
+    def speed_of(self, name: object) -> Speed:
+        """How fast the models of a checkpoint's series run and load here, from the runs and loads so far."""
+        return self._speeds.setdefault(self.series_of(name), Speed())
+
+    def file_bytes(self, name: object) -> int:
+        """Bytes of a checkpoint's weights in its files."""
+        return open_weights(locate(self.checkpoint(name))).nbytes
+
+    def outline(self, name: object) -> OlmoForCausalLM:
+        """A checkpoint's model, without weights if it is not loaded (see `checkpoints.outline`)."""
+        known = self.checkpoint(name)
+        if self.is_loaded(known.id):
+            return self.load(known.id)[0]
+        if known.id not in self._outlines:
+            self._outlines[known.id] = outline(known, dtype=self.dtype)
+        return self._outlines[known.id]
+
+    def is_loaded(self, name: object) -> bool:
+        """Whether a checkpoint's model is in memory."""
+        return self.checkpoint(name).id in self.residents.ids
+
+    def shape_of(self, name: object) -> tuple[int, int]:
+        """(layers, heads of each layer) of a checkpoint."""
+        config = self.outline(name).config
+        return config.num_hidden_layers, config.num_attention_heads
+
+    def tokens(self, name: object, prompt: Prompt) -> Tensor:
+        """The token ids of a prompt, 1 pos, on the device of the checkpoint's model, or on the CPU if it is not loaded.
+
+        Errors: those of `read`.
+        """
+        model = self.outline(name)
+        ids = _tokenised(model, self.tokenizer(name), prompt, MOST_TOKENS)[0]
+        return ids if model.device.type == "meta" else ids.to(model.device)
+
+    def tokenizer(self, name: object) -> PreTrainedTokenizerBase:
+        """A checkpoint's tokenizer; its model is not loaded."""
+        known = self.checkpoint(name)
+        if self.is_loaded(known.id):
+            return self.load(known.id)[1]
+        check_root(known)
+        if known.id not in self._tokenizers:
+            self._tokenizers[known.id] = _present(tokenizer_of(known), known.id)
+        return self._tokenizers[known.id]
 
     def status(self) -> dict[str, Any]:
         """The server's state, for display on the page: loaded models, bytes, budget, device, the load in progress."""
@@ -205,21 +281,42 @@ class Bench:
     ) -> OpenedPrompt:
         """A loaded checkpoint and a tokenised prompt. Raises WorkbenchError for no text or more than `most` tokens."""
         if not prompt or (isinstance(prompt, str) and not prompt.strip()):
-            raise WorkbenchError("the prompt is empty; type a text, or choose an example")
+            raise WorkbenchError(EMPTY)  # before the model is loaded
         model, tokenizer = self.load(name, progress)
-        conversation = None if isinstance(prompt, str) else Conversation.of(tokenizer, prompt)
-        ids = torch.tensor([ids_of(tokenizer, prompt)]) if conversation is None else conversation.ids  # 1 pos
-        most = most_tokens(model, most)
-        if ids.shape[1] > most:
-            raise WorkbenchError(f"the prompt has {ids.shape[1]:,} tokens; this view takes at most {most:,}")
-        return OpenedPrompt(self.checkpoint(name).id, prompt, model, tokenizer, ids.to(model.device), conversation)
+        ids, conversation = _tokenised(model, tokenizer, prompt, most)
+        known, ids = self.checkpoint(name).id, ids.to(model.device)
+        return OpenedPrompt(known, prompt, model, tokenizer, ids, self.speed_of(known), conversation)
 
-    def same_tokens(self, one: OpenedPrompt, other: OpenedPrompt) -> None:
-        """Raise WorkbenchError unless both prompts have the same token ids."""
-        if one.ids.shape != other.ids.shape or not torch.equal(one.ids.cpu(), other.ids.cpu()):
-            raise WorkbenchError(
-                f"{one.checkpoint} and {other.checkpoint} tokenise this prompt differently and cannot be compared"
-            )
+    def same_tokens(self, one: str, other: str, prompt: Prompt) -> Tensor:
+        """The token ids of a prompt, 1 pos. Raises WorkbenchError unless two checkpoints tokenise it equally."""
+        ids = [self.tokens(name, prompt).cpu() for name in (one, other)]
+        if not torch.equal(*ids):
+            raise WorkbenchError(f"{one} and {other} tokenise this prompt differently and cannot be compared")
+        return ids[0]
+
+
+def _tokenised(
+    model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, most: int
+) -> tuple[Tensor, Conversation | None]:
+    """The token ids of a prompt, 1 pos, and the tokens of its turns if it is a conversation.
+
+    Errors: WorkbenchError for no text, or for more than `most` tokens or than the model's context.
+    """
+    if not prompt or (isinstance(prompt, str) and not prompt.strip()):
+        raise WorkbenchError(EMPTY)
+    conversation = None if isinstance(prompt, str) else Conversation.of(tokenizer, prompt)
+    ids = torch.tensor([ids_of(tokenizer, prompt)]) if conversation is None else conversation.ids  # 1 pos
+    most = most_tokens(model, most)
+    if ids.shape[1] > most:
+        raise WorkbenchError(f"the prompt has {ids.shape[1]:,} tokens; this view takes at most {most:,}")
+    return ids, conversation
+
+
+def _present(tokenizer: PreTrainedTokenizerBase | None, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint. Raises WorkbenchError if it has none."""
+    if tokenizer is None:
+        raise WorkbenchError(f"{name} has no tokenizer, so the page cannot tokenise a prompt for it")
+    return tokenizer
 
 
 def most_tokens(model: OlmoForCausalLM, most: int) -> int:

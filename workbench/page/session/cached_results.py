@@ -1,11 +1,13 @@
 """Results of calls, kept in the result cache, with their provenance."""
 
+import time
 from typing import Any
 
 from workbench.page.session.arguments import IdsOf, ModelOf, Placeholder, SeriesRun, TokensOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Call, run
 from workbench.page.session.code import Variables
+from workbench.page.session.prices import Plan
 from workbench.progress import Progress, report
 from workbench.report import dtype_name
 from workbench.results import Result
@@ -15,14 +17,28 @@ from workbench.versions import packages
 def result(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # noqa: ANN401 - a result of any shape
     """A call's result with its provenance; taken from the result cache if it is there."""
 
+    waited = [0.0]
+
     def step(fraction: float, text: str) -> None:
-        bench.give_way()
+        waited.append(bench.give_way())
         report(progress, fraction, text)
 
     def make() -> Result:
-        return run(call, bench, step).with_provenance(origin(call, bench))
+        names = [needed.name for needed in call.needs() if isinstance(needed, ModelOf)]
+        began, were_loaded = time.monotonic(), bool(names) and {*names} <= {*bench.residents.ids}
+        found = run(call, bench, step)
+        if were_loaded:
+            measure(call, bench, names[0], time.monotonic() - began - sum(waited))
+        return found.with_provenance(origin(call, bench))
 
     return bench.once(call, make)
+
+
+def measure(call: Call, bench: Bench, checkpoint: str, seconds: float) -> None:
+    """Measure the speed of runs on a call that took so many seconds, if its work is known in advance."""
+    work = Plan(bench).work(call)
+    if work.at_most == work.flops and not work.read:
+        bench.speed_of(checkpoint).runs.measured(work.flops, seconds)
 
 
 def origin(call: Call, bench: Bench) -> dict[str, str]:

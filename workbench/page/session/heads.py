@@ -4,7 +4,8 @@ from typing import Any
 
 from workbench.metrics import SCORES
 from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, OpenedPrompt
-from workbench.page.session.map_requests import SAMPLES, atlas_of
+from workbench.page.session.calls import Call
+from workbench.page.session.map_requests import SAMPLES, atlas_call, atlas_of
 from workbench.page.session.prompts import for_browser
 from workbench.page.session.requests import Query
 from workbench.progress import Progress
@@ -30,6 +31,17 @@ def rail_value(bench: Bench, query: Query, progress: Progress | None = None) -> 
     first = atlas["induction"].rank().iloc[0]
     best = {"layer": int(first["row"]), "head": int(first["column"])}
     return value | {"orders": orders, "notes": notes, "best": best}
+
+
+def unscored(bench: Bench, query: Query) -> dict[str, Any]:
+    """The value of the rail or of the attention view without the scores of heads, which may be expensive."""
+    return map_value(bench.read(query.checkpoint, query.prompt, MOST_ATTENTION_TOKENS), query)
+
+
+def scores_calls(bench: Bench, query: Query) -> list[Call]:
+    """The calls that compute the scores of the rail: none for a prompt of one token."""
+    call = atlas_call(query.checkpoint, query.prompt, query.edits)
+    return [] if bench.tokens(query.checkpoint, query.prompt).shape[1] < 2 else [call]
 
 
 def finite(scores: Grid) -> list[float | None]:

@@ -109,10 +109,10 @@ def checked(bench: Bench, request: MapRequest) -> list[OpenedPrompt]:
     layer or the head is out of range.
     """
     bounded(request.edits)
-    names = [request.checkpoint] if request.other is None else [request.checkpoint, request.other]
+    names = [request.checkpoint, *([] if request.other is None else [request.other])]
     opened = [bench.read(name, request.prompt, MOST_ATTENTION_TOKENS) for name in names]
-    if len(opened) == 2:
-        bench.same_tokens(*opened)
+    if request.other is not None:
+        bench.same_tokens(request.checkpoint, request.other, request.prompt)
     for one in opened:
         layers, heads = one.model.config.num_hidden_layers, one.model.config.num_attention_heads
         if not (0 <= request.layer < layers and 0 <= request.head < heads):
@@ -169,9 +169,12 @@ def atlas_of(
     """The statistics of all heads on a prompt; None for a prompt of fewer than 2 tokens."""
     if opened.ids.shape[1] < 2:
         return None
-    model, tokens = ModelOf(opened.checkpoint, edits), TokensOf(opened.checkpoint, prompt)
-    call = Call.of(head_atlas, model, tokens, samples=SAMPLES)
-    return result(call, bench, progress)
+    return result(atlas_call(opened.checkpoint, prompt, edits), bench, progress)
+
+
+def atlas_call(checkpoint: str, prompt: Prompt, edits: str = "") -> Call:
+    """The call that computes the statistics of all heads on a prompt of two tokens or more."""
+    return Call.of(head_atlas, ModelOf(checkpoint, edits), TokensOf(checkpoint, prompt), samples=SAMPLES)
 
 
 def all_maps(checkpoint: str, prompt: Prompt, edits: str = "") -> Call:

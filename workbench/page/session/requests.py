@@ -56,11 +56,13 @@ class TabRequest:
         selection: the parts of the selection that the tab follows; the others are None.
         cause: cancellation token of the event that led to this request. It is left out of comparisons, so two requests
             that differ only in it are equal. A later click on the tab has its own token.
+        agreed: whether a click has agreed to the price of the view that is drawn (see `prices`).
     """
 
     query: Query
     selection: Selection
     cause: CancellationToken = field(default=CancellationToken(), compare=False)
+    agreed: bool = False
 
     def only(self, follows: Sequence[str]) -> "TabRequest":
         """The same request, with the parts of the selection that are not in `follows` set to None."""
@@ -68,9 +70,13 @@ class TabRequest:
 
 
 class ViewRequest(NamedTuple):
-    """A request to draw one view of a tab with the values of its controls. The view is drawn again when `tab` or
-    `controls` change, not when the token changes."""
+    """A request to draw one view of a tab with the values of its controls. The view is drawn again when `tab`,
+    `controls` or `agreed` change, not when the token changes.
+
+    `agreed` is the time of a click that agrees to the price of the view, in monotonic nanoseconds; 0 without a click.
+    """
 
     tab: TabRequest
     controls: tuple[object, ...]
     cancellation: CancellationToken
+    agreed: int = 0

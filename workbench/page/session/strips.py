@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from workbench.analyses.support.cost import planned
 from workbench.analyses.token_losses import token_losses
 from workbench.page.session.bench import Bench, OpenedPrompt
 from workbench.page.session.edit_lines import tapped
@@ -14,8 +15,11 @@ from workbench.views.strip import surprisals
 def surprisal_strip(bench: Bench, opened: OpenedPrompt, selection: Selection, edits: str = "") -> dict[str, Any]:
     """The strip of the prompt's tokens, coloured by surprisal in nats; a prompt of one token has no colours."""
     known = opened.ids.shape[1] > 1
-    with tapped(bench, (opened.model, opened.checkpoint, edits)):
-        scores = token_losses(opened.model, opened.ids)["loss"].values[0].tolist() if known else [float("nan")]
+    scores = [float("nan")]
+    if known:
+        work = planned(token_losses, opened.model, opened.ids)
+        with tapped(bench, (opened.model, opened.checkpoint, edits)), opened.speed.timed(work):
+            scores = token_losses(opened.model, opened.ids)["loss"].values[0].tolist()
     return surprisals(
         opened.labels,
         opened.ids[0].tolist(),

@@ -5,7 +5,8 @@ from typing import Any
 from workbench.page import components
 from workbench.page.build.slot import Slot
 from workbench.page.session.bench import Bench
-from workbench.page.session.heads import rail_value
+from workbench.page.session.heads import rail_value, scores_calls, unscored
+from workbench.page.session.prices import is_cheap
 from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress
 
@@ -20,5 +21,10 @@ def build(slot: Slot) -> None:
 
 
 def attention(bench: Bench, request: TabRequest, progress: Progress | None = None) -> dict[str, Any]:
-    """The value of the attention view: tokens, sizes, the best head. The browser fetches the map."""
-    return rail_value(bench, request.query, progress)
+    """The value of the attention view: tokens, sizes, and the best head unless that is expensive to find.
+
+    The browser fetches the map.
+    """
+    if is_cheap(bench, *scores_calls(bench, request.query)):
+        return rail_value(bench, request.query, progress)
+    return unscored(bench, request.query)

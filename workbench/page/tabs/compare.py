@@ -1,5 +1,6 @@
 """Compare: two checkpoints on one prompt, each difference beside its noise floor."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +13,10 @@ from workbench.analyses.noise_floor import noise_floor
 from workbench.analyses.representation_similarity import representation_similarity
 from workbench.analyses.transplant import transplant_parts, with_part
 from workbench.checkpoints import locate, open_weights
+from workbench.generation import generate
 from workbench.page import components
 from workbench.page.build.panel import Panel, View, head_pick
-from workbench.page.build.slot import Slot
+from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.arguments import (
     FILE_PLACEHOLDERS,
     FinalsOf,
@@ -28,6 +30,8 @@ from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Between, Call
 from workbench.page.session.heads import map_value
 from workbench.page.session.menus import choice
+from workbench.page.session.prices import Expensive, agree
+from workbench.page.session.prompts import Prompt
 from workbench.page.session.requests import TabRequest
 from workbench.page.session.text_requests import TextRequest, checked_settings, text_call
 from workbench.page.tabs.generate import sampling_controls
@@ -110,8 +114,8 @@ def build(slot: Slot) -> None:
     with gr.Row():
         for name, view in (("difference", difference_view), ("difference-floor", difference_floor)):
             Panel(name).draws(slot, view, inputs=[other, what])
-    maps = components.attention_view(elem_id="pair")
-    slot.shows(compare_maps, inputs=[other], outputs=[maps], with_progress=True)
+    button, maps = agreement_button("pair-price"), components.attention_view(elem_id="pair")
+    slot.shows(compare_maps, inputs=[other], outputs=[maps, button], agreement=button, with_progress=True)
     part = gr.Dropdown(
         list(PARTS), value=next(iter(PARTS)), label="Written by B with A's weights in", elem_classes="menu"
     )
@@ -122,13 +126,10 @@ def build(slot: Slot) -> None:
 
 
 def pair_of(bench: Bench, request: TabRequest, other: object) -> ComparedPair:
-    """The two checkpoints. Raises WorkbenchError unless they read the prompt as the same tokens."""
-    pair = [bench.read(name, request.query.prompt) for name in (request.query.checkpoint, bench.checkpoint(other).id)]
-    bench.same_tokens(*pair)
-    config = pair[1].model.config
-    tokens = TokensOf(pair[0].checkpoint, request.query.prompt)
-    shape = config.num_hidden_layers, config.num_attention_heads
-    return ComparedPair(pair[0].checkpoint, pair[1].checkpoint, tokens, shape, request.query.edits)
+    """The two checkpoints; no model is loaded. Raises WorkbenchError unless they read the prompt as the same tokens."""
+    a, b = bench.checkpoint(request.query.checkpoint).id, bench.checkpoint(other).id
+    bench.same_tokens(a, b, request.query.prompt)
+    return ComparedPair(a, b, TokensOf(a, request.query.prompt), bench.shape_of(b), request.query.edits)
 
 
 def files_of(bench: Bench, request: TabRequest, other: object) -> ComparedPair:
@@ -155,10 +156,18 @@ def text_of_b(bench: Bench, request: TabRequest, other: str, *settings: float) -
 def continuation(bench: Bench, request: TabRequest, name: str, checkpoint: str, *settings: float) -> View:
     """The prompt continued by one checkpoint."""
     query = request.query
+    if not bench.is_loaded(checkpoint):
+        agree(bench, request, outlined_text(checkpoint, query.prompt, settings))
     call = text_call(bench, TextRequest(checkpoint, query.prompt, "", query.edits, *checked_settings(settings)))
     return View(
         call, "Both checkpoints sample with the same random numbers.", title=f"{name}: {label(bench.known[checkpoint])}"
     )
+
+
+def outlined_text(checkpoint: str, prompt: Prompt, settings: Sequence[float]) -> Call:
+    """A call with the price of a generated text, made without loading the checkpoint."""
+    length = checked_settings(settings)[0]
+    return Call.of(generate, ModelOf(checkpoint), TokensOf(checkpoint, prompt), max_new_tokens=length)
 
 
 def mixed_text(
@@ -166,7 +175,10 @@ def mixed_text(
 ) -> View:
     """The prompt continued by B with one part of A: the selected head, or the attention, MLP or all of its layer."""
     pair, kind = pair_of(bench, request, other), choice(part, PARTS, "part")
-    heads = result(pair.compared_by(compared("attention", pair)), bench, progress)
+    by_head = pair.compared_by(compared("attention", pair))
+    if bench.results.get(by_head) is None:
+        agree(bench, request, by_head, outlined_text(pair.b, request.query.prompt, settings))
+    heads = result(by_head, bench, progress)
     most = heads.rank().iloc[0]
     pick = head_pick(request, pair.shape, (int(most["row"]), int(most["column"])))
     name, (layer, head) = pick.options[pick.chosen][0], pick.options[pick.chosen][1].values()
@@ -242,14 +254,17 @@ def compared(what: str, pair: ComparedPair) -> Call:
     return Call.of(transplant_parts, a, b, tokens, using=what.removeprefix("transplant_"))["loss"]
 
 
-def compare_maps(bench: Bench, request: TabRequest, other: str, progress: Progress | None = None) -> dict[str, Any]:
-    """The value of the attention view for A, B and A − B. The browser fetches the maps."""
+def compare_maps(bench: Bench, request: TabRequest, other: str, progress: Progress | None = None) -> list[Any]:
+    """The value of the attention view for A, B and A − B, and its agreement button. The browser fetches the maps."""
     pair = pair_of(bench, request, other)
+    by_head = pair.compared_by(compared("attention", pair))
+    try:
+        agree(bench, request, by_head)
+    except Expensive as expensive:
+        return [{}, asked(expensive.price, "Compare all heads")]
     opened = bench.read(pair.a, request.query.prompt, MOST_ATTENTION_TOKENS)
-    moved = result(pair.compared_by(compared("attention", pair)), bench, progress)
+    moved = result(by_head, bench, progress)
     most = moved.rank().iloc[0]
     best = {"layer": int(most["row"]), "head": int(most["column"])}
-    return map_value(opened, request.query, pair.b) | {
-        "orders": {"divergence": moved.values.ravel().tolist()},
-        "best": best,
-    }
+    value = map_value(opened, request.query, pair.b)
+    return [value | {"orders": {"divergence": moved.values.ravel().tolist()}, "best": best}, asked(None)]

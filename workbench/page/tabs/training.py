@@ -11,17 +11,18 @@ from workbench.analyses.support.sample_text import SAMPLE_TEXT
 from workbench.analyses.trajectory import Loading, trajectory
 from workbench.checkpoints import Checkpoint, is_here, locate
 from workbench.errors import WorkbenchError
+from workbench.generation import generate
 from workbench.page import components
 from workbench.page.build.panel import Panel, View, head_pick
-from workbench.page.build.slot import DOWNLOADS, Slot, guarded
-from workbench.page.session.arguments import InterventionsOf, SeriesRun, TokensOf
+from workbench.page.build.slot import DOWNLOADS, Slot, agreement_button, asked, guarded
+from workbench.page.session.arguments import InterventionsOf, ModelOf, SeriesRun, TokensOf
 from workbench.page.session.bench import MOST_ATTENTION_TOKENS, MOST_OF_A_RUN, Bench, label
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
-from workbench.page.session.calls import run as run_call
 from workbench.page.session.heads import SAMPLED, map_value
-from workbench.page.session.map_requests import SAMPLES, atlas_of
+from workbench.page.session.map_requests import SAMPLES, all_maps, atlas_call
 from workbench.page.session.menus import choice
+from workbench.page.session.prices import Expensive, Plan, agree, is_cheap, priced
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress, steps
@@ -82,8 +83,9 @@ def build(slot: Slot) -> None:
         player = components.player(PLAYS, elem_id="player")
         opened = gr.Button("Open it on all tabs", size="sm", min_width=150, scale=0)
     slot.link("moment", moment)
-    view = components.attention_view(elem_id="through")
-    slot.shows(head_through_training, inputs=[moment], outputs=[view, player], with_progress=True)
+    button, view = agreement_button("through-price"), components.attention_view(elem_id="through")
+    outputs = [view, player, button]
+    slot.shows(head_through_training, inputs=[moment], outputs=outputs, agreement=button, with_progress=True)
     slot.runs(panel.tools.select, clicked, outputs=[moment, slot.checkpoint])
     slot.runs(opened.click, checkpoint_at, inputs=[moment], outputs=[slot.checkpoint])
 
@@ -113,12 +115,14 @@ def training_view(
     if len(run) < 2:
         why = absent(whole, run) or "it has only one checkpoint."
         return f"There are no checkpoints to compare in {bench.series_of(request.query.checkpoint)}: {why}"
-    if metric == "continuation":
-        continuation = continuation or written_next(bench, run[-1].id, request.query.prompt)
+    if metric == "continuation" and not continuation:
+        if not bench.is_loaded(run[-1].id):
+            texts = ModelOf(run[-1].id), TokensOf(run[-1].id, request.query.prompt)
+            agree(bench, request, Call.of(generate, *texts, max_new_tokens=MOST_WORDS))
+        continuation = written_next(bench, run[-1].id, request.query.prompt)
     options = {"axis": axis, **({"log_x": True} if log else {}), **loading_of(bench)}
-    bench.residents.make_room(run[-1])
     measured = metric_call(run[-1].id, request.query.prompt, metric, continuation, request.query.edits)
-    note = run_call(measured, bench).note
+    note = Plan(bench).value(measured).note
     if metric == "continuation":
         note = f"{note} The continuation is “{continuation}”; type another one above."
     if metric == "induction":
@@ -128,9 +132,10 @@ def training_view(
     call = Call.of(trajectory, SeriesRun(run[-1].name, ids), measured, **options)
     if metric not in SCORES:
         return View(call, note)
-    curves = result(call, bench, progress)
-    model = bench.load(run[-1].id)[0]
-    shape = (model.config.num_hidden_layers, model.config.num_attention_heads)
+    price = agree(bench, request, call)
+    if price.seconds:
+        bench.residents.make_room(run[-1])
+    curves, shape = result(call, bench, priced(progress, price)), bench.shape_of(run[-1].id)
     pick = head_pick(request, shape, highest(curves, shape))
     line = pick.options[pick.chosen][0]
     return View(
@@ -224,16 +229,28 @@ def checkpoint_at(bench: Bench, request: TabRequest, _: Mapping[str, Any], momen
 def head_through_training(
     bench: Bench, request: TabRequest, moment: float, progress: Progress | None = None
 ) -> list[dict[str, Any]]:
-    """The values of the attention view and the player at one checkpoint of the run; the chosen head stays the same."""
-    opened = bench.read(checkpoint_at(bench, request, {}, moment), request.query.prompt, MOST_ATTENTION_TOKENS)
-    names = [label(checkpoint) for checkpoint in bench.run_here(request.query.checkpoint)]
+    """The values of the attention view and the player at one checkpoint of the run; the chosen head stays the same.
+
+    The third value is that of the agreement button.
+    """
+    checkpoint, query = checkpoint_at(bench, request, {}, moment), request.query
+    names = [label(checkpoint) for checkpoint in bench.run_here(query.checkpoint)]
+    player = PLAYS | {"names": names, "at": moment}
+    try:
+        if not bench.is_loaded(checkpoint):
+            agree(bench, request, all_maps(checkpoint, query.prompt, query.edits))
+    except Expensive as expensive:
+        return [{}, player, asked(expensive.price, "Load this checkpoint")]
+    opened = bench.read(checkpoint, query.prompt, MOST_ATTENTION_TOKENS)
     about = {"title": label(bench.known[opened.checkpoint]), "best": best_at_the_end(bench, request, progress)}
-    return [map_value(opened, request.query) | about, PLAYS | {"names": names, "at": moment}]
+    return [map_value(opened, query) | about, player, asked(None)]
 
 
 def best_at_the_end(bench: Bench, request: TabRequest, progress: Progress | None = None) -> dict[str, int] | None:
-    """The head to open first: the strongest induction head of the last checkpoint."""
-    last = bench.run_here(request.query.checkpoint)[-1].id
-    atlas = atlas_of(bench, bench.read(last, request.query.prompt), request.query.prompt, request.query.edits, progress)
-    most = None if atlas is None else atlas["induction"].rank().iloc[0]
-    return None if most is None else {"layer": int(most["row"]), "head": int(most["column"])}
+    """The head to open first: the strongest induction head of the last checkpoint; None if that is expensive."""
+    last, query = bench.run_here(request.query.checkpoint)[-1].id, request.query
+    call = atlas_call(last, query.prompt, query.edits)
+    if bench.tokens(last, query.prompt).shape[1] < 2 or not is_cheap(bench, call):
+        return None
+    most = result(call, bench, progress)["induction"].rank().iloc[0]
+    return {"layer": int(most["row"]), "head": int(most["column"])}

@@ -1,0 +1,142 @@
+"""What a view will cost, known before it is paid: seconds and memory, from the stated work of its calls.
+
+Views that take longer than `Bench.asks_above` seconds are computed only after a click that agrees to their price.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.analyses.support.cost import Work, is_planned, planned
+from workbench.checkpoints import Checkpoint
+from workbench.page.session.arguments import Argument, ModelOf, ResidOf, TokenizerOf
+from workbench.page.session.bench import Bench
+from workbench.page.session.calls import Between, Call
+from workbench.page.session.requests import TabRequest
+from workbench.progress import Progress
+
+SHOWN = 1.0
+"""Seconds from which the price is shown while a view is computed."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """The expected time of a view in seconds, its time in the worst case, and its peak memory besides the models."""
+
+    seconds: float
+    at_most: float
+    nbytes: float
+
+    def __str__(self) -> str:
+        times = f"about {duration(self.seconds)}"
+        if self.at_most > 3 * self.seconds:
+            times = f"{duration(self.seconds)} to {duration(self.at_most)}"
+        return f"{times}, {max(0.1, self.nbytes / 1e9):.1f} GB" if self.nbytes > 5e7 else times
+
+
+class Expensive(Exception):
+    """Raised in place of the computation of a view whose price nobody has agreed to."""
+
+    def __init__(self, price: Price) -> None:
+        super().__init__(str(price))
+        self.price = price
+
+
+def duration(seconds: float) -> str:
+    """A time with one or two digits: 0.4 s, 15 s, 3 min, 2 h."""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * unit:
+            return f"{_rough(seconds / unit)} {name}"
+    return f"{_rough(seconds)} s"
+
+
+def _rough(number: float) -> str:
+    return f"{number:.1f}" if number < 1 else f"{float(f'{number:.2g}'):.0f}"
+
+
+def price_of(bench: Bench, *calls: Call) -> Price:
+    """The price of calls one after the other; those whose results are cached cost nothing.
+
+    Errors: WorkbenchError for a call that does not fit into memory, with both numbers.
+    """
+    plan, work = Plan(bench), Work(0)
+    new = [call for call in dict.fromkeys(calls) if bench.results.get(call) is None]
+    for call in new:
+        work += plan.work(call)
+    work += Work(0, read=sum(plan.to_load.values()))
+    names = [needed.name for call in new for needed in call.needs() if needed.name in bench.known]
+    seconds = bench.speed_of(names[0]).seconds(work) if names else (0.0, 0.0)
+    return Price(*seconds, work.nbytes)
+
+
+def agree(bench: Bench, request: TabRequest, *calls: Call) -> Price:
+    """The price of calls. Raises Expensive if it is above `bench.asks_above` and the request does not agree to it."""
+    price = price_of(bench, *calls)
+    if price.seconds > bench.asks_above and not request.agreed:
+        raise Expensive(price)
+    return price
+
+
+def is_cheap(bench: Bench, *calls: Call) -> bool:
+    """Whether calls take less than `SHOWN` seconds, or are cached."""
+    return price_of(bench, *calls).seconds <= SHOWN
+
+
+def priced(progress: Progress | None, price: Price) -> Progress | None:
+    """A callback that shows the price beside each step, if it is above `SHOWN` seconds."""
+    if progress is None or price.seconds <= SHOWN:
+        return progress
+    return lambda fraction, text: progress(fraction, f"{text}, {price}")
+
+
+class Plan:
+    """The work of calls. `to_load` are the files of the models that they need and that are not loaded: bytes by id."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.to_load: dict[str, int] = {}
+
+    def work(self, call: Call) -> Work:
+        """The work of a call and of the calls among its arguments."""
+        work = Work(0)
+        for part in call.parts:
+            work += self.work(part) if isinstance(part, Call) else Work(0)
+        if is_planned(call.function):
+            options = {name: self.value(part) for name, part in call.options}
+            work += planned(call.function, *map(self.value, call.arguments), **options)
+        return work
+
+    def value(self, part: object) -> Any:  # noqa: ANN401 - whatever the argument is
+        """The value of an argument in a plan: no model is loaded, so models may have no weights."""
+        if isinstance(part, tuple):
+            return [self.value(each) for each in part]
+        if isinstance(part, ModelOf):
+            return self._model(part.name)
+        if isinstance(part, ResidOf):
+            return True  # that it is given
+        if isinstance(part, TokenizerOf):
+            return None  # labels are not planned
+        if isinstance(part, Between):
+            return self._between(part)
+        if isinstance(part, Call):
+            return self._of_call(part)
+        return part.value(self.bench) if isinstance(part, Argument) else part
+
+    def _model(self, name: str) -> object:
+        if not self.bench.is_loaded(name):
+            self.to_load[name] = self.bench.file_bytes(name)
+        return self.bench.outline(name)
+
+    def _of_call(self, call: Call) -> object:
+        """The value of a call among the arguments; a model if the call needs one, such as a model with other parts."""
+        models = [self.value(needed) for needed in call.needs() if isinstance(needed, ModelOf)]
+        if models:
+            return models[-1]
+        options = {name: self.value(part) for name, part in call.options}
+        return call.function(*map(self.value, call.arguments), **options)
+
+    def _between(self, part: Between) -> object:
+        def compare(a: Checkpoint, b: Checkpoint) -> None:
+            raise AssertionError("a plan compares nothing")
+
+        compare.__dict__["work"] = lambda a, b: self.work(part.call.filled({"a": a.id, "b": b.id}))
+        return compare
