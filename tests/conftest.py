@@ -257,6 +257,7 @@ SLOW_FILES = frozenset(  # files that `make quick` leaves out
         "path_patching",
         "patchscope",
         "plots",
+        "prices",
         "probe_commands",
         "readme",
         "representation_similarity",

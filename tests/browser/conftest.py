@@ -57,7 +57,8 @@ def free_port() -> int:
 def start(*arguments: str, series: str = SERIES, **variables: str) -> tuple[subprocess.Popen, str]:
     """The process and the address of the page, once the server answers."""
     port = free_port()
-    command = confined("app.py", "--series", series, "--port", str(port), "--threads", "1", *arguments)
+    here = ("--series", series, "--port", str(port), "--threads", "1", "--ask-above", "1e6")  # on a busy machine
+    command = confined("app.py", *here, *arguments)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | variables
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     address, until = f"http://127.0.0.1:{port}", time.monotonic() + 2 * SECONDS
