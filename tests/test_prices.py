@@ -15,7 +15,7 @@ from workbench.page.build.desk import heads
 from workbench.page.session import prices
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call, prompt_of
-from workbench.page.session.prices import Expensive, Plan, Price, agree, duration, price_of
+from workbench.page.session.prices import Expensive, Planner, Price, agree, duration, price_of
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.speed import BYTES, OPERATIONS, Rate, Speed
 from workbench.page.tabs import attribution, compare, hidden_states, training
@@ -120,7 +120,7 @@ def views_of(bench, request):
 
 def test_every_panel_has_a_price(bench, tab_request):
     for view in views_of(bench, tab_request):
-        work = Plan(bench).work(view.call)
+        work = Planner(bench).work(view.call)
         assert work.flops > 0 or work.read > 0 or view.call.function.__name__ == "trajectory", view.call
     edited = TabRequest(Query(bench.default, PROMPT, 1, "L1H2 off"), Selection())
     assert all(price_of(bench, view.call).seconds >= 0 for view in views_of(bench, edited))
@@ -131,7 +131,7 @@ def test_nothing_is_loaded_for_the_price_of_another_checkpoint(new_bench):
     other = next(iter(new_bench.known))
     new_bench.load(new_bench.default)
     view = compare.by_token_view(new_bench, request, other, next(iter(compare.BY_TOKEN)))
-    assert Plan(new_bench).work(view.call).flops > 0
+    assert Planner(new_bench).work(view.call).flops > 0
     for make in (
         lambda: agree(new_bench, request, view.call),
         lambda: compare.text_of_b(new_bench, request, other, 3, 0, 1, 0, 0),

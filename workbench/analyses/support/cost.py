@@ -50,13 +50,13 @@ class Work:
         return replace(self, flops=count * self.flops, at_most=count * self.at_most, read=count * self.read)
 
 
-Plan = TypeVar("Plan", bound=Callable[..., Work])
+Planned = TypeVar("Planned", bound=Callable[..., Work])
 
 
-def work_of(analysis: Callable[..., object]) -> Callable[[Plan], Plan]:
+def work_of(analysis: Callable[..., object]) -> Callable[[Planned], Planned]:
     """A decorator of the function that returns the `Work` of an analysis. It takes the arguments of the analysis."""
 
-    def state(plan: Plan) -> Plan:
+    def state(plan: Planned) -> Planned:
         analysis.__dict__["work"] = plan
         return plan
 

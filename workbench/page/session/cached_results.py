@@ -7,7 +7,7 @@ from workbench.page.session.arguments import IdsOf, ModelOf, Placeholder, Series
 from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Call, run
 from workbench.page.session.code import Variables
-from workbench.page.session.prices import Plan
+from workbench.page.session.prices import Planner
 from workbench.progress import Progress, report
 from workbench.report import dtype_name
 from workbench.results import Result
@@ -36,7 +36,7 @@ def result(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  
 
 def measure(call: Call, bench: Bench, checkpoint: str, seconds: float) -> None:
     """Measure the speed of runs on a call that took so many seconds, if its work is known in advance."""
-    work = Plan(bench).work(call)
+    work = Planner(bench).work(call)
     if work.at_most == work.flops and not work.read:
         bench.speed_of(checkpoint).runs.measured(work.flops, seconds)
 

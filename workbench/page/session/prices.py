@@ -58,7 +58,7 @@ def price_of(bench: Bench, *calls: Call) -> Price:
 
     Errors: WorkbenchError for a call that does not fit into memory, with both numbers.
     """
-    plan, work = Plan(bench), Work(0)
+    plan, work = Planner(bench), Work(0)
     new = [call for call in dict.fromkeys(calls) if bench.results.get(call) is None]
     for call in new:
         work += plan.work(call)
@@ -88,7 +88,7 @@ def priced(progress: Progress | None, price: Price) -> Progress | None:
     return lambda fraction, text: progress(fraction, f"{text}, {price}")
 
 
-class Plan:
+class Planner:
     """The work of calls. `to_load` are the files of the models that they need and that are not loaded: bytes by id."""
 
     def __init__(self, bench: Bench) -> None:

@@ -22,7 +22,7 @@ from workbench.page.session.calls import Call
 from workbench.page.session.heads import SAMPLED, map_value
 from workbench.page.session.map_requests import SAMPLES, all_maps, atlas_call
 from workbench.page.session.menus import choice
-from workbench.page.session.prices import Expensive, Plan, agree, is_cheap, priced
+from workbench.page.session.prices import Expensive, Planner, agree, is_cheap, priced
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress, steps
@@ -122,7 +122,7 @@ def training_view(
         continuation = written_next(bench, run[-1].id, request.query.prompt)
     options = {"axis": axis, **({"log_x": True} if log else {}), **loading_of(bench)}
     measured = metric_call(run[-1].id, request.query.prompt, metric, continuation, request.query.edits)
-    note = Plan(bench).value(measured).note
+    note = Planner(bench).value(measured).note
     if metric == "continuation":
         note = f"{note} The continuation is “{continuation}”; type another one above."
     if metric == "induction":
