@@ -202,6 +202,8 @@ def test_several_results_in_one_file(tmp_path) -> None:
     report = report_of_all(found, "both")
     assert [section.title for section in report.sections] == list(given) and report.results == found
     assert "numbers" in report.provenance
+    with pytest.raises(WorkbenchError, match="there are no results to write to"):
+        save_results({}, tmp_path / "none.npz")
 
 
 def test_what_cannot_be_stored_is_named_and_writes_nothing(tmp_path) -> None:

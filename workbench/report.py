@@ -191,7 +191,7 @@ def csv_cells(column: pd.Series) -> list[str]:
 def is_whole(column: pd.Series) -> bool:
     """Whether all defined numbers of a column are whole, and small enough to be exact."""
     numbers = column.dropna().to_numpy()
-    return bool(((numbers % 1 == 0) & (abs(numbers) < 2**53)).all())
+    return bool((abs(numbers) < 2**53).all() and (numbers % 1 == 0).all())
 
 
 def whole_text(number: float) -> str:

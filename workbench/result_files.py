@@ -78,7 +78,12 @@ class Storable:
 
 
 def save_results(results: Mapping[str, Storable], path: str | Path) -> None:
-    """Write several results, by name, to one file; `load_result` then returns a dict of them. Errors: as `save`."""
+    """Write several results, by name, to one file; `load_result` then returns a dict of them.
+
+    Errors: as `save`, and WorkbenchError if there are no results.
+    """
+    if not results:
+        raise WorkbenchError(f"there are no results to write to {path}")
     _write(Path(path), dict(results))
 
 
