@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from chat_templates import TEMPLATES, VOCAB, chat_tokenizer
+from copied import run_copied
 from pydantic import TypeAdapter
 
 from workbench import checkpoints
@@ -64,8 +65,8 @@ def calls(bench, request):
 def test_every_views_python_gives_the_same_numbers(bench, tab_request, tmp_path, monkeypatch):
     monkeypatch.setitem(trajectory.__kwdefaults__, "cache", tmp_path)
     for name, call in calls(bench, tab_request):
-        shown, names = result(call, bench), {}
-        exec(compile(code(call, bench), name, "exec"), names)
+        shown = result(call, bench)
+        names = run_copied(code(call, bench), name)
         copied = names["result"]
         assert type(copied) is type(shown) and not isinstance(shown, Measures), name
         assert np.allclose(copied.values, shown.values, atol=1e-6, equal_nan=True), name
@@ -143,8 +144,7 @@ def test_only_a_reply_to_the_whole_conversation_goes_on(bench, tab_request):
 def test_the_python_of_a_generated_text_gives_the_same_text(bench, branch):
     request = TextRequest(bench.default, TURNS, branch, length=6)
     call = text_call(bench, request)
-    names = {}
-    exec(code(call, bench), names)
+    names = run_copied(code(call, bench))
     assert names["result"].ids == result(call, bench).ids
 
 

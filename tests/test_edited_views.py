@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from copied import run_copied
 from small_series import PROMPT, small_bench
 
 from hooks import edits
@@ -136,8 +137,7 @@ def test_every_view_is_of_the_edited_model_and_so_is_its_python(bench, edited, m
             assert shown.provenance["edits"].startswith("L1H2 off; MLP 2 × 0.5; +3 w9"), name
             assert "with_L1H2_off" in call.file_name or len(call.file_name) == 120, name
         assert call.unedited.edits == "" and call.unedited.file_name.count("_with_L1H2") == 0
-        names = {}
-        exec(compile(code(call, bench), name, "exec"), names)
+        names = run_copied(code(call, bench), name)
         copied = names["result"]
         assert type(copied) is type(shown) and not isinstance(shown, Measures), name
         assert np.allclose(copied.values, shown.values, atol=1e-6, equal_nan=True), name
@@ -150,8 +150,7 @@ def test_a_mixed_model_is_edited_too(bench, edited):
     mixed, ids = with_part(a, b, "head", 1, [2]), bench.read(other, PROMPT).ids
     with mixed.tapped(edits=by_hand(mixed, tokenizer)):
         expected = generation.generate(mixed, ids, max_new_tokens=6, temperature=0, seed=0)
-    names = {}
-    exec(compile(code(view.call, bench), "copied", "exec"), names)
+    names = run_copied(code(view.call, bench))
     for found in (result(view.call, bench), names["result"]):
         assert np.allclose(found.values, expected.values, atol=1e-6, equal_nan=True) and found.ids == expected.ids
     assert "with mixed.tapped(edits=[" in code(view.call, bench)

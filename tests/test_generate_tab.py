@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from copied import run_copied
 from small_series import PROMPT
 
 from workbench.analyses.attention_maps import attention_maps
@@ -60,16 +61,15 @@ def test_generated_text_is_the_models_and_edits_change_it(bench, tab_request):
 @pytest.mark.parametrize("branch", ["", "4:7.9"])
 def test_a_strips_python_gives_the_same_text_and_numbers(bench, tab_request, settings, edits, branch):
     plain, edited, _ = last(generate.generate(bench, tab_request, branch, edits, *settings))
-    shown, names = edited or plain, {}
-    exec(compile(code(text_call(bench, TextRequest(**shown["ask"])), bench), "copied", "exec"), names)
+    shown = edited or plain
+    names = run_copied(code(text_call(bench, TextRequest(**shown["ask"])), bench))
     assert list(names["result"].ids) == shown["ids"]
     scores = [math.nan if score is None else score for score in shown["scores"]]
     assert np.array_equal(names["result"].values, np.float32(scores), equal_nan=True)
 
 
 def test_the_spines_python_gives_its_losses(bench):
-    names = {}
-    exec(compile(code(text_call(bench, TextRequest(bench.default, PROMPT)), bench), "copied", "exec"), names)
+    names = run_copied(code(text_call(bench, TextRequest(bench.default, PROMPT)), bench))
     assert np.array_equal(
         names["result"].values,
         result(text_call(bench, TextRequest(bench.default, PROMPT)), bench).values,
@@ -173,8 +173,8 @@ def test_the_first_and_the_last_token_can_be_looked_at(bench):
 
 
 def test_a_look_as_python_gives_the_same_table(bench):
-    call, names = look_call(bench, TokenRequest(bench.default, (5, 17, 3, 42), 2, EDITS)), {}
-    exec(compile(code(call, bench), "copied", "exec"), names)
+    call = look_call(bench, TokenRequest(bench.default, (5, 17, 3, 42), 2, EDITS))
+    names = run_copied(code(call, bench))
     assert names["result"].table().equals(result(call, bench).table())
 
 

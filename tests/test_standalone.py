@@ -2,6 +2,9 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.head_atlas import head_atlas
 from workbench.errors import WorkbenchError
 from workbench.results import Maps
-from workbench.views.standalone import attention
+from workbench.views.standalone import StandalonePage, attention
 
 HEADS = tuple(f"L{layer}H{head}" for layer in range(2) for head in range(3))
 
@@ -74,7 +77,9 @@ def test_it_says_how_its_numbers_are_read(page, make_model, tokens, weighting, s
     frame = page.frame_locator("iframe")
     frame.locator("#attention[data-drawn='L0H0']").wait_for()
     assert said in frame.locator(".note").inner_text()
-    assert frame.locator("#attention .export").is_visible() and frame.locator(".define").count() == 0
+    frame.locator("#attention .export").click()
+    items = frame.locator("#attention .export-menu [role=menuitem]").all_inner_texts()
+    assert items[:1] == ["Picture (PNG)"] and not any("Python" in item for item in items)
 
 
 def test_the_maximum_of_a_difference_is_that_of_the_maxima(page):
@@ -151,3 +156,13 @@ def test_the_view_needs_every_head_and_every_query():
         attention(some)
     with pytest.raises(WorkbenchError, match="L1H0"):
         attention(Maps(maps.values[3:], HEADS[3:], maps.tokens))
+
+
+def test_a_page_is_shown_in_a_browser_and_stays_as_a_file(monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    page = StandalonePage("<p>▁the</p>", 100)
+    page.show()
+    file = Path(url2pathname(urlparse(opened[0]).path))
+    assert file.read_text(encoding="utf-8") == page.page and file.suffix == ".html"
+    file.unlink()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from copied import run_copied
 from headless import request_of
 from small_series import PROMPT, small_bench
 
@@ -116,12 +117,13 @@ def test_streams_are_those_of_one_run_and_no_block_runs_twice(bench, monkeypatch
 
 def test_every_views_python_gives_the_same_numbers(bench, tab_request):
     for name, call in calls(bench, tab_request):
-        shown, names = result(call, bench), {}
-        exec(compile(code(call, bench), name, "exec"), names)
+        shown = result(call, bench)
+        names = run_copied(code(call, bench), name)
         copied = names["result"]
         assert type(copied) is type(shown) and not isinstance(shown, Measures), name
         assert np.allclose(copied.values, shown.values, atol=1e-6, equal_nan=True), name
         assert copied.table().columns.equals(shown.table().columns), name
+        assert len(names["shown"]) == (call.show is not None), name
 
 
 def test_every_result_says_where_it_comes_from_and_its_csv_is_exact(bench, tab_request, tmp_path):

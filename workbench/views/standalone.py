@@ -11,10 +11,13 @@ The page uses the view's JavaScript unchanged; requests to a server are answered
 import base64
 import html
 import json
+import sys
+import webbrowser
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -43,6 +46,16 @@ class StandalonePage:
     def _repr_html_(self) -> str:
         frame = f'width="100%" height="{self.height}" style="border: 0"'
         return f'<iframe title="attention" {frame} srcdoc="{html.escape(self.page)}"></iframe>'
+
+    def show(self) -> None:
+        """Show the page: in a notebook below the cell, otherwise in a browser, from a file for temporary use."""
+        shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+        if shell is not None:
+            sys.modules["IPython"].display.display(self)
+            return
+        with NamedTemporaryFile("w", suffix=".html", delete=False, encoding="utf-8") as file:
+            file.write(self.page)
+        webbrowser.open(Path(file.name).as_uri())
 
     def save(self, path: str | Path) -> None:
         """Write the page to a file."""

@@ -25,7 +25,10 @@ LINE = 100  # characters; longer argument lists are written with one argument a 
 
 
 def code(call: Call, bench: Bench) -> str:
-    """Python source that loads the models, computes the same numbers as the call, and displays the result."""
+    """Python source that loads the models, computes the same numbers as the call, and shows the result.
+
+    A script shows it in a browser, a notebook below the cell.
+    """
     variables = Variables(bench, call)
     body = [*variables.loads(), *statements(call, "result", variables)]
     imports = {"from workbench import checkpoints", *(imported(part.function) for part in call.calls())}
@@ -37,7 +40,7 @@ def code(call: Call, bench: Bench) -> str:
         *([imported(call.show)] if call.show else []),
         "",
         *body,
-        f"{called(call.show)}(result)" if call.show else "result.table()",
+        f"{called(call.show)}(result).show()" if call.show else "print(result.table())",
     ]
     return "\n".join(lines) + "\n"
 
