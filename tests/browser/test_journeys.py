@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 from playwright.sync_api import Browser, expect
 
@@ -147,6 +148,20 @@ def test_definition_and_python_are_about_what_is_shown(visit: Visit):
     expect(code).to_be_hidden()
     export(page, "#attention", "python")
     expect(code).to_contain_text("layers=[2]")
+
+
+def test_a_map_and_a_strip_are_saved_as_vectors_with_title_axes_and_checkpoint(visit: Visit):
+    page = visit.open("tab=Attention&layer=2&head=5&__theme=dark")
+    drawn(page)
+    for view, told in (
+        ("#attention", ("L2H5: attention weight", "key (source)", "query (destination)")),
+        ("#spine", ("surprisal: 0 … 10 nats", "how surprising each token is")),
+    ):
+        root = ElementTree.parse(saved(page, view, "svg").path()).getroot()
+        texts = "\n".join(root.itertext())
+        assert all(part in texts for part in (*told, "tiny-olmo@step6000")), (view, texts)
+        width, height = float(root.get("width")), float(root.get("height"))
+        assert root[0].get("fill") == "#fff" and 300 < width < 3000 and 40 < height < 3000
 
 
 def test_the_export_menu_works_by_keyboard_and_by_touch(chromium: Browser, address: str):

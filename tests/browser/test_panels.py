@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -91,7 +92,6 @@ def choose_each(page: Page, menu: str, panel: str, entries: list[str]) -> None:
 def test_hidden_states_choose_a_token_and_a_layer_and_download(visit: Visit):
     page = visit.open(f"tab=Hidden%20states&state={quote('principal components of a layer')}")
     plotted(page, "#lens")
-    expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 3")
     assert page.locator("#lens .figure").evaluate("(figure) => figure.scrollLeft") == 0  # it opens at its start
     click_at(page, "#lens", 0.3, 0.5)  # the row of layer 1
     expect(page.locator("#spine .token[aria-selected=true]")).to_have_count(1)
@@ -106,12 +106,19 @@ def test_hidden_states_choose_a_token_and_a_layer_and_download(visit: Visit):
     export(page, "#lens", "python")
     expect(page.locator("#lens .code")).to_contain_text("logit_lens(model, tokens")
     page.locator("#lens .define").click()
-    expect(page.locator("#lens .definition")).to_contain_text("nostalgebraist 2020")
+    expect(page.locator("#lens .definition .source")).to_have_text("nostalgebraist 2020")
+    expect(page.locator("#lens .definition li").first).to_contain_text("probability")
+    assert "`" not in page.locator("#lens .definition").inner_text()
 
 
 def test_a_picture_and_a_page_of_its_own_are_saved(visit: Visit, chromium: Browser, tmp_path: Path):
     page = visit.open("tab=Hidden%20states")
     plotted(page, "#states")
+    drawing = saved(page, "#states", "svg")
+    assert drawing.suggested_filename == "tiny-olmo_step6000_residual_norms_norm.svg"
+    texts = "".join(ElementTree.parse(drawing.path()).getroot().itertext())
+    for told in ("Norm of the residual stream", "layer", "token (position)", "checkpoints: tiny-olmo@step6000"):
+        assert told in texts
     picture = saved(page, "#states", "png")
     assert picture.suggested_filename == "tiny-olmo_step6000_residual_norms_norm.png"
     assert Path(picture.path()).read_bytes().startswith(b"\x89PNG")

@@ -52,6 +52,7 @@ from workbench.views.standalone import described
 from workbench.views.text_page import text_page
 
 PLOT_STYLE = f"{TEXT_STYLE} .dark .js-plotly-plot {{ {ON_DARK} }}"
+SCRIPTS = ("common", "typeset", "offers", "vector", "maps", "status")  # which all views share
 PAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)  # Gradio's session hash of an open page
 
 
@@ -77,9 +78,7 @@ def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] |
         show_error=False,  # a browser would read the error's text as HTML
         theme=theme(),
         css=views.asset("page.css") + views.asset("offers.css") + PLOT_STYLE,
-        head="".join(
-            f"<script>{views.asset(name)}</script>" for name in ("common.js", "offers.js", "maps.js", "status.js")
-        ),
+        head="".join(f"<script>{views.asset(f'{name}.js')}</script>" for name in SCRIPTS),
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
@@ -144,7 +143,10 @@ def add_texts(app: FastAPI, bench: Bench) -> None:
 
     @app.post("/data/text/offer")
     def text_offer(request: text_requests.TextRequest) -> dict[str, str]:
-        return offer(bench, text_requests.text_call(bench, request))
+        call = text_requests.text_call(bench, request)
+        if not request.length:  # the text is only read: its losses are for the picture's last line
+            result(call, bench)
+        return offer(bench, call)
 
     @app.post("/data/text/token")
     def text_token(request: text_requests.TokenRequest) -> dict[str, Any]:

@@ -390,23 +390,27 @@ const { renew } = wb.offers(element, {
   },
   more: {
     ...(!window.standalone && { page: () => wb.download("data/attention/page", asks().at(-1)) }),
-    png: async () => {
-      const measure = planes.at(-1).map.signed
-        ? "A − B"
-        : control.weigh.value === "value"
-          ? "‖α v W_O‖"
-          : "attention weight";
-      const told = value.about ? { about: value.about, file: `attention_${name(head)}` } : await offer();
-      const picture = await wb.picture(planes, value.texts, {
-        title: `${name(head)}, attention by ${measure}`,
-        measure,
-        about: told.about,
-        ...shades(),
-      });
-      wb.save(picture, `${told.file.replace(" ", "_")}.png`);
-    },
+    png: () => savePicture("png"),
+    svg: () => savePicture("svg"),
   },
 });
+
+async function savePicture(format) {
+  const measure = planes.at(-1).map.signed
+    ? "A − B"
+    : control.weigh.value === "value"
+      ? "‖α v W_O‖"
+      : "attention weight";
+  const told = value.about ? { about: value.about, file: `attention_${name(head)}` } : await offer();
+  const picture = await wb.picture(planes, value.texts, {
+    title: `${name(head)}: ${measure}`,
+    measure,
+    about: told.about,
+    format,
+    ...shades(),
+  });
+  wb.save(picture, `${told.file.replace(" ", "_")}.${format}`);
+}
 if (window.standalone) find(".weighing").hidden = true;
 
 wb.hear("hover", (index) => {

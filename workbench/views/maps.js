@@ -244,19 +244,8 @@ Object.assign(
       });
     }
 
-    // Words in lines of at most a width.
-    function wrapped(context, text, width) {
-      const lines = [""];
-      for (const word of text.split(" ")) {
-        const longer = lines.at(-1) ? `${lines.at(-1)} ${word}` : word;
-        if (context.measureText(longer).width > width && lines.at(-1)) lines.push(word);
-        else lines[lines.length - 1] = longer;
-      }
-      return lines;
-    }
-
     // Maps side by side for a paper: titles, axes, colour bars, and below where they come from. figures: [{map, title}].
-    async function picture(figures, texts, { title, measure, about, curve, skipFirst }) {
+    async function picture(figures, texts, { title, measure, about, curve, skipFirst, format = "png" }) {
       const sans = "system-ui, sans-serif",
         mono = "ui-monospace, 'DejaVu Sans Mono', monospace",
         ink = "#18181b";
@@ -264,15 +253,12 @@ Object.assign(
         layout = fit(width, texts, mono),
         gap = 46,
         head = 62;
-      const whole = figures.length * (width + gap) + 10,
-        canvas = document.createElement("canvas");
-      const probe = canvas.getContext("2d");
+      const whole = figures.length * (width + gap) + 10;
+      const probe = document.createElement("canvas").getContext("2d");
       probe.font = `10.5px ${sans}`;
-      const foot = wrapped(probe, about, whole - 40),
+      const foot = window.workbench.wrapped(probe, about, whole - 40),
         below = head + layout.side + layout.edge + 24;
-      const context = crisp(canvas, whole, below + 14 * foot.length + 12, 2);
-      context.fillStyle = "#fff";
-      context.fillRect(0, 0, canvas.width, canvas.height);
+      const context = window.workbench.sheet(format, whole, below + 14 * foot.length + 12);
       context.fillStyle = ink;
       context.textBaseline = "middle";
       context.font = `600 14px ${sans}`;
@@ -282,7 +268,6 @@ Object.assign(
         paint(square, map, { curve, skipFirst, pixels: 2 * layout.side, onDark: false });
         context.save();
         context.translate(26 + index * (width + gap), head);
-        context.imageSmoothingEnabled = false;
         context.drawImage(square, layout.edge, 0, layout.side, layout.side);
         axes(context, layout, texts, { ink, mono, sans });
         context.font = `11px ${sans}`;
@@ -302,7 +287,7 @@ Object.assign(
       context.font = `10.5px ${sans}`;
       context.fillStyle = "#52525b";
       for (const [index, line] of foot.entries()) context.fillText(line, 26, below + 14 * index + 6);
-      return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+      return context.blob();
     }
 
     return { paint, scaleOf, crisp, fit, axes, threads, picture };

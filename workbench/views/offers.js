@@ -66,13 +66,8 @@
     return menu;
   }
 
-  // A definition: its paragraphs; nothing is read as markup.
-  function typeset(card, text) {
-    card.replaceChildren(...text.split(/\n{2,}/).map((paragraph) => made("p", "", paragraph)));
-  }
-
   window.workbench.offers = (root, { offer, tell, fail, more = {}, without = [] }) => {
-    const { download } = window.workbench;
+    const { download, typeset } = window.workbench;
     const holder = root.querySelector(".offers");
     const names = Object.keys(ITEMS).filter(
       (name) => !without.includes(name) && (name in more || !(window.standalone || ["png", "svg"].includes(name))),
@@ -137,10 +132,10 @@
       if (newState === "open") guarded(showDefinition);
     });
 
-    // What is open is about what was shown before.
+    // The open card is about what was shown before; the menu acts on what is shown when an item is chosen.
     function renew() {
       shows++;
-      for (const popover of [definition, code, menu]) popover.hidePopover();
+      for (const card of [definition, code]) if (card.matches(":popover-open")) card.hidePopover();
     }
 
     const actions = {

@@ -94,7 +94,8 @@ def attention(
     inside = json.dumps({"value": value, "deflated": base64.b64encode(zlib.compress(packed, 9)).decode()})
     parts = "".join(f'<div id="{name}">{asset(f"{name}.html")}</div>' for name in VIEWS)
     views = (f"window.standalone('{name}', (element, props, watch) => {{{asset(f'{name}.js')}}});" for name in VIEWS)
-    scripts = [*(asset(f"{name}.js") for name in ("common", "maps", "offers", "standalone")), *views]
+    shared = ("common", "typeset", "vector", "maps", "offers", "standalone")
+    scripts = [*(asset(f"{name}.js") for name in shared), *views]
     style = "".join(f"#{name} {{ {asset(f'{name}.css')} }}" for name in VIEWS)  # each view's rules hold for it alone
     return StandalonePage(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>attention</title>'

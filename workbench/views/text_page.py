@@ -30,7 +30,7 @@ def text_page(result: Written | Curves, *, height: int = 420) -> StandalonePage:
         f"window.standalone('{name}', (element, props, watch, trigger) => {{{asset(f'{name}.js')}}});"
         for name in ("token_details", "token_strip")
     )
-    parts = (*(asset(f"{name}.js") for name in ("common", "offers", "text_page")), "".join(views))
+    parts = (*(asset(f"{name}.js") for name in ("common", "typeset", "offers", "vector", "text_page")), "".join(views))
     scripts = "".join(f"<script>{text}</script>" for text in parts)
     title = html.escape(result.title)
     return StandalonePage(

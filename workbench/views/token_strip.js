@@ -90,7 +90,7 @@ function draw() {
     if (value.texts[index].endsWith("⏎")) fresh.append(document.createElement("br"));
   }
   list.append(fresh);
-  find(".offers").hidden = !value.ask || Boolean(window.standalone);
+  find(".offers").hidden = !value.ask && !window.standalone;
   if (same < value.texts.length && value.look && !value.spine) list.scrollTop = list.scrollHeight;
   weights = null;
   recolour(coloured);
@@ -183,29 +183,35 @@ function tell(text) {
   said = setTimeout(() => describe(chosen), 2500);
 }
 
-const offer = async () => (await wb.post("data/text/offer", value.ask)).json();
-const { renew } = wb.offers(element, { offer, tell, more: { png: async () => save((await offer()).file) } });
+const offer = async () =>
+  window.standalone
+    ? { file: "text", about: document.querySelector(".about").textContent }
+    : (await wb.post("data/text/offer", value.ask)).json();
+const { renew } = wb.offers(element, { offer, tell, more: { png: () => save("png"), svg: () => save("svg") } });
 
-async function save(file) {
-  wb.save(await picture(), `${file}.png`);
+async function save(format, of = null) {
+  const { file, about, title } = of ?? (await offer());
+  wb.save(await picture(format, about ?? "", title), `${file}.${format}`);
 }
 
-// The whole text as it stands, on the page's own background.
-function picture() {
+// The whole text on white paper, with its title, its scale and where it comes from.
+function picture(format, about, heading) {
+  const dark = document.body.classList.contains("dark");
+  document.body.classList.remove("dark"); // the colours of paper, until the next frame is painted
   const frame = list.getBoundingClientRect(),
-    top = 30,
-    scale = 2;
-  const canvas = document.createElement("canvas"),
-    pen = canvas.getContext("2d");
-  canvas.width = frame.width * scale;
-  canvas.height = (list.scrollHeight + top) * scale;
-  pen.scale(scale, scale);
-  pen.fillStyle = getComputedStyle(document.body).backgroundColor;
-  pen.fillRect(0, 0, canvas.width, canvas.height);
-  pen.fillStyle = getComputedStyle(find(".head")).color;
-  pen.font = `12px ${getComputedStyle(find(".head")).fontFamily}`;
+    top = 48,
+    sans = getComputedStyle(find(".head")).fontFamily;
+  const probe = document.createElement("canvas").getContext("2d");
+  probe.font = `10.5px ${sans}`;
+  const foot = wb.wrapped(probe, about, frame.width - 8),
+    below = top + list.scrollHeight + 18;
+  const pen = wb.sheet(format, frame.width, below + 14 * foot.length);
   const [title, measure, low, high] = ["title", "measure", "low", "high"].map((name) => find(`.${name}`).textContent);
-  pen.fillText(`${title}   (${measure} ${low} … ${high})`, 2, 16);
+  pen.fillStyle = "#18181b";
+  pen.font = `600 14px ${sans}`;
+  pen.fillText(heading ?? title, 4, 18);
+  pen.font = `12px ${sans}`;
+  pen.fillText(`${measure}: ${low} … ${high}`, 4, 36);
   cells.forEach((cell) => {
     const box = cell.getBoundingClientRect(),
       style = getComputedStyle(cell);
@@ -221,7 +227,11 @@ function picture() {
     pen.font = `${style.fontSize} ${style.fontFamily}`;
     pen.fillText(cell.textContent, x + 1, y + box.height - 6, box.width);
   });
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  pen.font = `10.5px ${sans}`;
+  pen.fillStyle = "#52525b";
+  for (const [line, text] of foot.entries()) pen.fillText(text, 4, below + 14 * line);
+  document.body.classList.toggle("dark", dark);
+  return pen.blob();
 }
 
 if (props.value?.spine) {
@@ -245,7 +255,7 @@ wb.hear("selection", ({ token, from }) => {
     inspect(token);
   }
 });
-wb.hear("picture", ({ panel, file }) => panel.contains(element) && save(file));
+wb.hear("picture", ({ panel, format, ...of }) => panel.contains(element) && save(format, of));
 wb.hear("point", ({ from, token }) => {
   if (from !== element) return;
   cells[pointed]?.classList.remove("pointed");

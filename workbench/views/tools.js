@@ -1,5 +1,5 @@
 // The heading of a picture: its title, how to read it, and what it offers (see offers.js).
-// value: {panel, title, note, key, file, code, definition, wide, chooses, pick}
+// value: {panel, title, note, key, file, code, definition, about, wide, chooses, pick}
 //   panel is the id of what holds the picture, which is `wide` if it may not shrink to a narrow window;
 //   chooses = {token|layer|head: [axis, shift, count]} says what a click on the picture selects;
 //   pick = {label, options: [[text, {layer, head}], …], chosen} is a menu that selects the same.
@@ -11,36 +11,44 @@ const panel = document.getElementById(props.value.panel);
 const figure = () => panel.querySelector(".js-plotly-plot");
 const strip = () => panel.querySelector(".tokens");
 
-// The plot as it stands, with its title, on the page's own background.
-async function picture() {
+const plain = (text) => text.replace(/[&<>$]/g, (mark) => `&#${mark.charCodeAt(0)};`);
+
+// The plot as it stands, on white paper, with its title and where it comes from.
+async function savePlot(format) {
   const plot = figure(),
-    { width, height } = plot.getBoundingClientRect();
-  const ground = getComputedStyle(document.body).backgroundColor;
+    { width, height } = plot.getBoundingClientRect(),
+    pen = document.createElement("canvas").getContext("2d");
+  pen.font = "10.5px system-ui, sans-serif";
+  const about = wb.wrapped(pen, props.value.about ?? "", width - 40),
+    room = 34 + 19 * about.length;
+  const below = about.map((line) => `<br><span style="font-size: 10.5px; color: #52525b">${plain(line)}</span>`);
   const title = {
-    text: find(".title").textContent.replace(/[&<>$]/g, (mark) => `&#${mark.charCodeAt(0)};`),
-    font: { size: 14 },
+    text: `<b>${plain(find(".title").textContent)}</b>${below.join("")}`,
+    font: { size: 14, color: "#18181b" },
     x: 0.01,
+    y: 1 - 8 / (height + room),
+    yref: "container",
+    yanchor: "top",
   };
-  const layout = {
-    ...plot.layout,
-    width,
-    height: height + 40,
-    margin: { ...plot.layout.margin, t: 50 },
-    title,
-    paper_bgcolor: ground,
-  };
+  const margin = { ...plot.layout.margin, t: (plot.layout.margin?.t ?? 0) + room };
+  const font = { ...plot.layout.font, color: "#3f3f46" };
+  const whole = { format, width, height: height + room, scale: format === "png" ? 2 : 1 };
+  const layout = { ...plot.layout, ...whole, margin, font, title, paper_bgcolor: "#fff" };
   const link = document.createElement("a");
-  link.href = await window.Plotly.toImage(
-    { data: plot.data, layout },
-    { format: "png", width, height: height + 40, scale: 2 },
-  );
-  link.download = `${props.value.file}.png`;
+  link.href = await window.Plotly.toImage({ data: plot.data, layout }, whole);
+  link.download = `${props.value.file}.${format}`;
   link.click();
 }
 
+const save = (format) => {
+  const { file, about } = props.value;
+  return strip()
+    ? wb.say("picture", { panel, format, file, about, title: find(".title").textContent })
+    : savePlot(format);
+};
 const { renew } = wb.offers(element, {
   offer: async () => props.value,
-  more: { png: () => (strip() ? wb.say("picture", { panel, file: props.value.file }) : picture()) },
+  more: { png: () => save("png"), svg: () => save("svg") },
 });
 menu.addEventListener("change", () => wb.select({ ...props.value.pick.options[menu.selectedIndex][1] }, "plot"));
 

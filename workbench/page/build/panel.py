@@ -23,6 +23,7 @@ from workbench.page.session.requests import TabRequest
 from workbench.plots import emphasise, plot, same_colours, untitled
 from workbench.progress import Progress
 from workbench.results import Grid, Result
+from workbench.views.standalone import described
 from workbench.views.strip import strip, strip_of
 
 NARROW = 33  # columns of a grid that fit beside each other in most windows: 32 heads and the MLP
@@ -188,12 +189,16 @@ def definition(call: Call) -> str:
 
 
 def offer(bench: Bench, call: Call) -> dict[str, str]:
-    """A call as Python, the definitions of its functions, and the key and the file name of its downloads."""
+    """A call as Python, the definitions of its functions, the key and the file name of its downloads, and one line on
+    where its result comes from, if the result is in the cache."""
+    found = bench.results.get(call)
+    names = dict.fromkeys(needed.name for needed in call.needs() if hasattr(needed, "name"))
     return {
         "key": keep(bench, call),
         "file": call.file_name,
         "code": code(call, bench),
         "definition": definition(call),
+        "about": described({"checkpoints": ", ".join(names)} if found is None else found.provenance),
     }
 
 
