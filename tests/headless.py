@@ -1,11 +1,27 @@
 """A page without a browser: it sends the events of Gradio's own client one by one, when a test requests them."""
 
+import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import gradio as gr
 from fastapi import Request
 from fastapi.testclient import TestClient
+
+from workbench.page.server import create_app
+from workbench.page.session.bench import Bench
+
+
+@contextmanager
+def served(bench: Bench) -> Iterator[TestClient]:
+    """A client of a running server."""
+
+    async def made():  # Gradio leaves an event loop open where none is running
+        return create_app(bench)
+
+    with TestClient(asyncio.run(made()), base_url="http://127.0.0.1") as client:
+        yield client
 
 
 class Headless:
@@ -23,6 +39,7 @@ class Headless:
         self.client, self.name, self.query = client, name, query
         config = client.get("/config").json()
         self.values = {part["id"]: part["props"].get("value") for part in config["components"]}
+        self.seen = {part["id"]: part["props"].get("visible") for part in config["components"]}
         self.ids = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
         self.labels = {part["props"].get("label"): part["id"] for part in config["components"]}
         self.buttons = {
@@ -34,6 +51,10 @@ class Headless:
     def value(self, elem_id: str) -> object:
         """The value of a component."""
         return self.values[self.ids[elem_id]]
+
+    def visible(self, elem_id: str) -> object:
+        """Whether a component is visible."""
+        return self.seen[self.ids[elem_id]]
 
     def find(self, name: str) -> int:
         """A component by its id on the page, its label or, of a button, its text."""
@@ -92,8 +113,9 @@ class Headless:
         for component, value in zip(self.deps[dep]["outputs"], whole, strict=False):
             if not (isinstance(value, dict) and value.get("__type__") == "update"):
                 self.values[component] = value
-            elif "value" in value:
-                self.values[component] = value["value"]
+                continue
+            self.values[component] = value.get("value", self.values.get(component))
+            self.seen[component] = value.get("visible", self.seen.get(component))
         return [after for state in output.get("changed_state_ids") or () for after in self._on(state, "change")]
 
     def _post(self, route: str, dep: int, data: object):

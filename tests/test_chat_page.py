@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import asdict
+from itertools import count
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
 import torch
 from chat_templates import TEMPLATES, VOCAB, chat_tokenizer
 from copied import run_copied
+from headless import Headless, served
 from pydantic import TypeAdapter
 
 from workbench import checkpoints
@@ -30,16 +33,20 @@ from workbench.results import Measures
 TEXT = "system: Be brief.\nuser: The end is the end.\nassistant: Hi\nuser: the same"
 TURNS = turns_of(TEXT)
 SETTINGS = (12, 0, 1, 0, 0)
+NUMBERS = count()
+
+
+def bench_in(folder, make_model, template):
+    """A bench over two checkpoints whose tokenizer has a chat template, or none."""
+    for seed, step in enumerate(("step0", "step10")):
+        make_model("olmo3", seed=seed, vocab_size=VOCAB).save_pretrained(folder / step)
+    chat_tokenizer(template).save_pretrained(folder)
+    return Bench(checkpoints.series(str(folder)), 10**9)
 
 
 @pytest.fixture(scope="module", params=TEMPLATES)
 def bench(request, tmp_path_factory, make_model):
-    """Two checkpoints whose tokenizer has a chat template."""
-    folder = tmp_path_factory.mktemp("series")
-    for seed, step in enumerate(("step0", "step10")):
-        make_model("olmo3", seed=seed, vocab_size=VOCAB).save_pretrained(folder / step)
-    chat_tokenizer(TEMPLATES[request.param]).save_pretrained(folder)
-    return Bench(checkpoints.series(str(folder)), 10**9)
+    return bench_in(tmp_path_factory.mktemp("series"), make_model, TEMPLATES[request.param])
 
 
 @pytest.fixture
@@ -149,8 +156,44 @@ def test_the_python_of_a_generated_text_gives_the_same_text(bench, branch):
 
 
 def test_a_checkpoint_without_a_template_says_so(tmp_path, make_model):
-    make_model("olmo2", vocab_size=VOCAB).save_pretrained(tmp_path / "step0")
-    chat_tokenizer(None).save_pretrained(tmp_path)
-    bench = Bench(checkpoints.series(str(tmp_path)), 10**9)
+    bench = bench_in(tmp_path, make_model, None)
     with pytest.raises(WorkbenchError, match="no chat template"):
         bench.read(bench.default, TURNS)
+
+
+def opened_page(client, **address):
+    """A page of a server, opened at an address."""
+    page = Headless(client, f"page{next(NUMBERS)}", urlencode({"tab": "Hidden states", **address}))
+    page.open()
+    return page
+
+
+@pytest.mark.slow
+def test_a_link_opens_a_conversation_and_the_box_makes_it_plain_text(tmp_path, make_model):
+    bench = bench_in(tmp_path, make_model, TEMPLATES["OLMo 2"])
+    with served(bench) as client:
+        assert opened_page(client).visible("chat") is True
+        page = opened_page(client, chat="true", prompt=TEXT)
+        turns = [turn["role"] for turn in page.value("spine")["turns"]]
+        assert turns == ["system", "user", "assistant", "user", "assistant"]
+        assert page.value("chat") is True and page.value("prompt") == TEXT and not page.value("problem")
+        page.values[page.ids["chat"]] = False
+        page.fire("chat", "input")
+        plain = bench.load(bench.default)[1](TEXT)["input_ids"]
+        assert "turns" not in page.value("spine") and page.value("spine")["ids"] == plain
+        page.values[page.ids["chat"]] = True
+        page.values[page.ids["prompt"]] = "user: Hi\nassistant:"
+        page.fire("run", "click")
+        assert "turn 2 (assistant) is empty" in page.value("problem")
+        assert not page.failed
+
+
+@pytest.mark.slow
+def test_chat_is_not_offered_without_a_template(tmp_path, make_model):
+    with served(bench_in(tmp_path, make_model, None)) as client:
+        assert opened_page(client).visible("chat") is False
+        page = opened_page(client, chat="true", prompt=TEXT)
+        assert "no chat template" in page.value("problem") and page.visible("chat") is True
+        page.values[page.ids["chat"]] = False
+        page.fire("chat", "input")
+        assert page.value("problem") == "" and page.visible("chat") is False

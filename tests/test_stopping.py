@@ -3,20 +3,17 @@
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
 from gradio.queueing import Queue
 from gradio.utils import deep_hash
-from headless import Headless
+from headless import Headless, served
 from small_series import PROMPT, small_bench
 
 from workbench.page.build.slot import guarded
-from workbench.page.server import create_app
 from workbench.page.session.cached_results import result
 from workbench.page.session.cancellation import REMEMBERED_STOPS, STOPPED, Cancellations
 from workbench.page.session.requests import Query, Selection, TabRequest, ViewRequest
@@ -157,17 +154,6 @@ class Gate:
     def wait(self) -> None:
         """Wait until a thread waits at the gate."""
         assert self.reached.wait(60)
-
-
-@contextmanager
-def served(bench):
-    """A client of a running server."""
-
-    async def made():  # Gradio leaves an event loop open where none is running
-        return create_app(bench)
-
-    with TestClient(asyncio.run(made()), base_url="http://127.0.0.1") as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -330,7 +330,8 @@ function draw() {
   planes = (value.other ? ["A", "B", "A − B"] : [value.title ?? ""]).map(makePlane);
   control.lines.disabled = size() > 64;
   if (value.weigh) control.weigh.value = value.weigh;
-  if (!locked || value.prompt !== before.prompt || size() !== before.texts?.length) unlock();
+  if (!locked || JSON.stringify(value.prompt) !== JSON.stringify(before.prompt) || size() !== before.texts?.length)
+    unlock();
   if (wb.selection.token !== seen.token) hold(wb.selection.token);
   seen = { ...wb.selection };
   const first = within(wb.selection.layer ?? value.best?.layer ?? 0, wb.selection.head ?? value.best?.head ?? 0);

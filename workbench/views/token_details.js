@@ -135,7 +135,7 @@ function heading() {
   if (window.standalone || text.spine || token < text.given) return;
   const use = document.createElement("button");
   use.type = "button";
-  use.textContent = "use this text as the prompt";
+  use.textContent = now.text.turns ? "add this reply to the turns" : "use this text as the prompt";
   use.addEventListener("click", () => {
     wb.select({ token }, element);
     trigger("use", { token, ids: text.ids });

@@ -1,7 +1,8 @@
 // The token strip. value: {title, texts, ids, scores, unit, signed, high, measure, probability, given, parts, spine, ask, look, empty}
 //   scores[i] colours token i (null: no colour) and gives its bar; `given` tokens at the front were read, not written;
 //   at `parts` the text goes another way than the one beside it; `ask` says which call it is, for the buttons below it;
-//   `look` what its tokens are looked at with (see token_details.js): {checkpoint, edits, name}.
+//   `look` what its tokens are looked at with (see token_details.js): {checkpoint, edits, name};
+//   of a conversation, `turns` are [{role, start, stop}], and `template` the tokens that its template wrote.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 const list = find(".tokens"),
@@ -10,6 +11,7 @@ let value = {},
   cells = [],
   weights = null,
   chosen = null,
+  turn = null, // the selected turn, whose last token is chosen
   pointed = null;
 
 const count = () => cells.length;
@@ -51,13 +53,57 @@ function legend() {
     `linear-gradient(to right, ${faded(left)}, ${signed ? "transparent," : ""} ${faded(right)})`;
 }
 
+// A label before each turn; every turn but the first starts a new line. To select it is to select the turn's tokens.
+function drawTurns() {
+  for (const old of list.querySelectorAll(".turn, .break")) old.remove();
+  (value.turns ?? []).forEach(({ role, start, stop }, number) => {
+    if (start >= Math.min(stop, count())) return; // the turn shares its only token with the one before
+    const label = document.createElement("span");
+    label.className = "turn";
+    label.setAttribute("role", "option");
+    label.setAttribute("aria-selected", "false");
+    label.setAttribute("aria-label", `turn ${number + 1}: ${role}`);
+    label.title = `Turn ${number + 1}: select its tokens`;
+    label.dataset.turn = number;
+    label.tabIndex = 0;
+    label.textContent = role;
+    if (number > 0) {
+      const line = document.createElement("br");
+      line.className = "break";
+      cells[start].before(line);
+    }
+    cells[start].before(label);
+  });
+  markTurn();
+}
+
+function markTurn() {
+  const span = value.turns?.[turn];
+  for (const label of list.querySelectorAll(".turn"))
+    label.setAttribute("aria-selected", String(Number(label.dataset.turn) === turn));
+  cells.forEach((cell, index) => {
+    cell.classList.toggle("in-turn", Boolean(span) && index >= span.start && index < span.stop);
+  });
+}
+
+function chooseTurn(number) {
+  choose(value.turns[number].stop - 1);
+  turn = number;
+  markTurn();
+  list.querySelector(`[data-turn="${number}"]`).focus();
+}
+
+const turnOf = (index) => value.turns?.find(({ start, stop }) => index >= start && index < stop);
+
 function recolour(from = 0) {
-  const now = shown();
+  const now = shown(),
+    template = new Set(value.template);
   for (let index = from; index < count(); index++) {
     colour(cells[index], now.values[index], now);
     cells[index].classList.toggle("query", weights?.query === index);
     cells[index].classList.toggle("given", index < (value.given ?? 0));
     cells[index].classList.toggle("parts", index === value.parts);
+    cells[index].classList.toggle("template", template.has(index));
   }
   legend();
 }
@@ -67,7 +113,8 @@ function kept(before) {
   const same = (name, index) => before[name]?.[index] === value[name]?.[index];
   let index = 0;
   while (index < count() && index < value.texts.length && same("texts", index) && same("ids", index)) index++;
-  const alike = ["given", "high", "signed", "parts"].every((name) => before[name] === value[name]) && !weights;
+  const asBefore = ["given", "high", "signed", "parts"].every((name) => before[name] === value[name]);
+  const alike = asBefore && String(before.template) === String(value.template) && !weights;
   let coloured = 0;
   while (alike && coloured < index && same("scores", coloured)) coloured++;
   return [index, coloured];
@@ -82,14 +129,16 @@ function draw() {
     if (cell.nextSibling?.tagName === "BR") cell.nextSibling.remove();
     cell.remove();
   }
-  const fresh = document.createDocumentFragment();
+  const fresh = document.createDocumentFragment(),
+    template = new Set(value.template);
   for (let index = same; index < value.texts.length; index++) {
     const cell = makeCell(index);
     cells.push(cell);
     fresh.append(cell);
-    if (value.texts[index].endsWith("⏎")) fresh.append(document.createElement("br"));
+    if (value.texts[index].endsWith("⏎") && !template.has(index)) fresh.append(document.createElement("br"));
   }
   list.append(fresh);
+  drawTurns();
   find(".offers").hidden = !value.ask && !window.standalone;
   if (same < value.texts.length && value.look && !value.spine) list.scrollTop = list.scrollHeight;
   weights = null;
@@ -127,6 +176,8 @@ function describe(index) {
     parts.push(`${weights ? "weight" : (value.measure ?? "score")} ${wb.digits(score)} ${unit ?? ""}`);
   if (!weights && value.probability && score !== null && score !== undefined)
     parts.push(`probability ${wb.percent(Math.exp(-score))}`);
+  if (value.template?.includes(index)) parts.push("written by the template");
+  if (turnOf(index)) parts.push(`${turnOf(index).role}’s turn`);
   readout.append(name, parts.join("  ·  "));
   readout.title = score ?? "";
 }
@@ -138,6 +189,10 @@ function mark(index) {
   cells[index]?.setAttribute("aria-selected", "true");
   if (count()) cells[index ?? 0].tabIndex = 0;
   chosen = index;
+  if (turn !== null && value.turns?.[turn]?.stop - 1 !== index) {
+    turn = null;
+    markTurn();
+  }
   describe(index);
 }
 
@@ -154,7 +209,11 @@ function choose(index) {
 }
 
 const under = (event) => event.target.closest?.(".token");
-list.addEventListener("click", (event) => under(event) && choose(Number(under(event).dataset.index)));
+const turnUnder = (event) => event.target.closest?.(".turn")?.dataset.turn;
+list.addEventListener("click", (event) => {
+  if (under(event)) choose(Number(under(event).dataset.index));
+  if (turnUnder(event)) chooseTurn(Number(turnUnder(event)));
+});
 list.addEventListener("mouseover", (event) => {
   if (!under(event)) return;
   describe(Number(under(event).dataset.index));
@@ -165,6 +224,10 @@ list.addEventListener("mouseleave", () => {
   if (value.spine) wb.say("hover", null);
 });
 list.addEventListener("keydown", (event) => {
+  if (turnUnder(event) && (event.key === "Enter" || event.key === " ")) {
+    event.preventDefault();
+    return chooseTurn(Number(turnUnder(event)));
+  }
   const here = under(event) ? Number(under(event).dataset.index) : 0;
   if (event.key === "Enter" && value.look) {
     event.preventDefault(); // else it would press the button that is focused by then
@@ -212,7 +275,7 @@ function picture(format, about, heading) {
   pen.fillText(heading ?? title, 4, 18);
   pen.font = `12px ${sans}`;
   pen.fillText(`${measure}: ${low} … ${high}`, 4, 36);
-  cells.forEach((cell) => {
+  for (const cell of list.querySelectorAll(".token, .turn")) {
     const box = cell.getBoundingClientRect(),
       style = getComputedStyle(cell);
     const x = box.x - frame.x,
@@ -226,7 +289,7 @@ function picture(format, about, heading) {
     pen.fillStyle = style.color;
     pen.font = `${style.fontSize} ${style.fontFamily}`;
     pen.fillText(cell.textContent, x + 1, y + box.height - 6, box.width);
-  });
+  }
   pen.font = `10.5px ${sans}`;
   pen.fillStyle = "#52525b";
   for (const [line, text] of foot.entries()) pen.fillText(text, 4, below + 14 * line);

@@ -13,6 +13,7 @@ import gradio as gr
 from gradio.components import Component
 
 from hooks import stoppable
+from workbench.chat import has_template
 from workbench.mendable import MENDABLE
 from workbench.page import components
 from workbench.page.build.desk import DESK, Desk
@@ -85,6 +86,7 @@ class Page:
                 container=False,
                 min_width=120,
             )
+            self.chat = gr.Checkbox(False, label="Chat", elem_id="chat", container=False, min_width=60, visible=False)
             self.count = components.sentence(elem_id="count")
             self.run = gr.Button("Run", variant="primary", size="sm", elem_id="run", min_width=60)
             self.stop = gr.Button("Stop", size="sm", elem_id="stop", min_width=60)
@@ -103,7 +105,15 @@ class Page:
         self.chosen = components.selection()
         details = components.token_details(elem_id="details", render=False)
         self.bar = Bar(
-            self.checkpoint, self.prompt, details, quiet_state(), gr.State(""), {}, self.cancellations, self._reopened
+            self.checkpoint,
+            self.prompt,
+            self.chat,
+            details,
+            quiet_state(),
+            gr.State(""),
+            {"chat": self.chat},
+            self.cancellations,
+            self._reopened,
         )
         self._quiet = {"show_progress": "hidden", "show_progress_on": self.count, "trigger_mode": "always_last"}
 
@@ -135,10 +145,10 @@ class Page:
         }
         opening = [run_request, self.bar.active, self.selection, tabs, *controls.values()]
         demo.load(self._open, None, opening, **self._quiet)
-        bar = [self.checkpoint, self.prompt]
-        run = gr.on([self.run.click, self.prompt.submit], self._run, bar, run_request, **NOT_QUEUED)
+        bar = [self.checkpoint, self.prompt, self.chat]
+        run = gr.on([self.run.click, self.prompt.submit, self.chat.input], self._run, bar, run_request, **NOT_QUEUED)
         chosen = self.checkpoint.input(self._choose_checkpoint, [*bar, run_request], run_request, **NOT_QUEUED)
-        menus = [self.checkpoint, self.examples]
+        menus = [self.checkpoint, self.examples, self.chat]
         example = self.examples.change(
             self._choose_example, menus, [self.prompt, self.examples, run_request], **NOT_QUEUED
         )
@@ -148,14 +158,14 @@ class Page:
         run_request.change(
             self._read_prompt,
             [run_request, *bar, *states],
-            [self.problem, self.count, self.spine, *states, *requests],
+            [self.problem, self.count, self.spine, self.chat, *states, *requests],
             show_progress="minimal",
             show_progress_on=self.count,
             trigger_mode="always_last",
             **IN_MODEL_QUEUE,
         ).then(None, js=READY)
         counting = {"fn": self._count, "inputs": bar, "outputs": self.count}
-        changes = [self.prompt.change, self.checkpoint.change]
+        changes = [self.prompt.change, self.checkpoint.change, self.chat.change]
         gr.on(changes, **counting, show_progress="hidden", trigger_mode="always_last")
 
     def connect_selection(self, tabs: gr.Tabs) -> None:
@@ -170,24 +180,25 @@ class Page:
         address = dict(http.query_params)
         query, selection, title = self._addressed(http)
         controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.bar.linked}
-        values = [
-            from_address(address[name], part) if name in address else gr.skip() for name, part in controls.items()
-        ]
+        is_chat = not isinstance(query.prompt, str)
+        values = {
+            name: from_address(address[name], part) if name in address else gr.skip() for name, part in controls.items()
+        }
+        values["chat"] = gr.Checkbox(value=is_chat, visible=is_chat)
         return [
-            self._run(query.checkpoint, typed_text(query.prompt), http),
+            self._run(query.checkpoint, typed_text(query.prompt), is_chat, http),
             title,
             selection,
             gr.Tabs(selected=title),
-            *values,
+            *values.values(),
         ]
 
     def _addressed(self, http: gr.Request) -> tuple[Query, Selection, str]:
         """The query, the selection and the title of the visible tab, from the page's address."""
         address = dict(http.query_params)
         checkpoint = address.get("checkpoint", "")
-        query = Query(
-            checkpoint if checkpoint in self.bench.known else self.bench.default, address.get("prompt", EXAMPLES[0]), 1
-        )
+        prompt = typed_prompt(address.get("prompt", EXAMPLES[0]), address.get("chat") == "true")
+        query = Query(checkpoint if checkpoint in self.bench.known else self.bench.default, prompt, 1)
         chosen = {name: int(address[name]) for name in ("token", "layer", "head") if is_whole(address.get(name, ""))}
         title = address["tab"] if address.get("tab") in self.slots else next(iter(self.slots))
         return query, Selection(**chosen), title
@@ -202,27 +213,28 @@ class Page:
         token = token_of(self.cancellations, http)
         return self._drawn[title].request_for(query, selection, token) if title in (active, DESK) else None
 
-    def _run(self, checkpoint: object, prompt: object, http: gr.Request) -> RunRequest:
+    def _run(self, checkpoint: object, prompt: object, chat: object, http: gr.Request) -> RunRequest:
         """A request to run a prompt, with the arrival time and the cancellation token of an event."""
-        return RunRequest(arrival(http.request), token_of(self.cancellations, http), checkpoint, prompt)
+        return RunRequest(arrival(http.request), token_of(self.cancellations, http), checkpoint, prompt, chat=chat)
 
     def _choose_checkpoint(
-        self, checkpoint: object, prompt: object, before: RunRequest | None, http: gr.Request
+        self, checkpoint: object, prompt: object, chat: object, before: RunRequest | None, http: gr.Request
     ) -> object:
         """A request to run the prompt on the chosen checkpoint; no update if the checkpoint is the same, since the
         menu's event also fires when the menu loses focus."""
         shown = self._addressed(http)[0].checkpoint if before is None else before.checkpoint
-        return gr.skip() if checkpoint == shown else self._run(checkpoint, prompt, http)
+        return gr.skip() if checkpoint == shown else self._run(checkpoint, prompt, chat, http)
 
-    def _choose_example(self, checkpoint: object, example: object, http: gr.Request) -> list[object]:
+    def _choose_example(self, checkpoint: object, example: object, chat: object, http: gr.Request) -> list[object]:
         """The example as prompt, the menu reset, and a request to run it; no updates if no example was chosen."""
-        return [example, "", self._run(checkpoint, example, http)] if example in EXAMPLES else [gr.skip()] * 3
+        return [example, "", self._run(checkpoint, example, chat, http)] if example in EXAMPLES else [gr.skip()] * 3
 
     def _read_prompt(
         self,
         request: RunRequest | None,
         checkpoint: object,
         prompt: object,
+        chat: object,
         query: Query,
         selection: Selection,
         active: str,
@@ -232,25 +244,25 @@ class Page:
 
         An error, or Stop, is shown as a message and leaves the other outputs unchanged.
         """
-        request = self._run(checkpoint, prompt, http) if request is None else request
+        request = self._run(checkpoint, prompt, chat, http) if request is None else request
         token = request.cancellation
         query, selection, active = self._known(http, query, selection, active)
         try:
             token.check()
             with stoppable(token.check), self.bench.turn():
-                opened = self.bench.read(
-                    request.checkpoint, typed_prompt(request.prompt, False), progress=lambda *_: token.check()
-                )
+                asked = typed_prompt(request.prompt, request.chat)
+                opened = self.bench.read(request.checkpoint, asked, progress=lambda *_: token.check())
                 if selection.token is not None and selection.token >= opened.ids.shape[1]:
                     selection = replace(selection, token=None)
                 edits = checked_edits(opened, request.edits)
                 strip = surprisal_strip(self.bench, opened, selection, edits)
             token.check()
         except MENDABLE as error:
-            return [message(error), *[gr.skip()] * (5 + len(self._drawn))]
+            return [message(error), *[gr.skip()] * (6 + len(self._drawn))]
         query = Query(opened.checkpoint, opened.prompt, query.run + 1, edits)
         requests = self._requests(active, query, selection, token)
-        return ["", counted(opened.ids.shape[1]), strip, query, selection, active, *requests]
+        offered = gr.Checkbox(visible=has_template(opened.tokenizer))
+        return ["", counted(opened.ids.shape[1]), strip, offered, query, selection, active, *requests]
 
     def _requests(
         self, active: str, query: Query, selection: Selection, token: CancellationToken, *before: object
@@ -281,11 +293,11 @@ class Page:
         token = token_of(self.cancellations, http)
         return [query, selection, active, *self._requests(active, query, selection, token, *before)]
 
-    def _count(self, checkpoint: object, prompt: object, http: gr.Request) -> str:
+    def _count(self, checkpoint: object, prompt: object, chat: object, http: gr.Request) -> str:
         """The number of tokens of the prompt, in words."""
         token = token_of(self.cancellations, http)
         try:
-            return counted(self.bench.count(checkpoint, typed_prompt(prompt, False), progress=lambda *_: token.check()))
+            return counted(self.bench.count(checkpoint, typed_prompt(prompt, chat), progress=lambda *_: token.check()))
         except MENDABLE as error:
             return message(error)
 

@@ -41,6 +41,7 @@ class Bar:
         run_request: setting this state to a `RunRequest` makes the page run its prompt.
         active: a state with the title of the visible tab. It is empty if the server no longer keeps the page's states,
             since Gradio keeps the states of a limited number of sessions.
+        chat: whether the prompt is the turns of a conversation. It is visible if the tokenizer has a chat template.
         details: the details of the selected token, in the inspector.
         linked: the controls whose values are kept in the page's address, by name.
         reopened: gives the `TabRequest` of a tab, by its title, from the address of the page that sent an event; None
@@ -49,6 +50,7 @@ class Bar:
 
     checkpoint: Component
     prompt: Component
+    chat: Component
     details: Component
     run_request: gr.State
     active: gr.State
@@ -196,15 +198,21 @@ class Slot:
         """
 
         def rendered(
-            bench: Bench, request: TabRequest, data: object, checkpoint: object, prompt: object, *values: object
+            bench: Bench,
+            request: TabRequest,
+            data: object,
+            checkpoint: object,
+            prompt: object,
+            chat: object,
+            *values: object,
         ) -> object:
             found = render(bench, request, data, *values)
             found = found if isinstance(found, list) else [found]
             changed = dict(zip(outputs, found, strict=True))
             bar = changed.get(self.checkpoint, checkpoint), changed.get(self.prompt, prompt)
-            return [*found, RunRequest(time.monotonic_ns(), request.cause, *bar)]
+            return [*found, RunRequest(time.monotonic_ns(), request.cause, *bar, chat=chat)]
 
-        bar = [self.checkpoint, self.prompt]
+        bar = [self.checkpoint, self.prompt, self.bar.chat]
         outputs_and_run = [*outputs, self.bar.run_request]
         self.run_events.append(self.on(event, rendered, inputs=[*bar, *inputs], outputs=outputs_and_run))
 

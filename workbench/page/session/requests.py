@@ -38,7 +38,8 @@ class RunRequest:
 
     Attributes:
         at: arrival time in monotonic nanoseconds, so that two requests for the same prompt are not equal.
-        checkpoint, prompt, edits: values of the page's components at the request; the components may change later.
+        checkpoint, prompt, edits, chat: values of the page's components at the request; the components may change
+            later. With `chat`, the prompt is the turns of a conversation.
     """
 
     at: int
@@ -46,6 +47,7 @@ class RunRequest:
     checkpoint: object
     prompt: object
     edits: object = ""
+    chat: object = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""A conversation in the browser: turns are labelled in the strip and can be selected, and a reply becomes a turn."""
+
+import shutil
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.chat_templates import OLMO2
+from workbench import checkpoints
+from workbench.checkpoints import catalog
+
+from .conftest import Visit, start, stop
+
+TEXT = "system: Answer briefly.\nuser: Where does Marta live? Marta lives in Lisbon."
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    """A page on the last checkpoint of the embedded series, whose tokenizer is given the chat template of OLMo 2."""
+    folder = tmp_path_factory.mktemp("instruct")
+    shutil.copytree(catalog.EMBEDDED["tiny-olmo"] / "step6000", folder / "step6000")
+    tokenizer = checkpoints.tokenizer_of("tiny-olmo")
+    tokenizer.chat_template = OLMO2
+    tokenizer.save_pretrained(folder)
+    process, found = start(series=str(folder))
+    yield found
+    stop(process)
+
+
+def test_turns_are_selected_and_a_reply_becomes_a_turn(visit: Visit):
+    page = visit.open(f"chat=true&length=3&ends=false&tab=Generate&prompt={quote(TEXT)}")
+    expect(page.locator("#spine .turn")).to_have_text(["system", "user", "assistant"])
+    expect(page.locator("#spine .token.template").first).to_have_text("<|endoftext|>")
+    expect(page.locator("#details .note button")).to_have_text("add this reply to the turns")  # the text is complete
+    page.locator("#spine .turn").nth(1).click()
+    expect(page.locator("#spine .turn").nth(1)).to_have_attribute("aria-selected", "true")
+    marked = "".join(page.locator("#spine .token.in-turn").all_inner_texts())
+    assert marked.replace("·", " ").replace("▁", " ").startswith("<|user|>")
+    chosen = page.locator("#spine .token[aria-selected=true]")
+    last = page.locator("#spine .token.in-turn").last
+    assert chosen.get_attribute("data-index") == last.get_attribute("data-index")
+    page.wait_for_function(f"new URL(location).searchParams.get('token') === '{last.get_attribute('data-index')}'")
+    expect(page.locator("#written .token:not(.given)")).to_have_count(3)
+    page.locator("#written .token:not(.given)").last.click()
+    page.locator("#details .note button").click()
+    page.wait_for_function("document.querySelector('#prompt textarea').value.includes('\\nassistant: ')")
+    typed = page.locator("#prompt textarea").input_value()
+    assert typed.startswith(f"{TEXT}\nassistant: ")
