@@ -36,6 +36,8 @@ def theme() -> gr.themes.Base:
         block_padding="2px",
         layout_gap="8px",
         input_shadow="none",
+        input_border_width="1px",
+        input_radius="*radius_md",
         input_background_fill="*background_fill_primary",
         input_background_fill_dark="*neutral_900",
         input_border_color="*neutral_300",

@@ -1,17 +1,35 @@
-// Moves a slider along by itself, a step whenever the view has painted the one before; and names where the slider stands.
-// value: {names, at, slider, view}: the name of each place, where the slider is, the ids of the slider and of what paints.
+// Chooses a checkpoint of a run, and moves along the run by itself, a step whenever the view has painted the one before.
+// value: {names, at, slider, view, chart}: the name of each checkpoint, the number of the present one from 1, and the ids
+//   of the slider whose value it sets, of what paints, and of the panel whose plot gets a line at the present checkpoint.
 const PAUSE = 500; // milliseconds a step stands at least
 const play = element.querySelector(".play"),
+  at = element.querySelector(".at"),
   where = element.querySelector(".where");
 const slider = () => document.querySelector(`#${props.value.slider} input[type=range]`);
+const names = () => props.value.names ?? [];
 let playing = false,
   waiting = null;
 
 function tell() {
-  where.textContent = props.value.names?.[Number(slider()?.value) - 1] ?? "";
+  at.max = Math.max(2, names().length);
+  where.textContent = names()[Number(at.value) - 1] ?? "";
+  at.setAttribute("aria-valuetext", where.textContent);
+  line();
 }
 
+// The line in the chart, at the present checkpoint's place on the axis.
+function line() {
+  const plot = document.querySelector(`#${props.value.chart} .js-plotly-plot`),
+    place = plot?.data?.[0]?.x?.[Number(at.value) - 1];
+  if (place === undefined || plot.layout.shapes?.[0]?.x0 === place) return;
+  const mark = { type: "line", x0: place, x1: place, yref: "paper", y0: 0, y1: 1 };
+  const colour = getComputedStyle(element).getPropertyValue("--color-accent");
+  window.Plotly.relayout(plot, { shapes: [{ ...mark, line: { width: 2, dash: "dot", color: colour } }] });
+}
+
+// Gradio hears of a new value from its own slider, which is hidden.
 function move(place) {
+  at.value = place;
   const range = slider();
   Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(range, place);
   range.dispatchEvent(new Event("input", { bubbles: true }));
@@ -22,10 +40,7 @@ function move(place) {
 function step() {
   clearTimeout(waiting);
   if (playing)
-    waiting = setTimeout(
-      () => (Number(slider().value) < Number(slider().max) ? move(Number(slider().value) + 1) : turn(false)),
-      PAUSE,
-    );
+    waiting = setTimeout(() => (Number(at.value) < Number(at.max) ? move(Number(at.value) + 1) : turn(false)), PAUSE);
 }
 
 function turn(on) {
@@ -34,13 +49,26 @@ function turn(on) {
   play.textContent = on ? "Pause" : "Play";
   play.setAttribute("aria-pressed", String(on));
   if (!on) return;
-  if (slider().value === slider().max) move(1);
+  if (at.value === at.max) move(1);
   else step();
 }
 
+function draw() {
+  at.max = Math.max(2, names().length);
+  if (props.value.at) at.value = props.value.at;
+  tell();
+}
+
 play.addEventListener("click", () => turn(!playing));
-document.addEventListener("input", (event) => event.target === slider() && tell());
-const painted = ([{ target }]) => target.closest(`#${props.value.view}`) && step();
-new MutationObserver(painted).observe(document.body, { subtree: true, attributeFilter: ["data-drawn"] });
-watch("value", () => requestAnimationFrame(tell));
-tell();
+at.addEventListener("input", () => move(Number(at.value)));
+const changed = (found) => {
+  if (found.some(({ target }) => target.closest?.(`#${props.value.view}`))) step();
+  if (found.some(({ target }) => target.closest?.(`#${props.value.chart}`))) requestAnimationFrame(line);
+};
+new MutationObserver(changed).observe(document.body, {
+  subtree: true,
+  childList: true,
+  attributeFilter: ["data-drawn"],
+});
+watch("value", () => requestAnimationFrame(draw));
+draw();

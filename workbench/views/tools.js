@@ -1,5 +1,5 @@
-// The heading of a picture: its title, how to read it, and what it offers (see offers.js).
-// value: {panel, title, note, key, file, code, definition, about, wide, chooses, pick}
+// The heading of a picture: the question that it answers, its title, how to read it, and what it offers (see offers.js).
+// value: {panel, question, title, note, key, file, code, definition, about, wide, chooses, pick}
 //   panel is the id of what holds the picture, which is `wide` if it may not shrink to a narrow window;
 //   chooses = {token|layer|head: [axis, shift, count]} says what a click on the picture selects;
 //   pick = {label, options: [[text, {layer, head}], …], chosen} is a menu that selects the same.
@@ -79,7 +79,8 @@ panel.addEventListener("click", (event) => {
 
 function draw() {
   const value = props.value ?? {};
-  element.style.display = value.note ? "" : "none";
+  find(".question").textContent = value.question ?? "";
+  element.style.display = value.note || value.question ? "" : "none";
   find(".offers").hidden = !value.key; // a sentence stands where there is nothing to draw
   renew();
   find(".title").textContent = value.title ?? "";

@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -68,13 +68,45 @@ class View:
     scale: Call | None = None
 
 
-class Panel:
-    """The components of one picture: heading and tools, a notice for errors, and a plot or a strip of tokens."""
+def menu(entries: Iterable[str], label: str) -> gr.Dropdown:
+    """A menu for the head of a panel, which renders it; the first entry is chosen."""
+    entries = list(entries)
+    return gr.Dropdown(
+        entries, value=entries[0], label=label, container=False, min_width=120, elem_classes="menu", render=False
+    )
 
-    def __init__(self, elem_id: str, *, of_tokens: bool = False) -> None:
-        self._id, self._of_tokens = elem_id, of_tokens
-        with gr.Column(elem_id=elem_id, min_width=300):
-            self.tools = components.tools({"panel": elem_id}, elem_id=f"{elem_id}-tools")
+
+class Panel:
+    """The components of one picture: heading, tools and menus, a notice for errors, and a plot or a strip of tokens.
+
+    Args:
+        elem_id: id of the panel on the page.
+        question: what the picture answers, in a few words; the heading.
+        menus: menus that stand beside the heading (see `menu`).
+        below: further controls, made with `render=False`, that stand below the heading.
+        of_tokens: whether the picture is a strip of tokens.
+        height: the plot's height in pixels; None leaves it to the result.
+    """
+
+    def __init__(
+        self,
+        elem_id: str,
+        question: str = "",
+        *,
+        menus: Sequence[Component] = (),
+        below: Sequence[Component] = (),
+        of_tokens: bool = False,
+        height: int | None = None,
+    ) -> None:
+        self._id, self._of_tokens, self._height = elem_id, of_tokens, height
+        self._about = {"panel": elem_id, "question": question}
+        with gr.Column(elem_id=elem_id, min_width=260, elem_classes="panel"):
+            with gr.Row(elem_classes="panel-head"):
+                self.tools = components.tools(self._about, elem_id=f"{elem_id}-tools")
+                for each in menus:
+                    each.render()
+            for each in below:
+                each.render()
             self.notice = components.sentence(elem_classes="problem")
             self.agreement = agreement_button(f"{elem_id}-price")
             if of_tokens:
@@ -113,7 +145,7 @@ class Panel:
 
     def _without_picture(self, note: str, price: Price | None = None) -> list[Any]:
         """The values of the outputs with a note, or a button with a price, in place of the picture."""
-        return [{"empty": ""} if self._of_tokens else None, {"panel": self._id, "note": note}, asked(price)]
+        return [{"empty": ""} if self._of_tokens else None, self._about | {"note": note}, asked(price)]
 
     def show(self, bench: Bench, view: View, progress: Progress | None = None) -> list[Any]:
         """Compute a view's call; returns the values of the picture and of the tools above it."""
@@ -123,10 +155,10 @@ class Panel:
             picture = strip_of_result(bench, view.call, found, scale)
         else:
             picture = untitled(plot(found))  # the title stands above it
+            picture = picture if self._height is None else picture.update_layout(height=self._height)
             picture = picture if view.line is None else emphasise(picture, view.line)
             picture = picture if view.scale is None else same_colours(picture, plot(scale))
-        about = {
-            "panel": self._id,
+        about = self._about | {
             "title": view.title or found.title,
             "note": noted(view, found),
             "wide": is_wide(found),

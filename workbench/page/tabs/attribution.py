@@ -13,7 +13,7 @@ from workbench.analyses.direct_logit_attribution import by_head, by_layer, direc
 from workbench.analyses.token_saliency import token_saliency
 from workbench.errors import WorkbenchError
 from workbench.interventions import typed_token
-from workbench.page.build.panel import Chooses, Panel, View, head_pick
+from workbench.page.build.panel import Chooses, Panel, View, head_pick, menu
 from workbench.page.build.slot import Slot
 from workbench.page.session.arguments import TokenizerOf, TokensOf
 from workbench.page.session.bench import Bench, OpenedPrompt
@@ -26,8 +26,8 @@ from workbench.page.session.requests import TabRequest
 
 TITLE = "Attribution"
 HOW = (
-    "Why does the model predict this next token? The position is the token chosen in the strip above, or else the "
-    "last one. The predicted token is the likeliest one, or the one typed here. Orange supports it, blue opposes it."
+    "Why does the model predict the token after the selected one (or the last)? Orange parts support the prediction, "
+    "blue parts oppose it; click one to follow it."
 )
 DIRECT = {
     "each head and MLP": (
@@ -102,39 +102,30 @@ def build(slot: Slot) -> None:
             "token_text", gr.Textbox("", label="Next token", placeholder="the likeliest token", min_width=150)
         )
         against = slot.link("against", gr.Textbox("", label="Against another", placeholder="none", min_width=150))
-    with gr.Row():
-        with gr.Column(min_width=420):
-            direct = gr.Dropdown(list(DIRECT), value=next(iter(DIRECT)), label="Direct effect of", elem_classes="menu")
-            controls = [token, against, slot.link("direct", direct)]
-            Panel("direct").draws(slot, direct_view, inputs=controls, follows=["token"])
-        with gr.Column(min_width=420):
-            method = gr.Dropdown(
-                list(ABLATIONS), value=next(iter(ABLATIONS)), label="Heads and MLPs taken away", elem_classes="menu"
-            )
-            controls = [token, against, slot.link("ablation", method)]
-            Panel("ablation").draws(slot, ablation_view, inputs=controls, follows=["token"])
-    sources = Panel("sources", of_tokens=True)
-    sources.draws(slot, sources_view, inputs=[token, against], follows=["token", "layer", "head"])
-    method = gr.Dropdown(
-        list(SALIENCIES), value=next(iter(SALIENCIES)), label="Saliency of tokens", elem_classes="menu"
+    with gr.Row(elem_classes="panels"):
+        direct = slot.link("direct", menu(DIRECT, "Direct effect of"))
+        panel = Panel("direct", "What wrote it?", menus=[direct])
+        panel.draws(slot, direct_view, inputs=[token, against, direct], follows=["token"])
+        method = slot.link("ablation", menu(ABLATIONS, "Heads and MLPs taken away"))
+        panel = Panel("ablation", "What breaks without it?", menus=[method])
+        panel.draws(slot, ablation_view, inputs=[token, against, method], follows=["token"])
+    panel = Panel("sources", "Where did that head get it from?", of_tokens=True)
+    panel.draws(slot, sources_view, inputs=[token, against], follows=["token", "layer", "head"])
+    method = slot.link("saliency", menu(SALIENCIES, "Saliency of tokens"))
+    panel = Panel("saliency", "Which tokens does it depend on?", menus=[method], of_tokens=True)
+    panel.draws(slot, saliency_view, inputs=[token, against, method], follows=["token"])
+    site = slot.link("site", menu(SITES, "What is patched"))
+    measure = slot.link("effect", menu(MEASURES, "Measured by"))
+    second = gr.Textbox(
+        "",
+        label="Second prompt, of as many tokens",
+        placeholder="this prompt with one word changed",
+        elem_classes="wide",
+        min_width=300,
+        render=False,
     )
-    saliency = Panel("saliency", of_tokens=True)
-    controls = [token, against, slot.link("saliency", method)]
-    saliency.draws(slot, saliency_view, inputs=controls, follows=["token"])
-    with gr.Row(elem_classes="tools"):
-        second = gr.Textbox(
-            "",
-            label="Second prompt, of as many tokens",
-            placeholder="this prompt with one word changed",
-            elem_classes="wide",
-            min_width=300,
-            scale=3,
-        )
-    with gr.Row(elem_classes="tools"):
-        site = gr.Dropdown(list(SITES), value=next(iter(SITES)), label="What is patched", min_width=240)
-        measure = gr.Dropdown(list(MEASURES), value=next(iter(MEASURES)), label="Measured by", min_width=200)
-    controls = [slot.link(name, part) for name, part in (("second", second), ("site", site), ("effect", measure))]
-    Panel("patching").draws(slot, patching_view, inputs=[token, against, *controls], follows=["token"])
+    panel = Panel("patching", "What carries it?", menus=[site, measure], below=[slot.link("second", second)])
+    panel.draws(slot, patching_view, inputs=[token, against, second, site, measure], follows=["token"])
 
 
 def direct_view(bench: Bench, request: TabRequest, token: str, against: str, what: str) -> View:

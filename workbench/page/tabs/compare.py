@@ -15,7 +15,7 @@ from workbench.analyses.transplant import transplant_parts, with_part
 from workbench.checkpoints import locate, open_weights
 from workbench.generation import generate
 from workbench.page import components
-from workbench.page.build.panel import Panel, View, head_pick
+from workbench.page.build.panel import Panel, View, head_pick, menu
 from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.arguments import (
     FILE_PLACEHOLDERS,
@@ -39,9 +39,8 @@ from workbench.progress import Progress
 
 TITLE = "Compare"
 HOW = (
-    "A is the checkpoint in the bar, B is the one chosen here; both get the prompt. Beside each difference is its "
-    "noise floor: the difference between checkpoints that saw the same data in another order. A difference "
-    "that is no larger may be noise."
+    "Choose a checkpoint to compare with: A is the earlier of the two, B the later. Each difference has its noise "
+    "floor, the difference that data order alone makes."
 )
 BY_TOKEN = {
     "loss of B − loss of A": ("loss_difference", "Orange where A predicts the token better, blue where B does."),
@@ -96,45 +95,51 @@ class ComparedPair:
 def build(slot: Slot) -> None:
     """Panels for two checkpoints: their texts and predictions, and their differences in weights and activations."""
     known = list(slot.bench.known)
-    other = gr.Dropdown(
-        slot.bench.choices(), value=known[len(known) // 3], label="B", elem_id="other", elem_classes="menu"
-    )
-    slot.link("other", other)
-    with gr.Accordion("Sampling settings", open=False), gr.Row(elem_classes="tools"):
+    with gr.Row(elem_classes="tools"):
+        other = gr.Dropdown(
+            slot.bench.choices(), value=known[len(known) // 3], label="Compared with", elem_id="other", min_width=290
+        )
+        slot.link("other", other)
         settings = sampling_controls(slot, "compare_")[:5]
-    with gr.Row():
-        for name, text_of in (("text-a", text_of_a), ("text-b", text_of_b)):
-            Panel(name, of_tokens=True).draws(slot, text_of, inputs=[other, *settings])
-    what = gr.Dropdown(list(BY_TOKEN), value=next(iter(BY_TOKEN)), label="Token by token", elem_classes="menu")
-    slot.link("by_token", what)
-    for name, view in (("by-token", by_token_view), ("by-token-floor", by_token_floor)):
-        Panel(name, of_tokens=True).draws(slot, view, inputs=[other, what])
-    what = gr.Dropdown(list(DIFFERENCES), value=next(iter(DIFFERENCES)), label="Difference", elem_classes="menu")
-    slot.link("difference", what)
-    with gr.Row():
-        for name, view in (("difference", difference_view), ("difference-floor", difference_floor)):
-            Panel(name).draws(slot, view, inputs=[other, what])
+    with gr.Row(elem_classes="panels"):
+        for name, question, text_of in (("text-a", "What does A write?", text_of_a), ("text-b", "And B?", text_of_b)):
+            Panel(name, question, of_tokens=True).draws(slot, text_of, inputs=[other, *settings])
+    what = slot.link("by_token", menu(BY_TOKEN, "Token by token"))
+    panel = Panel("by-token", "Which tokens do they predict differently?", menus=[what], of_tokens=True)
+    panel.draws(slot, by_token_view, inputs=[other, what])
+    Panel("by-token-floor", of_tokens=True).draws(slot, by_token_floor, inputs=[other, what])
+    what = slot.link("difference", menu(DIFFERENCES, "Difference"))
+    with gr.Row(elem_classes="panels"):
+        panel = Panel("difference", "What changed inside?", menus=[what])
+        panel.draws(slot, difference_view, inputs=[other, what])
+        Panel("difference-floor", "How much of it is noise?").draws(slot, difference_floor, inputs=[other, what])
     button, maps = agreement_button("pair-price"), components.attention_view(elem_id="pair")
     slot.shows(compare_maps, inputs=[other], outputs=[maps, button], agreement=button, with_progress=True)
-    part = gr.Dropdown(
-        list(PARTS), value=next(iter(PARTS)), label="Written by B with A's weights in", elem_classes="menu"
-    )
-    slot.link("part", part)
-    mixed = Panel("text-mixed", of_tokens=True)
+    part = slot.link("part", menu(PARTS, "Written by B with A's weights in"))
+    mixed = Panel("text-mixed", "What does B write with a part of A?", menus=[part], of_tokens=True)
     controls = [other, part, *settings]
     mixed.draws(slot, mixed_text, inputs=controls, follows=["layer", "head"], with_progress=True)
 
 
+def in_order(bench: Bench, request: TabRequest, other: object) -> tuple[str, str]:
+    """The ids of A and B: the checkpoint in the header and the other one. Of one series, A is the earlier one."""
+    pair = (bench.checkpoint(request.query.checkpoint), bench.checkpoint(other))
+    if pair[0].name == pair[1].name:
+        known = list(bench.known)
+        pair = tuple(sorted(pair, key=lambda one: known.index(one.id)))
+    return pair[0].id, pair[1].id
+
+
 def pair_of(bench: Bench, request: TabRequest, other: object) -> ComparedPair:
     """The two checkpoints; no model is loaded. Raises WorkbenchError unless they read the prompt as the same tokens."""
-    a, b = bench.checkpoint(request.query.checkpoint).id, bench.checkpoint(other).id
+    a, b = in_order(bench, request, other)
     bench.same_tokens(a, b, request.query.prompt)
     return ComparedPair(a, b, TokensOf(a, request.query.prompt), bench.shape_of(b), request.query.edits)
 
 
 def files_of(bench: Bench, request: TabRequest, other: object) -> ComparedPair:
     """The two checkpoints, for comparisons of files: no model is loaded, and their tokenizers may differ."""
-    a, b = bench.checkpoint(request.query.checkpoint), bench.checkpoint(other)
+    a, b = (bench.checkpoint(name) for name in in_order(bench, request, other))
     for checkpoint in (a, b):
         check_root(checkpoint)
     config = open_weights(locate(b)).config
@@ -145,12 +150,12 @@ def files_of(bench: Bench, request: TabRequest, other: object) -> ComparedPair:
 
 def text_of_a(bench: Bench, request: TabRequest, other: str, *settings: float) -> View:
     """The text that A generates."""
-    return continuation(bench, request, "A", request.query.checkpoint, *settings)
+    return continuation(bench, request, "A", in_order(bench, request, other)[0], *settings)
 
 
 def text_of_b(bench: Bench, request: TabRequest, other: str, *settings: float) -> View:
     """The text that B generates."""
-    return continuation(bench, request, "B", bench.checkpoint(other).id, *settings)
+    return continuation(bench, request, "B", in_order(bench, request, other)[1], *settings)
 
 
 def continuation(bench: Bench, request: TabRequest, name: str, checkpoint: str, *settings: float) -> View:

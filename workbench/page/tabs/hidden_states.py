@@ -1,13 +1,11 @@
 """Hidden states: what each layer's residual stream would predict, how large it is, and how it is spread."""
 
-import gradio as gr
-
 from workbench.analyses.effective_rank import effective_rank
 from workbench.analyses.hidden_state_pca import hidden_state_pca
 from workbench.analyses.logit_lens import logit_lens
 from workbench.analyses.representation_similarity import representation_similarity
 from workbench.analyses.residual_norms import residual_norms
-from workbench.page.build.panel import Panel, View, layer_pick
+from workbench.page.build.panel import Panel, View, layer_pick, menu
 from workbench.page.build.slot import Slot
 from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Call, prompt_of, tokenizer_of
@@ -16,8 +14,8 @@ from workbench.page.session.requests import TabRequest
 
 TITLE = "Hidden states"
 HOW = (
-    "The residual stream after the embedding and after each layer. A column is a token; layers go upwards. Click a "
-    "cell to choose its token and layer on all tabs."
+    "A column is a token, layers go upwards: see where in the model the prediction appears. Click a cell to select its "
+    "token and layer."
 )
 LENS = {
     "likeliest next token": (
@@ -71,10 +69,11 @@ STATES = {
 
 def build(slot: Slot) -> None:
     """The logit lens, and views of the residual stream."""
-    lens = slot.link("lens", gr.Dropdown(list(LENS), value=next(iter(LENS)), label="Logit lens", elem_classes="menu"))
-    Panel("lens").draws(slot, lens_view, inputs=[lens])
-    state = gr.Dropdown(list(STATES), value="norm", label="Residual stream", elem_classes="menu")
-    Panel("states").draws(slot, states_view, inputs=[slot.link("state", state)], follows=["layer"])
+    lens = slot.link("lens", menu(LENS, "Logit lens"))
+    Panel("lens", "What would each layer say next?", menus=[lens]).draws(slot, lens_view, inputs=[lens])
+    state = slot.link("state", menu(STATES, "Residual stream"))
+    panel = Panel("states", "What does the residual stream look like?", menus=[state])
+    panel.draws(slot, states_view, inputs=[state], follows=["layer"])
 
 
 def lens_view(bench: Bench, request: TabRequest, measure: str) -> View:

@@ -13,10 +13,10 @@ from workbench.checkpoints import Checkpoint, is_here, locate
 from workbench.errors import WorkbenchError
 from workbench.generation import generate
 from workbench.page import components
-from workbench.page.build.panel import Panel, View, head_pick
+from workbench.page.build.panel import Panel, View, head_pick, menu
 from workbench.page.build.slot import DOWNLOADS, Slot, agreement_button, asked, guarded
 from workbench.page.session.arguments import InterventionsOf, ModelOf, SeriesRun, TokensOf
-from workbench.page.session.bench import MOST_ATTENTION_TOKENS, MOST_OF_A_RUN, Bench, label
+from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, label
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.heads import SAMPLED, map_value
@@ -30,9 +30,8 @@ from workbench.results import Curves
 
 TITLE = "Training"
 HOW = (
-    f"The series' main run, from left to right: its checkpoints on this machine, at most {MOST_OF_A_RUN}. Click "
-    "a point to open its checkpoint on all tabs. Below are the maps of all heads at one checkpoint: move the slider, "
-    "or press Play."
+    "The main run from left to right: click a point to open its checkpoint on all tabs, or press Play to watch the "
+    "selected head's map change."
 )
 FOLLOWED = "log-probability of a continuation"
 METRICS = {
@@ -54,32 +53,38 @@ AXES = {
     "tokens": ("tokens", False),
 }
 SCORES = ("induction", "previous", "first", "entropy")
-PLAYS = {"slider": "moment", "view": "through"}
+PLAYS = {"slider": "moment", "view": "through", "chart": "training"}
 MOST_WORDS = 4  # tokens of the default continuation, used if none is typed
 
 
 def build(slot: Slot) -> None:
-    """The panel of a metric along the series, and the attention view with its slider."""
-    with gr.Row(elem_classes="tools"):
-        metric = slot.link(
-            "metric", gr.Dropdown(list(METRICS), value=next(iter(METRICS)), label="Metric", min_width=270)
-        )
-        axis = slot.link("axis", gr.Dropdown(list(AXES), value=next(iter(AXES)), label="Axis", min_width=190))
-        words = gr.Textbox("", label="Continuation", placeholder="the last checkpoint's continuation", visible=False)
-        metric.change(lambda chosen: gr.Textbox(visible=chosen == FOLLOWED), metric, words, show_progress="hidden")
-        slot.link("continuation", words)
-        each_series = {checkpoint.name: name for name, checkpoint in slot.bench.known.items()}.values()
-        some_absent = any(slot.bench.run_of(name) != slot.bench.run_here(name) for name in each_series)
-        more = gr.Button("Fetch the others", size="sm", min_width=150, scale=0, visible=some_absent)
-    panel, fetched = Panel("training"), gr.State(0)
+    """The panel of a metric along the series, and below it the player and the map of a head at its checkpoint."""
+    metric = slot.link("metric", menu(METRICS, "Metric"))
+    axis = slot.link("axis", menu(AXES, "Axis"))
+    words = gr.Textbox(
+        "",
+        label="Continuation",
+        placeholder="the last checkpoint's continuation",
+        visible=False,
+        container=False,
+        min_width=150,
+        render=False,
+    )
+    each_series = {checkpoint.name: name for name, checkpoint in slot.bench.known.items()}.values()
+    some_absent = any(slot.bench.run_of(name) != slot.bench.run_here(name) for name in each_series)
+    more = gr.Button("Fetch the others", size="sm", min_width=150, scale=0, visible=some_absent, render=False)
+    panel = Panel("training", "When did it form?", menus=[metric, axis, words, more], height=290)
+    metric.change(lambda chosen: gr.Textbox(visible=chosen == FOLLOWED), metric, words, show_progress="hidden")
+    slot.link("continuation", words)
+    fetched = gr.State(0)
     controls = [metric, axis, words, fetched]
     panel.draws(slot, training_view, inputs=controls, follows=["layer", "head"], with_progress=True)
     work = guarded(lambda request, _, *more, **to: fetch(slot.bench, request, *more, **to), 1, True, slot.token_of)
     downloads = {"concurrency_limit": 1, "concurrency_id": DOWNLOADS}  # so model runs do not wait for them
     more.click(work, [slot.request, fetched], [slot.notice, fetched], show_progress_on=slot.notice, **downloads)
     most = max(2, *(len(slot.bench.run_of(name)) for name in each_series))  # a slider needs at least two values
-    moment = gr.Slider(1, most, most, step=1, label="Checkpoint of the main run", elem_id="moment", interactive=True)
-    with gr.Row(elem_classes="tools"):
+    moment = gr.Slider(1, most, most, step=1, label="Checkpoint of the main run", elem_id="moment", visible="hidden")
+    with gr.Row(elem_classes="tools", elem_id="playing"):
         player = components.player(PLAYS, elem_id="player")
         opened = gr.Button("Open it on all tabs", size="sm", min_width=150, scale=0)
     slot.link("moment", moment)
