@@ -80,7 +80,7 @@ panel.addEventListener("click", (event) => {
 function draw() {
   const value = props.value ?? {};
   find(".question").textContent = value.question ?? "";
-  element.style.display = value.note || value.question ? "" : "none";
+  find(".told").hidden = !value.note;
   find(".offers").hidden = !value.key; // a sentence stands where there is nothing to draw
   renew();
   find(".title").textContent = value.title ?? "";

@@ -123,11 +123,11 @@ def build(slot: Slot) -> None:
 
 def in_order(bench: Bench, request: TabRequest, other: object) -> tuple[str, str]:
     """The ids of A and B: the checkpoint in the header and the other one. Of one series, A is the earlier one."""
-    pair = (bench.checkpoint(request.query.checkpoint), bench.checkpoint(other))
-    if pair[0].name == pair[1].name:
-        known = list(bench.known)
-        pair = tuple(sorted(pair, key=lambda one: known.index(one.id)))
-    return pair[0].id, pair[1].id
+    a, b = bench.checkpoint(request.query.checkpoint), bench.checkpoint(other)
+    known = list(bench.known)
+    if a.name == b.name and known.index(b.id) < known.index(a.id):
+        return b.id, a.id
+    return a.id, b.id
 
 
 def pair_of(bench: Bench, request: TabRequest, other: object) -> ComparedPair:
