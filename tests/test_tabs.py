@@ -185,7 +185,7 @@ def test_what_is_offered_for_download_is_bounded(bench, tab_request):
         (lambda b, d: compare.difference_view(b, d, "/etc", next(iter(compare.DIFFERENCES))), "no checkpoint '/etc'"),
         (lambda b, d: compare.by_token_view(b, d, b.default, 3), "no difference 3"),
         (lambda b, d: compare.mixed_text(b, d, b.default, "its soul", 6, 0, 1, 0, 0), "no part 'its soul'"),
-        (lambda b, d: compare.text_of_a(b, d, "", float("nan"), 0, 1, 0, 0), "numbers"),
+        (lambda b, d: compare.text_of_a(b, d, b.default, float("nan"), 0, 1, 0, 0), "numbers"),
         (lambda b, d: training.training_view(b, d, "no", "step", ""), "no metric 'no'"),
         (lambda b, d: training.training_view(b, d, "held-out loss", "time", ""), "no axis 'time'"),
         (lambda b, d: training.checkpoint_at(b, d, {}, float("nan")), "no checkpoint number nan"),

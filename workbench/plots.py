@@ -236,6 +236,7 @@ def plot_curves(curves: Curves) -> go.Figure:
             )
             figure.add_trace(band)
         line = go.Scatter(x=x, y=curves.values[n], name=escape(name), legendgroup=str(n), showlegend=n in told)
+        line.update(meta=x.tolist() if len(x) <= MAX_TICKS else None)  # for scripts, since x and y are encoded
         line.update(mode="lines+markers" if len(curves.x) <= MAX_TICKS else "lines", line_color=colour)
         if curves.x_labels is not None:
             places = zip(curves.x_labels, curves.x.tolist(), strict=True)

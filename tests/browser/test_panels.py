@@ -84,7 +84,7 @@ def choose_each(page: Page, menu: str, panel: str, entries: list[str]) -> None:
     for entry in [*entries, first]:
         before = tools.get_attribute("data-drawn")
         page.get_by_label(menu, exact=True).click()
-        page.get_by_role("option", name=entry, exact=True).click()
+        page.locator("li[role=option]").and_(page.get_by_role("option", name=entry, exact=True)).click()
         expect(tools).not_to_have_attribute("data-drawn", before)
         shown(page, panel)
 
@@ -92,13 +92,14 @@ def choose_each(page: Page, menu: str, panel: str, entries: list[str]) -> None:
 def test_hidden_states_choose_a_token_and_a_layer_and_download(visit: Visit):
     page = visit.open(f"tab=Hidden%20states&state={quote('principal components of a layer')}")
     plotted(page, "#lens")
+    expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 2")  # that of the head
     assert page.locator("#lens .figure").evaluate("(figure) => figure.scrollLeft") == 0  # it opens at its start
     click_at(page, "#lens", 0.3, 0.5)  # the row of layer 1
     expect(page.locator("#spine .token[aria-selected=true]")).to_have_count(1)
     page.wait_for_function("new URL(location).searchParams.get('layer') === '1'")
     expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 1")
-    page.locator("#states .pick select").select_option("2")
-    expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 2")
+    page.locator("#states .pick select").select_option("3")
+    expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 3")
     data = saved(page, "#lens", "csv")
     assert data.suggested_filename == "tiny-olmo_step6000_logit_lens_probability.csv"
     lines = Path(data.path()).read_text().splitlines()
@@ -198,12 +199,14 @@ def test_training_opens_a_checkpoint_and_plays_a_head(visit: Visit):
     expect(page.locator("#training .note")).to_contain_text("L2H5 in front")
     picture = "document.querySelector('#through canvas.map').toDataURL()"
     late = page.evaluate(picture)
-    slider = page.locator("#moment input[type=range]")
+    slider = page.locator("#player .at")
     slider.focus()
     slider.press("Home")
     expect(page.locator("#player .where")).to_contain_text("step 0")
     expect(page.locator("#through .which")).to_contain_text("step 0")
     page.wait_for_function(f"(late) => {picture} !== late", arg=late)
+    place = "(({ data, layout }) => data[0].meta.indexOf(layout.shapes[0].x0))"
+    page.wait_for_function(f"{place}(document.querySelector('#training .js-plotly-plot')) === 0")  # the player's line
     page.get_by_role("button", name="Play").click()
     expect(page.locator("#through .which")).to_contain_text("step 100 ")
     page.get_by_role("button", name="Pause").click()

@@ -74,18 +74,6 @@ window.workbench = (() => {
   // Adds a line to the stack of interventions, such as "L2H5 off".
   const intervene = (line) => say("intervene", line);
 
-  // The columns of the page begin below the token strip, whose height depends on the prompt.
-  document.addEventListener("DOMContentLoaded", () => {
-    const found = new MutationObserver(() => {
-      const strip = document.getElementById("spine");
-      if (!strip) return;
-      found.disconnect();
-      const tell = () => document.documentElement.style.setProperty("--strip", `${strip.offsetHeight}px`);
-      new ResizeObserver(tell).observe(strip);
-    });
-    found.observe(document.body, { childList: true, subtree: true });
-  });
-
   // Gradio's tabs do not move with the arrow keys.
   document.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];

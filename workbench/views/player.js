@@ -20,7 +20,7 @@ function tell() {
 // The line in the chart, at the present checkpoint's place on the axis.
 function line() {
   const plot = document.querySelector(`#${props.value.chart} .js-plotly-plot`),
-    place = plot?.data?.[0]?.x?.[Number(at.value) - 1];
+    place = plot?.data?.find(({ meta }) => meta)?.meta[Number(at.value) - 1];
   if (place === undefined || plot.layout.shapes?.[0]?.x0 === place) return;
   const mark = { type: "line", x0: place, x1: place, yref: "paper", y0: 0, y1: 1 };
   const colour = getComputedStyle(element).getPropertyValue("--color-accent");

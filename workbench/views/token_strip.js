@@ -298,6 +298,10 @@ function picture(format, about, heading) {
 }
 
 if (props.value?.spine) {
+  // The columns of the page begin below the strip, whose height depends on the prompt (see page.css).
+  const block = element.closest("#spine"),
+    height = () => document.documentElement.style.setProperty("--strip", `${block.getBoundingClientRect().height}px`);
+  new ResizeObserver(height).observe(block);
   wb.hear("weights", (shownWeights) => {
     weights = shownWeights;
     recolour();
