@@ -20,20 +20,22 @@ async function savePlot(format) {
     pen = document.createElement("canvas").getContext("2d");
   pen.font = "10.5px system-ui, sans-serif";
   const about = wb.wrapped(pen, props.value.about ?? "", width - 40),
-    room = 34 + 19 * about.length;
+    room = 40 + 18 * about.length;
   const below = about.map((line) => `<br><span style="font-size: 10.5px; color: #52525b">${plain(line)}</span>`);
-  const title = {
+  const { l: left, t: top } = plot._fullLayout._size;
+  const heading = {
     text: `<b>${plain(find(".title").textContent)}</b>${below.join("")}`,
     font: { size: 14, color: "#18181b" },
-    x: 0.01,
-    y: 1 - 8 / (height + room),
-    yref: "container",
-    yanchor: "top",
+    showarrow: false,
+    align: "left",
+    ...{ xref: "paper", x: 0, xanchor: "left", xshift: 12 - left },
+    ...{ yref: "paper", y: 1, yanchor: "top", yshift: top + room - 8 },
   };
-  const margin = { ...plot.layout.margin, t: (plot.layout.margin?.t ?? 0) + room };
+  const margin = { ...plot.layout.margin, t: top + room };
   const font = { ...plot.layout.font, color: "#3f3f46" };
   const whole = { format, width, height: height + room, scale: format === "png" ? 2 : 1 };
-  const layout = { ...plot.layout, ...whole, margin, font, title, paper_bgcolor: "#fff" };
+  const annotations = [...(plot.layout.annotations ?? []), heading];
+  const layout = { ...plot.layout, ...whole, margin, font, annotations, title: null, paper_bgcolor: "#fff" };
   const link = document.createElement("a");
   link.href = await window.Plotly.toImage({ data: plot.data, layout }, whole);
   link.download = `${props.value.file}.${format}`;
