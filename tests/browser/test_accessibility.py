@@ -79,7 +79,7 @@ def test_the_main_path_by_keyboard_alone(visit: Visit):
     reading = page.locator("#head .cell[aria-live=polite]")
     expect(reading.locator(".weight")).to_have_count(1)
     shown, exact = reading.locator(".weight").evaluate("(weight) => [weight.innerText, weight.title]")  # at one time
-    assert float(shown) == float(f"{float(exact):.3g}")
+    assert shown == page.evaluate("(exact) => workbench.percent(Number(exact))", exact)
 
 
 def press_until(page: Page, key: str, selector: str, most: int = 60) -> None:

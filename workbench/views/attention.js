@@ -266,7 +266,7 @@ function numbers(cell, found) {
   if (!cell) return;
   const title = `${name(head)}: ${signed ? "A − B, " : ""}where token ${query} looks`,
     high = Math.max(...looks.map(Math.abs)) || 1;
-  wb.say("weights", { values: looks, signed, high, unit: "", query, title });
+  wb.say("weights", { values: looks, signed, high, unit: "", share: unit() === "attention" && !signed, query, title });
 }
 
 // How to read what is drawn.

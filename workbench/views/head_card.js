@@ -17,8 +17,9 @@ const make = (tag, className, text = "") => {
   if (text) wb.write(made, text);
   return made;
 };
+let written = wb.digits; // a share of attention is written as a percentage
 const number = (className, exact) => {
-  const made = make("span", className, wb.digits(exact));
+  const made = make("span", className, written(exact));
   made.title = exact;
   return made;
 };
@@ -68,6 +69,7 @@ function ranking(list, title, weights, { texts, signed }) {
 
 function show(told) {
   reader = told.from;
+  written = told.unit === "attention" && !told.signed ? wb.percent : wb.digits;
   read.hidden = false;
   const { cell, query, texts, signed } = told,
     line = find(".cell");

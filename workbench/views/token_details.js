@@ -95,7 +95,7 @@ function drawHeads(section, weights, empty) {
         ["number faint", `${token}`],
         ["word", now.text.texts[token]],
         ["bar", weight],
-        ["number", weight],
+        ["percent number", weight],
       ],
       press,
     );
@@ -168,7 +168,7 @@ async function inspect(told) {
     drawHeads("looked_at", found.looked_at ?? [], found.looked_at ? "no token follows the last one" : "");
     if (found.first !== undefined)
       find(".looks small").textContent = now.token
-        ? `token 0, not listed, gets ${wb.digits(found.first)} on average`
+        ? `token 0, not listed, gets ${wb.percent(found.first)} on average`
         : "the first token sees only itself";
     root.dataset.token = now.token;
   } catch (error) {

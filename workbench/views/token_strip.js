@@ -173,7 +173,11 @@ function describe(index) {
     score = values[index];
   const parts = [` token ${index}${value.ids[index] === undefined ? "" : `, id ${value.ids[index]}`}`];
   if (score !== null && score !== undefined)
-    parts.push(`${weights ? "weight" : (value.measure ?? "score")} ${wb.digits(score)} ${unit ?? ""}`);
+    parts.push(
+      weights?.share
+        ? `attention ${wb.percent(score)}`
+        : `${weights ? "weight" : (value.measure ?? "score")} ${wb.digits(score)} ${unit ?? ""}`,
+    );
   if (!weights && value.probability && score !== null && score !== undefined)
     parts.push(`probability ${wb.percent(Math.exp(-score))}`);
   if (value.template?.includes(index)) parts.push("written by the template");
