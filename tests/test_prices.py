@@ -181,3 +181,22 @@ def test_prices_are_said_in_round_numbers():
     ]  # fmt: skip
     assert str(Price(15.2, 15.2, 8.2e8)) == "about 15 s, 0.8 GB"
     assert str(Price(60, 3600, 0)) == "60 s to 60 min"
+
+
+def test_the_price_of_patching_contains_the_choice_of_the_other_prompt(new_bench, monkeypatch):
+    request, new_bench.asks_above = request_of(new_bench), 0.0
+    new_bench.load(new_bench.default)
+    question = attribution.question_of(new_bench, request, "w3", "")
+    monkeypatch.setattr(attribution, "exchanges", lambda prompt, question: [([1] * 8, "w9" + PROMPT[2:], "other")] * 9)
+    asked = []
+
+    def call_on(prompt):
+        asked.append(attribution.patching_view(new_bench, request, "w3", "", prompt, *menus).call)
+        return asked[0]
+
+    menus = next(iter(attribution.SITES)), next(iter(attribution.MEASURES))
+    with pytest.raises(Expensive) as raised:
+        attribution.agree_to_choose(new_bench, request, question, call_on)
+    assert raised.value.price.seconds > price_of(new_bench, *asked).seconds > 0
+    with pytest.raises(Expensive):
+        attribution.patching_view(new_bench, request, "w3", "", "", *menus)

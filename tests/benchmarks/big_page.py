@@ -124,10 +124,10 @@ def measured(page: Page, server: Server, name: str, act: str, most: float) -> st
     return f"| {name} | {act} | {seconds:.1f} | {peak:.2f} | {ended} |"
 
 
-def rows(page: Page, server: Server, most: float) -> Iterator[str]:
+def rows(page: Page, server: Server, most: float, wanted: list[str]) -> Iterator[str]:
     """A row for each tab as it is opened, and for each of its panels that waits for a click."""
     names = page.locator("#tabs [role=tab]").all_inner_texts()
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(wanted or names):
         server.reset()
         tab(page, name)
         yield measured(page, server, name, "opened", most)
@@ -145,6 +145,7 @@ def main() -> None:
         prog="python -m tests.benchmarks.big_page", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--most", type=float, default=PATIENCE, help="seconds after which a panel is stopped")
+    parser.add_argument("--tabs", nargs="*", default=[], help="tabs to open (default: all)")
     parser.add_argument("--folder", type=Path, help="where the model is, or is written and stays")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="big-olmo-") as temporary, sync_playwright() as playwright:
@@ -161,7 +162,7 @@ def main() -> None:
         server.settle()
         print("| tab or panel | price | seconds | GB beyond the model | |\n|---|---|---|---|---|")
         print(f"| first page, with loading | | {time.monotonic() - began:.1f} | {server.peak():.2f} | |", flush=True)
-        for row in rows(page, server, args.most):
+        for row in rows(page, server, args.most, args.tabs):
             print(row, flush=True)
         browser.close()
         stop(process)

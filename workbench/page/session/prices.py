@@ -14,6 +14,7 @@ from workbench.page.session.calls import Between, Call
 from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress
 
+NOTHING = Work(0)
 SHOWN = 1.0
 """Seconds from which the price is shown while a view is computed."""
 
@@ -53,24 +54,26 @@ def _rough(number: float) -> str:
     return f"{number:.1f}" if number < 1 else f"{float(f'{number:.2g}'):.0f}"
 
 
-def price_of(bench: Bench, *calls: Call) -> Price:
+def price_of(bench: Bench, *calls: Call, before: Work = NOTHING) -> Price:
     """The price of calls one after the other; those whose results are cached cost nothing.
+
+    `before` is other work that comes before the calls, on the same model.
 
     Errors: WorkbenchError for a call that does not fit into memory, with both numbers.
     """
-    plan, work = Planner(bench), Work(0)
+    plan, work = Planner(bench), before
     new = [call for call in dict.fromkeys(calls) if bench.results.get(call) is None]
     for call in new:
         work += plan.work(call)
     work += Work(0, read=sum(plan.to_load.values()))
-    names = [needed.name for call in new for needed in call.needs() if needed.name in bench.known]
+    names = [needed.name for call in (new or calls) for needed in call.needs() if needed.name in bench.known]
     seconds = bench.speed_of(names[0]).seconds(work) if names else (0.0, 0.0)
     return Price(*seconds, work.nbytes)
 
 
-def agree(bench: Bench, request: TabRequest, *calls: Call) -> Price:
+def agree(bench: Bench, request: TabRequest, *calls: Call, before: Work = NOTHING) -> Price:
     """The price of calls. Raises Expensive if it is above `bench.asks_above` and the request does not agree to it."""
-    price = price_of(bench, *calls)
+    price = price_of(bench, *calls, before=before)
     if price.seconds > bench.asks_above and not request.agreed:
         raise Expensive(price)
     return price

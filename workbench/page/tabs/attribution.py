@@ -1,6 +1,7 @@
 """Attribution: how much each part of the model contributes to a prediction, directly and through later layers."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from workbench.analyses.ablation import ablation
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.direct_logit_attribution import by_head, by_layer, direct_logit_attribution, head_sources
+from workbench.analyses.support.cost import Work, pass_flops
 from workbench.analyses.token_saliency import token_saliency
 from workbench.errors import WorkbenchError
 from workbench.interventions import typed_token
@@ -21,6 +23,7 @@ from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call, prompt_of
 from workbench.page.session.edit_lines import tapped
 from workbench.page.session.menus import choice
+from workbench.page.session.prices import agree
 from workbench.page.session.prompts import Prompt, contents, ids_of, prompt_like, with_contents
 from workbench.page.session.requests import TabRequest
 
@@ -182,12 +185,17 @@ def patching_view(
     question = question_of(bench, request, token, against)
     if measure == "logit_difference" and len(question.targets) == 1:
         measure = "logit"
+    by = "head" if site == "attn.z" else "position"
+
+    def patched(other: Prompt) -> Call:
+        prompts = (*prompt_of(request), TokensOf(request.query.checkpoint, other))
+        return Call.of(activation_patching, *prompts, *question.targets, site=site, by=by, **question.options)[measure]
+
     other, told = prompt_like(request.query.prompt, second), "the second prompt"
     if not second.strip():
+        agree_to_choose(bench, request, question, patched)
         other, told = other_prompt(bench, request, question)
-    by = "head" if site == "attn.z" else "position"
-    prompts = (*prompt_of(request), TokensOf(request.query.checkpoint, other))
-    call = Call.of(activation_patching, *prompts, *question.targets, site=site, by=by, **question.options)[measure]
+    call = patched(other)
     note = (
         f"A run on {told}, in which one activation is replaced by that of this prompt. 1: this prompt's prediction is "
         "fully restored; 0: nothing changes."
@@ -247,9 +255,22 @@ def other_prompt(bench: Bench, request: TabRequest, question: Question) -> tuple
         own, *others = logits.float().log_softmax(-1)
         return max(range(len(others)), key=lambda n: float((own.exp() * (own - others[n])).sum()))
 
-    key = ("exchanged", replace(request.query, run=0), question.position)
-    _, text, change = found[bench.once(key, furthest)]
+    _, text, change = found[bench.once(choice_key(request, question), furthest)]
     return text, change
+
+
+def choice_key(request: TabRequest, question: Question) -> tuple[object, ...]:
+    """The key of the cached choice of `other_prompt`."""
+    return "exchanged", replace(request.query, run=0), question.position
+
+
+def agree_to_choose(bench: Bench, request: TabRequest, question: Question, call_on: Callable[[Prompt], Call]) -> None:
+    """Raise Expensive if `other_prompt`, and then a call on the prompt that it chooses, are expensive together."""
+    found = exchanges(request.query.prompt, question)
+    if found and bench.results.get(choice_key(request, question)) is None:
+        prompts = len(found) + 1
+        reading = pass_flops(question.opened.model, prompts * (question.position + 1), logits=prompts)
+        agree(bench, request, call_on(found[0][1]), before=Work(reading))
 
 
 def exchanges(prompt: Prompt, question: Question) -> list[tuple[list[int], Prompt, str]]:
