@@ -125,7 +125,7 @@ def last(frames):
 def test_a_reply_ends_with_the_turn_and_goes_on_as_a_turn(bench, tab_request):
     opened, length = bench.read(bench.default, TURNS), 40
     for seed in range(4):
-        strip = last(generate.generate(bench, tab_request, "", "", length, 2.5, 1, 0, seed, True))
+        strip = last(generate.generate(bench, tab_request, "", length, 2.5, 1, 0, seed, True))
         reply = strip["ids"][strip["given"] :]
         assert strip["ids"][: strip["given"]] == opened.ids[0].tolist()
         assert not set(reply[:-1]) & set(end_tokens(opened.tokenizer))

@@ -1,6 +1,7 @@
 """The Generate tab: its texts are those of the model, its Python gives the same numbers, its tokens are readable."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,10 @@ def made(bench, text):
     return edits_of(model, read(text, tokenizer))
 
 
+def with_edits(tab_request, text):
+    return replace(tab_request, query=replace(tab_request.query, edits=text))
+
+
 def last(frames):
     *_, (plain, edited, branch) = frames
     return plain, edited.get("value"), branch
@@ -47,10 +52,10 @@ def last(frames):
 
 def test_generated_text_is_the_models_and_edits_change_it(bench, tab_request):
     opened = bench.read(bench.default, PROMPT)
-    plain, edited, _ = last(generate.generate(bench, tab_request, "", "", *GREEDY))
+    plain, edited, _ = last(generate.generate(bench, tab_request, "", *GREEDY))
     expected = opened.model.generate(opened.ids, max_new_tokens=12, do_sample=False)[0].tolist()
     assert plain["ids"] == expected and edited is None
-    plain, edited, _ = last(generate.generate(bench, tab_request, "", EDITS, *GREEDY))
+    plain, edited, _ = last(generate.generate(bench, with_edits(tab_request, EDITS), "", *GREEDY))
     changed = opened.model.generate(opened.ids, max_new_tokens=12, do_sample=False, edits=made(bench, EDITS))
     assert plain["ids"] == expected and edited["ids"] == changed[0].tolist()
     assert plain["parts"] == edited["parts"] == next(n for n in range(20) if expected[n] != edited["ids"][n])
@@ -60,7 +65,7 @@ def test_generated_text_is_the_models_and_edits_change_it(bench, tab_request):
 @pytest.mark.parametrize("edits", ["", EDITS])
 @pytest.mark.parametrize("branch", ["", "4:7.9"])
 def test_a_strips_python_gives_the_same_text_and_numbers(bench, tab_request, settings, edits, branch):
-    plain, edited, _ = last(generate.generate(bench, tab_request, branch, edits, *settings))
+    plain, edited, _ = last(generate.generate(bench, with_edits(tab_request, edits), branch, *settings))
     shown = edited or plain
     names = run_copied(code(text_call(bench, TextRequest(**shown["ask"])), bench))
     assert list(names["result"].ids) == shown["ids"]
@@ -78,7 +83,7 @@ def test_the_spines_python_gives_its_losses(bench):
 
 
 def test_edits_come_out_as_python(bench, tab_request):
-    _, edited, _ = last(generate.generate(bench, tab_request, "", EDITS, *GREEDY))
+    _, edited, _ = last(generate.generate(bench, with_edits(tab_request, EDITS), "", *GREEDY))
     text = code(text_call(bench, TextRequest(**edited["ask"])), bench)
     assert "from hooks import edits" in text
     assert "edits.zero('blocks.*.attn.z', heads=[0, 1])" in text and "edits.scale('blocks.1.mlp_out', 0.0)" in text
@@ -87,7 +92,7 @@ def test_edits_come_out_as_python(bench, tab_request):
 
 def test_a_stopped_texts_call_is_what_is_shown(bench, tab_request, monkeypatch):
     monkeypatch.setattr(generate, "PERIOD", 0.0)
-    frames = generate.generate(bench, tab_request, "", "", *GREEDY)
+    frames = generate.generate(bench, tab_request, "", *GREEDY)
     plain = next(frames)[0]
     while len(plain["ids"]) < 12:
         plain = next(frames)[0]
@@ -98,10 +103,10 @@ def test_a_stopped_texts_call_is_what_is_shown(bench, tab_request, monkeypatch):
 
 def test_a_text_that_takes_too_long_ends_and_says_so(bench, tab_request, monkeypatch):
     monkeypatch.setattr(generate, "MOST_SECONDS", 0.0)
-    plain, *_ = last(generate.generate(bench, tab_request, "", "", *GREEDY))
+    plain, *_ = last(generate.generate(bench, tab_request, "", *GREEDY))
     assert len(plain["ids"]) == len(bench.read(bench.default, PROMPT).ids[0]) and "stopped after 0 s" in plain["title"]
     monkeypatch.undo()
-    plain, *_ = last(generate.generate(bench, tab_request, "", "", *GREEDY))
+    plain, *_ = last(generate.generate(bench, tab_request, "", *GREEDY))
     assert "stopped" not in plain["title"]
 
 
@@ -109,7 +114,7 @@ def test_closing_it_ends_the_models_work(bench, tab_request, monkeypatch):
     turns, turn = [], bench.turn
     monkeypatch.setattr(generate, "PERIOD", 0.0)
     monkeypatch.setattr(bench, "turn", lambda: turns.append(1) or turn())
-    frames = generate.generate(bench, tab_request, "", "", 100, 0, 1, 0, 0, False)
+    frames = generate.generate(bench, tab_request, "", 100, 0, 1, 0, 0, False)
     next(frames)
     frames.close()
     done = len(turns)
@@ -181,14 +186,14 @@ def test_a_look_as_python_gives_the_same_table(bench):
 def test_a_branch_inside_the_prompt_shows_its_own_words(bench, tab_request, monkeypatch):
     monkeypatch.setattr(generate, "PERIOD", 0.0)
     opened = bench.read(bench.default, PROMPT)
-    frames = [plain for plain, *_ in generate.generate(bench, tab_request, "2:11.12", "", *GREEDY)]
+    frames = [plain for plain, *_ in generate.generate(bench, tab_request, "2:11.12", *GREEDY)]
     assert len(frames) > 5 and len(frames[0]["ids"]) >= 4
     for frame in frames:
         assert frame["texts"] == list(token_labels(frame["ids"], opened.tokenizer))
 
 
 def test_what_is_exported_tells_how_it_was_drawn(bench, tab_request):
-    _, edited, _ = last(generate.generate(bench, tab_request, "2:11", EDITS, 6, 0.8, 0.9, 0, 7, 0))
+    _, edited, _ = last(generate.generate(bench, with_edits(tab_request, EDITS), "2:11", 6, 0.8, 0.9, 0, 7, 0))
     told = result(text_call(bench, TextRequest(**edited["ask"])), bench).provenance
     assert all(part in told["call"] for part in ("temperature=0.8", "top_p=0.9", "seed=7"))
     assert told["edits"] == "zero blocks.*.attn.z heads=0,1; MLP 1 × 0; +3 w9 at layer 2"
@@ -198,12 +203,12 @@ def test_what_is_exported_tells_how_it_was_drawn(bench, tab_request):
 def test_a_branch_goes_on_from_the_other_token_and_a_link_reopens_it(bench, tab_request):
     ids = [*bench.read(bench.default, PROMPT).ids[0].tolist(), 7, 8, 9]
     told = {"token": 9, "id": 11, "ids": ids}
-    plain, _, branch = last(generate.branch(bench, tab_request, told, "", *GREEDY))
+    plain, _, branch = last(generate.branch(bench, tab_request, told, *GREEDY))
     assert plain["ids"][:10] == [*ids[:9], 11] and len(plain["ids"]) == 22 and branch == "8:7.11"
     assert None not in plain["scores"][1:] and plain["given"] == 8
-    assert last(generate.generate(bench, tab_request, branch, "", *GREEDY))[0]["ids"] == plain["ids"]
+    assert last(generate.generate(bench, tab_request, branch, *GREEDY))[0]["ids"] == plain["ids"]
     later = TabRequest(Query(bench.default, PROMPT, 2), Selection())
-    assert last(generate.generate(bench, later, branch, "", *GREEDY))[2] == ""
+    assert last(generate.generate(bench, later, branch, *GREEDY))[2] == ""
 
 
 def test_branches_are_written_and_read(bench):
@@ -214,7 +219,7 @@ def test_branches_are_written_and_read(bench):
 
 
 def test_a_page_of_its_own_holds_the_text_and_no_markup(bench, tab_request):
-    plain, *_ = last(generate.generate(bench, tab_request, "", "", *GREEDY))
+    plain, *_ = last(generate.generate(bench, tab_request, "", *GREEDY))
     page = text_page(result(text_call(bench, TextRequest(**plain["ask"])), bench)).page
     assert "src=" not in page and "</script>" in page and bench.default in page
     assert page.count("<script") == page.count("</script>")
@@ -223,18 +228,21 @@ def test_a_page_of_its_own_holds_the_text_and_no_markup(bench, tab_request):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda b, d: generate.generate(b, d, "", "", 10, math.nan, 1, 0, 0, True), "numbers"),
-        (lambda b, d: generate.generate(b, d, "", "", 5000, 1, 1, 0, 0, True), "at most 512"),
-        (lambda b, d: generate.generate(b, d, "", "burn it", *GREEDY), "not an edit"),
-        (lambda b, d: generate.generate(b, d, "", "zero blocks.0.attn.z heads=a", *GREEDY), "heads=a"),
-        (lambda b, d: generate.generate(b, d, "", "scale blocks.0.mlp_out nan", *GREEDY), "not finite"),
-        (lambda b, d: generate.generate(b, d, "99:5", "", *GREEDY), "is not a valid branch"),
-        (lambda b, d: generate.generate(b, d, "1:500", "", *GREEDY), "must be from 0 to"),
-        (lambda b, d: generate.generate(b, d, "", "scale blocks.*.mlp_out 1e38", *GREEDY), "predictions are NaN"),
-        (lambda b, d: generate.branch(b, d, {"token": 9, "id": 1, "ids": [1, 2]}, "", *GREEDY), "no token 9"),
-        (lambda b, d: generate.branch(b, d, {"token": 1, "id": 1, "ids": [1, 1e9]}, "", *GREEDY), "must be from 0 to"),
-        (lambda b, d: generate.branch(b, d, {"token": 1, "id": None, "ids": [1, 2]}, "", *GREEDY), "must be from 0 to"),
-        (lambda b, d: generate.branch(b, d, {"token": 1, "id": 1}, "", *GREEDY), "not a text of valid length"),
+        (lambda b, d: generate.generate(b, d, "", 10, math.nan, 1, 0, 0, True), "numbers"),
+        (lambda b, d: generate.generate(b, d, "", 5000, 1, 1, 0, 0, True), "at most 512"),
+        (lambda b, d: generate.generate(b, with_edits(d, "burn it"), "", *GREEDY), "not an edit"),
+        (lambda b, d: generate.generate(b, with_edits(d, "zero blocks.0.attn.z heads=a"), "", *GREEDY), "heads=a"),
+        (lambda b, d: generate.generate(b, with_edits(d, "scale blocks.0.mlp_out nan"), "", *GREEDY), "not finite"),
+        (lambda b, d: generate.generate(b, d, "99:5", *GREEDY), "is not a valid branch"),
+        (lambda b, d: generate.generate(b, d, "1:500", *GREEDY), "must be from 0 to"),
+        (
+            lambda b, d: generate.generate(b, with_edits(d, "scale blocks.*.mlp_out 1e38"), "", *GREEDY),
+            "predictions are NaN",
+        ),
+        (lambda b, d: generate.branch(b, d, {"token": 9, "id": 1, "ids": [1, 2]}, *GREEDY), "no token 9"),
+        (lambda b, d: generate.branch(b, d, {"token": 1, "id": 1, "ids": [1, 1e9]}, *GREEDY), "must be from 0 to"),
+        (lambda b, d: generate.branch(b, d, {"token": 1, "id": None, "ids": [1, 2]}, *GREEDY), "must be from 0 to"),
+        (lambda b, d: generate.branch(b, d, {"token": 1, "id": 1}, *GREEDY), "not a text of valid length"),
     ],
 )
 def test_bad_input_is_said(bench, tab_request, make, said):

@@ -395,11 +395,11 @@ def test_only_the_tab_in_sight_and_the_desk_are_due(bench):
 
     page = asyncio.run(made())
     states, http = (Query(bench.default, ""), Selection(), "Attention"), request_of("one")
-    asked = page._read_prompt(None, bench.default, PROMPT, *states, http)
+    asked = page._read_prompt(None, bench.default, PROMPT, False, "", "edited", *states, http)
     *dues, desk = asked[-len(TABS) - 1 :]
     assert [isinstance(one, TabRequest) for one in dues] == [tab.TITLE == "Attention" for tab in TABS]
     assert isinstance(desk, TabRequest)  # the rail and the inspector are always in sight
-    refused = page._read_prompt(None, "nobody", PROMPT, *states, http)
+    refused = page._read_prompt(None, "nobody", PROMPT, False, "", "edited", *states, http)
     assert "no checkpoint 'nobody'" in refused[0] and not any(isinstance(one, TabRequest) for one in refused)
 
 

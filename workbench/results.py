@@ -363,7 +363,7 @@ def change(after: Shape, before: Shape) -> Shape:
     return dataclasses.replace(
         after,
         values=after.values - before.values,
-        title=f"Change of: {after.title}",
+        title=f"{after.title} (change)",
         value_name=f"change of {after.value_name}",
         signed=True,
         value_when_equal=0.0,

@@ -49,6 +49,14 @@ def player(value: Mapping[str, Any], *, elem_id: str) -> gr.HTML:
     return _component("player", value, elem_id=elem_id, label="play")
 
 
+def interventions(*, elem_id: str) -> gr.HTML:
+    """The stack of edits of the model: switched on and off, removed, and typed; see interventions.js.
+
+    Event: `edit` ({edits, shown}), after each change.
+    """
+    return _component("interventions", None, elem_id=elem_id, label="edits of the model")
+
+
 def sentence(value: str = "", *, elem_id: str | None = None, elem_classes: str | Sequence[str] = ()) -> gr.HTML:
     """A sentence as plain text, never parsed as markup, since an error may quote text from a link."""
     return gr.HTML(

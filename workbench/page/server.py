@@ -23,6 +23,7 @@ from fastapi.responses import JSONResponse
 from workbench import views
 from workbench.colours import ON_DARK, TEXT_STYLE
 from workbench.errors import WorkbenchError
+from workbench.interventions import active_lines
 from workbench.mendable import MENDABLE
 from workbench.page.build.page import build
 from workbench.page.build.panel import definition, offer
@@ -33,6 +34,7 @@ from workbench.page.session import text_requests
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
+from workbench.page.session.edit_lines import EditRequest, checked_edits
 from workbench.page.session.map_requests import (
     MapRequest,
     all_maps,
@@ -63,6 +65,7 @@ def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] |
     add_status(app, bench)
     add_attention(app, bench)
     add_texts(app, bench)
+    add_edits(app, bench)
     add_exports(app, bench)
     for kind in MENDABLE:
         app.add_exception_handler(kind, refuse)
@@ -155,6 +158,19 @@ def add_texts(app: FastAPI, bench: Bench) -> None:
     @app.post("/data/text/token/offer")
     def text_token_offer(request: text_requests.TokenRequest) -> dict[str, str]:
         return offer(bench, text_requests.look_call(bench, request))
+
+
+def add_edits(app: FastAPI, bench: Bench) -> None:
+    """The route that reads typed edits."""
+
+    @app.post("/data/edits")
+    def edits(request: EditRequest) -> dict[str, Any]:
+        """The edits in their canonical spelling, or a sentence on why they are none or do not fit."""
+        opened = bench.read(request.checkpoint, request.prompt)
+        try:
+            return {"lines": active_lines(checked_edits(opened, request.edits))}
+        except WorkbenchError as error:  # an answer to what is typed, and no failed request
+            return {"lines": [], "problem": message(error)}
 
 
 def add_exports(app: FastAPI, bench: Bench) -> None:

@@ -1,5 +1,5 @@
 // The attention view: the map of one head, or the maps A, B and A−B of two checkpoints.
-// value: {checkpoint, other, prompt, run, edits, texts, layers, heads, best, title, about, weigh, note}
+// value: {checkpoint, other, prompt, run, edits, change, texts, layers, heads, best, title, about, weigh, note}
 //   one map when `other` is null; A, B and A−B when it is a checkpoint;
 //   `weigh` is what the cells are on a page that cannot ask for others.
 // The head is the one that is selected on the page (see rail.js). What the chosen cell shows is said as "reading" (see
@@ -41,6 +41,7 @@ const make = (tag, className, text = "") => {
   if (text) wb.write(made, text);
   return made;
 };
+const differs = () => (value.other ? "A − B" : "edited − unedited");
 // Which map each plane shows, as a question to the server.
 const asks = () => {
   const shown = {
@@ -48,6 +49,7 @@ const asks = () => {
     other: null,
     prompt: value.prompt,
     edits: value.edits ?? "",
+    change: value.change ?? false,
     ...head,
     combine: control.combine.value,
     weigh: control.weigh.value,
@@ -264,7 +266,7 @@ function numbers(cell, found) {
     unit: unit(),
   });
   if (!cell) return;
-  const title = `${name(head)}: ${signed ? "A − B, " : ""}where token ${query} looks`,
+  const title = `${name(head)}: ${signed ? `${differs()}, ` : ""}where token ${query} looks`,
     high = Math.max(...looks.map(Math.abs)) || 1;
   wb.say("weights", { values: looks, signed, high, unit: "", share: unit() === "attention" && !signed, query, title });
 }
@@ -278,6 +280,8 @@ function note() {
   const combine = control.combine.value,
     moves = control.weigh.value === "value";
   const cells = moves ? MOVED : combine === "max" ? MOST : LOOKS;
+  if (value.change && value.edits && !value.other)
+    return `Edited minus unedited: orange where the edited model ${moves ? "moves" : "looks"} more, blue where less.`;
   const colours = value.other ? ` A − B is orange where A ${moves ? "moves" : "looks"} more, blue where B does.` : "";
   return TOGETHER[combine] + cells + colours;
 }
@@ -398,7 +402,7 @@ const { renew } = wb.offers(element, {
 
 async function savePicture(format) {
   const measure = planes.at(-1).map.signed
-    ? "A − B"
+    ? differs()
     : control.weigh.value === "value"
       ? "‖α v W_O‖"
       : "attention weight";

@@ -1,5 +1,5 @@
 // All heads of all layers as thumbnails of their attention maps, the last layer on top; a click selects a head.
-// value: {checkpoint, other, prompt, run, edits, layers, heads, orders, notes, best}
+// value: {checkpoint, other, prompt, run, edits, change, layers, heads, orders, notes, best}
 //   orders: {name: [score of head 0 of layer 0, …]} by which the heads can be sorted; notes: {name: what it means};
 //   best: the head that is selected first. With many heads the thumbnails have no names and are as small as needed.
 const wb = window.workbench;
@@ -98,8 +98,8 @@ async function draw() {
   const { layer, head } = wb.selection;
   if (value.best && (layer === null || head === null)) wb.select(value.best, "rail");
   try {
-    const { checkpoint, prompt, edits = "", other = null } = value;
-    const found = await wb.maps("data/attention/thumbnails", { checkpoint, prompt, edits, other });
+    const { checkpoint, prompt, edits = "", change = false, other = null } = value;
+    const found = await wb.maps("data/attention/thumbnails", { checkpoint, prompt, edits, change, other });
     if (ticket !== wanted) return;
     pictures = found;
     problem.textContent = "";

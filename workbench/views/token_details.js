@@ -127,7 +127,9 @@ function heading() {
     score = text.scores[token];
   wb.write(find(".what b"), text.texts[token]);
   const numbers = [`token ${token}`, `id ${text.ids[token]}`];
-  if (score !== null) numbers.push(`surprisal ${wb.digits(score)} nats`, `probability ${wb.percent(Math.exp(-score))}`);
+  if (score !== null && text.signed) numbers.push(`${text.measure} ${wb.digits(score)} nats`);
+  else if (score !== null)
+    numbers.push(`surprisal ${wb.digits(score)} nats`, `probability ${wb.percent(Math.exp(-score))}`);
   if (text.look.name) numbers.push(text.look.name);
   find(".numbers").textContent = numbers.join("  ·  ");
   const note = find(".note");

@@ -5,7 +5,7 @@ components and connects the functions that draw them. Only the visible tab compu
 selected.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
 
@@ -14,6 +14,7 @@ from gradio.components import Component
 
 from hooks import stoppable
 from workbench.chat import has_template
+from workbench.errors import WorkbenchError
 from workbench.mendable import MENDABLE
 from workbench.page import components
 from workbench.page.build.desk import DESK, Desk
@@ -22,7 +23,7 @@ from workbench.page.build.stop_button import connect_stop, token_of
 from workbench.page.compat import after_queueing, event_data, quiet_state
 from workbench.page.session.bench import Bench
 from workbench.page.session.cancellation import Cancellations, CancellationToken, arrival
-from workbench.page.session.edit_lines import checked_edits
+from workbench.page.session.edit_lines import SHOWN, in_force, refused_stack, stack_value
 from workbench.page.session.prompts import typed_prompt, typed_text
 from workbench.page.session.requests import Query, RunRequest, Selection, TabRequest
 from workbench.page.session.strips import surprisal_strip
@@ -102,6 +103,9 @@ class Page:
         self.spine = components.token_strip(
             {"empty": "Run a prompt to see its tokens.", "spine": True}, elem_id="spine", label="prompt"
         )
+        self.stack = components.interventions(elem_id="interventions")
+        self.edits = gr.Textbox("", elem_id="edits", visible="hidden")
+        self.shown = gr.Textbox(SHOWN[0], elem_id="shown", visible="hidden")
         self.chosen = components.selection()
         details = components.token_details(elem_id="details", render=False)
         self.bar = Bar(
@@ -111,7 +115,7 @@ class Page:
             details,
             quiet_state(),
             gr.State(""),
-            {"chat": self.chat},
+            {"chat": self.chat, "edits": self.edits, "shown": self.shown},
             self.cancellations,
             self._reopened,
         )
@@ -145,20 +149,23 @@ class Page:
         }
         opening = [run_request, self.bar.active, self.selection, tabs, *controls.values()]
         demo.load(self._open, None, opening, **self._quiet)
-        bar = [self.checkpoint, self.prompt, self.chat]
-        run = gr.on([self.run.click, self.prompt.submit, self.chat.input], self._run, bar, run_request, **NOT_QUEUED)
-        chosen = self.checkpoint.input(self._choose_checkpoint, [*bar, run_request], run_request, **NOT_QUEUED)
-        menus = [self.checkpoint, self.examples, self.chat]
+        bar, edits = [self.checkpoint, self.prompt, self.chat], [self.edits, self.shown]
+        asking = [self.run.click, self.prompt.submit, self.chat.input]
+        run = gr.on(asking, self._run, [*bar, *edits], run_request, **NOT_QUEUED)
+        chosen = self.checkpoint.input(self._choose_checkpoint, [*bar, *edits, run_request], run_request, **NOT_QUEUED)
+        edited = self.stack.edit(self._edit, bar, [*edits, run_request], **NOT_QUEUED)
+        menus = [self.checkpoint, self.examples, self.chat, *edits]
         example = self.examples.change(
             self._choose_example, menus, [self.prompt, self.examples, run_request], **NOT_QUEUED
         )
-        for event in (run, chosen, example, *[event for slot in self.slots.values() for event in slot.run_events]):
+        of_tabs = [event for slot in self.slots.values() for event in slot.run_events]
+        for event in (run, chosen, edited, example, *of_tabs):
             event.then(**remember)
         gr.on([control.change for control in self.bar.linked.values()], **remember)
         run_request.change(
             self._read_prompt,
-            [run_request, *bar, *states],
-            [self.problem, self.count, self.spine, self.chat, *states, *requests],
+            [run_request, *bar, *edits, *states],
+            [self.problem, self.count, self.spine, self.chat, self.stack, *states, *requests],
             show_progress="minimal",
             show_progress_on=self.count,
             trigger_mode="always_last",
@@ -186,7 +193,7 @@ class Page:
         }
         values["chat"] = gr.Checkbox(value=is_chat, visible=is_chat)
         return [
-            self._run(query.checkpoint, typed_text(query.prompt), is_chat, http),
+            self._run(query.checkpoint, typed_text(query.prompt), is_chat, *edits_of(address), http),
             title,
             selection,
             gr.Tabs(selected=title),
@@ -198,7 +205,9 @@ class Page:
         address = dict(http.query_params)
         checkpoint = address.get("checkpoint", "")
         prompt = typed_prompt(address.get("prompt", EXAMPLES[0]), address.get("chat") == "true")
-        query = Query(checkpoint if checkpoint in self.bench.known else self.bench.default, prompt, 1)
+        checkpoint = checkpoint if checkpoint in self.bench.known else self.bench.default
+        edits, shown = edits_of(address)
+        query = Query(checkpoint, prompt, 1, in_force([edits], shown), shown == "change")
         chosen = {name: int(address[name]) for name in ("token", "layer", "head") if is_whole(address.get(name, ""))}
         title = address["tab"] if address.get("tab") in self.slots else next(iter(self.slots))
         return query, Selection(**chosen), title
@@ -213,21 +222,44 @@ class Page:
         token = token_of(self.cancellations, http)
         return self._drawn[title].request_for(query, selection, token) if title in (active, DESK) else None
 
-    def _run(self, checkpoint: object, prompt: object, chat: object, http: gr.Request) -> RunRequest:
+    def _run(
+        self, checkpoint: object, prompt: object, chat: object, edits: object, shown: object, http: gr.Request
+    ) -> RunRequest:
         """A request to run a prompt, with the arrival time and the cancellation token of an event."""
-        return RunRequest(arrival(http.request), token_of(self.cancellations, http), checkpoint, prompt, chat=chat)
+        token = token_of(self.cancellations, http)
+        return RunRequest(arrival(http.request), token, checkpoint, prompt, chat, edits, shown)
+
+    def _edit(
+        self, event: gr.EventData, checkpoint: object, prompt: object, chat: object, http: gr.Request
+    ) -> list[object]:
+        """The edits after a change of the stack, what is shown of them, and a request to run the prompt with them."""
+        edits, shown = (event_data(event).get(name) for name in ("edits", "shown"))
+        if not isinstance(edits, str) or shown not in SHOWN:
+            return [gr.skip()] * 3
+        return [edits, shown, self._run(checkpoint, prompt, chat, edits, shown, http)]
 
     def _choose_checkpoint(
-        self, checkpoint: object, prompt: object, chat: object, before: RunRequest | None, http: gr.Request
+        self,
+        checkpoint: object,
+        prompt: object,
+        chat: object,
+        edits: object,
+        showing: object,
+        before: RunRequest | None,
+        http: gr.Request,
     ) -> object:
         """A request to run the prompt on the chosen checkpoint; no update if the checkpoint is the same, since the
         menu's event also fires when the menu loses focus."""
         shown = self._addressed(http)[0].checkpoint if before is None else before.checkpoint
-        return gr.skip() if checkpoint == shown else self._run(checkpoint, prompt, chat, http)
+        return gr.skip() if checkpoint == shown else self._run(checkpoint, prompt, chat, edits, showing, http)
 
-    def _choose_example(self, checkpoint: object, example: object, chat: object, http: gr.Request) -> list[object]:
+    def _choose_example(
+        self, checkpoint: object, example: object, chat: object, edits: object, shown: object, http: gr.Request
+    ) -> list[object]:
         """The example as prompt, the menu reset, and a request to run it; no updates if no example was chosen."""
-        return [example, "", self._run(checkpoint, example, chat, http)] if example in EXAMPLES else [gr.skip()] * 3
+        if example not in EXAMPLES:
+            return [gr.skip()] * 3
+        return [example, "", self._run(checkpoint, example, chat, edits, shown, http)]
 
     def _read_prompt(
         self,
@@ -235,6 +267,8 @@ class Page:
         checkpoint: object,
         prompt: object,
         chat: object,
+        edits: object,
+        shown: object,
         query: Query,
         selection: Selection,
         active: str,
@@ -242,9 +276,10 @@ class Page:
     ) -> list[object]:
         """Tokenise the prompt, colour the token strip, and request the visible tab.
 
-        An error, or Stop, is shown as a message and leaves the other outputs unchanged.
+        An error, or Stop, is shown as a message and leaves the other outputs unchanged; an error in the edits is shown
+        at the stack.
         """
-        request = self._run(checkpoint, prompt, chat, http) if request is None else request
+        request = self._run(checkpoint, prompt, chat, edits, shown, http) if request is None else request
         token = request.cancellation
         query, selection, active = self._known(http, query, selection, active)
         try:
@@ -254,15 +289,21 @@ class Page:
                 opened = self.bench.read(request.checkpoint, asked, progress=lambda *_: token.check())
                 if selection.token is not None and selection.token >= opened.ids.shape[1]:
                     selection = replace(selection, token=None)
-                edits = checked_edits(opened, request.edits)
-                strip = surprisal_strip(self.bench, opened, selection, edits)
+                try:
+                    stack = stack_value(opened, request.edits, request.shown)
+                except WorkbenchError as error:
+                    refused = refused_stack(request.edits, message(error))
+                    return ["", gr.skip(), gr.skip(), gr.skip(), refused, *[gr.skip()] * (3 + len(self._drawn))]
+                changes = in_force(stack["lines"], stack["shown"])
+                is_change = bool(changes) and stack["shown"] == "change"
+                strip = surprisal_strip(self.bench, opened, selection, changes, is_change)
             token.check()
         except MENDABLE as error:
-            return [message(error), *[gr.skip()] * (6 + len(self._drawn))]
-        query = Query(opened.checkpoint, opened.prompt, query.run + 1, edits)
+            return [message(error), *[gr.skip()] * (7 + len(self._drawn))]
+        query = Query(opened.checkpoint, opened.prompt, query.run + 1, changes, is_change)
         requests = self._requests(active, query, selection, token)
         offered = gr.Checkbox(visible=has_template(opened.tokenizer))
-        return ["", counted(opened.ids.shape[1]), strip, offered, query, selection, active, *requests]
+        return ["", counted(opened.ids.shape[1]), strip, offered, stack, query, selection, active, *requests]
 
     def _requests(
         self, active: str, query: Query, selection: Selection, token: CancellationToken, *before: object
@@ -300,6 +341,11 @@ class Page:
             return counted(self.bench.count(checkpoint, typed_prompt(prompt, chat), progress=lambda *_: token.check()))
         except MENDABLE as error:
             return message(error)
+
+
+def edits_of(address: Mapping[str, str]) -> tuple[str, str]:
+    """The edits in an address, and what is shown of them (one of `SHOWN`)."""
+    return address.get("edits", ""), address.get("shown", SHOWN[0])
 
 
 def counted(tokens: int) -> str:

@@ -3,12 +3,13 @@
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
+from workbench import results
 from workbench.analyses.support.heads import head_name
 from workbench.generation import Written
 from workbench.page import components
@@ -19,10 +20,10 @@ from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.code import code
 from workbench.page.session.prices import Expensive, Price, agree, priced
-from workbench.page.session.requests import TabRequest
+from workbench.page.session.requests import Query, TabRequest
 from workbench.plots import emphasise, plot, same_colours, untitled
 from workbench.progress import Progress
-from workbench.results import Grid, Result
+from workbench.results import Grid, Points, Result
 from workbench.views.standalone import described
 from workbench.views.strip import strip, strip_of
 
@@ -135,6 +136,7 @@ class Panel:
                 view = view_of(bench, request, *controls, **({"progress": progress} if with_progress else {}))
                 if isinstance(view, str):
                     return self._without_picture(view)
+                view = of_edits(view, request.query)
                 price = agree(bench, request, view.call, *([view.scale] if view.scale else []))
             except Expensive as expensive:
                 return self._without_picture("", expensive.price)
@@ -166,6 +168,28 @@ class Panel:
             "pick": None if view.pick is None else asdict(view.pick),
         }
         return [picture, about | offer(bench, view.call)]
+
+
+def of_edits(view: View, query: Query) -> View:
+    """A view with a sentence on the interventions that are switched on; if the change by them is asked for, and the
+    result is one of numbers that can be subtracted, the view of the change."""
+    if not query.edits:
+        return view
+    if not view.call.edits:
+        return replace(view, note=f"{view.note} The edits do not affect this: it reads weights.")
+    edits = ", ".join(view.call.edits.split("\n"))
+    note = f"{view.note} With {edits}."
+    if query.change and inspect.signature(view.call.function).return_annotation in (Points, Written):
+        note = f"{note} This cannot be subtracted from the unedited result."
+    elif query.change:
+        scale = None if view.scale is None else change_of(view.scale)
+        return replace(view, call=change_of(view.call), scale=scale, note=f"Change by {edits}. {view.note}")
+    return replace(view, note=note)
+
+
+def change_of(call: Call) -> Call:
+    """The result of a call minus that of the unedited models."""
+    return Call.quick(results.change, call, call.unedited).shown_by(call.show) if call.edits else call
 
 
 def noted(view: View, found: Result) -> str:

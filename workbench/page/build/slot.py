@@ -204,15 +204,18 @@ class Slot:
             checkpoint: object,
             prompt: object,
             chat: object,
+            edits: object,
+            shown: object,
             *values: object,
         ) -> object:
             found = render(bench, request, data, *values)
             found = found if isinstance(found, list) else [found]
             changed = dict(zip(outputs, found, strict=True))
             bar = changed.get(self.checkpoint, checkpoint), changed.get(self.prompt, prompt)
-            return [*found, RunRequest(time.monotonic_ns(), request.cause, *bar, chat=chat)]
+            return [*found, RunRequest(time.monotonic_ns(), request.cause, *bar, chat, edits, shown)]
 
-        bar = [self.checkpoint, self.prompt, self.bar.chat]
+        linked = self.bar.linked
+        bar = [self.checkpoint, self.prompt, self.bar.chat, linked["edits"], linked["shown"]]
         outputs_and_run = [*outputs, self.bar.run_request]
         self.run_events.append(self.on(event, rendered, inputs=[*bar, *inputs], outputs=outputs_and_run))
 

@@ -52,6 +52,8 @@ def statements(call: Call, name: str, variables: "Variables") -> Iterator[str]:
         for part, of_part in zip(call.arguments, ("edited", "plain"), strict=True):
             yield from statements(part, of_part, variables)
             variables.named[part] = of_part
+        yield f"{name} = {variables.write(call)}"
+        return
     for part in [part for each in call.calls() for part in each.parts]:
         if isinstance(part, Call) and part.returns_model and part not in variables.named:
             yield f"mixed = {variables.write(part)}"

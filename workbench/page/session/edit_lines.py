@@ -1,15 +1,30 @@
 """Interventions on the page's models: run with them, and written as Python that makes the same edits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from hooks import OlmoForCausalLM
 from workbench import interventions
 from workbench.errors import WorkbenchError
 from workbench.interventions import Intervention
 from workbench.page.session.bench import Bench, OpenedPrompt
+from workbench.page.session.prompts import Prompt, for_browser
 
+SHOWN = ("edited", "change", "unedited")  # what a page shows: the edited model, its change, or the unedited one
 MOST_EDITS, MOST_CHARACTERS = 16, 4096
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """A request to read edits for a checkpoint and a prompt. Data routes parse it from the request's body."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    checkpoint: str
+    prompt: Prompt
+    edits: str
 
 
 @contextmanager
@@ -46,6 +61,33 @@ def bounded(text: object) -> str:
     if (found := len(interventions.active_lines(text))) > MOST_EDITS:
         raise WorkbenchError(f"there are {found} edits; this page takes at most {MOST_EDITS}")
     return text
+
+
+def stack_value(opened: OpenedPrompt, text: object, shown: object) -> dict[str, Any]:
+    """The value of the stack of edits (see interventions.js): canonical lines, those that are switched off too.
+
+    Errors: those of `checked_edits`, for the lines that are switched on.
+    """
+    on = iter(interventions.active_lines(checked_edits(opened, text)))
+    lines = [line.strip() for line in bounded(text).split("\n") if line.strip()]
+    return {
+        "lines": [line if line.startswith("#") else next(on) for line in lines],
+        "shown": shown if shown in SHOWN else SHOWN[0],
+        "problem": "",
+        "checkpoint": opened.checkpoint,
+        "prompt": for_browser(opened.prompt),
+    }
+
+
+def refused_stack(text: object, problem: str) -> dict[str, Any]:
+    """The value of the stack for edits that are refused: the lines as they are, with a sentence on what is wrong."""
+    lines = text.split("\n")[: 2 * MOST_EDITS] if isinstance(text, str) else []
+    return {"lines": [line.strip()[:200] for line in lines if line.strip()], "problem": problem}
+
+
+def in_force(lines: Iterable[str], shown: object) -> str:
+    """The lines of a stack that are in force, as text: none if the unedited model is shown."""
+    return "" if shown == "unedited" else "\n".join(interventions.active_lines("\n".join(lines)))
 
 
 def edit_code(change: Intervention, model: str, tokenizer: str, device: str = "") -> str:

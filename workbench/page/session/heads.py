@@ -57,6 +57,7 @@ def map_value(opened: OpenedPrompt, query: Query, other: str | None = None) -> d
         "prompt": for_browser(query.prompt),
         "run": query.run,
         "edits": query.edits,
+        "change": query.change,
         "texts": list(opened.labels),
         "layers": opened.model.config.num_hidden_layers,
         "heads": opened.model.config.num_attention_heads,

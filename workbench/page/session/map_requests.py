@@ -20,7 +20,7 @@ from workbench.page.session.calls import Call
 from workbench.page.session.edit_lines import bounded, tapped
 from workbench.page.session.prompts import Prompt
 from workbench.progress import Progress
-from workbench.results import Measures
+from workbench.results import Measures, change
 from workbench.views import standalone
 from workbench.views.pixels import SIDE, Picture, encode, pool_last
 
@@ -35,6 +35,7 @@ class MapRequest:
         combine: "one" for the map of `head`; "mean" or "max" over all heads of `layer`.
         weigh: "weight" for attention probabilities; "value" for ‖α v W_O‖ (see `attention_maps`).
         edits: interventions in the models, one a line.
+        change: minus the map of the unedited model; not with `other`.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -47,6 +48,17 @@ class MapRequest:
     combine: Literal["one", "mean", "max"] = "one"
     weigh: Literal["weight", "value"] = "weight"
     edits: str = ""
+    change: bool = False
+
+    @property
+    def signed(self) -> bool:
+        """Whether the values are differences."""
+        return self.other is not None or self.is_change
+
+    @property
+    def is_change(self) -> bool:
+        """Whether the map is that of the edited model minus that of the unedited one."""
+        return self.change and bool(self.edits) and self.other is None
 
 
 MOST_PAGE_BYTES = 64_000_000  # of weights in a stand-alone page
@@ -56,7 +68,7 @@ WEIGHTINGS = {"weight": "probability", "value": "value-norm"}
 
 def head_picture(bench: Bench, request: MapRequest) -> Picture:
     """The full map of one head, or of a layer's heads combined, as a picture: query × key."""
-    return encode(head_map(bench, request), signed=request.other is not None)
+    return encode(head_map(bench, request), signed=request.signed)
 
 
 def head_cells(bench: Bench, request: MapRequest, query: int, key: int) -> bytes:
@@ -86,7 +98,8 @@ def map_call(request: MapRequest) -> Call:
         return Call.of(attention_difference, model, ModelOf(request.other, request.edits), tokens, **options)
     if request.layer:
         options |= {"resid": ResidOf(request.checkpoint, request.prompt, request.layer, request.edits)}
-    return Call.of(attention_maps, model, tokens, **options)
+    call = Call.of(attention_maps, model, tokens, **options)
+    return Call.quick(change, call, call.unedited) if request.is_change else call
 
 
 def thumbnails(bench: Bench, request: MapRequest) -> Picture:
@@ -95,9 +108,11 @@ def thumbnails(bench: Bench, request: MapRequest) -> Picture:
 
     def make() -> Picture:
         pooled = [_pooled(bench, one, request.edits).cpu().numpy() for one in checked(bench, request)]
+        if request.is_change:
+            pooled += [_pooled(bench, one, "").cpu().numpy() for one in checked(bench, request)]
         found = pooled[0] if len(pooled) == 1 else pooled[0] - pooled[1]  # layer head side bin
         maps, second = np.split(found, [found.shape[-2]], -1)
-        return encode(maps, second=second if second.size else None, signed=len(pooled) == 2)
+        return encode(maps, second=second if second.size else None, signed=request.signed)
 
     return bench.once(("thumbnails", request), make)
 

@@ -15,12 +15,15 @@ class Query:
     Attributes:
         run: counts the page's runs; 0 means before the first.
         edits: the interventions that are switched on, in their canonical spelling, one a line.
+        change: whether results of the edited model are shown minus those of the unedited one, where they can be
+            subtracted.
     """
 
     checkpoint: str
     prompt: Prompt
     run: int = 0
     edits: str = ""
+    change: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,17 @@ class RunRequest:
 
     Attributes:
         at: arrival time in monotonic nanoseconds, so that two requests for the same prompt are not equal.
-        checkpoint, prompt, edits, chat: values of the page's components at the request; the components may change
-            later. With `chat`, the prompt is the turns of a conversation.
+        checkpoint, prompt, chat, edits, shown: values of the page's components at the request; the components may
+            change later. With `chat`, the prompt is the turns of a conversation. `shown` is one of `edit_lines.SHOWN`.
     """
 
     at: int
     cancellation: CancellationToken
     checkpoint: object
     prompt: object
-    edits: object = ""
     chat: object = False
+    edits: object = ""
+    shown: object = "edited"
 
 
 @dataclass(frozen=True)

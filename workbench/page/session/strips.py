@@ -3,34 +3,49 @@
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from workbench.analyses.support.cost import planned
 from workbench.analyses.token_losses import token_losses
 from workbench.page.session.bench import Bench, OpenedPrompt
 from workbench.page.session.edit_lines import tapped
 from workbench.page.session.requests import Selection
 from workbench.page.session.text_requests import TextRequest
-from workbench.views.strip import surprisals
+from workbench.views.strip import strip, surprisals
 
 
-def surprisal_strip(bench: Bench, opened: OpenedPrompt, selection: Selection, edits: str = "") -> dict[str, Any]:
-    """The strip of the prompt's tokens, coloured by surprisal in nats; a prompt of one token has no colours."""
-    known = opened.ids.shape[1] > 1
-    scores = [float("nan")]
-    if known:
-        work = planned(token_losses, opened.model, opened.ids)
-        with tapped(bench, (opened.model, opened.checkpoint, edits)), opened.speed.timed(work):
-            scores = token_losses(opened.model, opened.ids)["loss"].values[0].tolist()
-    return surprisals(
-        opened.labels,
-        opened.ids[0].tolist(),
-        scores,
-        title="Prompt: how surprising each token is, given those before it",
-        spine=True,
-        selected=selection.token,
-        ask=asdict(TextRequest(opened.checkpoint, opened.prompt, edits=edits)) if known else None,
-        **turn_marks(opened, opened.ids.shape[1], opened.ids.shape[1]),
-        look={"checkpoint": opened.checkpoint, "edits": edits},
-    )
+def surprisal_strip(
+    bench: Bench, opened: OpenedPrompt, selection: Selection, edits: str = "", is_change: bool = False
+) -> dict[str, Any]:
+    """The strip of the prompt's tokens, coloured by surprisal in nats; a prompt of one token has no colours.
+
+    With `is_change`, by the surprisal of the edited model minus that of the unedited one.
+    """
+    ids, known = opened.ids, opened.ids.shape[1] > 1
+    request = TextRequest(opened.checkpoint, opened.prompt, edits=edits, change=is_change)
+    about = {
+        "spine": True,
+        "selected": selection.token,
+        "ask": asdict(request) if known else None,
+        "look": {"checkpoint": opened.checkpoint, "edits": edits},
+        **turn_marks(opened, ids.shape[1], ids.shape[1]),
+    }
+    scores = losses(bench, opened, edits) if known else np.full(1, np.nan)
+    if not is_change:
+        title = "Prompt: how surprising each token is, given those before it"
+        return surprisals(opened.labels, ids[0].tolist(), scores.tolist(), title=title, **about)
+    title = "Prompt: how much more surprising each token is with the edits; blue: less"
+    scores = scores - losses(bench, opened, "") if known else scores
+    high = float(np.nanmax(np.abs(scores), initial=0)) or 1.0
+    about |= {"title": title, "signed": True, "measure": "change of surprisal", "high": high}
+    return strip(opened.labels, ids[0].tolist(), scores.tolist(), **about)
+
+
+def losses(bench: Bench, opened: OpenedPrompt, edits: str) -> np.ndarray:
+    """The surprisal of each token of a prompt in the model with interventions, in nats."""
+    work = planned(token_losses, opened.model, opened.ids)
+    with tapped(bench, (opened.model, opened.checkpoint, edits)), opened.speed.timed(work):
+        return token_losses(opened.model, opened.ids)["loss"].values[0]
 
 
 def turn_marks(opened: OpenedPrompt, kept: int, length: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.edit_lines import bounded
 from workbench.page.session.prompts import Prompt
+from workbench.results import change
 from workbench.tokens import is_whole
 from workbench.views.text_page import text_page
 
@@ -28,7 +29,8 @@ class TextRequest:
     """A request for a text: a checkpoint reads `prompt` and generates `length` tokens.
 
     Data routes parse it from the request's body. `branch`, if not empty, replaces the last tokens of the prompt by
-    other tokens, in the format of `branch_of`.
+    other tokens, in the format of `branch_of`. With `change`, the surprisals of a text that is
+    read are those of the model with `edits` minus those without.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -42,6 +44,7 @@ class TextRequest:
     top_p: float = 1
     top_k: int = 0
     seed: int = 0
+    change: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,9 @@ def text_call(bench: Bench, request: TextRequest) -> Call:
     if request.branch:
         start = IdsOf(opened.checkpoint, tuple(start_of(bench, opened, request.branch)))
     if not request.length:
-        return Call.of(token_losses, model, start, tokenizer=tokenizer)["loss"].shown_by(text_page)
+        call = Call.of(token_losses, model, start, tokenizer=tokenizer)["loss"]
+        call = Call.quick(change, call, call.unedited) if request.change and model.edits else call
+        return call.shown_by(text_page)
     length, temperature, top_p, top_k, seed = checked_settings(
         [request.length, request.temperature, request.top_p, request.top_k, request.seed]
     )

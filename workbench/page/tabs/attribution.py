@@ -14,7 +14,7 @@ from workbench.analyses.direct_logit_attribution import by_head, by_layer, direc
 from workbench.analyses.support.cost import Work, pass_flops
 from workbench.analyses.token_saliency import token_saliency
 from workbench.errors import WorkbenchError
-from workbench.interventions import typed_token
+from workbench.interventions import read, typed_token
 from workbench.page.build.panel import Chooses, Panel, View, head_pick, menu
 from workbench.page.build.slot import Slot
 from workbench.page.session.arguments import TokenizerOf, TokensOf
@@ -67,6 +67,7 @@ SITES = {
 }
 MEASURES = {"whole prediction (KL)": "kl", "logit (difference)": "logit_difference", "probability": "probability"}
 WORDS = ("Paris", "Berlin", "Mary", "John", "red", "two", "water", "small", "other", "house")
+BETWEEN_PARTS = re.compile(r"resid_|attn_out|mlp_out_raw|ln_final")  # sites that the parts do not show
 MOST_TRIED, MOST_EXCHANGES = 256, 16  # exchanges of a word that are tokenised, and those that are run
 
 
@@ -135,10 +136,16 @@ def direct_view(bench: Bench, request: TabRequest, token: str, against: str, wha
     """The direct effect of each part on the logit of a token, or on the difference of two tokens' logits."""
     gather, note = choice(what, DIRECT, "view")
     question = question_of(bench, request, token, against)
-    call = direct_call(request, question)
+    note, call = f"{note}{uncounted(question.opened, request.query.edits)}", direct_call(request, question)
     if gather is by_head:
         return View(Call.quick(by_head, call), note, chooses=question.heads)
     return View(call if gather is None else Call.quick(gather, call), note)
+
+
+def uncounted(opened: OpenedPrompt, edits: str) -> str:
+    """A sentence on the edits that change the residual stream between the parts; empty if there are none."""
+    names = [str(one) for one in read(edits, opened.tokenizer) if BETWEEN_PARTS.search(one.target.site)]
+    return f" With {', '.join(names)}, which acts between the parts, they do not sum to the logit." if names else ""
 
 
 def ablation_view(bench: Bench, request: TabRequest, token: str, against: str, method: str) -> View:

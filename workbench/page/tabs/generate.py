@@ -16,7 +16,6 @@ from workbench.errors import WorkbenchError
 from workbench.page import components
 from workbench.page.build.slot import Slot
 from workbench.page.session.bench import Bench, OpenedPrompt
-from workbench.page.session.edit_lines import bounded
 from workbench.page.session.requests import TabRequest
 from workbench.page.session.strips import turn_marks
 from workbench.page.session.text_requests import (
@@ -37,42 +36,25 @@ HOW = (
     "was (surprisal: −log probability, in nats). Click a token to see what was expected there, or to continue from "
     "another token."
 )
-EDITS = {
-    "zero a head": "zero blocks.2.attn.z heads=5",
-    "scale an MLP": "scale blocks.3.mlp_out 0.5",
-    "add a direction": "add blocks.2.resid_post 8 ▁the",
-}
 MOST_SECONDS = 120.0
 PERIOD = 0.1  # seconds between two updates of the page
 
 
 def build(slot: Slot) -> None:
-    """The generated text, the sampling settings, and edits of the model."""
+    """The generated text and the sampling settings."""
     with gr.Row(elem_classes="tools"):
         again = gr.Button("Generate", size="sm", variant="secondary", min_width=90, scale=0)
         settings = sampling_controls(slot)
-    with gr.Accordion("Edits: change the model and see what it then writes", open=False, elem_id="edits-fold"):
-        with gr.Row(elem_classes="tools"):
-            changes = gr.Textbox(
-                "",
-                label="One edit a line; # before a line switches it off",
-                lines=2,
-                elem_id="edits",
-                elem_classes="wide",
-            )
-            example = gr.Dropdown(list(EDITS), value=None, label="Add an example", min_width=150, scale=0)
-        slot.link("edits", changes)
     with gr.Row(elem_id="texts"):
         strips = [
             components.token_strip({"empty": "Nothing written yet."}, elem_id="written", label="written text"),
             components.token_strip({"empty": ""}, elem_id="edited", label="text written with the edits"),
         ]
     branched = slot.link("branch", gr.Textbox("", elem_id="branch", visible="hidden"))
-    inputs, outputs = [changes, *settings], [*strips, branched]
-    slot.shows(generate, inputs=[branched, *inputs], outputs=outputs, redraws=[])
-    slot.on(again.click, regenerate, inputs=inputs, outputs=outputs)
-    slot.on(slot.details.branch, branch, inputs=inputs, outputs=outputs)
-    example.change(with_example, [changes, example], [changes, example], show_progress="hidden")
+    outputs = [*strips, branched]
+    slot.shows(generate, inputs=[branched, *settings], outputs=outputs, redraws=[])
+    slot.on(again.click, regenerate, inputs=settings, outputs=outputs)
+    slot.on(slot.details.branch, branch, inputs=settings, outputs=outputs)
     slot.runs(slot.details.use, text_of, outputs=[slot.prompt])
 
 
@@ -94,32 +76,23 @@ def sampling_controls(slot: Slot, prefix: str = "") -> list[Component]:
     return [length, temperature, top_p, top_k, seed, slot.link(prefix + "ends", ends)]
 
 
-def with_example(changes: str, example: str | None) -> list[object]:
-    """The edits with the example as one more line, and the menu emptied; no updates if no example was chosen."""
-    if example not in EDITS:
-        return [gr.skip(), gr.skip()]
-    return ["\n".join([*changes.splitlines(), EDITS[example]]), None]
-
-
-def generate(bench: Bench, request: TabRequest, branch: str, changes: str, *settings: float) -> Iterator[list[Any]]:
+def generate(bench: Bench, request: TabRequest, branch: str, *settings: float) -> Iterator[list[Any]]:
     """Stream a continuation of the prompt into the strip and, with edits, another beside it.
 
     `branch` comes from the page's address and applies to the first run only.
     """
     branch = branch if request.query.run == 1 else ""
-    yield from both(bench, TextRequest(request.query.checkpoint, request.query.prompt, branch), changes, *settings)
+    yield from both(
+        bench, TextRequest(request.query.checkpoint, request.query.prompt, branch), request.query.edits, *settings
+    )
 
 
-def regenerate(
-    bench: Bench, request: TabRequest, _: Mapping[str, Any], changes: str, *settings: float
-) -> Iterator[list[Any]]:
+def regenerate(bench: Bench, request: TabRequest, _: Mapping[str, Any], *settings: float) -> Iterator[list[Any]]:
     """Stream the prompt's continuation again, with the current settings."""
-    yield from both(bench, TextRequest(request.query.checkpoint, request.query.prompt), changes, *settings)
+    yield from both(bench, TextRequest(request.query.checkpoint, request.query.prompt), request.query.edits, *settings)
 
 
-def branch(
-    bench: Bench, request: TabRequest, data: Mapping[str, Any], changes: str, *settings: float
-) -> Iterator[list[Any]]:
+def branch(bench: Bench, request: TabRequest, data: Mapping[str, Any], *settings: float) -> Iterator[list[Any]]:
     """Stream a continuation from another token than the generated one: token `id` at position `token` of `ids`."""
     opened = bench.read(request.query.checkpoint, request.query.prompt)
     ids, place, chosen = checked_ids(bench, opened.checkpoint, data.get("ids")), data.get("token"), data.get("id")
@@ -127,22 +100,21 @@ def branch(
         raise WorkbenchError(f"no token {place!r} to branch from; the text has {len(ids)} tokens")
     start = checked_ids(bench, opened.checkpoint, [*ids[:place], chosen])
     text = TextRequest(opened.checkpoint, request.query.prompt, branch_of(opened.ids[0].tolist(), start))
-    yield from both(bench, text, changes, *settings)
+    yield from both(bench, text, request.query.edits, *settings)
 
 
-def both(bench: Bench, request: TextRequest, changes: str, *settings: float) -> Iterator[list[Any]]:
+def both(bench: Bench, request: TextRequest, edits: str, *settings: float) -> Iterator[list[Any]]:
     """Stream the strips of the plain and of the edited model's text, and the branch from which they start."""
     *numbers, ends = settings
     length, temperature, top_p, top_k, seed = checked_settings(numbers)
     opened = bench.read(request.checkpoint, request.prompt)
-    edits = interventions.read(bounded(changes), opened.tokenizer)
     request = replace(request, length=length, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-    requests = [request, replace(request, edits=changes)] if edits else [request]
+    requests = [request, replace(request, edits=edits)] if edits else [request]
     texts = [write(bench, opened, one, bool(ends)) for one in requests]
     shown: list[dict[str, Any]] = [{}] * len(requests)
     for frames in zip_longest(*texts):
         shown = [new or old for new, old in zip(frames, shown, strict=True)]
-        strips = beside(shown[0], shown[1], len(edits)) if edits else [shown[0], gr.update(visible=False)]
+        strips = beside(shown[0], shown[1], edits) if edits else [shown[0], gr.update(visible=False)]
         yield [*strips, request.branch]
 
 
@@ -249,12 +221,12 @@ def manner(request: TextRequest) -> str:
     return f"temperature {request.temperature:g}{top_p}{top_k}, seed {request.seed}"
 
 
-def beside(plain: dict[str, Any], edited: dict[str, Any], edits: int) -> list[Any]:
+def beside(plain: dict[str, Any], edited: dict[str, Any], edits: str) -> list[Any]:
     """The strips of the plain and the edited text. Both mark the first token at which they differ."""
     pairs = zip(plain["ids"], edited["ids"], strict=False)
     parts = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
     where = "no other token so far" if parts is None else f"another text from token {parts}"
-    title = f"With {edits} edit{'' if edits == 1 else 's'} · {where}"
+    title = f"With {', '.join(interventions.active_lines(edits))} · {where}"
     return [plain | {"parts": parts}, gr.update(value=edited | {"parts": parts, "title": title}, visible=True)]
 
 

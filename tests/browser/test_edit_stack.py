@@ -1,0 +1,74 @@
+"""The stack of edits in a browser: added by a click or typed, switched, removed, compared, and reopened by a link."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from .conftest import Visit
+
+NEW = "#written .token:not(.given)"
+
+
+def chips(page: Page) -> list[str]:
+    return page.locator("#interventions .toggle").all_inner_texts()
+
+
+def address_of_edits(page: Page, edits: str) -> None:
+    page.wait_for_function("(edits) => (new URL(location).searchParams.get('edits') ?? '') === edits", arg=edits)
+
+
+@pytest.fixture
+def page(visit: Visit) -> Page:
+    page = visit.open("tab=Hidden%20states&layer=2&head=5&length=4&ends=false")
+    expect(page.locator("#lens-tools .title")).to_have_text("Probability of the likeliest next token")
+    return page
+
+
+def test_a_head_is_switched_off_by_a_click_and_holds_on_every_tab(page: Page):
+    page.locator("#inspector").get_by_role("button", name="Switch off").click()
+    expect(page.locator("#interventions .toggle")).to_have_text(["L2H5 off"])
+    expect(page.locator("#lens-tools .note")).to_contain_text("With L2H5 off.")
+    address_of_edits(page, "L2H5 off")
+    page.get_by_role("tab", name="Generate").click()
+    expect(page.locator("#edited .title")).to_contain_text("With L2H5 off")
+    page.reload(wait_until="commit")
+    page.wait_for_selector("body[data-ready]")
+    expect(page.locator("#interventions .toggle")).to_have_text(["L2H5 off"])
+    page.get_by_role("button", name="L2H5 off", exact=True).click()
+    address_of_edits(page, "# L2H5 off")
+    expect(page.locator("#edited .token")).to_have_count(0)
+    page.get_by_role("button", name="remove L2H5 off").click()
+    expect(page.locator("#interventions .toggle")).to_have_count(0)
+
+
+def test_typed_edits_are_added_or_refused_and_the_difference_is_shown(page: Page):
+    page.get_by_role("button", name="+ Edit the model").click()
+    line = page.get_by_label("edit of the model", exact=True)
+    line.fill("zero blocks.9.attn.z heads=1")
+    line.press("Enter")
+    expect(page.locator("#interventions .problem")).to_contain_text(
+        "needs layer 9; the layers of this model are 0 to 3"
+    )
+    expect(line).to_have_value("zero blocks.9.attn.z heads=1")
+    assert chips(page) == []
+    line.fill("scale blocks.1.mlp_out .5")
+    line.press("Enter")
+    expect(page.locator("#interventions .toggle")).to_have_text(["MLP 1 × 0.5"])
+    expect(line).to_have_value("")
+    expect(page.locator("#lens-tools .note")).to_contain_text("With MLP 1 × 0.5.")
+    page.get_by_role("radio", name="difference").click()
+    expect(page.locator("#lens-tools .title")).to_have_text("Probability of the likeliest next token (change)")
+    expect(page.locator("#spine .measure")).to_have_text("change of surprisal")
+    page.get_by_role("radio", name="unedited").click()
+    expect(page.locator("#lens-tools .title")).to_have_text("Probability of the likeliest next token")
+    expect(page.locator("#spine .measure")).to_have_text("surprisal")
+    assert chips(page) == ["MLP 1 × 0.5"]
+    page.get_by_role("button", name="Clear").click()
+    address_of_edits(page, "")
+    expect(page.get_by_role("button", name="+ Edit the model")).to_be_visible()
+
+
+def test_a_hostile_link_is_text(visit: Visit):
+    page = visit.open("length=2&edits=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E%20off")
+    expect(page.locator("#interventions .problem")).to_contain_text("is not an edit")
+    expect(page.locator("#interventions .toggle")).to_have_text(["<img src=x onerror=alert(1)> off"])
+    assert page.locator("#interventions img").count() == 0
