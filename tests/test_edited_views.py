@@ -146,8 +146,8 @@ def test_every_view_is_of_the_edited_model_and_so_is_its_python(bench, edited, m
 def test_a_mixed_model_is_edited_too(bench, edited):
     other = next(iter(bench.known))
     view = compare.mixed_text(bench, edited, other, "the selected head", 6, 0, 1, 0, 0)
-    (a, _), (b, tokenizer) = bench.load(bench.default), bench.load(other)
-    mixed, ids = with_part(a, b, "head", 1, [2]), bench.read(other, PROMPT).ids
+    (a, _), (b, tokenizer) = bench.load(other), bench.load(bench.default)  # A is the earlier one
+    mixed, ids = with_part(a, b, "head", 1, [2]), bench.read(bench.default, PROMPT).ids
     with mixed.tapped(edits=by_hand(mixed, tokenizer)):
         expected = generation.generate(mixed, ids, max_new_tokens=6, temperature=0, seed=0)
     names = run_copied(code(view.call, bench))
@@ -249,3 +249,10 @@ def test_two_people_have_different_edits_at_once(bench: Bench):
     found = [result(text_call(bench, one), bench).values for one in asked]
     assert np.array_equal(found[0], found[4], equal_nan=True) and np.array_equal(found[1], found[3], equal_nan=True)
     assert len({values.tobytes() for values in found}) == 3
+
+
+def test_a_model_whose_predictions_are_nan_has_no_strip(bench, monkeypatch):
+    opened = bench.read(bench.default, PROMPT)
+    monkeypatch.setattr(opened.model.lm_head.weight, "data", torch.full_like(opened.model.lm_head.weight, torch.nan))
+    with pytest.raises(WorkbenchError, match=r"the predictions of .*step10 on this prompt are NaN"):
+        strips.surprisal_strip(bench, opened, Selection())

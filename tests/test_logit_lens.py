@@ -71,3 +71,10 @@ def test_the_model_is_left_as_it_was(model: OlmoForCausalLM, tokens: Tensor) -> 
     before = model.run(tokens).logits
     logit_lens(model, tokens[0])
     assert torch.equal(before, model.run(tokens).logits)
+
+
+def test_a_stream_that_overflows_is_refused_with_its_layer(make_model, tokens):
+    model = make_model("olmo")
+    model.model.layers[1].mlp.down_proj.weight.data.fill_(3e38)
+    with pytest.raises(WorkbenchError, match=r"after layer 1 is NaN or infinite on this text: .* overflows"):
+        logit_lens(model, tokens[:1])

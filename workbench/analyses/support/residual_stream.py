@@ -19,9 +19,28 @@ def block_of(site: str) -> int:
 
 
 def residuals(model: OlmoForCausalLM, batch: Tensor) -> Tensor:
-    """The residual stream at the embedding and after each block: layer+1 batch pos d_model."""
+    """The residual stream at the embedding and after each block: layer+1 batch pos d_model.
+
+    Errors: WorkbenchError for a stream that is NaN or infinite, with the first such row.
+    """
     run = model.run(batch, capture=["embed", "blocks.*.resid_post"], captures_only=True)
-    return torch.cat([run["embed"][None], run.stack("resid_post")])
+    found = torch.cat([run["embed"][None], run.stack("resid_post")])
+    if found.device.type != "meta":
+        _refuse_overflow(model, found)
+    return found
+
+
+def _refuse_overflow(model: OlmoForCausalLM, found: Tensor) -> None:
+    """Raise WorkbenchError for a stream that is NaN or infinite. found: layer+1 batch pos d_model."""
+    finite = found.isfinite().flatten(1).all(-1).tolist()
+    if not all(finite):
+        row = residual_names(model)[finite.index(False)]
+        where = "of the embedding" if row == EMBED else f"after layer {row}"
+        kind = str(model.dtype).removeprefix("torch.")
+        raise WorkbenchError(
+            f"the residual stream {where} is NaN or infinite on this text: the forward pass overflows in {kind}, or "
+            "the weights are damaged"
+        )
 
 
 def residuals_bytes(model: OlmoForCausalLM) -> float:

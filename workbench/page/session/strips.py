@@ -7,6 +7,7 @@ import numpy as np
 
 from workbench.analyses.support.cost import planned
 from workbench.analyses.token_losses import token_losses
+from workbench.errors import WorkbenchError
 from workbench.page.session.bench import Bench, OpenedPrompt
 from workbench.page.session.edit_lines import tapped
 from workbench.page.session.requests import Selection
@@ -42,10 +43,19 @@ def surprisal_strip(
 
 
 def losses(bench: Bench, opened: OpenedPrompt, edits: str) -> np.ndarray:
-    """The surprisal of each token of a prompt in the model with interventions, in nats."""
+    """The surprisal of each token of a prompt in the model with interventions, in nats.
+
+    Errors: WorkbenchError if the model's predictions are NaN.
+    """
     work = planned(token_losses, opened.model, opened.ids)
     with tapped(bench, (opened.model, opened.checkpoint, edits)), opened.speed.timed(work):
-        return token_losses(opened.model, opened.ids)["loss"].values[0]
+        found = token_losses(opened.model, opened.ids)["loss"].values[0]
+    if np.isnan(found[1:]).any():
+        raise WorkbenchError(
+            f"the predictions of {opened.checkpoint} on this prompt are NaN: its forward pass overflows, or its weights "
+            "are damaged"
+        )
+    return found
 
 
 def turn_marks(opened: OpenedPrompt, kept: int, length: int) -> dict[str, Any]:
