@@ -52,8 +52,8 @@ def losses(bench: Bench, opened: OpenedPrompt, edits: str) -> np.ndarray:
         found = token_losses(opened.model, opened.ids)["loss"].values[0]
     if np.isnan(found[1:]).any():
         raise WorkbenchError(
-            f"the predictions of {opened.checkpoint} on this prompt are NaN: its forward pass overflows, or its weights "
-            "are damaged"
+            f"the predictions of {opened.checkpoint} on this prompt are NaN: its forward pass overflows, or its "
+            "weights are damaged"
         )
     return found
 
