@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from gradio import routes
 from gradio.queueing import Event, Queue
 from gradio.state_holder import StateHolder
 
@@ -102,3 +103,25 @@ def test_the_state_that_a_queued_event_has_as_its_first_input(demo):
     demo._queue.create_event_queue_for_fn(next(iter(demo.fns.values())))
     assert compat.first_state(demo, queued(demo, "one")) == 7, f"{CHANGED}first_state"
     assert compat.first_state(demo, queued(demo, "one", 1)) is None
+
+
+def test_a_callback_comes_before_the_events_of_a_closed_page_are_removed(demo, monkeypatch):
+    async def clean(self, *, session_hash=None, event_id=None):
+        seen.append(("cleaned", session_hash))
+
+    seen = []
+    assert list(inspect.signature(Queue.clean_events).parameters) == ["self", "session_hash", "event_id"], CHANGED
+    assert "clean_events(session_hash=session_hash)" in inspect.getsource(routes), f"{CHANGED}before_leaving"
+    monkeypatch.setattr(Queue, "clean_events", clean)
+    compat.before_leaving(demo, lambda page: seen.append(("left", page)))
+    asyncio.run(demo._queue.clean_events(session_hash="one"))
+    assert seen == [("left", "one"), ("cleaned", "one")], f"{CHANGED}before_leaving"
+
+
+def test_an_idle_page_holds_no_connection(demo):
+    assert demo.get_config_file()["connect_heartbeat"], f"{CHANGED}without_heartbeat: not needed any more"
+    compat.without_heartbeat(demo)
+    assert not demo.get_config_file()["connect_heartbeat"], f"{CHANGED}without_heartbeat"
+    shipped = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
+    client = "".join(path.read_text(encoding="utf-8") for path in shipped.glob("index-*.js"))
+    assert "!this.config?.connect_heartbeat" in client, f"{CHANGED}without_heartbeat"

@@ -309,7 +309,7 @@ def test_nothing_is_fetched_from_elsewhere(client, monkeypatch, route, url):
 def test_only_what_the_page_uses_is_there(client):
     """Gradio's other routes are refused for every method; new routes of a later Gradio would be refused, too."""
     used = {"/", "/healthz", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"}
-    used |= {"/assets/a", "/static/a", "/gradio_api/heartbeat/a"}
+    used |= {"/assets/a", "/static/a"}
     used |= {f"/gradio_api/{name}" for name in ("info", "app_id", "run/predict", "queue/join", "queue/data")}
     routes = {route.path for route in client.app.routes[-1].app.routes if hasattr(route, "path")}
     routes |= {f"/gradio_api/{name}" for name in ("cancel", "reset", "deep_link", "call/_ask", "api/predict", "new")}
@@ -317,6 +317,10 @@ def test_only_what_the_page_uses_is_there(client):
     assert len(beside) > 15
     for path in beside:
         assert {ask(path).status_code for ask in (client.get, client.post, client.put, client.options)} == {404}, path
+
+
+def test_an_idle_page_holds_no_connection(client):
+    assert client.get("/config").json()["connect_heartbeat"] is False
 
 
 def test_events_cannot_go_round_the_queue(client, bench):

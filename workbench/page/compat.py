@@ -74,6 +74,32 @@ def after_queueing(demo: gr.Blocks, callback: Callable[[str | None], None]) -> N
     demo._queue.push = pushed
 
 
+def before_leaving(demo: gr.Blocks, callback: Callable[[str | None], None]) -> None:
+    """Call `callback` with the session hash of a page that is closed while events of it run or wait.
+
+    Such a page has a connection open, over which it gets the results; Gradio cleans up after it when that breaks. The
+    documented event, `unload`, needs a connection that an idle page keeps open too (see `without_heartbeat`).
+    """
+    clean: Callable[..., Awaitable[None]] = demo._queue.clean_events
+
+    async def cleaned(*, session_hash: str | None = None, event_id: str | None = None) -> None:
+        callback(session_hash)
+        await clean(session_hash=session_hash, event_id=event_id)
+
+    demo._queue.clean_events = cleaned
+
+
+def without_heartbeat(demo: gr.Blocks) -> None:
+    """Let open pages without a running event hold no connection.
+
+    Gradio keeps one open for each page that has a `gr.State`. Browsers open at most six to a server, so the seventh
+    open page would never load. Without it, Gradio does not learn that an idle page was closed, and keeps its states
+    until `state_session_capacity` other pages have come. There is no documented way to choose this.
+    """
+    config = demo.get_config_file
+    demo.get_config_file = lambda: config() | {"connect_heartbeat": False}
+
+
 def first_state(demo: gr.Blocks, event: Event) -> object:
     """The value of a queued event's first input, if that is a state; else None."""
     first = event.fn.inputs[0] if event.fn.inputs else None

@@ -57,6 +57,11 @@ def interventions(*, elem_id: str) -> gr.HTML:
     return _component("interventions", None, elem_id=elem_id, label="edits of the model")
 
 
+def history(*, elem_id: str) -> gr.HTML:
+    """A menu of what was run in this visit; choosing an entry opens its address. See history.js."""
+    return _component("history", None, elem_id=elem_id, label="History", min_width=90)
+
+
 def sentence(value: str = "", *, elem_id: str | None = None, elem_classes: str | Sequence[str] = ()) -> gr.HTML:
     """A sentence as plain text, never parsed as markup, since an error may quote text from a link."""
     return gr.HTML(

@@ -35,7 +35,7 @@ HEADERS = {
 # from other machines, take uploads.
 ROUTES = re.compile(
     r"/(healthz|config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)?|/(data|assets|static)/.+"
-    r"|/gradio_api/(info|app_id|run/predict|queue/(join|data)|heartbeat/[\w-]+)"
+    r"|/gradio_api/(info|app_id|run/predict|queue/(join|data))"
 )
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:@/\[\]]+)(:\d*)?")  # a name or an address, and a port
 

@@ -51,7 +51,8 @@ window.workbench = (() => {
     say("selection", { ...selection, from });
   }
 
-  // The page's address says what is shown, so that a link reopens it.
+  // The page's address says what is shown, so that a link reopens it. What is run anew, or another branch of a text, is
+  // an entry of the browser's history (see history.js); a mere selection is not.
   function remember(names, values) {
     const address = new URL(location.href);
     names.forEach((name, index) => {
@@ -59,7 +60,13 @@ window.workbench = (() => {
       if (value === null || value === undefined) address.searchParams.delete(name);
       else address.searchParams.set(name, value);
     });
-    history.replaceState(history.state, "", address);
+    const before = new URL(location.href).searchParams,
+      after = address.searchParams;
+    const differs = (name) => (before.get(name) ?? "") !== (after.get(name) ?? "");
+    const isRun = before.has("prompt") && ["checkpoint", "prompt", "chat", "edits"].some(differs);
+    if (isRun || (after.get("branch") && differs("branch"))) history.pushState({}, "", address);
+    else history.replaceState(history.state, "", address);
+    say("address", address);
   }
   const remembered = (name) => new URL(location.href).searchParams.get(name);
   hear("selection", ({ token, layer, head }) => remember(["token", "layer", "head"], [token, layer, head]));

@@ -53,7 +53,7 @@
 
   // The arrow keys, Home and End move through a menu; Tab leaves it.
   function withKeys(menu) {
-    menu.addEventListener("toggle", ({ newState }) => newState === "open" && menu.firstChild.focus());
+    menu.addEventListener("toggle", ({ newState }) => newState === "open" && menu.firstChild?.focus());
     menu.addEventListener("keydown", (event) => {
       const items = [...menu.children],
         here = items.indexOf(document.activeElement);
@@ -66,6 +66,7 @@
     return menu;
   }
 
+  Object.assign(window.workbench, { popoverOf, withKeys });
   window.workbench.offers = (root, { offer, tell, fail, more = {}, without = [] }) => {
     const { download, typeset } = window.workbench;
     const holder = root.querySelector(".offers");

@@ -16,18 +16,38 @@
     return since && Date.now() - since > 1000 ? others : 0;
   }
 
+  // A browser opens six connections to a server, and a page that computes holds one until it has its results.
+  const CONNECTIONS = 6;
+  const pages = new BroadcastChannel("workbench pages"),
+    computing = new Set(),
+    own = Math.random();
+  const computes = () => document.querySelector("[data-testid=status-tracker]:not(.hide)") !== null;
+  pages.addEventListener("message", ({ data }) => {
+    if (data.answers === own) computing.add(data.from);
+    else if (data.asks && computes()) pages.postMessage({ answers: data.asks, from: own });
+  });
+  function crowded() {
+    const all = computing.size + computes();
+    computing.clear();
+    pages.postMessage({ asks: own });
+    if (all < CONNECTIONS - 1) return "";
+    return `${all} pages of this browser compute at once; it opens ${CONNECTIONS} connections, so others wait`;
+  }
+
+  let crowd = "";
   function words({ models, bytes, budget, device, loading }) {
     const before = ahead(),
       busy = before ? `busy: ${before} before you` : "";
     const reading = loading ? `loading ${loading.checkpoint}: ${Math.round(100 * loading.part)} %` : "";
     const memory = `${models.length} model${models.length === 1 ? "" : "s"} in memory, ${size(bytes)} of ${size(budget)} on ${device}`;
-    return [busy, reading, memory].filter(Boolean).join("  ·  ");
+    return [crowd, busy, reading, memory].filter(Boolean).join("  ·  ");
   }
 
   let known = null;
   async function look() {
     const line = document.getElementById("status");
     if (!line || document.hidden) return;
+    crowd = crowded();
     known = await wb.get("data/status").then(
       (reply) => reply.json(),
       () => null,

@@ -7,6 +7,25 @@ const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 const list = find(".tokens"),
   readout = find(".readout");
+// What can be done with a prompt: the page pins it under the prompt that follows, and takes it up again.
+const ACTS = {
+  spine: [["pin", "Pin", "Keep this prompt in sight, to compare it with another one"]],
+  pinned: [
+    ["swap", "Swap", "Make this the prompt, and pin the present one"],
+    ["second", "Use as second prompt", "Patch from this prompt, on Attribution"],
+    ["unpin", "Unpin", ""],
+  ],
+};
+function acts(all) {
+  for (const [name, text, title] of all) {
+    const button = document.createElement("button");
+    Object.assign(button, { type: "button", textContent: text, title });
+    button.addEventListener("click", () => trigger(name));
+    find(".acts").append(button);
+  }
+}
+if (!window.standalone) acts(ACTS[["spine", "pinned"].find((kind) => props.value?.[kind])] ?? []);
+
 let value = {},
   cells = [],
   weights = null,
@@ -39,11 +58,18 @@ function makeCell(index) {
   return cell;
 }
 
+// The measure and, of surprisals, their mean: the loss of the text.
+function measured() {
+  const known = (value.scores ?? []).filter((score) => score !== null);
+  if (!value.probability || !known.length) return value.measure ?? "";
+  return `${value.measure}, mean ${wb.digits(known.reduce((sum, score) => sum + score, 0) / known.length)}`;
+}
+
 function legend() {
   const { signed, high, unit, values } = shown();
   find(".title").textContent = weights ? weights.title : (value.title ?? "");
   find(".legend").style.visibility = values.length ? "visible" : "hidden";
-  find(".measure").textContent = weights ? "" : (value.measure ?? "");
+  find(".measure").textContent = weights ? "" : measured();
   find(".low").textContent = signed ? `−${wb.digits(high)}` : "0";
   find(".high").textContent = `${wb.digits(high)} ${unit ?? ""}`;
   const left = signed ? "var(--wb-below)" : "transparent",

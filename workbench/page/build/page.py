@@ -8,6 +8,7 @@ selected.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -18,9 +19,10 @@ from workbench.errors import WorkbenchError
 from workbench.mendable import MENDABLE
 from workbench.page import components
 from workbench.page.build.desk import DESK, Desk
+from workbench.page.build.pins import Pins
 from workbench.page.build.slot import DOWNLOADS, IN_MODEL_QUEUE, MODEL_QUEUE, NOT_QUEUED, Bar, Slot, message
 from workbench.page.build.stop_button import connect_stop, token_of
-from workbench.page.compat import after_queueing, event_data, quiet_state
+from workbench.page.compat import after_queueing, before_leaving, event_data, quiet_state, without_heartbeat
 from workbench.page.session.bench import Bench
 from workbench.page.session.cancellation import Cancellations, CancellationToken, arrival
 from workbench.page.session.edit_lines import SHOWN, in_force, refused_stack, stack_value
@@ -57,6 +59,8 @@ def build(bench: Bench, tabs: Sequence[ModuleType]) -> gr.Blocks:
         remove_cancelled = connect_stop(page.stop, demo, page.cancellations, (MODEL_QUEUE, DOWNLOADS))
     demo.queue(api_open=False, max_size=128)  # an open API would let events bypass the queue and its limits
     after_queueing(demo, remove_cancelled)
+    before_leaving(demo, page.cancellations.stop)
+    without_heartbeat(demo)
     demo.state_session_capacity = 64
     return demo
 
@@ -99,6 +103,7 @@ class Page:
                 container=False,
                 min_width=100,
             )
+            components.history(elem_id="history")
         self.problem = components.sentence(elem_id="problem", elem_classes="problem")
         self.spine = components.token_strip(
             {"empty": "Run a prompt to see its tokens.", "spine": True}, elem_id="spine", label="prompt"
@@ -106,8 +111,10 @@ class Page:
         self.stack = components.interventions(elem_id="interventions")
         self.edits = gr.Textbox("", elem_id="edits", visible="hidden")
         self.shown = gr.Textbox(SHOWN[0], elem_id="shown", visible="hidden")
+        self.pins = Pins(bench)
         self.chosen = components.selection()
         details = components.token_details(elem_id="details", render=False)
+        linked = {"chat": self.chat, "edits": self.edits, "shown": self.shown, "pin": self.pins.text}
         self.bar = Bar(
             self.checkpoint,
             self.prompt,
@@ -115,7 +122,7 @@ class Page:
             details,
             quiet_state(),
             gr.State(""),
-            {"chat": self.chat, "edits": self.edits, "shown": self.shown},
+            linked,
             self.cancellations,
             self._reopened,
         )
@@ -142,11 +149,7 @@ class Page:
         requests = [slot.request for slot in self._drawn.values()]
         run_request, states = self.bar.run_request, [self.query, self.selection, self.bar.active]
         controls = {"checkpoint": self.checkpoint, "prompt": self.prompt, **self.bar.linked}
-        remember = {
-            "fn": None,
-            "inputs": list(controls.values()),
-            "js": f"(...values) => workbench.remember({list(controls)!r}, values)",
-        }
+        remember = remembered(controls)
         opening = [run_request, self.bar.active, self.selection, tabs, *controls.values()]
         demo.load(self._open, None, opening, **self._quiet)
         bar, edits = [self.checkpoint, self.prompt, self.chat], [self.edits, self.shown]
@@ -158,10 +161,11 @@ class Page:
         example = self.examples.change(
             self._choose_example, menus, [self.prompt, self.examples, run_request], **NOT_QUEUED
         )
+        pins = self.pins.connect(self.bar, self.spine, self.query, self.bar.linked["second"], self.edits)
         of_tabs = [event for slot in self.slots.values() for event in slot.run_events]
-        for event in (run, chosen, edited, example, *of_tabs):
+        for event in (run, chosen, edited, example, *pins, *of_tabs):
             event.then(**remember)
-        gr.on([control.change for control in self.bar.linked.values()], **remember)
+        gr.on([control.change for control in self.bar.linked.values()], **remembered(self.bar.linked))
         run_request.change(
             self._read_prompt,
             [run_request, *bar, *edits, *states],
@@ -346,6 +350,12 @@ class Page:
 def edits_of(address: Mapping[str, str]) -> tuple[str, str]:
     """The edits in an address, and what is shown of them (one of `SHOWN`)."""
     return address.get("edits", ""), address.get("shown", SHOWN[0])
+
+
+def remembered(controls: Mapping[str, Component]) -> dict[str, Any]:
+    """The arguments of an event that writes the values of controls into the page's address."""
+    names = f"(...values) => workbench.remember({list(controls)!r}, values)"
+    return {"fn": None, "inputs": list(controls.values()), "js": names}
 
 
 def counted(tokens: int) -> str:

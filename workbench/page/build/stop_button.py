@@ -19,7 +19,7 @@ def connect_stop(
 ) -> Callable[[str | None], None]:
     """Make a button cancel its page's running events and those that wait in `queues`.
 
-    Closing the page cancels all its tokens, but leaves its queued events to end when they start.
+    Closing the page cancels all its tokens, too.
 
     Returns a function that removes the cancelled events of a page from the queues. It should also be called after each
     event is queued: Gradio needs several turns of its event loop to queue an event, so on a busy machine Stop can
@@ -33,11 +33,7 @@ def connect_stop(
         cancellations.stop(http.session_hash, arrival(http.request))
         remove_cancelled(http.session_hash)
 
-    def leave(http: gr.Request) -> None:
-        cancellations.stop(http.session_hash)
-
     button.click(stop, queue=False, show_progress="hidden")
-    demo.unload(leave)
     return remove_cancelled
 
 
