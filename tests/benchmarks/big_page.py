@@ -130,7 +130,7 @@ def rows(page: Page, server: Server, most: float, wanted: list[str]) -> Iterator
     for name in dict.fromkeys(wanted or names):
         server.reset()
         tab(page, name)
-        yield measured(page, server, name, "opened", most)
+        yield measured(page, server, name, "opened", PATIENCE)
         for button in page.locator(PRICES).evaluate_all("buttons => buttons.map(button => button.id)"):
             if button == "rail-price" and name != names[0]:
                 continue  # it stands beside every tab
