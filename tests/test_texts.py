@@ -70,6 +70,20 @@ def test_batches_hold_each_text_once_and_no_padding() -> None:
                 assert ids.tolist() == rows[row].tolist()
 
 
+@pytest.mark.parametrize("most", [1, 12, 40, 1000])
+def test_padded_batches_hold_each_text_once_with_little_padding(most: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(1, 30, (40,), generator=generator).tolist()
+    rows = [torch.randint(1, 99, (length,), generator=generator) for length in lengths]
+    batches = as_texts(rows).padded_batches(most)
+    assert sorted(row for batch in batches for row in batch.rows) == list(range(40))
+    for batch in batches:
+        assert batch.ids.numel() <= most or len(batch.rows) == 1
+        assert sum(lengths[row] for row in batch.rows) >= 0.8 * batch.ids.numel()
+        for row, ids in zip(batch.rows, batch.ids, strict=True):
+            assert ids.tolist() == [*rows[row].tolist(), *[0] * (batch.ids.shape[1] - lengths[row])]
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -1,6 +1,7 @@
 """A trajectory is the metric at each checkpoint, measured once, with every executor."""
 
 import functools
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -150,6 +151,12 @@ def test_cancelling_reaches_the_caller_and_stops_the_workers(series, cache, toke
 
     with pytest.raises(KeyboardInterrupt):
         trajectory(series, metrics.held_out_loss(tokens), cache=cache, executor=executor, progress=stop)
+
+
+def test_ray_that_is_not_installed_is_said(series, cache, tokens, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(WorkbenchError, match="needs Ray, which is not installed: pip install ray"):
+        trajectory(series, metrics.held_out_loss(tokens), cache=cache, executor="ray")
 
 
 def test_an_unknown_executor_or_axis_is_refused(series):

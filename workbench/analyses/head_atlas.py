@@ -91,9 +91,11 @@ def _text_statistics(
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
     """The mean of each statistic over the queries where it is defined, and its standard error: layer head each."""
     means = MeansOverTexts()
-    for _, ids in steps(texts.batches(_tokens(model, texts.longest)), progress, "attention on the text"):
+    for rows, ids in steps(texts.padded_batches(_tokens(model, texts.longest)), progress, "attention on the text"):
         statistics = HeadStatistics(tokens=ids)
         found = _statistics(model, ids, statistics)[..., 1:].double()  # layer stat batch head query
+        is_padding = ~texts.mask[rows, None, 1 : ids.shape[1]].to(found.device)  # batch 1 query
+        found = found.masked_fill(is_padding, float("nan"))
         sums, counts = found.nansum(-1), found.isfinite().sum(-1)  # layer stat batch head
         means.add(sums.movedim(2, 0), counts.movedim(2, 0))
     values, errors = means.values, means.errors  # layer stat head

@@ -6,7 +6,7 @@ from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
-from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
+from workbench.analyses.support.next_tokens import CHUNK_BYTES, LOGITS_AT_MOST, next_token_statistics
 from workbench.progress import Progress, steps
 from workbench.results import Curves, Measures
 from workbench.texts import TextsLike
@@ -28,12 +28,16 @@ def token_losses(
     position, which nothing predicts, and after the end of a text that is shorter than others.
     """
     texts = texts_for(model, tokens, at_least=2)
-    size = tokens_at_a_time(model, "token losses", run_bytes(model, logits=2), texts.longest, fixed=CHUNK_BYTES)
+    at_most = LOGITS_AT_MOST if model.device.type == "cpu" else None
+    per_token = run_bytes(model, logits=2)
+    size = tokens_at_a_time(model, "token losses", per_token, texts.longest, fixed=CHUNK_BYTES, at_most=at_most)
     found = {name: torch.full(texts.ids.shape, float("nan")) for name in ("loss", "rank", "entropy")}
-    for rows, ids in steps(texts.batches(size), progress, "token losses"):
+    for rows, ids in steps(texts.padded_batches(size), progress, "token losses"):
         statistics = next_token_statistics(model.run(ids).logits[:, :-1], ids[:, 1:])
         for name, values in statistics.items():
             found[name][rows, 1 : ids.shape[1]] = values.cpu()
+    for values in found.values():
+        values[~texts.mask.cpu()] = float("nan")
     return Measures(
         **{
             name: Curves(

@@ -8,6 +8,7 @@ and a second run reads the results of the first.
 """
 
 import functools
+import importlib
 import inspect
 import os
 import warnings
@@ -36,6 +37,7 @@ from workbench.results import Curves, Grid, Measures, Scores
 from workbench.texts import Texts
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "olmo-workbench"
+RETRIES = 3  # of a task of Ray whose worker dies
 MOST_CACHED = 4_000_000_000  # bytes; the values used longest ago are removed first
 Value = float | Tensor | np.ndarray | Mapping[str, float] | Scores | Grid | Curves
 """Return type of a metric: a number, one for each layer, one for each layer and head, or numbers by name; or a result
@@ -128,13 +130,14 @@ def trajectory(
         log_x: whether the axis is logarithmic.
         loading: how checkpoints are loaded.
         cache: the folder of the cache; None for no cache.
-        executor: "serial", or a joblib backend: "loky" (processes), "threading", a registered one ("dask", "ray"), or
-            "joblib" for the backend that `joblib.parallel_config` has set. All give the same numbers.
+        executor: "serial"; "ray"; or a joblib backend: "loky" (processes), "threading", a registered one ("dask"), or
+            "joblib" for the backend that `joblib.parallel_config` has set. All give the same numbers. With dask and
+            Ray, the work of a worker that dies is given to another one.
         workers: the number of parallel workers; not used by "serial" and "joblib".
         progress: called after each checkpoint.
 
     On a cluster whose machines share the checkpoint folder and the cache: `client = distributed.Client(address)`, then
-    `executor="dask", workers=n`. For Ray: `ray.util.joblib.register_ray()`, then `executor="ray"`.
+    `executor="dask", workers=n`. For Ray: `ray.init(address)`, then `executor="ray"`; without `init`, Ray starts here.
 
     Errors: WorkbenchError if the axis is unknown at a checkpoint, two checkpoints are at the same step, the names that
     the metric returns differ between checkpoints, or a checkpoint cannot be loaded.
@@ -222,6 +225,9 @@ def _all(task: Callable[[int], Measured], count: int, executor: str, workers: in
     if executor == "serial":
         yield from ((index, task(index)) for index in range(count))
         return
+    if executor == "ray":
+        yield from _on_ray(task, count, workers)
+        return
     try:
         with nullcontext() if executor == "joblib" else joblib.parallel_config(backend=executor, n_jobs=workers):
             parallel = joblib.Parallel(return_as="generator_unordered")
@@ -235,6 +241,32 @@ def _all(task: Callable[[int], Measured], count: int, executor: str, workers: in
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unfinished work of a cancelled run is expected
             results.close()
+
+
+def _on_ray(task: Callable[[int], Measured], count: int, workers: int) -> Generator[tuple[int, Measured]]:
+    """Each index with its result, from tasks of Ray, `workers` at a time. (Ray's joblib backend returns all results at
+    the end, and none if a worker dies.)
+
+    Errors: WorkbenchError if Ray is not installed, or a task lost its worker several times.
+    """
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError as error:
+        raise WorkbenchError('executor="ray" needs Ray, which is not installed: pip install ray') from error
+    remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_numbered)
+    held, waiting = ray.put(task), list(range(count))[::-1]
+    running: list[object] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                running.append(remote.remote(held, waiting.pop()))
+            done, running = ray.wait(running)
+            yield ray.get(done[0])
+    except ray.exceptions.WorkerCrashedError as error:
+        raise WorkbenchError(f"a task lost its worker {RETRIES + 1} times: {error}") from error
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
 
 
 def _numbered(task: Callable[[int], Measured], index: int) -> tuple[int, Measured]:
