@@ -108,6 +108,7 @@ def test_a_layer_has_the_accuracy_of_the_curve_and_says_which_texts_are_wrong(
     assert probe.accuracy == pytest.approx(linear_probe(model, batch, swapped).values[0, 0])
     assert probe.error == pytest.approx(linear_probe(model, batch, swapped).errors[0, 0])
     np.testing.assert_allclose(probe.confusion.values, np.array([[29, 1], [1, 29]]) / 30, rtol=1e-6)
+    assert probe.confusion.text.tolist() == [["29 of 30", "1 of 30"], ["1 of 30", "29 of 30"]]
     assert probe.confusion.rows == probe.confusion.columns == ("even", "odd")
     assert (probe.texts["probability"][wrong] < 0.5).all() and (probe.texts["label"] == swapped).all()
 

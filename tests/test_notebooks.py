@@ -73,6 +73,28 @@ ranks = rank.values[1:]
 assert (ranks[:, 1:3].min(1) < ranks[:, [0, -1]].min(1) / 2).all()
 """,
     "06_real_olmo": "assert not online",
+    "07_from_a_label_to_its_effect": """
+held_out, shuffled, _ = probe.values
+assert (read.values[0] == 0.5).all() and 0.93 < held_out[1] < 0.96 and held_out[2:].min() > 0.98
+assert abs(shuffled - 0.5).max() < 0.06 and abs(read.values[1:, 0] - 0.5).max() < 0.1
+by_step = dict(zip(steps, read.values[3], strict=True))
+assert 0.6 < by_step[50] < 0.72 and by_step[400] > 0.8 and by_step[4000] > 0.99
+odds = dict(zip(range(-4, 5), curves["log_odds"].values.T, strict=True))
+assert abs(odds[0][0] + 2) < 0.1 and abs(odds[1][0]) < 0.5 and odds[2][0] > 2
+assert all(odds[n][0] > odds[n][3] + 1 and odds[-n][0] < odds[-n][2] - 1 for n in range(1, 5))
+assert max(abs(values[2:] - odds[0][0]).max() for values in odds.values()) > 1
+cost = dict(zip(range(-4, 5), curves["loss"].values.T, strict=True))
+assert 0.1 < cost[1][0] - cost[0][0] < 0.15 and 0.9 < cost[4][0] - cost[0][0] < 1.1 and cost[4][0] > cost[4][3]
+assert all(text.startswith("▁was") for text in written.text[:, 0])
+mean, of_probe, of_tokens = table["effect"]
+assert of_tokens > 1.5 * mean and 1.3 * of_probe < mean and of_probe > abs(at_random).max()
+assert 0.7 < cosines[1] < 0.85 and cosines[2] < 0.35
+won = dict(zip(steps, summary["beyond"], strict=True))
+assert [won[step] for step in (1000, 2000, 4000, 6000)] == [False, True, True, True]
+assert sum(won[step] for step in steps if step < 1000) <= 4
+pushed = dict(zip(steps, summary["effect"], strict=True))
+assert 3.5 < pushed[4000] / pushed[2000] < 4.5 and 0.05 < by_step[4000] - by_step[2000] < 0.08
+""",
 }
 
 

@@ -13,7 +13,7 @@ from workbench.analyses.compare_weights import weight_table
 from workbench.analyses.directions import label_direction
 from workbench.analyses.effective_rank import effective_rank as rank_of
 from workbench.analyses.head_atlas import head_atlas
-from workbench.analyses.linear_probe import LINES, linear_probe
+from workbench.analyses.linear_probe import probe_accuracies
 from workbench.analyses.residual_norms import residual_norms as norms_of
 from workbench.analyses.steering import steering_effect as effect_of
 from workbench.analyses.support.answers import Answers
@@ -25,7 +25,6 @@ from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.named_tensors import ModelTensors
 from workbench.analyses.support.next_tokens import next_token_statistics
 from workbench.analyses.support.part_swap import Part, Tensors, grafted, part_tensors
-from workbench.analyses.support.residual_stream import residual_names
 from workbench.analyses.support.text_states import Position
 from workbench.analyses.trajectory import Metric, Value
 from workbench.checkpoints import Weights
@@ -103,24 +102,29 @@ def probe_accuracy(
     tokens: TextsLike,
     labels: Sequence[object] | None = None,
     *,
-    line: str = "held-out texts",
+    shuffled: bool = False,
     position: Position = -1,
     groups: Sequence[object] | None = None,
     folds: int = 5,
     seed: int = 0,
 ) -> Metric:
-    """Accuracy of a linear probe for the label of a text, after each layer: a `line` of `linear_probe`.
+    """Accuracy of a linear probe for the label of a text, after each layer: the held-out texts of `linear_probe`, or
+    with `shuffled` its control.
 
     `trajectory(series, probe_accuracy(texts)).grid("layer")` is a heat map of layer × step.
     """
-    if line not in LINES:
-        raise WorkbenchError(f"no line {line!r} in linear_probe; lines: {', '.join(LINES)}")
-    given = labels_of(as_texts(tokens), labels)
-    names = None if groups is None else [str(group) for group in groups]
-    how = {"position": position, "groups": names, "folds": folds, "seed": seed}
+    arguments = {
+        "tokens": tokens,
+        "labels": labels_of(as_texts(tokens), labels),
+        "shuffled": shuffled,
+        "position": position,
+        "groups": None if groups is None else [str(group) for group in groups],
+        "folds": folds,
+        "seed": seed,
+    }
     note = "Share of texts whose label a linear classifier reads after each layer, trained on other texts."
-    arguments = {"tokens": tokens, "labels": given, "line": line, **how}
-    return Metric(f"accuracy of a probe, {line}", _probe_line, arguments, ordered=True, note=note)
+    name = "accuracy of a probe" + (" for shuffled labels" if shuffled else "")
+    return Metric(name, probe_accuracies, arguments, ordered=True, note=note)
 
 
 def steering_effect(
@@ -140,7 +144,7 @@ def steering_effect(
 
     `answers` are the two sets of answers, for `toward` and `against`, whose log-odds are measured after the `prompts`
     (by default the texts themselves). Lines: the `direction`, and the `random, lowest` and `random, highest` of so many
-    random directions of the same norm as `controls`. It works where it is above the highest.
+    random directions of the same norm as `controls`. It works where it is larger in size than both.
     """
     arguments = {
         "tokens": tokens,
@@ -288,16 +292,6 @@ def _work_of_continuation(model: OlmoForCausalLM, prompt: Tensor, continuation: 
     return Work(
         pass_flops(model, count, logits=new), nbytes=count * run_bytes(model) + new * run_bytes(model, logits=2)
     )
-
-
-def _probe_line(model: OlmoForCausalLM, tokens: TextsLike, line: str, **how: Any) -> dict[str, float]:  # noqa: ANN401
-    probe = linear_probe(model, tokens, **how)
-    return dict(zip(residual_names(model), probe.values[LINES.index(line)].tolist(), strict=True))
-
-
-@work_of(_probe_line)
-def _work_of_probe(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
-    return planned(linear_probe, model, tokens)
 
 
 def _steering_effect(

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import ThreadpoolController
 
 from hooks import Capture, OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
@@ -37,9 +39,10 @@ class Probe:
     Attributes:
         site: the site whose states the classifier read.
         accuracy: the share of texts whose label it predicts correctly, and `error`, the standard error over texts.
-        confusion: Grid of true label × predicted label: the share of the texts of a label; each row sums to 1.
+        confusion: Grid of true label × predicted label: the share of the texts of a label, with their number in the
+            cell; each row sums to 1.
         texts: a table with a row for each text: its number, `label`, `predicted`, `probability` (of its own label) and
-                `wrong`.
+            `wrong`.
         states: the states, text d_model; `classifier` is trained on all of them.
     """
 
@@ -113,15 +116,13 @@ def linear_probe(
     Errors: WorkbenchError if labels are missing or of another number than the texts, there are fewer than two different
     labels, a label has fewer texts (or groups) than there are folds, or a position is outside a text.
     """
-    texts = texts_for(model, tokens)
-    wanted, apart = _checked(labels_of(texts, labels), groups, folds)
-    captures = [Capture(site) for site in residual_sites(model)]
-    states = text_states(model, texts, captures, position, "linear probe", part(progress, 0.0, 0.3)).numpy()
-    targets = [(target, _splits(target, apart, folds, seed)) for target in (wanted, _shuffled(wanted, seed))]
-    right = np.empty((len(targets), len(states), len(wanted)))  # line layer text
-    for layer in steps(range(len(states)), part(progress, 0.3, 1.0), "training probes"):
-        for line, (target, splits) in enumerate(targets):
-            right[line, layer] = _held_out(states[layer], target, splits)[0] == target
+    states, wanted, apart = _read(model, tokens, labels, position, groups, folds, part(progress, 0.0, 0.3))
+    right = np.stack(  # line layer text
+        [
+            _right(states, wanted, apart, folds, seed, part(progress, 0.3, 0.65)),
+            _right(states, _shuffled(wanted, seed), apart, folds, seed, part(progress, 0.65, 1.0)),
+        ]
+    )
     _, counts = np.unique(wanted, return_counts=True)
     constant = np.full(len(states), counts.max() / len(wanted))
     names = residual_names(model)
@@ -135,6 +136,24 @@ def linear_probe(
         title=f"Linear probe: {len(wanted)} texts, {len(counts)} labels",
         value_name="accuracy",
     )
+
+
+def probe_accuracies(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    labels: Sequence[object] | None = None,
+    *,
+    shuffled: bool = False,
+    position: Position = -1,
+    groups: Sequence[object] | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> dict[str, float]:
+    """One line of `linear_probe` without the others: the accuracy by layer name, of the labels or of shuffled ones."""
+    states, wanted, apart = _read(model, tokens, labels, position, groups, folds, None)
+    target = _shuffled(wanted, seed) if shuffled else wanted
+    accuracies = _right(states, target, apart, folds, seed, None).mean(-1).tolist()
+    return dict(zip(residual_names(model), accuracies, strict=True))
 
 
 def probe_layer(
@@ -164,13 +183,15 @@ def probe_layer(
     table = pd.DataFrame({"text": range(len(wanted)), "label": wanted, "predicted": predicted})
     table["probability"], table["wrong"] = probability, ~right
     names = np.unique(wanted)
-    shares = [(predicted[wanted == name][:, None] == names).mean(0) for name in names]  # label label
+    counts = np.array([(predicted[wanted == name][:, None] == names).sum(0) for name in names])  # label label
+    totals = counts.sum(1, keepdims=True)
     confusion = Grid(
-        shares,
+        counts / totals,
         names,
         names,
         row_name="label",
         column_name="predicted",
+        text=[[f"{n} of {total}" for n in row] for row, (total,) in zip(counts, totals, strict=True)],
         title=f"Confusion of labels at {site}",
         value_name="share of the label's texts",
     )
@@ -179,6 +200,7 @@ def probe_layer(
 
 
 @work_of(linear_probe)
+@work_of(probe_accuracies)
 def _work(model: OlmoForCausalLM, tokens: TextsLike, *_: object, **__: object) -> Work:
     captures = [Capture(site) for site in residual_sites(model)]  # without the training of the classifiers
     return states_work(model, texts_for(model.config, tokens), captures, "linear probe")
@@ -187,6 +209,37 @@ def _work(model: OlmoForCausalLM, tokens: TextsLike, *_: object, **__: object) -
 @work_of(probe_layer)
 def _work_of_layer(model: OlmoForCausalLM, tokens: TextsLike, *_: object, layer: int | str, **__: object) -> Work:
     return states_work(model, texts_for(model.config, tokens), [Capture(residual_site(model, layer))], "linear probe")
+
+
+def _read(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    labels: Sequence[object] | None,
+    position: Position,
+    groups: Sequence[object] | None,
+    folds: int,
+    progress: Progress | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The states (layer text d_model), labels and groups of the texts, checked."""
+    texts = texts_for(model, tokens)
+    wanted, apart = _checked(labels_of(texts, labels), groups, folds)
+    captures = [Capture(site) for site in residual_sites(model)]
+    return text_states(model, texts, captures, position, "linear probe", progress).numpy(), wanted, apart
+
+
+def _right(
+    states: np.ndarray,
+    target: np.ndarray,
+    groups: np.ndarray | None,
+    folds: int,
+    seed: int,
+    progress: Progress | None,
+) -> np.ndarray:
+    """Whether the label of each text is predicted correctly, for each layer: layer text."""
+    splits, found = _splits(target, groups, folds, seed), []
+    for layer in steps(range(len(states)), progress, "training probes"):
+        found.append(_held_out(states[layer], target, splits)[0] == target)
+    return np.stack(found)
 
 
 def _checked(
@@ -244,11 +297,17 @@ def _held_out(states: np.ndarray, target: np.ndarray, splits: list[Split]) -> tu
 
 
 def _fitted(states: np.ndarray, target: np.ndarray) -> Pipeline:
-    """A logistic regression on standardised states."""
+    """A logistic regression on standardised states. One thread: several take longer for matrices of this size."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
-    with warnings.catch_warnings():
+    with _libraries().limit(limits=1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a probe near its optimum is as good as one at it
         return probe.fit(states, target)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """The thread pools of the libraries that compute the classifiers; looking for them takes a while."""
+    return ThreadpoolController()
 
 
 def _weights(probe: Pipeline) -> dict[str, np.ndarray]:

@@ -119,7 +119,8 @@ def steering_effect(
     """Half the change of the log-odds of two sets of answers from −strength to +strength, in nats, mean over prompts.
 
     Returns Scores: the `direction`, and `random 1` … of so many random directions of the same norm as `controls`. The
-    direction works beyond chance if its effect is above all of theirs. Arguments and sources as in `steering`.
+    direction works beyond chance if its effect is larger in size than all of theirs: the opposite of a random direction
+    is a random direction too. Arguments and sources as in `steering`.
 
     Errors: WorkbenchError for a strength that is not above 0, and those of `steering`.
     """
