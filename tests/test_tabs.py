@@ -178,7 +178,8 @@ def test_what_is_offered_for_download_is_bounded(bench, tab_request):
     [
         (lambda b, d: hidden_states.lens_view(b, d, "no"), "no measure 'no'; choose from"),
         (lambda b, d: hidden_states.states_view(b, d, ["norm"]), r"no view \['norm'\]"),
-        (lambda b, d: attribution.direct_view(b, d, "w1 w2", "", EACH), "'w1 w2' is 2 tokens"),
+        (lambda b, d: attribution.check_token(b, d, "w1 w2"), "'w1 w2' is 2 tokens"),
+        (lambda b, d: attribution.direct_view(b, d, "w1 w2", "", EACH), "“Next token” cannot be used"),
         (lambda b, d: attribution.ablation_view(b, d, "", "", None), "no ablation None"),
         (lambda b, d: attribution.saliency_view(b, d, "", "", "no"), "no saliency 'no'"),
         (lambda b, d: attribution.patching_view(b, d, "", "", "", "mlp", "kl"), "no site 'mlp'"),

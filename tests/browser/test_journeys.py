@@ -310,7 +310,7 @@ def test_error_sentences_are_text_and_nothing_else(visit: Visit):
     page, asked = visit.page, []
     page.on("request", lambda request: asked.append(request.url))
     visit.open(f"tab=Attribution&token_text={quote(quoted)}")
-    expect(page.locator("#direct .block.problem p")).to_contain_text(quoted)
+    expect(page.locator("#token_text-problem p")).to_contain_text(quoted)
     assert page.locator(".block.problem").locator("img, a, strong, .katex").count() == 0
     assert [url for url in asked if "file=" in url] == []
 

@@ -154,9 +154,44 @@ def test_an_error_stands_in_its_panel_and_leaves_the_picture(visit: Visit):
     expect(page.locator("#patching > .block.problem")).to_contain_text("equal length")
     plotted(page, "#patching")
     assert page.locator(".block.problem:visible p").count() == 1
+    assert dimmed(page, "#patching > .figure") == (0.5, True)
+    assert dimmed(page, "#direct > .figure") == (1, False)
     second.fill("")
     second.press("Enter")
     expect(page.locator("#patching > .block.problem")).to_be_hidden()
+    assert dimmed(page, "#patching > .figure") == (1, False)
+
+
+def dimmed(page: Page, figure: str) -> tuple[float, bool]:
+    """The opacity of a panel's figure, and whether the notice above it says that it is from before an error."""
+    return tuple(
+        page.locator(figure).evaluate(
+            """(figure) => {
+                const notice = figure.parentElement.querySelector(":scope > .block.problem");
+                const said = getComputedStyle(notice, "::after").content;
+                return [Number(getComputedStyle(figure).opacity), said.includes("before this error")];
+            }"""
+        )
+    )
+
+
+def test_an_error_of_a_field_stands_at_the_field_once(visit: Visit):
+    page = visit.open("tab=Attribution")
+    plotted(page, "#direct")
+    field = page.get_by_label("Next token")
+    field.fill("two tokens or more")
+    field.press("Enter")
+    reason = page.locator("#token_text-problem p")
+    expect(reason).to_contain_text("token")
+    for panel in ("#direct", "#ablation", "#sources", "#saliency", "#patching"):
+        expect(page.locator(f"{panel} > .block.problem p")).to_have_text(
+            "“Next token” cannot be used; the reason stands there."
+        )
+    assert page.get_by_text(reason.inner_text(), exact=True).count() == 1
+    assert dimmed(page, "#direct > .figure") == (0.5, True)
+    field.fill("")
+    field.press("Enter")
+    expect(page.locator(".block.problem p")).to_have_count(0)
 
 
 def test_a_text_is_read_when_it_is_entered_and_not_before(visit: Visit):

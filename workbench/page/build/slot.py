@@ -104,8 +104,8 @@ class Slot:
         """Draw a view when the tab's request changes, when one of its controls does, or when its price is agreed to.
 
         Args:
-            render: called as `render(bench, request, *inputs)` with a `TabRequest`; returns or yields the values of the
-                outputs.
+            render: called as `render(bench, request, *inputs)` with a `TabRequest`; returns or yields the value of the
+                output, or a list of the values of several outputs.
             redraws: the inputs whose change draws the view again; None means all.
             follows: parts of the selection that the view depends on: "token", "layer", "head". Changes of other
                 parts do not redraw it.
@@ -150,7 +150,7 @@ class Slot:
             with_progress,
             lambda view, _: view.cancellation,
         )
-        waiting = "full" if with_progress else "minimal"
+        waiting = "full" if with_progress else "minimal" if outputs else "hidden"
         return view_request.change(work, **self._wiring(view_request, inputs, outputs, waiting, notice or self.notice))
 
     def on(
@@ -176,7 +176,7 @@ class Slot:
             request: TabRequest | None = None,
             active: str = "",
             *values: object,
-        ) -> Iterator[list[Any]]:
+        ) -> Iterator[Any]:
             known = self._known(request, active, http)
             own = None if known is None else replace(known, cause=token_of(self.bar.cancellations, http))
             yield from work(event, http, bar, own, active, *values)
@@ -269,7 +269,7 @@ def guarded(
     outputs: int,
     with_progress: bool,
     token_for: Callable[[Any, Any], CancellationToken] = lambda request, http: CancellationToken(),
-) -> Callable[..., Iterator[list[Any]]]:
+) -> Callable[..., Iterator[Any]]:
     """An event handler that calls `render`; it yields a notice for errors, then the values of the outputs.
 
     After an error the outputs keep their values. Without a request, nothing changes. Once the request's token is
@@ -290,9 +290,9 @@ def guarded(
         bar: gr.Progress = PROGRESS_BAR,
         request: TabRequest | ViewRequest | None = None,
         *inputs: object,
-    ) -> Iterator[list[Any]]:
+    ) -> Iterator[Any]:
         if request is None:
-            yield [gr.skip()] * (outputs + 1)
+            yield of_outputs(gr.skip(), *[gr.skip()] * outputs)
             return
         token = token_for(request, http)
 
@@ -307,13 +307,18 @@ def guarded(
             )
             for values in frames(start, token.check):
                 token.check()
-                yield ["", *(values if outputs > 1 else [values])]
+                yield of_outputs("", *([values] if outputs == 1 else values))
         except MENDABLE as error:
             if not isinstance(error, WorkbenchError):
                 log.exception("a view failed")
-            yield [message(error), *[gr.skip()] * outputs]
+            yield of_outputs(message(error), *[gr.skip()] * outputs)
 
     return handle
+
+
+def of_outputs(notice: object, *values: object) -> object:
+    """The values of a handler's outputs as Gradio takes them: a list, but the bare value of a single output."""
+    return [notice, *values] if values else notice
 
 
 def frames(start: Callable[[], Any], check: Callable[[], None]) -> Iterator[Any]:

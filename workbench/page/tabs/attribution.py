@@ -15,6 +15,7 @@ from workbench.analyses.support.cost import Work, pass_flops
 from workbench.analyses.token_saliency import token_saliency
 from workbench.errors import WorkbenchError
 from workbench.interventions import read, typed_token
+from workbench.page.build.field import FieldError, text_field
 from workbench.page.build.panel import Chooses, Panel, View, head_pick, menu
 from workbench.page.build.slot import Slot
 from workbench.page.session.arguments import TokenizerOf, TokensOf
@@ -32,6 +33,7 @@ HOW = (
     "Why does the model predict the token after the selected one (or the last)? Orange parts support the prediction, "
     "blue parts oppose it; click one to follow it."
 )
+TOKEN, AGAINST = "Next token", "Against another"
 DIRECT = {
     "each head and MLP": (
         by_head,
@@ -102,10 +104,8 @@ class Question:
 def build(slot: Slot) -> None:
     """Panels for direct effects, ablation, saliency and patching, and the inputs that choose the predicted token."""
     with gr.Row(elem_classes="tools"):
-        token = slot.link(
-            "token_text", gr.Textbox("", label="Next token", placeholder="the likeliest token", min_width=150)
-        )
-        against = slot.link("against", gr.Textbox("", label="Against another", placeholder="none", min_width=150))
+        token = text_field(slot, "token_text", TOKEN, "the likeliest token", check_token)
+        against = text_field(slot, "against", AGAINST, "none", check_token)
     with gr.Row(elem_classes="panels"):
         direct = slot.link("direct", menu(DIRECT, "Direct effect of"))
         panel = Panel("direct", "What wrote it?", menus=[direct])
@@ -230,11 +230,25 @@ def question_of(bench: Bench, request: TabRequest, token: str, against: str) -> 
     last = opened.ids.shape[1] - 1
     position = last if request.selection.token is None else min(request.selection.token, last)
     if token:
-        first = typed_token(token, opened.tokenizer)
+        first = token_in(TOKEN, token, opened)
     else:
         key = ("likeliest", replace(request.query, run=0), position)
         first = bench.once(key, lambda: likeliest(bench, opened, request.query.edits, position))
-    return Question(opened, position, (first, typed_token(against, opened.tokenizer)) if against else (first,))
+    return Question(opened, position, (first, token_in(AGAINST, against, opened)) if against else (first,))
+
+
+def check_token(bench: Bench, request: TabRequest, text: str) -> None:
+    """Raise WorkbenchError if a text is neither empty nor a token of the checkpoint's vocabulary."""
+    if text:
+        typed_token(text, bench.load(request.query.checkpoint)[1])
+
+
+def token_in(label: str, text: str, opened: OpenedPrompt) -> int:
+    """The id of the token in the text box with this label. Errors: FieldError."""
+    try:
+        return typed_token(text, opened.tokenizer)
+    except WorkbenchError as error:
+        raise FieldError(label) from error
 
 
 def likeliest(bench: Bench, opened: OpenedPrompt, edits: str, position: int) -> int:

@@ -1,0 +1,35 @@
+"""An error of a text box stands at the box, once, however many views read it."""
+
+import asyncio
+from urllib.parse import quote
+
+import pytest
+from fastapi.testclient import TestClient
+from headless import Headless
+from small_series import PROMPT, small_bench
+
+from workbench.page.server import create_app
+
+ELSEWHERE = "“Next token” cannot be used; the reason stands there."
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory, make_model, tokenizer):
+    async def made():  # Gradio leaves an event loop open where none is running
+        return create_app(small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer))
+
+    with TestClient(asyncio.run(made()), base_url="http://127.0.0.1") as client:
+        yield client
+
+
+def test_the_reason_stands_at_the_field_and_the_views_name_the_field(client):
+    page = Headless(client, "fields", f"tab=Attribution&prompt={quote(PROMPT)}&token_text=w5+w6")
+    page.values[page.ids["prompt"]] = PROMPT
+    page.open()
+    shown = list(page.values.values())
+    reason = page.value("token_text-problem")
+    assert "w5 w6" in reason and shown.count(reason) == 1 and shown.count(ELSEWHERE) == 5
+    page.values[page.find("Next token")] = "w3"
+    page.fire("Next token", "submit")
+    assert page.value("token_text-problem") == "" and ELSEWHERE not in page.values.values()
+    assert page.value("direct-tools")["title"] and page.failed == []
