@@ -107,7 +107,9 @@ def build(slot: Slot) -> None:
     what = slot.link("by_token", menu(BY_TOKEN, "Token by token"))
     panel = Panel("by-token", "Which tokens do they predict differently?", menus=[what], of_tokens=True)
     panel.draws(slot, by_token_view, inputs=[other, what])
-    Panel("by-token-floor", "How much of it is noise?", of_tokens=True).draws(slot, by_token_floor, inputs=[other, what])
+    Panel("by-token-floor", "How much of it is noise?", of_tokens=True).draws(
+        slot, by_token_floor, inputs=[other, what]
+    )
     what = slot.link("difference", menu(DIFFERENCES, "Difference"))
     with gr.Row(elem_classes="panels"):
         panel = Panel("difference", "What changed inside?", menus=[what])

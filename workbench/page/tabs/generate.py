@@ -32,8 +32,8 @@ from workbench.views.strip import surprisals
 
 TITLE = "Generate"
 HOW = (
-    "The prompt in grey, then what the model writes; the stronger the colour, the less expected the token. Click a token "
-    "to see its alternatives, or to continue from one."
+    "The prompt in grey, then what the model writes; the stronger the colour, the less expected the token. Click a "
+    "token to see its alternatives, or to continue from one."
 )
 MOST_SECONDS = 120.0
 PERIOD = 0.1  # seconds between two updates of the page
