@@ -10,6 +10,7 @@ from workbench import metrics
 from workbench.analyses.directions import label_direction, token_direction
 from workbench.analyses.steering import LINES, steering, steering_effect
 from workbench.analyses.support.answers import answer_log_probs
+from workbench.analyses.support.cost import pass_flops, planned
 from workbench.analyses.support.direction import Direction
 from workbench.errors import WorkbenchError
 from workbench.generation import steered_texts
@@ -164,3 +165,11 @@ def test_a_direction_of_another_model_is_refused(model: OlmoForCausalLM, prompts
         steering_effect(model, prompts, direction_of(model), [5], strength=0)
     with pytest.raises(WorkbenchError, match="NaN"):
         steering(model, prompts, direction_of(model).scaled(1e10), [5], strengths=[1e35])
+
+
+def test_the_work_of_written_texts_is_stated(model: OlmoForCausalLM, prompts: Texts) -> None:
+    direction, how = direction_of(model), {"max_new_tokens": 3}
+    work = planned(steered_texts, model, prompts, direction, (0.0, 1.0), **how)
+    once = planned(steered_texts, model, prompts, direction, (0.0,), **how)
+    least = pass_flops(model, prompts.tokens + 2 * len(prompts))  # each text is read once, and two new tokens after it
+    assert work == once.times(2) and once.flops > least and once.nbytes > 0
