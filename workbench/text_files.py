@@ -6,6 +6,8 @@ Files are read row by row, so a file may be larger than the memory. Every error 
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -24,7 +26,30 @@ class Row(NamedTuple):
     line: int
 
 
-def rows(path: Path, texts: Sequence[str], labels: Sequence[str] = ()) -> Iterator[Row]:
+@dataclass(frozen=True)
+class InMemory:
+    """The content of a csv, jsonl or txt file that is on no disk; it is read like the file with this name."""
+
+    name: str
+    content: bytes
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the name: ".csv"."""
+        return Path(self.name).suffix
+
+    def open(self, mode: str) -> BinaryIO:
+        """The content as a binary file; `mode` is "rb"."""
+        return BytesIO(self.content)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Source = Path | InMemory
+
+
+def rows(path: Source, texts: Sequence[str], labels: Sequence[str] = ()) -> Iterator[Row]:
     """The cells of the columns `texts` and `labels` of each row, in order. The suffix decides the format of the file.
 
     Blank lines are skipped. A label may be a number or a truth value; it becomes text as Python writes it.
@@ -33,7 +58,7 @@ def rows(path: Path, texts: Sequence[str], labels: Sequence[str] = ()) -> Iterat
     missing column, an empty cell, and a text that is no string.
     """
     columns = [*texts, *labels]
-    readers: dict[str, Callable[[Path, Sequence[str]], Iterator[tuple[Mapping[str, object], int]]]]
+    readers: dict[str, Callable[[Any, Sequence[str]], Iterator[tuple[Mapping[str, object], int]]]]
     readers = {".csv": _of_csv, ".jsonl": _of_jsonl, ".parquet": _of_parquet, ".txt": _of_txt}
     kind = path.suffix.lower()
     if kind not in readers:
@@ -45,22 +70,22 @@ def rows(path: Path, texts: Sequence[str], labels: Sequence[str] = ()) -> Iterat
         yield Row(tuple(_cell(path, found, column, line) for column in columns), line)
 
 
-def columns_of(path: Path) -> tuple[str, ...]:
+def columns_of(path: Source) -> tuple[str, ...]:
     """The names of the columns of a file; of a jsonl file those of its first row."""
     kind = path.suffix.lower()
-    if kind == ".parquet":
+    if kind == ".parquet" and isinstance(path, Path):
         return tuple(_parquet(path, lambda file: file.schema_arrow.names))
     if kind == ".csv":
         return tuple(next(csv.reader(line for line, _ in _lines(path)), ()))
     return tuple(next((found for found, _ in _of_jsonl(path, ())), ())) if kind == ".jsonl" else (LINES,)
 
 
-def place(path: Path, line: int) -> str:
+def place(path: Source, line: int) -> str:
     """A line of a file, for messages."""
     return f"{path}, {'row' if path.suffix.lower() == '.parquet' else 'line'} {line}"
 
 
-def _cell(path: Path, found: Mapping[str, object], column: str, line: int) -> str:
+def _cell(path: Source, found: Mapping[str, object], column: str, line: int) -> str:
     """One cell as text. Errors: WorkbenchError if it is missing, empty, or has parts of its own."""
     if column not in found:
         raise WorkbenchError(f"{place(path, line)}: no column {column!r}; columns: {_listed(found)}")
@@ -88,7 +113,7 @@ def _listed(columns: Iterable[str]) -> str:
     return ", ".join(map(str, columns)) or "none"
 
 
-def _lines(path: Path) -> Iterator[tuple[str, int]]:
+def _lines(path: Source) -> Iterator[tuple[str, int]]:
     """The lines of a UTF-8 file with their numbers, without line endings."""
     try:
         with path.open("rb") as file:
@@ -98,7 +123,7 @@ def _lines(path: Path) -> Iterator[tuple[str, int]]:
         raise WorkbenchError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _unmarked(path: Path, file: BinaryIO) -> BinaryIO:
+def _unmarked(path: Source, file: BinaryIO) -> BinaryIO:
     """The file after its UTF-8 byte order mark, if it has one."""
     start = file.read(3)
     if start[:2] in UTF_16:
@@ -107,7 +132,7 @@ def _unmarked(path: Path, file: BinaryIO) -> BinaryIO:
     return file
 
 
-def _decoded(path: Path, line: bytes, number: int) -> str:
+def _decoded(path: Source, line: bytes, number: int) -> str:
     try:
         return line.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
@@ -117,7 +142,7 @@ def _decoded(path: Path, line: bytes, number: int) -> str:
         ) from error
 
 
-def _of_txt(path: Path, columns: Sequence[str]) -> Iterator[tuple[Mapping[str, object], int]]:
+def _of_txt(path: Source, columns: Sequence[str]) -> Iterator[tuple[Mapping[str, object], int]]:
     if missing := [column for column in columns if column != LINES]:
         raise WorkbenchError(
             f"{path} has no column {missing[0]!r}: txt files have only texts; use csv, jsonl or parquet"
@@ -125,13 +150,13 @@ def _of_txt(path: Path, columns: Sequence[str]) -> Iterator[tuple[Mapping[str, o
     yield from (({LINES: line}, number) for line, number in _lines(path) if line.strip())
 
 
-def _of_jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[Mapping[str, object], int]]:
+def _of_jsonl(path: Source, columns: Sequence[str]) -> Iterator[tuple[Mapping[str, object], int]]:
     for line, number in _lines(path):
         if line.strip():
             yield _json_of(path, line, number), number
 
 
-def _json_of(path: Path, line: str, number: int) -> Mapping[str, object]:
+def _json_of(path: Source, line: str, number: int) -> Mapping[str, object]:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -141,7 +166,7 @@ def _json_of(path: Path, line: str, number: int) -> Mapping[str, object]:
     return found
 
 
-def _of_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[Mapping[str, object], int]]:
+def _of_csv(path: Source, columns: Sequence[str]) -> Iterator[tuple[Mapping[str, object], int]]:
     """The rows of a csv file. The line of a row is its first, since a quoted cell may have several lines."""
     reader = csv.reader((line + "\n" for line, _ in _lines(path)), strict=True)
     line = 1

@@ -62,6 +62,19 @@ def history(*, elem_id: str) -> gr.HTML:
     return _component("history", None, elem_id=elem_id, label="History", min_width=90)
 
 
+def text_sets(value: Mapping[str, Any], *, elem_id: str) -> gr.HTML:
+    """The menu of sets of texts, with a card to paste one or open a file; see text_sets.js.
+
+    Event: `choose` ({texts: the name of a set}).
+    """
+    return _component("text_sets", value, elem_id=elem_id, label="set of texts", min_width=100)
+
+
+def text_table(*, elem_id: str) -> gr.HTML:
+    """A table of texts, sortable and in pages; see text_table.js. Event: `open` ({text}), a click on a row."""
+    return _component("text_table", None, elem_id=elem_id, label="texts")
+
+
 def sentence(value: str = "", *, elem_id: str | None = None, elem_classes: str | Sequence[str] = ()) -> gr.HTML:
     """A sentence as plain text, never parsed as markup, since an error may quote text from a link."""
     return gr.HTML(

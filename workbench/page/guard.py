@@ -20,6 +20,7 @@ from workbench.page.logins import Logins
 from workbench.page.session.cancellation import ARRIVED
 
 MOST_BYTES = 256_000  # of a request's body
+SET_ROUTE, MOST_SET_BYTES = "/data/texts/set", 2_500_000  # the only larger body: a set of texts, as JSON
 HEADERS = {
     "content-security-policy": (
         "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -45,7 +46,16 @@ def refused(status: int, why: str) -> JSONResponse:
     return JSONResponse({"detail": why}, status)
 
 
-TOO_LARGE = refused(413, f"the request is larger than {MOST_BYTES:,} bytes")
+def too_large(path: str) -> JSONResponse:
+    """The response to a request whose body is too large."""
+    return refused(413, f"the request is larger than {most_bytes(path):,} bytes")
+
+
+def most_bytes(path: str) -> int:
+    """The most bytes of a body of a request for this path."""
+    return MOST_SET_BYTES if path == SET_ROUTE else MOST_BYTES
+
+
 BROKEN = refused(500, "the server failed to answer this request; the error is in the server's log")
 
 
@@ -83,13 +93,16 @@ class Guard:
         refusal = self.refusal(scope)
         if refusal is not None:
             return await refusal(scope, receive, Reply(send).send)
-        answer, body = Reply(send, {} if self.logins is None else self.logins.cookie(scope)), Body(receive)
+        answer, body = (
+            Reply(send, {} if self.logins is None else self.logins.cookie(scope)),
+            Body(receive, most_bytes(scope["path"])),
+        )
         try:
             await self.app(scope, body.receive, body.unless_large(answer.send))
         except Exception:  # noqa: BLE001 - an outer server would respond without the headers
             log.exception("a request failed")
         if not answer.began:
-            await (TOO_LARGE if body.is_large else BROKEN)(scope, receive, answer.send)
+            await (too_large(scope["path"]) if body.is_large else BROKEN)(scope, receive, answer.send)
 
     def refusal(self, scope: Scope) -> Response | None:
         """The response that refuses a request; None if the request is accepted."""
@@ -105,8 +118,8 @@ class Guard:
         if origin is not None and origin.split("://")[-1] != headers.get("host"):
             return refused(403, "requests from other sites are not accepted")
         length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdecimal()) or int(length[:20]) > MOST_BYTES:
-            return TOO_LARGE
+        if not (length.isascii() and length.isdecimal()) or int(length[:20]) > most_bytes(scope["path"]):
+            return too_large(scope["path"])
         return None
 
     def is_own(self, host: str, scope: Scope) -> bool:
@@ -119,16 +132,16 @@ class Guard:
 class Body:
     """Counts the bytes of a request's body as they arrive, since a request may not state its length.
 
-    Above `MOST_BYTES`, the application receives a disconnect instead of the body.
+    Above `most` bytes, the application receives a disconnect instead of the body.
     """
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive, self._seen = receive, 0
+    def __init__(self, receive: Receive, most: int = MOST_BYTES) -> None:
+        self._receive, self._most, self._seen = receive, most, 0
 
     @property
     def is_large(self) -> bool:
-        """Whether more than `MOST_BYTES` bytes have arrived."""
-        return self._seen > MOST_BYTES
+        """Whether more bytes have arrived than may."""
+        return self._seen > self._most
 
     async def receive(self) -> Message:
         message = await self._receive()

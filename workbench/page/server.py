@@ -28,7 +28,7 @@ from workbench.mendable import MENDABLE
 from workbench.page.build.page import build
 from workbench.page.build.panel import definition, offer
 from workbench.page.build.slot import log, message
-from workbench.page.guard import BROKEN, Guard, trusted_hosts
+from workbench.page.guard import BROKEN, SET_ROUTE, Guard, trusted_hosts
 from workbench.page.logins import Logins
 from workbench.page.session import text_requests
 from workbench.page.session.bench import Bench
@@ -45,6 +45,7 @@ from workbench.page.session.map_requests import (
     thumbnails,
     whole_page,
 )
+from workbench.page.session.text_sets import SetRequest
 from workbench.page.tabs import TABS
 from workbench.page.theme import theme
 from workbench.report import as_csv, as_html, report_of
@@ -66,6 +67,7 @@ def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] |
     add_attention(app, bench)
     add_texts(app, bench)
     add_edits(app, bench)
+    add_sets(app, bench)
     add_exports(app, bench)
     for kind in MENDABLE:
         app.add_exception_handler(kind, refuse)
@@ -171,6 +173,15 @@ def add_edits(app: FastAPI, bench: Bench) -> None:
             return {"lines": active_lines(checked_edits(opened, request.edits))}
         except WorkbenchError as error:  # an answer to what is typed, and no failed request
             return {"lines": [], "problem": message(error)}
+
+
+def add_sets(app: FastAPI, bench: Bench) -> None:
+    """The route that takes a set of texts of one's own, which stays in memory."""
+
+    @app.post(SET_ROUTE)
+    def take_set(request: SetRequest) -> dict[str, Any]:
+        found = bench.sets.add(request.file, request.content, request.text, request.label)
+        return {"name": found.name, "title": found.title, "counted": found.counted}
 
 
 def add_exports(app: FastAPI, bench: Bench) -> None:

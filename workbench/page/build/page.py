@@ -95,6 +95,9 @@ class Page:
             self.count = components.sentence(elem_id="count")
             self.run = gr.Button("Run", variant="primary", size="sm", elem_id="run", min_width=60)
             self.stop = gr.Button("Stop", size="sm", elem_id="stop", min_width=60)
+            self.sets = components.text_sets(
+                {"groups": bench.sets.choices(), "chosen": bench.sets.default}, elem_id="sets"
+            )
             self.examples = gr.Dropdown(
                 [("Examples", ""), *((text, text) for text in EXAMPLES)],
                 value="",
@@ -185,6 +188,7 @@ class Page:
         selecting = {"fn": self._select, "inputs": states, "outputs": states, **self._quiet}
         tabs.select(**selecting).then(None, js=TURNED)
         self.chosen.select(**selecting)
+        self.sets.choose(**selecting)
 
     def _open(self, http: gr.Request) -> list[object]:
         """The run request, states and control values that the page's address describes."""
@@ -212,7 +216,10 @@ class Page:
         checkpoint = checkpoint if checkpoint in self.bench.known else self.bench.default
         edits, shown = edits_of(address)
         query = Query(checkpoint, prompt, 1, in_force([edits], shown), shown == "change")
-        chosen = {name: int(address[name]) for name in ("token", "layer", "head") if is_whole(address.get(name, ""))}
+        chosen: dict[str, Any] = {
+            name: int(address[name]) for name in ("token", "layer", "head") if is_whole(address.get(name, ""))
+        }
+        chosen |= {"texts": address["set"]} if address.get("set") else {}
         title = address["tab"] if address.get("tab") in self.slots else next(iter(self.slots))
         return query, Selection(**chosen), title
 
@@ -329,12 +336,14 @@ class Page:
         active: str,
         *before: object,
     ) -> list[object]:
-        """The states after an event that selects a tab (the event's `value`), or a token, layer or head."""
+        """The states after an event that selects a tab (its `value`), a token, layer or head, or a set of texts."""
         query, selection, active = self._known(http, query, selection, active)
         chosen, title = event_data(event), event_data(event).get("value")
         active = title if isinstance(title, str) and title in self.slots else active
         found = {name: chosen.get(name) for name in ("token", "layer", "head")}
-        selection = replace(selection, **{name: value for name, value in found.items() if isinstance(value, int)})
+        known: dict[str, Any] = {name: value for name, value in found.items() if isinstance(value, int)}
+        known |= {"texts": chosen["texts"]} if isinstance(chosen.get("texts"), str) else {}
+        selection = replace(selection, **known)
         token = token_of(self.cancellations, http)
         return [query, selection, active, *self._requests(active, query, selection, token, *before)]
 

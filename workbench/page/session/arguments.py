@@ -25,6 +25,9 @@ class VariableNames(Protocol):
     def tokens(self, text: "TokensOf | IdsOf") -> str:
         """The variable that holds a text's tokens."""
 
+    def texts(self, chosen: "TextsOf") -> str:
+        """The variable that holds a set of texts."""
+
     def loading(self, checkpoint: str) -> str:
         """An expression that loads a checkpoint and gives its model."""
 
@@ -112,6 +115,19 @@ class IdsOf(Argument):
     def ids_code(self, variables: VariableNames) -> str:
         """A Python expression that gives the token ids; it stands in the line `tokens = …` of the copied code."""
         return repr(list(self.ids))
+
+
+@dataclass(frozen=True)
+class TextsOf(Argument):
+    """The tokens of a set of texts, by a checkpoint's tokenizer; `chosen` is its name, the default if empty."""
+
+    chosen: str = ""
+
+    def value(self, bench: Bench) -> object:
+        return bench.texts(self.name, self.chosen)
+
+    def code(self, variables: VariableNames) -> str:
+        return variables.texts(self)
 
 
 @dataclass(frozen=True)

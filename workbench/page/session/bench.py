@@ -39,7 +39,9 @@ from workbench.page.options import ASKS_ABOVE
 from workbench.page.session.prompts import Prompt, ids_of
 from workbench.page.session.result_cache import ResultCache
 from workbench.page.session.speed import Speed
+from workbench.page.session.text_sets import TextSet, TextSets
 from workbench.progress import Progress, report
+from workbench.texts import Texts
 from workbench.tokens import token_labels
 
 MOST_TOKENS = 4096  # of a prompt; fewer if the model's context is shorter
@@ -78,6 +80,7 @@ class Bench:
         budget: maximum total size of the loaded models that are kept, in bytes.
         default: id of the checkpoint that the page opens first; None means the last of `known`.
         asks_above: seconds from which a view is computed only after a click (see `prices`).
+        texts: a set of texts that the page opens with; None means a built-in one.
         options: how checkpoints are loaded: `dtype`, `device`, `quantize`; None means the default.
 
     Errors: WorkbenchError if `known` is empty or `default` is not in it.
@@ -90,6 +93,7 @@ class Bench:
         *,
         default: str | None = None,
         asks_above: float = ASKS_ABOVE,
+        texts: TextSet | None = None,
         **options: str | None,
     ) -> None:
         if not known:
@@ -99,6 +103,7 @@ class Bench:
         self.options = {name: value for name, value in options.items() if value is not None}
         self.residents = Residents(budget, **options)
         self.offered: OrderedDict[str, Any] = OrderedDict()  # calls whose results can be downloaded, by key
+        self.sets = TextSets(texts)
         self.results = ResultCache(KEPT_RESULTS, KEPT_BYTES)
         self._speeds: dict[str, Speed] = {}  # by series
         self._outlines: dict[str, OlmoForCausalLM] = {}  # by checkpoint
@@ -239,6 +244,25 @@ class Bench:
         model = self.outline(name)
         ids = _tokenised(model, self.tokenizer(name), prompt, MOST_TOKENS)[0]
         return ids if model.device.type == "meta" else ids.to(model.device)
+
+    def texts(self, name: object, chosen: str) -> Texts:
+        """The tokens of a set of texts (see `TextSets.get`), by a checkpoint's tokenizer.
+
+        Errors: those of `TextSets.get`, and WorkbenchError for a text that is longer than the model takes.
+        """
+        found, key = self.sets.get(chosen), ("texts", self.checkpoint(name).id, chosen)
+        texts = self.results.get(key)
+        if texts is None:
+            texts = Texts.of(self.tokenizer(name), found.strings, found.labels)
+            most = most_tokens(self.outline(name), MOST_TOKENS)
+            if texts.longest > most:
+                which = texts.lengths.index(texts.longest) + 1
+                raise WorkbenchError(
+                    f"text {which:,} of {found.title} has {texts.longest:,} tokens; this model takes at most {most:,} "
+                    "on this page: shorten it, or leave it out"
+                )
+            self.results.put(key, texts)
+        return texts
 
     def tokenizer(self, name: object) -> PreTrainedTokenizerBase:
         """A checkpoint's tokenizer; its model is not loaded."""

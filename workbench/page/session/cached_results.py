@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from workbench.page.session.arguments import IdsOf, ModelOf, Placeholder, SeriesRun, TokensOf
+from workbench.page.session.arguments import IdsOf, ModelOf, Placeholder, SeriesRun, TextsOf, TokensOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Call, run
 from workbench.page.session.code import Variables
@@ -51,6 +51,8 @@ def origin(call: Call, bench: Bench) -> dict[str, str]:
     about |= {"call": " ".join(Variables(bench, call).write(call).split())}
     about |= {"edits": "; ".join(call.edits.split("\n"))} if call.edits else {}
     about |= {("tokens" if place == 0 else f"tokens_{place + 1}"): text for place, text in enumerate(texts)}
+    sets = [bench.sets.get(needed.chosen).counted for needed in needs if isinstance(needed, TextsOf)]
+    about |= {"texts": ", ".join(dict.fromkeys(sets))} if sets else {}
     return about | packages()
 
 

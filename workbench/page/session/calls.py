@@ -20,6 +20,7 @@ from workbench.page.session.arguments import (
     ModelOf,
     Placeholder,
     ResidOf,
+    TextsOf,
     TokenizerOf,
     TokensOf,
 )
@@ -139,7 +140,7 @@ class Call:
         It holds the checkpoints, the functions, words among the arguments, the head, the measure and the
         interventions; ASCII letters, digits, "-", "_" and "." only.
         """
-        sources = [part for part in self.needs() if not isinstance(part, TokensOf | TokenizerOf)]
+        sources = [part for part in self.needs() if not isinstance(part, TokensOf | TextsOf | TokenizerOf)]
         checkpoints = list(dict.fromkeys(part.name.split("/")[-1] for part in sources))
         words = [part for each in self.calls() for part in each.parts if isinstance(part, str) and WORD.fullmatch(part)]
         options = dict(self.options)
@@ -226,6 +227,12 @@ def prompt_of(request: TabRequest) -> tuple[ModelOf, TokensOf]:
     """The model and the prompt's tokens of a request: the first two arguments of most analyses."""
     query = request.query
     return ModelOf(query.checkpoint, query.edits), TokensOf(query.checkpoint, query.prompt)
+
+
+def texts_of(request: TabRequest) -> tuple[ModelOf, TextsOf]:
+    """The model and the set of texts of a request, which must follow "texts"."""
+    query = request.query
+    return ModelOf(query.checkpoint, query.edits), TextsOf(query.checkpoint, request.selection.texts or "")
 
 
 def tokenizer_of(request: TabRequest) -> TokenizerOf:

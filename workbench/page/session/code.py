@@ -12,6 +12,7 @@ from workbench.page.session.arguments import (
     InterventionsOf,
     ModelOf,
     Placeholder,
+    TextsOf,
     TokenizerOf,
     TokensOf,
 )
@@ -20,7 +21,7 @@ from workbench.page.session.calls import Between, Call, model_of
 from workbench.page.session.edit_lines import edit_code
 from workbench.plots import plot
 
-LOADED = ModelOf | TokenizerOf | TokensOf | IdsOf | InterventionsOf
+LOADED = ModelOf | TokenizerOf | TokensOf | IdsOf | TextsOf | InterventionsOf
 LINE = 100  # characters; longer argument lists are written with one argument a line
 
 
@@ -32,10 +33,14 @@ def code(call: Call, bench: Bench) -> str:
     variables = Variables(bench, call)
     body = [*variables.loads(), *statements(call, "result", variables)]
     imports = {"from workbench import checkpoints", *(imported(part.function) for part in call.calls())}
-    for name, line in (("edits", "from hooks import edits"), ("interventions", "from workbench import interventions")):
+    for name, line in (
+        ("edits", "from hooks import edits"),
+        ("interventions", "from workbench import interventions"),
+        ("Texts", "from workbench.texts import Texts"),
+    ):
         imports |= {line} if any(f"{name}." in written for written in body) else set()
     lines = [
-        *(["import torch", ""] if variables.texts else []),
+        *(["import torch", ""] if variables.prompts else []),
         *sorted(imports),
         *([imported(call.show)] if call.show else []),
         "",
@@ -83,7 +88,8 @@ class Variables:
         needs = list(dict.fromkeys(call.needs()))
         loaded = (needed.name for needed in needs if isinstance(needed, LOADED))
         self.loaded = list(dict.fromkeys(loaded))
-        self.texts = [needed for needed in needs if isinstance(needed, TokensOf | IdsOf)]
+        self.prompts = [needed for needed in needs if isinstance(needed, TokensOf | IdsOf)]
+        self.sets = [needed for needed in needs if isinstance(needed, TextsOf)]
         self.named: dict[object, str] = {}  # parts of the call that have a variable of their own
         self.bench = bench
 
@@ -93,8 +99,13 @@ class Variables:
 
     def tokens(self, text: TokensOf | IdsOf) -> str:
         """The variable that holds a text's tokens."""
-        place = self.texts.index(text)
+        place = self.prompts.index(text)
         return "tokens" if place == 0 else f"tokens_{place + 1}"
+
+    def texts(self, chosen: TextsOf) -> str:
+        """The variable that holds a set of texts."""
+        place = self.sets.index(chosen)
+        return "texts" if place == 0 else f"texts_{place + 1}"
 
     def loading(self, checkpoint: str) -> str:
         """An expression that loads a checkpoint and gives its model, without a variable."""
@@ -106,7 +117,10 @@ class Variables:
         for name in self.loaded:
             ending = self.ending(ModelOf(name))
             lines.append(f"model{ending}, tokenizer{ending} = checkpoints.load({name!r}{self.options})")
-        for text in self.texts:
+        for chosen in self.sets:
+            tokenizer = f"tokenizer{self.ending(TokenizerOf(chosen.name))}"
+            lines.append(f"{self.texts(chosen)} = {self.bench.sets.get(chosen.chosen).code(tokenizer)}")
+        for text in self.prompts:
             device = f", device=model{self.ending(ModelOf(text.name))}.device" if self.elsewhere else ""
             lines.append(f"{self.tokens(text)} = torch.tensor([{text.ids_code(self)}]{device})")
         return lines

@@ -28,11 +28,15 @@ class Query:
 
 @dataclass(frozen=True)
 class Selection:
-    """The selected token, layer and head, shared by all tabs; None where nothing is selected."""
+    """The selected token, layer, head and set of texts, shared by all tabs; None where nothing is selected.
+
+    `texts` is the name of a set (see `TextSets.get`); None means the default set.
+    """
 
     token: int | None = None
     layer: int | None = None
     head: int | None = None
+    texts: str | None = None
 
 
 @dataclass(frozen=True)

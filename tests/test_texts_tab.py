@@ -1,0 +1,219 @@
+"""Sets of texts on the page: read by the reader of `Texts`, kept in memory, and their numbers are those of the set."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from copied import run_copied
+from headless import Headless, served
+from small_series import PROMPT, small_bench
+
+from workbench.analyses.linear_probe import linear_probe
+from workbench.analyses.text_overview import mean_losses, text_overview
+from workbench.errors import WorkbenchError
+from workbench.page.guard import MOST_SET_BYTES, SET_ROUTE
+from workbench.page.session import text_sets
+from workbench.page.session.cached_results import result
+from workbench.page.session.code import code
+from workbench.page.session.requests import Query, Selection, TabRequest
+from workbench.page.session.text_sets import OWN, TextSets, format_of, named_set
+from workbench.page.tabs import texts as tab
+from workbench.texts import Texts
+
+TEXTS = [f"w{n} w{n + 1} w{n % 3}" + " w7" * (n % 2) for n in range(1, 25)]
+LABELS = ["odd" if n % 2 else "even" for n in range(1, 25)]
+CSV = "text,label\n" + "".join(f"{text},{label}\n" for text, label in zip(TEXTS, LABELS, strict=True))
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory, make_model, tokenizer):
+    return small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer)
+
+
+@pytest.fixture
+def client(bench):
+    with served(bench) as client:
+        yield client
+
+
+def request_for(bench, name, **chosen):
+    return TabRequest(Query(bench.default, PROMPT, 1), Selection(texts=name, **chosen))
+
+
+@pytest.fixture
+def own(bench):
+    return bench.sets.add("mine.csv", CSV)
+
+
+def test_the_sets_numbers_are_those_of_the_analysis(bench, own):
+    model, tokenizer = bench.load(bench.default)
+    texts = Texts.of(tokenizer, TEXTS, LABELS)
+    request = request_for(bench, own.name)
+    table = text_overview(model, texts, tokenizer=tokenizer)
+    value, button = tab.table_view(bench, request)
+    titles = [title for title, _ in value["columns"]]
+    loss = [row[1 + titles.index("loss")] for row in value["rows"]]
+    assert np.allclose(loss, table["loss"]) and [row[0] for row in value["rows"]] == list(range(24))
+    assert [row[1 + titles.index("label")] for row in value["rows"]] == LABELS
+    means, view = mean_losses(table), tab.means_view(bench, request)
+    assert np.allclose(result(view.call, bench).values, means.values) and not button["visible"]
+    assert (
+        f"mine.csv (24 texts). Mean loss in nats ± standard error: all texts {means.values[0]:.3f}" in value["summary"]
+    )
+    probe = result(tab.probe_view(bench, request).call, bench)
+    assert np.allclose(probe.values, linear_probe(model, texts).values)
+
+
+def test_the_copied_python_reads_the_same_set(bench, own, tmp_path, monkeypatch):
+    csv = tmp_path / "set.csv"
+    csv.write_text(CSV)
+    bench.sets._kept["file"] = text_sets.read_set(str(csv), csv, "set.csv")
+    for name in (own.name, "file"):
+        for view in (tab.means_view, tab.probe_view):
+            call = view(bench, request_for(bench, name)).call
+            copied = run_copied(code(call, bench), name)["result"]
+            assert np.allclose(copied.values, result(call, bench).values), name
+    monkeypatch.setattr(text_sets, "WRITTEN_OUT", 10)  # too long to be written out: a file, and a note which
+    call = tab.probe_view(bench, request_for(bench, own.name)).call
+    assert "texts = Texts.read('mine.csv', tokenizer, label='label')  # your own set" in code(call, bench)
+
+
+def test_a_built_in_set_is_named_in_the_copied_python(bench):
+    call = tab.probe_view(bench, request_for(bench, "tiny-olmo/language")).call
+    assert "texts = Texts.read('tiny-olmo/language', tokenizer)\n" in code(call, bench)
+
+
+def test_results_say_which_texts_they_are_of(bench, own):
+    view = tab.probe_view(bench, request_for(bench, own.name))
+    assert result(view.call, bench).provenance["texts"] == "mine.csv (24 texts)"
+    assert "linear_probe" in view.call.file_name and OWN not in view.call.file_name
+
+
+def test_what_the_probe_gets_wrong_is_what_it_predicts_otherwise(bench, own):
+    value, _ = tab.wrong_view(bench, request_for(bench, own.name, layer=1))
+    titles = [title for title, _ in value["columns"]]
+    rows = [dict(zip(titles, cells, strict=True)) for _, *cells in value["rows"]]
+    assert all(row["label"] != row["read as"] and row["probability of its label"] <= 0.5 for row in rows)
+    right = float(re.search(r"After layer 1: (\d+) %", value["summary"])[1])
+    assert math.isclose(right, 100 * (1 - len(rows) / 24), abs_tol=0.51)
+
+
+def test_a_clicked_row_is_the_whole_text(bench, own):
+    long = " ".join(["w5"] * 200)
+    name = bench.sets.add("", f"{long}\n{HOSTILE}").name
+    request = request_for(bench, name)
+    value, _ = tab.table_view(bench, request)
+    assert len(value["rows"][0][-1]) == tab.SHOWN and value["rows"][1][-1] == HOSTILE  # text_table.js sets textContent
+    assert tab.text_at(bench, request, {"text": 0}) == long
+    for number in (2, -1, None, "0"):
+        with pytest.raises(WorkbenchError, match="has 2"):
+            tab.text_at(bench, request, {"text": number})
+
+
+def test_without_labels_it_says_what_is_missing(bench):
+    name = bench.sets.add("", "w1 w2\nw3 w4\nw5").name
+    request = request_for(bench, name)
+    assert "no labels" in tab.probe_view(bench, request) and "no labels" in tab.means_view(bench, request)
+    assert tab.wrong_view(bench, request)[0] == {}
+    value, _ = tab.table_view(bench, request)
+    assert value["rows"][2][3] is None and "label" not in [title for title, _ in value["columns"]]  # NaN is not JSON
+    json.dumps(value, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "ending"),
+    [
+        ("w1 w2\nw3", ".txt"),
+        ('{"text": "w1"}\n', ".jsonl"),
+        ("text,label\nw1,a\n", ".csv"),
+        ('label,"text"\na,w1\n', ".csv"),
+        ("text", ".txt"),
+        ("Some text, with a comma\nw1", ".txt"),
+    ],
+)
+def test_the_format_of_a_pasted_text_is_recognised(content, ending):
+    assert format_of(content) == ending
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        ({"content": ""}, "holds no texts"),
+        ({"content": "text,label\nw1\n"}, r"pasted.csv, line 2: 1 cells for the 2 columns text, label"),
+        ({"content": '{"text": "w1"}\n{oops'}, r"pasted.jsonl, line 2: not JSON"),
+        ({"content": CSV, "file": "a.csv", "label": "kind"}, r"a.csv, line 1: no column 'kind'; columns: text, label"),
+        ({"content": CSV, "file": "a.csv", "text": "label", "label": "label"}, "both in the column"),
+        ({"content": "w1", "file": "a.parquet"}, "cannot send parquet"),
+        ({"content": "w1", "file": "a.docx"}, "a.docx is not a supported file of texts; supported: .csv"),
+        ({"content": "x" * 1_000_001}, "the set has 1,000,001 bytes; the page takes at most 1,000,000"),
+        ({"content": "w\n" * 10_001}, "more than 10,000 texts"),
+        ({"content": "w1", "surplus": 1}, None),
+    ],
+)
+def test_a_set_that_cannot_be_read_is_refused_with_its_line(client, bench, sent, said):
+    reply = client.post(SET_ROUTE, json=sent)
+    assert reply.status_code == 422
+    assert said is None or re.search(said, reply.json()["detail"]), reply.text
+
+
+def test_a_body_that_is_too_large_for_a_set_is_refused(client):
+    assert client.post(SET_ROUTE, content=b"x" * (MOST_SET_BYTES + 1)).status_code == 413
+    assert client.post("/data/text/offer", content=b"x" * 300_000).status_code == 413
+
+
+def test_names_of_sets_are_checked(bench):
+    for name in ("/etc/passwd", "tiny-olmo/number-pairs", "tiny-olmo/none", 3):
+        with pytest.raises(WorkbenchError, match="no set of texts"):
+            bench.sets.get(name)
+    with pytest.raises(WorkbenchError, match="no longer in memory"):
+        bench.sets.get(f"{OWN}0")
+
+
+def test_only_the_most_recent_sets_are_kept(monkeypatch):
+    monkeypatch.setattr(text_sets, "MOST_KEPT", 2)
+    sets = TextSets()
+    first, second = sets.add("", "w1"), sets.add("", "w2")
+    sets.get(first.name)
+    sets.add("", "w3")
+    assert sets.get(first.name) is first
+    with pytest.raises(WorkbenchError, match="no longer in memory"):
+        sets.get(second.name)
+
+
+def test_a_text_that_is_too_long_is_named(bench):
+    name = bench.sets.add("", "w1\n" + "w2 " * 4097).name
+    with pytest.raises(WorkbenchError, match=r"text 2 of pasted\.txt has 4,097 tokens; this model takes at most 4,096"):
+        bench.texts(bench.default, name)
+
+
+def test_a_set_named_at_start_is_the_default(tmp_path):
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"prompt": "w1 w2", "kind": "a"}))
+    found = named_set(str(tmp_path / "mine.jsonl"), "prompt", "kind")
+    sets = TextSets(found)
+    assert sets.get("") is found and sets.choices()[0]["sets"][0][0] == found.name
+    assert found.code("tokenizer") == f"Texts.read({found.name!r}, tokenizer, text='prompt', label='kind')"
+    assert named_set("tiny-olmo/place").labels is not None
+    with pytest.raises(WorkbenchError, match="cannot be read"):
+        named_set(str(tmp_path / "none.csv"))
+
+
+def test_a_sent_set_is_shown_and_a_row_becomes_the_prompt(bench, client):
+    name = client.post(SET_ROUTE, json={"content": CSV}).json()["name"]
+    page = Headless(client, "sets", "tab=Texts")
+    page.open()
+    page.fire("sets", "choose", {"texts": name})
+    assert page.value("set-table")["rows"][0][-1] == TEXTS[0] and page.failed == []
+    page.fire("set-table", "open", {"text": 4})
+    assert page.value("prompt") == TEXTS[4]
+    assert len(page.value("spine")["texts"]) == 4 and page.failed == []
+
+
+def test_a_link_opens_a_named_set_and_says_what_is_wrong_with_another(bench, client):
+    page = Headless(client, "linked", "tab=Texts&set=tiny-olmo/nothing")
+    page.open()
+    assert "no set of texts 'tiny-olmo/nothing'" in " ".join(
+        value for value in page.values.values() if isinstance(value, str)
+    )

@@ -1,0 +1,193 @@
+"""Texts: what the model makes of each text of a set, and from which layer on the labels of the texts can be read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.analyses.linear_probe import Probe, linear_probe, probe_layer
+from workbench.analyses.text_overview import mean_losses, text_overview, without_loss
+from workbench.errors import WorkbenchError
+from workbench.page import components
+from workbench.page.build.panel import Panel, View
+from workbench.page.build.slot import Slot, agreement_button, asked
+from workbench.page.session.bench import Bench
+from workbench.page.session.cached_results import origin, result
+from workbench.page.session.calls import Call, run, texts_of, tokenizer_of
+from workbench.page.session.prices import Expensive, agree, priced
+from workbench.page.session.requests import TabRequest
+from workbench.page.session.text_sets import TextSet
+from workbench.progress import Progress
+from workbench.results import Scores
+
+TITLE = "Texts"
+HOW = (
+    "A set of texts instead of one prompt: choose it in the bar, or paste your own. Click a row to make its text the "
+    "prompt."
+)
+COLUMNS = {
+    "text": ("#", "count"),
+    "tokens": ("tokens", "count"),
+    "label": ("label", "name"),
+    "loss": ("loss", "number"),
+    "answer": ("answer", "token"),
+    "probability": ("its probability", "percent"),
+    "content": ("text", "words"),
+}
+WRONG = {
+    "text": ("#", "count"),
+    "label": ("label", "name"),
+    "predicted": ("read as", "name"),
+    "probability": ("probability of its label", "percent"),
+    "content": ("text", "words"),
+}
+SHOWN = 160  # characters of a text in a table
+MOST_LABELS = 8  # that a sentence lists
+NO_LABELS = "This set has no labels, so there is nothing to read: choose one with labels, or name their column."
+
+
+def build(slot: Slot) -> None:
+    """The table of the set with its mean losses, and the probe of its labels."""
+    table, button = components.text_table(elem_id="set-table"), agreement_button("set-price")
+    outputs = [table, button]
+    slot.shows(table_view, outputs=outputs, follows=["texts"], agreement=button, with_progress=True)
+    Panel("means", "Which texts are harder?", height=200).draws(slot, means_view, follows=["texts"])
+    Panel("probe", "From which layer on can the label be read?").draws(slot, probe_view, follows=["texts"])
+    wrong, button = components.text_table(elem_id="wrong-table"), agreement_button("wrong-price")
+    outputs = [wrong, button]
+    slot.shows(wrong_view, outputs=outputs, follows=["texts", "layer"], agreement=button, with_progress=True)
+    for each in (table, wrong):
+        slot.runs(each.open, text_at, outputs=[slot.prompt])
+
+
+def table_view(bench: Bench, request: TabRequest, progress: Progress | None = None) -> list[Any]:
+    """The values of the table of the set, and of the button that agrees to its price."""
+    found = chosen_set(bench, request)
+    try:
+        overview = overview_of(bench, request, progress)
+    except Expensive as expensive:
+        return [{"summary": found.counted}, asked(expensive.price)]
+    means = mean_losses(overview) if np.isfinite(overview["loss"]).any() else None
+    return [table_of(overview, found, COLUMNS, summary(found, means, without_loss(overview))), asked(None)]
+
+
+def means_view(bench: Bench, request: TabRequest) -> View | str:
+    """The mean loss of all texts, and of those of each label."""
+    if chosen_set(bench, request).labels is None:
+        return "This set has no labels; its mean loss stands above the table."
+    call = Call.quick(mean_losses, overview_call(request))
+    if bench.results.get(call) is None:  # the table above has just made what it is the mean of
+        means = mean_losses(overview_of(bench, request))
+        bench.results.put(call, means.with_provenance(origin(call, bench)))
+    note = "Mean −log p per token, without the first of each text; bars are standard errors over texts."
+    return View(call, note)
+
+
+def probe_view(bench: Bench, request: TabRequest) -> View | str:
+    """The accuracy of a linear probe of the labels at each layer, with its control."""
+    found = chosen_set(bench, request)
+    if found.labels is None:
+        return NO_LABELS
+    layers = bench.shape_of(request.query.checkpoint)[0]
+    note = (
+        f"The share of {found.counted} whose label a linear probe of the last token's state reads, trained on the "
+        "others (5 folds). Only what lies above “shuffled labels” was learned from the states. Click a layer to see "
+        "which texts it gets wrong."
+    )
+    return View(probe_call(request), note, chooses={"layer": ("x", -1, layers)})
+
+
+def wrong_view(bench: Bench, request: TabRequest, progress: Progress | None = None) -> list[Any]:
+    """The values of the table of texts whose label the probe of a layer gets wrong, and of the agreement button.
+
+    The layer is the selected one, or the first of those with the highest accuracy.
+    """
+    found = chosen_set(bench, request)
+    if found.labels is None:
+        return [{}, asked(None)]
+    try:
+        layer = layer_of(bench, request, progress)
+        call = Call.of(probe_layer, *texts_of(request), layer=layer)
+        price = agree(bench, request, call)
+    except Expensive:
+        return [{}, asked(None)]  # the panel above asks
+    probe = bench.once(call, lambda: run(call, bench, priced(progress, price)))
+    table = probe.texts[probe.texts["wrong"]]
+    return [table_of(table, found, WRONG, confused(probe, layer)), asked(None)]
+
+
+def layer_of(bench: Bench, request: TabRequest, progress: Progress | None = None) -> int | str:
+    """The selected layer; without one, the layer from which the labels are read best, or "embed"."""
+    layers, selected = bench.shape_of(request.query.checkpoint)[0], request.selection.layer
+    if selected is not None:
+        return min(selected, layers - 1)
+    call = probe_call(request)
+    price = agree(bench, request, call)
+    best = int(result(call, bench, priced(progress, price)).values[0].argmax())
+    return best - 1 if best else "embed"
+
+
+def text_at(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
+    """The text of a clicked row."""
+    found, number = chosen_set(bench, request), data.get("text")
+    if not isinstance(number, int) or not 0 <= number < len(found.strings):
+        raise WorkbenchError(f"no text {number!r}; {found.title} has {len(found.strings):,}")
+    return found.strings[number]
+
+
+def chosen_set(bench: Bench, request: TabRequest) -> TextSet:
+    """The set of texts of a request. Errors: those of `TextSets.get`."""
+    return bench.sets.get(request.selection.texts or "")
+
+
+def overview_call(request: TabRequest) -> Call:
+    """The table of the set."""
+    return Call.of(text_overview, *texts_of(request), tokenizer=tokenizer_of(request))
+
+
+def probe_call(request: TabRequest) -> Call:
+    """The accuracy of the probe at each layer."""
+    return Call.of(linear_probe, *texts_of(request))
+
+
+def overview_of(bench: Bench, request: TabRequest, progress: Progress | None = None) -> pd.DataFrame:
+    """The table of the set, from the result cache if it is there. Raises Expensive if its price is not agreed to."""
+    call = overview_call(request)
+    price = agree(bench, request, call)
+    return bench.once(call, lambda: run(call, bench, priced(progress, price)))
+
+
+def table_of(table: pd.DataFrame, found: TextSet, columns: Mapping[str, tuple[str, str]], about: str) -> dict[str, Any]:
+    """The value of a table of texts (see text_table.js): those columns of `columns` that the table has."""
+    begins = [found.strings[number][:SHOWN] for number in table["text"]]
+    table = table.assign(content=begins)
+    names = [name for name in columns if name in table]
+    kept = table[names].astype(object).where(table[names].notna(), None)
+    numbers = table["text"].tolist()
+    rows = [[number, *cells] for number, cells in zip(numbers, kept.to_numpy().tolist(), strict=True)]
+    return {"summary": about, "columns": [columns[name] for name in names], "rows": rows}
+
+
+def summary(found: TextSet, means: Scores | None, lost: list[int]) -> str:
+    """The set, its mean loss and that of each label, with standard errors."""
+    if means is None:
+        return f"{found.counted}: no text has a loss."
+    errors = means.errors if means.errors is not None else np.full(means.values.shape, np.nan)
+    told = [
+        f"{name} {value:.3f}" + (f" ± {error:.3f}" if np.isfinite(error) else "")
+        for name, value, error in zip(means.names, means.values, errors, strict=True)
+    ]
+    more = f"; {len(told) - 1 - MOST_LABELS} more labels" if len(told) > MOST_LABELS + 1 else ""
+    left = f" {len(lost)} texts are left out, because their loss is not a number." if lost else ""
+    return f"{found.counted}. Mean loss in nats ± standard error: {', '.join(told[: MOST_LABELS + 1])}{more}.{left}"
+
+
+def confused(probe: Probe, layer: int | str) -> str:
+    """The accuracy of a probe, and which labels it takes for others, as a sentence."""
+    pairs = probe.texts[probe.texts["wrong"]].groupby(["label", "predicted"]).size().sort_values(ascending=False)
+    of_label = probe.texts["label"].value_counts()
+    told = [f"{count} of {of_label[label]} {label} as {other}" for (label, other), count in pairs.items()]
+    where = "the embedding" if layer == "embed" else f"layer {layer}"
+    read = f"After {where}: {100 * probe.accuracy:.0f} % ± {100 * probe.error:.0f} % are read correctly"
+    return f"{read}; wrongly: {', '.join(told[:MOST_LABELS])}." if told else f"{read}."

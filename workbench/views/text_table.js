@@ -1,0 +1,101 @@
+// A table of texts. A click on a heading sorts it, a click on a row tells which text it is of: the event `open` ({text}).
+// value: {summary, columns: [[title, kind], …], rows: [[number of the text, cell, …], …]}
+//   kind is "number", "count", "percent", "token", "name" or "words"; cells may be null.
+const wb = window.workbench;
+const PAGE = 100; // rows
+const find = (selector) => element.querySelector(selector);
+let order = null, // {column, down}
+  page = 0;
+
+const SHOWN = {
+  number: wb.digits,
+  count: (value) => value.toLocaleString("en"),
+  percent: wb.percent,
+};
+
+function cell(value, kind) {
+  const made = document.createElement("td");
+  made.className = kind;
+  if (value === null) made.textContent = "–";
+  else if (kind in SHOWN) {
+    made.textContent = SHOWN[kind](value);
+    made.title = String(value);
+  } else if (kind === "words") {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = value.replace(/\s+/g, " ");
+    button.title = "Make it the prompt";
+    made.append(button);
+  } else if (kind === "token") wb.write(made, value);
+  else made.textContent = value;
+  return made;
+}
+
+function sorted({ rows }) {
+  if (!order) return rows;
+  const at = order.column + 1,
+    sign = order.down ? -1 : 1;
+  return [...rows].sort(({ [at]: a }, { [at]: b }) => {
+    if (a === null || b === null) return (a === null) - (b === null);
+    return sign * (typeof a === "number" ? a - b : a.localeCompare(b));
+  });
+}
+
+function heading([title, kind], column) {
+  const made = document.createElement("th"),
+    button = document.createElement("button");
+  made.className = kind;
+  const mine = order?.column === column;
+  made.ariaSort = mine ? (order.down ? "descending" : "ascending") : "none";
+  button.type = "button";
+  button.textContent = mine ? `${title} ${order.down ? "↓" : "↑"}` : title;
+  button.addEventListener("click", () => {
+    order = { column, down: mine ? !order.down : kind === "number" };
+    page = 0;
+    draw();
+  });
+  made.append(button);
+  return made;
+}
+
+function draw() {
+  const { summary = "", columns = [], rows = [] } = props.value ?? {};
+  const last = Math.max(0, Math.ceil(rows.length / PAGE) - 1);
+  page = Math.min(page, last);
+  find(".summary").textContent = summary;
+  find("thead tr").replaceChildren(...columns.map(heading));
+  const shown = sorted({ rows }).slice(page * PAGE, (page + 1) * PAGE);
+  find("tbody").replaceChildren(
+    ...shown.map(([text, ...cells]) => {
+      const row = document.createElement("tr");
+      row.dataset.text = text;
+      row.append(...cells.map((value, column) => cell(value, columns[column][1])));
+      return row;
+    }),
+  );
+  find(".pages").hidden = last === 0;
+  find(".where").textContent =
+    `${(page * PAGE + 1).toLocaleString("en")}–${(page * PAGE + shown.length).toLocaleString("en")} of ${rows.length.toLocaleString("en")}`;
+  find(".before").disabled = page === 0;
+  find(".after").disabled = page === last;
+}
+
+for (const [name, step] of [
+  ["before", -1],
+  ["after", 1],
+])
+  find(`.${name}`).addEventListener("click", () => {
+    page += step;
+    draw();
+    find(".scroll").scrollTop = 0;
+  });
+find("tbody").addEventListener("click", ({ target }) => {
+  const row = target.closest("tr");
+  if (row) trigger("open", { text: Number(row.dataset.text) });
+});
+watch("value", () => {
+  order = null;
+  page = 0;
+  draw();
+});
+draw();
