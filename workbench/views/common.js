@@ -71,10 +71,14 @@ window.workbench = (() => {
   const remembered = (name) => new URL(location.href).searchParams.get(name);
   hear("selection", ({ token, layer, head }) => remember(["token", "layer", "head"], [token, layer, head]));
 
-  // Opens a tab by its title.
+  // Opens a tab by its title. In a narrow window some tabs are in a menu, which exists once it is open.
   function turn(title) {
-    const tabs = [...document.querySelectorAll("#tabs [role=tab]")];
-    tabs.find((tab) => tab.textContent.trim() === title)?.click();
+    const named = (selector) =>
+      [...document.querySelectorAll(selector)].find((button) => button.textContent.trim() === title);
+    const tab = named("#tabs [role=tab]");
+    if (tab) return tab.click();
+    document.querySelector("#tabs .overflow-menu button")?.click();
+    requestAnimationFrame(() => named("#tabs .overflow-dropdown button")?.click());
   }
   const tab = () => document.querySelector("#tabs [role=tab][aria-selected=true]")?.textContent.trim() ?? null;
 
