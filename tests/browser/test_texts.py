@@ -45,7 +45,7 @@ def test_a_pasted_set_is_shown_as_text_and_is_not_in_the_link(visit: Visit, tmp_
     expect(page.locator(ROWS).first.locator("td.words")).to_have_text(HOSTILE)
     assert page.locator("#set-table img").count() == 0 and page.title() != "broken"
     assert page.evaluate("new URL(location).searchParams.get('set')") is None
-    expect(page.locator("#probe .problem")).to_contain_text("needs at least")
+    expect(page.locator("#probe > .problem")).to_contain_text("needs at least")
     page.locator("#sets select").select_option("")
     page.locator("#sets input[type=file]").set_input_files(
         {"name": "wrong.csv", "mimeType": "text/csv", "buffer": b"text,label\none\n"}
