@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from tests.layouts import save_original
 from workbench import checkpoints
@@ -108,6 +109,14 @@ def test_a_checkpoint_without_tokenizer_files_has_its_parents_or_none_aloud(seri
         alone = shutil.copytree(series / "step10", tmp_path / "elsewhere" / "step10")
         assert checkpoints.load(str(alone))[1] is None
     assert checkpoints.load(str(series / "step10"))[1] is not None
+
+
+def test_a_tokenizer_with_ids_beyond_the_vocabulary_is_said(series):
+    larger = PreTrainedTokenizerFast.from_pretrained(series)
+    larger.add_tokens(["beyond"])
+    larger.save_pretrained(series / "step10")
+    with pytest.warns(UserWarning, match=r"has ids up to \d+, but the model's vocabulary has \d+ tokens"):
+        checkpoints.load(f"{series}@step10")
 
 
 def test_a_tokenizer_comes_without_its_model(series, monkeypatch):

@@ -55,7 +55,7 @@ def load(
     """The model, in evaluation mode, and the tokenizer of a checkpoint.
 
     If the checkpoint has no tokenizer files, those of its parent folder are used; if that has none either, the
-    tokenizer is None, with a warning.
+    tokenizer is None, with a warning. A tokenizer with ids beyond the model's vocabulary is returned with a warning.
 
     Args:
         checkpoint: an entry of a series, the folder of one checkpoint, or an id `name@revision`. An id without a
@@ -81,7 +81,13 @@ def load(
             f"{folder} needs {readable(wanted)} to load, but {readable(free)} are free on {device}; "
             "a smaller dtype (bfloat16) or quantize='nf4' needs less"
         )
-    tokenizer = tokenizer_of(folder)
+    tokenizer, vocab_size = tokenizer_of(folder), weights.config.vocab_size
+    if tokenizer is not None and (largest := max(tokenizer.get_vocab().values())) >= vocab_size:
+        warnings.warn(
+            f"the tokenizer of {folder} has ids up to {largest}, but the model's vocabulary has {vocab_size} tokens: "
+            "texts with the others are refused",
+            stacklevel=2,
+        )
     tensors = _read(weights, found, check_finite, progress)
     return _build(weights, tensors, found, device, quantize), tokenizer
 
