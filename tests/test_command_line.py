@@ -342,6 +342,16 @@ def test_trajectory_has_the_loss_of_every_checkpoint_of_the_main_run(series, tab
     assert table(*arguments, "--metrics", "loss", "--checkpoints", "2")["step"].dropna().tolist()[:2] == [0, 20]
 
 
+def test_trajectory_over_a_set_has_its_loss(series, table, tmp_path, capsys):
+    (tmp_path / "set.txt").write_text("w1 w2 w3\nw4 w5\n")
+    arguments = ["trajectory", series, "--texts", str(tmp_path / "set.txt"), "--metrics", "loss", "--cache", "none"]
+    model, _ = checkpoints.load(f"{series}@step20")
+    losses = token_losses(model, [torch.tensor([1, 2, 3]), torch.tensor([4, 5])])["loss"].values
+    assert abs(table(*arguments)["loss"].iloc[-1] - losses[losses == losses].mean()) < 1e-4
+    assert main([*arguments, "--text", f"{series}/page.txt"]) == 1
+    assert "give one of them" in capsys.readouterr().err
+
+
 def test_a_cache_that_cannot_be_written_keeps_nothing_and_says_so(series, tmp_path):
     (tmp_path / "file").write_text("")
     arguments = ["trajectory", series, "--text", f"{series}/page.txt", "--metrics", "loss", "rank"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from workbench import checkpoints, metrics
 from workbench.analyses.trajectory import CACHE, Metric, trajectory
@@ -16,6 +16,7 @@ from workbench.checkpoints.loading import suited_dtype, tokenizer_of
 from workbench.command_line.common import (
     add_loading_arguments,
     add_text,
+    add_texts,
     bar,
     ids_of,
     loading,
@@ -25,24 +26,27 @@ from workbench.command_line.common import (
     read_text,
     rows_of,
 )
+from workbench.errors import WorkbenchError
 from workbench.report import Report, Section
 from workbench.results import Curves
+from workbench.texts import Texts
 
 EXAMPLES = """
   python -m workbench trajectory tiny-olmo
   python -m workbench trajectory tiny-olmo --metrics loss induction --csv run.csv --html run.html
+  python -m workbench trajectory tiny-olmo --texts tiny-olmo/repeats --metrics loss
   python -m workbench trajectory allenai/OLMo-2-0425-1B --checkpoints 12 --axis tokens --dtype bfloat16
 """
 
 
-METRICS: dict[str, Callable[[Tensor], Metric]] = {  # from the tokens of the text: batch pos
+METRICS: dict[str, Callable[[Texts], Metric]] = {
     "loss": metrics.held_out_loss,
-    "previous": lambda tokens: metrics.head_scores(tokens, "previous"),
-    "induction": lambda tokens: metrics.head_scores(tokens, "induction"),
-    "sinks": lambda tokens: metrics.head_scores(tokens, "first"),
+    "previous": lambda texts: metrics.head_scores(texts, "previous"),
+    "induction": lambda texts: metrics.head_scores(texts, "induction"),
+    "sinks": lambda texts: metrics.head_scores(texts, "first"),
     "norms": metrics.residual_norms,
     "rank": metrics.effective_rank,
-    "change": lambda tokens: metrics.weight_change(),
+    "change": lambda texts: metrics.weight_change(),
 }
 BY_HEAD = ("previous", "induction", "sinks")  # a line for each head; the summary has the highest
 BY_LAYER = ("norms", "rank")  # a line for each layer; the summary has the last
@@ -80,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the result cache; none turns the cache off",
     )
     add_text(parser)
+    add_texts(parser)
     add_loading_arguments(parser)
 
 
@@ -90,8 +95,8 @@ def run(args: argparse.Namespace) -> Report:
     if args.checkpoints is not None:
         series = checkpoints.pick(series, args.checkpoints)
     tokenizer = needed(tokenizer_of(checkpoints.locate(series[-1])), args.series)
-    tokens = rows_of(ids_of(tokenizer, read_text(args.text)), args.length)
-    measured = {name: METRICS[name](tokens) for name in args.metrics}
+    texts = _texts(args, tokenizer)
+    measured = {name: METRICS[name](texts) for name in args.metrics}
     curves = {name: _measured(series, metric, args) for name, metric in measured.items()}
     sections = [Section("At each checkpoint", summary(series, curves, args.axis), note=found.note)]
     sections += [
@@ -109,11 +114,20 @@ def run(args: argparse.Namespace) -> Report:
     origin = {"series": args.series, "checkpoints": len(series), "first": series[0].id, "last": series[-1].id}
     origin |= {
         "dtype": args.dtype or suited_dtype(args.device, args.quantize),
-        "rows": f"{tokens.shape[0]} of {tokens.shape[1]}",
+        "rows": repr(texts),
     }
-    origin |= {"text": args.text or "the built-in page"}
+    origin |= {"texts": args.texts} if args.texts else {"text": args.text or "the built-in page"}
     origin |= {name: value for curve in curves.values() for name, value in curve.provenance.items()}
     return Report(f"{args.series} along its training", sections, provenance(args, origin))
+
+
+def _texts(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Texts:
+    """The set of --texts, or the rows that a text is cut into. Errors: WorkbenchError if both are given."""
+    if args.texts is None:
+        return Texts(rows_of(ids_of(tokenizer, read_text(args.text)), args.length))
+    if args.text is not None:
+        raise WorkbenchError(f"--text {args.text} and --texts {args.texts} both name texts; give one of them")
+    return Texts.read(args.texts, tokenizer, args.text_column, args.label, cut=args.cut)
 
 
 def _measured(series: list[Checkpoint], metric: Metric, args: argparse.Namespace) -> Curves:
