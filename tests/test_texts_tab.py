@@ -10,15 +10,24 @@ from copied import run_copied
 from headless import Headless, served
 from small_series import PROMPT, small_bench
 
+from workbench.analyses.ablation import ablation
+from workbench.analyses.directions import label_direction
 from workbench.analyses.linear_probe import linear_probe
+from workbench.analyses.steering import steering
+from workbench.analyses.support.labels import halves
 from workbench.analyses.text_overview import mean_losses, text_overview
+from workbench.analyses.trajectory import trajectory
 from workbench.errors import WorkbenchError
 from workbench.page.guard import MOST_SET_BYTES, SET_ROUTE
 from workbench.page.session import text_sets
+from workbench.page.session.arguments import TextsOf
 from workbench.page.session.cached_results import result
 from workbench.page.session.code import code
+from workbench.page.session.menus import SET
 from workbench.page.session.requests import Query, Selection, TabRequest
+from workbench.page.session.steered import telling_answers
 from workbench.page.session.text_sets import OWN, TextSets, format_of, named_set
+from workbench.page.tabs import attribution, training
 from workbench.page.tabs import texts as tab
 from workbench.texts import Texts
 
@@ -217,3 +226,54 @@ def test_a_link_opens_a_named_set_and_says_what_is_wrong_with_another(bench, cli
     assert "no set of texts 'tiny-olmo/nothing'" in " ".join(
         value for value in page.values.values() if isinstance(value, str)
     )
+
+
+def test_the_direction_is_that_of_the_command_and_leaves_out_its_prompts(bench, own):
+    model, tokenizer = bench.load(bench.default)
+    texts = Texts.of(tokenizer, TEXTS, LABELS)
+    made_of, prompts = halves(texts, "odd", "even")
+    assert len(made_of) == len(prompts) == 12 and not {*map(str, made_of)} & {*map(str, prompts)}
+    direction = label_direction(model, made_of, "odd", "even", layer=1)
+    answer, instead = (tokenizer(word).input_ids[0] for word in ("w9", "w10"))
+    found = steering(model, prompts, direction, [answer], [instead])
+    request, boxes = request_for(bench, own.name, layer=1), ("odd", "", "w9", "w10")
+    for effect, (measure, _) in tab.EFFECTS.items():
+        if measure == "loss":
+            continue
+        view = tab.steering_view(bench, request, effect, "the selected layer", *boxes)
+        assert np.allclose(result(view.call, bench).values, found[measure].values, atol=1e-6), effect
+    copied = run_copied(code(view.call, bench), "steering")["result"]
+    assert np.allclose(copied.values, result(view.call, bench).values, atol=1e-6)
+
+
+def test_without_typed_answers_they_are_those_by_which_the_labels_differ_most(bench, own):
+    request = request_for(bench, own.name)
+    toward, against = telling_answers(bench, request, ("odd", "even"))
+    model, tokenizer = bench.load(bench.default)
+    half = halves(Texts.of(tokenizer, TEXTS, LABELS), "odd", "even")[0].by_label()
+    chances = {
+        label: np.mean([model.run(ids[None]).logits[0, -1].softmax(-1).numpy() for ids in some], axis=0)
+        for label, some in half.items()
+    }
+    difference = chances["odd"] - chances["even"]
+    assert (toward, against) == (difference.argmax(), difference.argmin())
+    view = tab.steering_view(bench, request, *(next(iter(menu)) for menu in (tab.EFFECTS, tab.LAYERS)), *4 * [""])
+    assert result(view.call, bench).lines[0] == "direction" and "'odd' minus that of 'even'" in view.note
+
+
+def test_ablation_and_training_are_means_over_the_set(bench, own, monkeypatch, tmp_path):
+    monkeypatch.setitem(trajectory.__kwdefaults__, "cache", tmp_path)
+    model, tokenizer = bench.load(bench.default)
+    texts, request = Texts.of(tokenizer, TEXTS, LABELS), request_for(bench, own.name)
+    view = attribution.ablation_view(bench, request, "", "", "replaced by zeros", SET)
+    expected = ablation(model, texts, method="zero")["loss"]
+    shown = result(view.call, bench)
+    assert np.allclose(shown.values, expected.values) and np.allclose(shown.errors, expected.errors)
+    view = training.training_view(bench, request, "held-out loss", "step", "", 0, SET)
+    loss = float(mean_losses(text_overview(model, texts)).values[0])
+    assert result(view.call, bench).values[0, -1] == pytest.approx(loss, rel=1e-5) and "mine.csv" in view.note
+    for metric in training.METRICS:
+        view = training.training_view(bench, request, metric, "step", "w7", 0, SET)
+        of_set = any(isinstance(needed, TextsOf) for needed in view.call.needs())
+        assert of_set == ("24 texts" in view.note) != ("does not depend on the set" in view.note), metric
+        result(view.call, bench)

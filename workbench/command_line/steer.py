@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workbench.analyses.directions import label_direction
 from workbench.analyses.steering import STRENGTHS, steering
-from workbench.analyses.support.labels import labels_of, two_groups
+from workbench.analyses.support.labels import halves
 from workbench.command_line.common import (
     LoadedCheckpoint,
     add_checkpoint,
@@ -124,21 +124,6 @@ def run(args: argparse.Namespace) -> Report:
         "prompts": len(prompts),
     }
     return Report(f"Steering of {subject.id} toward {args.toward}", sections, origin)
-
-
-def halves(texts: Texts, toward: str, against: str | None) -> tuple[Texts, Texts]:
-    """Two sets without a text in common: of each of the two groups, every second text, and the others.
-
-    Errors: WorkbenchError if a group has only one text, and those of `two_groups`.
-    """
-    ours, theirs = two_groups(labels_of(texts), toward, against)
-    first = torch.zeros(len(texts), dtype=torch.bool)
-    for group, label in ((ours, toward), (theirs, against or "another label")):
-        rows = group.nonzero()[:, 0]
-        if len(rows) < 2:
-            raise WorkbenchError(f"1 text has the label {label!r}; one is needed for the direction, another as prompt")
-        first[rows[::2]] = True
-    return texts[first], texts[(ours | theirs) & ~first]
 
 
 def _ids(subject: LoadedCheckpoint, answers: Sequence[str]) -> list[Tensor]:

@@ -38,3 +38,28 @@ def two_groups(labels: Sequence[str], toward: object, against: object | None) ->
     ours = torch.tensor([label == str(toward) for label in labels])
     theirs = ~ours if against is None else torch.tensor([label == str(against) for label in labels])
     return ours, theirs
+
+
+def halves(texts: Texts, toward: str, against: str | None = None) -> tuple[Texts, Texts]:
+    """Two sets without a text in common: of each of the two groups, every second text, and the others.
+
+    Errors: WorkbenchError if a group has only one text, and those of `two_groups`.
+    """
+    ours, theirs = two_groups(labels_of(texts), toward, against)
+    first = torch.zeros(len(texts), dtype=torch.bool)
+    for group, label in ((ours, toward), (theirs, against or "another label")):
+        rows = group.nonzero()[:, 0]
+        if len(rows) < 2:
+            raise WorkbenchError(f"1 text has the label {label!r}; one is needed for the direction, another as prompt")
+        first[rows[::2]] = True
+    return texts[first], texts[(ours | theirs) & ~first]
+
+
+def direction_half(texts: Texts, toward: str, against: str | None = None) -> Texts:
+    """The first of the two `halves`: the texts that a direction is made of."""
+    return halves(texts, toward, against)[0]
+
+
+def prompt_half(texts: Texts, toward: str, against: str | None = None) -> Texts:
+    """The second of the two `halves`: the prompts on which it is tried."""
+    return halves(texts, toward, against)[1]

@@ -5,6 +5,10 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 
+PROMPT, SET = "this prompt", "the set of texts"
+OVER = {PROMPT: False, SET: True}
+"""Entries of the menu of what a panel is about: whether it is the set of texts."""
+
 
 def choice(name: object, choices: Mapping[str, Any], what: str) -> Any:  # noqa: ANN401 - whatever the menu holds
     """The value of a menu's entry. Raises WorkbenchError for a name that is not on the menu; `what` is its kind."""

@@ -21,9 +21,9 @@ from workbench.page.build.slot import Slot
 from workbench.page.session.arguments import TokenizerOf, TokensOf
 from workbench.page.session.bench import Bench, OpenedPrompt
 from workbench.page.session.cached_results import result
-from workbench.page.session.calls import Call, prompt_of
+from workbench.page.session.calls import Call, prompt_of, texts_of
 from workbench.page.session.edit_lines import tapped
-from workbench.page.session.menus import choice
+from workbench.page.session.menus import OVER, PROMPT, choice
 from workbench.page.session.prices import agree
 from workbench.page.session.prompts import Prompt, contents, ids_of, prompt_like, with_contents
 from workbench.page.session.requests import TabRequest
@@ -111,8 +111,9 @@ def build(slot: Slot) -> None:
         panel = Panel("direct", "What wrote it?", menus=[direct])
         panel.draws(slot, direct_view, inputs=[token, against, direct], follows=["token"])
         method = slot.link("ablation", menu(ABLATIONS, "Heads and MLPs taken away"))
-        panel = Panel("ablation", "What breaks without it?", menus=[method])
-        panel.draws(slot, ablation_view, inputs=[token, against, method], follows=["token"])
+        over = slot.link("ablation_over", menu(OVER, "Ablation over"))
+        panel = Panel("ablation", "What breaks without it?", menus=[method, over])
+        panel.draws(slot, ablation_view, inputs=[token, against, method, over], follows=["token", "texts"])
     panel = Panel("sources", "Where did that head get it from?", of_tokens=True)
     panel.draws(slot, sources_view, inputs=[token, against], follows=["token", "layer", "head"])
     method = slot.link("saliency", menu(SALIENCIES, "Saliency of tokens"))
@@ -148,9 +149,18 @@ def uncounted(opened: OpenedPrompt, edits: str) -> str:
     return f" With {', '.join(names)}, which acts between the parts, they do not sum to the logit." if names else ""
 
 
-def ablation_view(bench: Bench, request: TabRequest, token: str, against: str, method: str) -> View:
-    """The change of the token's log-probability when a head or an MLP is ablated, for each of them."""
+def ablation_view(bench: Bench, request: TabRequest, token: str, against: str, method: str, over: str = PROMPT) -> View:
+    """The change of the token's log-probability when a head or an MLP is ablated, for each of them; over the set of
+    texts, the change of its loss."""
     method = choice(method, ABLATIONS, "ablation")
+    if choice(over, OVER, "text"):
+        (layers, heads), found = bench.shape_of(request.query.checkpoint), bench.sets.get(request.selection.texts)
+        note = (
+            f"Change of the mean loss per token of {found.counted} without the part; point at a cell for "
+            "its standard error over texts. Orange: the part helps. Other panels of this tab show the prompt."
+        )
+        chooses = {"head": ("x", 0, heads), "layer": ("y", 0, layers)}
+        return View(Call.of(ablation, *texts_of(request), method=method)["loss"], note, chooses=chooses)
     question = question_of(bench, request, token, "")
     call = Call.of(ablation, *prompt_of(request), *question.targets, method=method, **question.options)
     call = call["log_probability"]

@@ -1,25 +1,32 @@
-"""Texts: what the model makes of each text of a set, and from which layer on the labels of the texts can be read."""
+"""Texts: what the model makes of each text of a set, from which layer on the labels of the texts can be read, and what
+the direction between two labels does."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pandas as pd
 
 from workbench.analyses.linear_probe import Probe, linear_probe, probe_layer
 from workbench.analyses.text_overview import mean_losses, text_overview, without_loss
 from workbench.errors import WorkbenchError
+from workbench.interventions import typed_token
 from workbench.page import components
-from workbench.page.build.panel import Panel, View
+from workbench.page.build.panel import Panel, View, menu
 from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import origin, result
 from workbench.page.session.calls import Call, run, texts_of, tokenizer_of
+from workbench.page.session.menus import choice
 from workbench.page.session.prices import Expensive, agree, priced
-from workbench.page.session.requests import TabRequest
+from workbench.page.session.requests import Selection, TabRequest
+from workbench.page.session.steered import steering_call, telling_answers
 from workbench.page.session.text_sets import TextSet
 from workbench.progress import Progress
 from workbench.results import Scores
+from workbench.tokens import token_labels
 
 TITLE = "Texts"
 HOW = (
@@ -42,7 +49,20 @@ WRONG = {
     "probability": ("probability of its label", "percent"),
     "content": ("text", "words"),
 }
+EFFECTS = {
+    "probability of the answer": ("probability", "p(answer) / (p(answer) + p(other answer)) after the texts"),
+    "log odds of the answers": ("log_odds", "log p(answer) − log p(other answer) after the texts, in nats"),
+    "probability of either answer": ("answers", "p(answer) + p(other answer); near 0 the model says something else"),
+    "loss on unrelated text": ("loss", "mean −log p of a built-in text, in nats: the price of steering"),
+}
+LAYERS = {"where it is read best": True, "the selected layer": False}
 SHOWN = 160  # characters of a text in a table
+BOXES = (
+    ("toward", "Toward the label", "the first label"),
+    ("from", "From the label", "the second label"),
+    ("answer", "Answer", "the most telling token"),
+    ("instead", "Other answer", "the most telling token"),
+)
 MOST_LABELS = 8  # that a sentence lists
 NO_LABELS = "This set has no labels, so there is nothing to read: choose one with labels, or name their column."
 
@@ -59,6 +79,15 @@ def build(slot: Slot) -> None:
     slot.shows(wrong_view, outputs=outputs, follows=["texts", "layer"], agreement=button, with_progress=True)
     for each in (table, wrong):
         slot.runs(each.open, text_at, outputs=[slot.prompt])
+
+    effect = slot.link("steer_effect", menu(EFFECTS, "Effect of steering"))
+    layer = slot.link("steer_layer", menu(LAYERS, "Layer of the direction"))
+    boxes = [
+        slot.link(f"steer_{name}", gr.Textbox("", label=label, placeholder=told, min_width=130, render=False))
+        for name, label, told in BOXES
+    ]
+    panel = Panel("steering", "What does the direction do?", menus=[effect, layer], below=boxes)
+    panel.draws(slot, steering_view, inputs=[effect, layer, *boxes], follows=["texts", "layer"], with_progress=True)
 
 
 def table_view(bench: Bench, request: TabRequest, progress: Progress | None = None) -> list[Any]:
@@ -115,6 +144,49 @@ def wrong_view(bench: Bench, request: TabRequest, progress: Progress | None = No
     probe = bench.once(call, lambda: run(call, bench, priced(progress, price)))
     table = probe.texts[probe.texts["wrong"]]
     return [table_of(table, found, WRONG, confused(probe, layer)), asked(None)]
+
+
+def steering_view(
+    bench: Bench,
+    request: TabRequest,
+    effect: str,
+    layer: str,
+    toward: str,
+    against: str,
+    answer: str,
+    instead: str,
+    *,
+    progress: Progress | None = None,
+) -> View | str:
+    """The dose–response of the direction from one label to another, beside random directions of its norm."""
+    measure, said = choice(effect, EFFECTS, "effect")
+    best = choice(layer, LAYERS, "layer")
+    found = chosen_set(bench, request)
+    if found.labels is None:
+        return NO_LABELS
+    names = [*dict.fromkeys(found.labels)]
+    if len(names) < 2:
+        return f"All texts of {found.title} have the label {names[0]!r}; a direction leads from one label to another."
+    first = toward or next(name for name in names if name != against)
+    labels = first, against or next(name for name in names if name != first)
+    where = layer_of(bench, replace(request, selection=Selection(texts=found.name)) if best else request, progress)
+    agree(bench, request, steering_call(request, labels, where, (0, 1), measure))
+    tokenizer = bench.tokenizer(request.query.checkpoint)
+    answers = telling_answers(bench, request, labels) if not (answer and instead) else (0, 0)
+    pair = (
+        typed_token(answer, tokenizer) if answer else answers[0],
+        typed_token(instead, tokenizer) if instead else answers[1],
+    )
+    shown = [f"“{text}”" for text in token_labels(list(pair), tokenizer)]
+    call = steering_call(request, labels, where, pair, measure)
+    after = "the embedding" if where == "embed" else f"layer {where}"
+    note = (
+        f"The direction is the mean state of {labels[0]!r} minus that of {labels[1]!r} at the last token after "
+        f"{after}, from one half of {found.counted}; it is added, times the strength, to all tokens of the other half. "
+        f"Answer {shown[0]}, other answer {shown[1]}: {said}. Only what lies outside of the random directions of the "
+        "same norm is an effect of this one. The edits of the page have no such direction; its Python has."
+    )
+    return View(call, note, line="direction")
 
 
 def layer_of(bench: Bench, request: TabRequest, progress: Progress | None = None) -> int | str:

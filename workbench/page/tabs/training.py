@@ -15,13 +15,13 @@ from workbench.generation import generate
 from workbench.page import components
 from workbench.page.build.panel import Panel, View, head_pick, menu
 from workbench.page.build.slot import DOWNLOADS, Slot, agreement_button, asked, guarded
-from workbench.page.session.arguments import InterventionsOf, ModelOf, SeriesRun, TokensOf
+from workbench.page.session.arguments import InterventionsOf, ModelOf, SeriesRun, TextsOf, TokensOf
 from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, label
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.heads import SAMPLED, map_value
 from workbench.page.session.map_requests import SAMPLES, all_maps, atlas_call
-from workbench.page.session.menus import choice
+from workbench.page.session.menus import OVER, PROMPT, choice
 from workbench.page.session.prices import Expensive, Planner, agree, is_cheap, priced
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.requests import TabRequest
@@ -52,6 +52,7 @@ AXES = {
     "tokens, logarithmic": ("tokens", True),
     "tokens": ("tokens", False),
 }
+OF_SETS = ("loss", "kl", "norm", "rank", "previous", "first", "entropy")
 SCORES = ("induction", "previous", "first", "entropy")
 PLAYS = {"slider": "moment", "view": "through", "chart": "training"}
 MOST_WORDS = 4  # tokens of the default continuation, used if none is typed
@@ -61,6 +62,7 @@ def build(slot: Slot) -> None:
     """The panel of a metric along the series, and below it the player and the map of a head at its checkpoint."""
     metric = slot.link("metric", menu(METRICS, "Metric"))
     axis = slot.link("axis", menu(AXES, "Axis"))
+    over = slot.link("over", menu(OVER, "Measured on"))
     words = gr.Textbox(
         "",
         label="Continuation",
@@ -73,12 +75,12 @@ def build(slot: Slot) -> None:
     each_series = {checkpoint.name: name for name, checkpoint in slot.bench.known.items()}.values()
     some_absent = any(slot.bench.run_of(name) != slot.bench.run_here(name) for name in each_series)
     more = gr.Button("Fetch the others", size="sm", min_width=150, scale=0, visible=some_absent, render=False)
-    panel = Panel("training", "When did it form?", menus=[metric, axis, words, more], height=290)
+    panel = Panel("training", "When did it form?", menus=[metric, over, axis, words, more], height=290)
     metric.change(lambda chosen: gr.Textbox(visible=chosen == FOLLOWED), metric, words, show_progress="hidden")
     slot.link("continuation", words)
     fetched = gr.State(0)
-    controls = [metric, axis, words, fetched]
-    panel.draws(slot, training_view, inputs=controls, follows=["layer", "head"], with_progress=True)
+    controls = [metric, axis, words, fetched, over]
+    panel.draws(slot, training_view, inputs=controls, follows=["layer", "head", "texts"], with_progress=True)
     work = guarded(lambda request, _, *more, **to: fetch(slot.bench, request, *more, **to), 1, True, slot.token_of)
     downloads = {"concurrency_limit": 1, "concurrency_id": DOWNLOADS}  # so model runs do not wait for them
     more.click(work, [slot.request, fetched], [slot.notice, fetched], show_progress_on=slot.notice, **downloads)
@@ -110,6 +112,7 @@ def training_view(
     axis: str,
     continuation: str,
     _fetched: int = 0,
+    over: str = PROMPT,
     *,
     progress: Progress | None = None,
 ) -> View | str:
@@ -126,10 +129,17 @@ def training_view(
             agree(bench, request, Call.of(generate, *texts, max_new_tokens=MOST_WORDS))
         continuation = written_next(bench, run[-1].id, request.query.prompt)
     options = {"axis": axis, **({"log_x": True} if log else {}), **loading_of(bench)}
-    measured = metric_call(run[-1].id, request.query.prompt, metric, continuation, request.query.edits)
+    chosen = bench.sets.get(request.selection.texts) if choice(over, OVER, "text") and metric in OF_SETS else None
+    prompt = TokensOf(run[-1].id, request.query.prompt)
+    tokens = prompt if chosen is None else TextsOf(run[-1].id, chosen.name)
+    measured = metric_call(tokens, metric, continuation, request.query.edits)
     note = Planner(bench).value(measured).note
     if metric == "continuation":
         note = f"{note} The continuation is “{continuation}”; type another one above."
+    if chosen is not None:
+        note = f"{note} Mean over {chosen.counted}."
+    elif choice(over, OVER, "text"):
+        note = f"{note} This does not depend on the set of texts."
     if metric == "induction":
         note = f"{note} {SAMPLED}"
     note = f"{note} {absent(whole, run)}".strip()
@@ -163,34 +173,34 @@ def loading_of(bench: Bench) -> dict[str, Call]:
     return {"loading": Call.quick(Loading, **bench.options)} if bench.options else {}
 
 
-def metric_call(checkpoint: str, prompt: Prompt, metric: str, continuation: str, edits: str = "") -> Call:
+def metric_call(tokens: TokensOf | TextsOf, metric: str, continuation: str, edits: str = "") -> Call:
     """The call of a metric, for all checkpoints with the same interventions; those do not affect weights.
 
-    `checkpoint` tokenises the texts, since all share one tokenizer.
+    `tokens` are the prompt's or those of a set, by one checkpoint's tokenizer, since all share it.
     """
-    plain = plain_metric(checkpoint, prompt, metric, continuation)
+    plain = plain_metric(tokens, metric, continuation)
     if not edits or metric == "weights":
         return plain
-    return Call.quick(metrics.intervened, plain, InterventionsOf(checkpoint, edits))
+    return Call.quick(metrics.intervened, plain, InterventionsOf(tokens.name, edits))
 
 
-def plain_metric(checkpoint: str, prompt: Prompt, metric: str, continuation: str) -> Call:
+def plain_metric(tokens: TokensOf | TextsOf, metric: str, continuation: str) -> Call:
     """The call of a metric of unedited checkpoints."""
-    prompted, sample = TokensOf(checkpoint, prompt), TokensOf(checkpoint, SAMPLE_TEXT)
+    sample = tokens if isinstance(tokens, TextsOf) else TokensOf(tokens.name, SAMPLE_TEXT)
     match metric:
         case "loss":
             return Call.quick(metrics.held_out_loss, sample)
         case "continuation":
-            return Call.quick(metrics.continuation_log_prob, prompted, TokensOf(checkpoint, continuation))
+            return Call.quick(metrics.continuation_log_prob, tokens, TokensOf(tokens.name, continuation))
         case "kl":
-            return Call.quick(metrics.kl_to_last, prompted)
+            return Call.quick(metrics.kl_to_last, tokens)
         case "norm":
-            return Call.quick(metrics.residual_norms, prompted)
+            return Call.quick(metrics.residual_norms, tokens)
         case "rank":
             return Call.quick(metrics.effective_rank, sample)
         case "weights":
             return Call.quick(metrics.weight_change)
-    return Call.quick(metrics.head_scores, prompted, metric, samples=SAMPLES if metric == "induction" else 0)
+    return Call.quick(metrics.head_scores, tokens, metric, samples=SAMPLES if metric == "induction" else 0)
 
 
 def highest(curves: Curves, shape: tuple[int, int]) -> tuple[int, int]:
