@@ -13,11 +13,11 @@ from workbench.page.session.calls import Call, texts_of
 from workbench.page.session.edit_lines import tapped
 from workbench.page.session.requests import TabRequest
 
-Answers = tuple[int, int]
+TokenPair = tuple[int, int]
 
 
 def steering_call(
-    request: TabRequest, labels: tuple[str, str], layer: int | str, answers: Answers, measure: str
+    request: TabRequest, labels: tuple[str, str], layer: int | str, answers: TokenPair, measure: str
 ) -> Call:
     """The dose–response of the direction from the second label to the first, after a layer.
 
@@ -32,12 +32,12 @@ def steering_call(
     return Call.of(steering, model, prompts, direction, toward, against, **unrelated)[measure]
 
 
-def telling_answers(bench: Bench, request: TabRequest, labels: tuple[str, str]) -> Answers:
+def telling_answers(bench: Bench, request: TabRequest, labels: tuple[str, str]) -> TokenPair:
     """The next token whose mean probability after texts of the first label exceeds that after texts of the second most,
     and the token for which it is the other way round. They are read off the half of the texts that makes the direction.
     """
 
-    def made() -> Answers:
+    def made() -> TokenPair:
         model, texts = texts_of(request)
         half = direction_half(bench.texts(model.name, texts.chosen), *labels)
         runner, means = bench.load(model.name)[0], []

@@ -60,8 +60,8 @@ SHOWN = 160  # characters of a text in a table
 BOXES = (
     ("toward", "Toward the label", "the first label"),
     ("from", "From the label", "the second label"),
-    ("answer", "Answer", "the most telling token"),
-    ("instead", "Other answer", "the most telling token"),
+    ("answer", "Answer", "most telling"),
+    ("instead", "Other answer", "most telling"),
 )
 MOST_LABELS = 8  # that a sentence lists
 NO_LABELS = "This set has no labels, so there is nothing to read: choose one with labels, or name their column."
@@ -186,7 +186,7 @@ def steering_view(
         f"Answer {shown[0]}, other answer {shown[1]}: {said}. Only what lies outside of the random directions of the "
         "same norm is an effect of this one. The edits of the page have no such direction; its Python has."
     )
-    return View(call, note, line="direction")
+    return View(call, note)
 
 
 def layer_of(bench: Bench, request: TabRequest, progress: Progress | None = None) -> int | str:
