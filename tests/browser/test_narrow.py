@@ -1,0 +1,62 @@
+"""A tablet and a phone: the columns fold, nothing overlaps or scrolls sideways, a tap does what a click does."""
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from .conftest import Visit, drawn
+
+SIDEWAYS = "document.documentElement.scrollWidth - innerWidth"
+
+
+def box(page: Page, selector: str) -> dict[str, float]:
+    """Where an element is in the window."""
+    found = page.locator(selector).bounding_box()
+    assert found is not None, f"{selector} is not in sight"
+    return found
+
+
+def overlap(page: Page, *selectors: str) -> list[tuple[str, str]]:
+    """The pairs of elements that cover each other."""
+    boxes = {selector: box(page, selector) for selector in selectors}
+    return [
+        (one, other)
+        for one, a in boxes.items()
+        for other, b in boxes.items()
+        if one < other
+        and a["x"] + a["width"] > b["x"] + 1
+        and b["x"] + b["width"] > a["x"] + 1
+        and a["y"] + a["height"] > b["y"] + 1
+        and b["y"] + b["height"] > a["y"] + 1
+    ]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1024, 768), (768, 1024), (420, 900)])
+def test_columns_fold_and_a_tap_does_what_a_click_does(chromium: Browser, address: str, width: int, height: int):
+    visit = Visit(chromium, address, width=width, height=height, touch=True)
+    page = visit.open("tab=Attention&__theme=dark")
+    drawn(page)
+    assert page.evaluate(SIDEWAYS) <= 0
+    header = ("#brand", "#checkpoint", "#prompt", "#run", "#examples", "#history", "#count")
+    assert overlap(page, *header, "#spine", "#stage") == []
+    assert box(page, "#prompt")["width"] > 250 and box(page, "#checkpoint")["width"] > 200
+    assert box(page, "#spine")["height"] < height / 5
+    stage, inspector, rail = (box(page, name) for name in ("#stage", "#inspector", "#rail-column"))
+    assert rail["y"] >= stage["y"] + stage["height"] - 1
+    if width > 900:
+        assert inspector["x"] >= stage["x"] + stage["width"]
+    else:
+        assert stage["y"] + stage["height"] - 1 <= inspector["y"] < rail["y"]
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "dark"  # its scrollbars
+    page.locator("#spine .token").nth(3).tap()
+    expect(page.locator("#spine .token[aria-selected=true]")).to_have_attribute("data-index", "3")
+    page.locator("#rail .thumb[data-layer='1'][data-head='2']").tap()
+    expect(page.locator("#attention .name")).to_contain_text("L1H2")
+    drawn(page)
+    plane = page.locator("#attention .plane")
+    plane.scroll_into_view_if_needed()
+    size = plane.bounding_box()
+    plane.tap(position={"x": 0.2 * size["width"], "y": 0.8 * size["height"]})
+    expect(page.locator("#attention .locked, #attention.locked")).to_have_count(1)
+    expect(page.locator("#head .cell")).to_contain_text("query")
+    assert page.evaluate(SIDEWAYS) <= 0
+    visit.close()
