@@ -38,7 +38,7 @@ def test_columns_fold_and_a_tap_does_what_a_click_does(chromium: Browser, addres
     assert page.evaluate(SIDEWAYS) <= 0
     header = ("#brand", "#checkpoint", "#prompt", "#run", "#examples", "#history", "#sets", "#count")
     assert overlap(page, *header, "#spine", "#stage") == []
-    assert box(page, "#prompt")["width"] > 220 and box(page, "#checkpoint")["width"] > 170
+    assert box(page, "#prompt")["width"] > 200 and box(page, "#checkpoint")["width"] > 170
     assert box(page, "#spine")["height"] < height / 5
     stage, inspector, rail = (box(page, name) for name in ("#stage", "#inspector", "#rail-column"))
     assert rail["y"] >= stage["y"] + stage["height"] - 1
