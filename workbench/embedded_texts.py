@@ -30,7 +30,7 @@ SETS = {
         "96 lists of words that end in ten; labels: repeated (these came before), new", "label"
     ),
     "tiny-olmo/language": EmbeddedSet("144 beginnings of lines; labels: English, Python", "label"),
-    "tiny-olmo/number": EmbeddedSet("118 subjects with an adverb; labels: singular, plural", "label"),
+    "tiny-olmo/number": EmbeddedSet("110 subjects with an adverb; labels: singular, plural", "label"),
     "tiny-olmo/place": EmbeddedSet("128 lists of eight words with a colour among them; labels: early, late", "label"),
     "tiny-olmo/number-pairs": EmbeddedSet("48 pairs: a singular and a plural subject, and was or were", pairs=True),
     "tiny-olmo/repeat-pairs": EmbeddedSet("48 pairs: a list that comes again, and the word that is next", pairs=True),

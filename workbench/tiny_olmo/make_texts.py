@@ -3,7 +3,8 @@
     python -m workbench.tiny_olmo.make_texts          # writes workbench/tiny_olmo/texts/*.jsonl, always the same bytes
     python -m workbench.tiny_olmo.make_texts --check  # what each set does to the model: the numbers of the data card
 
-Every noun below is one token of tiny-olmo's tokenizer when a space stands before it, in singular and in plural.
+Every noun below is one token of tiny-olmo's tokenizer when a space stands before it; those of `NUMBERS` and `COUNTED`
+are so in the plural, too.
 """
 
 import argparse
@@ -27,6 +28,14 @@ NOUNS = (
     "phone", "machine", "computer", "engine", "train", "bus", "school", "office", "room", "garden", "field", "rock",
     "beach", "star", "sun", "doctor", *NUMBERS,
 )  # fmt: skip
+COUNTED = NUMBERS | {
+    noun: f"{noun}s" for noun in (
+        "area", "arm", "card", "character", "cookie", "day", "egg", "event", "eye", "finger", "hand", "hour", "item",
+        "law", "leg", "line", "material", "member", "method", "month", "nail", "name", "number", "object", "option",
+        "parent", "piece", "plant", "point", "problem", "product", "question", "result", "service", "side", "store",
+        "thing", "tool", "word",
+    )
+}  # fmt: skip
 COLOURS = ("red", "blue", "green", "white", "black", "brown", "yellow", "orange")
 PLACES = ("near", "behind", "under", "with", "by")
 ADVERBS = ("there", "also", "then", "still", "at first", "in the end")
@@ -50,19 +59,13 @@ def language(draw: random.Random) -> Iterator[TextRow]:
             yield {"text": forms[n % len(forms)].format(**words), "label": label}
 
 
-def plural_of(noun: str) -> str:
-    """The plural of a noun of this file."""
-    if noun in NUMBERS:
-        return NUMBERS[noun]
-    if noun.endswith(("s", "x", "ch")):
-        return f"{noun}es"
-    return f"{noun[:-1]}ies" if noun.endswith("ty") else f"{noun}s"
-
-
 def number(draw: random.Random) -> Iterator[TextRow]:
-    """A subject in singular and plural with an adverb, which ends the text. No noun occurs twice."""
-    for noun in NOUNS:
-        for label, subject in (("singular", noun), ("plural", plural_of(noun))):
+    """A subject in singular and plural with an adverb, which ends the text. No noun occurs twice.
+
+    Every subject is one token in both numbers: else the number of tokens would give the label away.
+    """
+    for nouns in COUNTED.items():
+        for label, subject in zip(("singular", "plural"), nouns, strict=True):
             yield {"text": f"The {subject} {draw.choice(ADVERBS)}", "label": label}
 
 
