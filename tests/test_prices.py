@@ -134,7 +134,7 @@ def test_nothing_is_loaded_for_the_price_of_another_checkpoint(new_bench):
     assert Planner(new_bench).work(view.call).flops > 0
     for make in (
         lambda: agree(new_bench, request, view.call),
-        lambda: compare.text_of_b(new_bench, request, other, 3, 0, 1, 0, 0),
+        lambda: compare.text_of_a(new_bench, request, other, 3, 0, 1, 0, 0),
         lambda: compare.mixed_text(new_bench, request, other, next(iter(compare.PARTS)), 3, 0, 1, 0, 0),
         lambda: training.training_view(new_bench, request, next(iter(training.METRICS)), next(iter(training.AXES)), ""),
     ):
@@ -149,14 +149,14 @@ def test_nothing_is_loaded_for_the_price_of_another_checkpoint(new_bench):
 
 def test_the_rail_comes_without_scores_first_if_they_take_a_while(new_bench, monkeypatch):
     request, new_bench.asks_above = request_of(new_bench), 0.0
-    ((rail, card, button),) = heads(new_bench, request)
+    ((rail, card, button, _),) = heads(new_bench, request)
     assert rail["layers"] == 4 and rail == card and "orders" not in rail
     assert button["visible"] and button["value"].startswith("Score the heads (about")
     monkeypatch.setattr(prices, "SHOWN", 0.0)
     monkeypatch.setattr("workbench.page.build.desk.SHOWN", 0.0)
     first, scored = heads(new_bench, TabRequest(request.query, request.selection, agreed=True))
     assert "orders" not in first[0] and set(scored[0]["orders"]) >= {"induction"} and not scored[2]["visible"]
-    ((rail, _, button),) = heads(new_bench, request)  # the scores are cached
+    ((rail, _, button, _),) = heads(new_bench, request)  # the scores are cached
     assert rail == scored[0] and not button["visible"]
 
 

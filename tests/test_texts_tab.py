@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from small_series import PROMPT, small_bench
 
 from workbench.analyses.ablation import ablation
 from workbench.analyses.directions import label_direction
+from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.linear_probe import linear_probe
 from workbench.analyses.steering import steering
 from workbench.analyses.support.labels import halves
 from workbench.analyses.text_overview import mean_losses, text_overview
 from workbench.analyses.trajectory import trajectory
 from workbench.errors import WorkbenchError
+from workbench.page.build.desk import heads
 from workbench.page.guard import MOST_SET_BYTES, SET_ROUTE
 from workbench.page.session import text_sets
 from workbench.page.session.arguments import TextsOf
@@ -27,7 +30,7 @@ from workbench.page.session.menus import SET
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.steered import telling_answers
 from workbench.page.session.text_sets import OWN, TextSets, format_of, named_set
-from workbench.page.tabs import attribution, training
+from workbench.page.tabs import attribution, compare, hidden_states, training
 from workbench.page.tabs import texts as tab
 from workbench.texts import Texts
 
@@ -277,3 +280,38 @@ def test_ablation_and_training_are_means_over_the_set(bench, own, monkeypatch, t
         of_set = any(isinstance(needed, TextsOf) for needed in view.call.needs())
         assert of_set == ("24 texts" in view.note) != ("does not depend on the set" in view.note), metric
         result(view.call, bench)
+
+
+def test_scores_of_the_rail_are_means_over_the_set_with_their_errors(bench, own):
+    model, tokenizer = bench.load(bench.default)
+    texts, request = Texts.of(tokenizer, TEXTS, LABELS), replace(request_for(bench, own.name), agreed=True)
+    *_, (rail, card, _, told) = heads(bench, request, SET)
+    expected = head_atlas(model, texts, samples=0)
+    assert rail is card and told == "Scores: mean over mine.csv (24 texts). Maps: this prompt."
+    assert np.allclose(rail["orders"]["previous"], expected["previous"].values.ravel())
+    assert np.allclose(rail["errors"]["previous"], expected["previous"].errors.ravel())
+    *_, (rail, _, _, told) = heads(bench, request)
+    assert rail["errors"] == {} and told == ""
+    json.dumps(rail, allow_nan=False)
+
+
+def test_hidden_states_are_of_the_set_where_an_analysis_takes_one(bench, own):
+    request = request_for(bench, own.name, layer=1)
+    for state, (what, _) in hidden_states.STATES.items():
+        view = hidden_states.states_view(bench, request, state, SET)
+        of_set = any(isinstance(needed, TextsOf) for needed in view.call.needs())
+        assert of_set == (what in hidden_states.OF_SETS) == ("24 texts" in view.note), state
+        assert of_set != ("shows a single text" in view.note), state
+        result(view.call, bench)
+
+
+def test_two_checkpoints_are_compared_over_the_set(bench, own):
+    first = next(iter(bench.known))
+    call = compare.set_view(bench, request_for(bench, own.name), first).call
+    shown = dict(zip(result(call, bench).names, result(call, bench).values, strict=True))
+    losses = [
+        mean_losses(text_overview(bench.load(name)[0], bench.texts(name, own.name))).values[0]
+        for name in (first, bench.default)
+    ]
+    assert (shown["loss_a"], shown["loss_b"]) == pytest.approx(losses, rel=1e-5)
+    assert np.allclose(run_copied(code(call, bench), "compared")["result"].values, result(call, bench).values)

@@ -37,10 +37,12 @@ function draw() {
       score = make("dd", ""),
       exact = scores[layer * value.heads + head];
     label.title = value.notes?.[order] ?? "";
-    score.textContent = wb.digits(exact);
-    score.title = exact ?? "";
+    const error = value.errors?.[order]?.[layer * value.heads + head] ?? null;
+    score.textContent = wb.digits(exact) + (error === null ? "" : ` ± ${Number(error.toPrecision(1))}`);
+    score.title = error === null ? (exact ?? "") : `${exact} ± ${error}`;
     return [label, score];
   });
+  find(".scores").classList.toggle("with-errors", Object.keys(value.errors ?? {}).length > 0);
   find(".scores").replaceChildren(...lines);
 }
 

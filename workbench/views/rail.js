@@ -1,5 +1,5 @@
 // All heads of all layers as thumbnails of their attention maps, the last layer on top; a click selects a head.
-// value: {checkpoint, other, prompt, run, edits, change, layers, heads, orders, notes, best}
+// value: {checkpoint, other, prompt, run, edits, change, layers, heads, orders, notes, best, errors}
 //   orders: {name: [score of head 0 of layer 0, …]} by which the heads can be sorted; notes: {name: what it means};
 //   best: the head that is selected first. With many heads the thumbnails have no names and are as small as needed.
 const wb = window.workbench;

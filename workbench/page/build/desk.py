@@ -6,9 +6,11 @@ from typing import Any
 import gradio as gr
 
 from workbench.page import components
+from workbench.page.build.panel import menu
 from workbench.page.build.slot import Bar, Slot, agreement_button, asked
 from workbench.page.session.bench import Bench
 from workbench.page.session.heads import rail_value, scores_calls, unscored
+from workbench.page.session.menus import OVER, PROMPT, choice
 from workbench.page.session.prices import SHOWN, Expensive, agree, priced
 from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress
@@ -25,6 +27,9 @@ class Desk:
         with gr.Column(elem_id="rail-column", min_width=160):
             self.slot = Slot(bench, DESK, bar)
             self.agreement = agreement_button("rail-price")
+            self.over = menu(OVER, "Scores of heads on")
+            self.over.render()
+            self.told = components.sentence(elem_id="rail-told")
             self.rail = components.rail(elem_id="rail")
 
     def add_inspector(self) -> None:
@@ -32,23 +37,30 @@ class Desk:
         with gr.Column(elem_id="inspector", min_width=160):
             self.bar.details.render()
             card = components.head_card(elem_id="head")
-        outputs = [self.rail, card, self.agreement]
-        self.slot.shows(heads, outputs=outputs, agreement=self.agreement, with_progress=True)
+        outputs, options = [self.rail, card, self.agreement, self.told], {"agreement": self.agreement}
+        self.slot.link("rail_over", self.over)
+        self.slot.shows(heads, inputs=[self.over], outputs=outputs, follows=["texts"], with_progress=True, **options)
 
 
-def heads(bench: Bench, request: TabRequest, progress: Progress | None = None) -> Iterator[list[Any]]:
-    """The values of the rail, of the head's card, and of the button that agrees to the price of the scores.
+def heads(
+    bench: Bench, request: TabRequest, over: str = PROMPT, progress: Progress | None = None
+) -> Iterator[list[Any]]:
+    """The values of the rail, of the head's card, of the button that agrees to the price of the scores, and a sentence
+    on what the scores are means over.
 
     If the scores take longer than a moment, the rail is first shown without them.
     """
     query = request.query
-    calls, value = scores_calls(bench, query), unscored(bench, query)
+    found = bench.sets.get(request.selection.texts) if choice(over, OVER, "text") else None
+    chosen = None if found is None else found.name
+    told = "" if found is None else f"Scores: mean over {found.counted}. Maps: this prompt."
+    calls, value = scores_calls(bench, query, chosen), unscored(bench, query)
     try:
         price = agree(bench, request, *calls)
     except Expensive as expensive:
-        yield [value, value, asked(expensive.price, "Score the heads")]
+        yield [value, value, asked(expensive.price, "Score the heads"), told]
         return
     if price.seconds > SHOWN:
-        yield [value, value, asked(None)]
-    value = rail_value(bench, query, priced(progress, price))
-    yield [value, value, asked(None)]
+        yield [value, value, asked(None), told]
+    value = rail_value(bench, query, priced(progress, price), chosen)
+    yield [value, value, asked(None), told]

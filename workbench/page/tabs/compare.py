@@ -5,14 +5,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
+import torch
 
 from workbench.analyses.compare_attention import compare_attention
-from workbench.analyses.compare_behaviour import compare_behaviour
+from workbench.analyses.compare_behaviour import behaviour_summary, compare_behaviour
 from workbench.analyses.compare_weights import compare_weights
 from workbench.analyses.noise_floor import noise_floor
 from workbench.analyses.representation_similarity import representation_similarity
 from workbench.analyses.transplant import transplant_parts, with_part
 from workbench.checkpoints import locate, open_weights
+from workbench.errors import WorkbenchError
 from workbench.generation import generate
 from workbench.page import components
 from workbench.page.build.panel import Panel, View, head_pick, menu
@@ -22,6 +24,7 @@ from workbench.page.session.arguments import (
     FinalsOf,
     ModelOf,
     Placeholder,
+    TextsOf,
     TokenizerOf,
     TokensOf,
 )
@@ -110,6 +113,7 @@ def build(slot: Slot) -> None:
     Panel("by-token-floor", "How much of it is noise?", of_tokens=True).draws(
         slot, by_token_floor, inputs=[other, what]
     )
+    Panel("set-difference", "And over the set of texts?").draws(slot, set_view, inputs=[other], follows=["texts"])
     what = slot.link("difference", menu(DIFFERENCES, "Difference"))
     with gr.Row(elem_classes="panels"):
         panel = Panel("difference", "What changed inside?", menus=[what])
@@ -210,6 +214,23 @@ def by_token_floor(bench: Bench, request: TabRequest, other: str, what: str) -> 
     measure, _ = choice(what, BY_TOKEN, "difference")
     pair = pair_of(bench, request, other)
     return floor_view(bench, pair, predictions(pair, measure))
+
+
+def set_view(bench: Bench, request: TabRequest, other: str) -> View:
+    """The mean differences between A's and B's predictions over the tokens of the set of texts."""
+    a, b = in_order(bench, request, other)
+    found, (model_a, model_b) = (
+        bench.sets.get(request.selection.texts),
+        (ModelOf(one, request.query.edits) for one in (a, b)),
+    )
+    texts = TextsOf(a, found.name)
+    if not torch.equal(*(bench.texts(one, found.name).ids for one in (a, b))):
+        raise WorkbenchError(f"{a} and {b} tokenise {found.title} differently and cannot be compared")
+    call = Call.quick(behaviour_summary, Call.of(compare_behaviour, model_a, model_b, texts))
+    note = (
+        f"Means over the tokens of {found.counted}; bars are standard errors over texts. Other panels show the prompt."
+    )
+    return View(call, note)
 
 
 def difference_view(bench: Bench, request: TabRequest, other: str, what: str) -> View:

@@ -8,8 +8,8 @@ from workbench.analyses.residual_norms import residual_norms
 from workbench.page.build.panel import Panel, View, layer_pick, menu
 from workbench.page.build.slot import Slot
 from workbench.page.session.bench import Bench
-from workbench.page.session.calls import Call, prompt_of, tokenizer_of
-from workbench.page.session.menus import choice
+from workbench.page.session.calls import Call, prompt_of, texts_of, tokenizer_of
+from workbench.page.session.menus import OVER, PROMPT, choice
 from workbench.page.session.requests import TabRequest
 
 TITLE = "Hidden states"
@@ -66,14 +66,17 @@ STATES = {
     ),
 }
 
+OF_SETS = ("pca", "cka", "rank")
+
 
 def build(slot: Slot) -> None:
     """The logit lens, and views of the residual stream."""
     lens = slot.link("lens", menu(LENS, "Logit lens"))
     Panel("lens", "What would each layer say next?", menus=[lens]).draws(slot, lens_view, inputs=[lens])
     state = slot.link("state", menu(STATES, "Residual stream"))
-    panel = Panel("states", "What does the residual stream look like?", menus=[state])
-    panel.draws(slot, states_view, inputs=[state], follows=["layer"])
+    over = slot.link("states_over", menu(OVER, "Measured on"))
+    panel = Panel("states", "What does the residual stream look like?", menus=[state, over])
+    panel.draws(slot, states_view, inputs=[state, over], follows=["layer", "texts"])
 
 
 def lens_view(bench: Bench, request: TabRequest, measure: str) -> View:
@@ -83,9 +86,13 @@ def lens_view(bench: Bench, request: TabRequest, measure: str) -> View:
     return View(call, note, chooses=token_and_layer(bench, request))
 
 
-def states_view(bench: Bench, request: TabRequest, what: str) -> View:
-    """Norms, components, similarity or rank of the residual stream."""
+def states_view(bench: Bench, request: TabRequest, what: str, over: str = PROMPT) -> View:
+    """Norms, components, similarity or rank of the residual stream; the last three also over the set of texts."""
     what, note = choice(what, STATES, "view")
+    if choice(over, OVER, "text"):
+        if what in OF_SETS:
+            return view_of_set(bench, request, what, note)
+        note = f"{note} This shows a single text, the prompt."
     opened = bench.read(request.query.checkpoint, request.query.prompt)
     layers, tokens = opened.model.config.num_hidden_layers, opened.ids.shape[1]
     if what == "pca":
@@ -99,6 +106,19 @@ def states_view(bench: Bench, request: TabRequest, what: str) -> View:
         return View(Call.of(effective_rank, *prompt_of(request)), note, chooses={"layer": ("x", -1, layers)})
     call = Call.of(residual_norms, *prompt_of(request), tokenizer=tokenizer_of(request))[what]
     return View(call, note, chooses=token_and_layer(bench, request))
+
+
+def view_of_set(bench: Bench, request: TabRequest, what: str, note: str) -> View:
+    """Components, similarity or rank of the residual stream over all tokens of the set of texts."""
+    layers, texts = bench.shape_of(request.query.checkpoint)[0], texts_of(request)
+    note = f"{note} Over the tokens of {bench.sets.get(request.selection.texts).counted}."
+    if what == "pca":
+        pick = layer_pick(request, layers)
+        return View(Call.of(hidden_state_pca, *texts, pick.chosen, skip=1), note, pick=pick)
+    if what == "cka":
+        call = Call.of(representation_similarity, *texts, skip=1)
+        return View(call, note, chooses={"layer": ("y", -1, layers)})
+    return View(Call.of(effective_rank, *texts), note, chooses={"layer": ("x", -1, layers)})
 
 
 def token_and_layer(bench: Bench, request: TabRequest) -> dict[str, tuple[str, int, int]]:

@@ -75,7 +75,7 @@ def build(slot: Slot) -> None:
     each_series = {checkpoint.name: name for name, checkpoint in slot.bench.known.items()}.values()
     some_absent = any(slot.bench.run_of(name) != slot.bench.run_here(name) for name in each_series)
     more = gr.Button("Fetch the others", size="sm", min_width=150, scale=0, visible=some_absent, render=False)
-    panel = Panel("training", "When did it form?", menus=[metric, over, axis, words, more], height=290)
+    panel = Panel("training", "When did it form?", menus=[metric, axis, over, words, more], height=290)
     metric.change(lambda chosen: gr.Textbox(visible=chosen == FOLLOWED), metric, words, show_progress="hidden")
     slot.link("continuation", words)
     fetched = gr.State(0)
