@@ -26,3 +26,7 @@ class WrongValue(HooksError, ValueError):
 
 class WrongType(HooksError, TypeError):
     """An argument of a type that is not accepted."""
+
+
+class Unwritable(HooksError, OSError):
+    """A file that cannot be written, for example because the disk is full."""

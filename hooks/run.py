@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
-from .errors import OutOfRange, UnknownSite, WrongType, WrongValue
+from .errors import OutOfRange, UnknownSite, Unwritable, WrongType, WrongValue
 from .shards import shards_of
 from .sites import Sites, layer_of
 from .taps import AllSeen, Capture, Edit, Taps
@@ -100,7 +100,7 @@ class Run(Mapping[str, Tensor]):
         The file is written under a temporary name and then renamed, so an interrupted save leaves no partial file.
 
         Raises:
-            OSError: the file cannot be written, for example because the disk is full.
+            Unwritable: the file cannot be written, for example because the disk is full.
         """
         tensors = {**self._tensors, **{f"run.{name}": getattr(self, name) for name in _OWN}}
         # Copies, because the format does not allow two tensors that share memory.
@@ -115,7 +115,7 @@ class Run(Mapping[str, Tensor]):
             save_file(copies, unfinished, {"sites": json.dumps(self._sites.made_of)})
             unfinished.replace(path)
         except SafetensorError as error:
-            raise OSError(f"{path} cannot be written: {error}") from error
+            raise Unwritable(f"{path} cannot be written: {error}") from error
         finally:
             unfinished.unlink(missing_ok=True)
 

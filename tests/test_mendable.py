@@ -10,12 +10,18 @@ import torch
 
 import hooks.errors
 from hooks import Capture, HooksError, edits
-from hooks.errors import OutOfRange, UnknownSite, WrongType, WrongValue
+from hooks.errors import OutOfRange, UnknownSite, Unwritable, WrongType, WrongValue
 from workbench import command_line
 from workbench.errors import WorkbenchError
 from workbench.mendable import MENDABLE
 
-KINDS = {UnknownSite: KeyError, OutOfRange: IndexError, WrongValue: ValueError, WrongType: TypeError}
+KINDS = {
+    UnknownSite: KeyError,
+    OutOfRange: IndexError,
+    WrongValue: ValueError,
+    WrongType: TypeError,
+    Unwritable: OSError,
+}
 FAULTS = [KeyError("layer"), ValueError("bug"), IndexError("list index out of range"), TypeError("bug")]
 SITE = "blocks.1.attn.z"
 
