@@ -155,7 +155,7 @@ def test_a_map_and_a_strip_are_saved_as_vectors_with_title_axes_and_checkpoint(v
     drawn(page)
     for view, told in (
         ("#attention", ("L2H5: attention weight", "key (source)", "query (destination)")),
-        ("#spine", ("surprisal: 0 … 10 nats", "how surprising each token is")),
+        ("#spine", ("surprisal, mean", "0 … 10 nats", "how surprising each token is")),
     ):
         root = ElementTree.parse(saved(page, view, "svg").path()).getroot()
         texts = "\n".join(root.itertext())
