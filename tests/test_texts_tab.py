@@ -315,3 +315,29 @@ def test_two_checkpoints_are_compared_over_the_set(bench, own):
     ]
     assert (shown["loss_a"], shown["loss_b"]) == pytest.approx(losses, rel=1e-5)
     assert np.allclose(run_copied(code(call, bench), "compared")["result"].values, result(call, bench).values)
+
+
+def test_an_expensive_set_waits_for_a_click(bench, own, monkeypatch):
+    monkeypatch.setattr(bench, "asks_above", 0.0)
+    request = request_for(bench, bench.sets.add("", "w11 w12 w13\nw14 w15").name)
+    value, button = tab.table_view(bench, request)
+    assert value == {"summary": "pasted.txt (2 texts)"} and button["visible"] and "Compute (" in button["value"]
+    value, button = tab.table_view(bench, replace(request, agreed=True))
+    assert len(value["rows"]) == 2 and not button["visible"]
+
+
+def test_a_set_with_too_few_texts_of_a_label_is_steered_and_not_probed(bench):
+    name = bench.sets.add("", "text,label\nw1 w2,a\nw3 w4,b\nw5 w6,a\nw7 w8,b\n").name
+    request = request_for(bench, name, layer=2)
+    assert tab.wrong_view(bench, request)[0] == {}
+    with pytest.raises(WorkbenchError, match="label 'a' has 2 texts; with 5 folds each label needs at least 5"):
+        result(tab.probe_view(bench, request).call, bench)
+    first = (next(iter(menu)) for menu in (tab.EFFECTS, tab.LAYERS))
+    view = tab.steering_view(bench, request, *first, "b", "", "w9", "w10")
+    assert "after layer 2" in view.note and "'b' minus that of 'a'" in view.note  # the selected one, as none is read best
+    assert result(view.call, bench).values.shape == (4, 9)
+    for labels, said in ((("c", "a"), "no text has the label 'c'"), (("a", "a"), "both labels are 'a'")):
+        with pytest.raises(WorkbenchError, match=said):
+            tab.steering_view(
+                bench, request, *(next(iter(menu)) for menu in (tab.EFFECTS, tab.LAYERS)), *labels, "", ""
+            )

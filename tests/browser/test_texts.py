@@ -50,7 +50,7 @@ def test_a_pasted_set_is_shown_as_text_and_is_not_in_the_link(visit: Visit, tmp_
     page.locator("#sets input[type=file]").set_input_files(
         {"name": "wrong.csv", "mimeType": "text/csv", "buffer": b"text,label\none\n"}
     )
-    visit.wrong.clear()
+    expect(page.locator("#sets .own")).to_be_visible()
     page.locator("#sets button[type=submit]").click()
     expect(page.locator("#sets .problem")).to_contain_text("wrong.csv, line 2: 1 cells for the 2 columns text, label")
     visit.wrong[:] = [wrong for wrong in visit.wrong if "422" not in wrong]  # the browser logs the refusal
@@ -60,3 +60,6 @@ def test_a_pasted_set_is_shown_as_text_and_is_not_in_the_link(visit: Visit, tmp_
     page.locator("#sets button[type=submit]").click()
     expect(page.locator("#sets .problem")).to_contain_text("1,250,000 bytes; the page takes at most 1,000,000")
     expect(page.locator("#set-table .summary")).to_contain_text("pasted.jsonl (2 texts)")  # nothing is lost
+    page.reload(wait_until="commit")  # the visit goes on
+    expect(page.locator("#set-table .summary")).to_contain_text("pasted.jsonl (2 texts)")
+    assert page.locator("#sets select").input_value().startswith("own:")

@@ -10,8 +10,27 @@ const find = (selector) => card.querySelector(selector);
 const area = find("textarea"),
   file = find("input[type=file]"),
   problem = find(".problem");
-const own = []; // [name, title, about] of the sets of this visit
-let chosen = wb.remembered("set") ?? props.value.chosen;
+const KEY = "workbench sets"; // of this visit: {own: [[name, title, about], …], chosen: the name of one's own set in use}
+const kept = visit();
+const own = kept.own;
+let chosen = wb.remembered("set") ?? kept.chosen ?? props.value.chosen;
+
+function visit() {
+  try {
+    return JSON.parse(sessionStorage.getItem(KEY)) ?? { own: [], chosen: null };
+  } catch {
+    return { own: [], chosen: null }; // a browser that keeps nothing forgets the sets at the next reload
+  }
+}
+
+function keep() {
+  const mine = own.some(([name]) => name === chosen) ? chosen : null;
+  try {
+    sessionStorage.setItem(KEY, JSON.stringify({ own, chosen: mine }));
+  } catch {
+    // see above
+  }
+}
 
 function option([name, title, about]) {
   const made = new Option(title, name);
@@ -40,6 +59,7 @@ function draw() {
 function choose(name) {
   chosen = name;
   draw();
+  keep();
   wb.remember(["set"], [own.some(([each]) => each === name) ? null : name]);
   trigger("choose", { texts: name });
 }
@@ -88,3 +108,11 @@ card.addEventListener("submit", async (event) => {
 });
 watch("value", draw);
 draw();
+// After a reload, one's own set is chosen again: the address does not name it.
+if (chosen === kept.chosen) {
+  const ready = setInterval(() => {
+    if (!document.body.dataset.ready) return;
+    clearInterval(ready);
+    trigger("choose", { texts: chosen });
+  }, 100);
+}

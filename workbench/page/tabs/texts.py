@@ -1,6 +1,7 @@
 """Texts: what the model makes of each text of a set, from which layer on the labels of the texts can be read, and what
 the direction between two labels does."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -56,6 +57,7 @@ EFFECTS = {
     "loss on unrelated text": ("loss", "mean −log p of a built-in text, in nats: the price of steering"),
 }
 LAYERS = {"where it is read best": True, "the selected layer": False}
+FOLDS = 5  # of the probe
 SHOWN = 160  # characters of a text in a table
 BOXES = (
     ("toward", "Toward the label", "the first label"),
@@ -121,8 +123,8 @@ def probe_view(bench: Bench, request: TabRequest) -> View | str:
     layers = bench.shape_of(request.query.checkpoint)[0]
     note = (
         f"The share of {found.counted} whose label a linear probe of the last token's state reads, trained on the "
-        "others (5 folds). Only what lies above “shuffled labels” was learned from the states. Click a layer to see "
-        "which texts it gets wrong."
+        f"others ({FOLDS} folds). Only what lies above “shuffled labels” was learned from the states. Click a layer to "
+        "see which texts it gets wrong."
     )
     return View(probe_call(request), note, chooses={"layer": ("x", -1, layers)})
 
@@ -133,11 +135,11 @@ def wrong_view(bench: Bench, request: TabRequest, progress: Progress | None = No
     The layer is the selected one, or the first of those with the highest accuracy.
     """
     found = chosen_set(bench, request)
-    if found.labels is None:
-        return [{}, asked(None)]
+    if not can_be_probed(found):
+        return [{}, asked(None)]  # the panel above says why
     try:
         layer = layer_of(bench, request, progress)
-        call = Call.of(probe_layer, *texts_of(request), layer=layer)
+        call = Call.of(probe_layer, *texts_of(request), layer=layer, folds=FOLDS)
         price = agree(bench, request, call)
     except Expensive:
         return [{}, asked(None)]  # the panel above asks
@@ -169,6 +171,7 @@ def steering_view(
         return f"All texts of {found.title} have the label {names[0]!r}; a direction leads from one label to another."
     first = toward or next(name for name in names if name != against)
     labels = first, against or next(name for name in names if name != first)
+    best = best and can_be_probed(found)
     where = layer_of(bench, replace(request, selection=Selection(texts=found.name)) if best else request, progress)
     agree(bench, request, steering_call(request, labels, where, (0, 1), measure))
     tokenizer = bench.tokenizer(request.query.checkpoint)
@@ -190,10 +193,11 @@ def steering_view(
 
 
 def layer_of(bench: Bench, request: TabRequest, progress: Progress | None = None) -> int | str:
-    """The selected layer; without one, the layer from which the labels are read best, or "embed"."""
+    """The selected layer; without one, the layer from which the labels are read best, or "embed"; the last one if the
+    labels cannot be probed."""
     layers, selected = bench.shape_of(request.query.checkpoint)[0], request.selection.layer
-    if selected is not None:
-        return min(selected, layers - 1)
+    if selected is not None or not can_be_probed(chosen_set(bench, request)):
+        return layers - 1 if selected is None else min(selected, layers - 1)
     call = probe_call(request)
     price = agree(bench, request, call)
     best = int(result(call, bench, priced(progress, price)).values[0].argmax())
@@ -208,6 +212,12 @@ def text_at(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
     return found.strings[number]
 
 
+def can_be_probed(found: TextSet) -> bool:
+    """Whether a set has two labels, and for each of its labels as many texts as a probe needs."""
+    counts = Counter(found.labels or ()).values()
+    return len(counts) > 1 and min(counts) >= FOLDS
+
+
 def chosen_set(bench: Bench, request: TabRequest) -> TextSet:
     """The set of texts of a request. Errors: those of `TextSets.get`."""
     return bench.sets.get(request.selection.texts or "")
@@ -220,7 +230,7 @@ def overview_call(request: TabRequest) -> Call:
 
 def probe_call(request: TabRequest) -> Call:
     """The accuracy of the probe at each layer."""
-    return Call.of(linear_probe, *texts_of(request))
+    return Call.of(linear_probe, *texts_of(request), folds=FOLDS)
 
 
 def overview_of(bench: Bench, request: TabRequest, progress: Progress | None = None) -> pd.DataFrame:
