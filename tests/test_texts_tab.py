@@ -334,7 +334,7 @@ def test_a_set_with_too_few_texts_of_a_label_is_steered_and_not_probed(bench):
         result(tab.probe_view(bench, request).call, bench)
     first = (next(iter(menu)) for menu in (tab.EFFECTS, tab.LAYERS))
     view = tab.steering_view(bench, request, *first, "b", "", "w9", "w10")
-    assert "after layer 2" in view.note and "'b' minus that of 'a'" in view.note  # the selected one, as none is read best
+    assert "after layer 2" in view.note and "'b' minus that of 'a'" in view.note  # the selected one
     assert result(view.call, bench).values.shape == (4, 9)
     for labels, said in ((("c", "a"), "no text has the label 'c'"), (("a", "a"), "both labels are 'a'")):
         with pytest.raises(WorkbenchError, match=said):
