@@ -248,5 +248,5 @@ def test_training_opens_a_checkpoint_and_plays_a_head(visit: Visit):
     assert drawn(page, "#through") == "L2H5"
     point = page.locator("#training .scatterlayer .trace").last.locator(".point").nth(1).bounding_box()
     page.mouse.click(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
-    page.wait_for_function("new URL(location).searchParams.get('checkpoint').endsWith('step50')")
+    page.wait_for_function("new URL(location).searchParams.get('checkpoint')?.endsWith('step50')")
     expect(page.locator("#player .where")).to_contain_text("step 50 ")

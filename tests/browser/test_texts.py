@@ -19,7 +19,7 @@ def paste(page: Page, text: str) -> None:
 
 def test_a_set_is_chosen_and_a_row_becomes_the_prompt(visit: Visit):
     page = visit.open("tab=Texts")
-    expect(page.locator("#set-table .summary")).to_contain_text("number (118 texts)")
+    expect(page.locator("#set-table .summary")).to_contain_text("number (110 texts)")
     page.locator("#sets select").select_option("tiny-olmo/language")
     expect(page.locator("#set-table .summary")).to_contain_text("language (144 texts)")
     page.wait_for_function("new URL(location).searchParams.get('set') === 'tiny-olmo/language'")
