@@ -9,6 +9,7 @@ import gradio as gr
 from fastapi import Request
 from fastapi.testclient import TestClient
 
+from workbench.page import compat
 from workbench.page.server import create_app
 from workbench.page.session.bench import Bench
 
@@ -22,6 +23,9 @@ def served(bench: Bench) -> Iterator[TestClient]:
 
     with TestClient(asyncio.run(made()), base_url="http://127.0.0.1") as client:
         yield client
+
+
+compat.LINGER = 0.0  # a stream of messages ends with the last event, which these pages wait for
 
 
 class Headless:

@@ -125,3 +125,27 @@ def test_an_idle_page_holds_no_connection(demo):
     shipped = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
     client = "".join(path.read_text(encoding="utf-8") for path in shipped.glob("index-*.js"))
     assert "!this.config?.connect_heartbeat" in client, f"{CHANGED}without_heartbeat"
+
+
+def test_the_stream_of_a_page_outlasts_its_last_event(demo, monkeypatch):
+    queue = demo._queue
+
+    async def push(self, body, request, username):
+        queue.pending_event_ids_session.setdefault(body.session_hash, set()).add("event")
+        queue.pending_messages_per_session[body.session_hash] = asyncio.Queue()
+        return True, "event", "ok"
+
+    async def one_event(page):
+        await queue.push(SimpleNamespace(session_hash=page), None, None)
+        waiting = queue.pending_event_ids_session[page]
+        waiting.remove("event")
+        return waiting, await asyncio.wait_for(queue.pending_messages_per_session[page].get(), 60) if waiting else None
+
+    monkeypatch.setattr(Queue, "push", push)
+    assert "pending_event_ids_session" in inspect.getsource(routes), f"{CHANGED}keep_stream"
+    compat.keep_stream(demo)
+    monkeypatch.setattr(compat, "LINGER", 0.1)
+    waiting, message = asyncio.run(one_event("one"))
+    assert waiting == {message.event_id} and message.success, f"{CHANGED}keep_stream"
+    monkeypatch.setattr(compat, "LINGER", 0.0)
+    assert asyncio.run(one_event("two")) == (set(), None)

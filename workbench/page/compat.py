@@ -1,5 +1,8 @@
 """All uses of Gradio's private interfaces. `tests/test_page_compat.py` checks each assumption."""
 
+import asyncio
+import itertools
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -14,6 +17,9 @@ PROGRESS_MARK = 'data-testid="status-tracker"'
 `views/status.js` look for it, to show the Stop button and to dim old results: Gradio has no documented sign, on the
 page, that an event runs.
 """
+
+LINGER = 2.0
+"""Seconds for which the stream of messages to a page stays open after the page's last event (see `keep_stream`)."""
 
 
 def quiet_state() -> gr.State:
@@ -98,6 +104,40 @@ def without_heartbeat(demo: gr.Blocks) -> None:
     """
     config = demo.get_config_file
     demo.get_config_file = lambda: config() | {"connect_heartbeat": False}
+
+
+def keep_stream(demo: gr.Blocks) -> None:
+    """Keep the stream of messages to a page open until `LINGER` seconds after its last event.
+
+    Gradio closes the stream when no event of the page waits or runs. A page that sends an event at this moment still
+    believes that the stream is open, and never gets the result. So a placeholder waits beside the page's events, and
+    ends when there were none for a while. There is no documented way around this.
+    """
+    queue, numbers, held = demo._queue, itertools.count(), dict[str, asyncio.Task[None]]()
+    push: Callable[..., Awaitable[tuple[bool, Any, str]]] = queue.push
+
+    async def hold(page: str, placeholder: str) -> None:
+        last = time.monotonic()
+        while time.monotonic() - last < LINGER:
+            await asyncio.sleep(LINGER / 4)
+            if queue.pending_event_ids_session.get(page, set()) - {placeholder}:
+                last = time.monotonic()
+        del held[page]
+        if page in queue.pending_messages_per_session:
+            done = ProcessCompletedMessage(output={"data": []}, success=True, event_id=placeholder)
+            await queue.pending_messages_per_session[page].put(done)
+        else:  # the page was closed
+            queue.pending_event_ids_session.pop(page, None)
+
+    async def pushed(body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, str]:
+        page = body.session_hash
+        if LINGER and page is not None and page not in held:
+            placeholder = f"placeholder {next(numbers)}"
+            queue.pending_event_ids_session.setdefault(page, set()).add(placeholder)
+            held[page] = asyncio.create_task(hold(page, placeholder))
+        return await push(body, request, username)
+
+    queue.push = pushed
 
 
 def first_state(demo: gr.Blocks, event: Event) -> object:

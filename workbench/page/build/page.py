@@ -22,7 +22,14 @@ from workbench.page.build.desk import DESK, Desk
 from workbench.page.build.pins import Pins
 from workbench.page.build.slot import DOWNLOADS, IN_MODEL_QUEUE, MODEL_QUEUE, NOT_QUEUED, Bar, Slot, message
 from workbench.page.build.stop_button import connect_stop, token_of
-from workbench.page.compat import after_queueing, before_leaving, event_data, quiet_state, without_heartbeat
+from workbench.page.compat import (
+    after_queueing,
+    before_leaving,
+    event_data,
+    keep_stream,
+    quiet_state,
+    without_heartbeat,
+)
 from workbench.page.session.bench import Bench
 from workbench.page.session.cancellation import Cancellations, CancellationToken, arrival
 from workbench.page.session.edit_lines import SHOWN, in_force, refused_stack, stack_value
@@ -61,6 +68,7 @@ def build(bench: Bench, tabs: Sequence[ModuleType]) -> gr.Blocks:
     after_queueing(demo, remove_cancelled)
     before_leaving(demo, page.cancellations.stop)
     without_heartbeat(demo)
+    keep_stream(demo)
     demo.state_session_capacity = 64
     return demo
 
