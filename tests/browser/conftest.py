@@ -93,7 +93,7 @@ def address(server: tuple[subprocess.Popen, str]) -> str:
 
 
 # What Gradio's client writes to the console when a page with an open stream is left, by a reload or Back.
-LEFT = ("AbortError: signal is aborted", "Connection errored out")
+LEFT = ("AbortError: signal is aborted", "Connection errored out", "Unexpected error 404: Not Found")
 
 
 class Visit:
