@@ -14,7 +14,7 @@ def reads(page: Page, text: str, strip: str = "#spine") -> None:
     """Wait until a strip shows a text, given without spaces."""
     expect(page.locator(f"{strip} .tokens")).to_be_visible()
     page.wait_for_function(
-        "([strip, text]) => document.querySelector(`${strip} .tokens`).textContent.replace(/▁/g, '') === text",
+        "([strip, text]) => document.querySelector(`${strip} .tokens`)?.textContent.replace(/▁/g, '') === text",
         arg=[strip, text],
     )
     rest(page)
@@ -80,5 +80,5 @@ def test_a_prompt_is_pinned_swapped_patched_from_and_unpinned(visit: Visit):
 
 def test_a_link_with_a_broken_pin_says_so(visit: Visit):
     page = visit.open(f"tab=Attention&pin={quote(HOSTILE)}")
-    expect(page.locator(".block.problem:visible")).to_contain_text("pinned prompt of this link cannot be read")
+    expect(page.locator(".block.problem p", has_text="pinned prompt of this link cannot be read")).to_be_visible()
     assert page.evaluate("document.body.dataset.broken") is None
