@@ -25,7 +25,7 @@ from workbench.tokens import escape
 
 SEQUENTIAL, DIVERGING = palette.scale(palette.SEQUENTIAL), palette.scale(palette.DIVERGING)
 CELL, LEAST_CELL = 28, 4  # pixels of a cell's height
-WIDTH, HEIGHT = 620, 560  # pixels that the cells of a grid take at most, where nobody measures the window
+WIDTH, HEIGHT = 620, 560  # pixels that the cells of a grid take at most: Python does not know the window
 MAX_TICKS = 48  # with more labels on one axis, they overlap
 ROW_CHARACTERS = 130  # characters that fit into one row of cells
 LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS = 5, 12

@@ -72,3 +72,17 @@ def test_a_hostile_link_is_text(visit: Visit):
     expect(page.locator("#interventions .problem")).to_contain_text("is not an edit")
     expect(page.locator("#interventions .toggle")).to_have_text(["<img src=x onerror=alert(1)> off"])
     assert page.locator("#interventions img").count() == 0
+
+
+def test_the_inspector_takes_away_a_tokens_state_and_drafts_a_patch(page: Page):
+    page.locator("#spine .token").nth(3).click()
+    page.locator("#details").get_by_role("button", name="Off after layer 2").click()
+    expect(page.locator("#interventions .toggle")).to_have_text(["token 3 at layer 2 off"])
+    page.locator("#head").get_by_role("button", name="Patch from …").click()
+    line = page.get_by_label("edit of the model", exact=True)
+    expect(line).to_have_value('L2H5 from ""')
+    expect(line).to_be_focused()
+    page.keyboard.type("too short")  # between the quotes
+    page.keyboard.press("Enter")
+    expect(page.locator("#interventions .problem")).to_contain_text("L2H5")
+    assert chips(page) == ["token 3 at layer 2 off"]

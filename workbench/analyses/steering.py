@@ -28,7 +28,7 @@ from workbench.texts import Texts, TextsLike
 
 STRENGTHS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 LINES = ("direction", "random, mean", "random, lowest", "random, highest")
-LARGEST = -6e-8  # the largest log-probability that leaves anything to other answers in float32
+LARGEST = -6e-8  # log-probabilities are at most this, so that 1 − p is above 0 in float32
 Positions = int | Sequence[int] | None
 
 

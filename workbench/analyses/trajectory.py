@@ -37,7 +37,7 @@ from workbench.results import Curves, Grid, Measures, Scores
 from workbench.texts import Texts
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "olmo-workbench"
-RETRIES = 3  # of a task of Ray whose worker dies
+RETRIES = 3  # how often Ray starts a task again whose worker died
 MOST_CACHED = 4_000_000_000  # bytes; the values used longest ago are removed first
 Value = float | Tensor | np.ndarray | Mapping[str, float] | Scores | Grid | Curves
 """Return type of a metric: a number, one for each layer, one for each layer and head, or numbers by name; or a result

@@ -84,6 +84,8 @@ window.workbench = (() => {
 
   // Adds a line to the stack of interventions, such as "L2H5 off".
   const intervene = (line) => say("intervene", line);
+  // Opens the box for typed interventions with a line to complete; the cursor stands between its two parts.
+  const draft = (before, after) => say("draft", { before, after });
 
   // Gradio's tabs do not move with the arrow keys.
   document.addEventListener("keydown", (event) => {
@@ -163,6 +165,7 @@ window.workbench = (() => {
     turn,
     tab,
     intervene,
+    draft,
     remember,
     remembered,
     get,

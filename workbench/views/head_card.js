@@ -5,8 +5,7 @@
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 const card = find(".head-card"),
-  read = find(".read"),
-  source = find(".source");
+  read = find(".read");
 const MOST = 6;
 let value = {},
   reader = null;
@@ -97,16 +96,8 @@ act(".half", () => wb.intervene(`${name()} × 0.5`));
 act(".mlp-off", () => wb.intervene(`MLP ${spot().layer} off`));
 act(".attention-off", () => wb.intervene(`attention ${spot().layer} off`));
 act(".along", () => wb.turn("Training"));
-act(".patch", () => {
-  source.hidden = !source.hidden;
-  find(".patch").setAttribute("aria-expanded", String(!source.hidden));
-  if (!source.hidden) find(".other").focus();
-});
-source.addEventListener("submit", (event) => {
-  event.preventDefault();
-  const other = find(".other").value;
-  if (other.trim()) wb.intervene(`${name()} from ${JSON.stringify(other)}`);
-});
+act(".mlp-half", () => wb.intervene(`MLP ${spot().layer} × 0.5`));
+act(".patch", () => wb.draft(`${name()} from "`, '"'));
 if (window.standalone) for (const part of element.querySelectorAll(".actions, .layer")) part.hidden = true;
 
 wb.hear("selection", draw);

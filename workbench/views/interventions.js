@@ -84,6 +84,12 @@ async function add(text) {
 }
 
 wb.hear("intervene", (text) => add(text.trim()));
+wb.hear("draft", ({ before, after }) => {
+  open(true);
+  line.value = before + after;
+  line.focus();
+  line.setSelectionRange(before.length, before.length);
+});
 find(".begin").addEventListener("click", () => {
   open(true);
   line.focus();

@@ -159,6 +159,7 @@ async function inspect(told) {
   if (!now) return;
   renew();
   heading();
+  offerActions();
   root.classList.add("busy");
   try {
     const found = await (await wb.post("data/text/token", body())).json();
@@ -184,8 +185,17 @@ const { renew } = wb.offers(element, {
   without: ["page", "link"],
 });
 
+// Interventions on a token of the prompt, after the selected layer.
+const isOfPrompt = () => Boolean(now?.text.spine) || now?.token < now?.text.given;
+const state = () => `token ${now.token} at layer ${wb.selection.layer ?? 0}`;
+function offerActions() {
+  for (const name of ["off", "patch"]) find(`.actions .${name}`).hidden = !isOfPrompt();
+  find(".actions .off").textContent = `Off after layer ${wb.selection.layer ?? 0}`;
+}
+find(".actions .off").addEventListener("click", () => wb.intervene(`${state()} off`));
+find(".actions .patch").addEventListener("click", () => wb.draft(`${state()} from "`, '"'));
 find(".why").addEventListener("click", () => {
-  if (now.text.spine || now.token < now.text.given) wb.select({ token: now.token }, element);
+  if (isOfPrompt()) wb.select({ token: now.token }, element);
   wb.turn("Attribution");
 });
 find(".actions").hidden = Boolean(window.standalone);
@@ -195,6 +205,7 @@ wb.hear("inspect", (told) => {
 });
 wb.hear("enter", (from) => now?.from === from && root.querySelector("button.row")?.focus());
 wb.hear("selection", choose);
+wb.hear("selection", () => now && offerActions());
 root.addEventListener("keydown", (event) => {
   if (event.key === "Escape") now.from.querySelector("[aria-selected=true]")?.focus();
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
