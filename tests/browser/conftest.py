@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Download, Page, Request, expect
+from playwright.sync_api import Browser, ConsoleMessage, Download, Page, expect
 
 ROOT = Path(__file__).parents[2]
 SERIES = "tiny-olmo"
@@ -94,6 +94,9 @@ def address(server: tuple[subprocess.Popen, str]) -> str:
 
 # What Gradio's client writes to the console when a page with an open stream is left, by a reload or Back.
 LEFT = ("AbortError: signal is aborted", "Unexpected error")
+# Says so in the console before the client does: a script of the page's beginning is the first to hear the event.
+LEAVING = "the page is being left"
+TELL_LEAVING = f"addEventListener('beforeunload', () => console.debug('{LEAVING}'))"
 
 
 class Visit:
@@ -113,18 +116,19 @@ class Visit:
         self.page.set_default_timeout(SECONDS * 1000)
         self.page.on("console", self._read)
         self.page.on("pageerror", lambda error: self.wrong.append(f"page: {error}"))
-        self.page.on("request", self._check)
+        self.page.on("request", lambda request: self._check(request.url))
         self.page.on("domcontentloaded", lambda _: self._arrive())
+        self.page.add_init_script(TELL_LEAVING)
 
     def _read(self, told: ConsoleMessage) -> None:
-        if told.type == "error" and not (self.leaving and any(part in told.text for part in LEFT)):
+        if told.text == LEAVING:
+            self.leaving = True
+        elif told.type == "error" and not (self.leaving and any(part in told.text for part in LEFT)):
             self.wrong.append(f"console: {told.text}")
 
-    def _check(self, request: Request) -> None:
-        if not request.url.startswith((self.address, "data:", "blob:")):
-            self.wrong.append(f"left the machine: {request.url}")
-        if request.is_navigation_request() and request.frame == self.page.main_frame:
-            self.leaving = True
+    def _check(self, url: str) -> None:
+        if not url.startswith((self.address, "data:", "blob:")):
+            self.wrong.append(f"left the machine: {url}")
 
     def _arrive(self) -> None:
         self.leaving = False
