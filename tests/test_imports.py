@@ -26,6 +26,7 @@ LEVELS = {  # a part imports only from parts of its own level or lower levels
     "workbench.plots": 5,
     "workbench.metrics": 5,
     "workbench.tiny_olmo": 4,
+    "workbench.corpus": 4,
     "workbench.activations": 4,
     "workbench.analyses.support": 3,
     "workbench.analyses": 4,

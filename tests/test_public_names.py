@@ -23,7 +23,7 @@ NAMES = {
         "Activations Checkpoint Conversation Curves Direction Grid Maps Measures Points SAMPLE_TEXT Scores Series "
         "TextPairs Texts Turn Weights WorkbenchError ablation activation_patching attention_difference "
         "attention_maps attribution_patching behaviour_summary by_label check checkpoints compare_attention "
-        "compare_behaviour compare_weights direct_logit_attribution effective_rank estimate finals generate "
+        "compare_behaviour compare_weights corpus direct_logit_attribution effective_rank estimate finals generate "
         "head_atlas head_direction hidden_state_pca interventions label_direction linear_probe load load_result "
         "logit_lens main_run mean_attribution mean_losses metrics noise_floor open_weights patchscope path_patching "
         "plot probe_layer record representation_similarity residual_norms save_results series singular_directions "
@@ -56,7 +56,7 @@ def test_a_public_name_is_the_thing_and_not_its_file(name):
     if module is not None:
         importlib.import_module(module)
         assert getattr(workbench, name) is found is getattr(importlib.import_module(module), name)
-    assert (module is None) == (name in ("SAMPLE_TEXT", "checkpoints", "interventions", "metrics"))
+    assert (module is None) == (name in ("SAMPLE_TEXT", "checkpoints", "corpus", "interventions", "metrics"))
 
 
 def test_the_stub_of_the_package_says_the_same():

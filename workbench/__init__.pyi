@@ -1,4 +1,4 @@
-from . import checkpoints, interventions, metrics
+from . import checkpoints, corpus, interventions, metrics
 from .activations import Activations, record
 from .analyses.ablation import ablation
 from .analyses.activation_patching import activation_patching
@@ -84,6 +84,7 @@ __all__ = [
     "compare_attention",
     "compare_behaviour",
     "compare_weights",
+    "corpus",
     "direct_logit_attribution",
     "effective_rank",
     "estimate",

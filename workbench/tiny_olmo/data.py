@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.tiny_olmo.rows import TrainingTokens, kept_out_ids, make_source
 from workbench.tiny_olmo.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
+from workbench.whole_files import whole_file
 
 PARTS = ("train", "held_out")
 SOURCES = ("english", "code")
@@ -155,8 +156,9 @@ def prepare(cache: Path, tokenizer_folder: Path | None = None) -> Corpus:
     if not all(path.exists() for path in files.values()):
         documents = documents or split_documents(cache)
         for (part, source), path in files.items():
-            path.parent.mkdir(exist_ok=True)
-            np.save(path, encode(documents[part][source], tokenizer))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as file:
+                np.save(file, encode(documents[part][source], tokenizer))
     train, held_out = ({source: np.load(files[part, source]) for source in SOURCES} for part in PARTS)
     return Corpus(train, held_out, tokenizer)
 
