@@ -40,6 +40,7 @@ from .run import Hookable, taps_of_this_thread
 from .sites import AFTER_BLOCKS, IN_BLOCK, Sites
 from .stopping import before_block
 from .taps import Tap, Taps, Untapped, tap_at
+from .weights import WithWeights, matrix_of
 
 AnyOlmoConfig: TypeAlias = OlmoConfig | Olmo2Config | Olmo3Config
 # Sites computed at every position even when the last block runs for one.
@@ -272,14 +273,6 @@ class OlmoAttention(nn.Module):
         alone = rearrange(alone, "batch pos chosen head d_head -> batch (pos chosen) (head d_head)")
         out = self.o_proj(alone).unflatten(1, (-1, len(heads)))  # batch pos chosen d_model
         return out if self.o_proj.bias is None else out - self.o_proj.bias
-
-
-def matrix_of(layer: nn.Module) -> Tensor | None:
-    """The weight matrix of a plain `nn.Linear`; None for quantised, adapted and offloaded layers."""
-    if type(layer) is not nn.Linear:
-        return None
-    weight = layer.weight.to_local() if hasattr(layer.weight, "to_local") else layer.weight
-    return weight if type(weight) in (nn.Parameter, Tensor) and weight.device.type != "meta" else None
 
 
 class OlmoMLP(nn.Module):
@@ -586,8 +579,11 @@ class OlmoModel(OlmoPreTrainedModel):
         return Masks(self.config, first, explicit, cache, **asked)
 
 
-class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin):
-    """The decoder with its unembedding: computes next-token logits and supports `generate`."""
+class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin, WithWeights):
+    """The decoder with its unembedding: computes next-token logits and supports `generate`.
+
+    Its matrices are `W_E`, `W_U`, `W_Q[layer, head]`, and so on (see `hooks.weights`).
+    """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}

@@ -26,6 +26,8 @@ from workbench.analyses.direct_logit_attribution import direct_logit_attribution
 from workbench.analyses.directions import head_direction, label_direction
 from workbench.analyses.effective_rank import effective_rank
 from workbench.analyses.head_atlas import head_atlas
+from workbench.analyses.head_circuits import copying_scores, head_circuits
+from workbench.analyses.head_composition import head_composition
 from workbench.analyses.hidden_state_pca import hidden_state_pca
 from workbench.analyses.linear_probe import linear_probe, probe_layer
 from workbench.analyses.logit_lens import logit_lens
@@ -82,6 +84,9 @@ ANALYSES: dict[str, Analysis] = {
     "direct_logit_attribution": lambda g, p: direct_logit_attribution(g.model, g.ids[0], 5, progress=p),
     "effective_rank": lambda g, p: effective_rank(g.model, g.ids, progress=p),
     "head_atlas": lambda g, p: head_atlas(g.model, g.ids, samples=2, progress=p),
+    "copying_scores": lambda g, p: copying_scores(g.model, progress=p),
+    "head_circuits": lambda g, p: head_circuits(g.model, 1, 2, 5, progress=p),
+    "head_composition": lambda g, p: head_composition(g.model, progress=p),
     "hidden_state_pca": lambda g, p: hidden_state_pca(g.model, g.ids, 1, progress=p),
     "head_direction": lambda g, p: head_direction(g.model, g.ids, 1, 2, progress=p),
     "label_direction": lambda g, p: label_direction(g.model, g.ids, "a", layer=1, labels="ab", progress=p),
@@ -155,7 +160,7 @@ def test_cancelling_reaches_the_caller_and_leaves_the_model_as_it_was(given: Giv
         assert torch.equal(given.model.run(given.ids).logits, before)
 
 
-WITHOUT_TEXT = ("compare_weights", "weight_table", "noise_floor")
+WITHOUT_TEXT = ("compare_weights", "weight_table", "noise_floor", "copying_scores", "head_circuits", "head_composition")
 NO_TEXT = {
     "no tokens": lambda ids: ids[:, :0],
     "fractions": lambda ids: ids + 0.5,

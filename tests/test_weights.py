@@ -1,158 +1,95 @@
-"""A checkpoint folder matches its config, tensor by tensor, or is refused with the reason."""
+"""The matrices by layer and head compute what the model computes, and are views of its parameters."""
 
-import json
+import copy
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from tests.layouts import FORMS, save_original
-from workbench import checkpoints
-from workbench.checkpoints.settings import family_name, read_settings
-from workbench.errors import WorkbenchError
-
-
-@pytest.fixture
-def folder(tmp_path, make_model, family):
-    make_model(family).save_pretrained(tmp_path / "step5")
-    return tmp_path / "step5"
+from hooks import OlmoForCausalLM
+from hooks.errors import OutOfRange, WrongType
+from hooks.weights import Factored, dense
 
 
-def change_config(folder, **changes):
-    settings = json.loads((folder / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps(settings))
+def test_they_compute_what_the_model_computes(model: OlmoForCausalLM, tokens: Tensor) -> None:
+    run = model.run(tokens, capture="*")
+    read, z = run["blocks.1.attn_in"], run["blocks.1.attn.z"]
+    for matrices, site in ((model.W_Q, "q_raw"), (model.W_K, "k_raw"), (model.W_V, "v_raw")):
+        found = torch.einsum("bpd,hde->bphe", read, matrices[1])
+        torch.testing.assert_close(found, run[f"blocks.1.attn.{site}"])
+    out = torch.einsum("bphe,hed->bpd", z, model.W_O[1])
+    torch.testing.assert_close(out, run["blocks.1.attn_out_raw"])
+    mlp = run["blocks.1.mlp_in"]
+    torch.testing.assert_close(mlp @ model.W_gate[1], run["blocks.1.mlp.pre"])
+    torch.testing.assert_close(mlp @ model.W_in[1], run["blocks.1.mlp.pre_linear"])
+    torch.testing.assert_close(run["blocks.1.mlp.post"] @ model.W_out[1], run["blocks.1.mlp_out_raw"])
+    torch.testing.assert_close(model.W_E[tokens], run["embed"])
+    torch.testing.assert_close(run["ln_final.normalized"] @ model.W_U, run.logits)
 
 
-def change_tensors(folder, **changes):
-    tensors = load_file(folder / "model.safetensors") | changes
-    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, folder / "model.safetensors")
+def test_they_are_views(make_model) -> None:
+    model = make_model("olmo2")
+    before = model.W_O[2, 1].clone()
+    model.model.layers[2].self_attn.o_proj.weight.data.mul_(2)
+    assert torch.equal(model.W_O[2, 1], before) is False
+    for matrices, name in ((model.W_Q[0], "q_proj"), (model.W_V[0, 1], "v_proj"), (model.W_O[0], "o_proj")):
+        parameter = getattr(model.model.layers[0].self_attn, name).weight
+        assert matrices.untyped_storage().data_ptr() == parameter.untyped_storage().data_ptr()
 
 
-def test_every_tensor_is_the_models(folder, model):
-    weights = checkpoints.open_weights(folder)
-    parameters = dict(model.named_parameters())
-    assert set(weights) == set(parameters)
-    assert weights.parameters == sum(parameter.numel() for parameter in parameters.values())
-    assert weights.nbytes == 4 * weights.parameters
-    for name, parameter in parameters.items():
-        assert torch.equal(weights.tensor(name), parameter)
-        assert torch.equal(weights.rows(name, 1, 7), parameter[1:7])
+def test_shared_keys_and_values(model: OlmoForCausalLM) -> None:
+    heads, shared = model.config.num_attention_heads, model.config.num_key_value_heads
+    for head in range(heads):
+        group = head * shared // heads
+        qk, ov = model.W_QK[1, head], model.W_OV[1, head]
+        torch.testing.assert_close(qk.product(), model.W_Q[1, head] @ model.W_K[1, group].T)
+        torch.testing.assert_close(ov.product(), model.W_V[1, group] @ model.W_O[1, head])
+    assert model.W_QK.stack().shape[:2] == (model.config.num_hidden_layers, heads)
 
 
-def test_shards_are_one_checkpoint(tmp_path, model):
-    model.save_pretrained(tmp_path, max_shard_size="20kB")
-    assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    weights = checkpoints.open_weights(tmp_path)
-    assert all(torch.equal(weights.tensor(name), parameter) for name, parameter in model.named_parameters())
-
-
-def test_a_tensor_that_is_not_there_names_the_folder(folder):
-    with pytest.raises(KeyError, match="step5"):
-        checkpoints.open_weights(folder).tensor("model.nothing.weight")
-
-
-def test_a_missing_shard_is_named(tmp_path, model):
-    model.save_pretrained(tmp_path, max_shard_size="20kB")
-    lost = sorted(tmp_path.glob("*.safetensors"))[1]
-    lost.unlink()
-    with pytest.raises(WorkbenchError, match=lost.name):
-        checkpoints.open_weights(tmp_path)
-
-
-def test_missing_tensors_are_named(folder):
-    change_tensors(folder, **{"model.layers.2.mlp.up_proj.weight": None})
-    with pytest.raises(WorkbenchError, match=r"lacks 1 of \d+ tensors.*model\.layers\.2\.mlp\.up_proj\.weight"):
-        checkpoints.open_weights(folder)
-
-
-def test_left_over_tensors_are_named(folder):
-    change_tensors(folder, **{"model.layers.0.mlp.experts": torch.zeros(2)})
-    with pytest.raises(WorkbenchError, match=r"that this OLMo( [23])? does not have.*experts"):
-        checkpoints.open_weights(folder)
-
-
-def test_wrong_shapes_are_named_with_both(folder):
-    change_tensors(folder, **{"model.layers.1.mlp.up_proj.weight": torch.zeros(48, 31)})
-    with pytest.raises(WorkbenchError, match=r"up_proj\.weight has shape \(48, 31\), but the config says \(48, 32\)"):
-        checkpoints.open_weights(folder)
-
-
-def test_integers_are_no_weights(folder):
-    change_tensors(folder, **{"model.layers.1.mlp.up_proj.weight": torch.zeros(48, 32, dtype=torch.int8)})
-    with pytest.raises(WorkbenchError, match="int8"):
-        checkpoints.open_weights(folder)
-
-
-@pytest.mark.parametrize("model_type", ["llama", "olmoe", "olmo_hybrid", None])
-def test_other_models_are_refused_by_name(folder, model_type):
-    change_config(folder, model_type=model_type)
-    with pytest.raises(WorkbenchError, match=f"config.json: model_type {model_type!r} is not a supported OLMo"):
-        checkpoints.open_weights(folder)
+def test_products_are_not_computed_to_be_measured() -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(2, 3, 9, 4, generator=generator, dtype=torch.float64)
+    both = Factored(left, right.mT)
+    whole = both.product()
+    torch.testing.assert_close(both.norm(), torch.linalg.matrix_norm(whole))
+    torch.testing.assert_close(both.singular_values(), torch.linalg.svdvals(whole)[:, :4])
+    torch.testing.assert_close(both.T.product(), whole.mT)
+    row = torch.randn(9, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(row @ both, row @ whole)
+    largest = torch.linalg.eigvals(whole).abs().sort(descending=True).values[:, :4]
+    torch.testing.assert_close(both.eigenvalues().abs().sort(descending=True).values, largest)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"num_attention_heads": 0}, {"hidden_size": "wide"}, {"num_hidden_layers": -1}, {"pad_token_id": 10**6}]
+    ("place", "error"),
+    [(4, OutOfRange), ((0, 9), OutOfRange), ((0, 1, 2), WrongType), ("q", WrongType), (slice(2), WrongType)],
 )
-def test_impossible_configs_are_refused(folder, changes):
-    change_config(folder, **changes)
-    with pytest.raises(WorkbenchError, match="step5"):
-        checkpoints.open_weights(folder)
+def test_a_wrong_place_is_refused(model: OlmoForCausalLM, place, error) -> None:
+    with pytest.raises(error):
+        model.W_Q[place]
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"hidden_act": "exec"}, "hidden_act: 'exec' is no activation function; choices: .*silu"),
-        ({"rope_parameters": {"rope_type": "none", "rope_theta": 1e4}}, "rope_type: 'none'; choices: default, linear"),
-        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 0}}, "factor: 0 is not a valid"),
-    ],
-)
-def test_a_setting_that_no_model_can_have_is_named_with_its_value(folder, changes, reason):
-    change_config(folder, **changes)
-    with pytest.raises(WorkbenchError, match=f"config.json: .*{reason}"):
-        checkpoints.open_weights(folder)
+def test_a_matrix_of_the_whole_layer_has_no_heads(model: OlmoForCausalLM) -> None:
+    assert torch.equal(model.W_in[-1], model.W_in[model.config.num_hidden_layers - 1])
+    with pytest.raises(OutOfRange, match="one matrix for each layer"):
+        model.W_in[0, 1]
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", "", "\x00\x01"])
-def test_a_config_that_cannot_be_read_is_refused(folder, content):
-    (folder / "config.json").write_text(content)
-    with pytest.raises(WorkbenchError, match=r"config\.json"):
-        checkpoints.open_weights(folder)
+def test_other_linear_layers_are_read_by_what_they_do(make_model) -> None:
+    class Quantised(nn.Module):
+        """A layer without a matrix of its own."""
 
+        def __init__(self, plain: nn.Linear) -> None:
+            super().__init__()
+            self.in_features, self.bias, self.plain = plain.in_features, plain.bias, plain
 
-def test_a_folder_without_a_config_is_no_checkpoint(tmp_path):
-    with pytest.raises(WorkbenchError, match=r"neither config\.json nor config\.yaml"):
-        checkpoints.open_weights(tmp_path)
+        def forward(self, x: Tensor) -> Tensor:
+            return self.plain(x)
 
-
-@pytest.mark.parametrize("content", ["a: [", "- 1\n- 2", "model: 3"])
-def test_a_yaml_that_cannot_be_read_is_refused(tmp_path, content):
-    (tmp_path / "config.yaml").write_text(content)
-    with pytest.raises(WorkbenchError, match=r"config\.yaml"):
-        checkpoints.open_weights(tmp_path)
-
-
-def test_former_names_of_olmo_2_are_known(tmp_path, make_model):
-    make_model("olmo2").save_pretrained(tmp_path)
-    change_config(tmp_path, model_type="olmo_1124")
-    assert checkpoints.open_weights(tmp_path).config.model_type == "olmo2"
-    assert family_name(read_settings(tmp_path)[0]) == "OLMo 2"
-
-
-def test_the_family_is_read_from_either_config(tmp_path, make_model):
-    for form in FORMS:
-        for family, name in (("olmo", "OLMo"), ("olmo2", "OLMo 2")):
-            folder = save_original(make_model(family), tmp_path / form / family, form)
-            assert family_name(read_settings(folder)[0]) == name
-    assert family_name({"model_type": "llama"}) is None
-
-
-def test_fingerprints_tell_contents_and_not_places(tmp_path, make_model):
-    model, other = make_model("olmo", num_hidden_layers=1), make_model("olmo", num_hidden_layers=1)
-    with torch.no_grad():
-        other.model.layers[0].mlp.up_proj.weight[3, 4] += 1e-3
-    for name, one in (("a", model), ("b", model), ("c", other)):
-        one.save_pretrained(tmp_path / name)
-    a, b, c = (checkpoints.fingerprint(checkpoints.open_weights(tmp_path / name)) for name in "abc")
-    assert a == b
-    assert a != c
+    plain = make_model("olmo", attention_bias=True)
+    other = copy.deepcopy(plain)
+    for layer in other.model.layers:
+        layer.self_attn.q_proj = Quantised(layer.self_attn.q_proj)
+    torch.testing.assert_close(other.W_Q[1], plain.W_Q[1])
+    assert torch.equal(dense(plain.lm_head), plain.lm_head.weight)

@@ -12,6 +12,8 @@ from .analyses.direct_logit_attribution import direct_logit_attribution, mean_at
 from .analyses.directions import head_direction, label_direction, token_direction
 from .analyses.effective_rank import effective_rank
 from .analyses.head_atlas import head_atlas
+from .analyses.head_circuits import copying_scores, head_circuits
+from .analyses.head_composition import head_composition
 from .analyses.hidden_state_pca import hidden_state_pca
 from .analyses.linear_probe import linear_probe, probe_layer
 from .analyses.logit_lens import logit_lens
@@ -84,6 +86,7 @@ __all__ = [
     "compare_attention",
     "compare_behaviour",
     "compare_weights",
+    "copying_scores",
     "corpus",
     "direct_logit_attribution",
     "effective_rank",
@@ -91,6 +94,8 @@ __all__ = [
     "finals",
     "generate",
     "head_atlas",
+    "head_circuits",
+    "head_composition",
     "head_direction",
     "hidden_state_pca",
     "interventions",

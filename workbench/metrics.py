@@ -13,6 +13,7 @@ from workbench.analyses.compare_weights import weight_table
 from workbench.analyses.directions import label_direction
 from workbench.analyses.effective_rank import effective_rank as rank_of
 from workbench.analyses.head_atlas import head_atlas
+from workbench.analyses.head_composition import LEAST_SAMPLES, READS, head_composition
 from workbench.analyses.linear_probe import probe_accuracies
 from workbench.analyses.residual_norms import residual_norms as norms_of
 from workbench.analyses.steering import steering_effect as effect_of
@@ -162,6 +163,18 @@ def steering_effect(
     return Metric("effect of steering", _steering_effect, arguments, unit="nats", note=note)
 
 
+def composition(kind: str, *, distance: int | None = None) -> Metric:
+    """The composition score of each pair of heads, by `kind`: "q", "k" or "v" of the head that reads; see
+    `head_composition`. Lines are named `L0H1, L2H5`: the head that writes, and the one that reads.
+
+    Errors: WorkbenchError for another kind.
+    """
+    if kind not in READS:
+        raise WorkbenchError(f"no composition {kind!r}; choices: {', '.join(READS)}")
+    note = f"How much a head's {READS[kind]} read of what an earlier head writes, from the weights: 0 to 1."
+    return Metric(f"{kind.upper()}-composition of heads", _composition, {"kind": kind, "distance": distance}, note=note)
+
+
 def weight_change() -> Metric:
     """‖B − A‖ / ‖A‖ per training step, from the previous checkpoint A to each checkpoint B: for all parameters and by
     layer.
@@ -243,6 +256,17 @@ def log_probs(model: OlmoForCausalLM, tokens: TextsLike) -> np.ndarray:
     texts = texts_for(model, tokens)
     loss_tokens_at_a_time(model, texts, kept=texts.tokens * model.config.vocab_size * 4)
     return torch.cat([model.run(ids[None]).logits[0].float().log_softmax(-1).cpu() for ids in texts]).numpy()
+
+
+def _composition(model: OlmoForCausalLM, kind: str, distance: int | None) -> dict[str, float]:
+    pairs = head_composition(model, distance=distance, samples=LEAST_SAMPLES)[kind].table().dropna(subset="value")
+    columns = (pairs["head that writes"], pairs["head that reads"], pairs["value"])
+    return {f"{writer}, {reader}": value for writer, reader, value in zip(*columns, strict=True)}
+
+
+@work_of(_composition)
+def _work_of_composition(model: OlmoForCausalLM, kind: str, distance: int | None) -> Work:
+    return planned(head_composition, model, distance=distance, samples=LEAST_SAMPLES)
 
 
 def _head_score(model: OlmoForCausalLM, tokens: TextsLike, score: str, samples: int, seed: int) -> Grid:
