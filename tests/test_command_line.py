@@ -352,6 +352,20 @@ def test_trajectory_over_a_set_has_its_loss(series, table, tmp_path, capsys):
     assert "give one of them" in capsys.readouterr().err
 
 
+def test_trajectory_of_labelled_texts_has_a_line_for_each_label(series, table, tmp_path):
+    (tmp_path / "set.csv").write_text("text,kind\nw1 w2 w3,a\nw4 w5,b\nw6 w7 w3,a\n")
+    arguments = ["--texts", str(tmp_path / "set.csv"), "--label", "kind", "--metrics", "loss", "change"]
+    found = table("trajectory", series, *arguments, "--cache", "none")
+    model, _ = checkpoints.load(f"{series}@step20")
+    one, other = ([torch.tensor([1, 2, 3]), torch.tensor([6, 7, 3])], torch.tensor([[4, 5]]))
+    for label, texts in (("a", one), ("b", other)):
+        losses = token_losses(model, texts)["loss"].values
+        assert abs(found[f"loss {label}"].iloc[-1] - losses[losses == losses].mean()) < 1e-4
+    lines = beside(tmp_path, "held-out-loss")
+    assert set(lines["line"]) == {"all texts", "a", "b"} and {"standard_error", "texts"} < set(lines)
+    assert lines["texts"].dtype.kind == "i" and set(lines["texts"]) == {1, 2, 3}
+
+
 def test_a_cache_that_cannot_be_written_keeps_nothing_and_says_so(series, tmp_path):
     (tmp_path / "file").write_text("")
     arguments = ["trajectory", series, "--text", f"{series}/page.txt", "--metrics", "loss", "rank"]

@@ -42,10 +42,19 @@ MEANS: dict[str, Callable[[Any, str, int], float]] = {
     "transplant of weights": of_tokens,
     "transplant of activations": of_tokens,
     "transplant_parts": of_tokens,
+    "held_out_loss": of_tokens,
+    "head_scores": of_tokens,
+    "residual_norms along a run": of_tokens,
+    "kl_to_last": lambda result, name, length: float(length),
+    "head_needed": of_tokens,
 }
 """Analyses that return means over texts, and how much a text counts."""
 
-CALLS = SETS | {"behaviour_summary": lambda a, b, texts, others: behaviour_summary(compare_behaviour(a, b, texts))}
+CALLS = (
+    SETS
+    | METRICS
+    | {"behaviour_summary": lambda a, b, texts, others: behaviour_summary(compare_behaviour(a, b, texts))}
+)
 
 
 def measures_of(result: Any) -> dict[str, Estimated]:
@@ -61,7 +70,7 @@ def test_a_mean_is_that_of_the_texts_one_by_one(two: Two, name: str) -> None:  #
     for measure, found in together.items():
         if measure == "duplicate":  # counts only the queries with an earlier copy
             continue
-        assert found.texts == len(rows) and found.errors is not None
+        assert (found.texts_of_values() == len(rows)).all() and found.errors is not None
         values = np.stack([measures_of(result)[measure].values.astype(np.float64) for result in alone])
         names = [measure] if not isinstance(found, Scores) else found.names
         counts = np.array(
@@ -72,7 +81,8 @@ def test_a_mean_is_that_of_the_texts_one_by_one(two: Two, name: str) -> None:  #
         error = np.sqrt(len(rows) / (len(rows) - 1) * squares) / np.abs(counts.sum(0))
         np.testing.assert_allclose(found.values, mean, rtol=1e-3, atol=2e-4, err_msg=measure)
         np.testing.assert_allclose(found.errors, error, rtol=2e-3, atol=2e-4, err_msg=measure)
-        assert measures_of(alone[0])[measure].errors is None and measures_of(alone[0])[measure].texts == 1
+        one = measures_of(alone[0])[measure]
+        assert one.errors is None and (one.texts_of_values() == 1).all()
 
 
 @pytest.mark.parametrize("name", OF_SETS)
@@ -85,6 +95,7 @@ def test_one_text_at_a_time_gives_the_same_numbers(two: Two, name: str, monkeypa
         return [Batch([row], ids[None]) for some in batches(self, tokens) for row, ids in zip(*some, strict=True)]
 
     monkeypatch.setattr(Texts, "batches", one_each)
+    monkeypatch.setattr(Texts, "padded_batches", one_each)
     found = numbers(ALL[name](*two, *given))
     assert wanted.keys() == found.keys() and wanted
     for column, values in wanted.items():
@@ -93,7 +104,7 @@ def test_one_text_at_a_time_gives_the_same_numbers(two: Two, name: str, monkeypa
 
 def test_every_analysis_of_sets_is_compared_text_by_text() -> None:
     assert set(ALL) == set(OF_SETS) | set(SINGLE)
-    assert set(MEANS) - {"behaviour_summary"} <= set(SETS)
+    assert set(MEANS) - {"behaviour_summary"} <= set(SETS | METRICS)
 
 
 def test_equal_counts_give_the_standard_error_of_a_mean() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hooks import OlmoForCausalLM
 from workbench import checkpoints, metrics
 from workbench.analyses.compare_behaviour import divergences
 from workbench.analyses.compare_weights import compare_weights
@@ -13,6 +14,7 @@ from workbench.analyses.trajectory import trajectory
 from workbench.analyses.transplant import transplant
 from workbench.errors import WorkbenchError
 from workbench.results import Curves
+from workbench.texts import Texts, as_texts
 
 
 @pytest.fixture
@@ -66,6 +68,42 @@ def test_the_last_checkpoint_is_no_distance_from_itself(series, tokens):
     logs = [model_of(c).run(tokens).logits.log_softmax(-1) for c in (series[2], series[0])]
     assert values[2] == 0
     assert values[0] == pytest.approx(divergences(*logs)[0].mean().item(), rel=1e-4)
+
+
+LABELS = ("a", "b", "a", "b")
+
+
+@pytest.mark.parametrize("of", [metrics.held_out_loss, metrics.kl_to_last, lambda t: metrics.head_needed(t, 1, 2)])
+def test_labelled_texts_have_a_line_for_each_label(series, tokens, of):
+    rows = [row[:length] for row, length in zip(tokens.repeat(2, 1), (9, 7, 5, 8), strict=False)]
+    texts = labelled(rows)
+    curves = follow(series, of(texts))
+    assert curves.lines == ("all texts", "a", "b") and curves.texts == (4, 2, 2)
+    plain = follow(series, of(rows))
+    assert len(plain.lines) == 1 and plain.lines != ("all texts",) and plain.texts == 4
+    np.testing.assert_array_equal(plain.values[0], curves.values[0])
+    for place, label in enumerate("ab", 1):
+        alone = follow(series, of(texts.by_label()[label]))
+        np.testing.assert_allclose(curves.values[place], alone.values[0], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(curves.errors[place], alone.errors[0], rtol=1e-4, atol=1e-7)
+
+
+def labelled(rows) -> Texts:
+    found = as_texts(rows)
+    return Texts(found.ids, found.mask, LABELS)
+
+
+def test_a_loss_that_is_not_a_number_names_its_text_and_checkpoint(series, tokens, monkeypatch):
+    def overflowing(model, *arguments, **options):
+        found = run(model, *arguments, **options)
+        found.logits[0] = np.nan
+        return found
+
+    run = OlmoForCausalLM.run
+    monkeypatch.setattr(OlmoForCausalLM, "run", overflowing)
+    rows = [tokens[0, :9], tokens[0, :4]]
+    with pytest.raises(WorkbenchError, match=r"at .*step0: the loss of .*text.* is not a finite number"):
+        follow(series, metrics.held_out_loss(rows))
 
 
 def test_weight_change_is_per_step_and_undefined_at_the_first(series, monkeypatch):

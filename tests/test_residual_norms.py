@@ -70,3 +70,25 @@ def test_an_ordinary_model_has_none(model: OlmoForCausalLM, tokens: Tensor) -> N
     table = massive_activations(model, tokens[0])
     assert len(table) == 0 and list(table) == ["layer", "position", "token", "dimension", "value", "ratio"]
     assert residual_norms(model, tokens[0])["ratio"].values.max() < 1000
+
+
+def test_of_several_texts_they_are_means_at_each_position(model, tokens):
+    rows = [tokens[0], tokens[1, :9], tokens[1, 2:6]]
+    together, alone = residual_norms(model, rows), [residual_norms(model, row) for row in rows]
+    for name in ("norm", "ratio", "cosine"):
+        for place, count in ((3, 3), (8, 2), (12, 1)):
+            each = np.stack([one[name].values[1:, place] for one in alone[:count]]).astype(np.float64)
+            np.testing.assert_allclose(together[name].values[1:, place], each.mean(0), rtol=1e-4)
+            assert (together[name].texts_of_values()[:, place] == count).all()
+            if count > 1:
+                error = each.std(0, ddof=1) / count**0.5
+                np.testing.assert_allclose(together[name].errors[1:, place], error, rtol=1e-3, atol=1e-6)
+            else:
+                assert np.isnan(together[name].errors[1:, place]).all()
+    largest = together["largest"]
+    of_all = np.stack([one["largest"].values[:, :4] for one in alone])
+    best = np.abs(of_all).argmax(0)[None]
+    np.testing.assert_allclose(largest.values[:, :4], np.take_along_axis(of_all, best, 0)[0], rtol=1e-5)
+    texts = np.stack([one["largest"].text[:, :4] for one in alone])
+    assert (largest.text[:, :4] == np.take_along_axis(texts, best, 0)[0]).all() and largest.errors is None
+    assert largest.columns[:2] == ("0", "1") and {"norm_standard_error", "texts"} < set(together.table())

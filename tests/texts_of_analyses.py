@@ -67,6 +67,7 @@ SETS: dict[str, OfTexts] = {
     "linear_probe": lambda a, b, texts, others: linear_probe(a, texts, [0, 1] * 4, folds=2, position="mean"),
     "representation_similarity": lambda a, b, texts, others: representation_similarity(a, texts, skip=1),
     "representation_similarity of two": lambda a, b, texts, others: representation_similarity(a, texts, b),
+    "residual_norms": lambda a, b, texts, others: residual_norms(a, texts),
     "steering": lambda a, b, texts, others: steering(
         a, texts, ones(a), [5], [6, 7], strengths=(0, 1), controls=1, unrelated=others
     ),
@@ -93,7 +94,6 @@ SINGLE: dict[str, OfTexts] = {
     "logit_lens": lambda a, b, text, other: logit_lens(a, text),
     "massive_activations": lambda a, b, text, other: massive_activations(a, text, at_least=0.1, ratio=1),
     "patchscope": lambda a, b, text, other: patchscope(a, text, other),
-    "residual_norms": lambda a, b, text, other: residual_norms(a, text),
     "token_inspection": lambda a, b, text, other: token_inspection(a, text, 3),
     "token_saliency": lambda a, b, text, other: token_saliency(a, text, 5, points=64),
 }

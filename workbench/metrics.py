@@ -15,13 +15,20 @@ from workbench.analyses.effective_rank import effective_rank as rank_of
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.head_composition import LEAST_SAMPLES, READS, head_composition
 from workbench.analyses.linear_probe import probe_accuracies
-from workbench.analyses.residual_norms import residual_norms as norms_of
+from workbench.analyses.residual_norms import mean_norms
 from workbench.analyses.steering import steering_effect as effect_of
 from workbench.analyses.support.answers import Answers
 from workbench.analyses.support.arguments import one_text, texts_for
+from workbench.analyses.support.by_label import means_by_label
 from workbench.analyses.support.cost import Work, is_planned, pass_flops, planned, work_of
 from workbench.analyses.support.labels import labels_of
-from workbench.analyses.support.mean_loss import loss_tokens_at_a_time, mean_loss, work_of_all_logits
+from workbench.analyses.support.mean_loss import (
+    loss_sums,
+    loss_tokens_at_a_time,
+    mean_loss,
+    refuse_undefined,
+    work_of_all_logits,
+)
 from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.named_tensors import ModelTensors
 from workbench.analyses.support.next_tokens import next_token_statistics
@@ -31,8 +38,8 @@ from workbench.analyses.trajectory import Metric, Value
 from workbench.checkpoints import Weights
 from workbench.errors import WorkbenchError
 from workbench.interventions import Intervention, edits_of
-from workbench.results import Curves, Grid
-from workbench.texts import TextsLike, as_texts
+from workbench.results import Curves, Grid, Scores
+from workbench.texts import Texts, TextsLike, as_texts
 
 SCORES = {
     "entropy": (
@@ -58,9 +65,12 @@ SCORES = {
 
 
 def held_out_loss(tokens: TextsLike) -> Metric:
-    """Mean −log p per token of held-out texts, on which the run was not trained, in nats."""
+    """Mean −log p per token of held-out texts, on which the run was not trained, in nats.
+
+    Of labelled texts, one line for all of them and one for each label.
+    """
     note = "Mean −log p of the tokens of held-out texts; lower is better."
-    return Metric("held-out loss", mean_loss, {"tokens": _texts(tokens, 2)}, unit="nats", note=note)
+    return Metric("held-out loss", _held_out, {"tokens": _texts(tokens, 2)}, unit="nats", note=note)
 
 
 def head_scores(tokens: TextsLike, score: str, *, samples: int = 64, seed: int = 0) -> Metric:
@@ -73,7 +83,7 @@ def head_scores(tokens: TextsLike, score: str, *, samples: int = 64, seed: int =
 def residual_norms(tokens: TextsLike) -> Metric:
     """The mean norm of the residual stream after each layer, without the first token of each text (often a sink)."""
     note = "Mean ‖x‖ after each layer, without the first token of each text."
-    return Metric("norm of the residual stream", _mean_norms, {"tokens": _texts(tokens, 2)}, ordered=True, note=note)
+    return Metric("norm of the residual stream", mean_norms, {"tokens": _texts(tokens, 2)}, ordered=True, note=note)
 
 
 def effective_rank(tokens: TextsLike) -> Metric:
@@ -93,7 +103,10 @@ def continuation_log_prob(prompt: TextsLike, continuation: TextsLike) -> Metric:
 
 
 def kl_to_last(tokens: TextsLike) -> Metric:
-    """KL(last ‖ checkpoint) between next-token distributions, mean over the tokens of all texts, in nats."""
+    """KL(last ‖ checkpoint) between next-token distributions, mean over the tokens of all texts, in nats.
+
+    Of labelled texts, one line for all of them and one for each label.
+    """
     arguments = {"tokens": _texts(tokens)}
     note = "KL divergence of the next-token predictions from those of the last checkpoint."
     return Metric("KL to the last checkpoint", _kl, arguments, unit="nats", reference=log_probs, note=note)
@@ -192,6 +205,7 @@ def head_needed(tokens: TextsLike, layer: int, head: int) -> Metric:
     """The rise of the loss, in nats, when a head has its weights from the first checkpoint of the run.
 
     It is about zero as long as the rest of the model does not depend on what the head has learned. See `needed_from`.
+    Of labelled texts, one line for all of them and one for each label.
     """
     arguments = {"tokens": _texts(tokens, 2), "part": Part("head", layer, (head,))}
     return Metric(
@@ -269,6 +283,19 @@ def _work_of_composition(model: OlmoForCausalLM, kind: str, distance: int | None
     return planned(head_composition, model, distance=distance, samples=LEAST_SAMPLES)
 
 
+def _held_out(model: OlmoForCausalLM, tokens: TextsLike) -> Scores:
+    texts = texts_for(model, tokens, at_least=2)
+    return means_by_label(texts, loss_sums(model, texts), _predicted(texts))
+
+
+work_of(_held_out)(work_of_all_logits)
+
+
+def _predicted(texts: Texts) -> Tensor:
+    """The number of tokens of each text that have a loss, all but the first: text."""
+    return texts.mask.sum(1).cpu() - 1
+
+
 def _head_score(model: OlmoForCausalLM, tokens: TextsLike, score: str, samples: int, seed: int) -> Grid:
     needs_samples = score.startswith("induction")
     atlas = head_atlas(model, tokens, samples=samples if needs_samples else 0, seed=seed)
@@ -280,19 +307,6 @@ def _head_score(model: OlmoForCausalLM, tokens: TextsLike, score: str, samples: 
 @work_of(_head_score)
 def _work_of_scores(model: OlmoForCausalLM, tokens: TextsLike, score: str, samples: int, **_: object) -> Work:
     return planned(head_atlas, model, tokens, samples=samples if score.startswith("induction") else 0)
-
-
-def _mean_norms(model: OlmoForCausalLM, tokens: TextsLike) -> dict[str, float]:
-    texts = texts_for(model.config, tokens, at_least=2)
-    norms = [norms_of(model, text)["norm"] for text in texts]
-    means = np.concatenate([norm.values[:, 1:] for norm in norms], axis=1).mean(1)  # over tokens, by layer
-    return dict(zip(norms[0].rows, means.tolist(), strict=True))
-
-
-@work_of(_mean_norms)
-def _work_of_norms(model: OlmoForCausalLM, tokens: TextsLike) -> Work:
-    each = [planned(norms_of, model, text) for text in texts_for(model.config, tokens)]
-    return sum(each, start=Work(0))
 
 
 def _rank(model: OlmoForCausalLM, tokens: TextsLike) -> Curves:
@@ -348,16 +362,17 @@ def _work_of_effect(
     return direction + planned(effect_of, model, prompts, None, *answers, **options)
 
 
-def _kl(model: OlmoForCausalLM, tokens: TextsLike, reference: np.ndarray) -> float:
+def _kl(model: OlmoForCausalLM, tokens: TextsLike, reference: np.ndarray) -> Scores:
     texts = texts_for(model, tokens)
     loss_tokens_at_a_time(model, texts)
-    total, start = 0.0, 0
-    for ids in texts:
+    sums, start = torch.empty(len(texts), dtype=torch.float64), 0
+    for row, ids in enumerate(texts):
         mine = model.run(ids[None]).logits[0].float().log_softmax(-1).cpu()
         last = torch.tensor(reference[start : start + len(ids)])
-        total += (last.exp() * (last - mine)).sum(dtype=torch.float64).item()
+        sums[row] = (last.exp() * (last - mine)).sum(dtype=torch.float64).clamp_min(0)
         start += len(ids)
-    return max(0.0, total / texts.tokens)
+    refuse_undefined(sums, "KL divergence")
+    return means_by_label(texts, sums, texts.mask.sum(1).cpu())
 
 
 work_of(log_probs)(work_of_all_logits)
@@ -379,10 +394,11 @@ def _of_part(model: OlmoForCausalLM, tokens: TextsLike, part: Part) -> Tensors:
     return part_tensors(ModelTensors(model), part)
 
 
-def _need(model: OlmoForCausalLM, tokens: TextsLike, part: Part, reference: Tensors) -> float:
-    mixed = grafted(model, reference, part)
+def _need(model: OlmoForCausalLM, tokens: TextsLike, part: Part, reference: Tensors) -> Scores:
+    texts, mixed = texts_for(model, tokens, at_least=2), grafted(model, reference, part)
     with mixed.tapped(edits=model.tapped_edits):
-        return mean_loss(mixed, tokens) - mean_loss(model, tokens)
+        change = loss_sums(mixed, texts) - loss_sums(model, texts)
+    return means_by_label(texts, change, _predicted(texts))
 
 
 @work_of(_need)

@@ -220,17 +220,20 @@ def with_room(values: np.ndarray, share: float = 0.12) -> list[float]:
 def plot_curves(curves: Curves) -> go.Figure:
     """Lines with a colour each (shades if the lines are ordered) and bands of ± 1 standard error.
 
-    If there are more unordered lines than colours, the lines with the widest range have colours; the others are faint,
-    and their names appear on hover.
+    If there are more unordered lines than colours, the lines with the widest range have colours; the others are faint
+    and without bands, and their names appear on hover.
     """
     figure = go.Figure()
     x = log_places(curves.x) if curves.log_x else curves.x
     told = told_apart(curves)
     for n, name in sorted(enumerate(curves.lines), key=lambda line: line[0] in told):
         colour = line_colour(told.index(n), len(told), curves.ordered) if n in told else FAINT
-        if curves.errors is not None:
-            edges = np.concatenate([curves.values[n] + curves.errors[n], (curves.values[n] - curves.errors[n])[::-1]])
-            band = go.Scatter(x=np.concatenate([x, x[::-1]]), y=edges, fill="toself", opacity=0.25)
+        errors = np.full(len(x), np.nan) if curves.errors is None else curves.errors[n]
+        if n in told and np.isfinite(errors).sum() > 1:
+            there = np.isfinite(errors)
+            low, high = (curves.values[n][there] + sign * errors[there] for sign in (-1, 1))
+            around, edges = np.concatenate([x[there], x[there][::-1]]), np.concatenate([high, low[::-1]])
+            band = go.Scatter(x=around, y=edges, fill="toself", opacity=0.25)
             band.update(
                 fillcolor=colour, line_width=0, mode="lines", hoverinfo="skip", showlegend=False, legendgroup=str(n)
             )
@@ -278,9 +281,15 @@ def tick_label(number: float) -> str:
 
 
 def emphasise(figure: go.Figure, name: str) -> go.Figure:
-    """A figure of many curves with one in front and the others thin and grey; without a legend, names on hover."""
-    front, names = escape(name), [trace.name for trace in figure.data]
+    """A figure of many curves with one in front, with its band, and the others thin and grey; names on hover."""
+    front = escape(name)
+    groups = [trace.legendgroup for trace in figure.data if trace.name == front]
+    figure.data = [trace for trace in figure.data if trace.name is not None or trace.legendgroup in groups]
+    names = [trace.name for trace in figure.data]
     for trace in figure.data:
+        if trace.name is None:  # the band of the front line
+            trace.update(fillcolor=BLUE)
+            continue
         mine = trace.name == front
         trace.update(line={"color": BLUE if mine else GREY, "width": 3 if mine else 1, "dash": "solid"})
         trace.update(opacity=1 if mine else 0.5, marker_size=7 if mine else 5)

@@ -82,8 +82,8 @@ class Estimated(Labelled):
 
     Attributes:
         errors: standard errors of the values, of the same shape; NaN where there is none. None if none is known.
-        texts: the number of texts that the values are means over; None if the values are no such means. `Scores` and
-            `Curves` may have one number for each name or line.
+        texts: the number of texts that the values are means over; None if the values are no such means. Also one number
+            for each name, line or row, or one for each value.
     """
 
     errors: Values | None = None
@@ -95,17 +95,24 @@ class Estimated(Labelled):
             self._keep(errors=frozen_array(self.errors))
             check_shape(self.errors, self.values.shape, there, what="errors")
         if np.ndim(self.texts):
-            self._keep(texts=tuple(int(number) for number in self.texts))
-            check_shape(np.array(self.texts), self.values.shape[:1], there, what="numbers of texts")
+            numbers = np.array(self.texts, dtype=int)
+            check_shape(numbers, self.values.shape[: numbers.ndim], there, what="numbers of texts")
+            each = numbers.tolist()
+            self._keep(texts=tuple(tuple(row) if isinstance(row, list) else row for row in each))
 
     def _with_errors(self, table: pd.DataFrame) -> pd.DataFrame:
         """A table with one row for each value, with `standard_error` and `texts` where they are known."""
         if self.errors is not None:
             table["standard_error"] = self.errors.ravel()
         if self.texts is not None:
-            numbers = np.broadcast_to(np.array(self.texts)[..., *(None,) * (self.values.ndim - 1)], self.values.shape)
-            table["texts"] = numbers.ravel()
+            table["texts"] = self.texts_of_values().ravel()
         return table
+
+    def texts_of_values(self) -> np.ndarray:
+        """The number of texts of each value, in the shape of the values; 0 if it is not known."""
+        numbers = np.array(self.texts or 0)
+        spread = numbers[..., *(None,) * (self.values.ndim - numbers.ndim)]
+        return np.broadcast_to(spread, self.values.shape)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -301,6 +308,8 @@ class Curves(Estimated):
             signed=self.signed,
             value_when_equal=self.value_when_equal,
             provenance=self.provenance,
+            errors=self.errors,
+            texts=self.texts,
         )
 
 

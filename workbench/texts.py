@@ -159,12 +159,16 @@ class Texts:
 
         Errors: WorkbenchError if the texts have no labels.
         """
+        return {label: self[rows] for label, rows in self.rows_by_label().items()}
+
+    def rows_by_label(self) -> dict[str, list[int]]:
+        """The numbers of the texts of each label. Order and errors: those of `by_label`."""
         if self.labels is None:
             raise WorkbenchError("the texts have no labels; give labels to Texts.of, or label= to Texts.read")
         rows: dict[str, list[int]] = {}
         for row, label in enumerate(self.labels):
             rows.setdefault(label, []).append(row)
-        return {label: self[some] for label, some in rows.items()}
+        return rows
 
     @property
     def lengths(self) -> list[int]:

@@ -24,7 +24,7 @@ from workbench.analyses.support.residual_stream import residual_names, residual_
 from workbench.analyses.support.text_states import Position, states_work, text_states
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
-from workbench.results import Curves, Grid
+from workbench.results import Curves, Grid, Scores
 from workbench.texts import TextsLike
 
 Split = tuple[np.ndarray, np.ndarray]
@@ -132,7 +132,8 @@ def linear_probe(
         range(len(names)),
         x_name="layer",
         x_labels=names,
-        errors=np.stack([*(right.std(-1, ddof=1) / np.sqrt(len(wanted))), np.zeros(len(states))]),
+        errors=np.stack([*_error(right), np.zeros(len(states))]),
+        texts=len(wanted),
         title=f"Linear probe: {len(wanted)} texts, {len(counts)} labels",
         value_name="accuracy",
     )
@@ -148,12 +149,12 @@ def probe_accuracies(
     groups: Sequence[object] | None = None,
     folds: int = 5,
     seed: int = 0,
-) -> dict[str, float]:
+) -> Scores:
     """One line of `linear_probe` without the others: the accuracy by layer name, of the labels or of shuffled ones."""
     states, wanted, apart = _read(model, tokens, labels, position, groups, folds, None)
     target = _shuffled(wanted, seed) if shuffled else wanted
-    accuracies = _right(states, target, apart, folds, seed, None).mean(-1).tolist()
-    return dict(zip(residual_names(model), accuracies, strict=True))
+    right = _right(states, target, apart, folds, seed, None)  # layer text
+    return Scores(right.mean(-1), residual_names(model), errors=_error(right), texts=len(wanted))
 
 
 def probe_layer(
@@ -195,8 +196,7 @@ def probe_layer(
         title=f"Confusion of labels at {site}",
         value_name="share of the label's texts",
     )
-    error = float(right.std(ddof=1) / np.sqrt(len(right)))
-    return Probe(site, float(right.mean()), error, confusion, table, states, _fitted(states, wanted))
+    return Probe(site, float(right.mean()), float(_error(right)), confusion, table, states, _fitted(states, wanted))
 
 
 @work_of(linear_probe)
@@ -240,6 +240,11 @@ def _right(
     for layer in steps(range(len(states)), progress, "training probes"):
         found.append(_held_out(states[layer], target, splits)[0] == target)
     return np.stack(found)
+
+
+def _error(right: np.ndarray) -> np.ndarray:
+    """The standard error of accuracies over texts: … text -> …"""
+    return right.std(-1, ddof=1) / np.sqrt(right.shape[-1])
 
 
 def _checked(

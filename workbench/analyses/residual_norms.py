@@ -2,23 +2,33 @@
 
 import pandas as pd
 import torch
+from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.support.arguments import one_text
+from workbench.analyses.support.arguments import one_text, texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
-from workbench.analyses.support.memory import peak_bytes
+from workbench.analyses.support.means import MeansOverTexts
+from workbench.analyses.support.memory import peak_bytes, tokens_at_a_time
 from workbench.analyses.support.residual_stream import residual_names, residuals, residuals_bytes
-from workbench.progress import Progress, report
-from workbench.results import Grid, Measures
+from workbench.progress import Progress, steps
+from workbench.results import Grid, Measures, Scores
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_labels
+
+WHAT = "residual norms"
+TITLES = {
+    "norm": "Norm of the residual stream",
+    "largest": "Largest entry of the residual stream, with its dimension",
+    "ratio": "Largest entry over the median entry",
+    "cosine": "Cosine of the residual stream to that of the layer before",
+}
 
 
 def residual_norms(
     model: OlmoForCausalLM, tokens: TextsLike, *, tokenizer: Tokenizer | None = None, progress: Progress | None = None
 ) -> Measures:
-    """Norms of the residual stream for each layer and position of one text.
+    """Norms of the residual stream for each layer and position.
 
     Returns Grids of (`embed` and every layer) × position:
 
@@ -29,11 +39,52 @@ def residual_norms(
       large language models").
     - `cosine`: ⟨x, y⟩ / ‖x‖ ‖y‖ of the residual stream x and that of the previous row, y. It is 1 where a layer does
       not change the direction, and undefined (NaN) at `embed`.
+
+    Of several texts, the columns are positions, counted from each text's first token. `norm`, `ratio` and `cosine` are
+    means over the texts that are long enough to have the position, with their standard error over these texts, and the
+    number of these texts. `largest` is the largest entry of all of them and has no error, as it is not a mean.
     """
-    batch = one_text(tokens, model)
-    _peak(model, batch.shape[1])
-    report(progress, 0.0, "residual norms")
-    resid = residuals(model, batch)[:, 0].float()  # layer pos d_model
+    texts = texts_for(model, tokens)
+    means = {name: MeansOverTexts() for name in TITLES if name != "largest"}
+    largest = torch.zeros(model.config.num_hidden_layers + 1, texts.longest)
+    dimension = torch.zeros(largest.shape, dtype=torch.long)
+    for rows, ids in steps(texts.batches(_size(model, texts.longest)), progress, WHAT):
+        numbers, which = _measured(residuals(model, ids).float())
+        there = torch.arange(texts.longest) < ids.shape[1]  # pos
+        for name, mean in means.items():
+            sums = torch.zeros(len(rows), *largest.shape)  # text layer pos
+            sums[:, :, there] = numbers[name].transpose(0, 1).cpu()
+            mean.add(sums, there.double())
+        for text in range(len(rows)):
+            entry, of = numbers["largest"][:, text].cpu(), which[:, text].cpu()
+            larger = torch.zeros_like(largest, dtype=torch.bool)
+            larger[:, there] = entry.abs() > largest[:, there].abs()
+            largest[larger], dimension[larger] = entry[larger[:, there]], of[larger[:, there]]
+    names, alone = [[str(d) for d in row] for row in dimension.tolist()], len(texts) == 1
+    counts = (torch.arange(texts.longest) < torch.tensor(texts.lengths)[:, None]).sum(0)  # pos
+    return Measures(
+        **{
+            name: Grid(
+                means[name].values if name in means else largest,
+                residual_names(model),
+                token_labels(texts[0], tokenizer) if alone else range(texts.longest),
+                text=names if name == "largest" or (name == "ratio" and alone) else None,
+                title=title,
+                value_name=name,
+                signed=name == "largest",
+                errors=means[name].errors if name in means else None,
+                texts=None if alone else counts.expand(largest.shape).tolist(),
+            )
+            for name, title in TITLES.items()
+        }
+    )
+
+
+def _measured(resid: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The measures by name, and the dimension of the largest entry: layer text pos each.
+
+    resid: layer text pos d_model.
+    """
     size, dimension = resid.abs().max(-1)
     numbers = {
         "norm": resid.norm(dim=-1),
@@ -43,28 +94,19 @@ def residual_norms(
             [torch.full_like(size[:1], float("nan")), cosine_similarity(resid[1:], resid[:-1], dim=-1)]
         ),
     }
-    titles = {
-        "norm": "Norm of the residual stream",
-        "largest": "Largest entry of the residual stream, with its dimension",
-        "ratio": "Largest entry over the median entry",
-        "cosine": "Cosine of the residual stream to that of the layer before",
-    }
-    report(progress, 1.0, "residual norms")
-    names = [[str(d) for d in row] for row in dimension.tolist()]
-    return Measures(
-        **{
-            name: Grid(
-                values,
-                residual_names(model),
-                token_labels(batch[0], tokenizer),
-                text=names if name in ("largest", "ratio") else None,
-                title=titles[name],
-                value_name=name,
-                signed=name == "largest",
-            )
-            for name, values in numbers.items()
-        }
-    )
+    return numbers, dimension
+
+
+def mean_norms(model: OlmoForCausalLM, tokens: TextsLike) -> Scores:
+    """The mean norm of the residual stream at `embed` and after each layer, over all tokens but the first of each text.
+
+    Every token weighs the same; the standard errors are over texts. Every text needs at least two tokens.
+    """
+    texts, means = texts_for(model, tokens, at_least=2), MeansOverTexts()
+    for _, ids in texts.batches(_size(model, texts.longest)):
+        norms = residuals(model, ids).float().norm(dim=-1)[:, :, 1:]  # layer text pos-1
+        means.add(norms.double().sum(-1).T, norms.shape[-1])
+    return Scores(means.values, residual_names(model), errors=means.errors, texts=means.texts)
 
 
 def massive_activations(
@@ -82,7 +124,7 @@ def massive_activations(
     value first: `layer`, `position`, `token`, `dimension`, `value`, `ratio`. The table is empty if nothing is massive.
     """
     batch = one_text(tokens, model)
-    _peak(model, batch.shape[1])
+    _size(model, batch.shape[1])
     resid = residuals(model, batch)[:, 0].float()  # layer pos d_model
     ratios = resid.abs() / resid.abs().median(-1, keepdim=True).values
     layer, position, dimension = torch.where((resid.abs() >= at_least) & (ratios >= ratio))
@@ -101,13 +143,19 @@ def massive_activations(
 
 
 @work_of(residual_norms)
+@work_of(mean_norms)
 @work_of(massive_activations)
 def _work(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
-    length = one_text(tokens).shape[1]
-    return Work(pass_flops(model, length), nbytes=_peak(model, length))
+    texts = texts_for(model.config, tokens)
+    peak = peak_bytes(model, WHAT, _bytes(model), texts.longest, texts.tokens)
+    return Work(pass_flops(model, texts.tokens), nbytes=peak)
 
 
-def _peak(model: OlmoForCausalLM, length: int) -> float:
-    """Bytes besides the model: residual streams, their absolute values in float32, and the sort for the median."""
-    numbers = (model.config.num_hidden_layers + 1) * model.config.hidden_size
-    return peak_bytes(model, "residual norms", residuals_bytes(model) + 24 * numbers, length)
+def _size(model: OlmoForCausalLM, length: int) -> int:
+    """The number of tokens to run at a time."""
+    return tokens_at_a_time(model, WHAT, _bytes(model), length)
+
+
+def _bytes(model: OlmoForCausalLM) -> float:
+    """Bytes for each token: residual streams, their absolute values in float32, and the sort for the median."""
+    return residuals_bytes(model) + 24 * (model.config.num_hidden_layers + 1) * model.config.hidden_size

@@ -10,6 +10,7 @@ and a second run reads the results of the first.
 import functools
 import importlib
 import inspect
+import math
 import os
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -17,7 +18,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import joblib
 import numpy as np
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
+from workbench.analyses.support.by_label import ALL
 from workbench.analyses.support.cost import Work, is_planned, planned, work_of
 from workbench.analyses.support.heads import head_name
 from workbench.checkpoints import Checkpoint, Weights
@@ -33,7 +35,7 @@ from workbench.checkpoints.loading import suited_dtype
 from workbench.disk_cache import DiskCache
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, report
-from workbench.results import Curves, Grid, Measures, Scores
+from workbench.results import Curves, Estimated, Grid, Measures, Scores
 from workbench.texts import Texts
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "olmo-workbench"
@@ -46,7 +48,17 @@ that contains such numbers.
 
 
 Made = TypeVar("Made")
-Measured = tuple[dict[str, float], bool]
+
+
+class Number(NamedTuple):
+    """One number of a metric: its standard error over texts, NaN if it has none, and the number of those texts."""
+
+    value: float
+    error: float = math.nan
+    texts: int = 0
+
+
+Measured = tuple[dict[str, Number], bool]
 """The numbers of one checkpoint by line name, and whether they are cached (True if no cache is used)."""
 
 
@@ -116,6 +128,11 @@ def trajectory(
     """A metric at every checkpoint of a run, as Curves over training steps or tokens: one line for each number of the
     metric.
 
+    If the metric is a mean over texts, the curves have its standard error over them and their number (`errors`,
+    `texts`). Metrics of one number, such as the loss, have a line for each label of labelled texts. For those with a
+    line for each layer or head, `by_label(lambda some, progress: trajectory(series, head_scores(some, "previous")),
+    texts)` gives the curves of each label.
+
     One checkpoint is in memory at a time in each process. To cancel, `progress` raises; the results up to then stay in
     the cache. If the cache cannot be written (read-only, full, or not a folder), results are not kept; a warning
     reports this, and so does the entry "warning" of the result's provenance.
@@ -148,7 +165,7 @@ def trajectory(
     report(progress, 0.0, f"{metric.name} of {len(run)} checkpoints")
     store = None if cache is None else DiskCache(Path(cache).expanduser())
     task = functools.partial(_measure, run, metric, loading, store, _reference(run, metric, loading, store))
-    found: dict[int, dict[str, float]] = {}
+    found: dict[int, dict[str, Number]] = {}
     problems = {}
     with closing(_all(task, len(run), executor, workers)) as results:  # workers stop at an error
         for index, (values, is_kept) in results:
@@ -164,8 +181,11 @@ def trajectory(
         )
     for sentence in problems.values():
         warnings.warn(sentence, stacklevel=2)
+    numbers = [[found[index][line] for index in range(len(run))] for line in lines]
+    errors = np.array([[number.error for number in line] for line in numbers])
+    texts = [max(number.texts for number in line) for line in numbers]
     return Curves(
-        [[found[index][line] for index in range(len(run))] for line in lines],
+        [[number.value for number in line] for line in numbers],
         lines,
         places,
         x_name=axis,
@@ -175,6 +195,8 @@ def trajectory(
         title=f"{metric.name[0].upper()}{metric.name[1:]}, along {run[0].name}",
         value_name=metric.name,
         unit=metric.unit,
+        errors=None if np.isnan(errors).all() else errors,
+        texts=None if not any(texts) else texts[0] if len(set(texts)) == 1 else texts,
         provenance=problems,
     )
 
@@ -285,14 +307,14 @@ def _measure(
     weights = _open(run[index])
     previous = _open(run[index - 1]) if metric.reads == "weights" and index else None
 
-    def make() -> dict[str, float]:
+    def make() -> dict[str, Number]:
         given = {} if reference is None else {"reference": reference[1]()}
-        if metric.reads == "weights":
-            steps = None if previous is None else _place(run[index], "step") - _place(run[index - 1], "step")
-            value = metric.function(weights, previous, steps, **metric.arguments, **given)
-        else:
-            value = metric.function(loading(run[index]), **metric.arguments, **given)
-        return named_values(value, metric.name)
+        steps = None if previous is None else _place(run[index], "step") - _place(run[index - 1], "step")
+        read = (weights, previous, steps) if metric.reads == "weights" else (loading(run[index]),)
+        try:
+            return named_numbers(metric.function(*read, **metric.arguments, **given), metric.name)
+        except WorkbenchError as error:
+            raise WorkbenchError(f"at {run[index].id}: {error}") from error
 
     if store is None:
         return make(), True
@@ -301,7 +323,8 @@ def _measure(
 
 def _key_of(metric: Metric, loading: Loading, weights: Weights, previous: Weights | None, reference: str | None) -> str:
     """The cache key of a metric at one checkpoint."""
-    return joblib.hash((_key(metric), loading.key, (_mark(weights), _mark(previous) if previous else None, reference)))
+    marks = (_mark(weights), _mark(previous) if previous else None, reference)
+    return joblib.hash((Number._fields, _key(metric), loading.key, marks))
 
 
 def _reference(
@@ -403,7 +426,7 @@ def _key(value: object) -> object:
     return repr(value) if isinstance(value, torch.dtype | torch.device) else value
 
 
-def named_values(value: Value, name: str) -> dict[str, float]:
+def named_numbers(value: Value, name: str) -> dict[str, Number]:
     """A metric's value as numbers by name. Each name becomes a line of the curves.
 
     Errors: WorkbenchError for a value of another form.
@@ -411,26 +434,32 @@ def named_values(value: Value, name: str) -> dict[str, float]:
     if isinstance(value, Measures):
         raise WorkbenchError(f"{name} returns several measures, but a metric needs one of them: {', '.join(value)}")
     if isinstance(value, Mapping):
-        return {str(key): float(number) for key, number in value.items()}
-    if isinstance(value, Scores):
-        return dict(zip(value.names, value.values.tolist(), strict=True))
-    if isinstance(value, Curves):
-        points = value.x_labels or [f"{x:g}" for x in value.x]
-        several = len(value.lines) > 1
-        pairs = ((f"{line}, {point}" if several else point) for line in value.lines for point in points)
-        return dict(zip(pairs, value.values.ravel().tolist(), strict=True))
-    if isinstance(value, Grid):
-        heads = value.row_name == "layer" and "head" in value.column_name
-        join = head_name if heads else (lambda row, column: f"{row}, {column}")
-        pairs = (join(row, column) for row in value.rows for column in value.columns)
-        return dict(zip(pairs, value.values.ravel().tolist(), strict=True))
+        return {str(key): Number(float(number)) for key, number in value.items()}
+    if isinstance(value, Estimated):
+        errors = np.full(value.values.shape, math.nan) if value.errors is None else value.errors
+        each = (one.ravel().tolist() for one in (value.values, errors, value.texts_of_values()))
+        return dict(zip(_names(value, name), map(Number, *each), strict=True))
     numbers = np.asarray(value.detach().float().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
     if numbers.ndim == 0:
-        return {name: float(numbers)}
+        return {name: Number(float(numbers))}
     if numbers.ndim == 1:
-        return {f"layer {layer}": number for layer, number in enumerate(numbers.tolist())}
+        return {f"layer {layer}": Number(number) for layer, number in enumerate(numbers.tolist())}
     if numbers.ndim == 2:
-        return {head_name(*index): number for index, number in np.ndenumerate(numbers)}
+        return {head_name(*index): Number(float(number)) for index, number in np.ndenumerate(numbers)}
     raise WorkbenchError(
         f"{name} has shape {numbers.shape}; it should be one number, one for each layer, or one for each layer and head"
     )
+
+
+def _names(value: Estimated, name: str) -> list[str]:
+    """The names of a result's values, in their order. The mean of all texts has the metric's name if it is alone."""
+    if isinstance(value, Scores):
+        return [name] if value.names == (ALL,) else list(value.names)
+    if isinstance(value, Curves):
+        points = value.x_labels or [f"{x:g}" for x in value.x]
+        several = len(value.lines) > 1
+        return [f"{line}, {point}" if several else point for line in value.lines for point in points]
+    assert isinstance(value, Grid)
+    heads = value.row_name == "layer" and "head" in value.column_name
+    join = head_name if heads else (lambda row, column: f"{row}, {column}")
+    return [join(row, column) for row in value.rows for column in value.columns]

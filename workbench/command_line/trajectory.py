@@ -10,6 +10,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from workbench import checkpoints, metrics
+from workbench.analyses.support.by_label import ALL
 from workbench.analyses.trajectory import CACHE, Metric, trajectory
 from workbench.checkpoints import Checkpoint
 from workbench.checkpoints.loading import suited_dtype, tokenizer_of
@@ -144,7 +145,9 @@ def _measured(series: list[Checkpoint], metric: Metric, args: argparse.Namespace
 
 
 def summary(series: list[Checkpoint], curves: dict[str, Curves], axis: str) -> pd.DataFrame:
-    """A row for each checkpoint, a column for each metric: its highest head, its last layer, or its only line."""
+    """A row for each checkpoint, and a column for each metric: its highest head, its last layer, or its only line. Of
+    labelled texts, a metric of one number has a column for each label too.
+    """
     table = pd.DataFrame({"revision": [c.revision or c.id for c in series], axis: [c.place(axis) for c in series]})
     for name, curve in curves.items():
         if name in BY_HEAD:
@@ -154,6 +157,8 @@ def summary(series: list[Checkpoint], curves: dict[str, Curves], axis: str) -> p
             table[f"{name} L{curve.lines[-1]}"] = curve.values[-1]
         else:
             table[name] = curve.values[0]
+            labels = curve.lines[1:] if curve.lines[0] == ALL else ()
+            table = table.assign(**{f"{name} {label}": curve.values[n] for n, label in enumerate(labels, 1)})
     return table
 
 
@@ -162,7 +167,9 @@ def highest(curves: Curves, count: int) -> Curves:
     peaks = np.nan_to_num(curves.values, nan=-np.inf).max(1)
     order = np.argsort(-peaks, kind="stable")[:count]
     errors = None if curves.errors is None else curves.errors[order]
-    return replace(curves, values=curves.values[order], errors=errors, lines=[curves.lines[n] for n in order])
+    texts = np.array(curves.texts)[order] if np.ndim(curves.texts) else curves.texts
+    lines = [curves.lines[n] for n in order]
+    return replace(curves, values=curves.values[order], errors=errors, texts=texts, lines=lines)
 
 
 def evenly(curves: Curves, axis: str) -> Curves:

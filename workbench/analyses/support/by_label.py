@@ -4,9 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import pandas as pd
+import torch
+from torch import Tensor
 
+from workbench.analyses.support.means import MeansOverTexts, means_of
 from workbench.progress import Progress, part
-from workbench.results import Measures, Result
+from workbench.results import Measures, Result, Scores
 from workbench.texts import Texts
 
 ALL = "all texts"
@@ -30,6 +33,20 @@ def by_label(
         label: analysis(some, part(progress, n * share, (n + 1) * share))
         for n, (label, some) in enumerate(groups.items())
     }
+
+
+def means_by_label(texts: Texts, sums: Tensor, counts: Tensor | float = 1.0) -> Scores:
+    """The mean Σ sums / Σ counts of all texts, and that of the texts of each label, with standard errors over texts.
+
+    sums, counts: text; see `MeansOverTexts`.
+    """
+    groups = {ALL: range(len(texts))} | ({} if texts.labels is None else texts.rows_by_label())
+    whole = torch.as_tensor(counts, dtype=torch.float64).expand(sums.shape)
+    means = [MeansOverTexts() for _ in groups]
+    for mean, rows in zip(means, groups.values(), strict=True):
+        mean.add(sums[list(rows)], whole[list(rows)])
+    values, errors = means_of(means)
+    return Scores(values, list(groups), errors=errors, texts=[len(rows) for rows in groups.values()])
 
 
 def table_by_label(found: Mapping[str, Any]) -> pd.DataFrame:

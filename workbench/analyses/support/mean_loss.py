@@ -1,23 +1,53 @@
-"""The mean loss of a model on texts."""
+"""The loss of a model on each text of a set, and its mean."""
+
+import torch
+from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
+from workbench.errors import WorkbenchError
 from workbench.texts import Texts, TextsLike
 
 WHAT = "log-probabilities"
+NAMED = 6  # texts that a sentence names
 
 
 def mean_loss(model: OlmoForCausalLM, tokens: TextsLike) -> float:
-    """Mean −log p over all tokens except the first of each text, in nats."""
+    """Mean −log p over all tokens except the first of each text, in nats. Errors: those of `loss_sums`."""
     texts = texts_for(model, tokens, at_least=2)
-    total = 0.0
-    for _, ids in texts.batches(loss_tokens_at_a_time(model, texts)):
-        logits = model.run(ids).logits[:, :-1]
-        total += next_token_statistics(logits, ids[:, 1:])["loss"].double().sum().item()
-    return total / (texts.tokens - len(texts))
+    return loss_sums(model, texts).sum().item() / (texts.tokens - len(texts))
+
+
+def loss_sums(model: OlmoForCausalLM, texts: Texts) -> Tensor:
+    """−log p summed over the tokens of each text except its first, in nats: text, float64, on the CPU.
+
+    Errors: WorkbenchError, with the text, for a loss that is not a number.
+    """
+    found = torch.empty(len(texts), dtype=torch.float64)
+    for rows, ids in texts.padded_batches(loss_tokens_at_a_time(model, texts)):
+        losses = next_token_statistics(model.run(ids).logits[:, :-1], ids[:, 1:])["loss"].double()
+        there = texts.mask[rows, 1 : ids.shape[1]].to(losses.device)
+        found[rows] = losses.where(there, 0).sum(1).cpu()
+    refuse_undefined(found, "loss")
+    return found
+
+
+def refuse_undefined(of_texts: Tensor, what: str) -> None:
+    """Raise WorkbenchError, with the numbers of the texts, if a number of a text is NaN or infinite: text …
+
+    A mean over texts would be NaN without saying which of them made it so.
+    """
+    wrong = (~of_texts.flatten(1).isfinite().all(1) if of_texts.ndim > 1 else ~of_texts.isfinite()).nonzero()[:, 0]
+    if len(wrong):
+        named = ", ".join(map(str, wrong[:NAMED].tolist())) + (", …" if len(wrong) > NAMED else "")
+        texts = f"text {named}" if len(wrong) == 1 else f"{len(wrong)} of {len(of_texts)} texts ({named})"
+        raise WorkbenchError(
+            f"the {what} of {texts} is not a finite number: the forward pass overflows there, or the weights are "
+            "damaged; leave such texts out, or load the checkpoint in float32"
+        )
 
 
 @work_of(mean_loss)
