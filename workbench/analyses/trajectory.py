@@ -324,7 +324,7 @@ def _measure(
 def _key_of(metric: Metric, loading: Loading, weights: Weights, previous: Weights | None, reference: str | None) -> str:
     """The cache key of a metric at one checkpoint."""
     marks = (_mark(weights), _mark(previous) if previous else None, reference)
-    return joblib.hash((Number._fields, _key(metric), loading.key, marks))
+    return joblib.hash(([*Number.__annotations__], _key(metric), loading.key, marks))
 
 
 def _reference(
