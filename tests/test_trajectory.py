@@ -14,7 +14,7 @@ from workbench.analyses import trajectory as module
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.residual_norms import residual_norms
 from workbench.analyses.token_losses import token_losses
-from workbench.analyses.trajectory import Loading, Metric, Number, named_numbers, trajectory
+from workbench.analyses.trajectory import Estimate, Loading, Metric, named_estimates, trajectory
 from workbench.errors import WorkbenchError
 from workbench.results import Curves, Scores
 
@@ -183,24 +183,24 @@ def test_a_broken_checkpoint_is_named_and_the_others_stay_in_the_cache(series, c
 
 
 def test_results_become_lines_under_their_own_names(model, tokens):
-    assert named_numbers(2.5, "x") == {"x": Number(2.5, ANY)}
-    assert named_numbers(torch.tensor(2.5), "x") == {"x": Number(2.5, ANY)}
-    assert list(named_numbers(torch.zeros(2), "x")) == ["layer 0", "layer 1"]
-    assert list(named_numbers(np.zeros((1, 2)), "x")) == ["L0H0", "L0H1"]
-    scores = named_numbers(Scores([1, 2], ["a", "b"], errors=[0.5, 0.25], texts=[3, 4]), "x")
-    assert scores == {"a": Number(1.0, 0.5, 3), "b": Number(2.0, 0.25, 4)}
-    assert list(named_numbers(Scores([1], ["all texts"]), "x")) == ["x"]
-    assert list(named_numbers(Curves([[1, 2]], ["only"], [0, 1]), "x")) == ["0", "1"]
-    assert list(named_numbers(Curves([[1], [2]], ["a", "b"], [7]), "x")) == ["a, 7", "b, 7"]
+    assert named_estimates(2.5, "x") == {"x": Estimate(2.5, ANY)}
+    assert named_estimates(torch.tensor(2.5), "x") == {"x": Estimate(2.5, ANY)}
+    assert list(named_estimates(torch.zeros(2), "x")) == ["layer 0", "layer 1"]
+    assert list(named_estimates(np.zeros((1, 2)), "x")) == ["L0H0", "L0H1"]
+    scores = named_estimates(Scores([1, 2], ["a", "b"], errors=[0.5, 0.25], texts=[3, 4]), "x")
+    assert scores == {"a": Estimate(1.0, 0.5, 3), "b": Estimate(2.0, 0.25, 4)}
+    assert list(named_estimates(Scores([1], ["all texts"]), "x")) == ["x"]
+    assert list(named_estimates(Curves([[1, 2]], ["only"], [0, 1]), "x")) == ["0", "1"]
+    assert list(named_estimates(Curves([[1], [2]], ["a", "b"], [7]), "x")) == ["a, 7", "b, 7"]
     atlas = head_atlas(model, tokens, samples=0)
-    assert named_numbers(atlas["previous"], "x")["L3H1"].value == pytest.approx(float(atlas["previous"].values[3, 1]))
+    assert named_estimates(atlas["previous"], "x")["L3H1"].value == pytest.approx(float(atlas["previous"].values[3, 1]))
 
 
 def test_what_has_no_lines_is_refused(model, tokens):
     with pytest.raises(WorkbenchError, match="shape"):
-        named_numbers(torch.zeros(2, 2, 2), "x")
+        named_estimates(torch.zeros(2, 2, 2), "x")
     with pytest.raises(WorkbenchError, match="loss, rank, entropy"):
-        named_numbers(token_losses(model, tokens), "x")
+        named_estimates(token_losses(model, tokens), "x")
 
 
 def test_names_that_differ_between_checkpoints_are_refused(series, monkeypatch):

@@ -50,7 +50,7 @@ that contains such numbers.
 Made = TypeVar("Made")
 
 
-class Number(NamedTuple):
+class Estimate(NamedTuple):
     """One number of a metric: its standard error over texts, NaN if it has none, and the number of those texts."""
 
     value: float
@@ -58,7 +58,7 @@ class Number(NamedTuple):
     texts: int = 0
 
 
-Measured = tuple[dict[str, Number], bool]
+Measured = tuple[dict[str, Estimate], bool]
 """The numbers of one checkpoint by line name, and whether they are cached (True if no cache is used)."""
 
 
@@ -165,7 +165,7 @@ def trajectory(
     report(progress, 0.0, f"{metric.name} of {len(run)} checkpoints")
     store = None if cache is None else DiskCache(Path(cache).expanduser())
     task = functools.partial(_measure, run, metric, loading, store, _reference(run, metric, loading, store))
-    found: dict[int, dict[str, Number]] = {}
+    found: dict[int, dict[str, Estimate]] = {}
     problems = {}
     with closing(_all(task, len(run), executor, workers)) as results:  # workers stop at an error
         for index, (values, is_kept) in results:
@@ -307,12 +307,12 @@ def _measure(
     weights = _open(run[index])
     previous = _open(run[index - 1]) if metric.reads == "weights" and index else None
 
-    def make() -> dict[str, Number]:
+    def make() -> dict[str, Estimate]:
         given = {} if reference is None else {"reference": reference[1]()}
         steps = None if previous is None else _place(run[index], "step") - _place(run[index - 1], "step")
         read = (weights, previous, steps) if metric.reads == "weights" else (loading(run[index]),)
         try:
-            return named_numbers(metric.function(*read, **metric.arguments, **given), metric.name)
+            return named_estimates(metric.function(*read, **metric.arguments, **given), metric.name)
         except WorkbenchError as error:
             raise WorkbenchError(f"at {run[index].id}: {error}") from error
 
@@ -324,7 +324,7 @@ def _measure(
 def _key_of(metric: Metric, loading: Loading, weights: Weights, previous: Weights | None, reference: str | None) -> str:
     """The cache key of a metric at one checkpoint."""
     marks = (_mark(weights), _mark(previous) if previous else None, reference)
-    return joblib.hash(([*Number.__annotations__], _key(metric), loading.key, marks))
+    return joblib.hash(([*Estimate.__annotations__], _key(metric), loading.key, marks))
 
 
 def _reference(
@@ -426,7 +426,7 @@ def _key(value: object) -> object:
     return repr(value) if isinstance(value, torch.dtype | torch.device) else value
 
 
-def named_numbers(value: Value, name: str) -> dict[str, Number]:
+def named_estimates(value: Value, name: str) -> dict[str, Estimate]:
     """A metric's value as numbers by name. Each name becomes a line of the curves.
 
     Errors: WorkbenchError for a value of another form.
@@ -434,18 +434,18 @@ def named_numbers(value: Value, name: str) -> dict[str, Number]:
     if isinstance(value, Measures):
         raise WorkbenchError(f"{name} returns several measures, but a metric needs one of them: {', '.join(value)}")
     if isinstance(value, Mapping):
-        return {str(key): Number(float(number)) for key, number in value.items()}
+        return {str(key): Estimate(float(number)) for key, number in value.items()}
     if isinstance(value, Estimated):
         errors = np.full(value.values.shape, math.nan) if value.errors is None else value.errors
         each = (one.ravel().tolist() for one in (value.values, errors, value.texts_of_values()))
-        return dict(zip(_names(value, name), map(Number, *each), strict=True))
+        return dict(zip(_names(value, name), map(Estimate, *each), strict=True))
     numbers = np.asarray(value.detach().float().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
     if numbers.ndim == 0:
-        return {name: Number(float(numbers))}
+        return {name: Estimate(float(numbers))}
     if numbers.ndim == 1:
-        return {f"layer {layer}": Number(number) for layer, number in enumerate(numbers.tolist())}
+        return {f"layer {layer}": Estimate(number) for layer, number in enumerate(numbers.tolist())}
     if numbers.ndim == 2:
-        return {head_name(*index): Number(float(number)) for index, number in np.ndenumerate(numbers)}
+        return {head_name(*index): Estimate(float(number)) for index, number in np.ndenumerate(numbers)}
     raise WorkbenchError(
         f"{name} has shape {numbers.shape}; it should be one number, one for each layer, or one for each layer and head"
     )
