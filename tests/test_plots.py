@@ -13,6 +13,7 @@ from workbench.plots import apart, plot, shortened, tick_label, value_range
 from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores
 from workbench.views import asset
 
+HEADS = [f"L0H{n}" for n in range(5)]
 HOSTILE = ["<b>x</b>", "$a^2$", "&amp;", "▁the", "▁the", "<script>"]
 N = len(HOSTILE)
 CURVES = Curves(torch.rand(2, N), HOSTILE[:2], range(N), x_labels=HOSTILE, errors=torch.rand(2, N), title=HOSTILE[0])
@@ -111,6 +112,46 @@ def test_labels_of_an_axis_do_not_run_into_each_other():
     assert apart(steps) == [0, 4, 5, 6]
     assert apart(np.arange(12)) == list(range(12))
     assert apart(np.zeros(1)) == [0]
+    kept = apart(np.log([25.0, 50, 100, 200, 400, 500, 550, 600, 700, 1000, 2000, 4000, 6000]))
+    assert kept[0] == 0 and kept[-1] == 12 and 11 not in kept  # 4,000 is too near to 6,000
+
+
+def test_the_last_head_leaves_room_for_the_name_of_the_mlp():
+    def labels(heads: int) -> tuple[str, ...]:
+        parts = [*map(str, range(heads)), "MLP"]
+        return plot(Grid(torch.rand(heads, heads + 1), range(heads), parts, column_name="part")).layout.xaxis.ticktext
+
+    assert labels(6) == ("0", "1", "2", "3", "4", "5", "MLP")
+    assert labels(16)[-2:] == ("14", "MLP")
+    assert labels(32)[-2:] == ("28", "MLP") and len(labels(32)) < 20
+
+
+def test_small_probabilities_have_different_ends_on_the_colour_bar():
+    (heatmap,) = plot(Grid([[0.0004, 0.0008]], "a", "bc", value_name="probability")).data
+    assert heatmap.colorbar.ticktext == ("0 %", "0.04 %", "0.08 %")
+
+
+def test_numbers_stand_beyond_the_error_bars():
+    bars, numbers = plot(Scores([3.0, -2.0], "ab", errors=[0.5, 0.25])).data
+    assert bars.x.tolist() == [3, -2] and numbers.x.tolist() == [3.5, -2.25]
+    assert numbers.textposition.tolist() == ["middle right", "middle left"]
+
+
+def test_maps_are_square_and_name_their_cells():
+    several = plot(Maps(torch.rand(5, 2, N), HEADS, HOSTILE, queries=[1, 4]))
+    assert all(axis.scaleanchor and axis.constrain == "domain" for axis in several.select_yaxes())
+    assert several.data[0].hovertemplate.startswith("L0H0<br>query: token %{customdata} %{y}<br>key: token %{point")
+    assert several.data[0].customdata[:, 0].tolist() == [1, 4]
+    whole = plot(Maps(torch.rand(1, N, N), HEADS[:1], HOSTILE)).data[0]
+    assert whole.customdata is None and "query: token %{pointNumber[0]} %{y}<br>" in whole.hovertemplate
+
+
+def test_curves_and_points_name_what_is_under_the_pointer():
+    curves = Curves([[1.0, 2.0], [2.0, 3.0]], ["L0H1", "L0H2"], [0, 1], x_name="step", value_name="loss", unit="nats")
+    assert plot(curves).data[0].hovertemplate == "L0H1<br>step %{x:,}<br>loss %{y:.4g} nats<extra></extra>"
+    points = Points([[1.0, 2.0]], ["a"], ["PC1 (50.0%)", "PC2 (20.0%)"])
+    told = plot(points).data[0].hovertemplate
+    assert told == "%{customdata}<br>PC1 (50.0%) %{x:.4g}<br>PC2 (20.0%) %{y:.4g}<extra></extra>"
 
 
 def test_of_many_lines_those_that_change_most_have_colours() -> None:

@@ -24,6 +24,7 @@ from workbench.results import Curves, Estimated, Grid, Maps, Measures, Points, R
 from workbench.tokens import escape
 
 SEQUENTIAL, DIVERGING = palette.scale(palette.SEQUENTIAL), palette.scale(palette.DIVERGING)
+NARROW = 300  # pixels that the cells of a grid have in a narrow column
 CELL, LEAST_CELL = 28, 4  # pixels of a cell's height
 WIDTH, HEIGHT = 620, 560  # pixels that the cells of a grid take at most: Python does not know the window
 MAX_TICKS = 48  # with more labels on one axis, they overlap
@@ -37,6 +38,7 @@ MAX_TEXT_COLUMNS = 128  # with more columns, cells show no text
 WIDE = "▁⏎⇥"
 COUNTED = ("step", "tokens")  # axes whose ticks are numbers, not labels
 HOVER = {"bgcolor": "#fff", "bordercolor": GREY, "font_color": "#18181b"}
+SQUARE = {"scaleanchor": "x", "constrain": "domain", "constraintoward": "top"}  # of a vertical axis, below its title
 FRAME = {"showline": True, "mirror": True, "linecolor": FAINT}
 MARGIN = 12  # pixels above a figure without a title
 BAR_HEIGHT = 46  # pixels of a colour bar with its title and numbers
@@ -101,14 +103,15 @@ def plot_grid(grid: Grid) -> go.Figure:
     figure = with_bar(finish(go.Figure(heatmap), grid, height=HEIGHT))
     figure.update_traces(xgap=1 if cell > 6 else 0, ygap=1 if cell > 6 else 0)
     across = CELL_WIDTH if wide else cell * shape if keeps_shape else WIDTH / len(columns)
-    figure.update_xaxes(column_ticks(columns, across) | {"title": escape(column_title(grid))} | FRAME)
+    labelled = part_ticks(columns, across) if is_of_parts(grid) else column_ticks(columns, across)
+    figure.update_xaxes(labelled | {"title": escape(column_title(grid))} | FRAME)
     figure.update_yaxes(ticks(rows, limit=max(1, int(len(rows) * cell / SHORTEST))) | FRAME)
     figure.update_yaxes(title={"text": escape(grid.row_name), "standoff": 6})
     if wide:  # its window shows the first columns, and the bar with them
         figure.update_layout(width=150 + CELL_WIDTH * len(columns))
         figure.update_traces(colorbar={"x": 0, "xanchor": "left"})
     if keeps_shape:
-        figure.update_xaxes(constrain="domain").update_yaxes(scaleanchor="x", scaleratio=1 / shape, constrain="domain")
+        figure.update_xaxes(constrain="domain").update_yaxes(SQUARE | {"scaleratio": 1 / shape})
     return with_height(figure, cell * len(rows) + label_height(columns, across))
 
 
@@ -132,13 +135,20 @@ def plot_maps(maps: Maps) -> go.Figure:
     )
     hidden = np.arange(len(maps.tokens)) > queries[:, None]  # query key
     tokens = [escape(token) for token in maps.tokens]
+    named = len(tokens) <= (MAX_TICKS if single else 12)
+    places = None if queries.tolist() == list(range(len(queries))) else np.broadcast_to(queries[:, None], hidden.shape)
+    query, key = "%{pointNumber[0]}" if places is None else "%{customdata}", "%{pointNumber[1]}"
+    if named or single:  # else the axes have no labels for all places; those of a long text hold place and token
+        query, key = (f"{query} %{{y}}", f"{key} %{{x}}") if named else ("%{y}", "%{x}")
+    told = f"query: token {query}<br>key: token {key}<br>{said('%{z:.3g}', maps)}<extra></extra>"
     for n, head in enumerate(maps.heads):
         heatmap = go.Heatmap(
             z=np.where(hidden, np.float32("nan"), maps.values[n]),
             coloraxis="coloraxis",
             hoverongaps=False,
             hoverlabel=HOVER,
-            hovertemplate=f"{escape(head)}<br>query %{{y}}<br>key %{{x}}<br>{said('%{z:.3g}', maps)}<extra></extra>",
+            customdata=None if places is None else places.astype(np.float32),
+            hovertemplate=f"{escape(head)}<br>{told}",
         )
         figure.add_trace(heatmap, row=n // across + 1, col=n % across + 1)
     low, high = value_range(maps.values, maps.signed)
@@ -147,7 +157,6 @@ def plot_maps(maps: Maps) -> go.Figure:
     figure = with_bar(finish(figure, maps, height=HEIGHT))
     if not single:  # the maps' names stand between them and the bar
         figure.update_layout(margin_t=figure.layout.margin.t + 20, coloraxis_colorbar_ypad=26)
-    named = len(tokens) <= (MAX_TICKS if single else 12)
     names = tokens if named else [str(position) for position in range(len(tokens))]
     limit = MAX_TICKS if named else 16 if single else 6
     figure.update_xaxes(ticks(names, limit))
@@ -157,8 +166,7 @@ def plot_maps(maps: Maps) -> go.Figure:
         figure.update_xaxes(aliased(both)).update_yaxes(aliased([both[q] for q in maps.queries]))
     figure.update_xaxes(FRAME).update_yaxes(FRAME).update_xaxes(title="key (source)", row=down)
     with_height(figure, whole + label_height(names, tall / len(tokens)))
-    if single:
-        figure.update_xaxes(constrain="domain").update_yaxes(scaleanchor="x", constrain="domain")
+    figure.update_xaxes(constrain="domain").update_yaxes(SQUARE)
     return figure.update_yaxes(title="query (destination)", col=1, row=None if tall >= 120 else (down + 1) // 2)
 
 
@@ -179,16 +187,28 @@ def plot_scores(scores: Scores) -> go.Figure:
         customdata=np.stack([np.array(names, dtype=object), said_errors(scores)], axis=-1),
         hovertemplate=f"%{{customdata[0]}}<br>{said('%{x:.4g}', scores)}%{{customdata[1]}}<extra></extra>",
         hoverlabel=HOVER,
-        text=[f" {value:.3g} " for value in scores.values.tolist()],
-        textposition="outside",
-        cliponaxis=False,
     )
-    figure = finish(go.Figure(bars), scores, height=130 + 18 * len(names))
+    figure = finish(go.Figure([bars, numbers_beside(scores)]), scores, height=130 + 18 * len(names))
+    figure.update_layout(showlegend=False)
     title = escape(scores.value_label) + told_sum(scores)
-    figure.update_xaxes(title=title, range=with_room(scores.values), zeroline=True)
+    figure.update_xaxes(title=title, range=with_room(ends_of_bars(scores)), zeroline=True)
     order = True if goes_upwards(scores.names) else "reversed"
     figure.update_yaxes(ticks(names, limit=len(names)) | {"autorange": order, "ticklabelstandoff": 4})
     return figure
+
+
+def ends_of_bars(scores: Scores) -> np.ndarray:
+    """Where each bar and its error bar end, on the side away from zero."""
+    errors = 0 if scores.errors is None else np.nan_to_num(scores.errors)
+    return scores.values + np.where(scores.values < 0, -1, 1) * errors
+
+
+def numbers_beside(scores: Scores) -> go.Scatter:
+    """The scores as numbers, each beyond the end of its bar and its error bar."""
+    sides = np.where(scores.values < 0, "middle left", "middle right")
+    look = {"mode": "text", "textposition": sides, "hoverinfo": "skip", "cliponaxis": False}
+    texts = [f" {value:.3g} " for value in scores.values.tolist()]
+    return go.Scatter(x=ends_of_bars(scores), y=np.arange(len(sides), dtype=np.float32), text=texts).update(look)
 
 
 LAYER_OF = re.compile(r"L(\d+)(?:\D|$)|(embed)")
@@ -244,8 +264,9 @@ def plot_curves(curves: Curves) -> go.Figure:
         if curves.x_labels is not None:
             places = zip(curves.x_labels, curves.x.tolist(), strict=True)
             line.update(customdata=np.array([f"{escape(label)} ({at:,.7g})" for label, at in places], dtype=object))
-        shown = "%{customdata}" if curves.x_labels is not None else "%{x}"
-        line.update(hovertemplate=f"{escape(curves.x_name)} {shown}<br>{said('%{y:.4g}', curves)}")
+        shown = "%{customdata}" if curves.x_labels is not None else "%{x:,}"
+        number = f"{escape(curves.x_name)} {shown}<br>{said('%{y:.4g}', curves)}<extra></extra>"
+        line.update(hovertemplate=number if len(curves.lines) == 1 else f"{escape(name)}<br>{number}")
         figure.add_trace(line)
     figure = finish(figure, curves, height=420)
     figure.update_layout(showlegend=len(curves.lines) > 1)
@@ -262,7 +283,7 @@ def places_of(curves: Curves, x: np.ndarray) -> dict[str, object]:
     counts = curves.x_name in COUNTED
     kept = apart(np.log(x) if curves.log_x else x)
     texts = [tick_label(curves.x[n]) if counts else escape(curves.x_labels[n]) for n in kept]
-    return {"tickmode": "array", "tickvals": x[kept], "ticktext": texts}
+    return {"tickmode": "array", "tickvals": x[kept], "ticktext": texts, "autotickangles": [0, -90]}
 
 
 def told_apart(curves: Curves) -> list[int]:
@@ -310,18 +331,21 @@ def log_places(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0, x, x[x > 0].min() / 2) if (x > 0).any() else x + 1
 
 
-def apart(places: np.ndarray, least: float = 0.06) -> list[int]:
-    """Indices of the axis labels to show: each at least a share `least` of the axis length after the previous one.
+def apart(places: np.ndarray, least: float = 0.08) -> list[int]:
+    """Indices of the axis labels to show: a share `least` of the axis length or more between any two; the first and
+    the last are among them.
 
     On an evenly spaced axis all labels are shown, because plotly rotates them.
     """
-    gaps, kept = np.diff(places), list[int]()
-    if gaps.size and np.ptp(gaps) <= 1e-6 * np.ptp(places):
+    length = np.ptp(places)
+    if len(places) < 3 or np.ptp(np.diff(places)) <= 1e-6 * length:
         return list(range(len(places)))
-    for n in np.argsort(places, kind="stable"):
-        if not kept or places[n] - places[kept[-1]] >= least * np.ptp(places):
-            kept.append(int(n))
-    return kept
+    order = np.argsort(places, kind="stable").tolist()
+    kept = [order[0]]
+    for n in order[1:-1]:
+        if min(places[n] - places[kept[-1]], places[order[-1]] - places[n]) >= least * length:
+            kept.append(n)
+    return [*kept, order[-1]]
 
 
 @plot.register
@@ -332,6 +356,8 @@ def plot_points(points: Points) -> go.Figure:
     """
     names = np.array([escape(name) for name in points.names], dtype=object)
     coloured = "" if points.colour is None else f"<br>{escape(points.colour_name)} %{{marker.color}}"
+    unit = f" {escape(points.unit)}" if points.unit else ""
+    axes = "".join(f"<br>{escape(axis)} %{{{at}:.4g}}{unit}" for at, axis in zip("xyz", points.axes, strict=False))
     flat = len(points.axes) == 2
     look = {
         "mode": "markers+text" if flat else "markers",
@@ -339,7 +365,7 @@ def plot_points(points: Points) -> go.Figure:
         "textposition": "top center",
         "customdata": names,
         "marker": {"size": 8 if flat else 4, "color": BLUE} | colouring(points),
-        "hovertemplate": f"%{{customdata}}{coloured}<extra></extra>",
+        "hovertemplate": f"%{{customdata}}{coloured}{axes}<extra></extra>",
     }
     places = dict(zip("xyz", np.ascontiguousarray(points.values.T), strict=False))
     figure = finish(go.Figure((go.Scatter if flat else go.Scatter3d)(look, **places)), points, height=520)
@@ -417,6 +443,8 @@ def bar_ticks(result: Result, low: float, high: float) -> dict[str, object]:
     texts = [f"{place:.3g}".replace("-", "−") for place in places]
     if is_probability(result):
         texts = [escape(percent(place)) for place in places]
+        if high < 0.01:  # as "< 0.1 %", both would read alike
+            texts = [f"{100 * place:.2g} %" for place in places]
     return {"tickmode": "array", "tickvals": places, "ticktext": texts}
 
 
@@ -468,9 +496,14 @@ def place_of(grid: Grid, row: int, column: int) -> str:
     return f"{escape(f'{grid.row_name} {names[0]}')}<br>{escape(across)}"
 
 
+def is_of_parts(grid: Grid) -> bool:
+    """Whether the columns of a grid are the heads of a layer and last its MLP."""
+    return grid.column_name == "part" and grid.columns[-1] == "MLP"
+
+
 def column_title(grid: Grid) -> str:
     """The title of the horizontal axis."""
-    if grid.column_name == "part" and grid.columns[-1] == "MLP":
+    if is_of_parts(grid):
         return "head (last column: MLP)"
     return f"token ({grid.column_name})" if is_of_tokens(grid) and grid.column_name == "position" else grid.column_name
 
@@ -535,6 +568,18 @@ def column_ticks(names: Sequence[str], apart: float) -> dict[str, object]:
     room = SHORTEST if upright else TICK_CHARACTER * max(map(len, names)) + 4
     limit = max(1, int(len(names) * min(1, apart / room))) if upright or numbers(names) else len(names)
     return ticks(names, limit) | {"tickangle": -90 if upright else 0}
+
+
+def part_ticks(names: Sequence[str], apart: float) -> dict[str, object]:
+    """Ticks of a horizontal axis of heads and, last, the MLP, `apart` pixels from each other in a wide window.
+
+    The numbers have room in a narrow column too, and so has "MLP" beside the last of them.
+    """
+    heads, apart = len(names) - 1, min(apart, NARROW / len(names))
+    step = ceil(SHORTEST / apart)
+    last = heads - ceil((SHORTEST + TICK_CHARACTER) / apart)
+    shown = [*range(0, max(0, last) + 1, step), heads]
+    return {"tickmode": "array", "tickvals": shown, "ticktext": [names[n] for n in shown], "tickangle": 0}
 
 
 def label_height(names: Sequence[str], apart: float) -> float:
