@@ -33,3 +33,7 @@ def test_the_reason_stands_at_the_field_and_the_views_name_the_field(client):
     page.fire("Next token", "submit")
     assert page.value("token_text-problem") == "" and ELSEWHERE not in page.values.values()
     assert page.value("direct-tools")["title"] and page.failed == []
+    page.values[page.find("Second prompt, of as many tokens")] = "w5"
+    page.fire("Second prompt, of as many tokens", "submit")
+    reason = page.value("second-problem")
+    assert "has 1 tokens, and the prompt has 8" in reason and list(page.values.values()).count(reason) == 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from workbench import colours as palette
-from workbench.plots import apart, plot, shortened, tick_label, value_range
+from workbench.plots import apart, narrowed, plot, shortened, tick_label, value_range
 from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores
 from workbench.views import asset
 
@@ -233,6 +233,14 @@ def test_cells_keep_their_shape_and_fit() -> None:
         assert figure.layout.yaxis.scaleanchor == "x" and figure.layout.yaxis.scaleratio == 1
         assert figure.layout.height <= 560 + 120
     assert plot(Grid(torch.rand(4, 6), range(4), range(6))).layout.height < 4 * 28 + 130
+
+
+def test_in_a_narrow_column_a_grid_is_as_high_as_its_cells() -> None:
+    def height(heads: int) -> int:
+        return narrowed(plot(Grid(torch.rand(heads, heads + 1), range(heads), range(heads + 1)))).layout.height
+
+    assert height(4) == plot(Grid(torch.rand(4, 5), range(4), range(5))).layout.height
+    assert height(16) < 16 * 300 / 17 + 130 and height(32) < 32 * 300 / 33 + 130
 
 
 def test_heads_and_tokens_are_named_under_the_pointer_with_their_number_and_unit() -> None:

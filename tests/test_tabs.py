@@ -19,7 +19,7 @@ from workbench.analyses.trajectory import trajectory
 from workbench.errors import WorkbenchError
 from workbench.page.build.page import Page, build, from_address
 from workbench.page.build.panel import Panel, definition, keep, noted, strip_of_result
-from workbench.page.build.slot import guarded
+from workbench.page.build.slot import asked, guarded
 from workbench.page.session.arguments import ModelOf, ResidOf, TokensOf
 from workbench.page.session.bench import Bench, amount, label
 from workbench.page.session.cached_results import result
@@ -164,6 +164,7 @@ def test_files_are_named_after_what_they_hold(bench, tab_request):
     assert len(set(of_lens)) == len(of_lens) > 1
     request = MapRequest("tiny-olmo@step10", "w5", layer=2, head=1)
     assert map_call(request).file_name == "tiny-olmo_step10_attention_maps_L2H1"
+    assert re.search(r"_head_sources_L\dH\d$", attribution.sources_view(bench, tab_request, "", "").call.file_name)
     assert all_maps("../é:x", "w5").file_name == "x_attention_maps"
 
 
@@ -206,6 +207,9 @@ def test_an_error_leaves_the_last_result(bench, tab_request):
     (shown,) = list(guarded(broken, 2, False)(type("Event", (), {"_data": None}), request=tab_request))
     assert shown[0] == "mend this"
     assert shown[1]["__type__"] == shown[2]["__type__"] == "update" and "value" not in shown[1]
+    refusing = guarded(broken, 2, False, refused=[gr.skip(), asked(None)])
+    (shown,) = list(refusing(type("Event", (), {"_data": None}), request=tab_request))
+    assert "value" not in shown[1] and shown[2]["visible"] is False  # an older price is not offered any longer
 
 
 @pytest.mark.parametrize(
@@ -213,7 +217,10 @@ def test_an_error_leaves_the_last_result(bench, tab_request):
     [
         (lambda b, d: hidden_states.states_view(b, d, "principal components of a layer"), "0 tokens are left"),
         (lambda b, d: hidden_states.states_view(b, d, "similarity of layers (CKA)"), "have none left"),
-        (lambda b, d: attribution.patching_view(b, d, "", "", "w5 w6", SITE, MEASURE), "equal length"),
+        (
+            lambda b, d: attribution.patching_view(b, d, "", "", "w5 w6", SITE, MEASURE),
+            "“Second prompt” cannot be used",
+        ),
         (lambda b, d: compare.by_token_view(b, d, b.default, next(iter(compare.BY_TOKEN))), "at least 2"),
         (lambda b, d: compare.difference_view(b, d, b.default, next(iter(compare.DIFFERENCES))), "at least 2"),
         (lambda b, d: training.training_view(b, d, next(iter(training.METRICS)), "step", ""), "at least 2"),

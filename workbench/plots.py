@@ -41,6 +41,7 @@ HOVER = {"bgcolor": "#fff", "bordercolor": GREY, "font_color": "#18181b"}
 SQUARE = {"scaleanchor": "x", "constrain": "domain", "constraintoward": "top"}  # of a vertical axis, below its title
 FRAME = {"showline": True, "mirror": True, "linecolor": FAINT}
 MARGIN = 12  # pixels above a figure without a title
+LINE_HEIGHT = 16  # pixels of a line of a colour bar's title
 BAR_HEIGHT = 46  # pixels of a colour bar with its title and numbers
 BETWEEN_MAPS = 40  # pixels between rows of maps, for the titles
 TITLE_CHARACTERS = 95  # per line
@@ -86,7 +87,7 @@ def plot_grid(grid: Grid) -> go.Figure:
         zmin=low,
         zmax=high,
         colorscale=colours(grid),
-        colorbar=colour_bar(grid.value_label) | (powers_of_ten(high) if grid.log else bar_ticks(grid, low, high)),
+        colorbar=colour_bar() | (powers_of_ten(high) if grid.log else bar_ticks(grid, low, high)),
         text=None if texts is None else in_ink(texts, (shown - low) / (high - low), grid.signed),
         texttemplate=None if texts is None else "%{text}",
         textfont={"size": 11, "color": "#000"},
@@ -97,10 +98,10 @@ def plot_grid(grid: Grid) -> go.Figure:
     )
     wide = texts is not None and room * len(columns) > ROW_CHARACTERS  # a wide figure keeps the texts readable
     shape = 1.0 if texts is None else (CHARACTER * room + 8) / CELL  # width by height
-    fitting = min(WIDTH / len(columns) / shape, HEIGHT / len(rows))
+    fitting = fitting_cell(len(rows), len(columns), shape)
     keeps_shape = not wide and fitting >= LEAST_CELL
     cell = clamp(fitting if keeps_shape else HEIGHT / len(rows), LEAST_CELL, CELL)
-    figure = with_bar(finish(go.Figure(heatmap), grid, height=HEIGHT))
+    figure = with_bar(finish(go.Figure(heatmap), grid, height=HEIGHT), grid.value_label)
     figure.update_traces(xgap=1 if cell > 6 else 0, ygap=1 if cell > 6 else 0)
     across = CELL_WIDTH if wide else cell * shape if keeps_shape else WIDTH / len(columns)
     labelled = part_ticks(columns, across) if is_of_parts(grid) else column_ticks(columns, across)
@@ -110,6 +111,7 @@ def plot_grid(grid: Grid) -> go.Figure:
     if wide:  # its window shows the first columns, and the bar with them
         figure.update_layout(width=150 + CELL_WIDTH * len(columns))
         figure.update_traces(colorbar={"x": 0, "xanchor": "left"})
+        figure.update_annotations(x=0, xanchor="left")
     if keeps_shape:
         figure.update_xaxes(constrain="domain").update_yaxes(SQUARE | {"scaleratio": 1 / shape})
     return with_height(figure, cell * len(rows) + label_height(columns, across))
@@ -152,11 +154,11 @@ def plot_maps(maps: Maps) -> go.Figure:
         )
         figure.add_trace(heatmap, row=n // across + 1, col=n % across + 1)
     low, high = value_range(maps.values, maps.signed)
-    bar = colour_bar(maps.value_label) | bar_ticks(maps, low, high)
+    bar = colour_bar() | bar_ticks(maps, low, high)
     figure.update_layout(coloraxis={"colorscale": colours(maps), "colorbar": bar, "cmin": low, "cmax": high})
-    figure = with_bar(finish(figure, maps, height=HEIGHT))
+    figure = with_bar(finish(figure, maps, height=HEIGHT), maps.value_label, 0 if single else 20)
     if not single:  # the maps' names stand between them and the bar
-        figure.update_layout(margin_t=figure.layout.margin.t + 20, coloraxis_colorbar_ypad=26)
+        figure.update_layout(coloraxis_colorbar_ypad=26)
     names = tokens if named else [str(position) for position in range(len(tokens))]
     limit = MAX_TICKS if named else 16 if single else 6
     figure.update_xaxes(ticks(names, limit))
@@ -381,7 +383,8 @@ def colouring(points: Points) -> dict[str, object]:
     """Marker settings for colour by number; empty without `colour`."""
     if points.colour is None:
         return {}
-    line, bar = {"width": 1, "color": GREY}, colour_bar(points.colour_name)
+    line = {"width": 1, "color": GREY}
+    bar = colour_bar() | {"title": {"text": escape(points.colour_name), "side": "top", "font": {"size": 12}}}
     return {"color": points.colour, "colorscale": SEQUENTIAL, "colorbar": bar, "line": line}
 
 
@@ -417,11 +420,9 @@ def colours(result: Result) -> list[list[float | str]]:
     return DIVERGING if result.signed else SEQUENTIAL
 
 
-def colour_bar(title: str) -> dict[str, object]:
-    """A thin, horizontal colour bar above the cells, in the middle, with its title above it."""
-    lines = textwrap.wrap(title, TITLE_CHARACTERS // 2, break_long_words=False)
+def colour_bar() -> dict[str, object]:
+    """A thin, horizontal colour bar above the cells, in the middle; see `with_bar` for its title."""
     return {
-        "title": {"text": "<br>".join(escape(line) for line in lines), "side": "top", "font": {"size": 12}},
         "orientation": "h",
         "x": 0.5,
         "xanchor": "center",
@@ -598,9 +599,33 @@ def with_height(figure: go.Figure, inside: float) -> go.Figure:
     return figure.update_layout(height=round(figure.layout.margin.t + inside + 40))
 
 
-def with_bar(figure: go.Figure) -> go.Figure:
-    """A figure with room for a horizontal colour bar above its cells."""
-    return figure.update_layout(margin_t=figure.layout.margin.t + BAR_HEIGHT)
+def with_bar(figure: go.Figure, title: str, below: int = 0) -> go.Figure:
+    """A figure with room for a horizontal colour bar above its cells, and the bar's title.
+
+    `below` is the room between bar and cells, in pixels. The title is an annotation, because for a title of its own a
+    colour bar takes twice the room.
+    """
+    lines = textwrap.wrap(title, TITLE_CHARACTERS // 2, break_long_words=False)
+    place = {"xref": "paper", "x": 0.5, "xanchor": "center", "yref": "paper", "y": 1, "yanchor": "bottom"}
+    text = {"text": "<br>".join(map(escape, lines)), "font_size": 12, "showarrow": False}
+    figure.add_annotation(place | text | {"yshift": BAR_HEIGHT - LINE_HEIGHT - 2 + below})
+    room = BAR_HEIGHT + LINE_HEIGHT * max(0, len(lines) - 1) + below
+    return figure.update_layout(margin_t=figure.layout.margin.t + room)
+
+
+def narrowed(figure: go.Figure) -> go.Figure:
+    """A grid of cells that keep their shape, as high as they are in a column with `NARROW` pixels for them."""
+    if figure.layout.yaxis.constrain != "domain" or len(figure.data) > 1:
+        return figure
+    rows, columns = figure.data[0].z.shape
+    shape = 1 / figure.layout.yaxis.scaleratio
+    excess = clamp(fitting_cell(rows, columns, shape), LEAST_CELL, CELL) - max(LEAST_CELL, NARROW / columns / shape)
+    return figure.update_layout(height=round(figure.layout.height - rows * max(0.0, excess)))
+
+
+def fitting_cell(rows: int, columns: int, shape: float) -> float:
+    """The height in pixels of a cell of a grid that fits into WIDTH and HEIGHT; `shape` is its width by its height."""
+    return min(WIDTH / columns / shape, HEIGHT / rows)
 
 
 def untitled(figure: go.Figure) -> go.Figure:

@@ -288,10 +288,9 @@ function note() {
 
 const unit = () => (control.weigh.value === "value" ? "‖α v W_O‖" : "attention");
 const AXES = "→ key (source)   ↓ query (destination)";
-const SIDES = "left: key (source)   right: query (destination)";
 function repaint() {
   root.classList.toggle("threaded", threaded());
-  for (const { axis } of planes) axis.textContent = threaded() ? SIDES : AXES;
+  for (const { axis } of planes) axis.textContent = threaded() ? wb.SIDES : AXES;
   for (const plane of planes) {
     if (!plane.map) continue;
     wb.paint(plane.parts.map, plane.map, shades());
@@ -412,6 +411,7 @@ async function savePicture(format) {
     measure,
     about: told.about,
     format,
+    lines: threaded(),
     ...shades(),
   });
   wb.save(picture, `${told.file.replace(" ", "_")}.${format}`);

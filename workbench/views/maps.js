@@ -205,7 +205,6 @@ Object.assign(
         edge = side * 0.3,
         y = (index) => (index + 0.5) * step;
       const most = magnitude(strongest(skipFirst ? withoutFirst(map) : map), map.signed) ** 2 || 1;
-      context.clearRect(0, 0, side, side);
       context.font = `${Math.min(12, step * 0.85)}px ${mono}`;
       context.fillStyle = ink;
       context.textBaseline = "middle";
@@ -244,13 +243,45 @@ Object.assign(
       });
     }
 
+    const SIDES = "left: key (source)   right: query (destination)";
+    const ON_PAPER = { plain: "#2a66cf", above: "#b5530f", below: "#2a66cf" }; // lines, as on a light page
+
+    // A map as a square with its axes and its colour bar.
+    function drawSquare(context, map, texts, { layout, width, ink, mono, sans, curve, skipFirst }) {
+      const square = document.createElement("canvas"),
+        middle = layout.side / 2;
+      paint(square, map, { curve, skipFirst, pixels: 2 * layout.side, onDark: false });
+      context.drawImage(square, layout.edge, 0, layout.side, layout.side);
+      axes(context, layout, texts, { ink, mono, sans });
+      context.font = `11px ${sans}`;
+      context.save();
+      colourBar(context, scaleOf(map, { curve, skipFirst, onDark: false }), width, 2);
+      context.restore();
+      context.fillStyle = ink;
+      context.textAlign = "center";
+      context.fillText("key (source)", layout.edge + middle, layout.side + layout.edge + 9);
+      context.save();
+      context.rotate(-Math.PI / 2);
+      context.fillText("query (destination)", -middle, -10);
+      context.restore();
+    }
+
+    // A map as lines between tokens.
+    function drawLines(context, map, texts, { layout, ink, mono, sans, skipFirst }) {
+      threads(context, map, texts, layout.side, { ink, mono, colours: ON_PAPER, skipFirst });
+      context.font = `11px ${sans}`;
+      context.textAlign = "center";
+      context.fillText(SIDES, layout.side / 2, layout.side + 9);
+    }
+
     // Maps side by side for a paper: titles, axes, colour bars, and below where they come from. figures: [{map, title}].
-    async function picture(figures, texts, { title, measure, about, curve, skipFirst, format = "png" }) {
+    // With `lines`, they are lines between tokens.
+    async function picture(figures, texts, { title, measure, about, curve, skipFirst, lines, format = "png" }) {
       const sans = "system-ui, sans-serif",
         mono = "ui-monospace, 'DejaVu Sans Mono', monospace",
         ink = "#18181b";
       const width = figures.length > 1 ? 460 : 640,
-        layout = fit(width, texts, mono),
+        layout = lines ? { edge: 0, side: width } : fit(width, texts, mono),
         gap = 46,
         head = 62;
       const whole = figures.length * (width + gap) + 10;
@@ -264,21 +295,12 @@ Object.assign(
       context.font = `600 14px ${sans}`;
       context.fillText(title, 26, 20);
       figures.forEach(({ map, title: name }, index) => {
-        const square = document.createElement("canvas");
-        paint(square, map, { curve, skipFirst, pixels: 2 * layout.side, onDark: false });
         context.save();
         context.translate(26 + index * (width + gap), head);
-        context.drawImage(square, layout.edge, 0, layout.side, layout.side);
-        axes(context, layout, texts, { ink, mono, sans });
-        context.font = `11px ${sans}`;
-        colourBar(context, scaleOf(map, { curve, skipFirst, onDark: false }), width, 2);
-        context.fillStyle = ink;
+        (lines ? drawLines : drawSquare)(context, map, texts, { layout, width, ink, mono, sans, curve, skipFirst });
         context.textAlign = "right";
-        context.fillText(figures.length > 1 && !map.signed ? `attention of ${name}` : measure, width, 32);
-        context.textAlign = "center";
-        context.fillText("key (source)", layout.edge + layout.side / 2, layout.side + layout.edge + 9);
-        context.rotate(-Math.PI / 2);
-        context.fillText("query (destination)", -layout.side / 2, -10);
+        const told = figures.length > 1 && !map.signed ? `attention of ${name}` : measure;
+        context.fillText(told, width, lines ? -14 : 32);
         context.restore();
         context.font = `12px ${sans}`;
         context.textAlign = "left";
@@ -290,6 +312,6 @@ Object.assign(
       return context.blob();
     }
 
-    return { paint, scaleOf, crisp, fit, axes, threads, picture };
+    return { paint, scaleOf, crisp, fit, axes, threads, picture, SIDES };
   })(),
 );

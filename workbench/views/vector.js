@@ -15,8 +15,8 @@
     const probe = document.createElement("canvas").getContext("2d"),
       root = document.createElementNS(SPACE, "svg"),
       kept = [];
-    let state = { moved: "", fillStyle: "#000", globalAlpha: 1, textAlign: "left", textBaseline: "alphabetic" };
-    state.font = "10px sans-serif";
+    let state = { moved: "", path: "", fillStyle: "#000", strokeStyle: "#000", lineWidth: 1, globalAlpha: 1 };
+    Object.assign(state, { textAlign: "left", textBaseline: "alphabetic", font: "10px sans-serif" });
 
     const add = (parent, name, attributes) => {
       const made = parent.appendChild(document.createElementNS(SPACE, name));
@@ -55,6 +55,19 @@
         const style = `font: ${state.font}; white-space: pre`;
         add(root, "text", { x, y, dy, "text-anchor": anchor, style, ...look() }).textContent = text;
       },
+      beginPath: () => {
+        state.path = "";
+      },
+      moveTo: (x, y) => {
+        state.path += `M${x} ${y}`;
+      },
+      bezierCurveTo: (...places) => {
+        state.path += `C${places.join(" ")}`;
+      },
+      stroke: () => {
+        const line = { stroke: plain(state.strokeStyle), "stroke-width": state.lineWidth };
+        add(root, "path", { d: state.path, ...look(), ...line, fill: "none" });
+      },
       drawImage: (canvas, x, y, width, height) => {
         const style = "image-rendering: pixelated";
         add(root, "image", { x, y, width, height, href: canvas.toDataURL(), style, transform: state.moved });
@@ -69,7 +82,7 @@
       },
       blob: () => new Blob([new XMLSerializer().serializeToString(root)], { type: "image/svg+xml" }),
     };
-    for (const name of ["fillStyle", "globalAlpha", "textAlign", "textBaseline", "font"]) {
+    for (const name of ["fillStyle", "strokeStyle", "lineWidth", "globalAlpha", "textAlign", "textBaseline", "font"]) {
       Object.defineProperty(pen, name, {
         get: () => state[name],
         set: (value) => {

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import gradio as gr
+from gradio.components import Component
 
 from workbench.errors import WorkbenchError
 from workbench.page import components
@@ -18,21 +19,36 @@ class FieldError(WorkbenchError):
         super().__init__(f"“{label}” cannot be used; the reason stands there.")
 
 
-def text_field(
-    slot: Slot, name: str, label: str, placeholder: str, check: Callable[[Bench, TabRequest, str], object]
-) -> gr.Textbox:
-    """A text box, kept in the page's address as `name`, with a place for errors below it.
+class TextField:
+    """A text box, kept in the page's address as `name`, with a place for errors below it; `render` puts it on the page.
 
     `check(bench, request, text)` raises WorkbenchError if the text cannot be used. It is called when the tab is drawn
     and when the text changes. Views that cannot be drawn for the same reason raise `FieldError(label)`.
     """
 
-    def checked(bench: Bench, request: TabRequest, text: str) -> list[object]:
-        check(bench, request, text)
-        return []
+    def __init__(
+        self, slot: Slot, name: str, label: str, placeholder: str, check: Callable[[Bench, TabRequest, str], object]
+    ) -> None:
+        self._slot, self._name, self._check = slot, name, check
+        self.box = slot.link(name, gr.Textbox("", label=label, placeholder=placeholder, render=False))
 
-    with gr.Column(min_width=150, elem_classes="field"):
-        box = gr.Textbox("", label=label, placeholder=placeholder)
-        notice = components.sentence(elem_classes="problem", elem_id=f"{name}-problem")
-    slot.shows(checked, inputs=[slot.link(name, box)], outputs=[], notice=notice)
-    return box
+    def render(self) -> None:
+        """Add the text box and the place for its errors."""
+
+        def checked(bench: Bench, request: TabRequest, text: str) -> list[object]:
+            self._check(bench, request, text)
+            return []
+
+        with gr.Column(min_width=150, elem_classes="field"):
+            self.box.render()
+            notice = components.sentence(elem_classes="problem", elem_id=f"{self._name}-problem")
+        self._slot.shows(checked, inputs=[self.box], outputs=[], notice=notice)
+
+
+def text_field(
+    slot: Slot, name: str, label: str, placeholder: str, check: Callable[[Bench, TabRequest, str], object]
+) -> Component:
+    """The text box of a `TextField` that is added to the page at once."""
+    field = TextField(slot, name, label, placeholder, check)
+    field.render()
+    return field.box

@@ -13,6 +13,7 @@ from workbench import results
 from workbench.analyses.support.heads import head_name
 from workbench.generation import Written
 from workbench.page import components
+from workbench.page.build.field import TextField
 from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.arguments import TokensOf
 from workbench.page.session.bench import Bench
@@ -21,7 +22,7 @@ from workbench.page.session.calls import Call
 from workbench.page.session.code import code
 from workbench.page.session.prices import Expensive, Price, agree, priced
 from workbench.page.session.requests import Query, TabRequest
-from workbench.plots import emphasise, plot, same_colours, untitled
+from workbench.plots import emphasise, narrowed, plot, same_colours, untitled
 from workbench.progress import Progress
 from workbench.results import Grid, Points, Result
 from workbench.views.standalone import described
@@ -84,9 +85,10 @@ class Panel:
         elem_id: id of the panel on the page.
         question: what the picture answers, in a few words; the heading.
         menus: menus that stand beside the heading (see `menu`).
-        below: further controls, made with `render=False`, that stand below the heading.
+        below: further controls, not yet rendered, that stand below the heading.
         of_tokens: whether the picture is a strip of tokens.
         height: the plot's height in pixels; None leaves it to the result.
+        beside: whether the panel stands beside another one, so that grids have a narrow column.
     """
 
     def __init__(
@@ -95,11 +97,12 @@ class Panel:
         question: str = "",
         *,
         menus: Sequence[Component] = (),
-        below: Sequence[Component] = (),
+        below: Sequence[Component | TextField] = (),
         of_tokens: bool = False,
         height: int | None = None,
+        beside: bool = False,
     ) -> None:
-        self._id, self._of_tokens, self._height = elem_id, of_tokens, height
+        self._id, self._of_tokens, self._height, self._beside = elem_id, of_tokens, height, beside
         self._about = {"panel": elem_id, "question": question}
         with gr.Column(elem_id=elem_id, min_width=260, elem_classes="panel"):
             with gr.Row(elem_classes="panel-head"):
@@ -136,18 +139,22 @@ class Panel:
                 view = view_of(bench, request, *controls, **({"progress": progress} if with_progress else {}))
                 if isinstance(view, str):
                     return self._without_picture(view)
+            except Expensive as expensive:
+                return self._without_picture("", expensive.price)
+            try:
                 view = of_edits(view, request.query)
                 price = agree(bench, request, view.call, *([view.scale] if view.scale else []))
             except Expensive as expensive:
-                return self._without_picture("", expensive.price)
+                return self._without_picture(view.note, expensive.price, view.title)
             return [*self.show(bench, view, priced(progress, price)), asked(None)]
 
         outputs, options = [self.picture, self.tools, self.agreement], {"notice": self.notice, "with_progress": True}
         slot.shows(draw, inputs=inputs, outputs=outputs, follows=follows, agreement=self.agreement, **options)
 
-    def _without_picture(self, note: str, price: Price | None = None) -> list[Any]:
+    def _without_picture(self, note: str, price: Price | None = None, title: str = "") -> list[Any]:
         """The values of the outputs with a note, or a button with a price, in place of the picture."""
-        return [{"empty": ""} if self._of_tokens else None, self._about | {"note": note}, asked(price)]
+        about = self._about | {"title": title, "note": note}
+        return [{"empty": ""} if self._of_tokens else None, about, asked(price)]
 
     def show(self, bench: Bench, view: View, progress: Progress | None = None) -> list[Any]:
         """Compute a view's call; returns the values of the picture and of the tools above it."""
@@ -157,6 +164,7 @@ class Panel:
             picture = strip_of_result(bench, view.call, found, scale)
         else:
             picture = untitled(plot(found))  # the title stands above it
+            picture = narrowed(picture) if self._beside else picture
             picture = picture if self._height is None else picture.update_layout(height=self._height)
             picture = picture if view.line is None else emphasise(picture, view.line)
             picture = picture if view.scale is None else same_colours(picture, plot(scale))

@@ -149,6 +149,7 @@ class Slot:
             len(outputs),
             with_progress,
             lambda view, _: view.cancellation,
+            [asked(None) if output is agreement else gr.skip() for output in outputs],
         )
         waiting = "full" if with_progress else "minimal" if outputs else "hidden"
         return view_request.change(work, **self._wiring(view_request, inputs, outputs, waiting, notice or self.notice))
@@ -269,6 +270,7 @@ def guarded(
     outputs: int,
     with_progress: bool,
     token_for: Callable[[Any, Any], CancellationToken] = lambda request, http: CancellationToken(),
+    refused: Sequence[object] | None = None,
 ) -> Callable[..., Iterator[Any]]:
     """An event handler that calls `render`; it yields a notice for errors, then the values of the outputs.
 
@@ -282,6 +284,7 @@ def guarded(
         outputs: number of values that `render` returns.
         with_progress: `render` also takes `progress=`.
         token_for: called as `token_for(request, http)`; returns the cancellation token.
+        refused: the values of the outputs after an error; by default they keep theirs.
     """
 
     def handle(
@@ -311,7 +314,7 @@ def guarded(
         except MENDABLE as error:
             if not isinstance(error, WorkbenchError):
                 log.exception("a view failed")
-            yield of_outputs(message(error), *[gr.skip()] * outputs)
+            yield of_outputs(message(error), *(refused or [gr.skip()] * outputs))
 
     return handle
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hooks import OlmoForCausalLM
+from workbench.analyses.support.heads import head_name
 from workbench.checkpoints import Checkpoint
 from workbench.metrics import intervened
 from workbench.page.session.arguments import (
@@ -144,11 +145,9 @@ class Call:
         checkpoints = list(dict.fromkeys(part.name.split("/")[-1] for part in sources))
         words = [part for each in self.calls() for part in each.parts if isinstance(part, str) and WORD.fullmatch(part)]
         options = dict(self.options)
-        places = [
-            f"{letter}{options[name][0]}"
-            for letter, name in (("L", "layers"), ("H", "heads"))
-            if isinstance(options.get(name), tuple) and len(options[name]) == 1
-        ]
+        chosen = [(letter, options.get(name)) for letter, name in (("L", "layers"), ("H", "heads"))]
+        ones = [(letter, one[0]) for letter, one in chosen if isinstance(one, tuple) and len(one) == 1]
+        places = [head_name(*one) if isinstance(one, tuple) else f"{letter}{one}" for letter, one in ones]
         functions = [each.function.__name__ for each in self.calls()]
         edits = ["with", *self.edits.split("\n")] if self.edits else []
         names = [*checkpoints[:2], *functions, *words, "".join(places), self.measure or "", *edits]

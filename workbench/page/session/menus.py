@@ -5,7 +5,7 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 
-PROMPT, SET = "this prompt", "the set of texts"
+PROMPT, SET = "on this prompt", "on the set of texts"
 OVER = {PROMPT: False, SET: True}
 """Entries of the menu of what a panel is about: whether it is the set of texts."""
 

@@ -15,7 +15,7 @@ from workbench.analyses.support.cost import Work, pass_flops
 from workbench.analyses.token_saliency import token_saliency
 from workbench.errors import WorkbenchError
 from workbench.interventions import read, typed_token
-from workbench.page.build.field import FieldError, text_field
+from workbench.page.build.field import FieldError, TextField, text_field
 from workbench.page.build.panel import Chooses, Panel, View, head_pick, menu
 from workbench.page.build.slot import Slot
 from workbench.page.session.arguments import TokenizerOf, TokensOf
@@ -33,7 +33,7 @@ HOW = (
     "Why does the model predict the token after the selected one (or the last)? Orange parts support the prediction, "
     "blue parts oppose it; click one to follow it."
 )
-TOKEN, AGAINST = "Next token", "Against another"
+TOKEN, AGAINST, SECOND = "Next token", "Against another", "Second prompt, of as many tokens"
 DIRECT = {
     "each head and MLP": (
         by_head,
@@ -108,11 +108,11 @@ def build(slot: Slot) -> None:
         against = text_field(slot, "against", AGAINST, "none", check_token)
     with gr.Row(elem_classes="panels"):
         direct = slot.link("direct", menu(DIRECT, "Direct effect of"))
-        panel = Panel("direct", "What wrote it?", menus=[direct])
+        panel = Panel("direct", "What wrote it?", menus=[direct], beside=True)
         panel.draws(slot, direct_view, inputs=[token, against, direct], follows=["token"])
         method = slot.link("ablation", menu(ABLATIONS, "Heads and MLPs taken away"))
         over = slot.link("ablation_over", menu(OVER, "Ablation over"))
-        panel = Panel("ablation", "What breaks without it?", menus=[method, over])
+        panel = Panel("ablation", "What breaks without it?", menus=[method, over], beside=True)
         panel.draws(slot, ablation_view, inputs=[token, against, method, over], follows=["token", "texts"])
     panel = Panel("sources", "Where did that head get it from?", of_tokens=True)
     panel.draws(slot, sources_view, inputs=[token, against], follows=["token", "layer", "head"])
@@ -121,16 +121,9 @@ def build(slot: Slot) -> None:
     panel.draws(slot, saliency_view, inputs=[token, against, method], follows=["token"])
     site = slot.link("site", menu(SITES, "What is patched"))
     measure = slot.link("effect", menu(MEASURES, "Measured by"))
-    second = gr.Textbox(
-        "",
-        label="Second prompt, of as many tokens",
-        placeholder="this prompt with one word changed",
-        elem_classes="wide",
-        min_width=300,
-        render=False,
-    )
-    panel = Panel("patching", "What carries it?", menus=[site, measure], below=[slot.link("second", second)])
-    panel.draws(slot, patching_view, inputs=[token, against, second, site, measure], follows=["token"])
+    second = TextField(slot, "second", SECOND, "this prompt with one word changed", check_second)
+    panel = Panel("patching", "What carries it?", menus=[site, measure], below=[second])
+    panel.draws(slot, patching_view, inputs=[token, against, second.box, site, measure], follows=["token"])
 
 
 def direct_view(bench: Bench, request: TabRequest, token: str, against: str, what: str) -> View:
@@ -208,6 +201,10 @@ def patching_view(
         prompts = (*prompt_of(request), TokensOf(request.query.checkpoint, other))
         return Call.of(activation_patching, *prompts, *question.targets, site=site, by=by, **question.options)[measure]
 
+    try:
+        check_second(bench, request, second)
+    except WorkbenchError as error:
+        raise FieldError("Second prompt") from error
     other, told = prompt_like(request.query.prompt, second), "the second prompt"
     if not second.strip():
         agree_to_choose(bench, request, question, patched)
@@ -251,6 +248,21 @@ def check_token(bench: Bench, request: TabRequest, text: str) -> None:
     """Raise WorkbenchError if a text is neither empty nor a token of the checkpoint's vocabulary."""
     if text:
         typed_token(text, bench.load(request.query.checkpoint)[1])
+
+
+def check_second(bench: Bench, request: TabRequest, text: str) -> None:
+    """Raise WorkbenchError if a second prompt is neither empty nor another text of as many tokens as the prompt."""
+    if not text.strip():
+        return
+    query = request.query
+    own = bench.tokens(query.checkpoint, query.prompt)
+    other = bench.tokens(query.checkpoint, prompt_like(query.prompt, text))
+    if own.shape != other.shape:
+        raise WorkbenchError(
+            f"it has {other.shape[1]} tokens, and the prompt has {own.shape[1]}; patching needs as many"
+        )
+    if torch.equal(own, other):
+        raise WorkbenchError("it is the prompt itself; change a word, so that there is a difference to explain")
 
 
 def token_in(label: str, text: str, opened: OpenedPrompt) -> int:

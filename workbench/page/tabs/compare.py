@@ -116,9 +116,10 @@ def build(slot: Slot) -> None:
     Panel("set-difference", "And over the set of texts?").draws(slot, set_view, inputs=[other], follows=["texts"])
     what = slot.link("difference", menu(DIFFERENCES, "Difference"))
     with gr.Row(elem_classes="panels"):
-        panel = Panel("difference", "What changed inside?", menus=[what])
+        panel = Panel("difference", "What changed inside?", menus=[what], beside=True)
         panel.draws(slot, difference_view, inputs=[other, what])
-        Panel("difference-floor", "And by data order alone?").draws(slot, difference_floor, inputs=[other, what])
+        floor = Panel("difference-floor", "And by data order alone?", beside=True)
+        floor.draws(slot, difference_floor, inputs=[other, what])
     button, maps = agreement_button("pair-price"), components.attention_view(elem_id="pair")
     slot.shows(compare_maps, inputs=[other], outputs=[maps, button], agreement=button, with_progress=True)
     part = slot.link("part", menu(PARTS, "Written by B with A's weights in"))

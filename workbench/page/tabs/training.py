@@ -75,7 +75,11 @@ def build(slot: Slot) -> None:
     each_series = {checkpoint.name: name for name, checkpoint in slot.bench.known.items()}.values()
     some_absent = any(slot.bench.run_of(name) != slot.bench.run_here(name) for name in each_series)
     more = gr.Button("Fetch the others", size="sm", min_width=150, scale=0, visible=some_absent, render=False)
-    panel = Panel("training", "When did it form?", menus=[metric, axis, over, words, more], height=290)
+    with gr.Row(elem_classes="panels", elem_id="along"):
+        panel = Panel("training", "When did it form?", menus=[metric, axis, over, words, more], height=290)
+        with gr.Column(min_width=260):
+            button = agreement_button("through-price")
+            view = components.attention_view(elem_id="through")
     metric.change(lambda chosen: gr.Textbox(visible=chosen == FOLLOWED), metric, words, show_progress="hidden")
     slot.link("continuation", words)
     fetched = gr.State(0)
@@ -90,7 +94,6 @@ def build(slot: Slot) -> None:
         player = components.player(PLAYS, elem_id="player")
         opened = gr.Button("Open it on all tabs", size="sm", min_width=150, scale=0)
     slot.link("moment", moment)
-    button, view = agreement_button("through-price"), components.attention_view(elem_id="through")
     outputs = [view, player, button]
     slot.shows(head_through_training, inputs=[moment], outputs=outputs, agreement=button, with_progress=True)
     slot.runs(panel.tools.select, clicked, outputs=[moment, slot.checkpoint])
