@@ -64,14 +64,14 @@ def views(bench, tab_request):
         yield f"lens: {measure}", hidden_states.lens_view(bench, tab_request, measure)
     for state in hidden_states.STATES:
         yield f"states: {state}", hidden_states.states_view(bench, tab_request, state)
-    for asked in (("", ""), ("w9", "w10")):
+    for question in (("", ""), ("w9", "w10")):
         for direct in attribution.DIRECT:
-            yield f"direct: {direct} {asked}", attribution.direct_view(bench, tab_request, *asked, direct)
+            yield f"direct: {direct} {question}", attribution.direct_view(bench, tab_request, *question, direct)
         for method in attribution.ABLATIONS:
-            yield f"ablation: {method} {asked}", attribution.ablation_view(bench, tab_request, *asked, method)
+            yield f"ablation: {method} {question}", attribution.ablation_view(bench, tab_request, *question, method)
         for saliency in attribution.SALIENCIES:
-            yield f"saliency: {saliency} {asked}", attribution.saliency_view(bench, tab_request, *asked, saliency)
-        yield f"sources {asked}", attribution.sources_view(bench, tab_request, *asked)
+            yield f"saliency: {saliency} {question}", attribution.saliency_view(bench, tab_request, *question, saliency)
+        yield f"sources {question}", attribution.sources_view(bench, tab_request, *question)
         for site, measure in product(attribution.SITES, attribution.MEASURES):
             patching = attribution.patching_view(bench, tab_request, *asked, SECOND, site, measure)
             yield f"patching: {site}, {measure} {asked}", patching
