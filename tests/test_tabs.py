@@ -73,8 +73,8 @@ def views(bench, tab_request):
             yield f"saliency: {saliency} {question}", attribution.saliency_view(bench, tab_request, *question, saliency)
         yield f"sources {question}", attribution.sources_view(bench, tab_request, *question)
         for site, measure in product(attribution.SITES, attribution.MEASURES):
-            patching = attribution.patching_view(bench, tab_request, *asked, SECOND, site, measure)
-            yield f"patching: {site}, {measure} {asked}", patching
+            patching = attribution.patching_view(bench, tab_request, *question, SECOND, site, measure)
+            yield f"patching: {site}, {measure} {question}", patching
     yield "text of A", compare.text_of_a(bench, tab_request, other, *written)
     yield "text of B", compare.text_of_b(bench, tab_request, other, *written)
     for part in compare.PARTS:
