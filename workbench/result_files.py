@@ -111,6 +111,11 @@ def load_result(path: str | Path) -> Any:  # noqa: ANN401 - a result of any clas
     return found
 
 
+def part(result: Storable, name: str) -> Any:  # noqa: ANN401 - a result of any class
+    """A part of a result: one of the measures of `Measures`, or the field of another result."""
+    return result.stored_fields()[name]
+
+
 def _write(path: Path, value: Storable | Mapping[str, Storable]) -> None:
     arrays: dict[str, np.ndarray] = {}
     header = {"format": FORMAT, "value": _encoded(value, "", arrays)}

@@ -41,6 +41,7 @@ def arguments() -> argparse.Namespace:
     option("--texts", metavar="FILE", help="set of texts to open with: csv, jsonl, parquet, txt, or a built-in set")
     option("--text-column", default="text", metavar="COLUMN", help="column of the texts of --texts (default: text)")
     option("--label", metavar="COLUMN", help="column of the labels of --texts (default: label, if there is one)")
+    option("--result", default="", metavar="FILE", help="saved result (.npz) to show in a tab of its own")
     option("--threads", type=int, help="number of torch threads (default: chosen by torch)")
     option(
         "--host", default="127.0.0.1", help="address to serve at (default: this machine only; any other needs --auth)"

@@ -46,7 +46,7 @@ from workbench.page.session.map_requests import (
     whole_page,
 )
 from workbench.page.session.text_sets import SetRequest
-from workbench.page.tabs import TABS
+from workbench.page.tabs import TABS, saved
 from workbench.page.theme import theme
 from workbench.report import as_csv, as_html, report_of
 from workbench.results import Result
@@ -71,7 +71,7 @@ def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] |
     add_exports(app, bench)
     for kind in MENDABLE:
         app.add_exception_handler(kind, refuse)
-    page = build(bench, TABS)
+    page = build(bench, (saved, *TABS) if bench.saved else TABS)
     gr.mount_gradio_app(
         app,
         page,

@@ -22,6 +22,7 @@ from workbench.page.session.calls import Call
 from workbench.page.session.code import code
 from workbench.page.session.prices import Expensive, Price, agree, priced
 from workbench.page.session.requests import Query, TabRequest
+from workbench.page.session.saved import is_saved
 from workbench.plots import emphasise, narrowed, plot, same_colours, untitled
 from workbench.progress import Progress
 from workbench.results import Grid, Points, Result
@@ -181,7 +182,7 @@ class Panel:
 def of_edits(view: View, query: Query) -> View:
     """A view with a sentence on the interventions that are switched on; if the change by them is asked for, and the
     result is one of numbers that can be subtracted, the view of the change."""
-    if not query.edits:
+    if not query.edits or is_saved(view.call):
         return view
     if not view.call.edits:
         return replace(view, note=f"{view.note} The edits do not affect this: it reads weights.")

@@ -81,6 +81,7 @@ class Bench:
         default: id of the checkpoint that the page opens first; None means the last of `known`.
         asks_above: seconds from which a view is computed only after a click (see `prices`).
         texts: a set of texts that the page opens with; None means a built-in one.
+        saved: path of a saved result that the page shows in a tab of its own; "" for none.
         options: how checkpoints are loaded: `dtype`, `device`, `quantize`; None means the default.
 
     Errors: WorkbenchError if `known` is empty or `default` is not in it.
@@ -94,6 +95,7 @@ class Bench:
         default: str | None = None,
         asks_above: float = ASKS_ABOVE,
         texts: TextSet | None = None,
+        saved: str = "",
         **options: str | None,
     ) -> None:
         if not known:
@@ -103,7 +105,7 @@ class Bench:
         self.options = {name: value for name, value in options.items() if value is not None}
         self.residents = Residents(budget, **options)
         self.offered: OrderedDict[str, Any] = OrderedDict()  # calls whose results can be downloaded, by key
-        self.sets = TextSets(texts)
+        self.sets, self.saved = TextSets(texts), saved
         self.results = ResultCache(KEPT_RESULTS, KEPT_BYTES)
         self._speeds: dict[str, Speed] = {}  # by series
         self._outlines: dict[str, OlmoForCausalLM] = {}  # by checkpoint

@@ -8,6 +8,7 @@ from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Call, run
 from workbench.page.session.code import Variables
 from workbench.page.session.prices import Planner
+from workbench.page.session.saved import is_saved
 from workbench.progress import Progress, report
 from workbench.report import dtype_name
 from workbench.results import Result
@@ -29,7 +30,7 @@ def result(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  
         found = run(call, bench, step)
         if were_loaded:
             measure(call, bench, names[0], time.monotonic() - began - sum(waited))
-        return found.with_provenance(origin(call, bench))
+        return found if is_saved(call) else found.with_provenance(origin(call, bench))
 
     return bench.once(call, make)
 
