@@ -79,7 +79,7 @@ def test_help_has_examples_that_parse(command, capsys):
     [
         [],
         ["dance"],
-        ["lens"],
+        ["generate"],
         ["compare", "tiny-olmo"],
         ["check", "a", "--seed", "1.5"],
         ["trajectory", "a", "--workers", "0"],

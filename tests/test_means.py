@@ -37,6 +37,7 @@ MEANS: dict[str, Callable[[Any, str, int], float]] = {
     "path_patching": of_pairs,
     "compare_attention": of_tokens,
     "head_atlas": of_tokens,
+    "mean_lens": lambda result, name, length: 1.0,
     "mean_attribution": lambda result, name, length: 1.0,
     "behaviour_summary": of_tokens,
     "transplant of weights": of_tokens,

@@ -9,10 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
+from hooks import edits
 from workbench import checkpoints
 from workbench.analyses.ablation import ablation
 from workbench.analyses.activation_patching import activation_patching
+from workbench.analyses.compare_attention import compare_attention
+from workbench.analyses.compare_behaviour import behaviour_summary, compare_behaviour
 from workbench.analyses.direct_logit_attribution import mean_attribution
+from workbench.analyses.head_atlas import head_atlas
+from workbench.analyses.logit_lens import logit_lens
 from workbench.analyses.text_overview import mean_losses, text_overview
 from workbench.analyses.token_losses import token_losses
 from workbench.command_line import main
@@ -137,6 +142,84 @@ def test_patch_has_the_numbers_of_the_pairs(given, tmp_path, options):
             model, pairs.clean, pairs.corrupted, pairs.answers, pairs.others, tokenizer=tokenizer
         )
         np.testing.assert_allclose(found["kl"], wanted["kl"].values.ravel(), rtol=1e-4, atol=1e-5)
+
+
+LONGER = "w5 w6 w7 w1,a\nw8 w9,b\nw1 w2 w3 w4,a\nw7 w9 w2,b\n"
+
+
+@pytest.fixture
+def longer(given, tmp_path):
+    """The arguments for a set whose texts have two tokens or more, and the set."""
+    (tmp_path / "longer.csv").write_text(f"prompt,kind\n{LONGER}")
+    arguments = ["--texts", str(tmp_path / "longer.csv"), "--text-column", "prompt", "--label", "kind"]
+    tokenizer = checkpoints.load(str(given / "step0"))[1]
+    return arguments, Texts.read(tmp_path / "longer.csv", tokenizer, "prompt", "kind")
+
+
+def test_attention_has_the_means_of_each_label(given, longer, tmp_path):
+    arguments, texts = longer
+    (found,) = tables(given, tmp_path, "attention", *arguments, "--by", "first").values()
+    model = checkpoints.load(str(given / "step0"))[0]
+    for label, some in {"all texts": texts, **texts.by_label()}.items():
+        wanted = head_atlas(model, some, samples=0)["first"].rank()
+        rows = found[found["label"] == label].merge(wanted, on=["layer", "head"])
+        np.testing.assert_allclose(rows["first"], rows["value"], rtol=1e-4)
+        np.testing.assert_allclose(rows["first_standard_error"], rows["standard_error"], rtol=1e-4)
+        assert set(rows["texts_x"]) == {len(some)}
+    assert found["layer"].dtype.kind == "i" and found["texts"].dtype.kind == "i"
+
+
+def test_lens_has_the_means_at_one_position(given, longer, tmp_path):
+    arguments, texts = longer
+    (found,) = tables(given, tmp_path, "lens", *arguments, "--edit", "L1H2 off").values()
+    model = checkpoints.load(str(given / "step0"))[0]
+    with model.tapped(edits=edits.zero("blocks.1.attn.z", heads=[2])):
+        each = [logit_lens(model, ids) for ids in texts]
+    rows = found[found["label"] == "all texts"].set_index("layer")
+    for name in ("probability", "entropy", "kl"):
+        values = np.stack([lens[name].values[:, -1] for lens in each]).astype(np.float64)
+        np.testing.assert_allclose(rows[name], values.mean(0), rtol=1e-3, atol=1e-5)
+        error = values.std(0, ddof=1) / len(each) ** 0.5
+        np.testing.assert_allclose(rows[f"{name}_standard_error"], error, rtol=1e-2, atol=1e-5)
+    likeliest = np.stack([lens["probability"].text[:, -1] for lens in each])
+    np.testing.assert_allclose(rows["agreement"], (likeliest == likeliest[:, -1:]).mean(0), atol=1e-6)
+    assert rows["agreement"].iloc[-1] == 1 and set(found["label"]) == {"all texts", "a", "b"}
+
+
+def test_compare_has_the_means_of_each_label(given, longer, tmp_path, make_model, tokenizer):
+    arguments, texts = longer
+    make_model("olmo2", seed=5, num_hidden_layers=2).save_pretrained(tmp_path / "step9")
+    tokenizer.save_pretrained(tmp_path / "step9")
+    pair = [str(given / "step0"), str(tmp_path / "step9")]
+    command = ["compare", *pair, *arguments, "--only", "predictions", "attention", "--no-progress"]
+    assert main([*command, "--csv", str(tmp_path / "out.csv")]) == 0
+    found = pd.read_csv(tmp_path / "out.csv", **EXACTLY)
+    a, b = (checkpoints.load(name)[0] for name in pair)
+    for label, some in {"all texts": texts, **texts.by_label()}.items():
+        wanted = behaviour_summary(compare_behaviour(a, b, some))
+        rows = found[found["label"] == label]
+        np.testing.assert_allclose(rows["mean"], wanted.values, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(rows["standard_error"], wanted.errors, rtol=1e-3, atol=1e-5)
+    attention = pd.read_csv(tmp_path / "out-attention.csv", **EXACTLY)
+    moved = compare_attention(a, b, texts)["moved"]
+    np.testing.assert_allclose(attention["moved"], moved.values.ravel(), rtol=1e-3, atol=1e-5)
+    tokens = pd.read_csv(tmp_path / "out-loss-by-token.csv", **EXACTLY)
+    assert set(tokens["line"]) == {f"text {n}" for n in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["lens", "w1 w2", "--texts", "{}/texts.jsonl"], "give one of them"),
+        (["attention"], "give a TEXT, or --texts"),
+        (["attention", "--texts", "{}/texts.jsonl", "--head", "L0H0"], "--head is for one text"),
+        (["lens", "--texts", "{}/texts.jsonl", "--chat"], "--chat is for one text"),
+        (["lens", "--texts", "{}/pairs.csv", "--text-column", "clean", "--position", "2"], "has 2 tokens, so no pos"),
+    ],
+)
+def test_a_text_or_a_set(given, command, sentence, capsys):
+    assert run(given, *(word.format(given) for word in command)) == 1
+    assert sentence in capsys.readouterr().err
 
 
 def test_several_tables_are_several_files_and_the_first_is_printed(given, tmp_path, capsys):

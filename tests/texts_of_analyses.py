@@ -21,7 +21,7 @@ from workbench.analyses.effective_rank import effective_rank
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.hidden_state_pca import hidden_state_pca
 from workbench.analyses.linear_probe import linear_probe
-from workbench.analyses.logit_lens import logit_lens
+from workbench.analyses.logit_lens import logit_lens, mean_lens
 from workbench.analyses.patchscope import patchscope
 from workbench.analyses.path_patching import path_patching
 from workbench.analyses.representation_similarity import representation_similarity
@@ -72,6 +72,7 @@ SETS: dict[str, OfTexts] = {
         a, texts, ones(a), [5], [6, 7], strengths=(0, 1), controls=1, unrelated=others
     ),
     "steering_effect": lambda a, b, texts, others: steering_effect(a, texts, ones(a), [5], controls=1),
+    "mean_lens": lambda a, b, texts, others: mean_lens(a, texts),
     "mean_attribution": lambda a, b, texts, others: mean_attribution(a, texts, 5, 6),
     "text_overview": lambda a, b, texts, others: text_overview(a, texts),
     "token_losses": lambda a, b, texts, others: token_losses(a, texts),

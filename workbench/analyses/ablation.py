@@ -13,6 +13,7 @@ from hooks import OlmoForCausalLM, Run
 from workbench.analyses.support.arguments import chosen, texts_for
 from workbench.analyses.support.batched_runs import PARTS, RESIDUALS, heads_and_mlp, repeated, run_cells
 from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.mean_loss import refuse_undefined
 from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
@@ -77,7 +78,8 @@ def ablation(
         raise WorkbenchError(
             "scored counts from each text's first token; with padding, give the tokens as Texts, not as ids"
         )
-    outcome = Outcome(_counted(texts, scored), target, position)
+    places = torch.tensor([position % length for length in texts.lengths])
+    outcome = Outcome(_counted(texts, scored), target, places)
     sources = _sources(model, texts, method, reference, draws, seed)
     found = []
     for n, source in enumerate(sources):
@@ -93,7 +95,7 @@ class Outcome:
 
     counted: Tensor  # text pos-1: whether the loss of the next token counts
     target: int | None
-    position: int
+    places: Tensor  # text: the position after which the target is measured, counted from the text's start
 
     def sums(self, batch: Batch, logits: Tensor) -> Tensor:
         """Loss and target log-probability, summed over each text of a batch: (cell text) pos vocab -> cell text 1|2."""
@@ -101,9 +103,11 @@ class Outcome:
         counted = self.counted[batch.rows, : length - 1].to(logits.device)
         following = repeated(batch.ids[:, 1:], cells)
         losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), following, reduction="none")
-        found = [(losses * repeated(counted, cells)).sum(1)]  # (cell text) each
+        found = [losses.where(repeated(counted, cells), 0).sum(1)]  # (cell text) each
         if self.target is not None:
-            found.append(logits[:, self.position].float().log_softmax(-1)[:, self.target])
+            places = self.places[batch.rows].to(logits.device)
+            at = logits[torch.arange(len(logits), device=logits.device), repeated(places, cells)]
+            found.append(at.float().log_softmax(-1)[:, self.target])
         return torch.stack(found, dim=1).double().unflatten(0, (cells, -1)).cpu()
 
     def counts(self) -> Tensor:
@@ -117,15 +121,17 @@ def _changes(
 ) -> Tensor:
     """The change of the sums over each text by each ablation: text layer part 1|2."""
     own, of_cell = _bytes(model)
-    batches = texts.batches(tokens_at_a_time(model, text, own + of_cell, texts.longest))
+    batches = texts.padded_batches(tokens_at_a_time(model, text, own + of_cell, texts.longest))
     found: list[Tensor] = []
-    done = 0
+    done, tokens = 0, sum(batch.ids.numel() for batch in batches)
     for batch in batches:
-        stage = part(progress, done / texts.tokens, (done + batch.ids.numel()) / texts.tokens)
+        stage = part(progress, done / tokens, (done + batch.ids.numel()) / tokens)
         found.append(_sums(model, batch, outcome, source(batch), stage, text))
         done += batch.ids.numel()
     rows = torch.tensor([row for batch in batches for row in batch.rows])
-    return torch.cat(found)[rows.argsort()]
+    changes = torch.cat(found)[rows.argsort()]
+    refuse_undefined(changes, "loss with one part ablated")
+    return changes
 
 
 def _bytes(model: OlmoForCausalLM) -> tuple[float, float]:
@@ -221,10 +227,12 @@ def _means(model: OlmoForCausalLM, texts: Texts) -> dict[str, Tensor]:
     """The mean of every part over all tokens of all texts, by site: 1 1 …"""
     sums: dict[str, Tensor] = {}
     per_token = run_bytes(model, capture=PARTS) + 8 * 2 * model.config.hidden_size
-    for _, ids in texts.batches(tokens_at_a_time(model, "means of parts", per_token, texts.longest)):
+    for rows, ids in texts.padded_batches(tokens_at_a_time(model, "means of parts", per_token, texts.longest)):
         run = model.run(ids, capture=PARTS, captures_only=True)
+        there = texts.mask[rows, : ids.shape[1]]
         for site, x in run.items():
-            sums[site] = sums.get(site, 0.0) + x.double().sum((0, 1), keepdim=True)
+            total = x[there.to(x.device)].double().sum(0)  # of all tokens: …
+            sums[site] = sums.get(site, 0.0) + total[None, None]
     return {site: total / texts.tokens for site, total in sums.items()}
 
 

@@ -44,13 +44,13 @@ def compare_attention(
     texts = texts_for(config_of(a), tokens, at_least=2)
     layers = shared_layers(a, b)
     means = {name: [MeansOverTexts() for _ in range(layers)] for name in ("js", "moved")}  # head each
-    for layer, one, other in _layers(a, b, texts, progress):  # batch head query key
+    for rows, layer, one, other in _layers(a, b, texts, progress):  # batch head query key
         mean = (one + other) / 2
         entropy = torch.special.entr
         js = (entropy(mean) - (entropy(one) + entropy(other)) / 2).sum(-1).clamp_min(0)  # batch head query
         moved = (one - other).abs().sum(-1) / 2
         for name, values in (("js", js), ("moved", moved)):
-            means[name][layer].add(values.sum(-1), values.shape[-1])
+            means[name][layer].add(values.sum(-1), texts.mask[rows, 1:].sum(1)[:, None])
     of = pair_name(a, b)
     return Measures(
         js=_grid(means["js"], f"Divergence of attention{of}", "JS(A, B)", "nats"),
@@ -72,7 +72,7 @@ def match_heads(a: ModelOrName, b: ModelOrName, tokens: TextsLike, *, progress: 
     """
     texts = texts_for(config_of(a), tokens, at_least=2)
     alike = [torch.zeros(())] * shared_layers(a, b)  # head head each
-    for layer, one, other in _layers(a, b, texts, progress):
+    for _, layer, one, other in _layers(a, b, texts, progress):
         roots = (x.sqrt().transpose(0, 1).flatten(1) for x in (one, other))  # head (batch query key)
         alike[layer] = alike[layer] + next(roots) @ next(roots).T
     rows = []
@@ -85,15 +85,15 @@ def match_heads(a: ModelOrName, b: ModelOrName, tokens: TextsLike, *, progress: 
 
 def _layers(
     a: ModelOrName, b: ModelOrName, texts: Texts, progress: Progress | None
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """For each batch of texts and each layer: the layer's number and its patterns in A and in B, batch head query key,
-    without the first query.
+) -> Iterator[tuple[list[int], int, Tensor, Tensor]]:
+    """For each batch of texts and each layer: the texts of the batch, the layer's number and its patterns in A and in
+    B, batch head query key, without the first query; 0 at queries of padding.
     """
-    batches, layers = texts.batches(_tokens(a, b, texts.longest)), range(shared_layers(a, b))
+    batches, layers = texts.padded_batches(_tokens(a, b, texts.longest)), range(shared_layers(a, b))
 
     def patterns(model: OlmoForCausalLM) -> Iterator[Tensor]:
-        for _, ids in batches:
-            resid = None
+        for rows, ids in batches:
+            resid, there = None, texts.mask[rows, 1 : ids.shape[1]]  # batch query
             for layer in layers:
                 run = model.run(
                     ids.to(model.device) if resid is None else None,
@@ -104,10 +104,12 @@ def _layers(
                     logits_to_keep=1,
                 )
                 resid = run.resid
-                yield run[f"blocks.{layer}.attn.pattern"][:, :, 1:]
+                pattern = run[f"blocks.{layer}.attn.pattern"][:, :, 1:]
+                yield pattern if there.all() else pattern.where(there[:, None, :, None].to(pattern.device), 0)
 
     pieces = side_by_side(a, b, patterns, len(batches) * len(layers), progress)
-    return ((number % len(layers), one, other) for number, (one, other) in enumerate(pieces))
+    places = ((batch.rows, layer) for batch in batches for layer in layers)
+    return ((rows, layer, one, other) for (rows, layer), (one, other) in zip(places, pieces, strict=True))
 
 
 def _tokens(a: ModelOrName, b: ModelOrName, length: int) -> int:

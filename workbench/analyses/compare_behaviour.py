@@ -1,7 +1,7 @@
 """Differences between the predictions of two checkpoints, token by token."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.mean_loss import refuse_undefined
 from workbench.analyses.support.means import means_over_texts
 from workbench.analyses.support.memory import peak_bytes, run_bytes
 from workbench.analyses.support.next_tokens import CHUNK
@@ -78,8 +79,15 @@ def compare_behaviour(
     for (text, start, stop), (one, other) in zip(windows, pairs, strict=True):
         for name, values in _differences(one, other, texts.ids[text, start + 1 : stop].cpu(), top).items():
             found[name][text, start + 1 : stop] = values
+    _refuse_undefined(found, texts)
     title = pair_name(a, b)
     return Measures(**{name: _curves(name, values, texts, title, tokenizer) for name, values in found.items()})
+
+
+def _refuse_undefined(found: Mapping[str, Tensor], texts: Texts) -> None:
+    """Raise WorkbenchError, with the texts, for a loss of A or B that is not a number. found: text pos each."""
+    for name, of in (("loss_a", "A"), ("loss_b", "B")):
+        refuse_undefined(found[name].where(texts.mask.cpu(), 0)[:, 1:], f"loss in {of}")
 
 
 def behaviour_summary(measures: Measures) -> Scores:

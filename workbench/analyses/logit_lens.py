@@ -4,15 +4,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hooks import OlmoForCausalLM
-from workbench.analyses.support.arguments import one_text
+from hooks import Capture, OlmoForCausalLM
+from workbench.analyses.support.arguments import one_text, texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.memory import peak_bytes
 from workbench.analyses.support.next_tokens import CHUNK, next_token_statistics
-from workbench.analyses.support.residual_stream import residual_names, residuals, residuals_bytes
+from workbench.analyses.support.residual_stream import residual_names, residual_sites, residuals, residuals_bytes
+from workbench.analyses.support.text_states import states_work, text_states
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
-from workbench.results import Grid, Measures
+from workbench.results import Grid, Measures, Scores
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_labels, vocabulary_labels
 
@@ -23,6 +25,13 @@ TITLES = {
     "kl": "Divergence of the final distribution from this one",
     "rank": "Rank of the true next token",
 }
+MEANS = {
+    "probability": "Mean probability of the likeliest next token",
+    "agreement": "Share of texts with the model's likeliest token",
+    "entropy": "Mean entropy of the next token",
+    "kl": "Mean divergence of the final distribution from this one",
+}
+"""The measures of `mean_lens`, with their titles."""
 
 
 @torch.no_grad()
@@ -67,6 +76,58 @@ def logit_lens(
     measures = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}  # layer pos, or layer pos k
     measures["rank"][:, -1] = float("nan")
     return _as_grids(model, batch[0], measures, tokenizer)
+
+
+@torch.no_grad()
+def mean_lens(
+    model: OlmoForCausalLM, tokens: TextsLike, *, position: int = -1, progress: Progress | None = None
+) -> Measures:
+    """The logit lens at one position of each text of a set, as means over texts.
+
+    Returns Scores of `embed` and every layer, with standard errors over texts:
+
+    - `probability`: of the layer's likeliest next token.
+    - `agreement`: the share of texts in which this token is also the likeliest of the model itself; 1 at the end.
+    - `entropy`, and `kl`, KL(final ‖ layer), in nats, as in `logit_lens`.
+
+    A negative position counts from the end of each text.
+
+    Errors: WorkbenchError for a position outside of a text.
+    """
+    texts = texts_for(model, tokens)
+    captures = [Capture(site) for site in residual_sites(model)]
+    states = text_states(model, texts, captures, position, "logit lens", progress)  # layer text d_model
+    size, means = max(1, CHUNK // model.config.vocab_size), {name: MeansOverTexts() for name in MEANS}
+    for some in states.to(model.device, model.dtype).split(size, dim=1):
+        final = unembed(model, some[-1]).argmax(-1)  # text
+        rows = [_lens(model, layer, some[-1], final, 1) for layer in some]
+        agrees = [(row["ids"][:, 0] == final).float() for row in rows]
+        found = {"probability": [row["top"][:, 0] for row in rows], "agreement": agrees}
+        found |= {name: [row[name] for row in rows] for name in ("entropy", "kl")}
+        for name, values in found.items():
+            means[name].add(torch.stack(values, dim=1))  # text layer
+    return Measures(
+        **{
+            name: Scores(
+                mean.values,
+                residual_names(model),
+                title=MEANS[name],
+                value_name=name,
+                unit=UNITS.get(name, ""),
+                errors=mean.errors,
+                texts=mean.texts,
+            )
+            for name, mean in means.items()
+        }
+    )
+
+
+@work_of(mean_lens)
+def _work_of_means(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
+    texts = texts_for(model.config, tokens)
+    states = states_work(model, texts, [Capture(site) for site in residual_sites(model)], "logit lens")
+    logits = 2 * (model.config.num_hidden_layers + 1) * len(texts)
+    return states + Work(pass_flops(model, texts.tokens, logits=logits) - pass_flops(model, texts.tokens))
 
 
 @work_of(logit_lens)

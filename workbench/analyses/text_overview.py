@@ -38,10 +38,11 @@ def text_overview(
     size = tokens_at_a_time(model, WHAT, run_bytes(model, logits=2), texts.longest, fixed=CHUNK_BYTES)
     losses, probabilities = np.empty(len(texts)), np.empty(len(texts))
     answers = torch.empty(len(texts), dtype=torch.long)
-    for rows, ids in steps(texts.batches(size), progress, WHAT):
-        logits = model.run(ids).logits  # batch pos vocab
-        losses[rows] = next_token_statistics(logits[:, :-1], ids[:, 1:])["loss"].double().mean(1).cpu()
-        best = logits[:, -1].float().softmax(-1).max(-1)
+    for rows, ids in steps(texts.padded_batches(size), progress, WHAT):
+        logits, there = model.run(ids).logits, texts.mask[rows, : ids.shape[1]].to(ids.device)  # batch pos vocab
+        each = next_token_statistics(logits[:, :-1], ids[:, 1:])["loss"].double()  # batch pos-1
+        losses[rows] = (each.where(there[:, 1:], 0).sum(1) / there[:, 1:].sum(1)).cpu()
+        best = logits[range(len(rows)), there.sum(1) - 1].float().softmax(-1).max(-1)
         probabilities[rows], answers[rows] = best.values.cpu(), best.indices.cpu()
     table = pd.DataFrame({"text": range(len(texts)), "tokens": texts.lengths})
     if texts.labels is not None:

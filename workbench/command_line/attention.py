@@ -8,6 +8,7 @@ from torch import Tensor
 
 from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.head_atlas import head_atlas
+from workbench.analyses.support.by_label import by_label, table_by_label
 from workbench.command_line.common import (
     LoadedCheckpoint,
     add_edits,
@@ -17,8 +18,11 @@ from workbench.command_line.common import (
     bar,
     checked_seed,
     edited,
+    edited_for,
     opened,
     prompt_of,
+    reads_a_set,
+    texts_of,
 )
 from workbench.errors import WorkbenchError
 from workbench.report import Report, Section
@@ -28,6 +32,7 @@ EXAMPLES = """
   python -m workbench attention "The cat sat. The cat sat."
   python -m workbench attention "The cat sat. The cat sat." --head L2H1 --head L1H3
   python -m workbench attention "The cat sat. The cat sat." --by previous --csv heads.csv --html heads.html
+  python -m workbench attention --texts tiny-olmo/number --by first --csv heads.csv
 """
 SCORES = ("induction", "previous", "first", "self", "duplicate", "entropy", "distance")
 PICTURED = ("induction", "previous", "first", "entropy")
@@ -42,8 +47,8 @@ KEYS = 3  # keys that are listed for each query
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments: a text, a score that sorts the heads, and heads to show."""
-    add_prompt(parser)
+    """Add the arguments: a text or a set, a score that sorts the heads, and heads to show."""
+    add_prompt(parser, or_texts=True)
     parser.add_argument("--by", choices=SCORES, default="induction", help="score to sort heads by (default: induction)")
     parser.add_argument(
         "--head",
@@ -66,8 +71,13 @@ def head(name: str) -> tuple[int, int]:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """A table of all heads with their scores, and for each chosen head the keys of most weight at each query."""
+    """A table of all heads with their scores, and for each chosen head the keys of most weight at each query. Of a set
+    of texts, the means of all texts and of those of each label.
+    """
+    is_set = reads_a_set(args, head=args.head)
     seed, subject = checked_seed(args), opened(args, args.checkpoint)
+    if is_set:
+        return _of_set(args, subject, seed)
     text = prompt_of(args)
     tokens = subject.tokens(text)
     with edited(args, subject, tokens):
@@ -83,6 +93,26 @@ def run(args: argparse.Namespace) -> Report:
     ]
     origin = subject.provenance(args) | {"text": text, "tokens": tokens.shape[1]}
     return Report(f"Attention of {subject.id}", sections, origin)
+
+
+def _of_set(args: argparse.Namespace, subject: LoadedCheckpoint, seed: int) -> Report:
+    """A table of all heads with their mean scores, for all texts of the set and for those of each label."""
+    texts = texts_of(args, subject)
+    with edited_for(args, subject, texts):
+        random = head_atlas(subject.model, texts, seed=seed) if args.by == "induction" else None
+        found = by_label(lambda some, told: head_atlas(subject.model, some, samples=0, progress=told), texts, bar(args))
+    if random is not None:  # on random tokens, so the same for all labels
+        scores = {name: random[name] for name in ("induction", "induction_error")}
+        found = {label: Measures(**atlas, **scores) for label, atlas in found.items()}
+    table = table_by_label(found).drop(columns=["row", "column"])
+    table = table.sort_values(args.by, ascending=False, kind="stable", ignore_index=True)
+    shown = table[[name for name in ("label", "layer", "head", *SCORES) if name in table]]
+    first = next(iter(found.values()))
+    pictures = [first[name] for name in dict.fromkeys([args.by, *PICTURED]) if name in first]
+    note = f"{NOTE} Means over texts, with standard errors over texts."
+    section = Section(f"Heads by {args.by}", table, pictures, note, shown=shown.head(SHOWN), results=found)
+    origin = subject.provenance(args) | {"texts": args.texts, "number of texts": len(texts)}
+    return Report(f"Attention of {subject.id} on {args.texts}", [section], origin)
 
 
 def ranking(atlas: Measures, by: str) -> pd.DataFrame:

@@ -53,10 +53,29 @@ class LoadedCheckpoint:
         return provenance(args, {"checkpoint": self.id, "dtype": dtype_name(self.model.dtype)} | edits)
 
 
-def add_prompt(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments: a text, and the checkpoint that reads it."""
-    parser.add_argument("prompt", metavar="TEXT", help="the text; - reads it from standard input")
+def add_prompt(parser: argparse.ArgumentParser, *, or_texts: bool = False) -> None:
+    """Add the arguments: a text, and the checkpoint that reads it; with `or_texts` also --texts, in place of a text."""
+    optional = "?" if or_texts else None
+    parser.add_argument("prompt", nargs=optional, metavar="TEXT", help="the text; - reads it from standard input")
     add_checkpoint(parser)
+    if or_texts:
+        add_texts(parser)
+
+
+def reads_a_set(args: argparse.Namespace, **only_for_a_text: object) -> bool:
+    """Whether --texts names a set of texts to read, in place of one text.
+
+    Errors: WorkbenchError if there are both or neither, or if one of the options of a single text is given with a set;
+    these are keyword arguments, None or False if they are not given.
+    """
+    if args.texts is not None and args.prompt is not None:
+        raise WorkbenchError(f"TEXT and --texts {args.texts} both name what to read; give one of them")
+    if args.texts is None and args.prompt is None:
+        raise WorkbenchError("there is nothing to read; give a TEXT, or --texts with a file or a built-in set")
+    given = [f"--{name}" for name, value in only_for_a_text.items() if value]
+    if args.texts is not None and given:
+        raise WorkbenchError(f"{given[0]} is for one text, and --texts {args.texts} is a set; leave one of them out")
+    return args.texts is not None
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -115,6 +134,13 @@ def edited(args: argparse.Namespace, subject: LoadedCheckpoint, tokens: Tensor) 
     changes = interventions.read("\n".join(args.edit), subject.tokenizer)
     interventions.check_text(changes, tokens.shape[1])
     with subject.model.tapped(edits=interventions.edits_of(subject.model, changes)):
+        yield
+
+
+@contextmanager
+def edited_for(args: argparse.Namespace, subject: LoadedCheckpoint, texts: Texts) -> Iterator[None]:
+    """`edited` for a set of texts: positions of --edit must be in each of them."""
+    with edited(args, subject, texts.ids[:, : min(texts.lengths)]):
         yield
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pandas as pd
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from workbench import checkpoints
@@ -14,6 +14,7 @@ from workbench.analyses.compare_attention import compare_attention
 from workbench.analyses.compare_behaviour import behaviour_summary, compare_behaviour
 from workbench.analyses.compare_weights import compare_weights
 from workbench.analyses.noise_floor import noise_floor
+from workbench.analyses.support.by_label import ALL, by_label, table_by_label
 from workbench.analyses.support.two_models import ModelOrName
 from workbench.checkpoints import Checkpoint
 from workbench.checkpoints.loading import suited_dtype, tokenizer_of
@@ -21,6 +22,7 @@ from workbench.checkpoints.names import split_id
 from workbench.command_line.common import (
     add_loading_arguments,
     add_text,
+    add_texts,
     bar,
     full_id,
     ids_of,
@@ -34,10 +36,12 @@ from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.report import Report, Section, dtype_name
 from workbench.results import Grid, Measures
+from workbench.texts import Texts
 
 EXAMPLES = """
   python -m workbench compare tiny-olmo@step1000 tiny-olmo@step6000
   python -m workbench compare tiny-olmo@step4000 tiny-olmo@step6000 --noise-floor --html compare.html
+  python -m workbench compare tiny-olmo@step1000 tiny-olmo@step6000 --only predictions --texts tiny-olmo/number
   python -m workbench compare runs/a/step2000 runs/b/step2000 --only predictions attention --text page.txt
 """
 PARTS = ("predictions", "weights", "attention")
@@ -67,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--one-at-a-time", action="store_true", help="load one model at a time (float32, on the CPU)")
     add_text(parser)
+    add_texts(parser)
     add_loading_arguments(parser)
 
 
@@ -78,7 +83,8 @@ def run(args: argparse.Namespace) -> Report:
     makers = {"weights": partial(_weights, finals)}
     if set(args.only) - {"weights"}:  # weights are read from files, so they need no loaded model
         pair = _pair(args, finals)
-        origin |= {"dtype": pair.dtype, "text": args.text or "the built-in page", "tokens": len(pair.ids)}
+        origin |= {"dtype": pair.dtype, "tokens": pair.texts.tokens}
+        origin |= {"texts": args.texts} if args.texts else {"text": args.text or "the built-in page"}
         makers |= {"predictions": partial(_predictions, pair), "attention": partial(_attention, pair)}
     sections = [section for part in PARTS if part in args.only for section in makers[part](args)]
     if finals:
@@ -88,29 +94,36 @@ def run(args: argparse.Namespace) -> Report:
 
 @dataclass(frozen=True)
 class ModelPair:
-    """Two models (or their names), a text, and the checkpoints whose differences are the noise floor, if any."""
+    """Two models (or their names), a text or a set, and the checkpoints whose differences are the noise floor, if any."""
 
     a: ModelOrName
     b: ModelOrName
-    ids: Tensor  # pos
+    texts: Texts
     tokenizer: PreTrainedTokenizerBase
     dtype: str
     finals: Sequence[Checkpoint]
 
 
 def _pair(args: argparse.Namespace, finals: Sequence[Checkpoint]) -> ModelPair:
-    """The models and the text to compare, from the arguments."""
-    text = read_text(args.text)
+    """The models and the texts to compare, from the arguments."""
+    if args.texts is not None and args.text is not None:
+        raise WorkbenchError(f"--text {args.text} and --texts {args.texts} both name texts; give one of them")
     if args.one_at_a_time:
         if args.dtype or args.quantize or args.device != "cpu":
             raise WorkbenchError(
                 "--one-at-a-time loads in float32 on the CPU; leave out --dtype, --device and --quantize"
             )
         tokenizer = needed(tokenizer_of(checkpoints.locate(args.a)), args.a)
-        return ModelPair(args.a, args.b, ids_of(tokenizer, text), tokenizer, suited_dtype(), finals)
+        return ModelPair(args.a, args.b, _texts(args, tokenizer), tokenizer, suited_dtype(), finals)
     a, b = opened(args, args.a), opened(args, args.b)
-    ids = ids_of(a.tokenizer, text).to(a.model.device)
-    return ModelPair(a.model, b.model, ids, a.tokenizer, dtype_name(a.model.dtype), finals)
+    return ModelPair(a.model, b.model, _texts(args, a.tokenizer), a.tokenizer, dtype_name(a.model.dtype), finals)
+
+
+def _texts(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Texts:
+    """The set of --texts, or one text."""
+    if args.texts is not None:
+        return Texts.read(args.texts, tokenizer, args.text_column, args.label, cut=args.cut)
+    return Texts(ids_of(tokenizer, read_text(args.text))[None])
 
 
 def _finals(checkpoint: str) -> Sequence[Checkpoint]:
@@ -123,35 +136,50 @@ def _finals(checkpoint: str) -> Sequence[Checkpoint]:
 
 
 def _predictions(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
-    """Means over the text, and the tokens whose loss differs most."""
+    """Means over the tokens, of all texts and of those of each label, and the tokens whose loss differs most."""
 
-    def compared(a: ModelOrName, b: ModelOrName, progress: Progress | None = None) -> Measures:
-        return compare_behaviour(a, b, pair.ids, window=args.length, tokenizer=pair.tokenizer, progress=progress)
+    def compared(a: ModelOrName, b: ModelOrName, some: Texts, progress: Progress | None = None) -> Measures:
+        return compare_behaviour(a, b, some, window=args.length, tokenizer=pair.tokenizer, progress=progress)
 
-    measures = compared(pair.a, pair.b, bar(args))
-    means = behaviour_summary(measures)
-    summary = pd.DataFrame(
-        {"measure": means.names, "mean": means.values, "unit": [measure.unit for measure in measures.values()]}
-    )
+    found = by_label(lambda some, told: compared(pair.a, pair.b, some, told), pair.texts, bar(args))
+    measures = found[ALL]
+    means = {label: behaviour_summary(one) for label, one in found.items()}
+    summary = table_by_label(means).rename(columns={"name": "measure", "value": "mean"})
+    summary = summary if args.texts is not None else summary.drop(columns="texts")
+    summary["unit"] = [measure.unit for _ in means for measure in measures.values()]
     if pair.finals:
-        floor = noise_floor(pair.finals, lambda a, b: behaviour_summary(compared(a, b)), progress=bar(args))
-        summary["noise floor"] = floor.values
+        floors = by_label(
+            lambda some, told: noise_floor(
+                pair.finals, lambda a, b: behaviour_summary(compared(a, b, some)), progress=told
+            ),
+            pair.texts,
+            bar(args),
+        )
+        summary["noise floor"] = np.concatenate([floor.values for floor in floors.values()])
+    is_set = args.texts is not None
     table = measures.table()
+    shown = _furthest(table, "loss_difference")[[*(["line"] if is_set else []), "position", *SHOWN_OF_TOKENS]]
+    if "label" in table:
+        shown.insert(1, "token", table["label"].loc[shown.index])
     note = (
         "Means over the tokens of the text. loss_difference: loss of B minus loss of A; kl, js: divergence of the two "
         "distributions; overlap: share of the ten likeliest tokens that both have in common; flip: share of positions "
         "where the likeliest next token differs."
     )
+    note += " The standard errors are over texts." if is_set else ""
     return [
-        Section("Predictions", summary, note=note, results={"means": means}),
+        Section(
+            "Predictions",
+            summary,
+            note=note,
+            results={"means" if label == ALL else f"means of {label}": one for label, one in means.items()},
+        ),
         Section(
             "Loss by token",
             table,
             [measures["loss_difference"]],
             "Negative if B predicts the token better.",
-            shown=_furthest(table, "loss_difference")[["position", "label", *SHOWN_OF_TOKENS]].rename(
-                columns={"label": "token"}
-            ),
+            shown=shown,
             results={"predictions": measures},
         ),
     ]
@@ -167,7 +195,7 @@ def _weights(finals: Sequence[Checkpoint], args: argparse.Namespace) -> list[Sec
 
 def _attention(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
     """The heads of which the largest share of attention weight moved."""
-    rows = rows_of(pair.ids, args.length)
+    rows = pair.texts if args.texts is not None else rows_of(pair.texts.ids[0], args.length)
     measures, floor = compare_attention(pair.a, pair.b, rows, progress=bar(args)), None
     if pair.finals:
         floor = noise_floor(pair.finals, lambda a, b: compare_attention(a, b, rows), progress=bar(args))["moved"]

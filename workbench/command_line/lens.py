@@ -4,9 +4,21 @@ import argparse
 
 import pandas as pd
 
-from workbench.analyses.logit_lens import logit_lens
+from workbench.analyses.logit_lens import logit_lens, mean_lens
 from workbench.analyses.support.arguments import chosen
-from workbench.command_line.common import add_edits, add_loading_arguments, add_prompt, bar, edited, opened
+from workbench.analyses.support.by_label import by_label, table_by_label
+from workbench.command_line.common import (
+    LoadedCheckpoint,
+    add_edits,
+    add_loading_arguments,
+    add_prompt,
+    bar,
+    edited,
+    edited_for,
+    opened,
+    reads_a_set,
+    texts_of,
+)
 from workbench.command_line.given_text import add_chat, given_text
 from workbench.report import Report, Section
 from workbench.results import Measures
@@ -15,24 +27,33 @@ EXAMPLES = """
   python -m workbench lens "The cat sat on the"
   python -m workbench lens "The cat sat on the" --position 2 --checkpoint tiny-olmo@step200
   python -m workbench lens "The cat sat on the" --csv lens.csv --html lens.html
+  python -m workbench lens --texts tiny-olmo/number --csv lens.csv
   python -m workbench lens "What is a cat?" --chat --checkpoint allenai/OLMo-2-0425-1B-Instruct
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments: a text, and a position in it."""
-    add_prompt(parser)
+    """Add the arguments: a text or a set, and a position."""
+    add_prompt(parser, or_texts=True)
     add_chat(parser)
     parser.add_argument(
-        "--position", type=int, default=-1, help="position shown on the terminal (default: -1, the last)"
+        "--position",
+        type=int,
+        default=-1,
+        help="position shown on the terminal, and read in each text of a set (default: -1, the last)",
     )
     add_edits(parser)
     add_loading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
-    """A row for each layer at one position; files and pictures hold every position."""
+    """A row for each layer at one position; files and pictures hold every position. Of a set of texts, means over the
+    texts at that position, of all of them and of those of each label.
+    """
+    is_set = reads_a_set(args, chat=args.chat, system=args.system)
     subject = opened(args, args.checkpoint)
+    if is_set:
+        return _of_set(args, subject)
     given = given_text(args, subject)
     tokens = given.tokens
     (position,) = chosen([args.position], tokens.shape[1], "position")
@@ -52,6 +73,25 @@ def run(args: argparse.Namespace) -> Report:
     ]
     origin = subject.provenance(args) | {"text": given.text, "tokens": tokens.shape[1]}
     return Report(f"Logit lens of {subject.id}", sections, origin)
+
+
+def _of_set(args: argparse.Namespace, subject: LoadedCheckpoint) -> Report:
+    """A row for each layer, with means over the texts of the set."""
+    texts = texts_of(args, subject)
+    with edited_for(args, subject, texts):
+        found = by_label(
+            lambda some, told: mean_lens(subject.model, some, position=args.position, progress=told), texts, bar(args)
+        )
+    table = table_by_label(found).rename(columns={"name": "layer"})
+    note = (
+        "Each layer's residual stream after the final norm and the unembedding, means over texts with their standard "
+        "errors. probability: of the layer's likeliest token; agreement: share of texts where that is the model's; kl: "
+        "divergence of the final distribution from this one, in nats."
+    )
+    pictures = [next(iter(found.values()))[name] for name in ("agreement", "kl")]
+    section = Section(f"At position {args.position} of each text", table, pictures, note, results=found)
+    origin = subject.provenance(args) | {"texts": args.texts, "number of texts": len(texts), "position": args.position}
+    return Report(f"Logit lens of {subject.id} on {args.texts}", [section], origin)
 
 
 def _at(lens: Measures, position: int) -> pd.DataFrame:
