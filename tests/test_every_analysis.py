@@ -30,7 +30,7 @@ from workbench.analyses.head_circuits import copying_scores, head_circuits
 from workbench.analyses.head_composition import head_composition
 from workbench.analyses.hidden_state_pca import hidden_state_pca
 from workbench.analyses.linear_probe import linear_probe, probe_layer
-from workbench.analyses.logit_lens import logit_lens
+from workbench.analyses.logit_lens import logit_lens, mean_lens
 from workbench.analyses.noise_floor import noise_floor
 from workbench.analyses.patchscope import patchscope
 from workbench.analyses.path_patching import path_patching
@@ -80,6 +80,7 @@ ANALYSES: dict[str, Analysis] = {
     "compare_weights of heads": lambda g, p: compare_weights(g.model, g.folder, heads_of="o", progress=p),
     "weight_table": lambda g, p: weight_table(g.folder, g.model, progress=p),
     "mean_attribution": lambda g, p: mean_attribution(g.model, g.ids, progress=p),
+    "mean_lens": lambda g, p: mean_lens(g.model, g.ids, progress=p),
     "text_overview": lambda g, p: text_overview(g.model, g.ids, progress=p),
     "direct_logit_attribution": lambda g, p: direct_logit_attribution(g.model, g.ids[0], 5, progress=p),
     "effective_rank": lambda g, p: effective_rank(g.model, g.ids, progress=p),

@@ -16,7 +16,7 @@ from .analyses.head_circuits import copying_scores, head_circuits
 from .analyses.head_composition import head_composition
 from .analyses.hidden_state_pca import hidden_state_pca
 from .analyses.linear_probe import linear_probe, probe_layer
-from .analyses.logit_lens import logit_lens
+from .analyses.logit_lens import logit_lens, mean_lens
 from .analyses.noise_floor import noise_floor
 from .analyses.patchscope import patchscope
 from .analyses.path_patching import path_patching
@@ -106,6 +106,7 @@ __all__ = [
     "logit_lens",
     "main_run",
     "mean_attribution",
+    "mean_lens",
     "mean_losses",
     "metrics",
     "noise_floor",

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> Report:
 
 @dataclass(frozen=True)
 class ModelPair:
-    """Two models (or their names), a text or a set, and the checkpoints whose differences are the noise floor, if any."""
+    """Two models (or their names), a text or a set, and checkpoints whose differences are the noise floor, if any."""
 
     a: ModelOrName
     b: ModelOrName
