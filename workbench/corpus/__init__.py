@@ -10,12 +10,17 @@ text.continuations(ids).table()                 # what follows the longest suffi
 text.spans(ids)                                 # all maximal pieces that occur verbatim
 text.rows_with(ids)                             # the rows that held it, and their steps
 corpus.rows("tiny-olmo", 3950)                  # row pos: the token ids that step 3,950 was trained on
+
+corpus.row_losses("tiny-olmo", rows)                      # the loss on rows along the run
+corpus.influence("tiny-olmo", ids, rows, predicted=None)  # how much training on each row helped a prediction
 """
 
 from workbench.corpus.building import build
 from workbench.corpus.building import open_index as open
 from workbench.corpus.index import Continuations, CorpusIndex, Document, VerbatimSpan
+from workbench.corpus.influence import influence, random_rows
 from workbench.corpus.replay import Replay, replay_of, rows
+from workbench.corpus.row_losses import row_losses
 from workbench.corpus.suffix_index import SuffixIndex
 from workbench.corpus.training_text import TrainingText, prepared_text
 
@@ -28,8 +33,11 @@ __all__ = [
     "TrainingText",
     "VerbatimSpan",
     "build",
+    "influence",
     "open",
     "prepared_text",
+    "random_rows",
     "replay_of",
+    "row_losses",
     "rows",
 ]

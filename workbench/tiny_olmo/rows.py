@@ -125,8 +125,20 @@ def batch(stage: Stage, source: TrainingTokens, seed: tuple[int, int], step: int
     """
     rng = np.random.default_rng([*seed, step])
     length = stage.length + 1
-    repeats, random = whole_number(stage.repeats, rng), whole_number(stage.random, rng)
+    repeats, random = _repeats(stage, rng)
     rows = [repeat_row(source, length, rng, random_tokens=False) for _ in range(repeats)]
     rows += [repeat_row(source, length, rng, random_tokens=True) for _ in range(random)]
     rows += [natural_row(source, length, rng) for _ in range(stage.rows - repeats - random)]
     return np.stack(rows).astype(np.int64)
+
+
+def repeats_in(stage: Stage, seed: tuple[int, int], step: int) -> tuple[int, int]:
+    """How many rows of a step repeat a span of natural text, and how many one of random tokens.
+
+    They are the first rows of the step, in this order.
+    """
+    return _repeats(stage, np.random.default_rng([*seed, step]))
+
+
+def _repeats(stage: Stage, rng: np.random.Generator) -> tuple[int, int]:
+    return whole_number(stage.repeats, rng), whole_number(stage.random, rng)

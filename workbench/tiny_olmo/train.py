@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,10 @@ ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_MMAP_THRESHOLD_": "
 
 @dataclass
 class TrainingRun:
-    """A training run: recipe, model, optimizer, training tokens, data order, output folder, and current step."""
+    """A training run: recipe, model, optimizer, training tokens, data order, output folder, and current step.
+
+    `keeps` returns which rows of a step are trained on, a boolean for each row; None trains on all.
+    """
 
     recipe: Recipe
     model: OlmoForCausalLM
@@ -42,6 +45,7 @@ class TrainingRun:
     order: int
     out: Path
     step: int = 0
+    keeps: Callable[[int], np.ndarray] | None = None
 
     @property
     def suffix(self) -> str:
@@ -102,14 +106,23 @@ def save_checkpoint(run: TrainingRun) -> None:
 
 
 def train_step(run: TrainingRun) -> float:
-    """Run one optimiser step and return the loss before it."""
+    """Run one optimiser step and return the loss before it.
+
+    A row that is not kept has weight 0 in the loss; the divisor is always the number of all rows.
+
+    Raises:
+        WorkbenchError: no row of the step is kept.
+    """
     recipe, step = run.recipe, run.step
-    rows = torch.from_numpy(batch(recipe.stage(step), run.source, (recipe.seed, run.order), step))
+    every = batch(recipe.stage(step), run.source, (recipe.seed, run.order), step)
+    rows = torch.from_numpy(every if run.keeps is None else every[run.keeps(step)])
+    if len(rows) == 0:
+        raise WorkbenchError(f"step {step} has no row left to train on")
     for group in run.optimizer.param_groups:
         group["lr"] = recipe.rate(step)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = run.model(input_ids=rows[:, :-1]).logits
-    loss = F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+    loss = F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten()) * (len(rows) / len(every))
     loss.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
     run.optimizer.step()
