@@ -20,7 +20,13 @@ def effective_rank(model: OlmoForCausalLM, tokens: TextsLike, *, progress: Progr
 
     Returns Curves over layers, in directions; see `rankme` for the formula. Values lie between 1 and min(number of
     tokens, d_model), so compare only runs with the same number of tokens. Where the number itself matters, use several
-    times d_model tokens. Memory: one matrix of d_model × min(number of tokens, d_model) for each layer.
+    times d_model tokens.
+
+    There is no standard error over texts: the value is no mean over them, and a bootstrap is biased, because a text that
+    is drawn twice adds tokens but no directions. For the spread, measure disjoint parts of the set with the same number
+    of tokens.
+
+    Memory: one matrix of d_model × min(number of tokens, d_model) for each layer.
     """
     texts = texts_for(model, tokens)
     names, width = residual_names(model), model.config.hidden_size

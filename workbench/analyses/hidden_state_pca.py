@@ -29,6 +29,8 @@ def hidden_state_pca(
     `components` is 2 or 3. Each axis label gives the share of the variance along the axis. `skip` leaves out the first
     tokens of each text: the first token often has an activation so large that the first component shows nothing else.
     The sign of a component is chosen so that its largest entry in absolute value is positive.
+
+    There are no standard errors: each point is one token's state, not a mean over texts.
     """
     if components not in (2, 3):
         raise WorkbenchError(f"components is {components}; it should be 2 or 3")
