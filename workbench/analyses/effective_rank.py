@@ -22,9 +22,9 @@ def effective_rank(model: OlmoForCausalLM, tokens: TextsLike, *, progress: Progr
     tokens, d_model), so compare only runs with the same number of tokens. Where the number itself matters, use several
     times d_model tokens.
 
-    There is no standard error over texts: the value is no mean over them, and a bootstrap is biased, because a text that
-    is drawn twice adds tokens but no directions. For the spread, measure disjoint parts of the set with the same number
-    of tokens.
+    There is no standard error over texts: the value is no mean over them, and a bootstrap is biased, because a text
+    that is drawn twice adds tokens but no directions. For the spread, measure disjoint parts of the set with the same
+    number of tokens.
 
     Memory: one matrix of d_model × min(number of tokens, d_model) for each layer.
     """

@@ -45,9 +45,8 @@ def representation_similarity(
     tokens of the embedded series. If the hidden states of all tokens take more than `HELD` bytes, or more than half of
     the memory budget, a random sample of the tokens is used. `seed` decides every random choice.
 
-    There is no standard error over texts: a bootstrap would hold copies of the same tokens, which the unbiased HSIC takes
-    for different samples, so it would be biased towards similarity. For the spread over texts, measure disjoint parts of
-    the set.
+    There is no standard error over texts: a bootstrap would hold copies of the same tokens, which the unbiased HSIC
+    takes for different samples. For the spread over texts, measure disjoint parts of the set.
 
     `skip` leaves out the first tokens of each text, whose very large norms would dominate the result. The two models
     must share a tokenizer but may differ in width. They may be models, entries of a series or ids. Checkpoints that are
