@@ -100,6 +100,11 @@ PAINT = """([map, skipFirst]) => {
     const pixel = (at) => canvas.getContext("2d").getImageData(at % 2, at >> 1, 1, 1).data.join();
     return [0, 1, 2, 3].map(pixel);
 }"""
+LINES = """async (map) => {
+    const figures = [{ map: { ...map, bytes: Uint8Array.from(map.bytes) }, title: "L0H0" }];
+    const about = { title: "L0H0", measure: "attention weight", about: "", curve: "sqrt", skipFirst: false };
+    return (await workbench.picture(figures, ["a", "b"], { ...about, lines: true, format: "svg" })).text();
+}"""
 
 
 def test_without_the_first_token_thumbnails_keep_what_stands_beside_it(visit: Visit):
@@ -203,6 +208,8 @@ def test_without_the_first_token_its_column_is_clear_or_what_else_it_stands_for(
     assert page.evaluate(PAINT, [small, False])[0] == page.evaluate(PAINT, [large, False])[0] == most
     assert page.evaluate(PAINT, [small, True]) == ["0,0,0,0", "0,0,0,0", "0,0,0,0", most]
     assert page.evaluate(PAINT, [large, True]) == [least, "0,0,0,0", most, most]
+    lines = page.evaluate(LINES, small)  # the picture of a view that shows lines has lines too
+    assert lines.count("<path") == 3 and "<image" not in lines and "left: key (source)" in lines
 
 
 def test_a_link_reopens_the_view(visit: Visit):

@@ -232,6 +232,9 @@ def test_training_opens_a_checkpoint_and_plays_a_head(visit: Visit):
     assert drawn(page, "#through") == "L2H5"
     plotted(page, "#training")
     expect(page.locator("#training .note")).to_contain_text("L2H5 in front")
+    for part in ("#training .figure", "#through .axis", "#player"):  # all in the first screen, below the hint
+        box = page.locator(part).first.bounding_box()
+        assert box["y"] + box["height"] <= 900, part
     picture = "document.querySelector('#through canvas.map').toDataURL()"
     late = page.evaluate(picture)
     slider = page.locator("#player .at")
