@@ -151,9 +151,10 @@ def test_an_error_stands_in_its_panel_and_leaves_the_picture(visit: Visit):
     second = page.get_by_label("Second prompt")
     second.fill("too short")
     second.press("Enter")
-    expect(page.locator("#patching > .block.problem")).to_contain_text("equal length")
+    expect(page.locator("#patching > .block.problem")).to_contain_text("“Second prompt” cannot be used")
+    expect(page.locator("#second-problem")).to_contain_text("the prompt has 44")
     plotted(page, "#patching")
-    assert page.locator(".block.problem:visible p").count() == 1
+    assert page.locator(".block.problem:visible p").count() == 2
     assert dimmed(page, "#patching > .figure") == (0.5, True)
     assert dimmed(page, "#direct > .figure") == (1, False)
     second.fill("")
