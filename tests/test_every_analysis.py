@@ -39,12 +39,14 @@ from workbench.analyses.residual_norms import residual_norms
 from workbench.analyses.steering import steering, steering_effect
 from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.part_swap import Part
+from workbench.analyses.support.translators import TunedLens
 from workbench.analyses.text_overview import text_overview
 from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
 from workbench.analyses.token_saliency import token_saliency
 from workbench.analyses.trajectory import trajectory
 from workbench.analyses.transplant import transplant, transplant_parts
+from workbench.analyses.tuned_lens import lens_divergence, train_tuned_lens, tuned_lens
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 
@@ -62,6 +64,11 @@ class Given:
 
 def ones(model: OlmoForCausalLM) -> Direction:
     return Direction("blocks.1.resid_post", torch.ones(model.config.hidden_size))
+
+
+def no_lens(model: OlmoForCausalLM) -> TunedLens:
+    layers, width = model.config.num_hidden_layers, model.config.hidden_size
+    return TunedLens(torch.zeros(layers, width, width), torch.zeros(layers, width))
 
 
 Analysis = Callable[[Given, Progress], Any]
@@ -111,6 +118,9 @@ ANALYSES: dict[str, Analysis] = {
     "trajectory": lambda g, p: trajectory(
         checkpoints.series(g.folder), metrics.held_out_loss(g.ids), cache=None, progress=p
     ),
+    "tuned_lens": lambda g, p: tuned_lens(g.model, g.ids[0], no_lens(g.model), progress=p),
+    "lens_divergence": lambda g, p: lens_divergence(g.model, g.ids, no_lens(g.model), progress=p),
+    "train_tuned_lens": lambda g, p: train_tuned_lens(g.model, g.ids, progress=p),
     "transplant": lambda g, p: transplant(g.folder, g.model, g.ids, Part("mlp", 1), progress=p),
     "transplant_parts": lambda g, p: transplant_parts(g.folder, g.model, g.ids, using="activations", progress=p),
 }

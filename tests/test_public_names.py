@@ -21,15 +21,16 @@ NAMES = {
     ),
     "workbench": (
         "Activations Checkpoint Conversation Curves Direction Grid Maps Measures Points SAMPLE_TEXT Scores Series "
-        "TextPairs Texts Turn Weights WorkbenchError ablation activation_patching attention_difference "
+        "TextPairs Texts TunedLens Turn Weights WorkbenchError ablation activation_patching attention_difference "
         "attention_maps attribution_patching behaviour_summary by_label check checkpoints compare_attention "
         "compare_behaviour compare_weights copying_scores corpus direct_logit_attribution effective_rank estimate "
         "finals generate head_atlas head_circuits head_composition head_direction hidden_state_pca "
-        "interventions label_direction linear_probe load load_result logit_lens "
+        "interventions label_direction lens_divergence linear_probe load load_result logit_lens "
         "main_run mean_attribution mean_lens mean_losses metrics noise_floor open_weights patchscope path_patching "
         "plot probe_layer record representation_similarity residual_norms save_results series singular_directions "
         "steered_texts steering steering_effect text_overview text_sets token_direction token_inspection "
-        "token_losses token_saliency tokenizer_of trajectory transplant transplant_parts turns_of"
+        "token_losses token_saliency tokenizer_of train_tuned_lens trajectory transplant transplant_parts "
+        "tuned_lens turns_of"
     ),
 }
 CALLED_OTHERWISE = {"PyYAML": "yaml", "scikit-learn": "sklearn"}  # distributions and their import names

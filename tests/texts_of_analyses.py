@@ -29,15 +29,22 @@ from workbench.analyses.residual_norms import massive_activations, residual_norm
 from workbench.analyses.steering import steering, steering_effect
 from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.part_swap import Part
+from workbench.analyses.support.translators import TunedLens
 from workbench.analyses.text_overview import text_overview
 from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
 from workbench.analyses.token_saliency import token_saliency
 from workbench.analyses.transplant import transplant, transplant_parts
+from workbench.analyses.tuned_lens import lens_divergence, tuned_lens
 from workbench.texts import Texts, as_texts
 
 Model = OlmoForCausalLM
 OfTexts = Callable[[Model, Model, Any, Any], Any]
+
+
+def no_lens(model: Model) -> TunedLens:
+    layers, width = model.config.num_hidden_layers, model.config.hidden_size
+    return TunedLens(torch.zeros(layers, width, width), torch.zeros(layers, width))
 
 
 def ones(model: Model) -> Direction:
@@ -57,6 +64,7 @@ SETS: dict[str, OfTexts] = {
     "compare_attention": lambda a, b, texts, others: compare_attention(a, b, texts),
     "match_heads": lambda a, b, texts, others: match_heads(a, b, texts),
     "compare_behaviour": lambda a, b, texts, others: compare_behaviour(a, b, texts, window=5),
+    "lens_divergence": lambda a, b, texts, others: lens_divergence(a, texts, no_lens(a)),
     "effective_rank": lambda a, b, texts, others: effective_rank(a, texts),
     "head_atlas": lambda a, b, texts, others: head_atlas(a, texts, samples=0),
     "hidden_state_pca": lambda a, b, texts, others: hidden_state_pca(a, texts, 1, skip=1),
@@ -97,6 +105,7 @@ SINGLE: dict[str, OfTexts] = {
     "patchscope": lambda a, b, text, other: patchscope(a, text, other),
     "token_inspection": lambda a, b, text, other: token_inspection(a, text, 3),
     "token_saliency": lambda a, b, text, other: token_saliency(a, text, 5, points=64),
+    "tuned_lens": lambda a, b, text, other: tuned_lens(a, text, no_lens(a)),
 }
 """Analyses that draw one text."""
 

@@ -26,12 +26,14 @@ from .analyses.steering import steering, steering_effect
 from .analyses.support.by_label import by_label
 from .analyses.support.direction import Direction
 from .analyses.support.sample_text import SAMPLE_TEXT
+from .analyses.support.translators import TunedLens
 from .analyses.text_overview import mean_losses, text_overview
 from .analyses.token_inspection import token_inspection
 from .analyses.token_losses import token_losses
 from .analyses.token_saliency import token_saliency
 from .analyses.trajectory import trajectory
 from .analyses.transplant import transplant, transplant_parts
+from .analyses.tuned_lens import lens_divergence, train_tuned_lens, tuned_lens
 from .chat import Conversation, Turn, turns_of
 from .checkpoints import (
     Checkpoint,
@@ -71,6 +73,7 @@ __all__ = [
     "Series",
     "TextPairs",
     "Texts",
+    "TunedLens",
     "Turn",
     "Weights",
     "WorkbenchError",
@@ -100,6 +103,7 @@ __all__ = [
     "hidden_state_pca",
     "interventions",
     "label_direction",
+    "lens_divergence",
     "linear_probe",
     "load",
     "load_result",
@@ -131,8 +135,10 @@ __all__ = [
     "token_losses",
     "token_saliency",
     "tokenizer_of",
+    "train_tuned_lens",
     "trajectory",
     "transplant",
     "transplant_parts",
+    "tuned_lens",
     "turns_of",
 ]

@@ -1,5 +1,7 @@
 """The next-token prediction read from each layer as if it were the last."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,7 +36,6 @@ MEANS = {
 """The measures of `mean_lens`, with their titles."""
 
 
-@torch.no_grad()
 def logit_lens(
     model: OlmoForCausalLM,
     tokens: TextsLike,
@@ -57,6 +58,26 @@ def logit_lens(
 
     Errors: WorkbenchError if `top_k` is not between 1 and the size of the vocabulary.
     """
+    return layer_predictions(model, tokens, _as_it_is, top_k=top_k, tokenizer=tokenizer, progress=progress)
+
+
+def _as_it_is(resid: Tensor, row: int) -> Tensor:
+    return resid
+
+
+@torch.no_grad()
+def layer_predictions(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    translated: Callable[[Tensor, int], Tensor],
+    *,
+    top_k: int = 5,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> Measures:
+    """The measures of `logit_lens`, with each row's residual stream changed by `translated(resid, row)` before it is
+    read; rows are the embedding and the layers, resid is pos d_model.
+    """
     batch = one_text(tokens, model)
     if not 1 <= top_k <= model.config.vocab_size:
         raise WorkbenchError(
@@ -70,7 +91,9 @@ def logit_lens(
     for layer in steps(range(len(resid)), progress, "logit lens"):
         chunks = [
             _lens(model, *chunk, top_k)
-            for chunk in zip(resid[layer].split(size), resid[-1].split(size), following.split(size), strict=True)
+            for chunk in zip(
+                translated(resid[layer], layer).split(size), resid[-1].split(size), following.split(size), strict=True
+            )
         ]
         rows.append({name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]})
     measures = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}  # layer pos, or layer pos k
@@ -131,7 +154,8 @@ def _work_of_means(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Wo
 
 
 @work_of(logit_lens)
-def _work(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
+def work_of_lens(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
+    """The work of `logit_lens`."""
     length, rows = one_text(tokens).shape[1], model.config.num_hidden_layers + 1
     return Work(pass_flops(model, length, logits=2 * rows * length), nbytes=_peak(model, length))
 

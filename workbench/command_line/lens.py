@@ -1,12 +1,16 @@
 """Next-token predictions of each layer, as if it were the last (logit lens)."""
 
 import argparse
+from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from workbench.analyses.logit_lens import logit_lens, mean_lens
 from workbench.analyses.support.arguments import chosen
 from workbench.analyses.support.by_label import by_label, table_by_label
+from workbench.analyses.support.translators import TunedLens
+from workbench.analyses.tuned_lens import tuned_lens
 from workbench.command_line.common import (
     LoadedCheckpoint,
     add_edits,
@@ -20,6 +24,7 @@ from workbench.command_line.common import (
     texts_of,
 )
 from workbench.command_line.given_text import add_chat, given_text
+from workbench.errors import WorkbenchError
 from workbench.report import Report, Section
 from workbench.results import Measures
 
@@ -28,6 +33,7 @@ EXAMPLES = """
   python -m workbench lens "The cat sat on the" --position 2 --checkpoint tiny-olmo@step200
   python -m workbench lens "The cat sat on the" --csv lens.csv --html lens.html
   python -m workbench lens --texts tiny-olmo/number --csv lens.csv
+  python -m workbench lens "The cat sat on the" --tuned
   python -m workbench lens "What is a cat?" --chat --checkpoint allenai/OLMo-2-0425-1B-Instruct
 """
 
@@ -42,6 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=-1,
         help="position shown on the terminal, and read in each text of a set (default: -1, the last)",
     )
+    parser.add_argument(
+        "--tuned",
+        metavar="LENS",
+        nargs="?",
+        const="",
+        help="read each layer through a tuned lens: a folder in the format of the package tuned-lens, or nothing for "
+        "the embedded one of the checkpoint",
+    )
     add_edits(parser)
     add_loading_arguments(parser)
 
@@ -51,6 +65,8 @@ def run(args: argparse.Namespace) -> Report:
     texts at that position, of all of them and of those of each label.
     """
     is_set = reads_a_set(args, chat=args.chat, system=args.system)
+    if is_set and args.tuned is not None:
+        raise WorkbenchError("--tuned reads one text, and --texts gives a set; leave one of them out")
     subject = opened(args, args.checkpoint)
     if is_set:
         return _of_set(args, subject)
@@ -58,21 +74,32 @@ def run(args: argparse.Namespace) -> Report:
     tokens = given.tokens
     (position,) = chosen([args.position], tokens.shape[1], "position")
     with edited(args, subject, tokens):
-        lens = logit_lens(subject.model, tokens, tokenizer=subject.tokenizer, progress=bar(args))
+        lens = _read(args, subject, tokens)
     here = lens["probability"].columns[position]
     sections = [
         Section(
             f"After token {position}, {here}{given.whose(position)}",
             lens.table(),
             [lens["probability"], lens["entropy"]],
-            "Each layer's residual stream after the final norm and the unembedding. kl: divergence of the final "
+            "Each layer's residual stream after"
+            + ("" if args.tuned is None else " the tuned lens,")
+            + " the final norm and the unembedding. kl: divergence of the final "
             "distribution from this one, in nats; rank: rank of the token that really follows, 1 is the likeliest.",
             shown=_at(lens, position),
             results={"lens": lens},
         ),
     ]
     origin = subject.provenance(args) | {"text": given.text, "tokens": tokens.shape[1]}
-    return Report(f"Logit lens of {subject.id}", sections, origin)
+    kind = "Logit lens" if args.tuned is None else "Tuned lens"
+    return Report(f"{kind} of {subject.id}", sections, origin)
+
+
+def _read(args: argparse.Namespace, subject: LoadedCheckpoint, tokens: Tensor) -> Measures:
+    """The logit lens, or with `--tuned` a tuned lens."""
+    how: dict[str, Any] = {"tokenizer": subject.tokenizer, "progress": bar(args)}
+    if args.tuned is None:
+        return logit_lens(subject.model, tokens, **how)
+    return tuned_lens(subject.model, tokens, TunedLens.load(args.tuned or subject.id), **how)
 
 
 def _of_set(args: argparse.Namespace, subject: LoadedCheckpoint) -> Report:

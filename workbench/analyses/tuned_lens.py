@@ -1,0 +1,162 @@
+"""The next-token prediction read from each layer through a learned affine map; and how the maps are learned."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hooks import OlmoForCausalLM
+from workbench.analyses.logit_lens import layer_predictions, unembed, work_of_lens
+from workbench.analyses.support.arguments import texts_for
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import peak_bytes
+from workbench.analyses.support.residual_stream import residuals, residuals_bytes
+from workbench.analyses.support.translators import TunedLens
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress, steps
+from workbench.results import Curves, Measures
+from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer
+
+
+def tuned_lens(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    lens: TunedLens,
+    *,
+    top_k: int = 5,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> Measures:
+    """What each layer predicts, read through the `lens` made for it (Belrose et al. 2023).
+
+    Each layer's residual stream h becomes h + h Wᵀ + b, then goes through the final norm and the unembedding. The maps
+    were learned so that this predicts what the last layer predicts. So the result shows what a layer knows also where
+    its directions are not those of the last layer, which `logit_lens` does not. Returns the measures of `logit_lens`.
+
+    Errors: WorkbenchError if the lens is for a model of other sizes; those of `logit_lens`.
+    """
+    lens.check_fits(model)
+    return layer_predictions(model, tokens, lens.translated, top_k=top_k, tokenizer=tokenizer, progress=progress)
+
+
+@work_of(tuned_lens)
+def _work(model: OlmoForCausalLM, tokens: TextsLike, *_: object, **__: object) -> Work:
+    return work_of_lens(model, tokens)
+
+
+def train_tuned_lens(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    *,
+    epochs: int = 1,
+    batch_tokens: int = 1024,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    name: str = "",
+    progress: Progress | None = None,
+) -> TunedLens:
+    """Learn the maps of a tuned lens for one model.
+
+    Minimises KL(final ‖ layer) of the next-token distributions, mean over tokens, for all layers at once: Adam, with a
+    learning rate that falls linearly to 0, from maps that change nothing. The model is not changed.
+
+    Args:
+        model: the model.
+        tokens: texts to learn on; a million tokens are plenty for a small model.
+        epochs: passes over the texts, in an order drawn from `seed`.
+        batch_tokens: tokens of a batch, about; a text is not divided.
+        learning_rate: at the first batch.
+        name: the id of the model, kept with the lens.
+
+    Errors: WorkbenchError for a setting below its least value.
+    """
+    if epochs < 1 or batch_tokens < 1 or learning_rate <= 0:
+        raise WorkbenchError(
+            f"epochs={epochs}, batch_tokens={batch_tokens}, learning_rate={learning_rate}: all must be above 0"
+        )
+    layers, width = model.config.num_hidden_layers, model.config.hidden_size
+    texts = texts_for(model, tokens)
+    weight = torch.zeros(layers, width, width, device=model.device, requires_grad=True)
+    bias = torch.zeros(layers, width, device=model.device, requires_grad=True)
+    optimizer = torch.optim.Adam([weight, bias], lr=learning_rate)
+    generator = torch.Generator().manual_seed(seed)
+    batches = list(texts.batches(batch_tokens))
+    order = torch.cat([torch.randperm(len(batches), generator=generator) for _ in range(epochs)]).tolist()
+    for done, index in enumerate(steps(order, progress, "tuned lens")):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * (1 - done / len(order))
+        resid = residuals(model, batches[index][1].to(model.device)).flatten(1, 2).float()  # layer+1 pos d_model
+        optimizer.zero_grad()
+        for layer, loss in enumerate(_losses(model, resid, weight, bias)):
+            (loss / len(resid[layer])).backward()
+        optimizer.step()
+    made = {"texts": len(texts), "tokens": texts.tokens, "epochs": epochs, "learning_rate": learning_rate, "seed": seed}
+    return TunedLens(weight.detach().cpu(), bias.detach().cpu(), name, made)
+
+
+@work_of(train_tuned_lens)
+def _work_of_training(
+    model: OlmoForCausalLM, tokens: TextsLike, *, epochs: int = 1, batch_tokens: int = 1024, **_: object
+) -> Work:
+    texts, layers = texts_for(model.config, tokens), model.config.num_hidden_layers
+    logits = (1 + 3 * layers) * texts.tokens  # forward and backward
+    at_once = max(batch_tokens, texts.longest)
+    held = 4 * at_once * (6 * model.config.vocab_size + 4 * model.config.hidden_size)
+    peak = peak_bytes(model, "tuned lens", residuals_bytes(model), at_once, fixed=held)
+    return Work(epochs * pass_flops(model, texts.tokens, logits=logits), nbytes=peak)
+
+
+def _losses(model: OlmoForCausalLM, resid: Tensor, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:
+    """Σ over tokens of KL(final ‖ layer), for each layer in turn. resid: layer+1 pos d_model."""
+    with torch.no_grad():
+        final = unembed(model, resid[-1].to(model.dtype)).float().log_softmax(-1)
+    for layer in range(len(weight)):
+        x = resid[layer]
+        logits = _read(model, x + x @ weight[layer].T + bias[layer])
+        yield F.kl_div(logits.log_softmax(-1), final, reduction="sum", log_target=True)
+
+
+def _read(model: OlmoForCausalLM, states: Tensor) -> Tensor:
+    """The logits of states (pos d_model), with gradients for the states only: pos vocab."""
+    frozen = {name: value.detach() for name, value in model.model.norm.named_parameters()}
+    normed = torch.func.functional_call(model.model.norm, frozen, states)
+    return F.linear(normed.to(model.dtype), model.lm_head.weight.detach()).float()
+
+
+@torch.no_grad()
+def lens_divergence(
+    model: OlmoForCausalLM, tokens: TextsLike, lens: TunedLens, *, progress: Progress | None = None
+) -> Curves:
+    """KL(final ‖ layer) of the tuned lens and of the logit lens at each layer, mean over the tokens of held-out texts.
+
+    Returns Curves over `embed` and the layers before the last, in nats, with the lines `tuned lens` and `logit lens`.
+    """
+    lens.check_fits(model)
+    texts, layers = texts_for(model, tokens), model.config.num_hidden_layers
+    total = torch.zeros(2, layers, dtype=torch.float64)
+    nothing = torch.zeros_like(lens.weight), torch.zeros_like(lens.bias)
+    for ids in steps(list(texts), progress, "divergence of lenses"):
+        resid = residuals(model, ids[None].to(model.device))[:, 0].float()
+        for line, maps in enumerate(((lens.weight, lens.bias), nothing)):
+            on_device = [part.to(resid.device) for part in maps]
+            total[line] += torch.stack(list(_losses(model, resid, *on_device))).double().cpu()
+    return Curves(
+        total / texts.tokens,
+        ["tuned lens", "logit lens"],
+        range(layers),
+        x_name="layer",
+        x_labels=["embed", *map(str, range(layers - 1))],
+        title=f"Divergence of each layer's prediction from the last, over {texts.tokens} tokens",
+        value_name="KL",
+        unit="nats",
+    )
+
+
+@work_of(lens_divergence)
+def _work_of_divergence(model: OlmoForCausalLM, tokens: TextsLike, *_: object, **__: object) -> Work:
+    texts, layers = texts_for(model.config, tokens), model.config.num_hidden_layers
+    held = 4 * texts.longest * (9 * model.config.vocab_size + 4 * model.config.hidden_size)
+    peak = peak_bytes(model, "divergence of lenses", residuals_bytes(model), texts.longest, fixed=held)
+    return Work(pass_flops(model, texts.tokens, logits=3 * layers * texts.tokens), nbytes=peak)
