@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -54,11 +54,13 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(*arguments: str, series: str = SERIES, **variables: str) -> tuple[subprocess.Popen, str]:
+def start(
+    *arguments: str, series: str = SERIES, program: Sequence[str] = ("app.py",), **variables: str
+) -> tuple[subprocess.Popen, str]:
     """The process and the address of the page, once the server answers."""
     port = free_port()
     here = ("--series", series, "--port", str(port), "--threads", "1", "--ask-above", "1e6")  # on a busy machine
-    command = confined("app.py", *here, *arguments)
+    command = confined(*program, *here, *arguments)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | variables
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     address, until = f"http://127.0.0.1:{port}", time.monotonic() + 2 * SECONDS

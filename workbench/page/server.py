@@ -13,6 +13,7 @@ from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)  # events between two usage summaries, which are not used
+os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # of that summary
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gradio as gr
