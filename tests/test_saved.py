@@ -57,7 +57,10 @@ def test_a_wrong_file_is_refused_with_a_sentence(tmp_path, make_model, tokenizer
     wrong = tmp_path / "prompts.txt"
     wrong.write_text("no result")
     bench = bench_of(wrong, tmp_path, make_model, tokenizer)
-    with pytest.raises(WorkbenchError, match=r"prompts\.txt is not a saved result"), served(bench):
+    with (
+        pytest.raises(WorkbenchError, match=r"prompts\.txt is not a saved result, or is damaged: it is not a whole"),
+        served(bench),
+    ):
         pass
     with pytest.raises(WorkbenchError, match=r"absent\.npz cannot be read"):
         saved_calls(str(tmp_path / "absent.npz"))

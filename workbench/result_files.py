@@ -17,6 +17,7 @@ from importlib import import_module
 from itertools import chain, count
 from pathlib import Path, PurePath
 from typing import Any, Self
+from zipfile import is_zipfile
 
 import numpy as np
 import pandas as pd
@@ -95,10 +96,14 @@ def load_result(path: str | Path) -> Any:  # noqa: ANN401 - a result of any clas
     """
     path = Path(path)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            header = json.loads(archive[HEADER].tobytes())
-            _check_format(header["format"])
-            found = _decoded(header["value"], archive)
+        with path.open("rb") as file:
+            if not is_zipfile(file):  # NumPy would advise to load it unsafely
+                raise ValueError("it is not a whole .npz archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                header = json.loads(archive[HEADER].tobytes())
+                _check_format(header["format"])
+                found = _decoded(header["value"], archive)
     except WorkbenchError as error:
         raise WorkbenchError(f"{path} cannot be read: {error}") from error
     except OSError as error:
