@@ -6,6 +6,7 @@ rows count as they do in the control, which is the recipe's run with all rows on
 
 import json
 import platform
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class Setting:
         source: the training tokens.
         steps: the step at which a run ends.
         out: folder with one sub-folder for each run.
+        tokenizer: folder with the tokenizer, which goes beside the checkpoints.
     """
 
     recipe: Recipe
@@ -42,6 +44,7 @@ class Setting:
     source: TrainingTokens
     steps: int
     out: Path
+    tokenizer: Path
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ CONTROL = Variant("control")
 def run_at(setting: Setting, variant: Variant) -> TrainingRun:
     """The run of a variant at its saved state, or at its start."""
     folder = setting.out / variant.name
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    for path in setting.tokenizer.glob("tokenizer*.json"):
+        shutil.copy(path, folder / "checkpoints")
     run = start(setting.recipe, setting.shape, variant.source or setting.source, 1, folder)
     run.keeps = variant.keeps
     return run
