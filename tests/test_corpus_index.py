@@ -1,12 +1,15 @@
 """The index of a training text against a naive scan, and the map of its rows against the rows."""
 
+import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from workbench import WorkbenchError, corpus
+from workbench import WorkbenchError, corpus, tokenizer_of
+from workbench.command_line import main
 from workbench.corpus import building, suffix_array
 from workbench.corpus.replay import Replay
 from workbench.corpus.suffix_array import SuffixArray
@@ -267,3 +270,37 @@ def test_opening_what_is_not_built_names_the_command(tmp_path, monkeypatch) -> N
         corpus.open("tiny-olmo@step400")
     with pytest.raises(WorkbenchError, match="choices: tiny-olmo"):
         corpus.open("another")
+
+
+@pytest.fixture
+def small_series(tmp_path, monkeypatch) -> list[str]:
+    """Documents, in place of the training text of the embedded series, and their index."""
+    tokenizer = tokenizer_of("tiny-olmo")
+    words = ("cat", "dog", "tree", "house", "river", "stone", "bread", "glass", "horse", "field")
+    documents = [f"The {one} and the {other} are here. " * 3 for one in words for other in words[:4]]
+    _, made = text_of([tokenizer(text)["input_ids"] for text in documents])
+    building.build_index(made, tmp_path)
+    monkeypatch.setattr(building, "index_folder", lambda name: tmp_path)
+    return documents
+
+
+def printed(capsys, *arguments: str) -> pd.DataFrame:
+    """The first table of a command."""
+    assert main(["corpus", *arguments, "--csv", "-"]) == 0
+    return pd.read_csv(io.StringIO(capsys.readouterr().out), comment="#")
+
+
+def test_the_command_counts_and_traces(small_series: list[str], capsys) -> None:
+    text = " and the dog are here."
+    table = printed(capsys, "count", text)
+    assert table["count"].item() == sum(document.count(text) for document in small_series)
+    assert table["rows"].item() > 0 and 0 <= table["first step"].item() <= table["last step"].item() < RECIPE.steps
+    spans = printed(capsys, "trace", "xx The cat and the dog are here. Zebra")
+    assert "The cat and the dog are here." in spans["text"].item()
+    assert spans["a source"].item() == "A" and spans["count"].item() == 2  # with the space before it
+
+
+def test_the_command_says_what_it_needs(small_series: list[str], capsys) -> None:
+    assert main(["corpus", "count", ""]) == 1
+    assert "the text is empty" in capsys.readouterr().err
+    assert printed(capsys, "build", "tiny-olmo")["documents"].item() == len(small_series)

@@ -25,7 +25,7 @@ from workbench.streams import show as print_out  # `show` is a command
 
 COMMANDS = (
     "generate", "attention", "lens", "probe", "steer", "texts", "ablate", "attribute", "patch", "compare", "trajectory",
-    "check", "show",
+    "corpus", "check", "show",
 )  # fmt: skip
 PROGRAM = ("python", "-m", "workbench")
 CODES = "exit codes: 0 success; 1 error (the reason is on stderr) or failed check; 2 wrong usage; 130 Ctrl-C"
