@@ -17,7 +17,7 @@ SOON = 20_000  # ms, on a busy machine; then a stopped view says so
 def patching(page: Page, text: str) -> None:
     """Request a long computation, and wait until it runs."""
     ask(page, SENTENCES + text)
-    expect(page.locator("#patching .block.problem")).to_contain_text("patching resid_pre", timeout=180_000)
+    expect(page.locator("#patching > .block.problem")).to_contain_text("patching resid_pre", timeout=180_000)
 
 
 def at_rest(page: Page, within: float = SOON) -> None:
@@ -45,11 +45,11 @@ def test_stop_ends_a_run_leaves_its_last_picture_and_run_works_again(visit: Visi
     assert {part: page.locator(part).bounding_box() for part in places} == places  # the layout has not changed
     page.locator("#stop").click()
     at_rest(page)
-    expect(page.locator("#patching .block.problem p")).to_have_text("stopped")
+    expect(page.locator("#patching > .block.problem p")).to_have_text("stopped")
     assert page.evaluate(PATCHED) == before
     expect(page.locator("#stop")).to_be_hidden()
     ask(page, "Pedro sells very green lemons here")
-    expect(page.locator("#patching .block.problem p")).to_have_count(0)
+    expect(page.locator("#patching > .block.problem p")).to_have_count(0)
     page.wait_for_function(f"{PATCHED} === 'Pedro▁sells▁very▁green▁lemons▁here'")
 
 
@@ -62,7 +62,7 @@ def test_one_stop_ends_what_was_asked_for_in_the_meantime_too(visit: Visit):
     page.locator("#stop").focus()
     page.keyboard.press("Enter")
     at_rest(page)
-    expect(page.locator("#patching .block.problem p")).to_have_text("stopped")
+    expect(page.locator("#patching > .block.problem p")).to_have_text("stopped")
 
 
 def test_stopping_is_for_oneself(visit: Visit, chromium: Browser):
@@ -76,12 +76,12 @@ def test_stopping_is_for_oneself(visit: Visit, chromium: Browser):
     at_rest(other)  # although the other one's run goes on
     expect(other.locator("#problem p")).to_have_text("stopped")
     expect(one.locator(BUSY)).not_to_have_count(0)
-    assert "stopped" not in one.locator("#patching .block.problem").inner_text()
+    assert "stopped" not in one.locator("#patching > .block.problem").inner_text()
     ask(other, "This has to wait")
     expect(other.locator(BUSY)).not_to_have_count(0)
     one.locator("#stop").click()
     at_rest(one)
-    expect(one.locator("#patching .block.problem p")).to_have_text("stopped")
+    expect(one.locator("#patching > .block.problem p")).to_have_text("stopped")
     expect(other.locator("#spine .tokens")).to_contain_text("wait")
     at_rest(other, 60_000)
     expect(other.locator(".block.problem p")).to_have_count(0)

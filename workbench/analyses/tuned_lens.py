@@ -10,7 +10,7 @@ from hooks import OlmoForCausalLM
 from workbench.analyses.logit_lens import layer_predictions, unembed, work_of_lens
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
-from workbench.analyses.support.memory import peak_bytes
+from workbench.analyses.support.memory import peak_bytes, tokens_at_a_time
 from workbench.analyses.support.residual_stream import residuals, residuals_bytes
 from workbench.analyses.support.translators import TunedLens
 from workbench.errors import WorkbenchError
@@ -137,8 +137,9 @@ def lens_divergence(
     texts, layers = texts_for(model, tokens), model.config.num_hidden_layers
     total = torch.zeros(2, layers, dtype=torch.float64)
     nothing = torch.zeros_like(lens.weight), torch.zeros_like(lens.bias)
-    for ids in steps(list(texts), progress, "divergence of lenses"):
-        resid = residuals(model, ids[None].to(model.device))[:, 0].float()
+    size = tokens_at_a_time(model, "divergence of lenses", _divergence_bytes(model), texts.longest)
+    for _, ids in steps(texts.batches(size), progress, "divergence of lenses"):
+        resid = residuals(model, ids.to(model.device)).flatten(1, 2).float()
         for line, maps in enumerate(((lens.weight, lens.bias), nothing)):
             on_device = [part.to(resid.device) for part in maps]
             total[line] += torch.stack(list(_losses(model, resid, *on_device))).double().cpu()
@@ -157,6 +158,11 @@ def lens_divergence(
 @work_of(lens_divergence)
 def _work_of_divergence(model: OlmoForCausalLM, tokens: TextsLike, *_: object, **__: object) -> Work:
     texts, layers = texts_for(model.config, tokens), model.config.num_hidden_layers
-    held = 4 * texts.longest * (9 * model.config.vocab_size + 4 * model.config.hidden_size)
-    peak = peak_bytes(model, "divergence of lenses", residuals_bytes(model), texts.longest, fixed=held)
+    peak = peak_bytes(model, "divergence of lenses", _divergence_bytes(model), texts.longest, texts.tokens)
     return Work(pass_flops(model, texts.tokens, logits=3 * layers * texts.tokens), nbytes=peak)
+
+
+def _divergence_bytes(model: OlmoForCausalLM) -> float:
+    """Bytes for each token of a batch: the residual streams, and the logits and distributions of one layer."""
+    layers, width = model.config.num_hidden_layers, model.config.hidden_size
+    return residuals_bytes(model) + 4 * (9 * model.config.vocab_size + (layers + 5) * width)
