@@ -95,11 +95,11 @@ class Factored:
         return (left * right).sum((-2, -1)).clamp_min(0).sqrt()  # both are symmetric
 
     def eigenvalues(self) -> Tensor:
-        """The eigenvalues that may differ from 0, of a square product: … rank, complex."""
+        """The first `rank` eigenvalues of a square product, complex: … rank. All its other eigenvalues are 0."""
         return torch.linalg.eigvals(self.right @ self.left)
 
     def singular_values(self) -> Tensor:
-        """The singular values that may differ from 0, in descending order: … rank."""
+        """The `rank` largest singular values, in descending order: … rank. All others are 0."""
         left, right = torch.linalg.qr(self.left).R, torch.linalg.qr(self.right.mT).R
         return torch.linalg.svdvals(left @ right.mT)
 
@@ -208,7 +208,10 @@ class WithWeights:
 
     @property
     def W_QK(self: "WithWeights") -> ByLayer[Factored]:
-        """W_Q W_Kᵀ of each head, without RoPE and scaling: scores are x_query @ W_QK @ x_keyᵀ."""
+        """W_Q W_Kᵀ of each head.
+
+        Attention scores are x_query @ W_QK @ x_keyᵀ, but for RoPE, the q and k norms, and the factor 1/√d_head.
+        """
         queries, keys = self.W_Q, self.W_K  # type: ignore[misc]
         shared = queries.heads // keys.heads
         return ByLayer(

@@ -17,7 +17,7 @@ VOCAB = 99
 
 
 def backward(model: OlmoForCausalLM, ids: Tensor, last: int) -> Tensor:
-    """The gradient of the mean loss of the last tokens, by an ordinary backward pass: one vector."""
+    """The gradient of the loss, averaged over the last tokens, as one vector; by an ordinary backward pass."""
     model.zero_grad()
     logits = model(input_ids=ids[None]).logits[0, :-1]
     F.cross_entropy(logits[-last:], ids[1:][-last:]).backward()

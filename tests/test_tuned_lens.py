@@ -69,10 +69,13 @@ def test_it_is_written_and_read_in_the_format_of_the_package(tmp_path, make_mode
 def test_broken_files_are_refused(tmp_path, make_model) -> None:
     with pytest.raises(WorkbenchError, match="no tuned lens in"):
         TunedLens.load(tmp_path)
-    lens_of(make_model("olmo")).save(tmp_path)
-    (tmp_path / "params.pt").write_bytes((tmp_path / "params.pt").read_bytes()[:100])
-    with pytest.raises(WorkbenchError, match="holds no tuned lens"):
-        TunedLens.load(tmp_path)
+    lens = lens_of(make_model("olmo"))
+    cut = (lens.save(tmp_path) / "params.pt").read_bytes()[:100]
+    for name, content in (("params.pt", cut), ("params.pt", b"junk"), ("config.json", b"[]"), ("config.json", b"\xff")):
+        lens.save(tmp_path)
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(WorkbenchError, match="holds no tuned lens"):
+            TunedLens.load(tmp_path)
 
 
 def test_a_lens_of_another_size_is_refused(make_model, tokens) -> None:

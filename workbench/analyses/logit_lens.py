@@ -105,7 +105,7 @@ def layer_predictions(
 def mean_lens(
     model: OlmoForCausalLM, tokens: TextsLike, *, position: int = -1, progress: Progress | None = None
 ) -> Measures:
-    """The logit lens at one position of each text of a set, as means over texts.
+    """The logit lens at the same position of every text of a set, averaged over the texts.
 
     Returns Scores of `embed` and every layer, with standard errors over texts:
 

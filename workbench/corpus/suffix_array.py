@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-TOKENS = np.dtype(">u2")  # big-endian, so that bytes compare as token ids do
+TOKENS = np.dtype(">u2")  # big-endian: the order of the bytes of two texts is then the order of their token ids
 POSITIONS = np.dtype(np.int32)
 GATHERED = 50_000  # up to this many occurrences, the tokens that follow are read one by one
 

@@ -51,7 +51,10 @@ SENTENCE = (
 
 
 def repeats(setting: Setting, probes: Probes) -> dict[str, Any]:
-    """Head scores and losses (see `measure.Measurement`) of the control and of the run without rows with repeats."""
+    """Train the control and the run that leaves out the rows with repeats, and measure both.
+
+    Returns their losses and head scores by the name of the run; `measure.Measurement` says what each is.
+    """
     variants = (CONTROL, without_repeats(setting))
     return {variant.name: as_record(measure(trained(setting, variant).model.eval(), probes)) for variant in variants}
 

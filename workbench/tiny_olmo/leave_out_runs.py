@@ -1,4 +1,4 @@
-"""Training runs that differ from the recipe in what they read: some rows left out, or another text.
+"""Training runs that follow the recipe but for what they read: some rows are left out, or the text is another one.
 
 A row that is left out has weight 0 in the loss of its step, and the divisor stays the number of all rows. So the other
 rows count as they do in the control, which is the recipe's run with all rows on the same machine.

@@ -109,7 +109,7 @@ class TunedLens:
             layers = range(int(config["num_hidden_layers"]))
             weight = torch.stack([state[f"{layer}.weight"].float() for layer in layers])
             bias = torch.stack([state.get(f"{layer}.bias", torch.zeros(len(weight[0]))).float() for layer in layers])
-        except Exception as error:
+        except Exception as error:  # the reader of pickles raises errors of any kind for other content
             raise WorkbenchError(f"{found} holds no tuned lens: {type(error).__name__}: {error}") from error
         if config.get("lens_type", KIND) != KIND:
             raise WorkbenchError(f"{found} is a lens of type {config['lens_type']!r}; {KIND!r} is read")
