@@ -57,5 +57,6 @@ menu.addEventListener(
   "beforetoggle",
   ({ newState }) => newState === "open" && menu.replaceChildren(...kept().map(item)),
 );
+keep(new URL(location.href)); // the run that a link asks for is the first, whatever is run while the page still loads
 wb.hear("address", keep);
 window.addEventListener("popstate", () => location.reload());
