@@ -72,6 +72,17 @@ def clamp(
     return Edit(site, lambda x: x.clamp(low, high), heads, positions)
 
 
-def apply(site: str, function: Callable[[Tensor], Tensor], heads: Where = None, positions: Where = None) -> Edit:
-    """Replace the selected activation by `function` of it: a new tensor of the same shape and dtype."""
-    return Edit(site, function, heads, positions)
+def apply(
+    site: str,
+    function: Callable[..., Tensor],
+    heads: Where = None,
+    positions: Where = None,
+    *,
+    reads: str | None = None,
+) -> Edit:
+    """Replace the selected activation by `function` of it: a new tensor of the same shape and dtype.
+
+    With `reads`, a site that the forward pass reaches before, by `function` of it and of the activation of that site at
+    the same positions: `edits.apply("blocks.2.mlp_out", lambda out, read: out - read, reads="blocks.2.mlp_in")`.
+    """
+    return Edit(site, function, heads, positions, reads=reads)

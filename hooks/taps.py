@@ -19,6 +19,7 @@ from .sites import HEADS, Sites, axis_of, layer_of, position_axis
 from .where import Chosen, Field, Places, head_numbers, heads_of, index_into, is_by_text, put
 
 ATTENTION_SITES = ("attn.scores", "attn.pattern")
+COMPUTED_IN_PARTS = (*ATTENTION_SITES, "attn.result")
 Callbacks: TypeAlias = tuple[Callable[[dict[str, Tensor]], None] | None, Callable[[Tensor], None] | None]
 
 
@@ -91,6 +92,12 @@ class Edit:
         value: the second argument of `function`. A tensor is converted to the dtype and device of `selected` and cut to
             the positions of this forward pass. A mapping from site names to captured tensors (for instance a `Run`)
             supplies the same site, heads and positions.
+        reads: another site, which the forward pass reaches before this one; not a glob. `function` is then called as
+            `function(selected, read)`, with the activation of that site at the same positions, after its own edits.
+            Such an edit has no heads and no value.
+
+    Raises:
+        WrongValue: `reads` is given with heads or a value.
     """
 
     site: str
@@ -98,6 +105,11 @@ class Edit:
     heads: Field = Field()
     positions: Field = Field()
     value: Tensor | Mapping[str, Tensor] | None = None
+    reads: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.reads is not None and (self.heads is not None or self.value is not None):
+            raise WrongValue(f"an edit that reads {self.reads!r} selects no heads and has no value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +122,7 @@ class _Change:
         value: the second argument of the edit's function, if any.
         whole: whether `value` is the whole site of another run, of which heads and positions are still to be selected.
         strict: whether positions outside the sequence are an error.
+        reads: the site whose activation is the second argument of the edit's function, if any.
     """
 
     edit: Edit
@@ -117,6 +130,7 @@ class _Change:
     value: Tensor | None
     whole: bool
     strict: bool
+    reads: str | None = None
 
 
 class Untapped:
@@ -159,6 +173,7 @@ class Taps:
         texts: the number of texts in the batch of this forward pass.
         continues: whether this forward pass continues the sequence of the previous one.
         recorded: the captured tensors by site.
+        read: the sites that edits of other sites read: their tensors, once this forward pass has reached them.
         resid: what the first block that is not computed would have read, batch pos d_model; None unless the run stopped
             before a block.
         looked_at: the blocks with a capture or an edit; None in this set stands for the sites outside the blocks.
@@ -184,6 +199,7 @@ class Taps:
         self.captures: dict[str, Capture] = {}
         self.edits: dict[str, list[_Change]] = {}
         self.recorded: dict[str, Tensor] = {}
+        self.read: dict[str, Tensor | None] = {}
         self.present, self.texts, self.continues = range(0), 0, False
         self.resid: Tensor | None = None
         for capture in captures:
@@ -196,11 +212,12 @@ class Taps:
         for edit in edits:
             for site in self._reached(edit.site):
                 self.edits.setdefault(site, []).append(self._change(edit, site, strict))
-        self.looked_at = {layer_of(site)[0] for site in (*self.captures, *self.edits)}
+        self.looked_at = {layer_of(site)[0] for site in (*self.captures, *self.edits, *self.read)}
 
     def begin(self, start: int, texts: int, length: int) -> None:
         """Prepare for a forward pass over `texts` texts, with `length` new positions after `start` cached positions."""
         self.recorded = {}
+        self.read = dict.fromkeys(self.read)
         if self.started is not None:
             self.started(self.recorded)
         self.continues = 0 < start == self.present.stop
@@ -264,7 +281,22 @@ class Taps:
         """The edit resolved for one site."""
         whole = isinstance(edit.value, Mapping)
         value = self._source(site, edit.value) if isinstance(edit.value, Mapping) else edit.value
-        return _Change(edit, self._heads(site, edit.heads), value, whole, strict)
+        reads = None if edit.reads is None else self._read_site(site, edit.reads)
+        return _Change(edit, self._heads(site, edit.heads), value, whole, strict, reads)
+
+    def _read_site(self, site: str, reads: str) -> str:
+        """The name of the site that an edit of `site` reads; its tensor is kept for the edit."""
+        names = self.sites.match(reads)
+        if len(names) > 1:
+            raise WrongValue(f"an edit reads one site; {reads!r} matches {len(names)}")
+        order = list(self.sites)
+        if order.index(names[0]) >= order.index(site):
+            raise WrongValue(f"an edit of {site!r} cannot read {names[0]!r}, which is not reached before it")
+        if layer_of(names[0])[1] in COMPUTED_IN_PARTS:
+            raise WrongValue(f"an edit cannot read {names[0]!r}, of which only what is captured is computed")
+        [found] = self._reached(names[0])
+        self.read[found] = None
+        return found
 
     def _source(self, site: str, run: Mapping[str, Tensor]) -> Tensor:
         """The tensor that another run captured at a site: of full size in all axes except batch and positions."""
@@ -305,7 +337,8 @@ class Tap:
 
     def wants(self, *names: str) -> bool:
         """Whether any of these sites is captured or edited."""
-        return self.changes(*names) or any(self.prefix + name in self.taps.captures for name in names)
+        kept = (self.taps.captures, self.taps.read)
+        return self.changes(*names) or any(self.prefix + name in sites for name in names for sites in kept)
 
     def changes(self, *names: str) -> bool:
         """Whether any of these sites is edited."""
@@ -319,7 +352,7 @@ class Tap:
         """
         site = self.prefix + name
         changes, capture = self.taps.edits.get(site), self.taps.captures.get(site)
-        if changes is None and capture is None:
+        if changes is None and capture is None and site not in self.taps.read:
             return x
         present = self.taps.present if present is None else present
         whole = x if self.shards is None else self.shards.whole(x, self.taps.sites[site])
@@ -330,6 +363,8 @@ class Tap:
             whole = whole.detach().requires_grad_()
         if starts_graph or changes is not None:
             x = whole if self.shards is None else self.shards.share(whole, like=x)
+        if site in self.taps.read:
+            self.taps.read[site] = whole
         if capture is not None:
             self._keep(site, self._selected(site, whole, capture, present), capture)
         return x
@@ -423,10 +458,19 @@ class Tap:
                 rows = None
         index = index_into(x, shape, heads, rows)
         selected = x if index is None else x[index]
+        if change.reads is not None:
+            value = self._read(change.reads, rows)
         new = _called(site, change.edit, selected, value)
         if index is None:
             return new
         return put(x, index, new, index[axis] >= 0 if rows is not None and rows.dim() == 2 else None)
+
+    def _read(self, site: str, rows: Tensor | None) -> Tensor:
+        """What this forward pass has at another site, at rows n, or text n; None for all rows."""
+        found = self.taps.read[site]
+        assert found is not None, f"{site} is reached first"
+        index = index_into(found, self.taps.sites[site], None, rows)
+        return found if index is None else found[index]
 
     def _table(self, site: str, change: _Change, present: Sequence[int], n_rows: int | None) -> Tensor:
         """The positions that an edit changes in this forward pass: n 2, or text n 2 (padded with -1) if texts differ.

@@ -29,6 +29,7 @@ LEVELS = {  # a part imports only from parts of its own level or lower levels
     "workbench.tiny_olmo": 4,
     "workbench.corpus": 4,
     "workbench.activations": 4,
+    "workbench.features": 4,
     "workbench.analyses.support": 3,
     "workbench.analyses": 4,
     "workbench.checkpoints": 2,

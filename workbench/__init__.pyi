@@ -1,4 +1,4 @@
-from . import checkpoints, corpus, interventions, metrics
+from . import checkpoints, corpus, features, interventions, metrics
 from .activations import Activations, record
 from .analyses.ablation import ablation
 from .analyses.activation_patching import activation_patching
@@ -94,6 +94,7 @@ __all__ = [
     "direct_logit_attribution",
     "effective_rank",
     "estimate",
+    "features",
     "finals",
     "generate",
     "head_atlas",

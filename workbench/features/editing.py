@@ -1,0 +1,129 @@
+"""Edits that change features during a run: `model.run(ids, edits=[features.steer(sae, 417, 8.0)])`.
+
+All of them keep the error term: what the dictionary does not explain stays as it is, and only what the changed feature
+writes is added or removed. So a change of 0 changes no bit. `replace` alone can leave the error out.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hooks import Edit, edits
+from hooks.where import Where
+from workbench.errors import WorkbenchError
+from workbench.features.dictionary import Dictionary
+from workbench.features.firing import Firing
+
+
+def steer(
+    dictionary: Dictionary, feature: int, strength: float, positions: Where = None, *, source: str | None = None
+) -> Edit:
+    """The edit that adds `strength` to the activation of a feature: x + strength · direction.
+
+    Args:
+        dictionary: where the feature is from.
+        feature: its number.
+        strength: in the unit of the feature's activation; negative ones subtract the direction.
+        positions: the positions to change, as in `hooks.edits`; None for all.
+        source: for a crosscoder, the source whose model runs.
+
+    Errors: WorkbenchError for an unknown feature or source.
+    """
+    dictionary.check_feature(feature)
+    if not math.isfinite(strength):
+        raise WorkbenchError(f"the strength is {strength}; it should be a finite number")
+    if dictionary.sources:
+        direction = dictionary.directions[feature, dictionary.source(source or "")] / dictionary.scale
+        return edits.apply(dictionary.writes, _added(lambda _: strength * direction, strength), positions=positions)
+
+    def written(x: Tensor) -> Tensor:
+        return dictionary.to(x.device).added(x, torch.full(x.shape[:-1], strength, device=x.device), feature)
+
+    return _edit(dictionary, _added(written, strength), positions)
+
+
+def switch_off(dictionary: Dictionary, feature: int, positions: Where = None) -> Edit:
+    """The edit that takes away what a feature writes, where it is active; other positions do not change a bit.
+
+    The dictionary reads the activations of the same run, after earlier edits.
+
+    Errors: WorkbenchError for an unknown feature, and for a crosscoder, which reads several models at once.
+    """
+    return set_to(dictionary, feature, 0.0, positions)
+
+
+def set_to(dictionary: Dictionary, feature: int, value: float, positions: Where = None) -> Edit:
+    """The edit that sets the activation of a feature to a value; positions where it has this value do not change.
+
+    Errors: those of `switch_off`.
+    """
+    dictionary.check_feature(feature)
+    _check_reads_one(dictionary)
+
+    def written(x: Tensor) -> Tensor:
+        d = dictionary.to(x.device)
+        return d.added(x, value - d.encode(x).of(feature), feature)
+
+    return _edit(dictionary, _added(written, 1.0), positions)
+
+
+def replace(
+    dictionary: Dictionary,
+    change: Callable[[Firing], Firing] | None = None,
+    positions: Where = None,
+    *,
+    keep_error: bool = False,
+) -> Edit:
+    """The edit that puts the reconstruction in place of the activation.
+
+    Args:
+        dictionary: reads the activations of the same run.
+        change: what to do to the active features before decoding.
+        positions: the positions to change, as in `hooks.edits`; None for all.
+        keep_error: whether the error of the unchanged reconstruction is added. Without `change`, the activation is then
+            the same up to rounding.
+
+    Errors: WorkbenchError for a crosscoder, which reads several models at once.
+    """
+    _check_reads_one(dictionary)
+
+    def replaced(x: Tensor, read: Tensor) -> Tensor:
+        d, rows, flat = dictionary.to(x.device), read.flatten(2), x.flatten(2)
+        firing = d.encode(rows)
+        new = d.decode(firing if change is None else change(firing), rows)
+        if keep_error:
+            new = new + d.error(rows, flat)
+        return new.to(x.dtype).view_as(x)
+
+    if dictionary.reads == dictionary.writes:
+        return edits.apply(dictionary.writes, lambda x: replaced(x, x), positions=positions)
+    return edits.apply(dictionary.writes, replaced, positions=positions, reads=dictionary.reads)
+
+
+def _edit(dictionary: Dictionary, function: Callable[..., Tensor], positions: Where) -> Edit:
+    """An edit of the site that a dictionary writes, whose function also gets the site that it reads."""
+    if dictionary.reads == dictionary.writes:
+        return edits.apply(dictionary.writes, function, positions=positions)
+    return edits.apply(dictionary.writes, function, positions=positions, reads=dictionary.reads)
+
+
+def _added(written: Callable[[Tensor], Tensor], strength: float) -> Callable[..., Tensor]:
+    """The function of an edit that adds `written(read)` to x in float32; x itself where this is 0."""
+
+    def function(x: Tensor, read: Tensor | None = None) -> Tensor:
+        if strength == 0:
+            return x
+        added = written((x if read is None else read).flatten(2)).to(x.device).expand(x.flatten(2).shape).view_as(x)
+        return torch.where(added == 0, x, (x.float() + added).to(x.dtype))
+
+    return function
+
+
+def _check_reads_one(dictionary: Dictionary) -> None:
+    if dictionary.sources:
+        raise WorkbenchError(
+            f"a crosscoder reads {len(dictionary.sources)} models at once, so no edit of one run can encode; encode "
+            "captured activations and add the difference with hooks.edits.add"
+        )
