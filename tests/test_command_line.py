@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.preloaded import ROOT, Forked, python
 from workbench import checkpoints
 from workbench.analyses.logit_lens import logit_lens
 from workbench.analyses.token_losses import token_losses
-from workbench.command_line import COMMANDS, imported, main, parser
+from workbench.command_line import COMMANDS, CONSOLE_SCRIPT, imported, main, parser
 from workbench.command_line import trajectory as trajectory_command
 from workbench.report import Report, Section, as_html, as_text
 from workbench.result_files import load_result
@@ -72,6 +73,25 @@ def test_help_has_examples_that_parse(command, capsys):
         words = shlex.split(re.sub(r" (<|\|\|) .*", "", example).replace("--html ", "--html ./"))
         assert words[:4] == ["python", "-m", "workbench", command]
         assert parser(words[3:]).parse_args(words[3:]).command == command
+
+
+@pytest.mark.parametrize("program", ["python -m workbench", "olmo-workbench"])
+def test_usage_and_examples_begin_with_the_name_of_the_call(program, monkeypatch, capsys):
+    start = {
+        "python -m workbench": str(ROOT / "workbench" / "__main__.py"),
+        "olmo-workbench": "/usr/bin/olmo-workbench",
+    }
+    monkeypatch.setattr(sys, "argv", [start[program], "lens", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: {program} lens ")
+    examples = [line.strip() for line in shown.partition("examples:\n")[2].partition("\n\n")[0].strip().splitlines()]
+    assert examples and all(line.startswith(f"{program} lens ") for line in examples)
+
+
+def test_the_console_script_has_the_name_that_is_looked_for():
+    assert CONSOLE_SCRIPT in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
 
 @pytest.mark.parametrize(

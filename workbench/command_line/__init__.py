@@ -28,6 +28,7 @@ COMMANDS = (
     "corpus", "check", "show",
 )  # fmt: skip
 PROGRAM = ("python", "-m", "workbench")
+CONSOLE_SCRIPT = "olmo-workbench"
 CODES = "exit codes: 0 success; 1 error (the reason is on stderr) or failed check; 2 wrong usage; 130 Ctrl-C"
 
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         check_output()
-        return run(understood(given), [*PROGRAM, *given])
+        return run(understood(given), [*program(), *given])
     except (WorkbenchError, OSError) as error:  # the user can correct errors of the operating system
         complain(error)
         return 1
@@ -47,6 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         complain(error)
         return 1
+
+
+def program() -> tuple[str, ...]:
+    """The words that started this program: `olmo-workbench`, or `python -m workbench` for every other way."""
+    return (CONSOLE_SCRIPT,) if Path(sys.argv[0]).stem == CONSOLE_SCRIPT else PROGRAM
 
 
 def understood(given: Sequence[str]) -> argparse.Namespace:
@@ -86,11 +92,12 @@ def imported(name: str) -> ModuleType:
 
 def parser(given: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of the command line; only commands among the given words have their arguments."""
+    start = " ".join(program())
     listed = "\n".join(f"  {name:<12}{summary(name)}" for name in COMMANDS)
     top = argparse.ArgumentParser(
-        prog=" ".join(PROGRAM),
+        prog=start,
         description="Look inside OLMo checkpoints: tables on the terminal, CSV files, or HTML pages.",
-        epilog=f"commands:\n{listed}\n\n{CODES}\nEach command has examples: python -m workbench lens --help",
+        epilog=f"commands:\n{listed}\n\n{CODES}\nEach command has examples: {start} lens --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", help="one of the commands below")
@@ -98,7 +105,8 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name in given:
             command = imported(name)
-            sub.description, sub.epilog = command.__doc__, f"examples:\n{command.EXAMPLES.rstrip()}\n\n{CODES}"
+            examples = command.EXAMPLES.rstrip().replace(" ".join(PROGRAM), start)
+            sub.description, sub.epilog = command.__doc__, f"examples:\n{examples}\n\n{CODES}"
             command.add_arguments(sub)
             imported("output").add_arguments(sub, saves=getattr(command, "SAVES", True))
     return top
