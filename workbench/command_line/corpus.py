@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from workbench import corpus
 from workbench.checkpoints import tokenizer_of
 from workbench.command_line.common import bar, ids_of, needed, positive, prompt_of
+from workbench.corpus.excerpts import excerpt
 from workbench.corpus.replay import order_of
 from workbench.errors import WorkbenchError
 from workbench.report import Report, Section
@@ -104,10 +105,9 @@ def asked(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> list[
 
 def in_document(text: corpus.SuffixIndex, tokenizer: PreTrainedTokenizerBase, place: int, length: int) -> list[object]:
     """A match in its document: number, source and licence of the document, and the text before, of and after it."""
-    document = text.document(place)
-    ids, at = document.ids.tolist(), place - document.place
-    pieces = (ids[max(0, at - AROUND) : at], ids[at : at + length], ids[at + length : at + length + AROUND])
-    return [document.number, document.source, document.licence, *map(tokenizer.decode, pieces)]
+    found = excerpt(text, place, length, AROUND)
+    about = [found.document.number, found.document.source, found.document.licence]
+    return [*about, *map(tokenizer.decode, (found.before, found.match, found.after))]
 
 
 def provenance(args: argparse.Namespace) -> dict[str, object]:

@@ -31,7 +31,7 @@ from workbench.page.build.panel import definition, offer
 from workbench.page.build.slot import log, message
 from workbench.page.guard import BROKEN, SET_ROUTE, Guard, trusted_hosts
 from workbench.page.logins import Logins
-from workbench.page.session import text_requests
+from workbench.page.session import text_requests, training_text
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
@@ -56,7 +56,7 @@ from workbench.views.standalone import described
 from workbench.views.text_page import text_page
 
 PLOT_STYLE = f"{TEXT_STYLE} .dark .js-plotly-plot {{ {ON_DARK} }}"
-SCRIPTS = ("common", "typeset", "offers", "vector", "maps", "status")  # which all views share
+SCRIPTS = ("common", "typeset", "offers", "vector", "maps", "status", "training_text")  # which all views share
 PAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)  # Gradio's session hash of an open page
 
 
@@ -67,6 +67,7 @@ def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] |
     add_status(app, bench)
     add_attention(app, bench)
     add_texts(app, bench)
+    add_corpus(app, bench)
     add_edits(app, bench)
     add_sets(app, bench)
     add_exports(app, bench)
@@ -161,6 +162,14 @@ def add_texts(app: FastAPI, bench: Bench) -> None:
     @app.post("/data/text/token/offer")
     def text_token_offer(request: text_requests.TokenRequest) -> dict[str, str]:
         return offer(bench, text_requests.look_call(bench, request))
+
+
+def add_corpus(app: FastAPI, bench: Bench) -> None:
+    """Routes of the training text of a checkpoint's series."""
+
+    @app.post("/data/corpus/seen")
+    def corpus_seen(request: training_text.SeenRequest) -> dict[str, Any]:
+        return training_text.seen(bench, request)
 
 
 def add_edits(app: FastAPI, bench: Bench) -> None:

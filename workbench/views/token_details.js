@@ -160,6 +160,7 @@ async function inspect(told) {
   renew();
   heading();
   offerActions();
+  seen?.renew();
   root.classList.add("busy");
   try {
     const found = await (await wb.post("data/text/token", body())).json();
@@ -184,6 +185,10 @@ const { renew } = wb.offers(element, {
   offer: async () => (await wb.post("data/text/token/offer", body())).json(),
   without: ["page", "link"],
 });
+
+// A page without a server has no training text.
+const seen = wb.seen?.(find(".seen"), () => now && { ...body(), texts: now.text.texts });
+find(".seen").hidden = !seen;
 
 // Interventions on a token of the prompt, after the selected layer.
 const isOfPrompt = () => Boolean(now?.text.spine) || now?.token < now?.text.given;

@@ -1,0 +1,74 @@
+"""What the page shows of the training text, on a server whose cache holds a small index."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import small_corpus
+from playwright.sync_api import Browser, Page, expect
+
+from .conftest import Visit, start, stop
+from .test_accessibility import SIDEWAYS, violations
+
+PROMPT = "prompt=She lives in Lisbon and sells"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    small_corpus.put_in_cache(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def indexed(cache: Path) -> Iterator[str]:
+    process, address = start(XDG_CACHE_HOME=str(cache))
+    yield address
+    stop(process)
+
+
+@pytest.fixture(params=[("light", 1300), ("dark", 420)], ids=["wide", "narrow"])
+def visit(request, chromium: Browser, indexed: str) -> Iterator[Visit]:
+    visit = Visit(chromium, indexed, width=request.param[1])
+    visit.query = f"{PROMPT}&tab=Attention&__theme={request.param[0]}"
+    yield visit
+    visit.close()
+
+
+def opened(page: Page) -> None:
+    """Open the section of the inspector and wait for its answer."""
+    page.locator("#details .seen summary").click()
+    expect(page.locator("#details .seen .found > *").first).to_be_visible()
+
+
+def test_the_inspector_shows_ngrams_documents_and_steps_and_runs_no_markup(visit: Visit):
+    page = visit.open(visit.query)
+    opened(page)
+    section = page.locator("#details .seen")
+    expect(section.locator(".ngrams button").first).to_have_attribute("aria-pressed", "true")
+    expect(section.locator(".document b").first).to_contain_text("Lisbon and sells")
+    expect(section.locator(".document").filter(has_text=small_corpus.HOSTILE)).to_have_count(1)
+    expect(section.locator(".document small").first).to_contain_text("<b>source")
+    expect(section.locator(".timeline .tick").first).to_be_attached()
+    assert page.evaluate("window.pwned") is None and section.locator("img").count() == 0
+    assert violations(page) == [] and page.evaluate(SIDEWAYS) == []
+    before = section.locator(".document").count()
+    section.locator(".ngrams button").last.focus()  # the token alone is in more documents than the longest n-gram
+    page.keyboard.press("Enter")
+    expect(section.locator(".ngrams button").last).to_have_attribute("aria-pressed", "true")
+    expect(section.locator(".ngrams button").last).to_be_focused()
+    assert section.locator(".document").count() >= before
+
+
+def test_without_an_index_the_section_says_how_to_make_one(chromium: Browser, indexed: str, cache: Path):
+    (folder,) = (cache / "tiny-olmo").glob("index-*")
+    shutil.move(folder, cache / "elsewhere")
+    visit = Visit(chromium, indexed)
+    opened(visit.open(f"{PROMPT}&tab=Attention"))
+    expect(visit.page.locator("#details .seen .found")).to_contain_text("python -m workbench corpus build tiny-olmo")
+    shutil.move(cache / "elsewhere", folder)
+    opened_again = visit.page.locator("#details .seen .ngrams")
+    visit.page.locator("#spine .token").nth(2).click()  # nothing has to be reloaded
+    expect(opened_again).to_be_visible()
+    visit.close()

@@ -1,0 +1,159 @@
+"""What a page shows of the training text: how often the tokens up to one token occur, where, what follows, and when
+they were read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from workbench import corpus, interventions
+from workbench.corpus.excerpts import excerpt, plain_text
+from workbench.corpus.replay import order_of
+from workbench.corpus.training_text import RECIPES
+from workbench.errors import WorkbenchError
+from workbench.page.session.bench import Bench
+from workbench.page.session.edit_lines import bounded, tapped
+from workbench.page.session.text_requests import checked_ids
+from workbench.tokens import Tokenizer, vocabulary_labels
+
+DOCUMENTS = 4  # shown for an n-gram
+AROUND = 20  # tokens shown before and after a match
+FOLLOWING = 8  # tokens that are listed as likeliest by the text, and as many by the model
+NGRAMS = 5  # listed for a token
+BINS = 120  # of the steps of a run, on its time line
+NAMED_STEPS = 12
+
+
+@dataclass(frozen=True)
+class SeenRequest:
+    """A request for what the training text says of a token: a checkpoint reads `ids`, and `token` is a position.
+
+    `ngram` is (start, end) of the n-gram whose documents and steps are asked for; None means the longest one.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    checkpoint: str
+    ids: tuple[int, ...]
+    token: int
+    edits: str = ""
+    ngram: tuple[int, int] | None = None
+
+
+def seen(bench: Bench, request: SeenRequest) -> dict[str, Any]:
+    """What training_text.js shows of a token; without an index, `{"absent": a sentence that says how to make one}`.
+
+    Errors: WorkbenchError for token ids or positions that do not exist.
+    """
+    ids = checked_ids(bench, request.checkpoint, request.ids)
+    if not 0 <= request.token < len(ids):
+        raise WorkbenchError(f"there is no token {request.token}; the text has {len(ids)} tokens")
+    try:
+        index = corpus.open(request.checkpoint)
+    except WorkbenchError as error:
+        return {"absent": str(error)}
+    ngrams = ngrams_at(index, ids, request.token)
+    start, end = request.ngram or (ngrams[0][:2] if ngrams else (request.token, request.token + 1))
+    if not 0 <= start <= request.token < end <= len(ids):
+        raise WorkbenchError(f"tokens {start} to {end} are no n-gram with token {request.token}")
+    found = {"ngrams": ngrams, "chosen": [start, end], "follows": followed(bench, index, request, ids)}
+    if not ngrams:
+        return found | {"places": 0, "documents": [], "rows": None}
+    ngram, tokenizer = ids[start:end], bench.tokenizer(request.checkpoint)
+    return found | {
+        "places": index.count(ngram),
+        "documents": documents(index, ngram, tokenizer, order_of(request.checkpoint)),
+        "rows": rows_that_held(bench, index, ngram, request.checkpoint),
+    }
+
+
+def ngrams_at(index: corpus.SuffixIndex, ids: Sequence[int], token: int) -> list[tuple[int, int, int]]:
+    """(start, end, count) of n-grams with a token, the longest first; empty if the token does not occur.
+
+    They are the maximal verbatim span that goes beyond the token, if any; the longest n-gram that ends in it; and the
+    shorter ones that are more frequent than the next longer one, at most `NGRAMS` in total and the token alone last.
+    """
+    around = [span for span in index.spans(ids) if span.start <= token and span.end > token + 1]
+    longest = index.continuations(ids[: token + 1]).suffix
+    ending = [
+        (start, token + 1, index.count(ids[start : token + 1])) for start in range(token + 1 - longest, token + 1)
+    ]
+    kept = [one for place, one in enumerate(ending) if place == 0 or one[2] > ending[place - 1][2]]
+    kept = [*kept[: NGRAMS - 1], *kept[NGRAMS - 1 :][-1:]]
+    beyond = max(around, key=lambda span: span.length, default=None)
+    if beyond is None or beyond.length <= longest:
+        return kept
+    return [(beyond.start, beyond.end, beyond.count), *kept]
+
+
+def followed(bench: Bench, index: corpus.SuffixIndex, request: SeenRequest, ids: Sequence[int]) -> dict[str, Any]:
+    """Which tokens follow the chosen one, in the text after the longest suffix that occurs, and by the model.
+
+    `rows` are [label, id, probability in the text, probability by the model] of the likeliest tokens of both.
+    """
+    in_text = index.continuations(ids[: request.token + 1])
+    by_model = next_probabilities(bench, request.checkpoint, request.edits, ids[: request.token + 1])
+    share = in_text.probabilities if in_text.suffix else np.zeros(index.vocab)
+    likely = [np.argsort(-values, kind="stable")[:FOLLOWING] for values in (by_model, share)]
+    listed = dict.fromkeys([int(i) for i in likely[0]] + [int(i) for i in likely[1] if share[i] > 0])
+    ordered = sorted(listed, key=lambda i: -max(by_model[i], share[i]))[:FOLLOWING]
+    labels = vocabulary_labels(ordered, bench.tokenizer(request.checkpoint))
+    rows = [[label, i, float(share[i]), float(by_model[i])] for label, i in zip(labels, ordered, strict=True)]
+    return {"suffix": in_text.suffix, "total": in_text.total if in_text.suffix else 0, "rows": rows}
+
+
+def next_probabilities(bench: Bench, checkpoint: str, edits: str, ids: Sequence[int]) -> np.ndarray:
+    """The probability of each next token of a text by a checkpoint with interventions: float64, vocab."""
+    model, tokenizer = bench.load(checkpoint)
+    lines = interventions.canonical(bounded(edits), tokenizer)
+
+    def make() -> np.ndarray:
+        with tapped(bench, (model, checkpoint, lines)), torch.no_grad():
+            logits = model.run(torch.tensor([ids], device=model.device), logits_to_keep=1).logits[0, -1]
+        return logits.double().softmax(-1).cpu().numpy()
+
+    return bench.once(("next probabilities", checkpoint, lines, tuple(ids)), make)
+
+
+def documents(
+    index: corpus.SuffixIndex, ngram: Sequence[int], tokenizer: Tokenizer, order: int
+) -> list[dict[str, Any]]:
+    """Some places of an n-gram: its text and that around it, the document's source and licence, and when it was read."""
+    found = []
+    for place in index.places(ngram, DOCUMENTS).tolist():
+        one = excerpt(index, place, len(ngram), AROUND)
+        pieces = {name: plain_text(getattr(one, name), tokenizer) for name in ("before", "match", "after")}
+        steps = index.rows_at(place, len(ngram), order)["step"].unique().tolist()
+        document = one.document
+        found.append(
+            pieces
+            | {"number": document.number, "source": document.source, "licence": document.licence}
+            | {"begins": len(one.before) == place - document.place, "steps": steps[:NAMED_STEPS], "times": len(steps)}
+        )
+    return found
+
+
+def rows_that_held(bench: Bench, index: corpus.SuffixIndex, ngram: Sequence[int], checkpoint: str) -> dict[str, Any]:
+    """The steps at which rows held an n-gram, as a time line of the run.
+
+    `bins` has the number of rows in each of `BINS` equal parts of the run; `stages` are the last steps of its stages.
+    `before` counts the rows that the checkpoint has read: those of steps below its own.
+    """
+    opened, recipe = bench.checkpoint(checkpoint), RECIPES[bench.series_of(checkpoint)]
+    steps = index.rows_with(ngram, order_of(checkpoint))["step"].to_numpy()
+    unique = np.unique(steps)
+    counts, _ = np.histogram(steps, BINS, (0, recipe.steps))
+    at = recipe.steps if opened.step is None else opened.step
+    return {
+        "count": len(steps),
+        "steps": len(unique),
+        "named": unique[:NAMED_STEPS].tolist(),
+        "last": int(unique[-1]) if len(unique) else None,
+        "before": int((steps < at).sum()),
+        "at": at,
+        "end": recipe.steps,
+        "stages": [stage.until for stage in recipe.stages],
+        "bins": counts.tolist(),
+    }
