@@ -120,7 +120,7 @@ def next_probabilities(bench: Bench, checkpoint: str, edits: str, ids: Sequence[
 def documents(
     index: corpus.SuffixIndex, ngram: Sequence[int], tokenizer: Tokenizer, order: int
 ) -> list[dict[str, Any]]:
-    """Some places of an n-gram: its text and that around it, the document's source and licence, and when it was read."""
+    """Some places of an n-gram: its text and that around it, the source and licence of the document, the steps."""
     found = []
     for place in index.places(ngram, DOCUMENTS).tolist():
         one = excerpt(index, place, len(ngram), AROUND)
