@@ -1,6 +1,7 @@
 """The training text: build its index, count an n-gram, trace a text to the documents and steps that held it."""
 
 import argparse
+from pathlib import Path
 
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
@@ -40,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shortest", type=positive, default=3, metavar="N", help="shortest span of a trace, in tokens (default: 3)"
     )
+    parser.add_argument(
+        "--library",
+        type=Path,
+        metavar="FOLDER",
+        help="for build: a folder with the standard library of CPython 3.11.7, such as Lib of its source distribution "
+        "(default: that of this interpreter)",
+    )
 
 
 def run(args: argparse.Namespace) -> Report:
@@ -50,7 +58,7 @@ def run(args: argparse.Namespace) -> Report:
 def build(args: argparse.Namespace) -> Report:
     """A table with the size of the text, after its index is built."""
     name = args.prompt or args.series
-    folder = corpus.build(name, bar(args))
+    folder = corpus.build(name, bar(args), args.library)
     text = corpus.open(name)
     table = pd.DataFrame([{"tokens": len(text.tokens), "documents": len(text.starts), "folder": str(folder)}])
     return Report(f"Index of the training text of {name}", [Section("Index", table)], {"series": name} | versions())

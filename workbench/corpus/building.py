@@ -62,19 +62,25 @@ class IndexBuild:
     vocab: int
 
 
-def build(name: str, progress: Progress | None = None) -> Path:
+def build(name: str, progress: Progress | None = None, library: Path | None = None) -> Path:
     """Fetch and prepare the training text of a series where it is not in the cache, and index it; returns the folder.
 
     Does nothing if the index is complete. Takes about a minute and a half, 0.5 GB of memory and 0.5 GB of disk.
+
+    Args:
+        name: name of the series.
+        progress: called after each stage.
+        library: folder with the standard library of CPython 3.11.7; None means that of the running interpreter.
+
     Errors: WorkbenchError if the text is another than that of the series, or the folder cannot be written.
     """
     check_name(name)
     folder = index_folder(name)
     if not (folder / DESCRIPTION).is_file():
         report(progress, 0.0, "fetching and preparing the text")
-        text = fetched_text(name)
+        text = fetched_text(name, library)
         orders = sorted({checkpoint.order or MAIN for checkpoint in checkpoint_series(name)})
-        made = IndexBuild(text, lambda: data.origins(data.default_cache()), tuple(orders), VOCAB)
+        made = IndexBuild(text, lambda: data.origins(data.default_cache(), EMBEDDED[name]), tuple(orders), VOCAB)
         build_index(made, folder, part(progress, 0.3, 1.0))
     report(progress, 1.0, "done")
     return folder

@@ -33,6 +33,7 @@ from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, report, steps
 from workbench.results import Measures, Scores
 from workbench.texts import Texts, TextsLike, as_texts
+from workbench.tiny_olmo.build_files import BLANK
 
 PRECONDITIONS = ("none", "adam")
 EPSILON = 1e-8  # added to the root of the second moment, as in Adam
@@ -131,14 +132,19 @@ def random_rows(series: str, count: int, *, until: int | None = None, seed: int 
     """Rows that a run read at random steps before `until`, labelled with step and row: background for `influence`.
 
     Steps are drawn with replacement, rows of a step without; no row is returned twice. None for `until` means the whole
-    run. Errors: WorkbenchError if the training text is not at hand, or there are fewer rows than `count`.
+    run. A label ends in "with blanks" if the training text on this machine has blanks where the row has text.
+    Errors: WorkbenchError if the training text is not at hand, or there are fewer rows than `count`.
     """
     replay = replay_of(series.partition("@")[0])
     until = replay.recipe.steps if until is None else until
     places = random_places([replay.recipe.stage(step).rows for step in range(until)], count, seed)
     found = [replay.rows(step, order_of(series))[row] for step, row in places]
     texts = as_texts(found)
-    return Texts(texts.ids, texts.mask, tuple(f"step {step} row {row}" for step, row in places))
+    labels = (
+        f"step {step} row {row}" + (" with blanks" if (ids == BLANK).any() else "")
+        for (step, row), ids in zip(places, found, strict=True)
+    )
+    return Texts(texts.ids, texts.mask, tuple(labels))
 
 
 def random_places(rows_of_steps: Sequence[int], count: int, seed: int) -> list[tuple[int, int]]:

@@ -70,7 +70,8 @@ def rows(series: str, step: int) -> Tensor:
     """The rows that a run read at a step, as the training program got them: LongTensor, row pos.
 
     Step `s` takes the weights of checkpoint `step{s}` to those of `step{s + 1}`. A row has one token more than the
-    stage's length: all but the last token are read, all but the first are predicted.
+    stage's length: all but the last token are read, all but the first are predicted. Padding tokens stand for text that
+    this machine does not have; see `TrainingText`.
 
     Args:
         series: name of the series, or the id of a checkpoint of a run with another data order.

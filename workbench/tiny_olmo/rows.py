@@ -3,7 +3,9 @@
 The rows of a step depend only on (stage, corpus, seed, step), so a run can stop and resume at any step.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -67,9 +69,21 @@ def run_lengths(is_clean: np.ndarray) -> np.ndarray:
     return np.minimum.accumulate(stops[::-1])[::-1] - positions
 
 
-def make_source(tokens: dict[str, np.ndarray], vocab: int, kept_out: np.ndarray) -> TrainingTokens:
-    """Token arrays by source, prepared for drawing rows."""
-    clean = {name: run_lengths(~np.isin(ids, kept_out)) for name, ids in tokens.items()}
+def make_source(
+    tokens: dict[str, np.ndarray],
+    vocab: int,
+    kept_out: np.ndarray,
+    hidden: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> TrainingTokens:
+    """Token arrays by source, prepared for drawing rows.
+
+    `hidden` has further positions by source that count as kept out, whatever token stands there.
+    """
+    clean = {}
+    for name, ids in tokens.items():
+        is_clean = ~np.isin(ids, kept_out)
+        is_clean[hidden.get(name, [])] = False
+        clean[name] = run_lengths(is_clean)
     random_ids = np.setdiff1d(np.arange(FIRST_MERGE, vocab), kept_out)
     return TrainingTokens(tokens, clean, kept_out, random_ids)
 
