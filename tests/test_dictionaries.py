@@ -143,7 +143,7 @@ def test_steering_adds_the_direction_and_keeps_the_error(model, tokens, place, n
     d = random_dictionary("topk", *place, norming=norming)
     plain = model.run(tokens, capture=list(place))
     steered = model.run(tokens, capture=d.writes, edits=[features.steer(d, 3, 2.0, positions=[4, -1])])
-    size = plain[d.reads].std(-1, keepdim=True) if norming == "layer_norm" else 1.0
+    size = plain[d.reads].std(-1, keepdim=True) if (norming, d.kind) == ("layer_norm", "SAE") else 1.0
     change = (2.0 * d.decoder[3] * size).expand_as(plain[d.writes])
     wanted = plain[d.writes].clone()
     wanted[:, [4, -1]] += change[:, [4, -1]]
@@ -239,7 +239,9 @@ def test_an_edit_that_cannot_read_is_refused(model, tokens, site, reads, said):
 
 
 def test_what_it_is_is_said():
-    assert repr(random_dictionary(model="m@1")) == f"<SAE at {SITE} of m@1: 80 features, width 32, topk, k = 5>"
+    assert repr(random_dictionary(model="m@1")) == (
+        f"<SAE at {SITE} (hidden_states[2]) of m@1: 80 features, width 32, topk, k = 5>"
+    )
     d = random_dictionary("relu", *PLACES[1])
     assert repr(d) == "<transcoder at blocks.2.mlp_in → blocks.2.mlp_out: 80 features, width 32, relu>"
     assert (random_dictionary().layer, random_dictionary().hidden_state) == (1, 2)

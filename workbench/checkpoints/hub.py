@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -63,10 +64,11 @@ def revisions(repository: str) -> Revisions:
     return Revisions(tuple(ref.name for ref in refs.branches + refs.tags))
 
 
-def fetch(repository: str, revision: str | None) -> Path:
+def fetch(repository: str, revision: str | None, only: Sequence[str] = ()) -> Path:
     """The folder with the files of one revision; files that are not in the cache are downloaded.
 
-    Code is never downloaded, and pickled weights only if the revision has no safetensors.
+    These are the files of a checkpoint, or those that match `only`. Code is never downloaded, and pickled weights only
+    if the revision has no safetensors.
     Errors: WorkbenchError if there is no such revision, or the hub cannot be reached and the cache does not have it.
     """
     name = f"{repository}@{revision or 'main'}"
@@ -74,7 +76,7 @@ def fetch(repository: str, revision: str | None) -> Path:
         try:
             files = HfApi().model_info(repository, revision=revision, timeout=SECONDS).siblings or []
             safe = any(file.rfilename.endswith(".safetensors") for file in files)
-            wanted = WANTED if safe else WANTED + PICKLES
+            wanted = only or (WANTED if safe else WANTED + PICKLES)
             return Path(snapshot_download(repository, revision=revision, allow_patterns=list(wanted)))
         except RepositoryNotFoundError as error:
             raise WorkbenchError(f"the hub has no repository {repository!r}, or you have no access to it") from error
@@ -83,7 +85,7 @@ def fetch(repository: str, revision: str | None) -> Path:
                 f"{repository} has no revision {revision!r}; series({repository!r}) lists them"
             ) from error
         except UNREACHABLE as error:
-            folder = _of_cache(repository, revision)
+            folder = _of_cache(repository, revision, only or WANTED)
             warnings.warn(f"the hub cannot be reached ({_reason(error)}): {name} comes from the cache", stacklevel=2)
             return folder
     except LocalEntryNotFoundError as error:
@@ -98,9 +100,9 @@ def cached(repository: str, revision: str | None) -> Path | None:
         return None
 
 
-def _of_cache(repository: str, revision: str | None) -> Path:
+def _of_cache(repository: str, revision: str | None, wanted: Sequence[str] = WANTED) -> Path:
     # without the patterns, the hub's client would require the files that `fetch` does not download
-    return Path(snapshot_download(repository, revision=revision, allow_patterns=list(WANTED), local_files_only=True))
+    return Path(snapshot_download(repository, revision=revision, allow_patterns=list(wanted), local_files_only=True))
 
 
 def _cached_revisions(repository: str, error: Exception) -> Revisions:

@@ -8,6 +8,7 @@ model.run(ids, edits=[features.steer(sae, 417, 8.0)])
 
 from workbench.features.dictionary import Dictionary
 from workbench.features.editing import replace, set_to, steer, switch_off
+from workbench.features.files import embedded, load, save
 from workbench.features.firing import Firing, Gate
 
-__all__ = ["Dictionary", "Firing", "Gate", "replace", "set_to", "steer", "switch_off"]
+__all__ = ["Dictionary", "Firing", "Gate", "embedded", "load", "replace", "save", "set_to", "steer", "switch_off"]

@@ -47,8 +47,8 @@ class Dictionary:
         centred: whether the decoder's bias is subtracted before encoding.
         scale: activations are multiplied by this number before encoding, and divided by it after decoding;
             `folded` puts it into the weights.
-        norming: what is done to each activation before encoding and undone after decoding: nothing; `layer_norm`, to
-            mean 0 and standard deviation 1; `unit_norm`, to the norm √d_read.
+        norming: what is done to each activation before encoding, and undone after decoding unless it writes another
+            site: nothing; `layer_norm`, to mean 0 and standard deviation 1; `unit_norm`, to the norm √d_read.
         skip: d_read d_write, a linear map that is added to the output of a transcoder; None if there is none.
         sources: the ids of the checkpoints of a crosscoder, in order; empty for the other kinds.
         model: the id of the model that it was trained on.
@@ -116,7 +116,8 @@ class Dictionary:
         place = self.reads if self.reads == self.writes else f"{self.reads} → {self.writes}"
         of = f" of {self.model}" if self.model else f" of {len(self.sources)} checkpoints" if self.sources else ""
         k = f", k = {self.gate.k}" if self.gate.k else ""
-        return f"<{self.kind} at {place}{of}: {len(self):,} features, width {self.width}, {self.gate.name}{k}>"
+        state = "" if self.hidden_state is None else f" (hidden_states[{self.hidden_state}])"
+        return f"<{self.kind} at {place}{state}{of}: {len(self):,} features, width {self.width}, {self.gate.name}{k}>"
 
     def __len__(self) -> int:
         return len(self.decoder)
@@ -175,7 +176,7 @@ class Dictionary:
         """
         rows = self._rows(x)
         at_once = max(1, ENCODE_BYTES // (4 * len(self)))
-        parts = [self.gate(self._pre(self._normed(some)[0])) for some in rows.split(at_once)]
+        parts = [self.gate(self._pre(self._normed(some))) for some in rows.split(at_once)]
         slots = max(part.values.shape[-1] for part in parts)
         indices, values = (
             torch.cat([F.pad(getattr(part, name), (0, slots - part.values.shape[-1])) for part in parts])
@@ -200,7 +201,7 @@ class Dictionary:
             raise WorkbenchError(f"this {self.kind} needs the activations to decode: give decode(firing, x)")
         if x is not None:
             rows = self._rows(x)
-            _, mean, size = self._normed(rows)
+            mean, size = self._undo(rows)
             written = written * size + mean
             if self.skip is not None:
                 written = written + rows @ self.skip
@@ -225,11 +226,9 @@ class Dictionary:
     def added(self, x: Tensor, amounts: Tensor, feature: int) -> Tensor:
         """What changes at the site it writes if a feature is `amounts` (…) more active: … d_model, float32."""
         direction = self.decoder[feature].to(amounts.device)
-        size = self._normed(self._rows(x))[2]  # row 1, or a number
+        size = self._undo(self._rows(x))[1]  # row 1, or a number
         written = amounts[..., None] * direction
-        if isinstance(size, Tensor):
-            return written * size.unflatten(0, amounts.shape)
-        return written * size
+        return written * (size.unflatten(0, amounts.shape) if isinstance(size, Tensor) else size)
 
     def folded(self) -> "Dictionary":
         """The same dictionary with the `scale` of the activations put into its weights."""
@@ -273,16 +272,22 @@ class Dictionary:
             raise WorkbenchError(f"activations of the shape {tuple(x.shape)}; this {self.kind} reads {wanted}")
         return rows.reshape(-1, rows.shape[-1]).float()
 
-    def _normed(self, rows: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
-        """(normed, mean, size): rows = normed · size + mean."""
+    def _normed(self, rows: Tensor) -> Tensor:
+        """What is encoded, for rows of activations: row d_read."""
         if self.norming == "layer_norm":
-            mean = rows.mean(-1, keepdim=True)
-            size = (rows - mean).std(-1, keepdim=True) + EPSILON
-            return (rows - mean) / size, mean, size
+            centred = rows - rows.mean(-1, keepdim=True)
+            return centred / (centred.std(-1, keepdim=True) + EPSILON)
         if self.norming == "unit_norm":
-            size = rows.norm(dim=-1, keepdim=True) / rows.shape[-1] ** 0.5
-            return rows / size, 0.0, size
-        return (rows, 0.0, 1.0) if self.scale == 1.0 else (rows * self.scale, 0.0, 1 / self.scale)
+            return rows * (rows.shape[-1] ** 0.5 / rows.norm(dim=-1, keepdim=True))
+        return rows if self.scale == 1.0 else rows * self.scale
+
+    def _undo(self, rows: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """(mean, size): what is decoded, times size, plus mean, belongs to rows of activations."""
+        if self.norming == "none" or self.reads != self.writes:
+            return 0.0, 1 / self.scale
+        if self.norming == "layer_norm":
+            return rows.mean(-1, keepdim=True), rows.std(-1, keepdim=True)
+        return 0.0, rows.norm(dim=-1, keepdim=True) / rows.shape[-1] ** 0.5
 
     def _pre(self, normed: Tensor) -> Tensor:
         """Pre-activations of normed rows: row feature."""

@@ -1,0 +1,114 @@
+"""`load` and `save`: dictionaries in files: embedded ones, folders, and repositories of the Hugging Face hub."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from workbench.checkpoints import hub
+from workbench.checkpoints.names import split_id
+from workbench.errors import WorkbenchError
+from workbench.features.dictionary import Dictionary
+from workbench.features.formats import gemma_scope, sae_lens, sparsify
+
+FormatName = Literal["SAELens", "sparsify", "Gemma Scope"]
+FORMATS = {"SAELens": sae_lens, "sparsify": sparsify, "Gemma Scope": gemma_scope}
+EMBEDDED = Path(__file__).parents[1] / "tiny_olmo" / "dictionaries"
+SERIES = "tiny-olmo"
+FILES = ("cfg.json", *(module.WEIGHTS for module in FORMATS.values()))
+
+
+def load(name: str | Path, *, reads: str = "", writes: str = "") -> Dictionary:
+    """A dictionary of features.
+
+        features.load("tiny-olmo@step6000/blocks.2.resid_post")      # embedded; `features.embedded()` lists them
+        features.load("saes/layers.5")                               # a folder
+        features.load("owner/repository@revision/layers.5")          # of the hub, or its local cache
+
+    The files are those of SAELens, sparsify or Gemma Scope; which, is seen from their names. The result says which site
+    was taken (`reads`, `writes`), its `layer`, and the index of the site in transformers' `hidden_states`.
+
+    Args:
+        name: the name of an embedded dictionary, a folder, or a repository, with the folder in it.
+        reads, writes: the sites, if the files do not say them, or to overrule them; `writes` is `reads` if not given.
+
+    Errors: WorkbenchError if there is no such dictionary, with those that there are; if its files are damaged or do not
+    say a site and none is given; if the hub cannot be reached and the cache does not have it.
+    """
+    folder, repository = _located(str(name))
+    found = next((form for form, module in FORMATS.items() if (folder / module.WEIGHTS).exists()), None)
+    if found is None:
+        raise WorkbenchError(_why_none(str(name), folder))
+    try:
+        read = FORMATS[found].read
+        dictionary = gemma_scope.read(folder, repository) if found == "Gemma Scope" else read(folder)
+    except WorkbenchError as error:
+        raise error if str(folder) in str(error) else WorkbenchError(f"{folder}: {error}") from error
+    if reads or writes:
+        dictionary = replace(dictionary, reads=reads or dictionary.reads, writes=writes or reads or dictionary.writes)
+    if not dictionary.reads:
+        raise WorkbenchError(f"{name} does not say which site it reads; give it, as reads='blocks.5.resid_post'")
+    return dictionary
+
+
+def save(
+    dictionary: Dictionary,
+    folder: str | Path,
+    form: FormatName = "SAELens",
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write a dictionary to a folder; returns the folder.
+
+    Args:
+        dictionary: its `scale` is folded into the weights.
+        folder: created if it does not exist. For sparsify, it should have the name of a module, `layers.5`.
+        form: the format. A file that SAELens or sparsify writes has the same settings and tensors; what they have no
+            setting for (sources, family) stands in an entry of its own.
+        dtype: of the stored numbers.
+
+    Errors: WorkbenchError for a dictionary that the format cannot hold, or a folder that cannot be written.
+    """
+    if form not in FORMATS:
+        raise WorkbenchError(f"no format {form!r}; choose one of {', '.join(FORMATS)}")
+    FORMATS[form].write(dictionary, Path(folder), dtype)
+    return Path(folder)
+
+
+def embedded() -> list[str]:
+    """The names of the dictionaries that come with the workbench."""
+    folders = (path.parent for path in EMBEDDED.glob("*/*/cfg.json"))
+    return sorted(f"{SERIES}@{path.parent.name}/{path.name}" for path in folders)
+
+
+def _located(name: str) -> tuple[Path, str]:
+    """(the folder of a name, its repository or "")."""
+    first, _, rest = name.partition("/")
+    series, revision = split_id(first)
+    if series == SERIES:
+        if name not in embedded():
+            raise WorkbenchError(f"no embedded dictionary {name!r}; there are {', '.join(embedded()) or 'none'}")
+        return EMBEDDED / str(revision) / rest, ""
+    if Path(name).exists():
+        return Path(name), ""
+    second, _, inside = rest.partition("/")
+    repository, revision = split_id(f"{first}/{second}")
+    if not hub.is_repository(repository) or ".." in inside.split("/"):
+        raise WorkbenchError(
+            f"no dictionary {name!r}: it is no folder, and an embedded one is named {SERIES}@STEP/SITE, one of the hub "
+            "owner/repository/folder"
+        )
+    place = inside.strip("/")
+    patterns = [f"{place}/{file}" if place else file for file in FILES]
+    above = Path(place).parent / sparsify.RUN_CONFIG
+    return hub.fetch(repository, revision, (*patterns, str(above))) / place, repository
+
+
+def _why_none(name: str, folder: Path) -> str:
+    names = [module.WEIGHTS for module in FORMATS.values()]
+    below = sorted({str(path.parent.relative_to(folder)) for file in names for path in folder.glob(f"*/**/{file}")})
+    if below:
+        shown = ", ".join(below[:8]) + (", …" if len(below) > 8 else "")
+        return f"{name} holds several dictionaries; name one of its folders: {shown}"
+    return f"no dictionary in {name}: looked for {', '.join(names)}"
