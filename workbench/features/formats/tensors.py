@@ -56,10 +56,11 @@ def setting(config: Mapping[str, Any], name: str, default: Setting, path: Path) 
 
 def number(config: Mapping[str, Any], name: str, path: Path) -> int:
     """A whole number, which must be there. Errors: WorkbenchError if it is not."""
-    value = config.get(name)
-    if type(value) not in (int, float) or not math.isfinite(value) or value != int(value):
-        raise WorkbenchError(f"{path}: {name!r} is {shown(value)}, and should be a whole number")
-    return int(value)
+    value: Any = config.get(name)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and value == int(value):
+        return int(value)
+    raise WorkbenchError(f"{path}: {name!r} is {shown(value)}, and should be a whole number")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
