@@ -108,10 +108,8 @@ def plot_grid(grid: Grid) -> go.Figure:
     figure.update_xaxes(labelled | {"title": escape(column_title(grid))} | FRAME)
     figure.update_yaxes(ticks(rows, limit=max(1, int(len(rows) * cell / SHORTEST))) | FRAME)
     figure.update_yaxes(title={"text": escape(grid.row_name), "standoff": 6})
-    if wide:  # its window shows the first columns, and the bar with them
-        figure.update_layout(width=150 + CELL_WIDTH * len(columns))
-        figure.update_traces(colorbar={"x": 0, "xanchor": "left"})
-        figure.update_annotations(x=0, xanchor="left")
+    if wide:
+        figure = begun_left(figure, label_height(columns, across)).update_layout(width=150 + CELL_WIDTH * len(columns))
     if keeps_shape:
         figure.update_xaxes(constrain="domain").update_yaxes(SQUARE | {"scaleratio": 1 / shape})
     return with_height(figure, cell * len(rows) + label_height(columns, across))
@@ -611,6 +609,15 @@ def with_bar(figure: go.Figure, title: str, below: int = 0) -> go.Figure:
     figure.add_annotation(place | text | {"yshift": BAR_HEIGHT - LINE_HEIGHT - 2 + below})
     room = BAR_HEIGHT + LINE_HEIGHT * max(0, len(lines) - 1) + below
     return figure.update_layout(margin_t=figure.layout.margin.t + room)
+
+
+def begun_left(figure: go.Figure, labels: float) -> go.Figure:
+    """A figure wider than its window, which shows the first columns: the bar and the title of the horizontal axis, below
+    `labels` pixels of labels, stand at the left."""
+    below = {"xref": "paper", "yref": "paper", "y": 0, "yanchor": "top", "yshift": -round(labels) - 10}
+    figure.add_annotation(text=figure.layout.xaxis.title.text, font_size=14, showarrow=False, **below)
+    figure.update_xaxes(title=" ")  # which keeps its room
+    return figure.update_traces(colorbar={"x": 0, "xanchor": "left"}).update_annotations(x=0, xanchor="left")
 
 
 def narrowed(figure: go.Figure) -> go.Figure:
