@@ -11,7 +11,7 @@ from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress
 
 TITLE = "Attention"
-HOW = "Choose a head on the left; each row of its map shows where that token looks. Click a cell to lock it."
+HOW = "Choose a head among the thumbnails; each row of its map shows where that token looks. Click a cell to lock it."
 
 
 def build(slot: Slot) -> None:
