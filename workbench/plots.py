@@ -612,8 +612,10 @@ def with_bar(figure: go.Figure, title: str, below: int = 0) -> go.Figure:
 
 
 def begun_left(figure: go.Figure, labels: float) -> go.Figure:
-    """A figure wider than its window, which shows the first columns: the bar and the title of the horizontal axis, below
-    `labels` pixels of labels, stand at the left."""
+    """A figure wider than its window, which shows the first columns: the bar and the horizontal axis' title are there.
+
+    `labels` is the height of the labels between the axis and its title, in pixels.
+    """
     below = {"xref": "paper", "yref": "paper", "y": 0, "yanchor": "top", "yshift": -round(labels) - 10}
     figure.add_annotation(text=figure.layout.xaxis.title.text, font_size=14, showarrow=False, **below)
     figure.update_xaxes(title=" ")  # which keeps its room
