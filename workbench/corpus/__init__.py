@@ -11,10 +11,13 @@ text.spans(ids)                                 # all maximal pieces that occur 
 text.rows_with(ids)                             # the rows that held it, and their steps
 corpus.rows("tiny-olmo", 3950)                  # row pos: the token ids that step 3,950 was trained on
 
+corpus.verbatim(ids, text, tokenizer=tokenizer)           # how long the pieces are that occur verbatim
+corpus.beside_model(model, ids, text)                     # where the model says what its text says (∞-gram)
 corpus.row_losses("tiny-olmo", rows)                      # the loss on rows along the run
 corpus.influence("tiny-olmo", ids, rows, predicted=None)  # how much training on each row helped a prediction
 """
 
+from workbench.corpus.beside_model import beside_model
 from workbench.corpus.building import build
 from workbench.corpus.building import open_index as open
 from workbench.corpus.index import Continuations, CorpusIndex, Document, VerbatimSpan
@@ -23,6 +26,7 @@ from workbench.corpus.replay import Replay, replay_of, rows
 from workbench.corpus.row_losses import row_losses
 from workbench.corpus.suffix_index import SuffixIndex
 from workbench.corpus.training_text import TrainingText, prepared_text
+from workbench.corpus.verbatim import verbatim
 
 __all__ = [
     "Continuations",
@@ -32,6 +36,7 @@ __all__ = [
     "SuffixIndex",
     "TrainingText",
     "VerbatimSpan",
+    "beside_model",
     "build",
     "influence",
     "open",
@@ -40,4 +45,5 @@ __all__ = [
     "replay_of",
     "row_losses",
     "rows",
+    "verbatim",
 ]

@@ -171,6 +171,14 @@ def add_corpus(app: FastAPI, bench: Bench) -> None:
     def corpus_seen(request: training_text.SeenRequest) -> dict[str, Any]:
         return training_text.seen(bench, request)
 
+    @app.post("/data/corpus/shade")
+    def corpus_shade(request: training_text.ShadeRequest) -> dict[str, Any]:
+        return training_text.shading(bench, request)
+
+    @app.post("/data/corpus/shade/offer")
+    def corpus_shade_offer(request: training_text.ShadeRequest) -> dict[str, str]:
+        return offer(bench, training_text.shade_call(bench, request))
+
 
 def add_edits(app: FastAPI, bench: Bench) -> None:
     """The route that reads typed edits."""

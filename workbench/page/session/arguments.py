@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from workbench import interventions
+from workbench import corpus, interventions
 from workbench.page.session.bench import Bench
 from workbench.page.session.edit_lines import tapped
 from workbench.page.session.prompts import Prompt, ids_code, typed_text
@@ -168,6 +168,16 @@ class InterventionsOf(Argument):
 
     def code(self, variables: VariableNames) -> str:
         return f"interventions.read({self.text!r}, tokenizer{variables.ending(self)})"
+
+
+class IndexOf(Argument):
+    """The index of the training text of a checkpoint's series. Errors: those of `corpus.open`."""
+
+    def value(self, bench: Bench) -> object:
+        return corpus.open(bench.checkpoint(self.name).id)
+
+    def code(self, variables: VariableNames) -> str:
+        return f"corpus.open({self.name!r})"
 
 
 class FilesOf(Argument):

@@ -34,6 +34,7 @@ def code(call: Call, bench: Bench) -> str:
     body = [*variables.loads(), *statements(call, "result", variables)]
     imports = {"from workbench import checkpoints", *(imported(part.function) for part in call.calls())}
     for name, line in (
+        ("corpus", "from workbench import corpus"),
         ("edits", "from hooks import edits"),
         ("interventions", "from workbench import interventions"),
         ("Texts", "from workbench.texts import Texts"),

@@ -2,7 +2,7 @@
 they were read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,15 +13,23 @@ from workbench.corpus.excerpts import excerpt, plain_text
 from workbench.corpus.replay import order_of
 from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
+from workbench.page.session.arguments import IdsOf, IndexOf, ModelOf, TokenizerOf
 from workbench.page.session.bench import Bench
+from workbench.page.session.cached_results import result
+from workbench.page.session.calls import Call
 from workbench.page.session.edit_lines import bounded, tapped
+from workbench.page.session.menus import choice
 from workbench.page.session.text_requests import checked_ids
+from workbench.results import Curves
 from workbench.tokens import Tokenizer, vocabulary_labels
+from workbench.views.text_page import text_page
 
 DOCUMENTS = 4  # shown for an n-gram
 AROUND = 20  # tokens shown before and after a match
 FOLLOWING = 8  # tokens that are listed as likeliest by the text, and as many by the model
 NGRAMS = 5  # listed for a token
+LONG = 12  # tokens of a verbatim piece that has full colour, if none is longer
+SHORTEST = 2  # tokens of a verbatim piece that a strip underlines
 BINS = 120  # of the steps of a run, on its time line
 NAMED_STEPS = 12
 
@@ -40,6 +48,60 @@ class SeenRequest:
     token: int
     edits: str = ""
     ngram: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ShadeRequest:
+    """A request for what a strip is shaded by: a checkpoint reads `ids`, and `shade` is one of `SHADES`."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    checkpoint: str
+    ids: tuple[int, ...]
+    shade: str
+    edits: str = ""
+
+
+SHADES = ("verbatim", "text", "difference")
+"""The verbatim pieces of a text; the probability of its tokens by the ∞-gram; and that by the model less it."""
+
+
+def shade_call(bench: Bench, request: ShadeRequest) -> Call:
+    """The call whose result shades a strip. Errors: WorkbenchError for another shade than `SHADES`."""
+    shade = choice(request.shade, dict.fromkeys(SHADES, request.shade), "shade")
+    ids = IdsOf(request.checkpoint, tuple(checked_ids(bench, request.checkpoint, request.ids)))
+    index, tokenizer = IndexOf(request.checkpoint), TokenizerOf(request.checkpoint)
+    if shade == "verbatim":
+        call = Call.quick(corpus.verbatim, ids, index, shortest=SHORTEST, tokenizer=tokenizer)["length"]
+    else:
+        edits = interventions.canonical(bounded(request.edits), bench.load(request.checkpoint)[1])
+        call = Call.of(corpus.beside_model, ModelOf(request.checkpoint, edits), ids, index, tokenizer=tokenizer)[shade]
+    return call.shown_by(text_page)
+
+
+def shading(bench: Bench, request: ShadeRequest) -> dict[str, Any]:
+    """What shades a strip, for training_text.js; without an index, `{"absent": a sentence}`.
+
+    `values` has one number for each token, null for none. Of the verbatim pieces, `spans` are their (start, end, count);
+    else `text`, `model` and `suffix` are the numbers of `corpus.beside_model`.
+    """
+    call = shade_call(bench, request)
+    try:
+        index = corpus.open(request.checkpoint)
+    except WorkbenchError as error:
+        return {"absent": str(error)}
+    found = result(call, bench)
+    about = {"title": found.title, "unit": found.unit, "signed": found.signed, "values": numbers(found)}
+    if request.shade == "verbatim":
+        spans = [(one.start, one.end, one.count) for one in index.spans(list(request.ids), SHORTEST)]
+        return about | {"spans": spans, "high": max([LONG, *(end - start for start, end, _ in spans)])}
+    parts = {name: numbers(result(replace(call, measure=name), bench)) for name in ("text", "model", "suffix")}
+    return about | parts | {"high": 1.0}
+
+
+def numbers(found: Curves) -> list[float | None]:
+    """The values of the only line of a result; None where undefined."""
+    return [None if value != value else value for value in found.values[0].tolist()]
 
 
 def seen(bench: Bench, request: SeenRequest) -> dict[str, Any]:
