@@ -72,3 +72,29 @@ def test_without_an_index_the_section_says_how_to_make_one(chromium: Browser, in
     visit.page.locator("#spine .token").nth(2).click()  # nothing has to be reloaded
     expect(opened_again).to_be_visible()
     visit.close()
+
+
+def test_a_written_text_shows_its_verbatim_pieces_and_a_click_opens_their_documents(visit: Visit):
+    page = visit.open(visit.query.replace("Attention", "Generate") + "&length=8")
+    strip = page.locator("#written")
+    expect(strip.locator(".token")).to_have_count(page.locator("#spine .token").count() + 8)
+    strip.locator("select.shade").select_option("verbatim")
+    expect(strip.locator(".strip.verbatim .token.scored").first).to_be_visible()
+    token = strip.locator(".token").nth(3)
+    token.hover()
+    expect(strip.locator(".readout")).to_contain_text("× in the training text")
+    held = strip.locator(".token.in-span").count()
+    token.click()
+    section = page.locator("#details .seen")
+    expect(section.locator(".ngram.chosen .number").first).to_have_text(str(held))
+    expect(section.locator(".document b").first).to_be_visible()
+    assert violations(page) == [] and page.evaluate(SIDEWAYS) == []
+    strip.locator("select.shade").select_option("difference")
+    expect(strip.locator(".token.above, .token.below").first).to_be_visible()
+    token.hover()
+    expect(strip.locator(".readout")).to_contain_text("∞-gram")
+    page.reload(wait_until="commit")  # the choice is in the address, and holds for both strips
+    page.wait_for_selector("body[data-ready]")
+    expect(page.locator("#spine .token.above, #spine .token.below").first).to_be_visible()
+    page.locator("#spine select.shade").select_option("")
+    expect(page.locator("#spine .measure")).to_contain_text("surprisal")

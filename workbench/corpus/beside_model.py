@@ -6,6 +6,7 @@ Source of the ∞-gram: Liu et al. 2024, "Infini-gram", arXiv:2401.17377.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -50,8 +51,8 @@ def beside_model(
     labels = token_labels(ids.flatten().tolist(), tokenizer)
 
     def curves(values: np.ndarray, name: str, title: str, unit: str = "", signed: bool = False) -> Curves:
-        x, about = range(len(values)), {"title": title, "value_name": name, "unit": unit, "signed": signed}
-        return Curves(values[None], ["text 0"], x, x_labels=labels, **about)
+        about = partial(Curves, x_labels=labels, title=title, value_name=name, unit=unit, signed=signed)
+        return about(values[None], ["text 0"], range(len(values)))
 
     return Measures(
         text=curves(text, "probability in the text", "Probability after the longest match in the training text"),

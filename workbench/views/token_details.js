@@ -160,7 +160,8 @@ async function inspect(told) {
   renew();
   heading();
   offerActions();
-  seen?.renew();
+  if (told.ngram) seen?.open(told.ngram);
+  else seen?.renew();
   root.classList.add("busy");
   try {
     const found = await (await wb.post("data/text/token", body())).json();

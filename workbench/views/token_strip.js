@@ -29,12 +29,21 @@ if (!window.standalone) acts(ACTS[["spine", "pinned"].find((kind) => props.value
 let value = {},
   cells = [],
   weights = null,
+  shade = null, // what the training text says of the tokens, if it is asked for (see training_text.js)
+  shading = 0,
   chosen = null,
   turn = null, // the selected turn, whose last token is chosen
   pointed = null;
 
 const count = () => cells.length;
-const shown = () => weights ?? { values: value.scores ?? [], signed: value.signed, high: value.high, unit: value.unit };
+const shown = () =>
+  weights ??
+  (shade?.values ? shade : null) ?? {
+    values: value.scores ?? [],
+    signed: value.signed,
+    high: value.high,
+    unit: value.unit,
+  };
 
 // Background and bar say the same thing twice: never colour alone.
 function colour(cell, score, { signed, high }) {
@@ -67,9 +76,10 @@ function measured() {
 
 function legend() {
   const { signed, high, unit, values } = shown();
-  find(".title").textContent = weights ? weights.title : (value.title ?? "");
+  find(".title").textContent = (weights ?? shade ?? value).title ?? "";
+  find(".title").title = shade?.absent ?? "";
   find(".legend").style.visibility = values.length ? "visible" : "hidden";
-  find(".measure").textContent = weights ? "" : measured();
+  find(".measure").textContent = weights ? "" : (shade?.measure ?? measured());
   find(".low").textContent = signed ? `−${wb.digits(high)}` : "0";
   find(".high").textContent = `${wb.digits(high)} ${unit ?? ""}`;
   const left = signed ? "var(--wb-below)" : "transparent",
@@ -124,6 +134,7 @@ const turnOf = (index) => value.turns?.find(({ start, stop }) => index >= start 
 function recolour(from = 0) {
   const now = shown(),
     template = new Set(value.template);
+  find(".strip").classList.toggle("verbatim", Boolean(now.spans));
   for (let index = from; index < count(); index++) {
     colour(cells[index], now.values[index], now);
     cells[index].classList.toggle("query", weights?.query === index);
@@ -140,7 +151,7 @@ function kept(before) {
   let index = 0;
   while (index < count() && index < value.texts.length && same("texts", index) && same("ids", index)) index++;
   const asBefore = ["given", "high", "signed", "parts"].every((name) => before[name] === value[name]);
-  const alike = asBefore && String(before.template) === String(value.template) && !weights;
+  const alike = asBefore && String(before.template) === String(value.template) && !weights && !shade;
   let coloured = 0;
   while (alike && coloured < index && same("scores", coloured)) coloured++;
   return [index, coloured];
@@ -167,7 +178,7 @@ function draw() {
   drawTurns();
   find(".offers").hidden = !value.ask && !window.standalone;
   if (same < value.texts.length && value.look && !value.spine) list.scrollTop = list.scrollHeight;
-  weights = null;
+  weights = shade = null;
   recolour(coloured);
   if (value.selected !== undefined && value.selected !== before.selected) chosen = value.selected;
   if (JSON.stringify(before.ask) !== JSON.stringify(value.ask)) renew();
@@ -175,11 +186,45 @@ function draw() {
   mark(stays ? chosen : null);
   if (value.spine) inspectPrompt();
   else if (value.look) inspectAgain(stays);
+  reshade();
+}
+
+// Ask what the training text says of these tokens, once the text is complete.
+const isShaded = () => Boolean(wb.strips && value.look && count() > 1 && (value.spine || value.final));
+const shadeBody = () => ({
+  checkpoint: value.look.checkpoint,
+  edits: value.look.edits ?? "",
+  ids: value.ids,
+  shade: wb.strips.now(),
+});
+async function reshade() {
+  const now = ++shading,
+    was = shade;
+  find(".shade").hidden = !wb.strips || !value.look;
+  find(".shade").value = wb.strips?.now() ?? "";
+  let found = null;
+  if (isShaded() && wb.strips.now()) {
+    try {
+      found = await wb.strips.ask(shadeBody());
+    } catch (error) {
+      found = { absent: error.message, title: error.message };
+    }
+    if (now !== shading) return;
+  }
+  shade = found;
+  if (!shade && !was) return;
+  recolour();
+  describe(chosen);
+  renew();
+}
+if (wb.strips) {
+  find(".shade").append(...wb.strips.options());
+  find(".shade").addEventListener("change", ({ target }) => wb.strips.choose(target.value));
 }
 
 // The inspector is about the text that is written, where one is in sight; else about the prompt's chosen or last token.
-function inspectPrompt() {
-  if (value.look && count() && wb.tab() !== "Generate") inspect(chosen ?? count() - 1);
+function inspectPrompt(ngram = null) {
+  if (value.look && count() && wb.tab() !== "Generate") inspect(chosen ?? count() - 1, ngram);
 }
 
 // What stands below goes on to be about this text: about the chosen token, or the first that was written.
@@ -197,6 +242,11 @@ function describe(index) {
   name.textContent = value.texts[index];
   const { values, unit } = shown(),
     score = values[index];
+  if (!weights && shade?.values) {
+    readout.append(name, ` token ${index}  ·  ${shade.says(index)}`);
+    readout.title = score ?? "";
+    return;
+  }
   const parts = [` token ${index}${value.ids[index] === undefined ? "" : `, id ${value.ids[index]}`}`];
   if (score !== null && score !== undefined)
     parts.push(
@@ -226,16 +276,24 @@ function mark(index) {
   describe(index);
 }
 
-function inspect(index) {
-  wb.say("inspect", { from: element, text: value, token: index });
+function inspect(index, ngram = null) {
+  wb.say("inspect", { from: element, text: value, token: index, ngram });
+}
+
+// The longest piece with a token that occurs verbatim in the training text: [start, end, count].
+const spanAt = (index) => (weights ? null : (shade?.spanAt?.(index) ?? null));
+function markSpan(index) {
+  const [start, end] = (index === null ? null : spanAt(index)) ?? [0, 0];
+  for (const [place, cell] of cells.entries()) cell.classList.toggle("in-span", place >= start && place < end);
 }
 
 function choose(index) {
   mark(index);
   cells[index].focus();
   if (value.spine || index < (value.given ?? 0)) wb.select({ token: index }, value.spine ? "spine" : element);
-  if (value.spine) inspectPrompt();
-  else if (value.look) inspect(index);
+  const ngram = spanAt(index)?.slice(0, 2);
+  if (value.spine) inspectPrompt(ngram);
+  else if (value.look) inspect(index, ngram);
 }
 
 const under = (event) => event.target.closest?.(".token");
@@ -247,10 +305,12 @@ list.addEventListener("click", (event) => {
 list.addEventListener("mouseover", (event) => {
   if (!under(event)) return;
   describe(Number(under(event).dataset.index));
+  markSpan(Number(under(event).dataset.index));
   if (value.spine) wb.say("hover", Number(under(event).dataset.index));
 });
 list.addEventListener("mouseleave", () => {
   describe(chosen);
+  markSpan(null);
   if (value.spine) wb.say("hover", null);
 });
 list.addEventListener("keydown", (event) => {
@@ -279,7 +339,7 @@ function tell(text) {
 const offer = async () =>
   window.standalone
     ? { file: "text", about: document.querySelector(".about").textContent }
-    : (await wb.post("data/text/offer", value.ask)).json();
+    : (await (shade?.values ? wb.strips.offer(shadeBody()) : wb.post("data/text/offer", value.ask))).json();
 const { renew } = wb.offers(element, { offer, tell, more: { png: () => save("png"), svg: () => save("svg") } });
 
 async function save(format, of = null) {
@@ -314,7 +374,9 @@ function picture(format, about, heading) {
     pen.fillRect(x, y, box.width, box.height);
     if (cell.classList.contains("scored")) {
       pen.fillStyle = style.getPropertyValue("--hue");
-      pen.fillRect(x, y + box.height - 2, box.width * style.getPropertyValue("--part"), 2);
+      const part = Number(style.getPropertyValue("--part"));
+      if (shown().spans) pen.fillStyle = style.getPropertyValue("--line");
+      pen.fillRect(x, y + box.height - 2, shown().spans ? box.width : box.width * part, 2);
     }
     pen.fillStyle = style.color;
     pen.font = `${style.fontSize} ${style.fontFamily}`;
@@ -352,6 +414,7 @@ wb.hear("selection", ({ token, from }) => {
     inspect(token);
   }
 });
+wb.hear("shade", reshade);
 wb.hear("picture", ({ panel, format, ...of }) => panel.contains(element) && save(format, of));
 wb.hear("point", ({ from, token }) => {
   if (from !== element) return;

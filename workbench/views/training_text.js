@@ -198,4 +198,50 @@
     };
     return { renew: () => draw(), open };
   };
+
+  // What the strips of tokens are shaded by; "" is surprisal. The choice holds for all strips, and is in the address.
+  const SHADES = {
+    "": ["surprisal", "", ""],
+    verbatim: ["verbatim in training", "Pieces that occur verbatim in the training text", "longest piece"],
+    text: ["∞-gram", "What the training text alone expects: after the longest match of the tokens before", "∞-gram"],
+    difference: ["model − ∞-gram", "Orange: the model knows more than the longest match; blue: less", "model − ∞-gram"],
+  };
+
+  function described(found, index) {
+    const { percent } = window.workbench;
+    if (found.spans) {
+      const span = spanAt(found.spans, index);
+      return span ? `in a piece of ${span[1] - span[0]} tokens, ${times(span[2])} in the training text` : "in no piece";
+    }
+    if (found.suffix[index] === null) return "nothing comes before it";
+    const text = found.text[index] === null ? "nothing follows" : percent(found.text[index]);
+    return `∞-gram ${text} after ${found.suffix[index]} tokens  ·  model ${percent(found.model[index])}`;
+  }
+
+  const spanAt = (spans, index) =>
+    spans
+      .filter(([start, end]) => start <= index && index < end)
+      .reduce((best, span) => (best && best[1] - best[0] >= span[1] - span[0] ? best : span), null);
+
+  const asked = window.workbench.remembered("shade");
+  let shade = asked in SHADES ? asked : "";
+  window.workbench.strips = {
+    now: () => shade,
+    options: () => Object.entries(SHADES).map(([value, [name]]) => new Option(name, value)),
+    choose(value) {
+      shade = value;
+      window.workbench.remember(["shade"], [value || null]);
+      window.workbench.say("shade", value);
+    },
+    // The numbers of a strip; without an index, only a `title` that says how to make one.
+    async ask(body) {
+      const found = await (await window.workbench.post("data/corpus/shade", body)).json();
+      if (found.absent) return { ...found, title: found.absent };
+      const values = found.spans ? found.values.map((value) => value || null) : found.values;
+      const [, title, measure] = SHADES[body.shade];
+      const span = found.spans ? { spanAt: (index) => spanAt(found.spans, index) } : {};
+      return { ...found, values, title, measure, says: (index) => described(found, index), ...span };
+    },
+    offer: (body) => window.workbench.post("data/corpus/shade/offer", body),
+  };
 }

@@ -82,7 +82,7 @@ def shade_call(bench: Bench, request: ShadeRequest) -> Call:
 def shading(bench: Bench, request: ShadeRequest) -> dict[str, Any]:
     """What shades a strip, for training_text.js; without an index, `{"absent": a sentence}`.
 
-    `values` has one number for each token, null for none. Of the verbatim pieces, `spans` are their (start, end, count);
+    `values` has one number for each token, null for none. Of verbatim pieces, `spans` are their (start, end, count);
     else `text`, `model` and `suffix` are the numbers of `corpus.beside_model`.
     """
     call = shade_call(bench, request)
@@ -90,13 +90,13 @@ def shading(bench: Bench, request: ShadeRequest) -> dict[str, Any]:
         index = corpus.open(request.checkpoint)
     except WorkbenchError as error:
         return {"absent": str(error)}
-    found = result(call, bench)
-    about = {"title": found.title, "unit": found.unit, "signed": found.signed, "values": numbers(found)}
+    whole = result(replace(call, measure=None), bench)
+    found = whole[call.measure]
+    about = {"unit": found.unit, "signed": found.signed, "values": numbers(found)}
     if request.shade == "verbatim":
         spans = [(one.start, one.end, one.count) for one in index.spans(list(request.ids), SHORTEST)]
         return about | {"spans": spans, "high": max([LONG, *(end - start for start, end, _ in spans)])}
-    parts = {name: numbers(result(replace(call, measure=name), bench)) for name in ("text", "model", "suffix")}
-    return about | parts | {"high": 1.0}
+    return about | {name: numbers(whole[name]) for name in ("text", "model", "suffix")} | {"high": 1.0}
 
 
 def numbers(found: Curves) -> list[float | None]:
