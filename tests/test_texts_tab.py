@@ -1,20 +1,23 @@
 """Sets of texts on the page: read by the reader of `Texts`, kept in memory, and their numbers are those of the set."""
 
+import io
 import json
 import math
 import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from copied import run_copied
 from headless import Headless, served
+from pandas.testing import assert_frame_equal
 from small_series import PROMPT, small_bench
 
 from workbench.analyses.ablation import ablation
 from workbench.analyses.directions import label_direction
 from workbench.analyses.head_atlas import head_atlas
-from workbench.analyses.linear_probe import linear_probe
+from workbench.analyses.linear_probe import linear_probe, misread, probe_layer
 from workbench.analyses.steering import steering
 from workbench.analyses.support.labels import halves
 from workbench.analyses.text_overview import mean_losses, text_overview
@@ -91,6 +94,28 @@ def test_the_copied_python_reads_the_same_set(bench, own, tmp_path, monkeypatch)
     monkeypatch.setattr(text_sets, "WRITTEN_OUT", 10)  # too long to be written out: a file, and a note which
     call = tab.probe_view(bench, request_for(bench, own.name)).call
     assert "texts = Texts.read('mine.csv', tokenizer, label='label')  # your own set" in code(call, bench)
+
+
+def test_both_tables_are_exported_in_full(bench, client, capsys):
+    model, tokenizer = bench.load(bench.default)
+    labels = LABELS[12:] + LABELS[13:] + LABELS[:1]  # of half of the texts the wrong ones, so that some are misread
+    lines = [f"{text},{label}\n" for text, label in zip(TEXTS, labels, strict=True)]
+    own = bench.sets.add("mine.csv", f"text,label\n{''.join(lines)}")
+    request = request_for(bench, own.name, layer=0)
+    whole = text_overview(model, Texts.of(tokenizer, TEXTS, labels), tokenizer=tokenizer)
+    probe = probe_layer(model, Texts.of(tokenizer, TEXTS, labels), layer=0, folds=tab.FOLDS)
+    assert probe.wrong
+    views = tab.table_view(bench, request)[0], tab.wrong_view(bench, request)[0]
+    for value, expected in zip(views, (whole, misread(probe)), strict=True):
+        sent = client.get(f"data/export/{value['offer']['key']}.csv")
+        assert sent.headers["Content-Disposition"].endswith(f'{value["offer"]["file"]}.csv"')
+        skipped = int(re.search(r"skiprows=(\d+)", sent.text)[1])
+        table = pd.read_csv(io.StringIO(sent.text), skiprows=skipped, keep_default_na=False, na_values=[""])
+        assert_frame_equal(table, expected.reset_index(drop=True), rtol=1e-6)
+        assert "# texts: mine.csv (24 texts)" in sent.text
+        copied = run_copied(value["offer"]["code"], own.name)["result"]
+        assert_frame_equal(copied, expected)
+        assert capsys.readouterr().out.split()[: len(expected.columns)] == list(expected.columns)
 
 
 def test_a_built_in_set_is_named_in_the_copied_python(bench):

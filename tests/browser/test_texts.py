@@ -5,7 +5,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from .conftest import Visit
+from .conftest import Visit, saved
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\"> & <b>bold</b>"
 ROWS = "#set-table tbody tr"
@@ -29,6 +29,8 @@ def test_a_set_is_chosen_and_a_row_becomes_the_prompt(visit: Visit):
     page.locator("#set-table th.number button").click()  # the highest loss first
     losses = [float(text) for text in page.locator(f"{ROWS} td.number").all_inner_texts()]
     assert len(losses) == 100 and losses == sorted(losses, reverse=True)
+    lines = Path(saved(page, "#set-table", "csv").path()).read_text().splitlines()
+    assert sum(not line.startswith("#") for line in lines) == 145 and "# texts: language (144 texts)" in lines
     row = page.locator(ROWS).nth(3)
     text = row.locator("td.words").inner_text()
     row.locator("td.words button").press("Enter")

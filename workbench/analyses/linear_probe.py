@@ -315,6 +315,12 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+def misread(probe: Probe) -> pd.DataFrame:
+    """The rows of `probe.texts` whose label the probe reads wrongly: `text` (its number), `label`, `predicted`,
+    `probability` of its own label."""
+    return probe.texts[probe.texts["wrong"]].drop(columns="wrong")
+
+
 def _weights(probe: Pipeline) -> dict[str, np.ndarray]:
     """The gradient of each label's log-odds with respect to the states, by label: d_model each."""
     scaler, regression = probe[0], probe[-1]

@@ -33,7 +33,7 @@ from workbench.page.guard import BROKEN, SET_ROUTE, Guard, trusted_hosts
 from workbench.page.logins import Logins
 from workbench.page.session import text_requests, training_text
 from workbench.page.session.bench import Bench
-from workbench.page.session.cached_results import result
+from workbench.page.session.cached_results import report_of_call, result
 from workbench.page.session.calls import Call
 from workbench.page.session.edit_lines import EditRequest, checked_edits
 from workbench.page.session.map_requests import (
@@ -49,8 +49,7 @@ from workbench.page.session.map_requests import (
 from workbench.page.session.text_sets import SetRequest
 from workbench.page.tabs import TABS, saved
 from workbench.page.theme import theme
-from workbench.report import as_csv, as_html, report_of
-from workbench.results import Result
+from workbench.report import as_csv, as_html
 from workbench.views.pixels import Picture
 from workbench.views.standalone import described
 from workbench.views.text_page import text_page
@@ -207,13 +206,14 @@ def add_exports(app: FastAPI, bench: Bench) -> None:
 
     @app.get("/data/export/{key}.csv")
     def export_csv(key: str) -> Response:
-        call, found = offered(bench, key)
-        return attachment(as_csv(report_of(found)), f"{call.file_name}.csv", "text/csv")
+        call = offered(bench, key)
+        return attachment(as_csv(report_of_call(call, bench)), f"{call.file_name}.csv", "text/csv")
 
     @app.get("/data/export/{key}.html")
     def export_page(key: str) -> Response:
-        call, found = offered(bench, key)
-        page = text_page(found).page if call.show is text_page else as_html(report_of(found))
+        call = offered(bench, key)
+        is_page = call.show is text_page
+        page = text_page(result(call, bench)).page if is_page else as_html(report_of_call(call, bench))
         return attachment(page, f"{call.file_name}.html", "text/html")
 
 
@@ -224,12 +224,12 @@ def refuse(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": message(error)}, status_code=422)
 
 
-def offered(bench: Bench, key: str) -> tuple[Call, Result]:
-    """A call that the page has shown recently, and its result. Raises WorkbenchError if its key is no longer kept."""
+def offered(bench: Bench, key: str) -> Call:
+    """A call that the page has shown recently. Raises WorkbenchError if its key is no longer kept."""
     call = bench.offered.get(key)
     if call is None:
         raise WorkbenchError("this result is no longer in memory; run the view again")
-    return call, result(call, bench)
+    return call
 
 
 def attachment(text: str, name: str, kind: str) -> Response:

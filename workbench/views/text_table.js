@@ -1,5 +1,6 @@
 // A table of texts. A click on a heading sorts it, a click on a row tells which text it is of: the event `open` ({text}).
-// value: {summary, columns: [[title, kind], …], rows: [[number of the text, cell, …], …]}
+// value: {summary, columns: [[title, kind], …], rows: [[number of the text, cell, …], …], offer}
+//   offer: {key, file, code, definition} of the whole table, see offers.js
 //   kind is "number", "count", "percent", "token", "name" or "words"; cells may be null.
 const wb = window.workbench;
 const PAGE = 100; // rows
@@ -58,8 +59,15 @@ function heading([title, kind], column) {
   return made;
 }
 
+const { renew } = wb.offers(element, {
+  offer: async () => props.value.offer,
+  without: ["png", "svg", "page", "link"],
+});
+
 function draw() {
-  const { summary = "", columns = [], rows = [] } = props.value ?? {};
+  const { summary = "", columns = [], rows = [], offer } = props.value ?? {};
+  find(".offers").hidden = !offer;
+  renew();
   const last = Math.max(0, Math.ceil(rows.length / PAGE) - 1);
   page = Math.min(page, last);
   find(".summary").textContent = summary;

@@ -263,7 +263,7 @@ def offer(bench: Bench, call: Call) -> dict[str, str]:
         "file": call.file_name,
         "code": code(call, bench),
         "definition": definition(call),
-        "about": described({"checkpoints": ", ".join(names)} if found is None else found.provenance),
+        "about": described(getattr(found, "provenance", {"checkpoints": ", ".join(names)})),
     }
 
 

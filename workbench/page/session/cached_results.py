@@ -10,7 +10,7 @@ from workbench.page.session.code import Variables
 from workbench.page.session.prices import Planner
 from workbench.page.session.saved import is_saved
 from workbench.progress import Progress, report
-from workbench.report import dtype_name
+from workbench.report import Report, Section, dtype_name, report_of
 from workbench.results import Result
 from workbench.versions import packages
 
@@ -33,6 +33,19 @@ def result(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  
         return found if is_saved(call) else found.with_provenance(origin(call, bench))
 
     return bench.once(call, make)
+
+
+def table(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # noqa: ANN401 - a table, or a probe
+    """The value of a call that has no provenance of its own, such as a table; from the result cache if it is there."""
+    return bench.once(call, lambda: run(call, bench, progress))
+
+
+def report_of_call(call: Call, bench: Bench) -> Report:
+    """The report of a call's value, for downloads."""
+    if not call.returns_table:
+        return report_of(result(call, bench))
+    title = call.function.__name__
+    return Report(title, [Section(title, table(call, bench))], origin(call, bench))
 
 
 def measure(call: Call, bench: Bench, checkpoint: str, seconds: float) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pandas as pd
+
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.heads import head_name
 from workbench.checkpoints import Checkpoint
@@ -44,7 +46,7 @@ class Call:
     call whose result is one measure of the function's result.
 
     Attributes:
-        show: the function that displays the result in a notebook; None displays its table.
+        show: the function that displays the result in a notebook; None displays its table. Tables are printed.
     """
 
     function: Callable[..., Any]
@@ -133,6 +135,11 @@ class Call:
     def returns_model(self) -> bool:
         """Whether the call's value is a model, such as one with a part of another."""
         return inspect.signature(self.function).return_annotation is OlmoForCausalLM
+
+    @property
+    def returns_table(self) -> bool:
+        """Whether the call's value is a table, and not a result with a plot."""
+        return inspect.signature(self.function).return_annotation is pd.DataFrame
 
     @property
     def file_name(self) -> str:

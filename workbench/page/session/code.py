@@ -43,12 +43,19 @@ def code(call: Call, bench: Bench) -> str:
     lines = [
         *(["import torch", ""] if variables.prompts else []),
         *sorted(imports),
-        *([imported(call.show)] if call.show else []),
+        *([imported(call.show)] if call.show and not call.returns_table else []),
         "",
         *body,
-        f"{called(call.show)}(result).show()" if call.show else "print(result.table())",
+        shown(call),
     ]
     return "\n".join(lines) + "\n"
+
+
+def shown(call: Call) -> str:
+    """The line that shows the result."""
+    if call.returns_table:
+        return "print(result.to_string(index=False))"
+    return f"{called(call.show)}(result).show()" if call.show else "print(result.table())"
 
 
 def statements(call: Call, name: str, variables: "Variables") -> Iterator[str]:

@@ -10,16 +10,16 @@ import gradio as gr
 import numpy as np
 import pandas as pd
 
-from workbench.analyses.linear_probe import Probe, linear_probe, probe_layer
+from workbench.analyses.linear_probe import Probe, linear_probe, misread, probe_layer
 from workbench.analyses.text_overview import mean_losses, text_overview, without_loss
 from workbench.errors import WorkbenchError
 from workbench.interventions import typed_token
 from workbench.page import components
-from workbench.page.build.panel import Panel, View, menu
+from workbench.page.build.panel import Panel, View, menu, offer
 from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.bench import Bench
-from workbench.page.session.cached_results import origin, result
-from workbench.page.session.calls import Call, run, texts_of, tokenizer_of
+from workbench.page.session.cached_results import origin, result, table
+from workbench.page.session.calls import Call, texts_of, tokenizer_of
 from workbench.page.session.menus import choice
 from workbench.page.session.prices import Expensive, agree, priced
 from workbench.page.session.requests import Selection, TabRequest
@@ -100,7 +100,8 @@ def table_view(bench: Bench, request: TabRequest, progress: Progress | None = No
     except Expensive as expensive:
         return [{"summary": found.counted}, asked(expensive.price)]
     means = mean_losses(overview) if np.isfinite(overview["loss"]).any() else None
-    return [table_of(overview, found, COLUMNS, summary(found, means, without_loss(overview))), asked(None)]
+    about = summary(found, means, without_loss(overview))
+    return [table_of(bench, overview_call(request), found, COLUMNS, about), asked(None)]
 
 
 def means_view(bench: Bench, request: TabRequest) -> View | str:
@@ -143,9 +144,9 @@ def wrong_view(bench: Bench, request: TabRequest, progress: Progress | None = No
         price = agree(bench, request, call)
     except Expensive:
         return [{}, asked(None)]  # the panel above asks
-    probe = bench.once(call, lambda: run(call, bench, priced(progress, price)))
-    table = probe.texts[probe.texts["wrong"]]
-    return [table_of(table, found, WRONG, confused(probe, layer)), asked(None)]
+    probe, wrong = table(call, bench, priced(progress, price)), Call.quick(misread, call)
+    bench.results.put(wrong, misread(probe))
+    return [table_of(bench, wrong, found, WRONG, confused(probe, layer)), asked(None)]
 
 
 def steering_view(
@@ -237,18 +238,20 @@ def overview_of(bench: Bench, request: TabRequest, progress: Progress | None = N
     """The table of the set, from the result cache if it is there. Raises Expensive if its price is not agreed to."""
     call = overview_call(request)
     price = agree(bench, request, call)
-    return bench.once(call, lambda: run(call, bench, priced(progress, price)))
+    return table(call, bench, priced(progress, price))
 
 
-def table_of(table: pd.DataFrame, found: TextSet, columns: Mapping[str, tuple[str, str]], about: str) -> dict[str, Any]:
-    """The value of a table of texts (see text_table.js): those columns of `columns` that the table has."""
-    begins = [found.strings[number][:SHOWN] for number in table["text"]]
-    table = table.assign(content=begins)
-    names = [name for name in columns if name in table]
-    kept = table[names].astype(object).where(table[names].notna(), None)
-    numbers = table["text"].tolist()
+def table_of(
+    bench: Bench, call: Call, found: TextSet, columns: Mapping[str, tuple[str, str]], about: str
+) -> dict[str, Any]:
+    """The value of the table of a call (see text_table.js): those columns of `columns` that the table has."""
+    whole = table(call, bench)
+    shown = whole.assign(content=[found.strings[number][:SHOWN] for number in whole["text"]])
+    names = [name for name in columns if name in shown]
+    kept = shown[names].astype(object).where(shown[names].notna(), None)
+    numbers = shown["text"].tolist()
     rows = [[number, *cells] for number, cells in zip(numbers, kept.to_numpy().tolist(), strict=True)]
-    return {"summary": about, "columns": [columns[name] for name in names], "rows": rows}
+    return {"summary": about, "columns": [columns[name] for name in names], "rows": rows, "offer": offer(bench, call)}
 
 
 def summary(found: TextSet, means: Scores | None, lost: list[int]) -> str:
