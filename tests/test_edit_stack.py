@@ -1,21 +1,18 @@
 """The stack of edits on a page without a browser: in force on every tab, in the link, refusing what does not fit."""
 
-import asyncio
 from itertools import count
 from urllib.parse import quote
 
 import numpy as np
 import pytest
 from copied import run_copied
-from fastapi.testclient import TestClient
-from headless import Headless
+from headless import Headless, served
 from small_series import PROMPT, small_bench
 
 from hooks import edits
 from workbench import checkpoints
 from workbench.analyses.token_losses import token_losses
 from workbench.page.build.panel import of_edits
-from workbench.page.server import create_app
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.code import code
@@ -40,10 +37,7 @@ def bench(tmp_path_factory, make_model, tokenizer):
 
 @pytest.fixture(scope="module")
 def client(bench):
-    async def made():  # Gradio leaves an event loop open where none is running
-        return create_app(bench)
-
-    with TestClient(asyncio.run(made()), base_url="http://127.0.0.1") as client:
+    with served(bench) as client:
         yield client
 
 

@@ -1,24 +1,17 @@
 """An error of a text box stands at the box, once, however many views read it."""
 
-import asyncio
 from urllib.parse import quote
 
 import pytest
-from fastapi.testclient import TestClient
-from headless import Headless
+from headless import Headless, served
 from small_series import PROMPT, small_bench
-
-from workbench.page.server import create_app
 
 ELSEWHERE = "“Next token” cannot be used; the reason stands there."
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory, make_model, tokenizer):
-    async def made():  # Gradio leaves an event loop open where none is running
-        return create_app(small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer))
-
-    with TestClient(asyncio.run(made()), base_url="http://127.0.0.1") as client:
+    with served(small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer)) as client:
         yield client
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,12 @@ SOURCES = {
 }
 
 
+@cache
+def tree_of(module: str) -> ast.Module:
+    """The syntax tree of a module's source."""
+    return ast.parse(SOURCES[module].read_text())
+
+
 def within(module: str, part: str) -> bool:
     return module == part or module.startswith(part + ".")
 
@@ -81,11 +88,12 @@ def part_of(module: str) -> str | None:
     return next((part for part in LEVELS if within(module, part)), None)
 
 
+@cache
 def imports_of(module: str) -> set[str]:
     """The absolute names of all modules that a module imports, at any place in its source."""
     path, found = SOURCES[module], set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -129,7 +137,7 @@ def test_private_parts_of_libraries_are_behind_one_door(module):
     """Attributes with a leading underscore of other packages' objects are used only in the two `compat.py`."""
     if module in ("hooks.compat", "workbench.page.compat"):
         return
-    tree = ast.parse(SOURCES[module].read_text())
+    tree = tree_of(module)
     own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     read = {
         ast.unparse(node)
@@ -143,8 +151,8 @@ def test_private_parts_of_libraries_are_behind_one_door(module):
 def test_a_class_or_a_type_has_a_name_of_its_own():
     """Names of classes and of types are found in one module only; type variables and constants are not looked at."""
     places: dict[str, list[str]] = {}
-    for module, path in SOURCES.items():
-        for name in types_in(ast.parse(path.read_text())):
+    for module in SOURCES:
+        for name in types_in(tree_of(module)):
             places.setdefault(name, []).append(module)
     assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
 

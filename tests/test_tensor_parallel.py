@@ -1,19 +1,19 @@
 """Two processes with half a model each give the same as one whole model, at every site and for every edit.
 
-Under pytest, this file starts two processes with torchrun; there it runs as the worker.
+Under pytest, this file starts two processes with the variables of torchrun; there it runs as the worker.
 """
 
 import os
-import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM, edits
+from tests.preloaded import interpreter, python
 
-ROOT = Path(__file__).parents[1]
 CASES = {
     "olmo": ("olmo", {"num_key_value_heads": 2, "clip_qkv": 0.8}),
     "olmo-bias-tied": ("olmo", {"attention_bias": True, "tie_word_embeddings": True}),
@@ -51,16 +51,17 @@ def measure(model: OlmoForCausalLM, tokens: Tensor) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in found.items()}
 
 
-def worker(folder: Path) -> None:
+def worker(folder: Path, rank: int) -> None:
     """One of the two processes: measures its shard of every model and writes the results."""
     from transformers.distributed import DistributedConfig
 
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     tokens, results = torch.load(folder / "tokens.pt"), {}
     for case in CASES:
         model = OlmoForCausalLM.from_pretrained(folder / case, distributed_config=DistributedConfig(tp_size=2)).eval()
         held = model.model.layers[0].mlp.up_proj.weight.to_local().shape[0]
         results[case] = measure(model, tokens) | {"neurons held": torch.tensor(held)}
-    torch.save(results, folder / f"rank{os.environ['RANK']}.pt")
+    torch.save(results, folder / f"rank{rank}.pt")
 
 
 def test_two_shards_are_one_model(make_model, tokens, tmp_path):
@@ -70,10 +71,10 @@ def test_two_shards_are_one_model(make_model, tokens, tmp_path):
         model = make_model(family, **options)
         model.save_pretrained(tmp_path / case)
         whole[case] = measure(model, tokens)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, __file__, str(tmp_path)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-6000:]
+    interpreter()  # started here, and not by both threads
+    with ThreadPoolExecutor(2) as both:
+        for done in both.map(lambda rank: python(__file__, tmp_path, env=os.environ | of_rank(rank)), (0, 1)):
+            assert done.returncode == 0, done.stderr[-6000:]
     for rank in (0, 1):
         found = torch.load(tmp_path / f"rank{rank}.pt")
         for case, wanted in whole.items():
@@ -83,11 +84,16 @@ def test_two_shards_are_one_model(make_model, tokens, tmp_path):
                 assert_same(f"{case}, process {rank}, {name}", found[case][name], value)
 
 
+def of_rank(rank: int) -> dict[str, str]:
+    """The variables by which torchrun tells a process its place among two of one machine."""
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+
+
 def assert_same(what: str, found: Tensor, wanted: Tensor) -> None:
     assert found.shape == wanted.shape, what
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=2e-4, msg=lambda text: f"{what}: {text}")
 
 
 if __name__ == "__main__":
-    worker(Path(sys.argv[1]))
+    worker(Path(sys.argv[1]), int(os.environ["RANK"]))
     torch.distributed.destroy_process_group()

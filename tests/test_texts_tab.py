@@ -48,7 +48,7 @@ def bench(tmp_path_factory, make_model, tokenizer):
     return small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(bench):
     with served(bench) as client:
         yield client
