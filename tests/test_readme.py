@@ -16,11 +16,12 @@ import pytest
 
 import app
 from hooks import OlmoForCausalLM
-from tests.preloaded import python
-from workbench import checkpoints
+from tests.preloaded import Forked, python
+from workbench import checkpoints, embedded_texts
 from workbench.analyses.trajectory import trajectory
 from workbench.checkpoints.names import split_id
 from workbench.command_line import main
+from workbench.embedded_texts import SETS, path_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,6 +45,16 @@ def test_every_block_is_of_a_kind_that_is_run():
     assert not re.search(r"^ {4,}\S", prose, flags=re.MULTILINE), "no test runs an indented block"
 
 
+@pytest.fixture
+def short_sets(monkeypatch, tmp_path):
+    """The built-in sets of texts with every third text, for examples that are shown and not read."""
+    for name in SETS:
+        lines = path_of(name).read_text(encoding="utf-8").splitlines(keepends=True)
+        (tmp_path / path_of(name).name).write_text("".join(lines[::3]), encoding="utf-8")
+    monkeypatch.setattr(embedded_texts, "FOLDER", tmp_path)
+
+
+@pytest.mark.usefixtures("short_sets")
 def test_its_python_runs(monkeypatch, tmp_path):
     """Published checkpoints are replaced by a random model, after a check of their names and options."""
     monkeypatch.setitem(trajectory.__kwdefaults__, "cache", tmp_path / "cache")
@@ -71,6 +82,7 @@ def test_its_python_runs(monkeypatch, tmp_path):
     assert ("allenai/OLMo-1B-hf", "step20000-tokens84B") in published
 
 
+@pytest.mark.usefixtures("short_sets")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_its_commands_run(command, tmp_path, monkeypatch, capsys):
     """Each command as written, or the part of it that changes nothing on this machine."""
@@ -108,16 +120,17 @@ def answers(command: list[str]) -> bool:
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with subprocess.Popen([*command, "--port", str(port)], cwd=ROOT, env=OURS, stdout=subprocess.DEVNULL) as server:
-        try:
-            for _ in range(240):
-                try:
-                    return "OLMo workbench" in httpx.get(f"http://127.0.0.1:{port}/").text
-                except httpx.TransportError:
-                    assert server.poll() is None, "the server ended"
-                    time.sleep(0.25)
-        finally:
-            server.terminate()
+    server = Forked([*command, "--port", str(port)], ROOT, OURS)
+    try:
+        for _ in range(240):
+            try:
+                return "OLMo workbench" in httpx.get(f"http://127.0.0.1:{port}/").text
+            except httpx.TransportError:
+                assert server.poll() is None, "the server ended"
+                time.sleep(0.25)
+    finally:
+        server.terminate()
+        server.wait()
     return False
 
 
@@ -141,8 +154,10 @@ def test_an_analysis_is_added_as_it_says(tmp_path):
         )
     (tmp_path / "tests" / "test_page.py").write_text(PAGE)
     quietly = ("-p", "no:cacheprovider", "-W", "ignore::ResourceWarning")  # Gradio's event loops are left open
+    quietly += ("-W", "ignore:Module already imported")
     tests = [f"tests/test_{name}.py" for name in HOLDING]
-    ran(sys.executable, "-m", "pytest", "-q", *quietly, "-k", CHOSEN, *tests, where=tmp_path)
+    done = python("-c", AFRESH, "-q", *quietly, "-k", CHOSEN, *tests, cwd=tmp_path, env=OURS)
+    assert done.returncode == 0, done.stdout + done.stderr
     ran(sys.executable, "-m", "ruff", "check", "--select", "F,E,I,UP,B", *FILES, where=tmp_path)
 
 
@@ -151,6 +166,15 @@ LINES = re.findall(r"^`(\"relative_update\": .*)`$", README, flags=re.MULTILINE)
 IMPORT = "from workbench.analyses.relative_update import relative_update"
 HOLDING = ("relative_update", "page", "every_analysis", "texts_of_analyses", "memory", "tabs", "imports")
 CHOSEN = "relative_update or the_page_has_it or is_among_these or every_tab_says or test_imports"
+AFRESH = """
+import sys
+import pytest
+
+for name in [name for name in sys.modules if name.partition(".")[0] in ("hooks", "workbench", "tests")]:
+    del sys.modules[name]
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+"""Runs pytest in an interpreter that has imported the project already, but not the copy of it in this folder."""
 
 
 def without(folder: str, names: list[str]) -> set[str]:
