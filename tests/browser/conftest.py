@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Download, Page, expect
+from playwright.sync_api import Browser, ConsoleMessage, Download, Page, expect, sync_playwright
+
+from tests.conftest import launch_chromium
 
 ROOT = Path(__file__).parents[2]
 SERIES = "tiny-olmo"
@@ -145,12 +147,45 @@ class Visit:
         self.context.close()
         assert self.wrong == []
 
+    def leave(self) -> None:
+        """Leave the page, and forget what the browser keeps of it and what leaving wrote to the console."""
+        for other in self.context.pages[1:]:
+            other.close()
+        self.page.mouse.move(0, 0)
+        self.page.goto(f"{self.address}/healthz")
+        self.page.evaluate("[sessionStorage, localStorage].forEach((storage) => storage.clear())")
+        self.context.clear_cookies()
+        self.wrong.clear()
+
+
+@pytest.fixture(scope="package")
+def chromium() -> Iterator[Browser]:
+    """One browser for all files that drive the page, because it takes seconds to start."""
+    with sync_playwright() as playwright:
+        browser = launch_chromium(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_event_loop() -> None:
+    """Nothing to check: the loop of `chromium` runs until the last of these files."""
+
+
+@pytest.fixture(scope="package")
+def left() -> list[Visit]:
+    """Visits that tests have left: the next test goes on in their page, whose scripts are compiled already."""
+    return []
+
 
 @pytest.fixture
-def visit(chromium: Browser, address: str) -> Iterator[Visit]:
-    visit = Visit(chromium, address)
+def visit(chromium: Browser, address: str, left: list[Visit]) -> Iterator[Visit]:
+    """A visit whose page is not open yet; a test that goes wrong is the last of its visit."""
+    visit = left.pop() if left else Visit(chromium, address)
     yield visit
-    visit.close()
+    assert visit.wrong == []
+    visit.leave()
+    left.append(visit)
 
 
 def tab(page: Page, name: str) -> None:
