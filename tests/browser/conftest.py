@@ -173,19 +173,19 @@ def no_event_loop() -> None:
 
 
 @pytest.fixture(scope="package")
-def left() -> list[Visit]:
-    """Visits that tests have left: the next test goes on in their page, whose scripts are compiled already."""
-    return []
+def left() -> dict[str, Visit]:
+    """The visit that a test has left, by server: the next test goes on in its page, whose scripts are compiled."""
+    return {}
 
 
 @pytest.fixture
-def visit(chromium: Browser, address: str, left: list[Visit]) -> Iterator[Visit]:
+def visit(chromium: Browser, address: str, left: dict[str, Visit]) -> Iterator[Visit]:
     """A visit whose page is not open yet; a test that goes wrong is the last of its visit."""
-    visit = left.pop() if left else Visit(chromium, address)
+    visit = left.pop(address, None) or Visit(chromium, address)
     yield visit
     assert visit.wrong == []
     visit.leave()
-    left.append(visit)
+    left[address] = visit
 
 
 def tab(page: Page, name: str) -> None:
