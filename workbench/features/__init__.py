@@ -10,5 +10,25 @@ from workbench.features.dictionary import Dictionary
 from workbench.features.editing import replace, set_to, steer, switch_off
 from workbench.features.files import embedded, load, save
 from workbench.features.firing import Firing, Gate
+from workbench.features.quality import Quality, quality
+from workbench.features.sources import Stored, Streamed
+from workbench.features.training import TrainingSettings, train
 
-__all__ = ["Dictionary", "Firing", "Gate", "embedded", "load", "replace", "save", "set_to", "steer", "switch_off"]
+__all__ = [
+    "Dictionary",
+    "Firing",
+    "Gate",
+    "Quality",
+    "Stored",
+    "Streamed",
+    "TrainingSettings",
+    "embedded",
+    "load",
+    "quality",
+    "replace",
+    "save",
+    "set_to",
+    "steer",
+    "switch_off",
+    "train",
+]
