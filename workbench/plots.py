@@ -326,6 +326,19 @@ def same_colours(figure: go.Figure, other: go.Figure) -> go.Figure:
     return figure.update_traces(zmin=shown.zmin, zmax=shown.zmax, colorscale=shown.colorscale, **bar)
 
 
+def marked(figure: go.Figure, places: Sequence[float]) -> go.Figure:
+    """A figure of curves with a tick above its axis at each place; a place left of all points stands at the first.
+
+    Ticks have no hover and take no clicks, so a click near them is one on a point of a curve.
+    """
+    first = min((float(np.min(trace.x)) for trace in figure.data if trace.x is not None and len(trace.x)), default=0.0)
+    x = [value for place in places for value in (max(place, first), max(place, first), None)]
+    ticks = go.Scatter(x=x, y=[0, 0.05, None] * len(places), yaxis="y2", mode="lines", hoverinfo="skip")
+    ticks.update(showlegend=False, line={"color": ORANGE, "width": 1})
+    hidden = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
+    return figure.add_trace(ticks).update_layout(yaxis2=hidden)
+
+
 def log_places(x: np.ndarray) -> np.ndarray:
     """The points of a logarithmic axis, with zero moved to half of the smallest positive point."""
     return np.where(x > 0, x, x[x > 0].min() / 2) if (x > 0).any() else x + 1

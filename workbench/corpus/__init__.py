@@ -20,10 +20,11 @@ corpus.influence("tiny-olmo", ids, rows, predicted=None)  # how much training on
 from workbench.corpus.beside_model import beside_model
 from workbench.corpus.building import build
 from workbench.corpus.building import open_index as open
+from workbench.corpus.chosen_rows import chosen_rows
 from workbench.corpus.index import Continuations, CorpusIndex, Document, VerbatimSpan
 from workbench.corpus.influence import influence, random_rows
 from workbench.corpus.replay import Replay, replay_of, rows
-from workbench.corpus.row_losses import row_losses
+from workbench.corpus.row_losses import loss_on_rows, row_losses
 from workbench.corpus.suffix_index import SuffixIndex
 from workbench.corpus.training_text import TrainingText, prepared_text
 from workbench.corpus.verbatim import verbatim
@@ -38,7 +39,9 @@ __all__ = [
     "VerbatimSpan",
     "beside_model",
     "build",
+    "chosen_rows",
     "influence",
+    "loss_on_rows",
     "open",
     "prepared_text",
     "random_rows",

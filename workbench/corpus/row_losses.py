@@ -11,8 +11,10 @@ import torch
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
 from workbench.analyses.support.arguments import texts_for
+from workbench.analyses.support.cost import Work, planned, work_of
 from workbench.analyses.support.mean_loss import loss_tokens_at_a_time
 from workbench.analyses.support.next_tokens import next_token_statistics
+from workbench.analyses.token_losses import token_losses
 from workbench.analyses.trajectory import CACHE, Loading, Metric, trajectory
 from workbench.checkpoints import Checkpoint
 from workbench.errors import WorkbenchError
@@ -51,13 +53,21 @@ def row_losses(
     Errors: WorkbenchError for a row of one token, for another number of steps than rows, or a series that
     `trajectory` refuses.
     """
+    run = checkpoints.series(series) if isinstance(series, str) else series
+    metric = loss_on_rows(rows, read=read)
+    return trajectory(run, metric, log_x=log_x, loading=loading, cache=cache, progress=progress)
+
+
+def loss_on_rows(rows: TextsLike, *, read: Sequence[int | None] | None = None) -> Metric:
+    """The metric of `row_losses`, for `trajectory`: the loss on each row, and the mean over rows. Arguments and errors
+    are those of `row_losses`.
+    """
     texts = as_texts(rows)
     if min(texts.lengths) < 2:
         raise WorkbenchError(f"a row has {min(texts.lengths)} token; a loss needs at least 2")
-    names = _names(texts, read)
-    run = checkpoints.series(series) if isinstance(series, str) else series
-    metric = Metric("loss on rows", losses_of_rows, {"rows": Texts(texts.ids, texts.mask), "names": names}, unit="nats")
-    return trajectory(run, metric, log_x=log_x, loading=loading, cache=cache, progress=progress)
+    arguments = {"rows": Texts(texts.ids, texts.mask), "names": _names(texts, read)}
+    note = "Mean −log p of the tokens of each row; a row can be learned from the checkpoint after its step on."
+    return Metric("loss on rows", losses_of_rows, arguments, unit="nats", note=note)
 
 
 def losses_of_rows(model: OlmoForCausalLM, rows: TextsLike, names: Sequence[str]) -> dict[str, float]:
@@ -69,6 +79,11 @@ def losses_of_rows(model: OlmoForCausalLM, rows: TextsLike, names: Sequence[str]
         mask = texts.mask[numbers, 1 : ids.shape[1]].cpu()
         found[numbers] = (losses * mask).sum(1) / mask.sum(1)
     return {MEAN: float(found.mean()), **dict(zip(names, found.tolist(), strict=True))}
+
+
+@work_of(losses_of_rows)
+def _work(model: OlmoForCausalLM, rows: TextsLike, **_: object) -> Work:
+    return planned(token_losses, model, rows)
 
 
 def _names(texts: Texts, read: Sequence[int | None] | None) -> list[str]:

@@ -23,7 +23,7 @@ from workbench.page.session.code import code
 from workbench.page.session.prices import Expensive, Price, agree, priced
 from workbench.page.session.requests import Query, TabRequest
 from workbench.page.session.saved import is_saved
-from workbench.plots import emphasise, narrowed, plot, same_colours, untitled
+from workbench.plots import emphasise, marked, narrowed, plot, same_colours, untitled
 from workbench.progress import Progress
 from workbench.results import Grid, Points, Result
 from workbench.views.standalone import described
@@ -59,6 +59,7 @@ class View:
             number of tokens, layers or heads.
         pick: a menu that makes the same selection.
         line: name of the curve that is emphasised among many.
+        marks: places on the x axis of curves that get a tick.
         scale: the call whose result sets the colour scale; None means this call.
     """
 
@@ -68,6 +69,7 @@ class View:
     chooses: Chooses = field(default_factory=dict)
     pick: Pick | None = None
     line: str | None = None
+    marks: tuple[float, ...] = ()
     scale: Call | None = None
 
 
@@ -168,6 +170,7 @@ class Panel:
             picture = narrowed(picture) if self._beside else picture
             picture = picture if self._height is None else picture.update_layout(height=self._height)
             picture = picture if view.line is None else emphasise(picture, view.line)
+            picture = marked(picture, view.marks) if view.marks else picture
             picture = picture if view.scale is None else same_colours(picture, plot(scale))
         about = self._about | {
             "title": view.title or found.title,

@@ -19,6 +19,7 @@ from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.edit_lines import bounded, tapped
 from workbench.page.session.menus import choice
+from workbench.page.session.prompts import Prompt
 from workbench.page.session.text_requests import checked_ids
 from workbench.results import Curves
 from workbench.tokens import Tokenizer, vocabulary_labels
@@ -195,6 +196,57 @@ def documents(
             | {"begins": len(one.before) == place - document.place, "steps": steps[:NAMED_STEPS], "times": len(steps)}
         )
     return found
+
+
+@dataclass(frozen=True)
+class ReadNgram:
+    """The longest n-gram that ends in a token of a prompt, and the rows of the main run that held it.
+
+    Attributes:
+        text: the n-gram, safe to show.
+        length: number of its tokens; 0 if the token does not occur in the training text.
+        places: (step, row) of the rows, by step, each once.
+    """
+
+    text: str
+    length: int
+    places: tuple[tuple[int, int], ...]
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps at which rows held it, each once, ascending."""
+        return tuple(dict.fromkeys(step for step, _ in self.places))
+
+    @property
+    def told(self) -> str:
+        """What was read when, in a sentence."""
+        if not self.length:
+            return f"“{self.text}” does not occur in the training text."
+        if not self.places:
+            return f"No row of the main run held “{self.text}”."
+        steps = self.steps
+        when = f"step {steps[0]:,}" if len(steps) == 1 else f"{len(steps):,} steps, {steps[0]:,} to {steps[-1]:,}"
+        return f"“{self.text}” ({counted(self.length)}) was read at {when}."
+
+
+def read_ngram(bench: Bench, checkpoint: str, prompt: Prompt, token: int | None) -> ReadNgram:
+    """The longest n-gram that ends in a token of a prompt (None: the last one) and occurs in the training text.
+
+    Errors: WorkbenchError with the command that makes an index if there is none.
+    """
+    series = bench.series_of(checkpoint)
+    index, ids = corpus.open(series), bench.tokens(checkpoint, prompt)[0].tolist()
+    end = len(ids) if token is None or token >= len(ids) else token + 1
+    length = index.continuations(ids[:end]).suffix
+    ngram = ids[end - max(length, 1) : end]
+    rows = index.rows_with(ngram)[["step", "row"]].drop_duplicates()
+    places = tuple((int(step), int(row)) for step, row in rows.itertuples(index=False))
+    return ReadNgram(plain_text(ngram, bench.tokenizer(checkpoint)).strip(), length, places)
+
+
+def counted(tokens: int) -> str:
+    """A number of tokens in words."""
+    return f"{tokens:,} token{'' if tokens == 1 else 's'}"
 
 
 def rows_that_held(bench: Bench, index: corpus.SuffixIndex, ngram: Sequence[int], checkpoint: str) -> dict[str, Any]:

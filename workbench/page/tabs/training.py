@@ -1,15 +1,18 @@
 """Training: a metric at each checkpoint of a series' main run, and the attention maps at one of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import torch
 
-from workbench import metrics
+from workbench import corpus, metrics
 from workbench.analyses.support.sample_text import SAMPLE_TEXT
 from workbench.analyses.trajectory import Loading, trajectory
 from workbench.checkpoints import Checkpoint, is_here, locate
+from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
 from workbench.generation import generate
 from workbench.page import components
@@ -25,6 +28,7 @@ from workbench.page.session.menus import OVER, PROMPT, choice
 from workbench.page.session.prices import Expensive, Planner, agree, is_cheap, priced
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.requests import TabRequest
+from workbench.page.session.training_text import read_ngram
 from workbench.progress import Progress, steps
 from workbench.results import Curves
 
@@ -33,6 +37,7 @@ HOW = (
     "The main run from left to right: click a point to open its checkpoint on all tabs, or press Play to watch the "
     "selected head's map change."
 )
+ON_ROWS = "loss on rows that held the token's n-gram"
 FOLLOWED = "log-probability of a continuation"
 METRICS = {
     "induction score of heads": "induction",
@@ -45,6 +50,7 @@ METRICS = {
     "norm of the residual stream": "norm",
     "effective rank": "rank",
     "weight change a step": "weights",
+    ON_ROWS: "rows",
 }
 AXES = {
     "step, logarithmic": ("step", True),
@@ -55,6 +61,8 @@ AXES = {
 OF_SETS = ("loss", "kl", "norm", "rank", "previous", "first", "entropy")
 SCORES = ("induction", "previous", "first", "entropy")
 PLAYS = {"slider": "moment", "view": "through", "chart": "training"}
+MOST_ROWS = 6  # of which the loss is shown, spread evenly over those that held an n-gram
+MOST_MARKS = 2000
 MOST_WORDS = 4  # tokens of the default continuation, used if none is typed
 
 
@@ -72,19 +80,20 @@ def build(slot: Slot) -> None:
         min_width=150,
         render=False,
     )
+    marks = slot.link("marks", gr.Checkbox(False, label="Mark when it was read", min_width=120, scale=0, render=False))
     each_series = {checkpoint.name: name for name, checkpoint in slot.bench.known.items()}.values()
     some_absent = any(slot.bench.run_of(name) != slot.bench.run_here(name) for name in each_series)
     more = gr.Button("Fetch the others", size="sm", min_width=150, scale=0, visible=some_absent, render=False)
     with gr.Row(elem_classes="panels", elem_id="along"):
-        panel = Panel("training", "When did it form?", menus=[metric, axis, over, words, more], height=290)
+        panel = Panel("training", "When did it form?", menus=[metric, axis, over, words, marks, more], height=290)
         with gr.Column(min_width=260):
             button = agreement_button("through-price")
             view = components.attention_view(elem_id="through")
     metric.change(lambda chosen: gr.Textbox(visible=chosen == FOLLOWED), metric, words, show_progress="hidden")
     slot.link("continuation", words)
     fetched = gr.State(0)
-    controls = [metric, axis, words, fetched, over]
-    panel.draws(slot, training_view, inputs=controls, follows=["layer", "head", "texts"], with_progress=True)
+    controls, follows = [metric, axis, words, fetched, over, marks], ["token", "layer", "head", "texts"]
+    panel.draws(slot, training_view, inputs=controls, follows=follows, with_progress=True)
     work = guarded(lambda request, _, *more, **to: fetch(slot.bench, request, *more, **to), 1, True, slot.token_of)
     downloads = {"concurrency_limit": 1, "concurrency_id": DOWNLOADS}  # so model runs do not wait for them
     more.click(work, [slot.request, fetched], [slot.notice, fetched], show_progress_on=slot.notice, **downloads)
@@ -116,10 +125,57 @@ def training_view(
     continuation: str,
     _fetched: int = 0,
     over: str = PROMPT,
+    marks: bool = False,
     *,
     progress: Progress | None = None,
 ) -> View | str:
-    """A metric along the main run of the checkpoint's series; a sentence if fewer than two checkpoints are here."""
+    """A metric along the main run of the checkpoint's series; a sentence if fewer than two checkpoints are here.
+
+    With `marks`, and for the loss on rows, the steps at which rows held the selected token's n-gram get ticks.
+    """
+    if not marks and choice(metric, METRICS, "metric") != "rows":
+        return metric_view(bench, request, metric, axis, continuation, over, progress=progress)
+    try:
+        read = read_ngram(bench, request.query.checkpoint, request.query.prompt, request.selection.token)
+    except WorkbenchError as error:  # no index: the metric is drawn without ticks
+        if METRICS[metric] == "rows":
+            return str(error)
+        view = metric_view(bench, request, metric, axis, continuation, over, progress=progress)
+        return view if isinstance(view, str) else replace(view, note=f"{view.note} No ticks: {error}.")
+    if METRICS[metric] == "rows" and not read.places:
+        return read.told
+    view = metric_view(bench, request, metric, axis, continuation, over, read.places, progress=progress)
+    if isinstance(view, str):
+        return view
+    return replace(view, marks=ticks(bench, request, axis, read.steps), note=f"{view.note} Ticks: {read.told}")
+
+
+def ticks(bench: Bench, request: TabRequest, axis: str, read: Sequence[int]) -> tuple[float, ...]:
+    """Places on the axis of steps of the run: those that its checkpoints here have read, at most `MOST_MARKS`."""
+    last = bench.run_here(request.query.checkpoint)[-1]
+    recipe = RECIPES[last.name]
+    known = [step for step in read if last.step is None or step < last.step]
+    few = [known[n] for n in spread(len(known), MOST_MARKS)]
+    return tuple(recipe.tokens(step) if choice(axis, AXES, "axis")[0] == "tokens" else step for step in few)
+
+
+def spread(there: int, most: int) -> list[int]:
+    """Indices of at most `most` of the items that are there, evenly spread."""
+    return np.unique(np.linspace(0, there - 1, min(there, most)).astype(int)).tolist()  # type: ignore[no-any-return]
+
+
+def metric_view(
+    bench: Bench,
+    request: TabRequest,
+    metric: str,
+    axis: str,
+    continuation: str,
+    over: str,
+    rows: tuple[tuple[int, int], ...] = (),
+    *,
+    progress: Progress | None = None,
+) -> View | str:
+    """`training_view` without ticks; `rows` are the places of rows for the loss on rows."""
     metric = choice(metric, METRICS, "metric")
     axis, log = choice(axis, AXES, "axis")
     run, whole = bench.run_here(request.query.checkpoint), bench.run_of(request.query.checkpoint)
@@ -135,7 +191,13 @@ def training_view(
     chosen = bench.sets.get(request.selection.texts) if choice(over, OVER, "text") and metric in OF_SETS else None
     prompt = TokensOf(run[-1].id, request.query.prompt)
     tokens = prompt if chosen is None else TextsOf(run[-1].id, chosen.name)
-    measured = metric_call(tokens, metric, continuation, request.query.edits)
+    if metric == "rows":
+        series = run[-1].name
+        few = tuple(rows[n] for n in spread(len(rows), MOST_ROWS))
+        losses = Call.quick(corpus.loss_on_rows, Call.quick(corpus.chosen_rows, series, few))
+        measured = intervened(losses, run[-1].id, request.query.edits)
+    else:
+        measured = metric_call(tokens, metric, continuation, request.query.edits)
     note = Planner(bench).value(measured).note
     if metric == "continuation":
         note = f"{note} The continuation is “{continuation}”; type another one above."
@@ -148,6 +210,8 @@ def training_view(
     note = f"{note} {absent(whole, run)}".strip()
     ids = () if run == bench.main_run(run[-1].name) else tuple(one.id for one in run)
     call = Call.of(trajectory, SeriesRun(run[-1].name, ids), measured, **options)
+    if metric == "rows" and len(rows) > MOST_ROWS:
+        note = f"{note} {MOST_ROWS} of the {len(rows):,} rows, spread evenly over the run."
     if metric not in SCORES:
         return View(call, note)
     price = agree(bench, request, call)
@@ -182,9 +246,12 @@ def metric_call(tokens: TokensOf | TextsOf, metric: str, continuation: str, edit
     `tokens` are the prompt's or those of a set, by one checkpoint's tokenizer, since all share it.
     """
     plain = plain_metric(tokens, metric, continuation)
-    if not edits or metric == "weights":
-        return plain
-    return Call.quick(metrics.intervened, plain, InterventionsOf(tokens.name, edits))
+    return plain if metric == "weights" else intervened(plain, tokens.name, edits)
+
+
+def intervened(plain: Call, checkpoint: str, edits: str) -> Call:
+    """The call of a metric with interventions in each checkpoint, which the tokenizer of `checkpoint` reads."""
+    return Call.quick(metrics.intervened, plain, InterventionsOf(checkpoint, edits)) if edits else plain
 
 
 def plain_metric(tokens: TokensOf | TextsOf, metric: str, continuation: str) -> Call:
