@@ -7,12 +7,15 @@ import pytest
 import small_corpus
 import torch
 
-from workbench import WorkbenchError, checkpoints, corpus, tokenizer_of
+from workbench import WorkbenchError, checkpoints, corpus, token_losses, tokenizer_of, trajectory
+from workbench.analyses.support.cost import planned
 from workbench.corpus.replay import Replay
 from workbench.corpus.training_text import RECIPES
 from workbench.page.build.panel import View
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
+from workbench.page.session.code import code
+from workbench.page.session.prices import Planner
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.training_text import read_ngram
 from workbench.page.tabs.training import AXES, ON_ROWS, ticks, training_view
@@ -96,6 +99,24 @@ def test_the_loss_on_rows_is_that_of_row_losses(bench, index, tmp_path):
     assert view.marks == read.steps and found.x.tolist() == [0, 2000, 6000]
     for line, label in ((1, few.labels[0]), (2, few.labels[1])):
         assert found.values[found.lines.index(label)] == pytest.approx(expected.values[line], rel=1e-4)
+
+
+def test_the_price_of_the_losses_is_that_of_reading_the_rows_at_each_checkpoint(bench, index):
+    call = training_view(bench, request(4), ON_ROWS, STEP_AXIS, "", marks=False).call
+    metric = Planner(bench).value(call.arguments[1])
+    each = planned(token_losses, bench.outline(small_corpus.CHECKPOINT), metric.arguments["rows"])
+    new = planned(trajectory, list(bench.known.values()), metric, cache=None)
+    assert new.flops == len(STEPS) * each.flops > 0 and new.read > 0
+
+
+def test_the_copied_python_gives_the_same_losses(bench, index, monkeypatch):
+    call = training_view(bench, request(4), ON_ROWS, STEP_AXIS, "").call
+    source = code(call, bench)
+    assert "from workbench.corpus.row_losses import loss_on_rows" in source and "plot(result).show()" in source
+    monkeypatch.setattr(checkpoints, "series", lambda _: list(bench.known.values()))
+    names: dict = {}
+    exec(source.replace("plot(result).show()", ""), names)
+    assert (names["result"].values == result(call, bench).values).all()
 
 
 def test_without_an_index_the_metric_is_drawn_without_ticks(bench, tmp_path, monkeypatch):

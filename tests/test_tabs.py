@@ -86,7 +86,7 @@ def views(bench, tab_request):
         yield f"difference: {what}", compare.difference_view(bench, tab_request, other, what)
         yield f"floor of {what}", compare.difference_floor(bench, tab_request, other, what)
     for metric, axis in [
-        *((metric, "step") for metric in training.METRICS),
+        *((metric, "step") for metric in training.METRICS if metric != training.ON_ROWS),  # its rows are not known
         *product(["held-out loss"], training.AXES),
     ]:
         if "tokens" not in axis:  # the small series has no token counts
