@@ -32,12 +32,13 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor], part_of: str) -> None
 
 
 def open_shard(
-    path: Path, part_of: str, shapes: TensorForms, *, check_digest: bool = False
+    path: Path, part_of: str, shapes: TensorForms | None, *, check_digest: bool = False
 ) -> dict[str, Tensor] | None:
     """The tensors of a shard as memory maps; None if the file is missing, damaged, or part of another recording.
 
-    Changing a tensor in place does not change the file. `check_digest` reads the whole file; without it, only the
-    header and the size of the file are checked.
+    `shapes` are the forms that the tensors should have; None if they may have any. Changing a tensor in place does not
+    change the file. `check_digest` reads the whole file; without it, only the header and the size of the file are
+    checked.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -47,7 +48,7 @@ def open_shard(
         return None
     found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     mark, _, said = metadata.get(MARK, "").rpartition(" ")
-    if mark != part_of or found != dict(shapes) or (check_digest and said != digest(tensors)):
+    if mark != part_of or (shapes is not None and found != dict(shapes)) or (check_digest and said != digest(tensors)):
         return None
     return tensors
 

@@ -6,24 +6,31 @@ firing = sae.encode(run["blocks.2.resid_post"])              # the active featur
 model.run(ids, edits=[features.steer(sae, 417, 8.0)])
 """
 
+from workbench.features.card import FeatureCard, card, nearest
 from workbench.features.dictionary import Dictionary
 from workbench.features.editing import replace, set_to, steer, switch_off
 from workbench.features.files import embedded, load, save
 from workbench.features.firing import Firing, Gate
 from workbench.features.quality import Quality, quality
+from workbench.features.scan import FeatureScan, of
 from workbench.features.sources import Stored, Streamed
 from workbench.features.training import TrainingSettings, train
 
 __all__ = [
     "Dictionary",
+    "FeatureCard",
+    "FeatureScan",
     "Firing",
     "Gate",
     "Quality",
     "Stored",
     "Streamed",
     "TrainingSettings",
+    "card",
     "embedded",
     "load",
+    "nearest",
+    "of",
     "quality",
     "replace",
     "save",

@@ -1,18 +1,16 @@
 """How good a dictionary is: what it explains, how sparse it is, and what the model loses with it."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import pandas as pd
 import torch
-from torch import Tensor
 
-from hooks import OlmoForCausalLM, edits
+from hooks import edits
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.analyses.support.next_tokens import next_token_statistics
-from workbench.errors import WorkbenchError
 from workbench.features.dictionary import Dictionary
+from workbench.features.reading import Models, by_source, captured
 from workbench.progress import Progress, steps
 from workbench.texts import TextsLike
 
@@ -49,7 +47,7 @@ class Quality:
 @torch.no_grad()
 def quality(
     dictionary: Dictionary,
-    models: OlmoForCausalLM | Mapping[str, OlmoForCausalLM],
+    models: Models,
     tokens: TextsLike,
     *,
     progress: Progress | None = None,
@@ -64,8 +62,6 @@ def quality(
     Errors: WorkbenchError if the models are not those of the crosscoder, or the dictionary does not fit them.
     """
     named = by_source(dictionary, models)
-    for model in named.values():
-        dictionary.check_fits(model)
     first = next(iter(named.values()))
     texts = texts_for(first, tokens, at_least=2)
     per_token = run_bytes(first, capture=[dictionary.reads, dictionary.writes], logits=4) + 8 * len(dictionary)
@@ -74,14 +70,14 @@ def quality(
     count = texts.tokens
     total, squares = torch.zeros(1), torch.zeros(1)
     for batch in batches:
-        written = _captured(named, dictionary.writes, batch.ids).double()
+        written = captured(named, dictionary.writes, batch.ids).double()
         total, squares = total + written.sum((0, 1)), squares + written.square().sum((0, 1, 3))
     mean = total / count  # source d_model
     variance = squares - count * mean.square().sum(-1)
     wrong, active = torch.zeros(len(named), dtype=torch.double), torch.zeros(len(dictionary), dtype=torch.long)
     losses, fired = torch.zeros(3, len(named), dtype=torch.double), 0
     for batch in steps(batches, progress, "measures of a dictionary"):
-        read, written = (_captured(named, site, batch.ids) for site in (dictionary.reads, dictionary.writes))
+        read, written = (captured(named, site, batch.ids) for site in (dictionary.reads, dictionary.writes))
         given = read if dictionary.sources else read[:, :, 0]
         firing = dictionary.encode(given)
         made = dictionary.decode(firing, given)
@@ -112,27 +108,3 @@ def quality(
             tokens=count,
         )
     return found
-
-
-def by_source(
-    dictionary: Dictionary, models: OlmoForCausalLM | Mapping[str, OlmoForCausalLM]
-) -> dict[str, OlmoForCausalLM]:
-    """The models that a dictionary reads, in the order of its sources.
-
-    Errors: WorkbenchError if a source is missing, or several models are given for one.
-    """
-    if isinstance(models, OlmoForCausalLM):
-        models = {dictionary.model: models}
-    if not dictionary.sources:
-        if len(models) != 1:
-            raise WorkbenchError(f"a {dictionary.kind} reads one model, and {len(models)} are given")
-        return dict(models)
-    if missing := [name for name in dictionary.sources if name not in models]:
-        raise WorkbenchError(f"the crosscoder reads {', '.join(dictionary.sources)}; missing: {', '.join(missing)}")
-    return {name: models[name] for name in dictionary.sources}
-
-
-def _captured(models: Mapping[str, OlmoForCausalLM], site: str, ids: Tensor) -> Tensor:
-    """The activations of all models at a site: batch pos source d_model."""
-    runs = [model.run(ids, capture=site, captures_only=True)[site].flatten(2).float() for model in models.values()]
-    return torch.stack(runs, 2)

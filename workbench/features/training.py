@@ -59,7 +59,7 @@ class TrainingSettings:
     k: int = 16
     gate: GateName = "batchtopk"
     batches: int = 1600
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     warmup: int = 50
     dead_after: int = 200_000
     auxiliary: float = 1 / 32

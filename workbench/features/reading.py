@@ -1,0 +1,41 @@
+"""The activations that a dictionary reads, of one model or of all sources of a crosscoder."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from workbench.errors import WorkbenchError
+from workbench.features.dictionary import Dictionary
+
+Models = OlmoForCausalLM | Mapping[str, OlmoForCausalLM]
+"""The model that a dictionary reads; for a crosscoder all of its sources by id, in any order."""
+
+
+def by_source(dictionary: Dictionary, models: Models) -> dict[str, OlmoForCausalLM]:
+    """The models that a dictionary reads, in the order of its sources.
+
+    Errors: WorkbenchError if a source is missing, if several models are given for one, or if one does not fit.
+    """
+    given = {dictionary.model: models} if isinstance(models, OlmoForCausalLM) else dict(models)
+    if not dictionary.sources and len(given) != 1:
+        raise WorkbenchError(f"a {dictionary.kind} reads one model, and {len(given)} are given")
+    if missing := [name for name in dictionary.sources if name not in given]:
+        raise WorkbenchError(f"the crosscoder reads {', '.join(dictionary.sources)}; missing: {', '.join(missing)}")
+    found = {name: given[name] for name in dictionary.sources} if dictionary.sources else given
+    for model in found.values():
+        dictionary.check_fits(model)
+    return found
+
+
+def captured(models: Mapping[str, OlmoForCausalLM], site: str, ids: Tensor) -> Tensor:
+    """The activations of all models at a site: batch pos source d_model, float32."""
+    runs = [model.run(ids, capture=site, captures_only=True)[site].flatten(2).float() for model in models.values()]
+    return torch.stack(runs, 2)
+
+
+def read_by(dictionary: Dictionary, models: Mapping[str, OlmoForCausalLM], ids: Tensor) -> Tensor:
+    """What a dictionary encodes: batch pos d_model, in a crosscoder batch pos source d_model."""
+    found = captured(models, dictionary.reads, ids)
+    return found if dictionary.sources else found[:, :, 0]
