@@ -89,7 +89,8 @@ def test_draws_are_averaged(model: OlmoForCausalLM, tokens: Tensor, other_tokens
     outcomes = [
         ablation(model, tokens[:1], TARGET, draws=1, **options | {"reference": text}) for text in other_tokens.split(1)
     ]
-    for name in ("loss", "log_probability"):
+    assert np.array_equal(grids["surprisal"].values, -grids["log_probability"].values)
+    for name in ("loss", "log_probability", "surprisal"):
         one, other = (outcome[name].values for outcome in outcomes)
         drawn = (grids[name].values - other) / (one - other)  # the fraction of draws of the first text, in every cell
         share = np.round(5 * np.median(drawn)) / 5

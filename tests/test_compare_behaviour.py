@@ -80,6 +80,11 @@ def test_the_summary_is_the_mean_of_what_is_defined(two, tokens):
     measures = compare_behaviour(*two, tokens)
     summary = dict(zip(*(lambda s: (s.names, s.values))(behaviour_summary(measures)), strict=True))
     assert summary == pytest.approx({name: np.nanmean(curves.values) for name, curves in measures.items()}, rel=1e-5)
+    parts = behaviour_summary(measures, unit="nats"), behaviour_summary(measures, unit="")
+    assert [part.unit for part in parts] == ["nats", ""] and parts[1].names == ("overlap", "flip")
+    assert summary == {name: value for part in parts for name, value in zip(part.names, part.values, strict=True)}
+    with pytest.raises(WorkbenchError, match="unit='bits'; choices: 'nats', ''"):
+        behaviour_summary(measures, unit="bits")
 
 
 def test_divergences_of_distributions_that_share_nothing():

@@ -21,7 +21,7 @@ Weights = Callable[[Any, str], float]
 
 def of_tokens(result: Any, name: str, length: int) -> float:
     """Losses and queries count once for each token but the first; what is said of a text's end counts once."""
-    once = "target" in name or name == "log_probability"
+    once = "target" in name or name in ("log_probability", "surprisal")
     return 1.0 if once else length - 1.0
 
 

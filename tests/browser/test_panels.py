@@ -94,6 +94,10 @@ def test_hidden_states_choose_a_token_and_a_layer_and_download(visit: Visit):
     plotted(page, "#lens")
     expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 2")  # that of the head
     assert page.locator("#lens .figure").evaluate("(figure) => figure.scrollLeft") == 0  # it opens at its start
+    page.locator("#lens .figure").hover()
+    page.mouse.wheel(300, 0)  # and later tokens are reached by scrolling
+    page.wait_for_function("document.querySelector('#lens .figure').scrollLeft > 0")
+    page.locator("#lens .figure").evaluate("(figure) => figure.scrollTo(0, 0)")
     click_at(page, "#lens", 0.3, 0.5)  # the row of layer 1
     expect(page.locator("#spine .token[aria-selected=true]")).to_have_count(1)
     page.wait_for_function("new URL(location).searchParams.get('layer') === '1'")

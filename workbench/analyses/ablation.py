@@ -48,9 +48,9 @@ def ablation(
 
     - `loss`: the change of the mean −log p of the tokens of the texts. Positive where the part helped.
     - `log_probability`, if a `token` is given: the change of its log-probability after `position`, mean over the texts.
-      Negative where the part helped.
+      Negative where the part helped. `surprisal`: the same with the other sign, the change of its −log p.
 
-    Both have their standard error over texts (`errors`, with two texts or more) and the number of texts.
+    All have their standard error over texts (`errors`, with two texts or more) and the number of texts.
 
     The `method` decides what replaces the activation of the part:
 
@@ -59,7 +59,7 @@ def ablation(
     - "resample": the part's activation at the same position of another text, drawn with `seed` from `reference`
       (default: the texts themselves; Wang et al. 2022, arXiv 2211.00593; Chan et al. 2022, "Causal scrubbing"). All
       texts must have one length. The result is the mean over `draws` draws. With two or more draws, its standard error
-      over the draws is returned as `loss_error` and `log_probability_error`.
+      over the draws is returned as `loss_error` and `log_probability_error`, `surprisal_error`.
 
     A head is replaced before the output projection, so in OLMo 2 and 3 the norm after attention is computed again. An
     MLP is replaced where its output is added to the residual stream.
@@ -275,14 +275,20 @@ def _grids(changes: Tensor, counts: Tensor, method: str, target: str | None) -> 
 
     changes: draw text layer part 1|2, sums over each text; counts: text 1|2, the numbers that were summed.
     """
+    changes = torch.cat([changes, -changes[..., 1:]], -1)  # loss, log-probability, surprisal
+    counts = torch.cat([counts, counts[..., 1:]], -1)
     draws, texts = changes.shape[:2]
     over_texts = MeansOverTexts()
     over_texts.add(changes.mean(0), counts[:, None, None])
     by_draw = changes.sum(1) / counts.sum(0)  # draw layer part 1|2
     how = f"{method} ablation" + (f", {draws} draws" if draws > 1 else "")
     grids: dict[str, Grid] = {}
-    for number, (key, values) in enumerate(zip(("loss", "log_probability"), by_draw.unbind(-1), strict=False)):
-        name = "loss" if key == "loss" else f"log-probability of {target}"
+    names = {
+        "loss": "loss",
+        "log_probability": f"log-probability of {target}",
+        "surprisal": f"surprisal of {target}",
+    }
+    for number, ((key, name), values) in enumerate(zip(names.items(), by_draw.unbind(-1), strict=False)):
         columns = [*range(values.shape[2] - 1), "MLP"]
         grid = partial(Grid, rows=range(values.shape[1]), columns=columns, column_name="part", unit="nats")
         title = f"Change of the {name} without a head or an MLP ({how})"

@@ -90,11 +90,18 @@ def _refuse_undefined(found: Mapping[str, Tensor], texts: Texts) -> None:
         refuse_undefined(found[name].where(texts.mask.cpu(), 0)[:, 1:], f"loss in {of}")
 
 
-def behaviour_summary(measures: Measures) -> Scores:
+def behaviour_summary(measures: Measures, *, unit: str | None = None) -> Scores:
     """The mean over all tokens of each measure of `compare_behaviour`, to compare pairs of checkpoints.
 
-    It has its standard error over texts.
+    It has its standard error over texts. `unit` chooses the measures in one unit, which a plot can show on one axis:
+    "nats", or "" for shares between 0 and 1; None takes all.
+
+    Errors: WorkbenchError for a unit that no measure has.
     """
+    units = dict.fromkeys(measure.unit for measure in measures.values())
+    if unit is not None and unit not in units:
+        raise WorkbenchError(f"unit={unit!r}; choices: {', '.join(map(repr, units))}")
+    measures = Measures(**{name: each for name, each in measures.items() if unit in (None, each.unit)})
     found = np.stack([measure.values for measure in measures.values()], axis=-1)  # text pos measure
     means = means_over_texts(np.nansum(found.astype(np.float64), axis=1), (~np.isnan(found)).sum(1))
     return Scores(
@@ -102,6 +109,7 @@ def behaviour_summary(measures: Measures) -> Scores:
         list(measures),
         title="Mean over tokens",
         value_name="mean",
+        unit=unit or "",
         signed=True,
         value_when_equal=[measure.value_when_equal for measure in measures.values()],
         errors=means.errors,

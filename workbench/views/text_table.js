@@ -9,7 +9,7 @@ let order = null, // {column, down}
   page = 0;
 
 const SHOWN = {
-  number: wb.digits,
+  number: (value) => (Math.abs(value) >= 1 && Math.abs(value) < 1000 ? value.toFixed(2) : wb.digits(value)),
   count: (value) => value.toLocaleString("en"),
   percent: wb.percent,
 };

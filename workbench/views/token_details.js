@@ -74,7 +74,6 @@ function drawLens(lens) {
       ["faint", layer],
       ["word", text],
       ["percent number faint", best],
-      ["bar", probability],
       ["percent number", probability],
       ["number faint", `#${rank}`],
     ]);
@@ -82,7 +81,7 @@ function drawLens(lens) {
     line.classList.toggle("chosen", id === now.text.ids[now.token]);
     return line;
   });
-  fill("lens", rows.length ? [names("layer", "likeliest", "", "", "this token", "rank"), ...rows] : [], "");
+  fill("lens", rows.length ? [names("layer", "likeliest", "", "this token", "rank"), ...rows] : [], "");
 }
 
 function drawHeads(section, weights, empty) {

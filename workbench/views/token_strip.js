@@ -71,7 +71,8 @@ function makeCell(index) {
 function measured() {
   const known = (value.scores ?? []).filter((score) => score !== null);
   if (!value.probability || !known.length) return value.measure ?? "";
-  return `${value.measure}, mean ${wb.digits(known.reduce((sum, score) => sum + score, 0) / known.length)}`;
+  const mean = known.reduce((sum, score) => sum + score, 0) / known.length;
+  return `${value.measure}, mean ${wb.digits(mean)} ${value.unit ?? ""};`.replace(" ;", ";");
 }
 
 function legend() {

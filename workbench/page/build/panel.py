@@ -4,7 +4,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 from gradio.components import Component
@@ -73,12 +73,24 @@ class View:
     scale: Call | None = None
 
 
-def menu(entries: Iterable[str], label: str) -> gr.Dropdown:
+def menu(entries: Iterable[str], label: str, visible: bool = True) -> gr.Dropdown:
     """A menu for the head of a panel, which renders it; the first entry is chosen."""
     entries = list(entries)
     return gr.Dropdown(
-        entries, value=entries[0], label=label, container=False, min_width=120, elem_classes="menu", render=False
+        entries,
+        value=entries[0],
+        label=label,
+        container=False,
+        min_width=120,
+        elem_classes="menu",
+        visible=shown_if(visible),
+        render=False,
     )
+
+
+def shown_if(visible: bool) -> bool | Literal["hidden"]:
+    """The visibility of a control. One that is not shown stays on the page, so that it keeps its value."""
+    return visible or "hidden"
 
 
 class Panel:

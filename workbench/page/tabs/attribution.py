@@ -143,7 +143,7 @@ def uncounted(opened: OpenedPrompt, edits: str) -> str:
 
 
 def ablation_view(bench: Bench, request: TabRequest, token: str, against: str, method: str, over: str = PROMPT) -> View:
-    """The change of the token's log-probability when a head or an MLP is ablated, for each of them; over the set of
+    """The change of the token's surprisal when a head or an MLP is ablated, for each of them; over the set of
     texts, the change of its loss."""
     method = choice(method, ABLATIONS, "ablation")
     if choice(over, OVER, "text"):
@@ -156,8 +156,8 @@ def ablation_view(bench: Bench, request: TabRequest, token: str, against: str, m
         return View(Call.of(ablation, *texts_of(request), method=method)["loss"], note, chooses=chooses)
     question = question_of(bench, request, token, "")
     call = Call.of(ablation, *prompt_of(request), *question.targets, method=method, **question.options)
-    call = call["log_probability"]
-    note = "Change of the log-probability without the part, with its effects on later layers. Blue: the part helps."
+    call = call["surprisal"]
+    note = "Change of −log p without the part, with its effects on later layers. Orange: the part helps."
     return View(call, note + (" The other token is not used here." if against else ""), chooses=question.heads)
 
 

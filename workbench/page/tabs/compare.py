@@ -50,6 +50,7 @@ BY_TOKEN = {
     "KL(A ‖ B) of the predictions": ("kl", "How far B's prediction at this token is from A's, over all tokens."),
     "KL(B ‖ A) of the predictions": ("kl_reverse", "How far A's prediction at this token is from B's."),
 }
+UNITS = {"losses and divergences, nats": "nats", "shares of predictions": ""}
 DIFFERENCES = {
     "attention of each head": "attention",
     "hidden states (CKA)": "cka",
@@ -113,7 +114,9 @@ def build(slot: Slot) -> None:
     Panel("by-token-floor", "How much of it is noise?", of_tokens=True).draws(
         slot, by_token_floor, inputs=[other, what]
     )
-    Panel("set-difference", "And over the set of texts?").draws(slot, set_view, inputs=[other], follows=["texts"])
+    unit = slot.link("set_unit", menu(UNITS, "Unit of the means"))
+    panel = Panel("set-difference", "And over the set of texts?", menus=[unit])
+    panel.draws(slot, set_view, inputs=[other, unit], follows=["texts"])
     what = slot.link("difference", menu(DIFFERENCES, "Difference"))
     with gr.Row(elem_classes="panels"):
         panel = Panel("difference", "What changed inside?", menus=[what], beside=True)
@@ -171,9 +174,13 @@ def continuation(bench: Bench, request: TabRequest, name: str, checkpoint: str, 
     if not bench.is_loaded(checkpoint):
         agree(bench, request, outlined_text(checkpoint, query.prompt, settings))
     call = text_call(bench, TextRequest(checkpoint, query.prompt, "", query.edits, *checked_settings(settings)))
-    return View(
-        call, "Both checkpoints sample with the same random numbers.", title=f"{name}: {label(bench.known[checkpoint])}"
-    )
+    return View(call, f"{drawn_how(settings)}.", title=f"{name}: {label(bench.known[checkpoint])}")
+
+
+def drawn_how(settings: Sequence[float]) -> str:
+    """How the two texts are drawn, so that they differ by the checkpoints alone."""
+    temperature = checked_settings(settings)[1]
+    return "Both checkpoints sample with the same random numbers" if temperature else "The likeliest token each time"
 
 
 def outlined_text(checkpoint: str, prompt: Prompt, settings: Sequence[float]) -> Call:
@@ -199,7 +206,7 @@ def mixed_text(
     call = text_call(bench, TextRequest(pair.b, request.query.prompt, "", pair.edits, *checked_settings(settings)))
     call = replace(call, arguments=(mixed, *call.arguments[1:]))
     title = f"B with {name if kind == 'head' else f'{kind} of layer {layer}'} of A"
-    note = "This text uses the same random numbers, too. Choose the head here or in the grid above."
+    note = f"{drawn_how(settings)}, as above. Choose the head here or in the grid above."
     return View(call, note, title=title, pick=pick)
 
 
@@ -217,8 +224,9 @@ def by_token_floor(bench: Bench, request: TabRequest, other: str, what: str) -> 
     return floor_view(bench, pair, predictions(pair, measure))
 
 
-def set_view(bench: Bench, request: TabRequest, other: str) -> View:
+def set_view(bench: Bench, request: TabRequest, other: str, unit: str = next(iter(UNITS))) -> View:
     """The mean differences between A's and B's predictions over the tokens of the set of texts."""
+    unit = choice(unit, UNITS, "unit")
     a, b = in_order(bench, request, other)
     found, (model_a, model_b) = (
         bench.sets.get(request.selection.texts),
@@ -227,7 +235,7 @@ def set_view(bench: Bench, request: TabRequest, other: str) -> View:
     texts = TextsOf(a, found.name)
     if not torch.equal(*(bench.texts(one, found.name).ids for one in (a, b))):
         raise WorkbenchError(f"{a} and {b} tokenise {found.title} differently and cannot be compared")
-    call = Call.quick(behaviour_summary, Call.of(compare_behaviour, model_a, model_b, texts))
+    call = Call.quick(behaviour_summary, Call.of(compare_behaviour, model_a, model_b, texts), unit=unit)
     note = (
         f"Means over the tokens of {found.counted}; bars are standard errors over texts. Other panels show the prompt."
     )

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import torch
+from gradio.components import Component
 
 from workbench import corpus, metrics
 from workbench.analyses.support.sample_text import SAMPLE_TEXT
@@ -16,7 +17,7 @@ from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
 from workbench.generation import generate
 from workbench.page import components
-from workbench.page.build.panel import Panel, View, head_pick, menu
+from workbench.page.build.panel import Panel, View, head_pick, menu, shown_if
 from workbench.page.build.slot import DOWNLOADS, Slot, agreement_button, asked, guarded
 from workbench.page.session.arguments import InterventionsOf, ModelOf, SeriesRun, TextsOf, TokensOf
 from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, label
@@ -70,7 +71,7 @@ def build(slot: Slot) -> None:
     """The panel of a metric along the series, and below it the player and the map of a head at its checkpoint."""
     metric = slot.link("metric", menu(METRICS, "Metric"))
     axis = slot.link("axis", menu(AXES, "Axis"))
-    over = slot.link("over", menu(OVER, "Measured on"))
+    over = slot.link("over", menu(OVER, "Measured on", visible=METRICS[metric.value] in OF_SETS))
     words = gr.Textbox(
         "",
         label="Continuation",
@@ -89,7 +90,7 @@ def build(slot: Slot) -> None:
         with gr.Column(min_width=260):
             button = agreement_button("through-price")
             view = components.attention_view(elem_id="through")
-    metric.change(lambda chosen: gr.Textbox(visible=chosen == FOLLOWED), metric, words, show_progress="hidden")
+    metric.change(fitting_controls, metric, [words, over], show_progress="hidden")
     slot.link("continuation", words)
     fetched = gr.State(0)
     controls, follows = [metric, axis, words, fetched, over, marks], ["token", "layer", "head", "texts"]
@@ -107,6 +108,12 @@ def build(slot: Slot) -> None:
     slot.shows(head_through_training, inputs=[moment], outputs=outputs, agreement=button, with_progress=True)
     slot.runs(panel.tools.select, clicked, outputs=[moment, slot.checkpoint])
     slot.runs(opened.click, checkpoint_at, inputs=[moment], outputs=[slot.checkpoint])
+
+
+def fitting_controls(metric: object) -> list[Component]:
+    """The box for a continuation and the menu of texts to measure on; each is shown if the metric depends on it."""
+    measured = choice(metric, METRICS, "metric")
+    return [gr.Textbox(visible=metric == FOLLOWED), gr.Dropdown(visible=shown_if(measured in OF_SETS))]
 
 
 def fetch(bench: Bench, request: TabRequest, times: int, progress: Progress | None = None) -> Iterator[int]:
