@@ -32,7 +32,7 @@ from workbench.page.session.code import code
 from workbench.page.session.menus import SET
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.steered import telling_answers
-from workbench.page.session.text_sets import OWN, TextSets, format_of, named_set
+from workbench.page.session.text_sets import NO_LABELS, OWN, TextSets, format_of, named_set
 from workbench.page.tabs import attribution, compare, hidden_states, training
 from workbench.page.tabs import texts as tab
 from workbench.texts import Texts
@@ -305,6 +305,20 @@ def test_ablation_and_training_are_means_over_the_set(bench, own, monkeypatch, t
         of_set = any(isinstance(needed, TextsOf) for needed in view.call.needs())
         assert of_set == ("24 texts" in view.note) != ("does not depend on the set" in view.note), metric
         result(view.call, bench)
+
+
+def test_labels_are_read_along_training(bench, own):
+    """The last checkpoint has the accuracies of the tab Texts; a set without labels says so."""
+    request = request_for(bench, own.name)
+    call = training.training_view(bench, request, "labels of the set, read by a probe", "step", "").call
+    curves, last = result(call, bench), result(tab.probe_view(bench, request).call, bench)
+    assert curves.values.shape[0] == last.values.shape[1] and np.allclose(curves.values[:, -1], last.values[0])
+    assert np.allclose(run_copied(code(call, bench), "probe")["result"].values, curves.values)
+    plain = bench.sets.add("plain.txt", "\n".join(TEXTS))
+    said = training.training_view(
+        bench, request_for(bench, plain.name), "labels of the set, read by a probe", "step", ""
+    )
+    assert said == NO_LABELS
 
 
 def test_scores_of_the_rail_are_means_over_the_set_with_their_errors(bench, own):

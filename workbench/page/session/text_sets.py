@@ -22,6 +22,7 @@ MOST_KEPT = 32  # sets of one's own
 MOST_TEXTS = 10_000
 WRITTEN_OUT = 20_000  # characters of a set of one's own that the copied Python contains
 GONE = "this set is no longer in memory; paste it, or open its file, once more"
+NO_LABELS = "This set has no labels, so there is nothing to read: choose one with labels, or name their column."
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from workbench.page.session.menus import choice
 from workbench.page.session.prices import Expensive, agree, priced
 from workbench.page.session.requests import Selection, TabRequest
 from workbench.page.session.steered import steering_call, telling_answers
-from workbench.page.session.text_sets import TextSet
+from workbench.page.session.text_sets import NO_LABELS, TextSet
 from workbench.progress import Progress
 from workbench.results import Scores
 from workbench.tokens import token_labels
@@ -66,7 +66,6 @@ BOXES = (
     ("instead", "Other answer", "most telling"),
 )
 MOST_LABELS = 8  # that a sentence lists
-NO_LABELS = "This set has no labels, so there is nothing to read: choose one with labels, or name their column."
 
 
 def build(slot: Slot) -> None:

@@ -29,6 +29,7 @@ from workbench.page.session.menus import OVER, PROMPT, choice
 from workbench.page.session.prices import Expensive, Planner, agree, is_cheap, priced
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.requests import TabRequest
+from workbench.page.session.text_sets import NO_LABELS, TextSet
 from workbench.page.session.training_text import read_ngram
 from workbench.progress import Progress, steps
 from workbench.results import Curves
@@ -52,6 +53,7 @@ METRICS = {
     "effective rank": "rank",
     "weight change a step": "weights",
     ON_ROWS: "rows",
+    "labels of the set, read by a probe": "probe",
 }
 AXES = {
     "step, logarithmic": ("step", True),
@@ -195,7 +197,9 @@ def metric_view(
             agree(bench, request, Call.of(generate, *texts, max_new_tokens=MOST_WORDS))
         continuation = written_next(bench, run[-1].id, request.query.prompt)
     options = {"axis": axis, **({"log_x": True} if log else {}), **loading_of(bench)}
-    chosen = bench.sets.get(request.selection.texts) if choice(over, OVER, "text") and metric in OF_SETS else None
+    chosen = set_of(bench, request, metric, over)
+    if metric == "probe" and (chosen is None or chosen.labels is None):
+        return NO_LABELS
     prompt = TokensOf(run[-1].id, request.query.prompt)
     tokens = prompt if chosen is None else TextsOf(run[-1].id, chosen.name)
     if metric == "rows":
@@ -233,6 +237,12 @@ def metric_view(
         pick=pick,
         line=line,
     )
+
+
+def set_of(bench: Bench, request: TabRequest, metric: str, over: str) -> TextSet | None:
+    """The set of texts that a metric is measured on; None if that is the prompt, or text that the metric chooses."""
+    is_chosen = metric in OF_SETS and choice(over, OVER, "text")
+    return bench.sets.get(request.selection.texts) if is_chosen or metric == "probe" else None
 
 
 def absent(whole: list[Checkpoint], here: list[Checkpoint]) -> str:
@@ -277,6 +287,8 @@ def plain_metric(tokens: TokensOf | TextsOf, metric: str, continuation: str) -> 
             return Call.quick(metrics.effective_rank, sample)
         case "weights":
             return Call.quick(metrics.weight_change)
+        case "probe":
+            return Call.quick(metrics.probe_accuracy, tokens)
     return Call.quick(metrics.head_scores, tokens, metric, samples=SAMPLES if metric == "induction" else 0)
 
 
