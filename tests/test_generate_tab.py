@@ -135,6 +135,9 @@ def test_tokens_are_looked_at_as_the_analyses_do(bench):
         assert found.looked_at.values == pytest.approx(maps.values[:, position + 1 :, position], abs=1e-5)
         log_p = opened.model.run(ids).logits[0, position - 1].softmax(-1)
         assert found.expected["probability"].tolist() == pytest.approx(log_p.topk(10).values.tolist(), abs=1e-5)
+        after = opened.model.run(ids).logits[0, position].softmax(-1).topk(10)
+        assert found.following["probability"].tolist() == pytest.approx(after.values.tolist(), abs=1e-5)
+        assert found.following["id"].tolist() == after.indices.tolist()
 
 
 def test_an_edited_texts_token_is_looked_at_with_the_edits(bench):
@@ -175,6 +178,7 @@ def test_the_first_and_the_last_token_can_be_looked_at(bench):
     )
     assert first["expected"] == first["lens"] == first["looks"] == [] and first["first"] == 1.0
     assert last_one["looked_at"] == [] and len(last_one["expected"]) == 10
+    assert first["next"][2] > 0 and last_one["next"][2] > 0
 
 
 def test_a_look_as_python_gives_the_same_table(bench):

@@ -38,6 +38,7 @@ class Inspection(Storable):
             the first token.
         looks: the attention weights of each head with this token as the query.
         looked_at: head × later token: the attention weight of each later token on this token.
+        following: table of the likeliest tokens after this one, with the columns of `expected`.
     """
 
     position: int
@@ -45,6 +46,7 @@ class Inspection(Storable):
     lens: pd.DataFrame
     looks: Maps
     looked_at: Grid
+    following: pd.DataFrame = field(default_factory=pd.DataFrame)
     title: str = "One token"
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -54,7 +56,7 @@ class Inspection(Storable):
 
     def table(self) -> pd.DataFrame:
         """All numbers in one table; the column `part` names the attribute that a row comes from."""
-        parts = {"expected": self.expected, "lens": self.lens}
+        parts = {"expected": self.expected, "lens": self.lens, "following": self.following}
         parts |= {"looks": self.looks.table(), "looked_at": self.looked_at.table()}
         return pd.concat([table.assign(part=name) for name, table in parts.items()], ignore_index=True)
 
@@ -96,6 +98,7 @@ def token_inspection(
         _lens(model, run, batch[0, position : position + 1] if position else batch[0, :0], tokenizer),
         Maps(run.stack("attn.pattern")[:, 0].flatten(0, 1), names, labels[: position + 1], queries=[position]),
         Grid(looked_at, names, labels[position + 1 :], row_name="head", value_name="attention"),
+        _expected(run.logits[0, -1:], top_k, tokenizer),
     )
 
 

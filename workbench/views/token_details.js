@@ -158,6 +158,7 @@ async function inspect(told) {
   if (!now) return;
   renew();
   heading();
+  find(".why").textContent = "Why the next prediction?";
   offerActions();
   if (told.ngram) seen?.open(told.ngram);
   else seen?.renew();
@@ -168,6 +169,7 @@ async function inspect(told) {
     problem.textContent = "";
     drawExpected(found.expected);
     drawLens(found.lens ?? []);
+    if (found.next) find(".why").textContent = `Why “${found.next[0]}” next? ${wb.percent(found.next[2])}`;
     drawHeads("looks", found.looks ?? [], "");
     drawHeads("looked_at", found.looked_at ?? [], found.looked_at ? "no token follows the last one" : "");
     if (found.first !== undefined)

@@ -102,6 +102,7 @@ def looked_at(bench: Bench, request: TokenRequest) -> dict[str, Any]:
     return {
         "expected": found.expected.values.tolist(),
         "lens": found.lens.values.tolist(),
+        "next": found.following.values[0].tolist(),
         "looks": strongest(weights[:, 1:], found.looks.heads, 1),
         "first": float(weights[:, 0].mean()),
         "looked_at": strongest(found.looked_at.values, found.looked_at.rows, found.position + 1),
