@@ -67,7 +67,8 @@ def _most(results: Sequence[Shape]) -> Shape:
     furthest = np.abs(found - equal).argmax(0)  # argmax picks NaN, if there is one
     values = np.where(np.isnan(equal), np.nan, np.take_along_axis(found, furthest[None], 0)[0])
     first = without_errors(results[0])
-    return dataclasses.replace(first, values=values, title=f"Noise floor. {first.title}", signed=False)
+    name = f"|{first.value_name}|" if first.signed else first.value_name
+    return dataclasses.replace(first, values=values, title=f"Noise floor. {first.title}", value_name=name, signed=False)
 
 
 def _ratio(pair: Shape, floor: Shape) -> Shape:
