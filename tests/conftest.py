@@ -239,6 +239,7 @@ SLOW_FILES = frozenset(  # files that `make quick` leaves out
         "docs",
         "documentation_examples",
         "every_analysis",
+        "feature_commands",
         "feature_scan",
         "feature_training",
         "generate_tab",

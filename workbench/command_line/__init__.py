@@ -25,7 +25,7 @@ from workbench.streams import show as print_out  # `show` is a command
 
 COMMANDS = (
     "generate", "attention", "lens", "probe", "steer", "texts", "ablate", "attribute", "patch", "compare", "trajectory",
-    "corpus", "check", "show",
+    "corpus", "features", "check", "show",
 )  # fmt: skip
 PROGRAM = ("python", "-m", "workbench")
 CONSOLE_SCRIPT = "olmo-workbench"

@@ -9,6 +9,7 @@ first, if it is not at hand. A training that was stopped goes on from the folder
 import argparse
 import json
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ import torch
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
-from workbench.features import Dictionary, Streamed, TrainingSettings, load, quality, save, train
+from workbench.activations import Activations, record
+from workbench.features import Dictionary, Stored, Streamed, TrainingSettings, load, quality, save, train
 from workbench.features.files import EMBEDDED
+from workbench.features.sources import ActivationSource
 from workbench.tiny_olmo.build_files import SERIES
 from workbench.tiny_olmo.data import PARTS, default_cache, prepare, rows_source, token_files
 from workbench.tiny_olmo.data import SOURCES as SOURCES_OF_TEXT
@@ -28,12 +31,13 @@ from workbench.tiny_olmo.tokenizer import VOCAB
 LAST = "tiny-olmo@step6000"
 RUN = (0, 200, 500, 600, 700, 1000, 2000, 6000)
 SOURCES = (*(f"tiny-olmo@step{step}" for step in RUN), f"{LAST}-order2", f"{LAST}-order3")
-STEPS = (*range(4000, 4400), *range(5000, 5400))  # whose rows are read
+STEPS = (*range(4000, 4120), *range(5000, 5120))  # whose rows are read
 HELD_OUT_ROWS, ROW = {"english": 320, "code": 80}, 128
 SCORES = EMBEDDED / "scores.json"
-MAIN = TrainingSettings(features=2048, k=16, batches=1600)
-SMALLER = TrainingSettings(features=1024, k=16, batches=800, dead_after=100_000)
-CROSS = TrainingSettings(features=1024, k=16, batches=600, dead_after=100_000)
+MAIN = TrainingSettings(features=2048, k=16, batches=1600, half=True)
+SMALLER = TrainingSettings(features=1024, k=16, batches=700, dead_after=100_000, half=True)
+CROSS = TrainingSettings(features=1024, k=16, batches=250, dead_after=100_000, half=True)
+SITES = ("blocks.*.resid_post", "blocks.*.mlp_in", "blocks.*.mlp_out")  # that are recorded of the last checkpoint
 CROSSCODER = "step6000/crosscoder.blocks.2.resid_post"
 PLANS: dict[str, tuple[tuple[str, ...], str, str | None, TrainingSettings]] = {
     # folder -> checkpoints, the site that is read, the one that is written, settings
@@ -44,6 +48,7 @@ PLANS: dict[str, tuple[tuple[str, ...], str, str | None, TrainingSettings]] = {
 }
 
 
+@cache
 def rows_of_text() -> tuple[list[torch.Tensor], torch.Tensor]:
     """(rows of training tokens, of two lengths; held-out rows: row pos, four in five of English and the rest code)."""
     files, (train_on, held) = token_files(default_cache(), SERIES), PARTS
@@ -58,11 +63,23 @@ def rows_of_text() -> tuple[list[torch.Tensor], torch.Tensor]:
     return [row[:-1] for rows in drawn for row in rows], torch.cat(kept)
 
 
-def made(name: str, rows: list[torch.Tensor], held_out: torch.Tensor, work: Path) -> Dictionary:
+@cache
+def recording(work: Path) -> Activations:
+    """The activations of the last checkpoint, on disk."""
+    return record(checkpoints.load(LAST)[0], rows_of_text()[0], SITES, work, dtype=torch.float16, checkpoint=LAST)
+
+
+def made(name: str, work: Path) -> Dictionary:
     """Train one dictionary, write it, and write its scores."""
     ids, reads, writes, settings = PLANS[name]
+    rows, held_out = rows_of_text()
     models: dict[str, OlmoForCausalLM] = {one: checkpoints.load(one)[0] for one in ids}
-    trained = train(Streamed(models, rows, reads, writes), settings, work / name.replace("/", "-"))
+    source: ActivationSource
+    if len(ids) == 1:
+        source = Stored(recording(work / "activations"), reads, writes, family=models[LAST].config.model_type)
+    else:
+        source = Streamed(models, rows, reads, writes)
+    trained = train(source, settings, work / name.replace("/", "-"))
     save(trained, EMBEDDED / name, dtype=torch.float16)
     dictionary = load(EMBEDDED / name)  # as it is stored, in float16
     found = quality(dictionary, models, held_out)
@@ -79,9 +96,9 @@ def main() -> None:
         "--work", type=Path, default=default_cache() / "dictionaries", help="folder of unfinished states"
     )
     args = parser.parse_args()
-    rows, held_out = rows_of_text()
+    args.work.mkdir(parents=True, exist_ok=True)
     for name in args.names or PLANS:
-        print(name, made(name, rows, held_out, args.work), flush=True)
+        print(name, made(name, args.work), flush=True)
 
 
 if __name__ == "__main__":

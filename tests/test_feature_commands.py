@@ -1,0 +1,116 @@
+"""`features train`, `scan` and `card` print the numbers of their functions."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from workbench import Texts, checkpoints, features
+from workbench.command_line import main
+
+SITE = "blocks.1.resid_post"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, make_model, tokenizer):
+    """A series of two random checkpoints, and texts."""
+    folder = tmp_path_factory.mktemp("series")
+    for seed, name in enumerate(("step0", "step10")):
+        make_model("olmo2", seed=seed).save_pretrained(folder / name)
+    tokenizer.save_pretrained(folder)
+    words = np.random.default_rng(0).integers(1, 99, (40, 12))
+    lines = [json.dumps({"text": " ".join(f"w{word}" for word in row)}) for row in words]
+    (folder / "texts.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """A folder with a dictionary that the command trained, and the table that it printed."""
+    out, table = tmp_path_factory.mktemp("out") / "sae", folder / "measures.csv"
+    given = ["--features", "40", "--k", "3", "--tokens", "20000", "--texts", str(folder / "texts.jsonl")]
+    assert (
+        main(["features", "train", f"{folder}@step10", "--site", SITE, *given, "--out", str(out), "--csv", str(table)])
+        == 0
+    )
+    return out, pd.read_csv(table, comment="#")
+
+
+def read(folder, tmp_path, *arguments):
+    path = tmp_path / "out.csv"
+    given = ["--texts", str(folder / "texts.jsonl"), "--out", str(tmp_path / "scan"), "--csv", str(path)]
+    assert main(["features", *arguments, *given]) == 0
+    return pd.read_csv(path, comment="#")
+
+
+def test_train_writes_the_dictionary_and_its_measures(trained, folder):
+    out, table = trained
+    d = features.load(out)
+    assert (d.reads, len(d), d.gate.k, d.model, d.family) == (SITE, 40, 3, f"{folder}@step10", "olmo2")
+    model, tokenizer = checkpoints.load(f"{folder}@step10")
+    texts = Texts.read(folder / "texts.jsonl", tokenizer)
+    held_out = texts[torch.randperm(40, generator=torch.Generator().manual_seed(0))[:4]]
+    [found] = features.quality(d, model, held_out).values()
+    assert table.loc[0, "explained"] == pytest.approx(found.explained, rel=1e-4)
+    assert table.loc[0, "recovered"] == pytest.approx(found.recovered, rel=1e-3)
+
+
+def test_scan_lists_every_feature(trained, folder, tmp_path):
+    table = read(folder, tmp_path, "scan", str(trained[0]))
+    model, tokenizer = checkpoints.load(f"{folder}@step10")
+    texts = Texts.read(folder / "texts.jsonl", tokenizer)
+    scan = features.of(model, texts, features.load(trained[0]), tmp_path / "other")
+    assert list(table.sort_values("feature")["count"]) == scan.counts.tolist()
+    assert table["count"].is_monotonic_decreasing
+
+
+def test_card_shows_a_feature(trained, folder, tmp_path, capsys):
+    scan = read(folder, tmp_path, "scan", str(trained[0]))
+    feature = int(scan.loc[0, "feature"])
+    options = ["--prompt", "w1 w2", "--strengths", "0", "3", "--others", str(trained[0])]
+    numbers = read(folder, tmp_path, "card", str(trained[0]), str(feature), *options)
+    assert numbers.loc[0, "count"] == scan.loc[0, "count"]
+    near = pd.read_csv(tmp_path / "out-neighbours.csv", comment="#")
+    assert near.loc[0, "feature"] == feature and near.loc[0, "cosine"] == pytest.approx(1)
+    assert len(pd.read_csv(tmp_path / "out-steered.csv", comment="#")) == 2
+    assert "Examples" in capsys.readouterr().out
+
+
+def test_a_crosscoder_is_trained_scanned_and_shown(folder, tmp_path):
+    out = tmp_path / "cross"
+    given = ["--features", "20", "--k", "2", "--tokens", "8000", "--texts", str(folder / "texts.jsonl")]
+    assert (
+        main(["features", "train", f"{folder}@step0", f"{folder}@step10", "--site", SITE, *given, "--out", str(out)])
+        == 0
+    )
+    assert features.load(out).sources == (f"{folder}@step0", f"{folder}@step10")
+    table = read(folder, tmp_path, "scan", str(out))
+    assert len(table) == 20
+    read(folder, tmp_path, "card", str(out), str(int(table.loc[0, "feature"])))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "{}@step10"], "train needs a --site"),
+        (
+            ["train", "{0}@step10", "--site", "blocks.9.resid_post", "--texts", "{0}/texts.jsonl"],
+            "no site 'blocks.9.resid_post'",
+        ),
+        (["train", "{}@step10", "--site", SITE], "or give --texts"),
+        (
+            ["train", "{}@step10", "--site", SITE, "--texts", "tiny-olmo/english", "--k", "9", "--features", "8"],
+            "k is 9",
+        ),
+        (["scan", "nowhere"], "no dictionary 'nowhere'"),
+        (["scan", "a", "b"], "scan takes one dictionary"),
+        (["card", "tiny-olmo@step6000/none", "3"], "no embedded dictionary"),
+        (["card", "a", "x"], "the number of a feature"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(arguments, sentence, folder, capsys):
+    assert main(["features", *(word.format(folder) for word in arguments)]) == 1
+    said = capsys.readouterr().err
+    assert sentence in said and "Traceback" not in said

@@ -1,0 +1,236 @@
+"""Dictionaries of features: train one, scan texts for its features, or show the card of a feature."""
+
+import argparse
+import math
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from hooks import OlmoForCausalLM
+from workbench import features
+from workbench.checkpoints.names import split_id
+from workbench.command_line.common import (
+    LoadedCheckpoint,
+    add_loading_arguments,
+    add_seed,
+    add_texts,
+    bar,
+    checked_seed,
+    ids_of,
+    opened,
+    positive,
+    provenance,
+    texts_of,
+)
+from workbench.corpus.training_text import prepared_text
+from workbench.errors import WorkbenchError
+from workbench.report import Report, Section
+from workbench.texts import Texts
+
+EXAMPLES = """
+  python -m workbench features train tiny-olmo@step6000 --site blocks.2.resid_post --features 2048 --k 16
+  python -m workbench features train tiny-olmo --site blocks.1.mlp_in --writes blocks.1.mlp_out --out mlp1
+  python -m workbench features scan tiny-olmo@step6000/blocks.2.resid_post --texts tiny-olmo/english --csv scan.csv
+  python -m workbench features card tiny-olmo@step6000/blocks.2.resid_post 417 --prompt "The cat" --strengths 0 2
+"""
+SAVES = False  # its findings are tables and folders
+ROW = 128  # tokens of a row of the training text
+HELD_OUT = 10  # one text in so many is held out of training
+SHOWN = 20  # features and examples that are shown on the terminal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the actions and their arguments."""
+    parser.add_argument("action", choices=list(ACTIONS), help="train a dictionary; scan texts; show a card")
+    parser.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="train: a checkpoint, or several for a crosscoder; scan: a dictionary (embedded, in a folder, or of the "
+        "hub); card: a dictionary and the number of a feature",
+    )
+    add_texts(parser)
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where the dictionary or the scan is written, and gone on with"
+    )
+    train = parser.add_argument_group("train")
+    train.add_argument("--site", metavar="SITE", help="the site that is read, blocks.2.resid_post")
+    train.add_argument("--writes", metavar="SITE", help="of a transcoder: the site that is written")
+    train.add_argument(
+        "--features", type=positive, default=2048, metavar="N", help="number of features (default: 2048)"
+    )
+    train.add_argument("--k", type=positive, default=16, metavar="N", help="active features of a token (default: 16)")
+    train.add_argument("--gate", choices=("batchtopk", "topk"), default="batchtopk", help="(default: batchtopk)")
+    train.add_argument(
+        "--tokens", type=positive, default=3_276_800, metavar="N", help="tokens to train on (default: 3,276,800)"
+    )
+    train.add_argument("--learning-rate", type=float, default=3e-3, metavar="X", help="of Adam (default: 0.003)")
+    train.add_argument("--half", action="store_true", help="products of the encoder in bfloat16: faster")
+    card = parser.add_argument_group("card")
+    card.add_argument("--prompt", metavar="TEXT", help="a text that is continued with the feature steered")
+    card.add_argument(
+        "--strengths",
+        type=float,
+        nargs="+",
+        default=[0.0, 1.0, 2.0],
+        metavar="X",
+        help="strengths to steer with, as multiples of the feature's largest activation (default: 0 1 2)",
+    )
+    card.add_argument("--others", nargs="+", default=[], metavar="NAME", help="dictionaries to look for neighbours in")
+    add_seed(parser, "seed of the weights and of the order of texts")
+    add_loading_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> Report:
+    """The report of the action."""
+    return ACTIONS[args.action](args)
+
+
+def train(args: argparse.Namespace) -> Report:
+    """The measures of a dictionary on held-out texts, after it was trained and written."""
+    if not args.site:
+        raise WorkbenchError("train needs a --site, such as blocks.2.resid_post")
+    seed, batch = checked_seed(args), 2048
+    settings = features.TrainingSettings(
+        features=args.features,
+        k=args.k,
+        gate=args.gate,
+        batches=math.ceil(args.tokens / batch),
+        learning_rate=args.learning_rate,
+        half=args.half,
+        seed=seed,
+    )
+    subjects = [opened(args, name) for name in args.names]
+    texts, held_out = texts_to_train_on(args, subjects[0], seed)
+    models = {one.id: one.model for one in subjects}
+    source = features.Streamed(models, texts, args.site, args.writes, batch_tokens=batch, seed=seed)
+    named = "+".join(Path(one.id).name if Path(one.id).exists() else one.id.replace("/", "_") for one in subjects)
+    place = f"{source.reads}" if source.reads == source.writes else f"{source.reads}-{source.writes}"
+    folder = args.out or Path("dictionaries") / named / place
+    dictionary = features.train(source, settings, folder, progress=bar(args))
+    features.save(dictionary, folder)
+    found = features.quality(dictionary, models, held_out, progress=bar(args))
+    table = pd.concat([one.table().assign(checkpoint=name) for name, one in found.items()]).set_index("checkpoint")
+    note = (
+        "On held-out texts. explained: share of the variance; l0: active features of a token; dead: features that are "
+        "active at none of the tokens; loss, replaced, ablated: of the model, with the reconstruction and with the "
+        "mean in place of the activations, in nats; recovered: (ablated − replaced) / (ablated − loss)."
+    )
+    origin = provenance(args, {"checkpoints": ", ".join(one.id for one in subjects), "folder": str(folder)})
+    return Report(f"{dictionary!r} in {folder}", [Section("Measures", table.reset_index(), note=note)], origin)
+
+
+def texts_to_train_on(args: argparse.Namespace, subject: LoadedCheckpoint, seed: int) -> tuple[Texts, Texts]:
+    """(texts to train on, held-out texts): of --texts, or of the training text of the series."""
+    generator = torch.Generator().manual_seed(seed)
+    if args.texts is not None:
+        texts = texts_of(args, subject)
+        if len(texts) < HELD_OUT:
+            raise WorkbenchError(
+                f"{args.texts} has {len(texts)} texts; at least {HELD_OUT} are needed, one is held out"
+            )
+        order = torch.randperm(len(texts), generator=generator)
+        kept = len(texts) // HELD_OUT
+        return texts[order[kept:]], texts[order[:kept]]
+    name = split_id(subject.id)[0]
+    try:
+        text = prepared_text(name)
+    except WorkbenchError as error:
+        raise WorkbenchError(f"{error}; or give --texts") from error
+    found = []
+    for tokens in (text.tokens, text.held_out):
+        rows = [torch.from_numpy(one[: len(one) // ROW * ROW].astype("int64")).view(-1, ROW) for one in tokens.values()]
+        whole = torch.cat(rows)
+        found.append(whole[torch.randperm(len(whole), generator=generator)])
+    return Texts(found[0][: math.ceil(args.tokens / ROW)]), Texts(found[1][:400])
+
+
+def scan(args: argparse.Namespace) -> Report:
+    """A row for each feature: how often and how strongly it is active."""
+    dictionary, subjects = of_dictionary(args, args.names[0])
+    found = scanned(args, dictionary, subjects)
+    table = pd.DataFrame(
+        {
+            "feature": range(len(found)),
+            "count": found.counts.numpy(),
+            "density": found.density.numpy(),
+            "peak": found.peak.numpy(),
+        }
+    ).sort_values("count", ascending=False, kind="stable")
+    title = f"{int((found.counts > 0).sum()):,} of {len(found):,} features are active"
+    note = "count, density: number and share of the tokens at which a feature is active; peak: its largest activation."
+    origin = provenance(args, {"dictionary": args.names[0], "texts": given_texts(args)})
+    return Report(f"Scan of {found!r}", [Section(title, table, note=note, shown=table.head(SHOWN))], origin)
+
+
+def card(args: argparse.Namespace) -> Report:
+    """Tables of the card of a feature."""
+    if len(args.names) != 2 or not args.names[1].isascii() or not args.names[1].isdecimal():
+        raise WorkbenchError("card takes a dictionary and the number of a feature, as in: card DICTIONARY 417")
+    dictionary, subjects = of_dictionary(args, args.names[0])
+    feature = dictionary.check_feature(int(args.names[1][:30]))
+    tokenizer = subjects[-1].tokenizer
+    prompt = None if args.prompt is None else subjects[-1].fitting(ids_of(tokenizer, args.prompt)[None])
+    found = features.card(
+        models_of(dictionary, subjects),
+        dictionary,
+        feature,
+        scanned(args, dictionary, subjects),
+        others={name: features.load(name) for name in args.others},
+        prompt=prompt,
+        strengths=args.strengths,
+        tokenizer=tokenizer,
+    )
+    names = ("count", "density", "peak", "mean", "loss_change", "loss_change_next")
+    numbers = pd.DataFrame([{name: getattr(found, name) for name in names}])
+    effects = [(*up, *down) for up, down in zip(found.raised, found.lowered, strict=True)]
+    sections = [
+        Section(
+            "Numbers",
+            numbers,
+            note="loss_change: of the loss without the feature, in nats, mean over the tokens of the texts of the "
+            "examples; loss_change_next: over the tokens after a place where it is active.",
+        ),
+        Section("Examples", found.table(), note="top: the strongest, one for each text; quantile: evenly over ranks."),
+        Section("Logits", pd.DataFrame(effects, columns=["raised", "by", "lowered", "by (lowered)"])),
+    ]
+    if found.neighbours:
+        sections.append(Section("Neighbours", pd.DataFrame([vars(one) for one in found.neighbours])))
+    if found.steered:
+        sections.append(Section("Steered", pd.DataFrame([vars(one) for one in found.steered])))
+    origin = provenance(args, {"dictionary": args.names[0], "feature": feature, "texts": given_texts(args)})
+    return Report(f"Feature {feature} of {dictionary!r}", sections, origin)
+
+
+ACTIONS = {"train": train, "scan": scan, "card": card}
+
+
+def of_dictionary(args: argparse.Namespace, name: str) -> tuple[features.Dictionary, list[LoadedCheckpoint]]:
+    """A dictionary, and the checkpoints that it reads."""
+    if args.action == "scan" and len(args.names) != 1:
+        raise WorkbenchError(f"scan takes one dictionary, and {len(args.names)} are given")
+    dictionary = features.load(name)
+    ids = dictionary.sources or (dictionary.model,)
+    if ids == ("",):
+        raise WorkbenchError(f"{name} does not say which model it is for")
+    return dictionary, [opened(args, one) for one in ids]
+
+
+def models_of(dictionary: features.Dictionary, subjects: list[LoadedCheckpoint]) -> dict[str, OlmoForCausalLM]:
+    """The models by the names that the dictionary has for them."""
+    return {name: one.model for name, one in zip(dictionary.sources or ("",), subjects, strict=True)}
+
+
+def given_texts(args: argparse.Namespace) -> str:
+    """The name of the texts that are scanned."""
+    return args.texts or "tiny-olmo/english"
+
+
+def scanned(
+    args: argparse.Namespace, dictionary: features.Dictionary, subjects: list[LoadedCheckpoint]
+) -> features.FeatureScan:
+    """The scan of the texts."""
+    args.texts = given_texts(args)
+    texts = texts_of(args, subjects[0])
+    return features.of(models_of(dictionary, subjects), texts, dictionary, args.out, progress=bar(args))
