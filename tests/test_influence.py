@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from hooks import OlmoForCausalLM
 from workbench import WorkbenchError, checkpoints, corpus
-from workbench.corpus.influence import directional_derivatives, gradient_of, quantiles, random_places
+from workbench.corpus.directional import directional_derivatives, factors
+from workbench.corpus.gradients import gradient_of
+from workbench.corpus.influence import quantiles, random_places
 from workbench.texts import as_texts
 
 VOCAB = 99
@@ -46,6 +48,30 @@ def test_scores_are_dot_products_of_the_gradients_of_each_row(pair):
     found = directional_derivatives(model, gradient_of(model, prediction, 3), as_texts(rows))
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
     assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("length", [9, 150])
+def test_thin_matrices_in_place_of_a_gradient_give_the_same_scores(length: int):
+    """The gradient of a short text has a low rank in each layer of this width, that of a long text has not."""
+    model, _ = checkpoints.load("tiny-olmo@step1000")
+    prediction, rows = random_texts([length], seed=2)[0], random_texts([12, 20, 12])
+    gradient = gradient_of(model, prediction, None)
+    thin = [len(factors(value)) == 2 for name, value in gradient.items() if "layers" in name]
+    assert all(thin) if length == 9 else not any(thin)
+    direction = torch.cat([value.flatten() for value in gradient.values()]).double()
+    expected = np.array([float(backward(model, row, len(row) - 1).double() @ direction) for row in rows])
+    found = directional_derivatives(model, gradient, as_texts(rows))
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_the_factors_of_a_matrix_give_it_back():
+    generator = torch.Generator().manual_seed(0)
+    for rank, count in [(0, 2), (3, 2), (30, 2), (60, 1)]:
+        one, other = torch.randn(128, rank, generator=generator), torch.randn(rank, 200, generator=generator)
+        found = factors(one @ other)
+        assert len(found) == count
+        product = found[0] @ found[1] if count == 2 else found[0]
+        assert (product.T - one @ other).abs().max() < 1e-4
 
 
 def test_the_influence_of_a_row_on_itself_is_its_squared_norm(model):

@@ -7,11 +7,12 @@ python -m workbench.corpus.check_rows --finals      # the three ends on the last
 import argparse
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 
 from hooks import OlmoForCausalLM
+from workbench.analyses.support.mean_loss import mean_loss
 from workbench.checkpoints import load
 from workbench.corpus.replay import Replay, order_of, replay_of
 
@@ -21,14 +22,9 @@ ENDS = ("step6000", "step6000-order2", "step6000-order3")
 
 
 @torch.inference_mode()
-def mean_loss(model: OlmoForCausalLM, replay: Replay, steps: Iterable[int], order: int = 1) -> float:
+def loss_on_steps(model: OlmoForCausalLM, replay: Replay, steps: Iterable[int], order: int = 1) -> float:
     """Mean −log p of all predicted tokens in the rows of some steps, in nats."""
-    losses = []
-    for step in steps:
-        rows = replay.rows(step, order)  # row pos
-        logits = model(input_ids=rows[:, :-1]).logits.float()
-        losses.append(F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()).item())
-    return sum(losses) / len(losses)
+    return float(np.mean([mean_loss(model, replay.rows(step, order)) for step in steps]))
 
 
 def table(revisions: Sequence[str], windows: Sequence[tuple[int, range]]) -> pd.DataFrame:
@@ -38,7 +34,7 @@ def table(revisions: Sequence[str], windows: Sequence[tuple[int, range]]) -> pd.
     found = {}
     for revision in revisions:
         model, _ = load(f"{SERIES}@{revision}", dtype="float32")
-        found[revision] = [mean_loss(model, replay, steps, order) for order, steps in windows]
+        found[revision] = [loss_on_steps(model, replay, steps, order) for order, steps in windows]
     return pd.DataFrame.from_dict(found, orient="index", columns=names)
 
 

@@ -7,38 +7,28 @@
 Source: Pruthi et al. 2020, "Estimating Training Data Influence by Tracing Gradient Descent" (TracInCP).
 """
 
-import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.autograd import forward_ad
-from torch.func import functional_call
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
-from workbench.analyses.support.arguments import one_text, texts_for
-from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
-from workbench.analyses.support.next_tokens import CHUNK_BYTES
+from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.trajectory import Loading
 from workbench.checkpoints import Checkpoint
 from workbench.checkpoints.catalog import pick
+from workbench.corpus.directional import directional_derivatives
+from workbench.corpus.gradients import Gradient, dot, gradient_of, row_gradients, zeros_like
 from workbench.corpus.replay import order_of, replay_of
 from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
-from workbench.progress import Progress, part, report, steps
+from workbench.progress import Progress, part, report
 from workbench.results import Measures, Scores
 from workbench.texts import Texts, TextsLike, as_texts
 from workbench.tiny_olmo.build_files import BLANK
 
 PRECONDITIONS = ("none", "adam")
 EPSILON = 1e-8  # added to the root of the second moment, as in Adam
-Gradient = dict[str, Tensor]
-"""A gradient, or a direction in the space of the parameters: one tensor for each parameter by name."""
 
 
 def influence(
@@ -177,53 +167,6 @@ def chosen_checkpoints(series: str | Sequence[Checkpoint], count: int) -> list[C
     return pick(checkpoints.main_run(checkpoints.series(series)), count)
 
 
-def gradient_of(model: OlmoForCausalLM, prediction: TextsLike, predicted: int | None = 1) -> Gradient:
-    """The gradient of the mean −log p, in nats, of the last `predicted` tokens of one text; None: of all but the first.
-
-    Errors: WorkbenchError for several texts, or if `predicted` is not between 1 and the number of tokens less one.
-    """
-    ids = one_text(prediction, model, at_least=2)
-    length = ids.shape[-1]
-    last = length - 1 if predicted is None else predicted
-    if not 1 <= last < length:
-        raise WorkbenchError(f"predicted={last}; a text of {length} tokens has 1 to {length - 1} predicted ones")
-    parameters = _parameters(model)
-    losses = _losses(model, parameters, ids.reshape(1, -1))[0, -last:]
-    return dict(zip(parameters, torch.autograd.grad(losses.mean(), list(parameters.values())), strict=True))
-
-
-def directional_derivatives(
-    model: OlmoForCausalLM, direction: Gradient, rows: Texts, progress: Progress | None = None
-) -> np.ndarray:
-    """The dot product of each row's gradient with a direction: row, float64.
-
-    Computed as the derivative of the row's loss along the direction, in forward mode.
-    """
-    found = np.zeros(len(rows))
-    size = tokens_at_a_time(model, "influence", 3 * run_bytes(model, logits=4), rows.longest, fixed=CHUNK_BYTES)
-    for numbers, ids in steps(rows.padded_batches(size), progress, "influence"):
-        mask = rows.mask[numbers, 1 : ids.shape[1]].to(ids.device)
-        with torch.no_grad(), forward_ad.dual_level():
-            losses = _losses(model, _with_tangents(model, direction), ids)
-            derivatives = forward_ad.unpack_dual((losses * mask).sum(1) / mask.sum(1)).tangent
-        found[numbers] = derivatives.double().cpu().numpy()
-    return found
-
-
-def row_gradients(model: OlmoForCausalLM, rows: Texts, visit: Callable[[int, Gradient], None]) -> None:
-    """Call `visit(number, gradient)` with the gradient of each row's loss, one row in memory at a time."""
-    parameters = _parameters(model)
-    for number in range(len(rows)):
-        loss = _losses(model, parameters, rows[number].reshape(1, -1).to(model.device)).mean()
-        gradients = torch.autograd.grad(loss, list(parameters.values()))
-        visit(number, dict(zip(parameters, gradients, strict=True)))
-
-
-def dot(one: Gradient, other: Gradient) -> float:
-    """The dot product of two gradients, summed in float64."""
-    return float(sum((one[name].double() * other[name].double()).sum() for name in one))
-
-
 def _similarities(
     model: OlmoForCausalLM,
     gradient: Gradient,
@@ -251,36 +194,14 @@ def _similarities(
 def _scale(model: OlmoForCausalLM, rows: Texts, most: int = 64) -> Gradient:
     """One over the root of the mean squared gradient of at most `most` rows, spread evenly."""
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)).tolist()]
-    squares: Gradient = {name: torch.zeros_like(value) for name, value in _parameters(model).items()}
+    squares = zeros_like(model)
 
     def visit(_: int, row: Gradient) -> None:
         for name, value in row.items():
             squares[name] += value.square() / len(chosen)
 
     row_gradients(model, chosen, visit)
-    return {name: 1 / (value.detach().sqrt() + EPSILON) for name, value in squares.items()}
-
-
-def _parameters(model: OlmoForCausalLM) -> Gradient:
-    """Leaf copies of the parameters by name; tied ones once. The model's own tensors get no gradient."""
-    return {name: value.detach().requires_grad_() for name, value in model.named_parameters()}
-
-
-def _losses(model: OlmoForCausalLM, parameters: Gradient, ids: Tensor) -> Tensor:
-    """−log p of each token but the first, in nats: batch pos-1.
-
-    The explicit form of attention is used, because the fused kernels have no derivative in forward mode.
-    """
-    with sdpa_kernel(SDPBackend.MATH) if ids.device.type in ("cpu", "cuda") else nullcontext():
-        logits = functional_call(model, parameters, kwargs={"input_ids": ids, "use_cache": False}).logits
-    return F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
-
-
-def _with_tangents(model: OlmoForCausalLM, direction: Gradient) -> Gradient:
-    """The parameters for a pass in forward mode along a direction."""
-    with warnings.catch_warnings():  # the first use imports a module of torch that torch itself deprecates
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return {name: forward_ad.make_dual(value, direction[name]) for name, value in model.named_parameters()}
+    return {name: 1 / (value.sqrt() + EPSILON) for name, value in squares.items()}
 
 
 def _at_least_two(texts: Texts, what: str) -> Texts:

@@ -12,8 +12,7 @@ from hooks import OlmoForCausalLM
 from workbench import checkpoints
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, planned, work_of
-from workbench.analyses.support.mean_loss import loss_tokens_at_a_time
-from workbench.analyses.support.next_tokens import next_token_statistics
+from workbench.analyses.support.mean_loss import loss_sums
 from workbench.analyses.token_losses import token_losses
 from workbench.analyses.trajectory import CACHE, Loading, Metric, trajectory
 from workbench.checkpoints import Checkpoint
@@ -73,11 +72,7 @@ def loss_on_rows(rows: TextsLike, *, read: Sequence[int | None] | None = None) -
 def losses_of_rows(model: OlmoForCausalLM, rows: TextsLike, names: Sequence[str]) -> dict[str, float]:
     """The mean −log p of each row's tokens but the first, in nats, by name, after their mean over rows."""
     texts = texts_for(model, rows, at_least=2)
-    found = torch.zeros(len(texts), dtype=torch.float64)
-    for numbers, ids in texts.padded_batches(loss_tokens_at_a_time(model, texts)):
-        losses = next_token_statistics(model.run(ids).logits[:, :-1], ids[:, 1:])["loss"].double().cpu()
-        mask = texts.mask[numbers, 1 : ids.shape[1]].cpu()
-        found[numbers] = (losses * mask).sum(1) / mask.sum(1)
+    found = loss_sums(model, texts) / (torch.as_tensor(texts.lengths) - 1)
     return {MEAN: float(found.mean()), **dict(zip(names, found.tolist(), strict=True))}
 
 

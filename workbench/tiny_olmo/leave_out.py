@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn import functional as F
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
+from workbench.analyses.support.mean_loss import loss_sums
 from workbench.checkpoints import Checkpoint
 from workbench.corpus.influence import influence, random_places
 from workbench.corpus.replay import Replay
@@ -69,9 +69,7 @@ def plant(setting: Setting, sentence: np.ndarray, background: int, times: int = 
     variant = Variant("planted", source=text.source)
 
     def watch(model: OlmoForCausalLM) -> float:
-        ids = torch.from_numpy(sentence.astype(np.int64))[None]
-        with torch.no_grad():
-            return float(F.cross_entropy(model(input_ids=ids[:, :-1]).logits[0].float(), ids[0, 1:]))
+        return float(_losses(model, sentence[None])[0])
 
     for each in (CONTROL, variant):
         trained(setting, each, watch)
@@ -159,10 +157,9 @@ def _checkpoints(setting: Setting, variant: Variant) -> list[Checkpoint]:
 
 
 def _losses(model: OlmoForCausalLM, predictions: np.ndarray) -> np.ndarray:
-    ids = torch.from_numpy(predictions.astype(np.int64))
-    with torch.no_grad():
-        logits = model.eval()(input_ids=ids[:, :-1]).logits.float()
-    return F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").mean(1).double().numpy()
+    """The mean −log p of each prediction, of all its tokens but the first, in nats."""
+    texts = as_texts(torch.from_numpy(predictions.astype(np.int64)))
+    return np.asarray(loss_sums(model.eval(), texts) / (predictions.shape[1] - 1))
 
 
 def _rows(replay: Replay, places: list[tuple[int, int]]) -> Texts:
