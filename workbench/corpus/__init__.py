@@ -15,12 +15,14 @@ corpus.verbatim(ids, text, tokenizer=tokenizer)           # how long the pieces 
 corpus.beside_model(model, ids, text)                     # where the model says what its text says (∞-gram)
 corpus.row_losses("tiny-olmo", rows)                      # the loss on rows along the run
 corpus.influence("tiny-olmo", ids, rows, predicted=None)  # how much training on each row helped a prediction
+corpus.explaining_rows(run, ids, text)                    # rows between two checkpoints that explain their difference
 """
 
 from workbench.corpus.beside_model import beside_model
 from workbench.corpus.building import build
 from workbench.corpus.building import open_index as open
 from workbench.corpus.chosen_rows import chosen_rows
+from workbench.corpus.explaining_rows import explaining_rows
 from workbench.corpus.index import Continuations, CorpusIndex, Document, VerbatimSpan
 from workbench.corpus.influence import influence, random_rows
 from workbench.corpus.replay import Replay, replay_of, rows
@@ -40,6 +42,7 @@ __all__ = [
     "beside_model",
     "build",
     "chosen_rows",
+    "explaining_rows",
     "influence",
     "loss_on_rows",
     "open",

@@ -6,10 +6,13 @@ from workbench.checkpoints.names import split_id
 from workbench.corpus.replay import order_of, replay_of
 from workbench.errors import WorkbenchError
 from workbench.texts import Texts, as_texts
+from workbench.tiny_olmo.build_files import BLANK
 
 
 def chosen_rows(series: str, places: Sequence[tuple[int, int]]) -> Texts:
     """The rows that a run read, given as (step, number of the row in the step), labelled `step 1,481 row 3`.
+
+    A label ends in "with blanks" if the training text on this machine has blanks where the row has text.
 
     Args:
         series: name of the series, or the id of a checkpoint of a run with another data order.
@@ -25,4 +28,8 @@ def chosen_rows(series: str, places: Sequence[tuple[int, int]]) -> Texts:
             raise WorkbenchError(f"there is no row {row} at step {step}; it has the rows 0 to {len(rows) - 1}")
         found.append(rows[row])
     texts = as_texts(found)
-    return Texts(texts.ids, texts.mask, tuple(f"step {step:,} row {row}" for step, row in places))
+    labels = (
+        f"step {step:,} row {row}" + (" with blanks" if (ids == BLANK).any() else "")
+        for (step, row), ids in zip(places, found, strict=True)
+    )
+    return Texts(texts.ids, texts.mask, tuple(labels))

@@ -200,7 +200,9 @@ def of_edits(view: View, query: Query) -> View:
     if not query.edits or is_saved(view.call):
         return view
     if not view.call.edits:
-        return replace(view, note=f"{view.note} The edits do not affect this: it reads weights.")
+        of_text = any(isinstance(needed, TokensOf) for needed in view.call.needs())
+        why = "it is of the unedited models" if of_text else "it reads weights"
+        return replace(view, note=f"{view.note} The edits do not affect this: {why}.")
     edits = ", ".join(view.call.edits.split("\n"))
     note = f"{view.note} With {edits}."
     if query.change and inspect.signature(view.call.function).return_annotation in (Points, Written):

@@ -7,13 +7,17 @@ from typing import Any
 import gradio as gr
 import torch
 
+from workbench import corpus
 from workbench.analyses.compare_attention import compare_attention
 from workbench.analyses.compare_behaviour import behaviour_summary, compare_behaviour
 from workbench.analyses.compare_weights import compare_weights
 from workbench.analyses.noise_floor import noise_floor
 from workbench.analyses.representation_similarity import representation_similarity
 from workbench.analyses.transplant import transplant_parts, with_part
-from workbench.checkpoints import locate, open_weights
+from workbench.checkpoints import locate, open_weights, pick
+from workbench.corpus.explaining_rows import ends_of
+from workbench.corpus.replay import MAIN
+from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
 from workbench.generation import generate
 from workbench.page import components
@@ -22,8 +26,10 @@ from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.arguments import (
     FILE_PLACEHOLDERS,
     FinalsOf,
+    IndexOf,
     ModelOf,
     Placeholder,
+    SeriesRun,
     TextsOf,
     TokenizerOf,
     TokensOf,
@@ -33,11 +39,12 @@ from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Between, Call
 from workbench.page.session.heads import map_value
 from workbench.page.session.menus import choice
-from workbench.page.session.prices import Expensive, agree
+from workbench.page.session.prices import Expensive, agree, price_of
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.requests import TabRequest
 from workbench.page.session.text_requests import TextRequest, checked_settings, text_call
 from workbench.page.tabs.generate import sampling_controls
+from workbench.page.tabs.training import loading_of
 from workbench.progress import Progress
 
 TITLE = "Compare"
@@ -68,6 +75,7 @@ NOTES = {
     "transplant_activations": "Change of B's loss on the prompt when a part gets A's activations. Blue: B predicts "
     "better. “residual” is A's residual stream after a layer.",
 }
+MOST_BETWEEN = 2  # checkpoints between A and B at which influence is measured, besides A
 PARTS = {
     "the selected head": "head",
     "attention of its layer": "attention",
@@ -117,6 +125,8 @@ def build(slot: Slot) -> None:
     unit = slot.link("set_unit", menu(UNITS, "Unit of the means"))
     panel = Panel("set-difference", "And over the set of texts?", menus=[unit])
     panel.draws(slot, set_view, inputs=[other, unit], follows=["texts"])
+    panel = Panel("explaining", "Which training rows between them explain it?")
+    panel.draws(slot, explaining_view, inputs=[other], with_progress=True)
     what = slot.link("difference", menu(DIFFERENCES, "Difference"))
     with gr.Row(elem_classes="panels"):
         panel = Panel("difference", "What changed inside?", menus=[what], beside=True)
@@ -240,6 +250,48 @@ def set_view(bench: Bench, request: TabRequest, other: str, unit: str = next(ite
         f"Means over the tokens of {found.counted}; bars are standard errors over texts. Other panels show the prompt."
     )
     return View(call, note)
+
+
+def explaining_view(bench: Bench, request: TabRequest, other: str, progress: Progress | None = None) -> View | str:
+    """The rows that B has read and A has not, ranked by influence on the prompt, behind a click with its price.
+
+    A sentence if no rows lie between the two, or the training text is not indexed here.
+    """
+    a, b = in_order(bench, request, other)
+    try:
+        run = rows_between(bench, a, b)
+        call = Call.of(
+            corpus.explaining_rows,
+            SeriesRun(bench.series_of(b), run),
+            TokensOf(a, request.query.prompt),
+            IndexOf(b),
+            tokenizer=TokenizerOf(a),
+            **loading_of(bench),
+        )["score"]
+        price = price_of(bench, call)
+    except WorkbenchError as error:
+        return str(error)
+    if bench.results.get(call) is None and not request.agreed:
+        raise Expensive(price)
+    note = (
+        "Of the rows that B has read and A has not, those with the longest n-grams of the prompt: how much a step on "
+        f"the row lowers the prompt's loss, to first order, summed over {len(run) - 1} checkpoints. Random rows last."
+    )
+    return View(call, note)
+
+
+def rows_between(bench: Bench, a: str, b: str) -> tuple[str, ...]:
+    """The ids of A, of at most `MOST_BETWEEN` checkpoints of the main run between A and B, and of B.
+
+    Errors: those of `explaining_rows.ends_of`, and WorkbenchError if the training text is not indexed.
+    """
+    first, last = ends_of([bench.checkpoint(name) for name in (a, b)])
+    corpus.open(b)
+    inside = [one for one in bench.run_here(b) if one.step is not None and first < one.step < last]
+    if (bench.checkpoint(b).order or MAIN) != MAIN:  # the main run is on another data order from the branch on
+        inside = [one for one in inside if one.step is not None and one.step <= RECIPES[one.name].branch]
+    few = pick(inside, MOST_BETWEEN) if len(inside) > MOST_BETWEEN else inside
+    return (a, *(one.id for one in few), b)
 
 
 def difference_view(bench: Bench, request: TabRequest, other: str, what: str) -> View:
