@@ -22,6 +22,7 @@ from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer
 
 DUAL = 3  # the work of a pass in forward mode, in forward passes
+MOST_SHOWN = 28  # characters of an n-gram in a name
 SHORTEST = 2  # tokens of an n-gram that makes a row a candidate
 Row = tuple[int, int]
 """The step and the number of a row."""
@@ -169,4 +170,8 @@ def random_between(run: Sequence[Checkpoint], count: int, seed: int) -> list[Row
 
 
 def _shown(ids: Sequence[int], tokenizer: Tokenizer | None) -> str:
-    return repr(list(ids)) if tokenizer is None else f"“{plain_text(ids, tokenizer).strip()}”"
+    """An n-gram for a name: of a long one, its end."""
+    if tokenizer is None:
+        return repr(list(ids))
+    text = plain_text(ids, tokenizer).strip()
+    return f"“{text}”" if len(text) <= MOST_SHOWN else f"“…{text[1 - MOST_SHOWN :]}”"
