@@ -24,7 +24,7 @@ from workbench.tokens import Tokenizer
 DUAL = 3  # the work of a pass in forward mode, in forward passes
 MOST_SHOWN = 28  # characters of an n-gram in a name
 SHORTEST = 2  # tokens of an n-gram that makes a row a candidate
-Row = tuple[int, int]
+RowPlace = tuple[int, int]
 """The step and the number of a row."""
 
 
@@ -143,12 +143,12 @@ def ends_of(run: Sequence[Checkpoint]) -> tuple[int, int]:
 
 def candidates(
     index: SuffixIndex, ids: Sequence[int], between: range, order: int, most: int
-) -> dict[Row, tuple[int, int]]:
+) -> dict[RowPlace, tuple[int, int]]:
     """At most `most` rows of the steps `between` that held an n-gram of a text: its start and end, by row.
 
     Rows with longer n-grams come first; each row has its longest one.
     """
-    found: dict[Row, tuple[int, int]] = {}
+    found: dict[RowPlace, tuple[int, int]] = {}
     spans = index.spans(ids, SHORTEST)
     for length in range(max((span.length for span in spans), default=0), SHORTEST - 1, -1):
         starts = {start for span in spans for start in range(span.start, span.end - length + 1)}
@@ -162,7 +162,7 @@ def candidates(
     return found
 
 
-def random_between(run: Sequence[Checkpoint], count: int, seed: int) -> list[Row]:
+def random_between(run: Sequence[Checkpoint], count: int, seed: int) -> list[RowPlace]:
     """Random rows that the last checkpoint of a run has read and the first has not, at most `count`; no row twice."""
     first, last = ends_of(run)
     rows = [RECIPES[run[-1].name].stage(step).rows for step in range(first, last)]
