@@ -5,7 +5,7 @@ import sys
 from workbench.imports import to_stay, uncollected
 from workbench.interrupts import exit_on_interrupt
 from workbench.page.options import arguments, problem_of
-from workbench.streams import prepare_streams, sentence, show
+from workbench.streams import error_line, prepare_streams, show
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
         notes = [f"{series.name}: {series.note}\n" for series in found if series.note]
         show("".join(notes) + f"OLMo workbench: http://{args.host}:{args.port}\n")
     except (WorkbenchError, OSError) as error:
-        sys.exit(sentence(error))
+        sys.exit(error_line(error))
     to_stay()
     serve(app, args.host, args.port)
 

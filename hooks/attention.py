@@ -25,7 +25,7 @@ from .taps import Tap, Untapped
 
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
 # Query rows per chunk: small enough that their scores fit the processor's cache and their memory is reused.
-CHUNK = 128
+ROWS_AT_A_TIME = 128
 _Mask = TypeVar("_Mask", Tensor, BlockMask)
 
 
@@ -287,8 +287,8 @@ def _chunks(qk: QK, queries: Sequence[int] | None) -> Iterator[tuple[Sequence[in
     """
     n_keys = qk.k.shape[2]
     queries = range(qk.q.shape[2]) if queries is None else queries
-    for start in range(0, max(len(queries), 1), CHUNK):  # at least one chunk, empty if there are no rows
-        rows = queries[start : start + CHUNK]
+    for start in range(0, max(len(queries), 1), ROWS_AT_A_TIME):  # at least one chunk, empty if there are no rows
+        rows = queries[start : start + ROWS_AT_A_TIME]
         seen = max(rows, default=n_keys - 1) + 1 if qk.causal else n_keys
         yield rows, softmax(_masked_scores(qk, rows, seen), may_be_blind=not qk.causal, overwrite=True)
 

@@ -18,8 +18,8 @@ from .shards import Shards
 from .sites import HEADS, Sites, axis_of, layer_of, position_axis
 from .where import Chosen, Field, Places, head_numbers, heads_of, index_into, is_by_text, put
 
-ATTENTION_SITES = ("attn.scores", "attn.pattern")
-COMPUTED_IN_PARTS = (*ATTENTION_SITES, "attn.result")
+QUERY_KEY_SITES = ("attn.scores", "attn.pattern")
+COMPUTED_IN_PARTS = (*QUERY_KEY_SITES, "attn.result")
 Callbacks: TypeAlias = tuple[Callable[[dict[str, Tensor]], None] | None, Callable[[Tensor], None] | None]
 
 
@@ -269,7 +269,7 @@ class Taps:
     def _capture(self, capture: Capture, site: str) -> None:
         """Add a capture at one site, after checking that its options fit this site."""
         name = layer_of(site)[1]
-        if capture.queries is not None and name not in ATTENTION_SITES:
+        if capture.queries is not None and name not in QUERY_KEY_SITES:
             raise WrongValue(f"{site!r} has no query axis ({self.sites[site]}); use positions= instead")
         if capture.reduce is not None and name != "attn.pattern":
             raise WrongValue(f"reduce= works only on attn.pattern, not on {site!r}")

@@ -67,7 +67,7 @@ def trained_on(tmp_path, monkeypatch) -> Path:
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-first"))
     text = data.prepare(data.default_cache(), series, made)
-    arrays = {f"{part}-{source}": getattr(text, part)[source] for part in data.PARTS for source in data.SOURCES}
+    arrays = {f"{part}-{source}": getattr(text, part)[source] for part in data.CORPUS_PARTS for source in data.SOURCES}
     kept = {key: {"tokens": len(ids), "sha256": training_text.digest(ids)} for key, ids in arrays.items()}
     (series / training_text.DIGESTS).write_text(json.dumps(kept))
 

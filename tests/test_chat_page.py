@@ -23,7 +23,7 @@ from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.code import code
 from workbench.page.session.map_requests import MapRequest, head_map, map_call
-from workbench.page.session.prompts import for_browser, ids_of, typed_prompt, typed_text
+from workbench.page.session.prompts import for_browser, prompt_ids, typed_prompt, typed_text
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.strips import surprisal_strip
 from workbench.page.session.text_requests import TextRequest, text_call
@@ -57,7 +57,7 @@ def tab_request(bench):
 def calls(bench, request):
     """The call of one view of each kind, by name."""
     other, method = next(iter(bench.known)), next(iter(attribution.SALIENCIES))
-    site, measure = next(iter(attribution.SITES)), next(iter(attribution.MEASURES))
+    site, measure = next(iter(attribution.PATCHED_SITES)), next(iter(attribution.MEASURES))
     yield "lens", hidden_states.lens_view(bench, request, next(iter(hidden_states.LENS))).call
     yield "saliency", attribution.saliency_view(bench, request, "", "", method).call
     for second in ("", typed(turns_of(TEXT.replace("same", "lame")))):
@@ -85,7 +85,9 @@ def test_all_read_the_ids_of_the_template(bench):
     expected = Conversation.of(tokenizer, TURNS).ids
     opened = bench.read(bench.default, TURNS)
     assert torch.equal(opened.ids, expected) and torch.equal(TokensOf(bench.default, TURNS).value(bench), expected)
-    assert ids_of(tokenizer, TURNS) == expected[0].tolist() and bench.count(bench.default, TURNS) == expected.shape[1]
+    assert (
+        prompt_ids(tokenizer, TURNS) == expected[0].tolist() and bench.count(bench.default, TURNS) == expected.shape[1]
+    )
     assert bench.read(bench.default, TEXT).conversation is None
 
 

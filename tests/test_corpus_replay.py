@@ -79,7 +79,7 @@ def test_without_the_text_the_command_that_fetches_it_is_named(tmp_path, monkeyp
 @pytest.fixture
 def small_text(tmp_path, monkeypatch) -> dict[str, np.ndarray]:
     """The arrays of a text whose digests stand beside a series."""
-    keys = [f"{part}-{name}" for part in data.PARTS for name in data.SOURCES]
+    keys = [f"{part}-{name}" for part in data.CORPUS_PARTS for name in data.SOURCES]
     tokens = {key: np.arange(number + 5, dtype=np.uint16) for number, key in enumerate(keys)}
     kept = {key: {"tokens": len(ids), "sha256": training_text.digest(ids)} for key, ids in tokens.items()}
     (tmp_path / training_text.DIGESTS).write_text(json.dumps(kept))
@@ -106,5 +106,5 @@ def test_another_text_is_refused_with_both_digests(small_text, key) -> None:
 
 def test_the_digests_of_the_embedded_series_are_complete() -> None:
     kept = training_text.digests(EMBEDDED["tiny-olmo"])
-    assert list(kept) == [f"{part}-{name}" for part in data.PARTS for name in data.SOURCES]
+    assert list(kept) == [f"{part}-{name}" for part in data.CORPUS_PARTS for name in data.SOURCES]
     assert all(len(bytes.fromhex(record["sha256"])) == 32 and record["tokens"] > 0 for record in kept.values())

@@ -11,7 +11,7 @@ import torch
 from workbench import WorkbenchError, checkpoints, corpus, load, tokenizer_of
 from workbench.analyses.support.cost import planned
 from workbench.checkpoints import Checkpoint
-from workbench.corpus.explaining_rows import candidates, ends_of, random_between
+from workbench.corpus.explaining_rows import candidates, first_and_last_step, random_between
 from workbench.corpus.replay import Replay
 from workbench.corpus.training_text import RECIPES
 from workbench.page.build.panel import View
@@ -117,14 +117,14 @@ def test_the_price_is_that_of_passes_over_all_rows_at_all_but_the_last_checkpoin
 def test_checkpoints_that_are_not_a_and_b_of_one_run_are_refused(run, pick, said):
     chosen = [checkpoints.series(one)[0] if isinstance(one, str) else run[one] for one in pick]
     with pytest.raises(WorkbenchError, match=said):
-        ends_of(chosen)
+        first_and_last_step(chosen)
 
 
 def test_other_data_orders_share_rows_up_to_the_branch_only():
     known = {one.id.partition("@")[2]: one for one in checkpoints.series("tiny-olmo")}
-    assert ends_of([known["step4000"], known["step6000-order2"]]) == (4000, 6000)
+    assert first_and_last_step([known["step4000"], known["step6000-order2"]]) == (4000, 6000)
     with pytest.raises(WorkbenchError, match="on runs of different data order"):
-        ends_of([replace(known["step6000-order2"], step=5000), known["step6000"]])
+        first_and_last_step([replace(known["step6000-order2"], step=5000), known["step6000"]])
 
 
 def test_a_text_without_candidates_is_refused_in_words(index, run):

@@ -91,16 +91,21 @@ def part_of(module: str) -> str | None:
 @cache
 def imports_of(module: str) -> set[str]:
     """The absolute names of all modules that a module imports, at any place in its source."""
-    path, found = SOURCES[module], set()
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found = set()
     for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            source = ".".join([*parents, *([node.module] if node.module else [])])
+            source = source_of(module, node)
             found |= {name if (name := f"{source}.{alias.name}") in SOURCES else source for alias in node.names}
     return found
+
+
+def source_of(module: str, node: ast.ImportFrom) -> str:
+    """The absolute name of the module that a `from … import` in another module reads."""
+    package = (module if SOURCES[module].name == "__init__.py" else module.rpartition(".")[0]).split(".")
+    parents = package[: len(package) - node.level + 1] if node.level else []
+    return ".".join([*parents, *([node.module] if node.module else [])])
 
 
 def test_there_are_sources():
@@ -155,6 +160,41 @@ def test_a_class_or_a_type_has_a_name_of_its_own():
         for name in types_in(tree_of(module)):
             places.setdefault(name, []).append(module)
     assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
+
+
+SAME_NAME = {  # what other modules import by one name from several modules, each time another thing
+    "load": "a checkpoint; a dictionary of features; a checkpoint by the options of a command",
+    "build": "an index of a training text; the page",
+}
+
+
+def test_a_name_that_is_imported_means_one_thing():
+    """What modules import by name, a function or a constant too, is defined in one module for each name."""
+    meant: dict[str, set[str]] = {}
+    for module in SOURCES:
+        for name, source in names_imported(module):
+            meant.setdefault(name, set()).add(defining(source, name))
+    doubled = {name: sorted(modules) for name, modules in meant.items() if len(modules) > 1}
+    assert {name: modules for name, modules in doubled.items() if name not in SAME_NAME} == {}
+    assert doubled.keys() == SAME_NAME.keys(), "an exception that is not needed any more"
+
+
+@cache
+def names_imported(module: str) -> tuple[tuple[str, str], ...]:
+    """(name, module) for each `from module import name` in a module's source that reads from this project."""
+    return tuple(
+        (alias.name, source)
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.ImportFrom) and (source := source_of(module, node)) in SOURCES
+        for alias in node.names
+        if f"{source}.{alias.name}" not in SOURCES
+    )
+
+
+def defining(module: str, name: str) -> str:
+    """The module that a name comes from, through packages that only pass it on."""
+    passed_on = dict(names_imported(module)).get(name)
+    return module if passed_on is None else defining(passed_on, name)
 
 
 def types_in(tree: ast.Module) -> set[str]:

@@ -156,7 +156,7 @@ def trained_to_copy(n_layers: int, most_steps: int) -> tuple[OlmoForCausalLM, in
     sizes = {"vocab_size": 48, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
     config = Olmo2Config(num_hidden_layers=n_layers, max_position_embeddings=48, pad_token_id=None, **sizes)
     model = OlmoForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
     steps, loss = 0, math.inf
     while steps < most_steps and loss > 0.2:
         loss = copying_loss(model, *copying_rows(32, generator))

@@ -77,7 +77,7 @@ def test_the_mlp_has_its_ratio_where_it_has_no_size(tmp_path, make_model, form):
 
 def test_multi_query_by_its_old_name(make_model):
     settings = original_settings(make_model("olmo")) | {"n_kv_heads": None, "multi_query_attention": True}
-    assert original.config_of(settings, set()).num_key_value_heads == 1
+    assert original.config_from_original(settings, set()).num_key_value_heads == 1
 
 
 @pytest.mark.parametrize(
@@ -135,4 +135,4 @@ def test_the_known_mistake_about_the_end_of_text_is_mended_aloud(make_model):
         "embedding_size": 50_304,
     }
     with pytest.warns(UserWarning, match="eos_token_id: 0"):
-        assert original.config_of(settings, set()).eos_token_id == 50_279
+        assert original.config_from_original(settings, set()).eos_token_id == 50_279

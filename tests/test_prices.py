@@ -14,7 +14,7 @@ from workbench.errors import WorkbenchError
 from workbench.page.build.desk import heads
 from workbench.page.session import prices
 from workbench.page.session.cached_results import result
-from workbench.page.session.calls import Call, prompt_of
+from workbench.page.session.calls import Call, prompt_arguments
 from workbench.page.session.prices import Expensive, Planner, Price, agree, duration, price_of
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.speed import BYTES, OPERATIONS, Rate, Speed
@@ -24,7 +24,7 @@ NUMBERS = count()
 
 
 def zero_ablation(request):
-    return Call.of(ablation, *prompt_of(request), method="zero")
+    return Call.of(ablation, *prompt_arguments(request), method="zero")
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def views_of(bench, request):
         "",
         "",
         "w5 w17 w3 w42 w8 w5 w17 w9",
-        next(iter(attribution.SITES)),
+        next(iter(attribution.PATCHED_SITES)),
         next(iter(attribution.MEASURES)),
     )
     yield from (hidden_states.lens_view(bench, request, what) for what in hidden_states.LENS)
@@ -137,7 +137,9 @@ def test_nothing_is_loaded_for_the_price_of_another_checkpoint(new_bench):
         lambda: agree(new_bench, request, view.call),
         lambda: compare.text_of_a(new_bench, request, other, 3, 0, 1, 0, 0),
         lambda: compare.mixed_text(new_bench, request, other, next(iter(compare.PARTS)), 3, 0, 1, 0, 0),
-        lambda: training.training_view(new_bench, request, next(iter(training.METRICS)), next(iter(training.AXES)), ""),
+        lambda: training.training_view(
+            new_bench, request, next(iter(training.METRICS)), next(iter(training.X_AXES)), ""
+        ),
     ):
         with pytest.raises(Expensive):
             make()
@@ -153,8 +155,8 @@ def test_the_rail_comes_without_scores_first_if_they_take_a_while(new_bench, mon
     ((rail, card, button, _),) = heads(new_bench, request)
     assert rail["layers"] == 4 and rail == card and "orders" not in rail
     assert button["visible"] and button["value"].startswith("Score the heads (about")
-    monkeypatch.setattr(prices, "SHOWN", 0.0)
-    monkeypatch.setattr("workbench.page.build.desk.SHOWN", 0.0)
+    monkeypatch.setattr(prices, "PRICE_SHOWN", 0.0)
+    monkeypatch.setattr("workbench.page.build.desk.PRICE_SHOWN", 0.0)
     first, scored = heads(new_bench, TabRequest(request.query, request.selection, agreed=True))
     assert "orders" not in first[0] and set(scored[0]["orders"]) >= {"induction"} and not scored[2]["visible"]
     ((rail, _, button, _),) = heads(new_bench, request)  # the scores are cached
@@ -196,7 +198,7 @@ def test_the_price_of_patching_contains_the_choice_of_the_other_prompt(new_bench
         asked.append(attribution.patching_view(new_bench, request, "w3", "", prompt, *menus).call)
         return asked[0]
 
-    menus = next(iter(attribution.SITES)), next(iter(attribution.MEASURES))
+    menus = next(iter(attribution.PATCHED_SITES)), next(iter(attribution.MEASURES))
     with pytest.raises(Expensive) as raised:
         attribution.agree_to_choose(new_bench, request, question, call_on)
     assert raised.value.price.seconds > price_of(new_bench, *asked).seconds > 0

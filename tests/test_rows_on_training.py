@@ -18,13 +18,13 @@ from workbench.page.session.code import code
 from workbench.page.session.prices import Planner
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.training_text import read_ngram
-from workbench.page.tabs.training import AXES, ON_ROWS, ticks, training_view
+from workbench.page.tabs.training import ON_ROWS, X_AXES, ticks, training_view
 from workbench.plots import marked
 
 STEPS = ("step0", "step2000", "step6000")
 PROMPT = "She lives in Lisbon and sells lemons"
 STEP_AXIS, TOKEN_AXIS = (
-    next(name for name, axis in AXES.items() if axis == (kind, False)) for kind in ("step", "tokens")
+    next(name for name, axis in X_AXES.items() if axis == (kind, False)) for kind in ("step", "tokens")
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import WorkbenchError
-from workbench.streams import LONGEST, sentence, show, standard_input
+from workbench.streams import LONGEST, error_line, show, standard_input
 
 PREPARED = "from workbench.streams import *; prepare_streams(); "
 
@@ -89,7 +89,7 @@ def test_standard_input_is_text_in_utf_8_whatever_the_terminal_is(monkeypatch):
 
 
 def test_errors_are_one_line_of_bounded_length():
-    assert sentence(WorkbenchError("two\n  lines")) == "two lines"
-    assert sentence(OSError(36, "File name too long", "x")) == "File name too long: 'x'"
-    long = sentence(WorkbenchError("begin" + 5000 * "x" + "end"))
+    assert error_line(WorkbenchError("two\n  lines")) == "two lines"
+    assert error_line(OSError(36, "File name too long", "x")) == "File name too long: 'x'"
+    long = error_line(WorkbenchError("begin" + 5000 * "x" + "end"))
     assert len(long) < LONGEST + 10 and long.startswith("begin") and long.endswith("end")

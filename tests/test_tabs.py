@@ -34,7 +34,9 @@ from workbench.results import Measures
 from workbench.tokens import is_whole
 
 SECOND = "w5 w17 w4 w42 w8 w5 w17 w3"
-EACH, SITE, MEASURE = (next(iter(menu)) for menu in (attribution.DIRECT, attribution.SITES, attribution.MEASURES))
+EACH, SITE, MEASURE = (
+    next(iter(menu)) for menu in (attribution.DIRECT, attribution.PATCHED_SITES, attribution.MEASURES)
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def views(bench, tab_request):
         for saliency in attribution.SALIENCIES:
             yield f"saliency: {saliency} {question}", attribution.saliency_view(bench, tab_request, *question, saliency)
         yield f"sources {question}", attribution.sources_view(bench, tab_request, *question)
-        for site, measure in product(attribution.SITES, attribution.MEASURES):
+        for site, measure in product(attribution.PATCHED_SITES, attribution.MEASURES):
             patching = attribution.patching_view(bench, tab_request, *question, SECOND, site, measure)
             yield f"patching: {site}, {measure} {question}", patching
     yield "text of A", compare.text_of_a(bench, tab_request, other, *written)
@@ -87,7 +89,7 @@ def views(bench, tab_request):
         yield f"floor of {what}", compare.difference_floor(bench, tab_request, other, what)
     for metric, axis in [
         *((metric, "step") for metric in training.METRICS if metric != training.ON_ROWS),  # its rows are not known
-        *product(["held-out loss"], training.AXES),
+        *product(["held-out loss"], training.X_AXES),
     ]:
         if "tokens" not in axis:  # the small series has no token counts
             yield f"training: {metric}, {axis}", training.training_view(bench, tab_request, metric, axis, "w7 w8")
@@ -149,7 +151,7 @@ def test_every_result_says_where_it_comes_from_and_its_csv_is_exact(bench, tab_r
 def test_what_an_analysis_warns_of_stands_by_its_picture(bench, tab_request, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setitem(trajectory.__kwdefaults__, "cache", tmp_path / "file")
-    view = training.training_view(bench, tab_request, "norm of the residual stream", next(iter(training.AXES)), "")
+    view = training.training_view(bench, tab_request, "norm of the residual stream", next(iter(training.X_AXES)), "")
     with pytest.warns(UserWarning, match="not kept"):
         said = noted(view, result(view.call, bench))
     assert said.startswith(view.note) and said.endswith("file cannot be written: the results are not kept.")

@@ -116,7 +116,7 @@ def load_result(path: str | Path) -> Any:  # noqa: ANN401 - a result of any clas
     return found
 
 
-def part(result: Storable, name: str) -> Any:  # noqa: ANN401 - a result of any class
+def part_of_result(result: Storable, name: str) -> Any:  # noqa: ANN401 - a result of any class
     """A part of a result: one of the measures of `Measures`, or the field of another result."""
     return result.stored_fields()[name]
 

@@ -55,10 +55,10 @@ def show(text: str = "") -> None:
 
 def complain(error: Exception) -> None:
     """Write an error to standard error on one line; on a terminal, over a progress bar."""
-    tell(f"\r{sentence(error)}\n" if sys.stderr.isatty() else f"{sentence(error)}\n")
+    tell(f"\r{error_line(error)}\n" if sys.stderr.isatty() else f"{error_line(error)}\n")
 
 
-def sentence(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """The message of an error on one line, without its errno; of a very long one, the middle is left out."""
     text = " ".join(str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] ").split())
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"

@@ -49,7 +49,7 @@ class InMemory:
 Source = Path | InMemory
 
 
-def rows(path: Source, texts: Sequence[str], labels: Sequence[str] = ()) -> Iterator[Row]:
+def read_rows(path: Source, texts: Sequence[str], labels: Sequence[str] = ()) -> Iterator[Row]:
     """The cells of the columns `texts` and `labels` of each row, in order. The suffix decides the format of the file.
 
     Blank lines are skipped. A label may be a number or a truth value; it becomes text as Python writes it.

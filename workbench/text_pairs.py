@@ -59,7 +59,7 @@ class TextPairs:
         """
         file = embedded_texts.path_of(path)
         columns = [*COLUMNS, *([OTHER] if OTHER in text_files.columns_of(file) else [])]
-        rows = list(text_files.rows(file, columns))
+        rows = list(text_files.read_rows(file, columns))
         if not rows:
             raise WorkbenchError(f"{file} holds no pairs of prompts")
         clean, corrupted = (Texts.of(tokenizer, [row.cells[side] for row in rows]) for side in (0, 1))

@@ -412,7 +412,7 @@ class _Source:
 
     def pieces(self, size: int) -> Iterator[list[Row]]:
         """The rows in lists of at most `size`: their text, and their label if there are labels."""
-        rows = text_files.rows(self.path, [self.text], [] if self.label is None else [self.label])
+        rows = text_files.read_rows(self.path, [self.text], [] if self.label is None else [self.label])
         while some := list(islice(rows, size)):
             yield some
 

@@ -125,7 +125,7 @@ class Plan:
                 shards.append([])
                 rows = tokens = 0
             shards[-1].append(batch)
-            rows += rows_of(batch, self.positions)
+            rows += rows_in(batch, self.positions)
             tokens += batch.ids.numel()
         return shards
 
@@ -215,6 +215,6 @@ def positions_of(positions: Sequence[int] | None, length: int) -> list[int]:
     return sorted({position % length for position in positions})
 
 
-def rows_of(batch: Batch, positions: Sequence[int] | None) -> int:
+def rows_in(batch: Batch, positions: Sequence[int] | None) -> int:
     """The number of rows that are stored of a batch."""
     return len(batch.rows) * len(positions_of(positions, batch.ids.shape[1]))

@@ -15,7 +15,7 @@ from torch import Tensor
 from hooks import Capture, OlmoForCausalLM
 from hooks.shards import shards_of
 from hooks.sites import HEADS, axis_of
-from workbench.activations.plan import INDEX, TEXTS, Plan, Site, positions_of, rows_of
+from workbench.activations.plan import INDEX, TEXTS, Plan, Site, positions_of, rows_in
 from workbench.activations.reading import Activations
 from workbench.activations.shards import digest, write_shard
 from workbench.analyses.support.arguments import texts_for
@@ -170,7 +170,7 @@ def _planned(
         fixed=IN_MEMORY * shard_bytes,
     )
     plan = replace(plan, batch_tokens=size, shard_rows=max(1, shard_bytes // plan.row_bytes))
-    shards = tuple(sum(rows_of(batch, positions) for batch in shard) for shard in plan.batches(texts))
+    shards = tuple(sum(rows_in(batch, positions) for batch in shard) for shard in plan.batches(texts))
     return replace(plan, shards=shards, rows=sum(shards))
 
 

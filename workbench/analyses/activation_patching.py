@@ -32,7 +32,7 @@ from workbench.results import Measures
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_labels
 
-AXES = {"position": ("pos", "query"), "head": ("head", "kv_head")}
+AXES_OF = {"position": ("pos", "query"), "head": ("head", "kv_head")}
 POSITIONS = 4  # patched together in one batch: fewer skip more of the text before them, more make fuller batches
 
 
@@ -116,7 +116,7 @@ def _swept(
     """The measures of the runs with one cell patched: layer column text each."""
     clean_run, base = runs
     log_clean, differ = log_probabilities(clean_run.logits), pairs.first_difference
-    by_position = axis in AXES["position"]
+    by_position = axis in AXES_OF["position"]
     # Before the first position at which the prompts differ, patching changes nothing, so those cells are not computed.
     unchanged = differ if by_position else 0
     found = {name: [unpatched[name].cpu().expand(len(sites), unchanged, -1)] for name in pair.measures}
@@ -132,7 +132,7 @@ def _swept(
 
 def _together(pairs: Pairs, axis: str, columns: int, layers: int, tokens: int) -> list[range]:
     """The columns of a grid in groups that are patched in one batch, of at most `tokens` tokens."""
-    by_position = axis in AXES["position"]
+    by_position = axis in AXES_OF["position"]
     at_most = tokens // (pairs.clean.numel() * layers)
     cells = range(pairs.first_difference, columns) if by_position else range(columns)
     return groups(cells, min(at_most, POSITIONS) if by_position else at_most)
@@ -171,9 +171,9 @@ def _work(
     tokens = cells = largest = 0
     for pairs in batches:
         texts, length = pairs.clean.shape
-        columns = length if axis in AXES["position"] else model.sites.sizes[axis]
+        columns = length if axis in AXES_OF["position"] else model.sites.sizes[axis]
         for some in _together(pairs, axis, columns, layers, size):
-            start = some.start if axis in AXES["position"] else pairs.first_difference
+            start = some.start if axis in AXES_OF["position"] else pairs.first_difference
             cells, tokens = cells + len(some) * texts, tokens + len(some) * texts * (length - start)
             largest = max(largest, layers * len(some) * texts * (length - start))
     kept, of_block = _bytes(model, pair, site)
@@ -189,9 +189,11 @@ def site_and_axis(model: OlmoForCausalLM, site: str, by: str) -> tuple[str, str]
 
     Errors: WorkbenchError if there is no such site, or the site has no such axis.
     """
-    if by not in AXES:
-        raise WorkbenchError(f"by={by!r}; choices: {', '.join(AXES)}")
-    axes = {name: next((word for word in shape.split() if word in AXES[by]), None) for name, shape in IN_BLOCK.items()}
+    if by not in AXES_OF:
+        raise WorkbenchError(f"by={by!r}; choices: {', '.join(AXES_OF)}")
+    axes = {
+        name: next((word for word in shape.split() if word in AXES_OF[by]), None) for name, shape in IN_BLOCK.items()
+    }
     try:
         name = model.sites.in_block(site)
     except UnknownSite as error:
@@ -208,7 +210,7 @@ def column_names(model: OlmoForCausalLM, pair: Contrast, axis: str, tokenizer: T
 
     Errors: WorkbenchError for positions of prompts that differ in length.
     """
-    if axis in AXES["head"]:
+    if axis in AXES_OF["head"]:
         return tuple(str(head) for head in range(model.sites.sizes[axis]))
     if min(pair.clean.lengths) < pair.clean.longest:
         raise WorkbenchError(

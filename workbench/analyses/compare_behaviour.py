@@ -31,7 +31,7 @@ NAMES = {
     "overlap": ("share of the likeliest tokens in common", ""),
     "flip": ("1 where the likeliest token differs", ""),
 }
-WHEN_EQUAL = {"overlap": 1.0, "loss_a": math.nan, "loss_b": math.nan}
+BEHAVIOUR_WHEN_EQUAL = {"overlap": 1.0, "loss_a": math.nan, "loss_b": math.nan}
 
 
 def compare_behaviour(
@@ -194,5 +194,5 @@ def _curves(name: str, values: Tensor, texts: Texts, of: str, tokenizer: Tokeniz
         value_name=label,
         unit=unit,
         signed=name == "loss_difference",
-        value_when_equal=WHEN_EQUAL.get(name, 0.0),
+        value_when_equal=BEHAVIOUR_WHEN_EQUAL.get(name, 0.0),
     )

@@ -53,7 +53,7 @@ UNITS = {
     "norm_a": "‖A‖",
     "norm_b": "‖B‖",
 }
-WHEN_EQUAL = {"cosine": 1.0, "norm_a": math.nan, "norm_b": math.nan}
+WEIGHTS_WHEN_EQUAL = {"cosine": 1.0, "norm_a": math.nan, "norm_b": math.nan}
 
 
 class Named(NamedTuple):
@@ -313,7 +313,7 @@ def _grids(
                 title=f"{TITLES[measure]}{of}",
                 value_name=UNITS[measure],
                 signed=measure == "cosine",
-                value_when_equal=WHEN_EQUAL.get(measure, 0.0),
+                value_when_equal=WEIGHTS_WHEN_EQUAL.get(measure, 0.0),
             )
             for measure, values in measures.items()
         }

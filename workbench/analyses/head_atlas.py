@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM
-from hooks.attention import CHUNK, HeadStatistics
+from hooks.attention import ROWS_AT_A_TIME, HeadStatistics
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.means import MeansOverTexts
@@ -150,7 +150,7 @@ def _tokens(model: OlmoForCausalLM, length: int) -> int:
 def _bytes(model: OlmoForCausalLM, length: int) -> float:
     """Bytes for each token: a pass, the attention weights of one chunk of queries, and the statistics."""
     heads, statistics = model.config.num_attention_heads, 8
-    chunk = 6 * heads * min(length, CHUNK) * 4  # weights of a chunk of query rows, for each key of each text
+    chunk = 6 * heads * min(length, ROWS_AT_A_TIME) * 4  # weights of a chunk of query rows, for each key of each text
     kept = 3 * model.config.num_hidden_layers * heads * statistics * 8
     return run_bytes(model) + chunk + kept
 

@@ -10,13 +10,13 @@ from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.memory import Reader, budget, peak_bytes, run_bytes, tokens_at_a_time
 from workbench.analyses.support.residual_stream import residuals
-from workbench.analyses.support.two_models import ModelOrName, config_of, opened, pair_name, reader, side_by_side
+from workbench.analyses.support.two_models import ModelOrName, config_of, loaded_model, pair_name, reader, side_by_side
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Grid
 from workbench.texts import Batch, TextsLike
 
-SAMPLES = 1024  # tokens compared with each other at a time
+MINIBATCH = 1024  # tokens compared with each other at a time
 HELD = 2**31  # most bytes of hidden states in memory, of both models together; fewer if the budget is small
 
 
@@ -38,7 +38,7 @@ def representation_similarity(
     possible). HSIC is the unbiased estimate of Song et al. 2012 (Kornblith et al. 2019, "Similarity of neural network
     representations revisited").
 
-    CKA is exact for up to `SAMPLES` tokens. More tokens are shuffled and compared in minibatches, the same for both
+    CKA is exact for up to `MINIBATCH` tokens. More tokens are shuffled and compared in minibatches, the same for both
     models, and each HSIC is the mean over minibatches (Nguyen et al. 2021, "Do wide and deep networks learn the same
     things?"). Each minibatch is a random sample of the tokens of all texts, so the expectation of that mean is the HSIC
     of all tokens. The remaining error of CKA comes from the random draw: about 0.001, at most 0.005, on 2,000 to 8,000
@@ -111,20 +111,20 @@ def _most_drawn(subjects: Sequence[ModelOrName]) -> int:
     configs = [config_of(subject) for subject in subjects]
     size = sum(4 * config.hidden_size * (config.num_hidden_layers + 1) for config in configs)
     model = next((one for one in subjects if isinstance(one, OlmoForCausalLM)), configs[0])
-    return max(SAMPLES, min(HELD, budget(model) // 2) // size)
+    return max(MINIBATCH, min(HELD, budget(model) // 2) // size)
 
 
 def _minibatches(tokens: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """The indices of all tokens, shuffled, in minibatches of about equal size and of at most `SAMPLES` tokens."""
+    """The indices of all tokens, shuffled, in minibatches of about equal size and of at most `MINIBATCH` tokens."""
     if tokens < 4:
         raise WorkbenchError(f"{tokens} tokens are too few to compare; give at least 4")
-    return torch.randperm(tokens, generator=generator).tensor_split(-(-tokens // SAMPLES))
+    return torch.randperm(tokens, generator=generator).tensor_split(-(-tokens // MINIBATCH))
 
 
 def _tokens(subjects: Sequence[ModelOrName], length: int, drawn: int) -> int:
     """The number of tokens to run at a time, given the memory for the stored hidden states and for one comparison."""
     return min(
-        tokens_at_a_time(model, "similarity", per_token, length, fixed=fixed, at_most=SAMPLES)
+        tokens_at_a_time(model, "similarity", per_token, length, fixed=fixed, at_most=MINIBATCH)
         for model, per_token, fixed in _bytes(subjects, drawn)
     )
 
@@ -133,7 +133,7 @@ def _bytes(subjects: Sequence[ModelOrName], drawn: int) -> list[tuple[Reader, fl
     """Each model, its bytes for each token of a batch, and the bytes of the stored hidden states and one comparison."""
     configs = [config_of(subject) for subject in subjects]
     streams = sum(4 * config.hidden_size * (config.num_hidden_layers + 1) for config in configs)
-    layers, most = configs[0].num_hidden_layers + 1, min(drawn, SAMPLES)
+    layers, most = configs[0].num_hidden_layers + 1, min(drawn, MINIBATCH)
     compared = 8 * most * (2 * streams // 4 + 2 * len(configs) * layers * most)  # in float64
     fixed = drawn * streams + compared
     return [
@@ -146,7 +146,7 @@ def _bytes(subjects: Sequence[ModelOrName], drawn: int) -> list[tuple[Reader, fl
 def _work(model: ModelOrName, tokens: TextsLike, other: ModelOrName | None = None, **_: object) -> Work:
     texts, subjects = texts_for(config_of(model), tokens), [model] if other is None else [model, other]
     peaks = [
-        peak_bytes(one, "similarity", per_token, texts.longest, texts.tokens, fixed=fixed, at_most=SAMPLES)
+        peak_bytes(one, "similarity", per_token, texts.longest, texts.tokens, fixed=fixed, at_most=MINIBATCH)
         for one, per_token, fixed in _bytes(subjects, min(texts.tokens, _most_drawn(subjects)))
     ]
     return Work(sum(pass_flops(reader(one), texts.tokens) for one in subjects), nbytes=max(peaks))
@@ -167,7 +167,7 @@ def _hidden_states(
 
     if other is not None:
         return _joined(side_by_side(model, other, states, len(batches), progress), tokens)
-    alone = opened(model, part(progress, 0.0, 0.5))
+    alone = loaded_model(model, part(progress, 0.0, 0.5))
     told = steps(batches, part(progress, 0.0 if alone is model else 0.5, 1.0), "running the texts")
     return _joined(((piece,) for _, piece in zip(told, states(alone), strict=True)), tokens)
 

@@ -18,7 +18,7 @@ from workbench.analyses.support.memory import Reader, block_products, peak_bytes
 from workbench.analyses.support.named_tensors import NamedTensors, weights_of
 from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
 from workbench.analyses.support.part_swap import Part, grafted, part_tensors
-from workbench.analyses.support.two_models import ModelOrName, config_of, name_of, opened, reader
+from workbench.analyses.support.two_models import ModelOrName, config_of, loaded_model, name_of, reader
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.progress import part as stage
@@ -68,7 +68,7 @@ def transplant(
     part = Part.named(part) if isinstance(part, str) else part
     batches = _batches(a, b, texts, 1, using)
     donor = _donor(a, batches, [part.layer], using, stage(progress, 0.0, 0.4))
-    model = opened(b, stage(progress, 0.4, 0.8))
+    model = loaded_model(b, stage(progress, 0.4, 0.8))
     means = MeansOverTexts()  # 1|2 (before, after, change)
     for number, batch in enumerate(steps(batches, stage(progress, 0.8, 1.0), f"transplanting {part}")):
         ids = batch.ids.to(model.device)
@@ -120,7 +120,7 @@ def transplant_parts(
     batches = _batches(a, b, texts, config_of(a).num_hidden_layers, using)
     # A runs before B is loaded, so only one of the two is in memory at a time.
     donor = _donor(a, batches, None, using, stage(progress, 0.0, 0.1))
-    model = opened(b, stage(progress, 0.1, 0.2))
+    model = loaded_model(b, stage(progress, 0.1, 0.2))
     layers, heads = range(model.config.num_hidden_layers), range(model.config.num_attention_heads)
     columns = [(kind, some) for kind in kinds for some in ([(head,) for head in heads] if kind == "head" else [()])]
     grid = [Part(kind, layer, some) for layer in layers for kind, some in columns]
@@ -248,7 +248,7 @@ def _donor(
         return weights_of(a)
     if using != "activations":
         raise WorkbenchError(f"using={using!r}; choices: weights, activations")
-    model = opened(a, progress)
+    model = loaded_model(a, progress)
     layers = chosen(layers, model.config.num_hidden_layers, "layer")
     capture = [f"blocks.{layer}.{site}" for layer in layers for site in CAPTURED]
     runs = (model.run(batch.ids.to(model.device), capture=capture, captures_only=True) for batch in batches)

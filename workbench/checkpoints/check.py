@@ -15,8 +15,8 @@ from workbench.checkpoints.finite import is_finite
 LENGTH = 24
 LONGEST_WINDOW_MEASURED = 128
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "ln1.scale", "ln2.scale")
-ATTENTION_SITES = ("attn.q", "attn.rot_q", "attn.pattern", "attn.result")
+CHECKED_SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "ln1.scale", "ln2.scale")
+CHECKED_ATTENTION_SITES = ("attn.q", "attn.rot_q", "attn.pattern", "attn.result")
 SAMPLE = "OLMo reads  café, naïve\n\tx = [1, 2]; 語 🙂"
 
 
@@ -54,7 +54,7 @@ def check(model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase | None = No
     generator = torch.Generator().manual_seed(seed)
     device = torch.device("cpu") if model.device.type == "meta" else model.device  # offloaded: any device works
     tokens = torch.randint(config.vocab_size, (1, length), generator=generator).to(device)
-    run = model.run(tokens, capture=[f"blocks.*.{site}" for site in SITES + ATTENTION_SITES])
+    run = model.run(tokens, capture=[f"blocks.*.{site}" for site in CHECKED_SITES + CHECKED_ATTENTION_SITES])
     findings = [
         _finite(model),
         _norm_weights(model),

@@ -117,7 +117,7 @@ def is_original(keys: set[str]) -> bool:
     return any(key.removeprefix("model.").startswith("transformer.") for key in keys)
 
 
-def config_of(settings: dict[str, Any], keys: set[str]) -> PreTrainedConfig:
+def config_from_original(settings: dict[str, Any], keys: set[str]) -> PreTrainedConfig:
     """The transformers configuration for settings of `ai2-olmo`.
 
     Args:

@@ -116,7 +116,7 @@ def family_name(settings: Mapping[str, Any]) -> str | None:
     return MODEL_TYPES[model_type][0] if model_type in MODEL_TYPES else None
 
 
-def config_of(settings: dict[str, Any], keys: set[str]) -> PreTrainedConfig:
+def config_from_settings(settings: dict[str, Any], keys: set[str]) -> PreTrainedConfig:
     """The transformers configuration of a checkpoint's settings, checked except for the shapes of tensors.
 
     `keys` are the names of the checkpoint's tensors.
@@ -124,7 +124,9 @@ def config_of(settings: dict[str, Any], keys: set[str]) -> PreTrainedConfig:
     """
     _check_layers(settings, keys)
     try:
-        config = original.config_of(settings, keys) if original.is_settings(settings) else _transformers(settings)
+        config = (
+            original.config_from_original(settings, keys) if original.is_settings(settings) else _transformers(settings)
+        )
     except WorkbenchError:
         raise
     except BROKEN as error:

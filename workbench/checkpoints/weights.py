@@ -16,11 +16,17 @@ from transformers import PreTrainedConfig
 
 from workbench.checkpoints import original
 from workbench.checkpoints.files import Entry, TensorFile, tensor_files
-from workbench.checkpoints.settings import MODEL_TYPES, check_that_it_makes_a_model, config_of, read_settings, shapes
+from workbench.checkpoints.settings import (
+    MODEL_TYPES,
+    check_that_it_makes_a_model,
+    config_from_settings,
+    read_settings,
+    shapes,
+)
 from workbench.errors import WorkbenchError, shown
 
 HASHED_WHOLE = 64 * 2**20
-SAMPLES = 64
+SAMPLED_PLACES = 64
 SAMPLE_BYTES = 4096
 
 
@@ -88,7 +94,7 @@ def open_weights(folder: str | Path) -> Weights:
     settings, said_in = read_settings(folder)
     found = {key: file for file in tensor_files(folder) for key in file.entries}
     with _of(said_in):
-        config = config_of(settings, set(found))
+        config = config_from_settings(settings, set(found))
     places = _places(found, config)
     _check_names(places, set(found), config, folder)
     _check_shapes(places, config)
@@ -113,8 +119,8 @@ def fingerprint(weights: Weights) -> str:
                 digest.update(file.read())
                 continue
             digest.update(str(path.stat().st_mtime_ns).encode())
-            for sample in range(SAMPLES):
-                file.seek(sample * (size - SAMPLE_BYTES) // (SAMPLES - 1))
+            for sample in range(SAMPLED_PLACES):
+                file.seek(sample * (size - SAMPLE_BYTES) // (SAMPLED_PLACES - 1))
                 digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()
 

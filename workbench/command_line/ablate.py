@@ -13,7 +13,7 @@ from workbench.command_line.common import (
     add_texts,
     bar,
     checked_seed,
-    opened,
+    opened_checkpoint,
     texts_of,
 )
 from workbench.report import Report, Section
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     """A table with a row for each head and MLP, for all texts and for those of each label."""
-    seed, subject = checked_seed(args), opened(args, args.checkpoint)
+    seed, subject = checked_seed(args), opened_checkpoint(args, args.checkpoint)
     texts = texts_of(args, subject)
     found = by_label(
         lambda some, progress: ablation(
@@ -61,12 +61,12 @@ def run(args: argparse.Namespace) -> Report:
     )
     table = table_by_label(found).drop(columns=["row", "column"])
     pictures = [next(iter(one.values())) for one in found.values()]
-    section = Section("Without one part", table, pictures, NOTE, shown=strongest(table), results=found)
+    section = Section("Without one part", table, pictures, NOTE, shown=strongest_parts(table), results=found)
     origin = subject.provenance(args) | {"texts": args.texts, "number of texts": len(texts), "method": args.method}
     return Report(f"Ablation of {subject.id} on {args.texts}", [section], origin)
 
 
-def strongest(table: pd.DataFrame) -> pd.DataFrame:
+def strongest_parts(table: pd.DataFrame) -> pd.DataFrame:
     """The parts of each label whose removal changes the loss most."""
     ordered = table.sort_values("loss", key=abs, ascending=False, kind="stable")
     if "label" not in table:

@@ -19,7 +19,7 @@ from workbench.command_line.common import (
     checked_seed,
     edited,
     edited_for,
-    opened,
+    opened_checkpoint,
     prompt_of,
     reads_a_set,
     texts_of,
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> Report:
     of texts, the means of all texts and of those of each label.
     """
     is_set = reads_a_set(args, head=args.head)
-    seed, subject = checked_seed(args), opened(args, args.checkpoint)
+    seed, subject = checked_seed(args), opened_checkpoint(args, args.checkpoint)
     if is_set:
         return _of_set(args, subject, seed)
     text = prompt_of(args)
@@ -124,11 +124,16 @@ def _head_section(subject: LoadedCheckpoint, tokens: Tensor, layer: int, which: 
     maps = attention_maps(subject.model, tokens, layers=[layer], heads=[which], tokenizer=subject.tokenizer)
     note = "A row is a query token, a column is a key token; each row sums to 1."
     return Section(
-        f"Where {maps.heads[0]} looks", maps.table(), [maps], note, shown=strongest(maps), results={maps.heads[0]: maps}
+        f"Where {maps.heads[0]} looks",
+        maps.table(),
+        [maps],
+        note,
+        shown=strongest_keys(maps),
+        results={maps.heads[0]: maps},
     )
 
 
-def strongest(maps: Maps) -> pd.DataFrame:
+def strongest_keys(maps: Maps) -> pd.DataFrame:
     """A row for each query of a single head, with the keys of most weight. Raises WorkbenchError for several heads."""
     if len(maps.heads) != 1:
         raise WorkbenchError(f"this lists one head, not {len(maps.heads)}")

@@ -4,7 +4,14 @@ import argparse
 
 from workbench.analyses.direct_logit_attribution import by_head, mean_attribution
 from workbench.analyses.support.by_label import by_label, table_by_label
-from workbench.command_line.common import add_checkpoint, add_loading_arguments, add_texts, bar, opened, texts_of
+from workbench.command_line.common import (
+    add_checkpoint,
+    add_loading_arguments,
+    add_texts,
+    bar,
+    opened_checkpoint,
+    texts_of,
+)
 from workbench.report import Report, Section
 
 EXAMPLES = """
@@ -30,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     """A table with a row for each part, for all texts and for those of each label."""
-    subject = opened(args, args.checkpoint)
+    subject = opened_checkpoint(args, args.checkpoint)
     texts = texts_of(args, subject)
     found = by_label(
         lambda some, progress: mean_attribution(

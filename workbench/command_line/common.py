@@ -208,7 +208,7 @@ def load(
     return checkpoints.load(checkpoint, **how, progress=bar(args))
 
 
-def opened(args: argparse.Namespace, checkpoint: str) -> LoadedCheckpoint:
+def opened_checkpoint(args: argparse.Namespace, checkpoint: str) -> LoadedCheckpoint:
     """A checkpoint, loaded with its tokenizer. Errors: WorkbenchError if it is not found or has no tokenizer."""
     model, tokenizer = load(args, checkpoint)
     return LoadedCheckpoint(full_id(checkpoint), model, needed(tokenizer, checkpoint))
@@ -227,7 +227,7 @@ def full_id(checkpoint: str) -> str:
     return checkpoint if "@" in checkpoint or Path(checkpoint) == folder else f"{checkpoint}@{folder.name}"
 
 
-def read_text(source: str | None) -> str:
+def text_or_sample(source: str | None) -> str:
     """The text of a file or of standard input; without either, the built-in sample.
 
     Errors: WorkbenchError if it cannot be read or is not UTF-8.

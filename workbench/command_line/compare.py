@@ -27,10 +27,10 @@ from workbench.command_line.common import (
     full_id,
     ids_of,
     needed,
-    opened,
+    opened_checkpoint,
     provenance,
-    read_text,
     rows_of,
+    text_or_sample,
 )
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
@@ -115,7 +115,7 @@ def _pair(args: argparse.Namespace, finals: Sequence[Checkpoint]) -> ModelPair:
             )
         tokenizer = needed(tokenizer_of(checkpoints.locate(args.a)), args.a)
         return ModelPair(args.a, args.b, _texts(args, tokenizer), tokenizer, suited_dtype(), finals)
-    a, b = opened(args, args.a), opened(args, args.b)
+    a, b = opened_checkpoint(args, args.a), opened_checkpoint(args, args.b)
     return ModelPair(a.model, b.model, _texts(args, a.tokenizer), a.tokenizer, dtype_name(a.model.dtype), finals)
 
 
@@ -123,7 +123,7 @@ def _texts(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Text
     """The set of --texts, or one text."""
     if args.texts is not None:
         return Texts.read(args.texts, tokenizer, args.text_column, args.label, cut=args.cut)
-    return Texts(ids_of(tokenizer, read_text(args.text))[None])
+    return Texts(ids_of(tokenizer, text_or_sample(args.text))[None])
 
 
 def _finals(checkpoint: str) -> Sequence[Checkpoint]:

@@ -18,7 +18,7 @@ from workbench.command_line.common import (
     bar,
     checked_seed,
     ids_of,
-    opened,
+    opened_checkpoint,
     positive,
     provenance,
     texts_of,
@@ -101,7 +101,7 @@ def train(args: argparse.Namespace) -> Report:
         half=args.half,
         seed=seed,
     )
-    subjects = [opened(args, name) for name in args.names]
+    subjects = [opened_checkpoint(args, name) for name in args.names]
     texts, held_out = texts_to_train_on(args, subjects[0], seed)
     models = {one.id: one.model for one in subjects}
     source = features.Streamed(models, texts, args.site, args.writes, batch_tokens=batch, seed=seed)
@@ -214,7 +214,7 @@ def of_dictionary(args: argparse.Namespace, name: str) -> tuple[features.Diction
     ids = dictionary.sources or (dictionary.model,)
     if ids == ("",):
         raise WorkbenchError(f"{name} does not say which model it is for")
-    return dictionary, [opened(args, one) for one in ids]
+    return dictionary, [opened_checkpoint(args, one) for one in ids]
 
 
 def models_of(dictionary: features.Dictionary, subjects: list[LoadedCheckpoint]) -> dict[str, OlmoForCausalLM]:

@@ -11,10 +11,10 @@ from workbench.command_line.common import (
     add_seed,
     bar,
     edited,
-    opened,
+    opened_checkpoint,
     positive,
 )
-from workbench.command_line.given_text import add_chat, ends_of, given_text
+from workbench.command_line.given_text import add_chat, end_ids, given_text
 from workbench.generation import Written, generate
 from workbench.report import Report, Section
 
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     """The given text with its continuation, and a row for each new token; files also have rows for given tokens."""
-    subject = opened(args, args.checkpoint)
+    subject = opened_checkpoint(args, args.checkpoint)
     given = given_text(args, subject)
     with edited(args, subject, given.tokens):
         written = generate(
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> Report:
             top_p=args.top_p,
             top_k=args.top_k,
             seed=args.seed,
-            stop_at=ends_of(given, subject),
+            stop_at=end_ids(given, subject),
             tokenizer=subject.tokenizer,
             progress=bar(args),
         )

@@ -76,7 +76,7 @@ def given_text(args: argparse.Namespace, subject: LoadedCheckpoint) -> GivenText
     return GivenText(typed(turns), subject.fitting(conversation.ids), turns, conversation)
 
 
-def ends_of(given: GivenText, subject: LoadedCheckpoint) -> list[int]:
+def end_ids(given: GivenText, subject: LoadedCheckpoint) -> list[int]:
     """The tokens that end a continuation: the model's end of text, and in a conversation those that end a turn."""
     end = subject.model.config.eos_token_id
     ends = [] if end is None else [end] if isinstance(end, int) else list(end)

@@ -19,7 +19,7 @@ from workbench.command_line.common import (
     bar,
     edited,
     edited_for,
-    opened,
+    opened_checkpoint,
     reads_a_set,
     texts_of,
 )
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> Report:
     is_set = reads_a_set(args, chat=args.chat, system=args.system)
     if is_set and args.tuned is not None:
         raise WorkbenchError("--tuned reads one text, and --texts gives a set; leave one of them out")
-    subject = opened(args, args.checkpoint)
+    subject = opened_checkpoint(args, args.checkpoint)
     if is_set:
         return _of_set(args, subject)
     given = given_text(args, subject)

@@ -4,7 +4,7 @@ import argparse
 
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.attribution_patching import attribution_patching
-from workbench.command_line.common import add_checkpoint, add_loading_arguments, bar, opened
+from workbench.command_line.common import add_checkpoint, add_loading_arguments, bar, opened_checkpoint
 from workbench.embedded_texts import SETS
 from workbench.report import Report, Section
 from workbench.text_pairs import TextPairs
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     """A table with a row for each layer and position, or layer and head."""
-    subject = opened(args, args.checkpoint)
+    subject = opened_checkpoint(args, args.checkpoint)
     longest = subject.model.config.max_position_embeddings
     pairs = TextPairs.read(args.texts, subject.tokenizer, longest=longest)
     analysis = attribution_patching if args.estimate else activation_patching

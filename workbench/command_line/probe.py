@@ -16,7 +16,7 @@ from workbench.command_line.common import (
     bar,
     checked_seed,
     loading,
-    opened,
+    opened_checkpoint,
     positive,
     texts_of,
     whole,
@@ -80,7 +80,7 @@ def layer_name(text: str) -> int | str:
 
 def run(args: argparse.Namespace) -> Report:
     """A row for each layer, the confusion of labels at one layer, its wrong texts, and a heat map along a series."""
-    seed, subject = checked_seed(args), opened(args, args.checkpoint)
+    seed, subject = checked_seed(args), opened_checkpoint(args, args.checkpoint)
     texts = texts_of(args, subject)
     how = {"position": args.position, "folds": args.folds, "seed": seed}
     curves = linear_probe(subject.model, texts, **how, progress=bar(args))

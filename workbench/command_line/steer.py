@@ -20,10 +20,10 @@ from workbench.command_line.common import (
     bar,
     checked_seed,
     ids_of,
-    opened,
+    opened_checkpoint,
     positive,
-    read_text,
     rows_of,
+    text_or_sample,
     texts_of,
 )
 from workbench.command_line.probe import SET, add_position, layer_name
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> Report:
     """A row for each strength, and the texts that are written. The direction comes from every second text of a label;
     the others are the prompts.
     """
-    seed, subject = checked_seed(args), opened(args, args.checkpoint)
+    seed, subject = checked_seed(args), opened_checkpoint(args, args.checkpoint)
     made_of, prompts = halves(texts_of(args, subject), args.toward, args.against)
     direction = label_direction(
         subject.model, made_of, args.toward, args.against, layer=args.layer, position=args.position
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> Report:
         answers,
         instead,
         strengths=args.strengths,
-        unrelated=Texts(rows_of(ids_of(subject.tokenizer, read_text(args.text)), ROW)),
+        unrelated=Texts(rows_of(ids_of(subject.tokenizer, text_or_sample(args.text)), ROW)),
         controls=args.controls,
         seed=seed,
         progress=bar(args),

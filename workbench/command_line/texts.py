@@ -5,7 +5,14 @@ import argparse
 import pandas as pd
 
 from workbench.analyses.text_overview import mean_losses, text_overview, without_loss
-from workbench.command_line.common import add_checkpoint, add_loading_arguments, add_texts, bar, opened, texts_in_pieces
+from workbench.command_line.common import (
+    add_checkpoint,
+    add_loading_arguments,
+    add_texts,
+    bar,
+    opened_checkpoint,
+    texts_in_pieces,
+)
 from workbench.report import Report, Section
 
 EXAMPLES = """
@@ -26,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     """A table of means with a row for each label, and a table with a row for each text."""
-    subject = opened(args, args.checkpoint)
+    subject = opened_checkpoint(args, args.checkpoint)
     pieces, done = [], 0
     for texts in texts_in_pieces(args, subject):
         piece = text_overview(subject.model, texts, tokenizer=subject.tokenizer, progress=bar(args))

@@ -24,8 +24,8 @@ from workbench.command_line.common import (
     needed,
     positive,
     provenance,
-    read_text,
     rows_of,
+    text_or_sample,
 )
 from workbench.errors import WorkbenchError
 from workbench.report import Report, Section
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> Report:
 def _texts(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Texts:
     """The set of --texts, or the rows that a text is cut into. Errors: WorkbenchError if both are given."""
     if args.texts is None:
-        return Texts(rows_of(ids_of(tokenizer, read_text(args.text)), args.length))
+        return Texts(rows_of(ids_of(tokenizer, text_or_sample(args.text)), args.length))
     if args.text is not None:
         raise WorkbenchError(f"--text {args.text} and --texts {args.texts} both name texts; give one of them")
     return Texts.read(args.texts, tokenizer, args.text_column, args.label, cut=args.cut)

@@ -20,7 +20,7 @@ from workbench.checkpoints.catalog import series as checkpoint_series
 from workbench.checkpoints.names import split_id
 from workbench.corpus.replay import MAIN, Replay
 from workbench.corpus.row_map import PIECE, RowMap, map_rows
-from workbench.corpus.suffix_array import POSITIONS, TOKENS, SuffixArray, mapped, sorted_suffixes
+from workbench.corpus.suffix_array import PLACE_TYPE, TOKEN_TYPE, SuffixArray, mapped, sorted_suffixes
 from workbench.corpus.suffix_index import SuffixIndex
 from workbench.corpus.training_text import TrainingText, check_name, digests, fetched_text
 from workbench.errors import WorkbenchError
@@ -33,8 +33,8 @@ FORMAT = 1
 DESCRIPTION = "index.json"
 SOURCES = "sources.json"
 FILES: dict[str, np.dtype] = {
-    "tokens": TOKENS,
-    "suffixes": POSITIONS,
+    "tokens": TOKEN_TYPE,
+    "suffixes": PLACE_TYPE,
     "starts": np.dtype(np.int32),
     "origins": np.dtype(np.uint16),
     "rows": PIECE,

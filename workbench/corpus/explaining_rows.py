@@ -64,7 +64,7 @@ def explaining_rows(
     Errors: WorkbenchError if A and B are not on one run with a known recipe, or no row between them held an n-gram of
     at least `SHORTEST` tokens.
     """
-    first, last = ends_of(run)
+    first, last = first_and_last_step(run)
     ids = one_text(tokens, at_least=2)[0].tolist()
     held = candidates(index, ids, range(first, last), run[-1].order or MAIN, most)
     if not held:
@@ -112,7 +112,7 @@ def _work(
     loading: Loading = Loading(),
     **_: object,
 ) -> Work:
-    first, last = ends_of(run)
+    first, last = first_and_last_step(run)
     recipe, model = RECIPES[run[-1].name], checkpoints.outline(run[0], dtype=loading.dtype)
     longest = max(recipe.stage(step).length for step in (first, last - 1))
     length = one_text(tokens, at_least=2).shape[1]
@@ -122,7 +122,7 @@ def _work(
     return each.times(len(run) - 1) + Work(0, read=files)
 
 
-def ends_of(run: Sequence[Checkpoint]) -> tuple[int, int]:
+def first_and_last_step(run: Sequence[Checkpoint]) -> tuple[int, int]:
     """The steps of the first and the last checkpoint of a run: the rows of the steps from the first to the last less
     one lie between them.
 
@@ -164,7 +164,7 @@ def candidates(
 
 def random_between(run: Sequence[Checkpoint], count: int, seed: int) -> list[RowPlace]:
     """Random rows that the last checkpoint of a run has read and the first has not, at most `count`; no row twice."""
-    first, last = ends_of(run)
+    first, last = first_and_last_step(run)
     rows = [RECIPES[run[-1].name].stage(step).rows for step in range(first, last)]
     return [(first + step, row) for step, row in random_places(rows, min(count, sum(rows)), seed)]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-TOKENS = np.dtype(">u2")  # big-endian: the order of the bytes of two texts is then the order of their token ids
-POSITIONS = np.dtype(np.int32)
+TOKEN_TYPE = np.dtype(">u2")  # big-endian: the order of the bytes of two texts is then the order of their token ids
+PLACE_TYPE = np.dtype(np.int32)
 GATHERED = 50_000  # up to this many occurrences, the tokens that follow are read one by one
 
 
@@ -38,17 +38,17 @@ class SuffixArray:
     @classmethod
     def of(cls, tokens: np.ndarray, end: int, vocab: int) -> "SuffixArray":
         """The suffix array of token ids, in memory."""
-        return cls(tokens.astype(TOKENS).tobytes(), sorted_suffixes(tokens).tobytes(), end, vocab)
+        return cls(tokens.astype(TOKEN_TYPE).tobytes(), sorted_suffixes(tokens).tobytes(), end, vocab)
 
     @cached_property
     def tokens(self) -> np.ndarray:
         """The token ids of the text, not copied."""
-        return np.frombuffer(self.text, TOKENS)
+        return np.frombuffer(self.text, TOKEN_TYPE)
 
     @cached_property
     def positions(self) -> np.ndarray:
         """The suffix array, not copied."""
-        return np.frombuffer(self.order, POSITIONS)
+        return np.frombuffer(self.order, PLACE_TYPE)
 
     @cached_property
     def _order(self) -> memoryview:
@@ -58,7 +58,7 @@ class SuffixArray:
         """The interval of the suffix array with the positions of an n-gram: (first, last + 1); empty if none."""
         if self.end in ids[:-1]:
             return 0, 0
-        key = ids.astype(TOKENS).tobytes()
+        key = ids.astype(TOKEN_TYPE).tobytes()
         low = bisect_left(self._order, key, key=self._beginning(len(key)))
         return low, bisect_right(self._order, key, lo=low, key=self._beginning(len(key)))
 
@@ -66,7 +66,7 @@ class SuffixArray:
         """Whether an n-gram occurs in the text."""
         if self.end in ids[:-1]:
             return False
-        key = ids.astype(TOKENS).tobytes()
+        key = ids.astype(TOKEN_TYPE).tobytes()
         beginning = self._beginning(len(key))
         low = bisect_left(self._order, key, key=beginning)
         return low < len(self._order) and beginning(self._order[low]) == key
@@ -108,7 +108,7 @@ def sorted_suffixes(tokens: np.ndarray) -> np.ndarray:
     """The suffix array of token ids: int32. Takes 0.2 s and 20 MB of memory for each million tokens."""
     from pydivsufsort import divsufsort  # imported here: only a build needs it
 
-    return np.asarray(divsufsort(np.ascontiguousarray(tokens, np.uint16)), POSITIONS)
+    return np.asarray(divsufsort(np.ascontiguousarray(tokens, np.uint16)), PLACE_TYPE)
 
 
 def mapped(path: Path) -> mmap:

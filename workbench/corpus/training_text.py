@@ -100,7 +100,7 @@ def checked(name: str, tokens: Mapping[str, np.ndarray]) -> TrainingText:
                 f"{key} is not the text that {name} was trained on: {len(tokens[key]):,} tokens with digest {found} "
                 f"instead of {kept['tokens']:,} with {kept['sha256']}. {_why(key)}"
             )
-    train, held_out = ({source: tokens[f"{part}-{source}"] for source in data.SOURCES} for part in data.PARTS)
+    train, held_out = ({source: tokens[f"{part}-{source}"] for source in data.SOURCES} for part in data.CORPUS_PARTS)
     return TrainingText(name, RECIPES[name], train, held_out)
 
 

@@ -14,7 +14,7 @@ from workbench.features.formats import gemma_scope, sae_lens, sparsify
 
 FormatName = Literal["SAELens", "sparsify", "Gemma Scope"]
 FORMATS = {"SAELens": sae_lens, "sparsify": sparsify, "Gemma Scope": gemma_scope}
-EMBEDDED = Path(__file__).parents[1] / "tiny_olmo" / "dictionaries"
+EMBEDDED_DICTIONARIES = Path(__file__).parents[1] / "tiny_olmo" / "dictionaries"
 SERIES = "tiny-olmo"
 FILES = ("cfg.json", *(module.WEIGHTS for module in FORMATS.values()))
 
@@ -78,7 +78,7 @@ def save(
 
 def embedded() -> list[str]:
     """The names of the dictionaries that come with the workbench."""
-    folders = (path.parent for path in EMBEDDED.glob("*/*/cfg.json"))
+    folders = (path.parent for path in EMBEDDED_DICTIONARIES.glob("*/*/cfg.json"))
     return sorted(f"{SERIES}@{path.parent.name}/{path.name}" for path in folders)
 
 
@@ -89,7 +89,7 @@ def _located(name: str) -> tuple[Path, str]:
     if series == SERIES:
         if name not in embedded():
             raise WorkbenchError(f"no embedded dictionary {name!r}; there are {', '.join(embedded()) or 'none'}")
-        return EMBEDDED / str(revision) / rest, ""
+        return EMBEDDED_DICTIONARIES / str(revision) / rest, ""
     if Path(name).exists():
         return Path(name), ""
     second, _, inside = rest.partition("/")

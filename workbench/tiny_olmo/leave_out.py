@@ -27,6 +27,7 @@ from workbench.checkpoints import Checkpoint
 from workbench.corpus.influence import influence, random_places
 from workbench.corpus.replay import Replay
 from workbench.texts import Texts, as_texts
+from workbench.tiny_olmo.build_files import SERIES
 from workbench.tiny_olmo.data import default_cache, held_out_source, prepare, training_source
 from workbench.tiny_olmo.leave_out_runs import (
     CONTROL,
@@ -38,7 +39,7 @@ from workbench.tiny_olmo.leave_out_runs import (
     without_repeats,
     without_rows,
 )
-from workbench.tiny_olmo.measure import SERIES, as_record, measure
+from workbench.tiny_olmo.measure import as_record, measure
 from workbench.tiny_olmo.plant import planted
 from workbench.tiny_olmo.probes import Probes, make_probes
 from workbench.tiny_olmo.recipe import RECIPE, config

@@ -8,7 +8,7 @@ not at hand.
 import torch
 
 from workbench import checkpoints
-from workbench.analyses.support.translators import EMBEDDED
+from workbench.analyses.support.translators import EMBEDDED_LENSES
 from workbench.analyses.tuned_lens import lens_divergence, train_tuned_lens
 from workbench.texts import Texts
 from workbench.tiny_olmo.data import default_cache, prepare, training_source
@@ -27,7 +27,7 @@ def main() -> None:
     drawn = [torch.from_numpy(batch(recipe.stage(step), source, (recipe.seed, 1), step)) for step in STEPS]
     rows = torch.cat(drawn)[:, :-1]
     lens = train_tuned_lens(model, rows, learning_rate=LEARNING_RATE, name=CHECKPOINT)
-    lens.save(EMBEDDED / "step6000")
+    lens.save(EMBEDDED_LENSES / "step6000")
     for name in HELD_OUT:
         print(name, lens_divergence(model, Texts.read(name, tokenizer), lens).table().to_string(), sep="\n")
 

@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 
 from hooks import OlmoForCausalLM
+from workbench.tiny_olmo.build_files import SERIES
 from workbench.tiny_olmo.card import with_tables
 from workbench.tiny_olmo.data import default_cache, held_out_source, prepare
 from workbench.tiny_olmo.probes import LONG_LENGTH, Probes, Repeats, make_probes, natural_rows
 from workbench.tiny_olmo.recipe import RECIPE
 
 FOLDER = Path(__file__).parent
-SERIES = FOLDER / "checkpoints"
 ROWS = 256  # rows of each probe, for the data card
 LONG_ROWS = 24
 POSITIONS = ((1, 128), (128, 512), (512, 1024), (1024, LONG_LENGTH))

@@ -19,10 +19,10 @@ from hooks import OlmoForCausalLM
 from workbench import checkpoints
 from workbench.activations import Activations, record
 from workbench.features import Dictionary, Stored, Streamed, TrainingSettings, load, quality, save, train
-from workbench.features.files import EMBEDDED
+from workbench.features.files import EMBEDDED_DICTIONARIES
 from workbench.features.sources import ActivationSource
 from workbench.tiny_olmo.build_files import SERIES
-from workbench.tiny_olmo.data import PARTS, default_cache, prepare, rows_source, token_files
+from workbench.tiny_olmo.data import CORPUS_PARTS, default_cache, prepare, rows_source, token_files
 from workbench.tiny_olmo.data import SOURCES as SOURCES_OF_TEXT
 from workbench.tiny_olmo.recipe import RECIPE
 from workbench.tiny_olmo.rows import batch
@@ -33,7 +33,7 @@ RUN = (0, 200, 500, 600, 700, 1000, 2000, 6000)
 SOURCES = (*(f"tiny-olmo@step{step}" for step in RUN), f"{LAST}-order2", f"{LAST}-order3")
 STEPS = (*range(4000, 4120), *range(5000, 5120))  # whose rows are read
 HELD_OUT_ROWS, ROW = {"english": 320, "code": 80}, 128
-SCORES = EMBEDDED / "scores.json"
+SCORES = EMBEDDED_DICTIONARIES / "scores.json"
 MAIN = TrainingSettings(features=2048, k=16, batches=1600, half=True)
 SMALLER = TrainingSettings(features=1024, k=16, batches=700, dead_after=100_000, half=True)
 CROSS = TrainingSettings(features=1024, k=16, batches=250, dead_after=100_000, half=True)
@@ -51,7 +51,7 @@ PLANS: dict[str, tuple[tuple[str, ...], str, str | None, TrainingSettings]] = {
 @cache
 def rows_of_text() -> tuple[list[torch.Tensor], torch.Tensor]:
     """(rows of training tokens, of two lengths; held-out rows: row pos, four in five of English and the rest code)."""
-    files, (train_on, held) = token_files(default_cache(), SERIES), PARTS
+    files, (train_on, held) = token_files(default_cache(), SERIES), CORPUS_PARTS
     if not all(path.is_file() for path in files.values()):
         prepare(default_cache(), SERIES)
     source = rows_source({name: np.load(files[train_on, name]) for name in SOURCES_OF_TEXT}, VOCAB)
@@ -80,8 +80,8 @@ def made(name: str, work: Path) -> Dictionary:
     else:
         source = Streamed(models, rows, reads, writes)
     trained = train(source, settings, work / name.replace("/", "-"))
-    save(trained, EMBEDDED / name, dtype=torch.float16)
-    dictionary = load(EMBEDDED / name)  # as it is stored, in float16
+    save(trained, EMBEDDED_DICTIONARIES / name, dtype=torch.float16)
+    dictionary = load(EMBEDDED_DICTIONARIES / name)  # as it is stored, in float16
     found = quality(dictionary, models, held_out)
     scores = json.loads(SCORES.read_text(encoding="utf-8")) if SCORES.exists() else {}
     scores[name] = {one: {key: round(value, 4) for key, value in asdict(of).items()} for one, of in found.items()}

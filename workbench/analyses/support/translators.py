@@ -15,7 +15,7 @@ from workbench.whole_files import whole_file
 
 CONFIG, PARAMETERS = "config.json", "params.pt"
 KIND = "linear_tuned_lens"
-EMBEDDED = Path(__file__).parents[2] / "tiny_olmo" / "lenses"
+EMBEDDED_LENSES = Path(__file__).parents[2] / "tiny_olmo" / "lenses"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,9 +99,9 @@ class TunedLens:
         Errors: WorkbenchError for missing, broken or other files.
         """
         given = str(folder)
-        found = EMBEDDED / given.partition("@")[2] if given.startswith("tiny-olmo@") else Path(folder)
+        found = EMBEDDED_LENSES / given.partition("@")[2] if given.startswith("tiny-olmo@") else Path(folder)
         if not (found / CONFIG).is_file() or not (found / PARAMETERS).is_file():
-            there = ", ".join(f"tiny-olmo@{path.name}" for path in sorted(EMBEDDED.glob("*"))) or "none"
+            there = ", ".join(f"tiny-olmo@{path.name}" for path in sorted(EMBEDDED_LENSES.glob("*"))) or "none"
             raise WorkbenchError(f"no tuned lens in {given}: {CONFIG} and {PARAMETERS} are needed; embedded: {there}")
         try:
             config = json.loads((found / CONFIG).read_text(encoding="utf-8"))

@@ -52,7 +52,7 @@ def side_by_side(
     with tempfile.TemporaryDirectory(prefix="olmo-pair-") as folder:
         files = [Path(folder) / f"{number}.pt" for number in range(count)]
         _write(a, pieces, files, part(progress, 0.0, 0.5))
-        model = opened(b, part(progress, 0.5, 0.75))
+        model = loaded_model(b, part(progress, 0.5, 0.75))
         told = steps(files, part(progress, 0.75, 1.0), f"comparing with {name_of(b, 'B')}")
         for file, piece in zip(told, pieces(model), strict=True):
             yield torch.load(file).float(), piece.float().cpu()
@@ -61,7 +61,7 @@ def side_by_side(
 
 def _write(subject: ModelOrName, pieces: Pieces, files: Sequence[Path], progress: Progress | None) -> None:
     """Write the pieces of a subject to files. If the subject is not in memory, it is loaded only for that time."""
-    model = opened(subject, part(progress, 0.0, 0.5))
+    model = loaded_model(subject, part(progress, 0.0, 0.5))
     told = steps(files, part(progress, 0.5, 1.0), f"running {name_of(subject, 'A')}")
     for file, piece in zip(told, pieces(model), strict=True):
         _keep(piece, file)
@@ -99,7 +99,7 @@ def shared_layers(a: ModelOrName, b: ModelOrName) -> int:
     return shapes[0][0]
 
 
-def opened(subject: ModelOrName, progress: Progress | None = None) -> OlmoForCausalLM:
+def loaded_model(subject: ModelOrName, progress: Progress | None = None) -> OlmoForCausalLM:
     """The model itself, or the loaded checkpoint."""
     return subject if isinstance(subject, OlmoForCausalLM) else checkpoints.load(subject, progress=progress)[0]
 

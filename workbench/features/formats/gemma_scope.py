@@ -18,7 +18,7 @@ from workbench.features.dictionary import Dictionary
 from workbench.features.firing import Gate
 from workbench.features.formats import own
 from workbench.features.formats.places import family_of_name
-from workbench.features.formats.tensors import part, read_npz, write_json
+from workbench.features.formats.tensors import named_tensor, read_npz, write_json
 from workbench.whole_files import cannot_write, whole_file
 
 CONFIG, WEIGHTS = "cfg.json", "params.npz"
@@ -36,11 +36,11 @@ def read(folder: Path, repository: str = "") -> Dictionary:
     tensors = read_npz(path)
     model, reads, writes = _place(f"{repository}/{folder}")
     dictionary = Dictionary(
-        part(tensors, "W_enc", path),
-        part(tensors, "b_enc", path),
-        part(tensors, "W_dec", path),
-        part(tensors, "b_dec", path),
-        Gate("jumprelu", threshold=part(tensors, "threshold", path)),
+        named_tensor(tensors, "W_enc", path),
+        named_tensor(tensors, "b_enc", path),
+        named_tensor(tensors, "W_dec", path),
+        named_tensor(tensors, "b_dec", path),
+        Gate("jumprelu", threshold=named_tensor(tensors, "threshold", path)),
         reads,
         writes,
         model=model,

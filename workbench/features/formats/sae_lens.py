@@ -18,7 +18,14 @@ from workbench.features.dictionary import Dictionary, Norming
 from workbench.features.firing import Gate
 from workbench.features.formats import own
 from workbench.features.formats.places import family_of_name, hook_of_site, site_of_hook
-from workbench.features.formats.tensors import number, part, read_safetensors, setting, write_json, write_tensors
+from workbench.features.formats.tensors import (
+    named_tensor,
+    number,
+    read_safetensors,
+    setting,
+    write_json,
+    write_tensors,
+)
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 VERSION = "6.0.0"  # of the layout that is written
@@ -42,18 +49,18 @@ def read(folder: Path) -> Dictionary:
     reads = site_of_hook(setting(metadata, "hook_name", "", path))
     writes = site_of_hook(setting(metadata, "hook_name_out", "", path)) if kind.endswith("transcoder") else reads
     encoder, bias, gate = _encoder(kind, config, tensors, path)
-    decoder = part(tensors, "W_dec", weights)
+    decoder = named_tensor(tensors, "W_dec", weights)
     norms = decoder.norm(dim=-1).clamp_min(1e-8)
     if setting(config, "rescale_acts_by_decoder_norm", False, path) and len(bias) == len(norms):
         encoder, bias, decoder = encoder * norms, bias * norms, decoder / norms[:, None]
     factor = tensors.get("scaling_factor", tensors.get("finetuning_scaling_factor"))
     model = setting(metadata, "model_name", "", path)
-    skip = part(tensors, "W_skip", weights).T if "skip" in kind else None
+    skip = named_tensor(tensors, "W_skip", weights).T if "skip" in kind else None
     dictionary = Dictionary(
         encoder,
         bias,
         decoder if factor is None else decoder * factor.reshape(-1, 1),
-        part(tensors, "b_dec", weights),
+        named_tensor(tensors, "b_dec", weights),
         gate,
         reads,
         writes,
@@ -95,24 +102,24 @@ def _encoder(
 ) -> tuple[Tensor, Tensor, Gate]:
     """The encoder, its bias and the gate of an architecture."""
     weights = path.with_name(WEIGHTS)
-    encoder = part(tensors, "W_enc", weights)
+    encoder = named_tensor(tensors, "W_enc", weights)
     if kind == "gated":
-        b_gate, b_mag, r_mag = (part(tensors, name, weights) for name in ("b_gate", "b_mag", "r_mag"))
+        b_gate, b_mag, r_mag = (named_tensor(tensors, name, weights) for name in ("b_gate", "b_mag", "r_mag"))
         if not encoder.shape[-1:] == b_gate.shape == b_mag.shape == r_mag.shape:
             raise WorkbenchError(
                 f"{weights}: b_gate, b_mag and r_mag have other shapes than W_enc {list(encoder.shape)}"
             )
         return encoder * r_mag.exp(), b_mag, Gate("jumprelu", threshold=b_mag - b_gate * r_mag.exp())
-    bias = part(tensors, "b_enc", weights)
+    bias = named_tensor(tensors, "b_enc", weights)
     if kind in ("topk", *OWN):
         options = config.get("activation_fn_kwargs")
         k = number(options if "k" not in config and isinstance(options, dict) else config, "k", path)
         return encoder, bias, Gate("topk", k)
     if kind.endswith("batchtopk"):  # as it is in training
-        threshold = part(tensors, "topk_threshold", weights).flatten()[0]
+        threshold = named_tensor(tensors, "topk_threshold", weights).flatten()[0]
         return encoder, bias, Gate("batchtopk", number(config, "k", path), threshold)
     if kind.startswith("jumprelu"):
-        return encoder, bias, Gate("jumprelu", threshold=part(tensors, "threshold", weights))
+        return encoder, bias, Gate("jumprelu", threshold=named_tensor(tensors, "threshold", weights))
     activation = setting(config, "activation_fn", "relu", path)
     if activation != "relu":
         raise WorkbenchError(f"{path}: activation_fn {shown(activation)} is not read for the architecture {kind!r}")

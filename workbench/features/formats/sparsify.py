@@ -14,7 +14,14 @@ from workbench.features.dictionary import Dictionary
 from workbench.features.firing import Gate
 from workbench.features.formats import own
 from workbench.features.formats.places import family_of_name, sites_of_module
-from workbench.features.formats.tensors import number, part, read_safetensors, setting, write_json, write_tensors
+from workbench.features.formats.tensors import (
+    named_tensor,
+    number,
+    read_safetensors,
+    setting,
+    write_json,
+    write_tensors,
+)
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 RUN_CONFIG = "config.json"  # in the folder above: what was trained on
@@ -32,10 +39,10 @@ def read(folder: Path) -> Dictionary:
     run = read_json(folder.parent / RUN_CONFIG) if is_there(folder.parent / RUN_CONFIG) else {}
     model = setting(run, "model", "", folder.parent / RUN_CONFIG)
     dictionary = Dictionary(
-        part(tensors, "encoder.weight", weights).T,
-        part(tensors, "encoder.bias", weights),
-        part(tensors, "W_dec", weights),
-        part(tensors, "b_dec", weights),
+        named_tensor(tensors, "encoder.weight", weights).T,
+        named_tensor(tensors, "encoder.bias", weights),
+        named_tensor(tensors, "W_dec", weights),
+        named_tensor(tensors, "b_dec", weights),
         Gate("topk", number(config, "k", path)),
         reads if transcode else writes,
         writes,

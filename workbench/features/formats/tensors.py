@@ -34,7 +34,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
         raise WorkbenchError(f"{path} is damaged or holds no arrays: {reason(error)}") from error
 
 
-def part(tensors: Mapping[str, Tensor], name: str, path: Path) -> Tensor:
+def named_tensor(tensors: Mapping[str, Tensor], name: str, path: Path) -> Tensor:
     """A tensor by name. Errors: WorkbenchError with the names that there are."""
     if name not in tensors:
         raise WorkbenchError(f"{path} has no {name!r}; it has {', '.join(map(shown, tensors)) or 'nothing'}")

@@ -11,7 +11,7 @@ from workbench.page.build.slot import Bar, Slot, agreement_button, asked
 from workbench.page.session.bench import Bench
 from workbench.page.session.heads import rail_value, scores_calls, unscored
 from workbench.page.session.menus import OVER, PROMPT, choice
-from workbench.page.session.prices import SHOWN, Expensive, agree, priced
+from workbench.page.session.prices import PRICE_SHOWN, Expensive, agree, priced
 from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress
 
@@ -60,7 +60,7 @@ def heads(
     except Expensive as expensive:
         yield [value, value, asked(expensive.price, "Score the heads"), told]
         return
-    if price.seconds > SHOWN:
+    if price.seconds > PRICE_SHOWN:
         yield [value, value, asked(None), told]
     value = rail_value(bench, query, priced(progress, price), chosen)
     yield [value, value, asked(None), told]

@@ -36,7 +36,7 @@ from workbench.checkpoints import (
 from workbench.checkpoints.loading import suited_dtype
 from workbench.errors import WorkbenchError
 from workbench.page.options import ASKS_ABOVE
-from workbench.page.session.prompts import Prompt, ids_of
+from workbench.page.session.prompts import Prompt, prompt_ids
 from workbench.page.session.result_cache import ResultCache
 from workbench.page.session.speed import Speed
 from workbench.page.session.text_sets import TextSet, TextSets
@@ -300,7 +300,7 @@ class Bench:
 
     def count(self, name: object, prompt: Prompt, progress: Progress | None = None) -> int:
         """The number of tokens of a prompt, by a checkpoint's tokenizer."""
-        return len(ids_of(self.load(name, progress)[1], prompt))
+        return len(prompt_ids(self.load(name, progress)[1], prompt))
 
     def read(
         self, name: object, prompt: Prompt, most: int = MOST_TOKENS, progress: Progress | None = None
@@ -331,7 +331,7 @@ def _tokenised(
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
         raise WorkbenchError(EMPTY)
     conversation = None if isinstance(prompt, str) else Conversation.of(tokenizer, prompt)
-    ids = torch.tensor([ids_of(tokenizer, prompt)]) if conversation is None else conversation.ids  # 1 pos
+    ids = torch.tensor([prompt_ids(tokenizer, prompt)]) if conversation is None else conversation.ids  # 1 pos
     most = most_tokens(model, most)
     if ids.shape[1] > most:
         raise WorkbenchError(f"the prompt has {ids.shape[1]:,} tokens; this view takes at most {most:,}")

@@ -229,18 +229,18 @@ def flat(values: tuple[Any, ...]) -> Iterator[Any]:
         yield from flat(value) if isinstance(value, tuple) else [value]
 
 
-def prompt_of(request: TabRequest) -> tuple[ModelOf, TokensOf]:
+def prompt_arguments(request: TabRequest) -> tuple[ModelOf, TokensOf]:
     """The model and the prompt's tokens of a request: the first two arguments of most analyses."""
     query = request.query
     return ModelOf(query.checkpoint, query.edits), TokensOf(query.checkpoint, query.prompt)
 
 
-def texts_of(request: TabRequest) -> tuple[ModelOf, TextsOf]:
+def texts_arguments(request: TabRequest) -> tuple[ModelOf, TextsOf]:
     """The model and the set of texts of a request, which must follow "texts"."""
     query = request.query
     return ModelOf(query.checkpoint, query.edits), TextsOf(query.checkpoint, request.selection.texts or "")
 
 
-def tokenizer_of(request: TabRequest) -> TokenizerOf:
+def tokenizer_argument(request: TabRequest) -> TokenizerOf:
     """The tokenizer of a request's checkpoint; analyses use it to label tokens by their text."""
     return TokenizerOf(request.query.checkpoint)

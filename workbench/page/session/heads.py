@@ -10,7 +10,7 @@ from workbench.page.session.arguments import ModelOf, TextsOf
 from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, OpenedPrompt
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
-from workbench.page.session.map_requests import SAMPLES, atlas_call
+from workbench.page.session.map_requests import INDUCTION_SAMPLES, atlas_call
 from workbench.page.session.prompts import for_browser
 from workbench.page.session.requests import Query
 from workbench.progress import Progress
@@ -18,7 +18,9 @@ from workbench.views.standalone import ORDERS
 
 OF_TEXTS = ("entropy", "previous", "first", "self", "distance", "duplicate")
 """The scores that depend on the texts; induction is measured on random tokens."""
-SAMPLED = f"Mean over {SAMPLES} rows; the command line and head_atlas take more by default, with a smaller error."
+SAMPLED = (
+    f"Mean over {INDUCTION_SAMPLES} rows; the command line and head_atlas take more by default, with a smaller error."
+)
 
 
 def rail_value(
@@ -52,7 +54,7 @@ def scores_calls(bench: Bench, query: Query, chosen: str | None = None) -> list[
     token."""
     if chosen is not None:
         model, texts = ModelOf(query.checkpoint, query.edits), TextsOf(query.checkpoint, chosen)
-        return [Call.of(head_atlas, model, texts, samples=SAMPLES)]
+        return [Call.of(head_atlas, model, texts, samples=INDUCTION_SAMPLES)]
     call = atlas_call(query.checkpoint, query.prompt, query.edits)
     return [] if bench.tokens(query.checkpoint, query.prompt).shape[1] < 2 else [call]
 

@@ -62,8 +62,8 @@ class MapRequest:
 
 
 MOST_PAGE_BYTES = 64_000_000  # of weights in a stand-alone page
-SAMPLES = 16  # rows for induction scores, the same on all tabs; fewer than `head_atlas` takes by default
-WEIGHTINGS = {"weight": "probability", "value": "value-norm"}
+INDUCTION_SAMPLES = 16  # rows for induction scores, the same on all tabs; fewer than `head_atlas` takes by default
+WEIGHTING_OF = {"weight": "probability", "value": "value-norm"}
 
 
 def head_picture(bench: Bench, request: MapRequest) -> Picture:
@@ -83,7 +83,7 @@ def head_map(bench: Bench, request: MapRequest) -> np.ndarray:
     """The values of a map: query key."""
     call = map_call(request)
     if bench.results.get(call) is None:
-        checked(bench, request)
+        checked_prompts(bench, request)
     return result(call, bench).values[0]
 
 
@@ -92,7 +92,7 @@ def map_call(request: MapRequest) -> Call:
     model, tokens = ModelOf(request.checkpoint, request.edits), TokensOf(request.checkpoint, request.prompt)
     options: dict[str, Any] = {"layers": (request.layer,)}
     options |= {"heads": (request.head,)} if request.combine == "one" else {"combine": request.combine}
-    options |= {"weighting": WEIGHTINGS[request.weigh]} if request.weigh != "weight" else {}
+    options |= {"weighting": WEIGHTING_OF[request.weigh]} if request.weigh != "weight" else {}
     options |= {"tokenizer": TokenizerOf(request.checkpoint)}
     if request.other is not None:
         return Call.of(attention_difference, model, ModelOf(request.other, request.edits), tokens, **options)
@@ -107,9 +107,9 @@ def thumbnails(bench: Bench, request: MapRequest) -> Picture:
     request = replace(request, layer=0, head=0, combine="one", weigh="weight")
 
     def make() -> Picture:
-        pooled = [_pooled(bench, one, request.edits).cpu().numpy() for one in checked(bench, request)]
+        pooled = [_pooled(bench, one, request.edits).cpu().numpy() for one in checked_prompts(bench, request)]
         if request.is_change:
-            pooled += [_pooled(bench, one, "").cpu().numpy() for one in checked(bench, request)]
+            pooled += [_pooled(bench, one, "").cpu().numpy() for one in checked_prompts(bench, request)]
         found = pooled[0] if len(pooled) == 1 else pooled[0] - pooled[1]  # layer head side bin
         maps, second = np.split(found, [found.shape[-2]], -1)
         return encode(maps, second=second if second.size else None, signed=request.signed)
@@ -117,7 +117,7 @@ def thumbnails(bench: Bench, request: MapRequest) -> Picture:
     return bench.once(("thumbnails", request), make)
 
 
-def checked(bench: Bench, request: MapRequest) -> list[OpenedPrompt]:
+def checked_prompts(bench: Bench, request: MapRequest) -> list[OpenedPrompt]:
     """The request's one or two checkpoints with its prompt.
 
     Errors: WorkbenchError if the prompt is empty or too long, if two checkpoints tokenise it differently, or if the
@@ -161,9 +161,9 @@ def _pooled(bench: Bench, opened: OpenedPrompt, edits: str) -> Tensor:
 def whole_page(bench: Bench, request: MapRequest) -> str:
     """The attention view as a stand-alone page: of one checkpoint, or of A, B and A − B.
 
-    Errors: those of `checked`; WorkbenchError if the weights are larger than `MOST_PAGE_BYTES`.
+    Errors: those of `checked_prompts`; WorkbenchError if the weights are larger than `MOST_PAGE_BYTES`.
     """
-    opened = checked(bench, request)
+    opened = checked_prompts(bench, request)
     config, length = opened[0].model.config, opened[0].ids.shape[1]
     heads = config.num_hidden_layers * config.num_attention_heads
     size = len(opened) * heads * length * (length + 1) * 2  # bytes
@@ -189,7 +189,7 @@ def atlas_of(
 
 def atlas_call(checkpoint: str, prompt: Prompt, edits: str = "") -> Call:
     """The call that computes the statistics of all heads on a prompt of two tokens or more."""
-    return Call.of(head_atlas, ModelOf(checkpoint, edits), TokensOf(checkpoint, prompt), samples=SAMPLES)
+    return Call.of(head_atlas, ModelOf(checkpoint, edits), TokensOf(checkpoint, prompt), samples=INDUCTION_SAMPLES)
 
 
 def all_maps(checkpoint: str, prompt: Prompt, edits: str = "") -> Call:

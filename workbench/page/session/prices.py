@@ -15,7 +15,7 @@ from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress
 
 NOTHING = Work(0)
-SHOWN = 1.0
+PRICE_SHOWN = 1.0
 """Seconds from which the price is shown while a view is computed."""
 
 
@@ -80,13 +80,13 @@ def agree(bench: Bench, request: TabRequest, *calls: Call, before: Work = NOTHIN
 
 
 def is_cheap(bench: Bench, *calls: Call) -> bool:
-    """Whether calls take less than `SHOWN` seconds, or are cached."""
-    return price_of(bench, *calls).seconds <= SHOWN
+    """Whether calls take less than `PRICE_SHOWN` seconds, or are cached."""
+    return price_of(bench, *calls).seconds <= PRICE_SHOWN
 
 
 def priced(progress: Progress | None, price: Price) -> Progress | None:
-    """A callback that shows the price beside each step, if it is above `SHOWN` seconds."""
-    if progress is None or price.seconds <= SHOWN:
+    """A callback that shows the price beside each step, if it is above `PRICE_SHOWN` seconds."""
+    if progress is None or price.seconds <= PRICE_SHOWN:
         return progress
     return lambda fraction, text: progress(fraction, f"{text}, {price}")
 

@@ -31,7 +31,7 @@ def for_browser(prompt: Prompt) -> str | list[dict[str, str]]:
     return prompt if isinstance(prompt, str) else chat.messages(prompt)
 
 
-def ids_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     """The token ids of a prompt. Errors, for turns: those of `Conversation.of`, except for turns that are left out."""
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]

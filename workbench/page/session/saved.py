@@ -5,7 +5,7 @@ from pathlib import Path
 from workbench.errors import WorkbenchError
 from workbench.page.session.calls import Call
 from workbench.report import plotted
-from workbench.result_files import Storable, load_result, part
+from workbench.result_files import Storable, load_result, part_of_result
 from workbench.results import Labelled, Measures
 
 
@@ -34,7 +34,7 @@ def parts(name: str, found: Storable, call: Call) -> dict[str, Call]:
     keys = [key for key, one in named.items() if any(one is picture for picture in pictures)]
     if isinstance(found, Measures) and call.measure is None:
         return {key: call[key] for key in keys}
-    return {f"{name}: {key}": Call.quick(part, call, key) for key in keys}
+    return {f"{name}: {key}": Call.quick(part_of_result, call, key) for key in keys}
 
 
 def is_saved(call: Call) -> bool:

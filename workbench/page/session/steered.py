@@ -9,7 +9,7 @@ from workbench.analyses.support.sample_text import SAMPLE_TEXT
 from workbench.errors import WorkbenchError
 from workbench.page.session.arguments import TokensOf
 from workbench.page.session.bench import Bench
-from workbench.page.session.calls import Call, texts_of
+from workbench.page.session.calls import Call, texts_arguments
 from workbench.page.session.edit_lines import tapped
 from workbench.page.session.requests import TabRequest
 
@@ -24,7 +24,7 @@ def steering_call(
     One half of the texts of both labels makes the direction, the other half are the prompts. `answers` are the token
     toward which it should lead and the other one.
     """
-    model, texts = texts_of(request)
+    model, texts = texts_arguments(request)
     direction = Call.of(label_direction, model, Call.quick(direction_half, texts, *labels), *labels, layer=layer)
     unrelated = {"unrelated": TokensOf(request.query.checkpoint, SAMPLE_TEXT)} if measure == "loss" else {}
     toward, against = ((answer,) for answer in answers)
@@ -38,7 +38,7 @@ def telling_answers(bench: Bench, request: TabRequest, labels: tuple[str, str]) 
     """
 
     def made() -> TokenPair:
-        model, texts = texts_of(request)
+        model, texts = texts_arguments(request)
         half = direction_half(bench.texts(model.name, texts.chosen), *labels)
         runner, means = bench.load(model.name)[0], []
         with tapped(bench, (runner, model.name, model.edits)):

@@ -103,13 +103,13 @@ def looked_at(bench: Bench, request: TokenRequest) -> dict[str, Any]:
         "expected": found.expected.values.tolist(),
         "lens": found.lens.values.tolist(),
         "next": found.following.values[0].tolist(),
-        "looks": strongest(weights[:, 1:], found.looks.heads, 1),
+        "looks": strongest_looks(weights[:, 1:], found.looks.heads, 1),
         "first": float(weights[:, 0].mean()),
-        "looked_at": strongest(found.looked_at.values, found.looked_at.rows, found.position + 1),
+        "looked_at": strongest_looks(found.looked_at.values, found.looked_at.rows, found.position + 1),
     }
 
 
-def strongest(weights: np.ndarray, heads: Sequence[str], first: int) -> list[tuple[str, int, float]]:
+def strongest_looks(weights: np.ndarray, heads: Sequence[str], first: int) -> list[tuple[str, int, float]]:
     """(head, place, weight) of the largest of `weights` (head place), largest first; places count from `first`."""
     best = np.argsort(-weights, axis=None, kind="stable")[:STRONGEST]
     rows, columns = np.unravel_index(best, weights.shape)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from workbench.embedded_texts import SETS, path_of
 from workbench.errors import WorkbenchError
-from workbench.text_files import InMemory, Source, columns_of, rows
+from workbench.text_files import InMemory, Source, columns_of, read_rows
 
 OWN = "own:"
 """How the names of people's own sets begin; after it comes a digest."""
@@ -79,14 +79,14 @@ class SetRequest:
 def read_set(name: str, source: Source, title: str, text: str = "text", label: str | None = None) -> TextSet:
     """A set from a file. Without `label`, the column "label" holds the labels, if there is one.
 
-    Errors: those of `text_files.rows`, and WorkbenchError for no texts or more than `MOST_TEXTS`.
+    Errors: those of `text_files.read_rows`, and WorkbenchError for no texts or more than `MOST_TEXTS`.
     """
     if label is None and "label" in columns_of(source) and text != "label":
         label = "label"
     if text == label:
         raise WorkbenchError(f"the texts and the labels are both in the column {text!r}; give two columns")
     found = []
-    for row in rows(source, [text], [] if label is None else [label]):
+    for row in read_rows(source, [text], [] if label is None else [label]):
         found.append(row.cells)
         if len(found) > MOST_TEXTS:
             raise WorkbenchError(

@@ -21,11 +21,11 @@ from workbench.page.build.slot import Slot
 from workbench.page.session.arguments import TokenizerOf, TokensOf
 from workbench.page.session.bench import Bench, OpenedPrompt
 from workbench.page.session.cached_results import result
-from workbench.page.session.calls import Call, prompt_of, texts_of
+from workbench.page.session.calls import Call, prompt_arguments, texts_arguments
 from workbench.page.session.edit_lines import tapped
 from workbench.page.session.menus import OVER, PROMPT, choice
 from workbench.page.session.prices import agree
-from workbench.page.session.prompts import Prompt, contents, ids_of, prompt_like, with_contents
+from workbench.page.session.prompts import Prompt, contents, prompt_ids, prompt_like, with_contents
 from workbench.page.session.requests import TabRequest
 
 TITLE = "Attribution"
@@ -61,7 +61,7 @@ SALIENCIES = {
         "To first order, how much the logit falls if a token's embedding is set to zero. These need not sum to it.",
     ),
 }
-SITES = {
+PATCHED_SITES = {
     "residual stream entering a layer": "resid_pre",
     "output of attention": "attn_out",
     "output of the MLP": "mlp_out",
@@ -119,7 +119,7 @@ def build(slot: Slot) -> None:
     method = slot.link("saliency", menu(SALIENCIES, "Saliency of tokens"))
     panel = Panel("saliency", "Which tokens does it depend on?", menus=[method], of_tokens=True)
     panel.draws(slot, saliency_view, inputs=[token, against, method], follows=["token"])
-    site = slot.link("site", menu(SITES, "What is patched"))
+    site = slot.link("site", menu(PATCHED_SITES, "What is patched"))
     measure = slot.link("effect", menu(MEASURES, "Measured by"))
     second = TextField(slot, "second", SECOND, "this prompt with one word changed", check_second)
     panel = Panel("patching", "What carries it?", menus=[site, measure], below=[second])
@@ -153,9 +153,9 @@ def ablation_view(bench: Bench, request: TabRequest, token: str, against: str, m
             "its standard error over texts. Orange: the part helps. Other panels of this tab show the prompt."
         )
         chooses = {"head": ("x", 0, heads), "layer": ("y", 0, layers)}
-        return View(Call.of(ablation, *texts_of(request), method=method)["loss"], note, chooses=chooses)
+        return View(Call.of(ablation, *texts_arguments(request), method=method)["loss"], note, chooses=chooses)
     question = question_of(bench, request, token, "")
-    call = Call.of(ablation, *prompt_of(request), *question.targets, method=method, **question.options)
+    call = Call.of(ablation, *prompt_arguments(request), *question.targets, method=method, **question.options)
     call = call["surprisal"]
     note = "Change of −log p without the part, with its effects on later layers. Orange: the part helps."
     return View(call, note + (" The other token is not used here." if against else ""), chooses=question.heads)
@@ -173,7 +173,7 @@ def sources_view(bench: Bench, request: TabRequest, token: str, against: str) ->
         "grids above."
     )
     heads = ((layer, head),)
-    call = Call.quick(head_sources, *prompt_of(request), *question.targets, heads=heads, **question.options)
+    call = Call.quick(head_sources, *prompt_arguments(request), *question.targets, heads=heads, **question.options)
     chooses = {"token": ("x", 0, question.opened.ids.shape[1])}
     return View(call, note, title=f"Where the direct effect of {name} comes from", chooses=chooses, pick=pick)
 
@@ -182,7 +182,7 @@ def saliency_view(bench: Bench, request: TabRequest, token: str, against: str, m
     """The saliency of each token of the prompt for the prediction."""
     measure, note = choice(method, SALIENCIES, "saliency")
     question = question_of(bench, request, token, against)
-    call = Call.of(token_saliency, *prompt_of(request), *question.targets, **question.options)[measure]
+    call = Call.of(token_saliency, *prompt_arguments(request), *question.targets, **question.options)[measure]
     return View(call, note, chooses={"token": ("x", 0, question.opened.ids.shape[1])})
 
 
@@ -190,7 +190,7 @@ def patching_view(
     bench: Bench, request: TabRequest, token: str, against: str, second: str, site: str, measure: str
 ) -> View:
     """How much of the prompt's prediction one activation restores when patched into a run on the second prompt."""
-    site = choice(site, SITES, "site")
+    site = choice(site, PATCHED_SITES, "site")
     measure = choice(measure, MEASURES, "measure")
     question = question_of(bench, request, token, against)
     if measure == "logit_difference" and len(question.targets) == 1:
@@ -198,7 +198,7 @@ def patching_view(
     by = "head" if site == "attn.z" else "position"
 
     def patched(other: Prompt) -> Call:
-        prompts = (*prompt_of(request), TokensOf(request.query.checkpoint, other))
+        prompts = (*prompt_arguments(request), TokensOf(request.query.checkpoint, other))
         return Call.of(activation_patching, *prompts, *question.targets, site=site, by=by, **question.options)[measure]
 
     try:
@@ -220,7 +220,7 @@ def patching_view(
 
 def direct_call(request: TabRequest, question: Question) -> Call:
     """The direct effect of every part."""
-    return Call.of(direct_logit_attribution, *prompt_of(request), *question.targets, **question.options)
+    return Call.of(direct_logit_attribution, *prompt_arguments(request), *question.targets, **question.options)
 
 
 def strongest_head(bench: Bench, request: TabRequest, question: Question) -> tuple[int, int]:
@@ -333,7 +333,7 @@ def exchanges(prompt: Prompt, question: Question) -> list[tuple[list[int], Promp
         place = next(number for number, text in enumerate(texts) if pattern.search(text))
         changed = other.join(pattern.split(texts[place], maxsplit=1))
         exchanged = with_contents(prompt, [*texts[:place], changed, *texts[place + 1 :]])
-        ids = ids_of(tokenizer, exchanged)
+        ids = prompt_ids(tokenizer, exchanged)
         if len(ids) == len(own) and ids[: question.position + 1] != own[: question.position + 1]:
             found.append((ids, exchanged, f"this prompt with “{other}” in place of its first “{word}”"))
     return found[:MOST_EXCHANGES]

@@ -15,7 +15,7 @@ from workbench.analyses.noise_floor import noise_floor
 from workbench.analyses.representation_similarity import representation_similarity
 from workbench.analyses.transplant import transplant_parts, with_part
 from workbench.checkpoints import locate, open_weights, pick
-from workbench.corpus.explaining_rows import ends_of
+from workbench.corpus.explaining_rows import first_and_last_step
 from workbench.corpus.replay import MAIN
 from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
@@ -283,9 +283,9 @@ def explaining_view(bench: Bench, request: TabRequest, other: str, progress: Pro
 def rows_between(bench: Bench, a: str, b: str) -> tuple[str, ...]:
     """The ids of A, of at most `MOST_BETWEEN` checkpoints of the main run between A and B, and of B.
 
-    Errors: those of `explaining_rows.ends_of`, and WorkbenchError if the training text is not indexed.
+    Errors: those of `explaining_rows.first_and_last_step`, and WorkbenchError if the training text is not indexed.
     """
-    first, last = ends_of([bench.checkpoint(name) for name in (a, b)])
+    first, last = first_and_last_step([bench.checkpoint(name) for name in (a, b)])
     corpus.open(b)
     inside = [one for one in bench.run_here(b) if one.step is not None and first < one.step < last]
     if (bench.checkpoint(b).order or MAIN) != MAIN:  # the main run is on another data order from the branch on

@@ -8,7 +8,7 @@ from workbench.analyses.residual_norms import residual_norms
 from workbench.page.build.panel import Panel, View, layer_pick, menu
 from workbench.page.build.slot import Slot
 from workbench.page.session.bench import Bench
-from workbench.page.session.calls import Call, prompt_of, texts_of, tokenizer_of
+from workbench.page.session.calls import Call, prompt_arguments, texts_arguments, tokenizer_argument
 from workbench.page.session.menus import OVER, PROMPT, choice
 from workbench.page.session.requests import TabRequest
 
@@ -82,7 +82,7 @@ def build(slot: Slot) -> None:
 def lens_view(bench: Bench, request: TabRequest, measure: str) -> View:
     """The logit lens of the prompt."""
     measure, note = choice(measure, LENS, "measure")
-    call = Call.of(logit_lens, *prompt_of(request), tokenizer=tokenizer_of(request))[measure]
+    call = Call.of(logit_lens, *prompt_arguments(request), tokenizer=tokenizer_argument(request))[measure]
     return View(call, note, chooses=token_and_layer(bench, request))
 
 
@@ -97,20 +97,22 @@ def states_view(bench: Bench, request: TabRequest, what: str, over: str = PROMPT
     layers, tokens = opened.model.config.num_hidden_layers, opened.ids.shape[1]
     if what == "pca":
         pick = layer_pick(request, layers)
-        call = Call.of(hidden_state_pca, *prompt_of(request), pick.chosen, skip=1, tokenizer=tokenizer_of(request))
+        call = Call.of(
+            hidden_state_pca, *prompt_arguments(request), pick.chosen, skip=1, tokenizer=tokenizer_argument(request)
+        )
         return View(call, note, chooses={"token": ("pointNumber", 1, tokens)}, pick=pick)
     if what == "cka":
-        call = Call.of(representation_similarity, *prompt_of(request), skip=1)
+        call = Call.of(representation_similarity, *prompt_arguments(request), skip=1)
         return View(call, note, chooses={"layer": ("y", -1, layers)})
     if what == "rank":
-        return View(Call.of(effective_rank, *prompt_of(request)), note, chooses={"layer": ("x", -1, layers)})
-    call = Call.of(residual_norms, *prompt_of(request), tokenizer=tokenizer_of(request))[what]
+        return View(Call.of(effective_rank, *prompt_arguments(request)), note, chooses={"layer": ("x", -1, layers)})
+    call = Call.of(residual_norms, *prompt_arguments(request), tokenizer=tokenizer_argument(request))[what]
     return View(call, note, chooses=token_and_layer(bench, request))
 
 
 def view_of_set(bench: Bench, request: TabRequest, what: str, note: str) -> View:
     """Components, similarity or rank of the residual stream over all tokens of the set of texts."""
-    layers, texts = bench.shape_of(request.query.checkpoint)[0], texts_of(request)
+    layers, texts = bench.shape_of(request.query.checkpoint)[0], texts_arguments(request)
     note = f"{note} Over the tokens of {bench.sets.get(request.selection.texts).counted}."
     if what == "pca":
         pick = layer_pick(request, layers)

@@ -19,7 +19,7 @@ from workbench.page.build.panel import Panel, View, menu, offer
 from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import origin, result, table
-from workbench.page.session.calls import Call, texts_of, tokenizer_of
+from workbench.page.session.calls import Call, texts_arguments, tokenizer_argument
 from workbench.page.session.menus import choice
 from workbench.page.session.prices import Expensive, agree, priced
 from workbench.page.session.requests import Selection, TabRequest
@@ -139,7 +139,7 @@ def wrong_view(bench: Bench, request: TabRequest, progress: Progress | None = No
         return [{}, asked(None)]  # the panel above says why
     try:
         layer = layer_of(bench, request, progress)
-        call = Call.of(probe_layer, *texts_of(request), layer=layer, folds=FOLDS)
+        call = Call.of(probe_layer, *texts_arguments(request), layer=layer, folds=FOLDS)
         price = agree(bench, request, call)
     except Expensive:
         return [{}, asked(None)]  # the panel above asks
@@ -225,12 +225,12 @@ def chosen_set(bench: Bench, request: TabRequest) -> TextSet:
 
 def overview_call(request: TabRequest) -> Call:
     """The table of the set."""
-    return Call.of(text_overview, *texts_of(request), tokenizer=tokenizer_of(request))
+    return Call.of(text_overview, *texts_arguments(request), tokenizer=tokenizer_argument(request))
 
 
 def probe_call(request: TabRequest) -> Call:
     """The accuracy of the probe at each layer."""
-    return Call.of(linear_probe, *texts_of(request), folds=FOLDS)
+    return Call.of(linear_probe, *texts_arguments(request), folds=FOLDS)
 
 
 def overview_of(bench: Bench, request: TabRequest, progress: Progress | None = None) -> pd.DataFrame:

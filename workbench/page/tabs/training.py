@@ -24,7 +24,7 @@ from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, label
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.heads import SAMPLED, map_value
-from workbench.page.session.map_requests import SAMPLES, all_maps, atlas_call
+from workbench.page.session.map_requests import INDUCTION_SAMPLES, all_maps, atlas_call
 from workbench.page.session.menus import OVER, PROMPT, choice
 from workbench.page.session.prices import Expensive, Planner, agree, is_cheap, priced
 from workbench.page.session.prompts import Prompt
@@ -55,7 +55,7 @@ METRICS = {
     ON_ROWS: "rows",
     "labels of the set, read by a probe": "probe",
 }
-AXES = {
+X_AXES = {
     "step, logarithmic": ("step", True),
     "step": ("step", False),
     "tokens, logarithmic": ("tokens", True),
@@ -72,7 +72,7 @@ MOST_WORDS = 4  # tokens of the default continuation, used if none is typed
 def build(slot: Slot) -> None:
     """The panel of a metric along the series, and below it the player and the map of a head at its checkpoint."""
     metric = slot.link("metric", menu(METRICS, "Metric"))
-    axis = slot.link("axis", menu(AXES, "Axis"))
+    axis = slot.link("axis", menu(X_AXES, "Axis"))
     over = slot.link("over", menu(OVER, "Measured on", visible=METRICS[metric.value] in OF_SETS))
     words = gr.Textbox(
         "",
@@ -165,7 +165,7 @@ def ticks(bench: Bench, request: TabRequest, axis: str, read: Sequence[int]) -> 
     recipe = RECIPES[last.name]
     known = [step for step in read if last.step is None or step < last.step]
     few = [known[n] for n in spread(len(known), MOST_MARKS)]
-    return tuple(recipe.tokens(step) if choice(axis, AXES, "axis")[0] == "tokens" else step for step in few)
+    return tuple(recipe.tokens(step) if choice(axis, X_AXES, "axis")[0] == "tokens" else step for step in few)
 
 
 def spread(there: int, most: int) -> list[int]:
@@ -186,7 +186,7 @@ def metric_view(
 ) -> View | str:
     """`training_view` without ticks; `rows` are the places of rows for the loss on rows."""
     metric = choice(metric, METRICS, "metric")
-    axis, log = choice(axis, AXES, "axis")
+    axis, log = choice(axis, X_AXES, "axis")
     run, whole = bench.run_here(request.query.checkpoint), bench.run_of(request.query.checkpoint)
     if len(run) < 2:
         why = absent(whole, run) or "it has only one checkpoint."
@@ -289,7 +289,7 @@ def plain_metric(tokens: TokensOf | TextsOf, metric: str, continuation: str) -> 
             return Call.quick(metrics.weight_change)
         case "probe":
             return Call.quick(metrics.probe_accuracy, tokens)
-    return Call.quick(metrics.head_scores, tokens, metric, samples=SAMPLES if metric == "induction" else 0)
+    return Call.quick(metrics.head_scores, tokens, metric, samples=INDUCTION_SAMPLES if metric == "induction" else 0)
 
 
 def highest(curves: Curves, shape: tuple[int, int]) -> tuple[int, int]:
