@@ -1,6 +1,7 @@
 """The index of a training text against a naive scan, and the map of its rows against the rows."""
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from workbench import WorkbenchError, corpus, tokenizer_of
+from workbench import WorkbenchError, checkpoints, corpus, tokenizer_of
 from workbench.command_line import main
-from workbench.corpus import building, suffix_array
+from workbench.corpus import building, suffix_array, training_text
 from workbench.corpus.replay import Replay
 from workbench.corpus.suffix_array import SuffixArray
 from workbench.tiny_olmo.recipe import Recipe
@@ -278,9 +279,13 @@ def small_series(tmp_path, monkeypatch) -> list[str]:
     tokenizer = tokenizer_of("tiny-olmo")
     words = ("cat", "dog", "tree", "house", "river", "stone", "bread", "glass", "horse", "field")
     documents = [f"The {one} and the {other} are here. " * 3 for one in words for other in words[:4]]
-    _, made = text_of([tokenizer(text)["input_ids"] for text in documents])
+    text, made = text_of([tokenizer(text)["input_ids"] for text in documents])
     building.build_index(made, tmp_path)
     monkeypatch.setattr(building, "index_folder", lambda name: tmp_path)
+    monkeypatch.setitem(training_text.RECIPES, "tiny-olmo", RECIPE)
+    of_documents = Replay.of(text.source(), RECIPE)
+    for module in ("influence", "chosen_rows"):
+        monkeypatch.setattr(sys.modules[f"workbench.corpus.{module}"], "replay_of", lambda name: of_documents)
     return documents
 
 
@@ -300,7 +305,25 @@ def test_the_command_counts_and_traces(small_series: list[str], capsys) -> None:
     assert spans["a source"].item() == "A" and spans["count"].item() == 2  # with the space before it
 
 
+def test_the_command_ranks_rows_by_influence(small_series: list[str], capsys) -> None:
+    text = "The river and the dog are here."
+    options = ["--rows", "4", "--random", "6", "--predicted", "3"]
+    table = printed(capsys, "influence", text, *options)
+    assert len(table) == 4 and table["score"].is_monotonic_decreasing and table["quantile"].between(0, 1).all()
+    tokenizer = tokenizer_of("tiny-olmo")
+    rows = corpus.chosen_rows("tiny-olmo", list(zip(table["step"], table["row"], strict=True)))
+    for piece, row in zip(table["n-gram held"], rows, strict=True):
+        assert piece in text and piece in tokenizer.decode(row)
+    read = [checkpoint for checkpoint in checkpoints.series("tiny-olmo") if checkpoint.step == 0]  # the recipe has 9
+    prediction = torch.tensor(tokenizer(text)["input_ids"])
+    expected = corpus.influence(read, prediction, rows, predicted=3)["score"].values
+    assert table["score"].to_numpy() == pytest.approx(expected, rel=1e-3, abs=1e-9)
+    assert set(table["source"]) <= {"A", *(f"B, {number}" for number in range(len(small_series)))}
+
+
 def test_the_command_says_what_it_needs(small_series: list[str], capsys) -> None:
     assert main(["corpus", "count", ""]) == 1
     assert "the text is empty" in capsys.readouterr().err
+    assert main(["corpus", "influence", "zebra"]) == 1
+    assert "no row that tiny-olmo has read held two neighbouring tokens" in capsys.readouterr().err
     assert printed(capsys, "build", "tiny-olmo")["documents"].item() == len(small_series)

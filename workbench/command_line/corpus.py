@@ -1,16 +1,22 @@
-"""The training text: build its index, count an n-gram, trace a text to the documents and steps that held it."""
+"""The training text: build its index, count an n-gram, trace a text to documents and steps, rank rows by influence."""
 
 import argparse
 from pathlib import Path
 
 import pandas as pd
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from workbench import corpus
-from workbench.checkpoints import tokenizer_of
-from workbench.command_line.common import bar, ids_of, needed, positive, prompt_of
+from workbench.checkpoints import Checkpoint, tokenizer_of
+from workbench.checkpoints import series as checkpoint_series
+from workbench.checkpoints.catalog import pick
+from workbench.checkpoints.names import parse, split_id
+from workbench.command_line.common import add_seed, bar, checked_seed, ids_of, needed, positive, prompt_of
 from workbench.corpus.excerpts import excerpt
-from workbench.corpus.replay import order_of
+from workbench.corpus.explaining_rows import candidates
+from workbench.corpus.replay import MAIN, order_of
+from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
 from workbench.report import Report, Section
 from workbench.versions import versions
@@ -19,6 +25,7 @@ EXAMPLES = """
   python -m workbench corpus build tiny-olmo
   python -m workbench corpus count " is seen speaking to the camera"
   python -m workbench corpus trace "A man is seen speaking to the camera and leads" --shortest 4
+  python -m workbench corpus influence "A man is seen speaking to the camera" --csv rows.csv
   python -m workbench corpus count " vim" --series tiny-olmo@step6000-order2 --csv rows.csv
 """
 SAVES = False  # its findings are tables
@@ -28,7 +35,9 @@ AROUND = 12  # tokens shown before and after a match
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions and their arguments."""
-    parser.add_argument("action", choices=list(ACTIONS), help="build the index; count an n-gram; trace a text")
+    parser.add_argument(
+        "action", choices=list(ACTIONS), help="build the index; count an n-gram; trace a text; rank rows by influence"
+    )
     parser.add_argument(
         "prompt", nargs="?", default="", metavar="TEXT", help="the text, or - for standard input; for build, the series"
     )
@@ -36,11 +45,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--series",
         default="tiny-olmo",
         metavar="ID",
-        help="the series whose text it is, or a checkpoint of a run with another data order (default: tiny-olmo)",
+        help="the series whose text it is, or a checkpoint: rows are those of its data order, and for influence those "
+        "that it has read (default: tiny-olmo)",
     )
     parser.add_argument(
         "--shortest", type=positive, default=3, metavar="N", help="shortest span of a trace, in tokens (default: 3)"
     )
+    parser.add_argument(
+        "--predicted",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="for influence: the prediction is that of the last N tokens of the text (default: 1)",
+    )
+    parser.add_argument(
+        "--rows",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="for influence: the N rows that held the longest n-grams of the text (default: 16)",
+    )
+    parser.add_argument(
+        "--random",
+        type=positive,
+        default=100,
+        metavar="N",
+        help="for influence: the number of random rows that give the quantiles (default: 100)",
+    )
+    parser.add_argument(
+        "--checkpoints",
+        type=positive,
+        default=5,
+        metavar="N",
+        help="for influence: the number of checkpoints, spread evenly (default: 5)",
+    )
+    add_seed(parser, "draws the random rows")
     parser.add_argument(
         "--library",
         type=Path,
@@ -100,7 +139,62 @@ def trace(args: argparse.Namespace) -> Report:
     return Report(f"A text of {len(ids)} tokens in the training text of {args.series}", [section], provenance(args))
 
 
-ACTIONS = {"build": build, "count": count, "trace": trace}
+def influence(args: argparse.Namespace) -> Report:
+    """Tables of the rows that held n-grams of the text, by influence on its prediction, and of the random rows."""
+    text, tokenizer = corpus.open(args.series), needed(tokenizer_of(args.series), args.series)
+    ids = asked(args, tokenizer)
+    chosen, until = run_until(args.series, args.checkpoints)
+    order = order_of(args.series)
+    held = candidates(text, ids, range(until), order, args.rows)
+    if not held:
+        raise WorkbenchError(f"no row that {args.series} has read held two neighbouring tokens of this text")
+    random = corpus.random_rows(args.series, args.random, until=until, seed=checked_seed(args))
+    rows = corpus.chosen_rows(args.series, list(held))
+    found = corpus.influence(
+        chosen, torch.tensor(ids), rows, predicted=args.predicted, background=random, progress=bar(args)
+    )
+    table = pd.DataFrame(
+        [
+            [step, row, tokenizer.decode(ids[start:end]), source_of(text, ids[start:end], (step, row), order)]
+            for (step, row), (start, end) in held.items()
+        ],
+        columns=["step", "row", "n-gram held", "source"],
+    )
+    table.insert(2, "score", found["score"].values)
+    table.insert(3, "quantile", found["quantile"].values)
+    predicted = tokenizer.decode(ids[-args.predicted :])
+    note = (
+        f"score: Σ rate · ⟨∇loss of {predicted!r}, ∇loss of the row⟩ in nats, over {', '.join(c.id for c in chosen)}. "
+        f"quantile: the share of {args.random} random rows with a lower score."
+    )
+    ranked = table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+    return Report(f"Rows by influence on {args.prompt!r}", [Section("Rows", ranked, note=note)], provenance(args))
+
+
+ACTIONS = {"build": build, "count": count, "trace": trace, "influence": influence}
+
+
+def run_until(series: str, count: int) -> tuple[list[Checkpoint], int]:
+    """At most `count` checkpoints of the run of a series or checkpoint, spread evenly, and the step where it ends."""
+    name, revision = split_id(series)
+    order, last = order_of(series), parse(revision) if revision else None
+    recipe = RECIPES[name]
+    until = recipe.steps if last is None or last.step is None else last.step
+    whole = [
+        checkpoint
+        for checkpoint in checkpoint_series(name)
+        if checkpoint.step is not None
+        and checkpoint.step <= until
+        and ((checkpoint.order or MAIN) == order or (checkpoint.order is None and checkpoint.step <= recipe.branch))
+    ]
+    return pick(whole, count), until
+
+
+def source_of(text: corpus.SuffixIndex, ids: list[int], row: tuple[int, int], order: int) -> str:
+    """The source of the document from which a row, given as step and number, took an n-gram."""
+    table = text.rows_with(ids, order)
+    places = table.loc[(table["step"] == row[0]) & (table["row"] == row[1]), "place"]
+    return text.document(int(places.iloc[0])).source
 
 
 def asked(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> list[int]:
