@@ -1,0 +1,320 @@
+"""Which edges between the parts of a model carry the difference between two sets of prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.edge_graph import ARROW, LOGITS, Graph
+from workbench.analyses.support.edge_pairs import (
+    Sides,
+    SidesOf,
+    measure_of,
+    measured_cells,
+    sides_bytes,
+    sides_of,
+)
+from workbench.analyses.support.edge_runs import cell_bytes
+from workbench.analyses.support.edge_slopes import RAW, STREAMS, slopes
+from workbench.analyses.support.means import MeansOverTexts
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.prompt_pairs import (
+    Contrast,
+    Ends,
+    LogitsMetric,
+    Pairs,
+    TokenLike,
+    batches_in_memory,
+    contrast,
+    last_logits_bytes,
+    measured,
+    outlined,
+    scale_between,
+)
+from workbench.errors import WorkbenchError
+from workbench.progress import Progress, part, report, steps as reported
+from workbench.results import Scores, Values, check_shape, count, frozen_array
+from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer
+
+SHOWN = 30  # edges in a figure
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Circuit(Scores):
+    """The scores of all edges of a model, as `circuit` computes them.
+
+    Attributes:
+        values: the score of each edge, in the unit of the measure; positive where the edge raises the measure.
+        names: the edges: `L1H5 → L2H5 k`.
+        exact: the exact effect of each edge by patching it alone; NaN for an edge that was not patched.
+        effect: the measure with all edges, less the measure with none.
+        scale_error: ‖held − scores‖ / ‖scores‖ over all edges, where `held` are the scores of the same gradients with
+            the divisors of the norms after attention and MLPs held at those of the clean runs. 0 in OLMo 1, which has no
+            such norms; NaN for `replacement` "mean" and "zero", whose outputs come from no run.
+        measure: the name of the measure.
+        replacement: what absent edges carry: "counterfactual", "mean" or "zero".
+    """
+
+    exact: Values = field(kw_only=True)  # edge
+    effect: float = field(kw_only=True)
+    scale_error: float = field(kw_only=True)
+    measure: str = field(kw_only=True)
+    replacement: str = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        exact = frozen_array(self.exact)
+        check_shape(exact, self.values.shape, count(self.names, "edge"), what="exact effects")
+        self._keep(exact=exact)
+
+    @property
+    def correlation(self) -> float:
+        """Pearson's correlation of score and exact effect over the edges that were patched; NaN with fewer than two."""
+        known = np.isfinite(self.exact)
+        if known.sum() < 2:
+            return float("nan")
+        return float(np.corrcoef(self.exact[known], self.values[known])[0, 1])
+
+    def top(self, n: int) -> "Circuit":
+        """The `n` edges with the largest absolute scores, in descending order of them."""
+        order = strongest(self.values)[:n]
+        return replace(
+            self,
+            values=self.values[order],
+            names=[self.names[edge] for edge in order],
+            errors=None if self.errors is None else self.errors[order],
+            exact=self.exact[order],
+        )
+
+    def table(self) -> pd.DataFrame:
+        """One row for each edge: `source`, `target`, `input` (q, k, v, mlp or logits), `value`, `share` (of the
+        effect), `exact`, and `standard_error` and `texts` if known.
+        """
+        ends = [name.split(ARROW) for name in self.names]
+        table = pd.DataFrame({"source": [source for source, _ in ends]}, dtype=object)
+        targets = [_node_and_input(target) for _, target in ends]
+        table["target"], table["input"] = [node for node, _ in targets], [letter for _, letter in targets]
+        table["value"], table["share"], table["exact"] = self.values, self.values / self.effect, self.exact
+        return self._with_errors(table)
+
+    def plot(self) -> Any:  # noqa: ANN401 - as `Labelled.plot`
+        """The plotly figure of the strongest edges."""
+        return super().plot() if len(self.names) <= SHOWN else self.top(SHOWN).plot()
+
+
+def _node_and_input(target: str) -> tuple[str, str]:
+    """`L2H5 k` -> ("L2H5", "k"); `L2 MLP` -> ("L2 MLP", "mlp"); `logits` -> ("logits", "logits")."""
+    node, _, letter = target.partition(" ")
+    return (node, letter) if letter in ("q", "k", "v") else (target, "mlp" if letter else LOGITS)
+
+
+def strongest(values: np.ndarray) -> np.ndarray:
+    """The indices of numbers in descending order of their absolute values."""
+    return np.argsort(-np.abs(values), kind="stable")
+
+
+def circuit(
+    model: OlmoForCausalLM,
+    clean: TextsLike,
+    corrupted: TextsLike,
+    token: TokenLike | None = None,
+    against: TokenLike | None = None,
+    *,
+    metric: LogitsMetric | None = None,
+    measure: str | None = None,
+    steps: int = 5,
+    replacement: str = "counterfactual",
+    exact: int = 20,
+    position: int = -1,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> Circuit:
+    """The effect of every edge between the parts of a model on a measure, by edge attribution with integrated gradients.
+
+    Nodes are the embedding, heads, MLPs and the logits. The residual stream is a sum of outputs of nodes, so each input
+    of each node (q, k and v of a head, an MLP, the logits) reads the outputs of all earlier nodes: an edge is one of
+    these terms. Its score estimates how much the measure falls when the edge alone carries the source's replacement:
+
+        score(u → v) = Σ (clean output of u − replacement of u) · mean over steps of ∂measure/∂(input of v)
+
+    summed over positions and dimensions, then averaged over the pairs of prompts (Hanna et al. 2024, arXiv 2403.17806;
+    Syed et al. 2023, arXiv 2310.10348). The gradients are those of runs that start at points on the line from the
+    replaced to the clean embeddings: `steps` points of a Gauss–Legendre quadrature; `steps=0` is the gradient of the
+    clean run alone (edge attribution patching). So the scores of all edges *from the embedding* sum to `effect` as steps
+    grow, with counterfactual replacement. All edges take `steps` forward and backward passes.
+
+    `replacement` is what an absent edge carries:
+
+    - "counterfactual": the output of its source in the corrupted prompt;
+    - "mean": the source's mean over all tokens of the clean prompts;
+    - "zero".
+
+    In OLMo 2 and 3 the output of a head or MLP includes the norm after it, with the divisor of its own run. Given the
+    divisor the norm is linear, so the outputs sum exactly to the residual stream. `scale_error` of the result says how
+    far the scores depend on the divisors. Queries and keys of all heads share a norm in these models, which is computed
+    again.
+
+    The `exact` strongest edges are also patched one by one, in runs without any gradient; `correlation` of the result
+    compares the two.
+
+    Arguments and measures are those of `activation_patching`. `measure` is one of them: by default `metric` if given, or
+    the logit (or logit difference).
+
+    Errors: WorkbenchError as in `activation_patching`, for an unknown measure or replacement, for negative `steps` or
+    `exact`, and if the measure differs by no more than rounding between all edges and none.
+    """
+    pair = contrast(model, clean, corrupted, token, against, position, tokenizer, metric)
+    measure = measure_of(pair, measure)
+    if steps < 0 or exact < 0:
+        raise WorkbenchError(f"steps is {steps} and exact is {exact}; neither can be negative")
+    sides = sides_of(model, pair, replacement)
+    batches, size = _batches(model, pair)
+    means, held, ends = MeansOverTexts(), MeansOverTexts(), []
+    share = 1.0 if exact == 0 else 0.5
+    for number, pairs in enumerate(batches):
+        stage = part(progress, share * number / len(batches), share * (number + 1) / len(batches))
+        both = sides(pairs)
+        ends.append(both.ends)
+        scores, of_held = _scores(model, pair, both, measure, steps, stage)
+        means.add(scores)
+        held.add(of_held)
+    scale_between(pair, ends, one="clean", dtype=model.dtype)
+    graph, values = Graph.of(model), means.values.numpy()
+    order, effects = strongest(values)[:exact], np.full(len(values), np.nan)
+    stage = part(progress, share, 1.0)
+    effects[order] = _patched(model, pair, sides, measure, batches, size, order, stage)
+    return Circuit(
+        values,
+        graph.edges(),
+        errors=means.errors,
+        texts=len(pair.clean),
+        exact=effects,
+        effect=_mean_end(ends, "clean", measure, pair) - _mean_end(ends, "corrupted", measure, pair),
+        scale_error=_scale_error(model, replacement, held.values.numpy(), values),
+        measure=measure,
+        replacement=replacement,
+        title=f"Edges that carry {pair.name}",
+        value_name=measure.replace("_", " "),
+        signed=True,
+        provenance={"steps": steps, "replacement": replacement, "measure": measure},
+    )
+
+
+def _scores(
+    model: OlmoForCausalLM, pair: Contrast, both: Sides, measure: str, points: int, progress: Progress | None
+) -> tuple[Tensor, Tensor]:
+    """The scores of all edges, and the same with the divisors of norms held: text edge each, float64."""
+    graph = Graph.of(model)
+    mask, end, start = graph.mask(), both.outs[0], both.replaced[0]
+    changes = [both.outs - replaced for replaced in (both.replaced, both.held) if replaced is not None]
+    found = torch.zeros(len(changes), len(end), *mask.shape, dtype=torch.float64)
+    reach = mask.sum(1).tolist()
+
+    def value(logits: Tensor) -> Tensor:
+        return measured(pair, both.pairs, both.log_clean, logits[None])[measure]
+
+    for alpha, weight in reported(_points(points), progress, "gradients of edges"):
+        for targets, slope in slopes(model, (start + alpha * (end - start)).to(model.dtype), value):
+            sources = reach[targets.start]
+            for kind, change in enumerate(changes):
+                score = torch.einsum("sbpd,tbpd->bts", change[:sources], slope)
+                found[kind, :, targets, :sources] += weight * score.double().cpu()
+    scores = found[:, :, mask]
+    return scores[0], scores[-1]
+
+
+def _points(steps: int) -> list[tuple[float, float]]:
+    """Places on the line from 0 (replaced) to 1 (clean), and their weights, which sum to 1."""
+    if steps == 0:
+        return [(1.0, 1.0)]
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    return list(zip(((nodes + 1) / 2).tolist(), (weights / 2).tolist(), strict=True))
+
+
+def _patched(
+    model: OlmoForCausalLM,
+    pair: Contrast,
+    sides: SidesOf,
+    measure: str,
+    batches: Sequence[Pairs],
+    tokens: int,
+    edges: np.ndarray,
+    progress: Progress | None,
+) -> np.ndarray:
+    """How much the measure falls when one edge carries its replacement, mean over the pairs: edge."""
+    if len(edges) == 0:
+        return np.zeros(0)
+    mask = Graph.of(model).mask()
+    places = mask.nonzero()[torch.as_tensor(edges.copy())]  # edge (target, source)
+    kept = mask.repeat(len(edges), 1, 1)
+    kept[torch.arange(len(edges)), places[:, 0], places[:, 1]] = False
+    total = torch.zeros(len(edges), dtype=torch.float64)
+    for number, pairs in enumerate(batches):
+        report(progress, number / len(batches), "patching edges")
+        both = sides(pairs)
+        values = torch.cat(list(measured_cells(model, pair, measure, both, kept, tokens)))
+        total += (both.ends.clean[measure].cpu() - values).sum(1)
+    report(progress, 1.0, "patching edges")
+    return (total / len(pair.clean)).numpy()
+
+
+def _mean_end(ends: Sequence[Ends], side: str, measure: str, pair: Contrast) -> float:
+    return sum(float(getattr(end, side)[measure].sum()) for end in ends) / len(pair.clean)
+
+
+def _scale_error(model: OlmoForCausalLM, replacement: str, held: np.ndarray, values: np.ndarray) -> float:
+    if model.model.blocks[0].norm_first:
+        return 0.0
+    if replacement != "counterfactual":
+        return float("nan")
+    return float(np.linalg.norm(held - values) / np.linalg.norm(values))
+
+
+def _batches(model: OlmoForCausalLM, pair: Contrast) -> tuple[list[Pairs], int]:
+    """The pairs in batches, and the number of tokens of cells to compute at a time."""
+    return batches_in_memory(model, pair, "edges", *_bytes(model, pair))
+
+
+def _bytes(model: OlmoForCausalLM, pair: Contrast) -> tuple[float, float]:
+    """Returns two numbers of bytes: for each token of a batch, its `Sides` and its gradients; and for each token of a
+    cell.
+    """
+    graph, wide = Graph.of(model), 4 * model.config.hidden_size
+    captured = [f"blocks.*.{name}" for name in (*RAW, *STREAMS)]
+    lasts = last_logits_bytes(model) / min(pair.clean.lengths)
+    gradients = run_bytes(model, capture=2 * captured, grad=True) + wide * 4 * graph.heads + 3 * lasts
+    pairs = 3 * 8 * graph.mask().numel() / min(pair.clean.lengths)  # scores of each pair
+    return sides_bytes(model, pair) + gradients + pairs, cell_bytes(model) + lasts
+
+
+@work_of(circuit)
+def _work(
+    model: OlmoForCausalLM,
+    clean: TextsLike,
+    corrupted: TextsLike,
+    *_: object,
+    steps: int = 5,
+    replacement: str = "counterfactual",
+    exact: int = 20,
+    position: int = -1,
+    **__: object,
+) -> Work:
+    pair, graph = outlined(model, clean, corrupted, position), Graph.of(model)
+    batches, size = _batches(model, pair)
+    kept, of_cell = _bytes(model, pair)
+    tokens, config, mask = pair.clean.tokens, model.config, graph.mask()
+    passes = 2 * max(1, steps) + 2 * (2 if exact else 1) + (replacement == "mean")
+    of_scores = 2 * 2 * max(1, steps) * float(mask.sum()) * config.hidden_size
+    of_cells = exact * (pass_flops(model, tokens) + 2 * tokens * float(mask.sum()) * config.hidden_size)
+    batch = max(pairs.clean.numel() for pairs in batches)
+    return Work(
+        pass_flops(model, passes * tokens, logits=passes * len(pair.clean)) + tokens * of_scores + of_cells,
+        nbytes=kept * batch + of_cell * min(size, max(1, exact) * batch),
+    )

@@ -1,0 +1,137 @@
+"""The graph of a model's nodes: which part reads the output of which earlier part.
+
+A node is the embedding, a head, an MLP or the logits. Each node adds its output to the residual stream, and reads the
+sum of the outputs of all earlier nodes: an edge is one term of one such sum. A head reads with three inputs, q, k and v;
+heads that share keys and values share the inputs k and v.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from workbench.analyses.support.heads import head_name
+from workbench.analyses.support.residual_stream import EMBED
+
+ARROW = " → "
+LOGITS = "logits"
+INPUTS = ("q", "k", "v")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The nodes of a model, in forward order.
+
+    Sources are the embedding, then the heads and the MLP of each layer. Targets are the inputs q of all heads, k and v of
+    all key-value heads, and the MLP of each layer, then the logits. A target reads the first `reach` sources.
+
+    Attributes:
+        layers, heads, kv_heads: numbers of the model.
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+
+    @classmethod
+    def of(cls, model: OlmoForCausalLM) -> "Graph":
+        """The graph of a model."""
+        config = model.config
+        return cls(config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads)
+
+    @property
+    def sources(self) -> list[str]:
+        """The names of the nodes that write: `embed`, `L0H0`, …, `L0 MLP`, `L1H0`, …"""
+        heads = [[head_name(layer, head) for head in range(self.heads)] for layer in range(self.layers)]
+        return [EMBED, *(name for layer, some in enumerate(heads) for name in (*some, f"L{layer} MLP"))]
+
+    @property
+    def targets(self) -> list[str]:
+        """The names of the inputs that read: `L0H0 q`, …, `L0H0 k`, …, `L0H0 v`, …, `L0 MLP`, `L1H0 q`, …, `logits`."""
+        return [*(name for layer in range(self.layers) for name in self._targets(layer)), LOGITS]
+
+    def _targets(self, layer: int) -> list[str]:
+        shared = self.heads // self.kv_heads
+        groups = ["".join(f"H{head}" for head in range(n * shared, (n + 1) * shared)) for n in range(self.kv_heads)]
+        queries = [f"{head_name(layer, head)} q" for head in range(self.heads)]
+        return [*queries, *(f"L{layer}{group} {letter}" for letter in "kv" for group in groups), f"L{layer} MLP"]
+
+    def before_heads(self, layer: int) -> int:
+        """The number of sources that the heads of a layer read."""
+        return 1 + layer * (self.heads + 1)
+
+    def before_mlp(self, layer: int) -> int:
+        """The number of sources that the MLP of a layer reads."""
+        return self.before_heads(layer) + self.heads
+
+    @property
+    def of_block(self) -> int:
+        """The number of targets of each layer."""
+        return self.heads + 2 * self.kv_heads + 1
+
+    def inputs(self, layer: int) -> dict[str, slice]:
+        """The targets q, k and v of a layer's heads, by input."""
+        first, sizes, found = layer * self.of_block, (self.heads, self.kv_heads, self.kv_heads), {}
+        for letter, size in zip(INPUTS, sizes, strict=True):
+            found[letter] = slice(first, first + size)
+            first += size
+        return found
+
+    def mlp(self, layer: int) -> int:
+        """The target that is the MLP of a layer."""
+        return (layer + 1) * self.of_block - 1
+
+    def mask(self) -> Tensor:
+        """Whether there is an edge: target source, boolean."""
+        reach = [
+            reach
+            for layer in range(self.layers)
+            for reach in [self.before_heads(layer)] * (self.of_block - 1) + [self.before_mlp(layer)]
+        ]
+        every = 1 + self.layers * (self.heads + 1)
+        return torch.arange(every) < torch.tensor([*reach, every])[:, None]
+
+    def edges(self) -> list[str]:
+        """The names of all edges, in the order of `mask`: `L1H5 → L2H5 k`."""
+        sources, targets = self.sources, self.targets
+        return [f"{sources[source]}{ARROW}{targets[target]}" for target, source in self.mask().nonzero().tolist()]
+
+
+WRITTEN = ["embed", "blocks.*.attn.result", "blocks.*.attn_out", "blocks.*.mlp_out"]
+"""Sites that a run must have captured for `outputs`."""
+DIVISORS = ["blocks.*.ln1.scale", "blocks.*.ln2.scale"]
+
+
+def outputs(graph: Graph, run: Mapping[str, Tensor]) -> Tensor:
+    """What each source adds to the residual stream of a run, float32: source batch pos d_model.
+
+    The outputs sum to the residual stream. In OLMo 2 and 3 the output of a head is its part of the norm after attention,
+    whose divisor is the one of this run. A bias of attention's output belongs to all heads of the layer in equal parts.
+    """
+    found = [run["embed"][None].float()]
+    for layer in range(graph.layers):
+        block = f"blocks.{layer}"
+        found += [of_heads(run[f"{block}.attn.result"], run[f"{block}.attn_out"]), run[f"{block}.mlp_out"][None].float()]
+    return torch.cat(found)
+
+
+def of_heads(results: Tensor, out: Tensor) -> Tensor:
+    """The outputs of the heads of a layer, float32: batch pos head d_model, batch pos d_model -> head batch pos d_model."""
+    results = results.float()
+    rest = (out.float() - results.sum(2)) / results.shape[2]  # of the bias, and of rounding
+    return (results + rest[:, :, None]).movedim(2, 0)
+
+
+def with_divisors_of(graph: Graph, outs: Tensor, run: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
+    """The outputs of a run, had the norms after attention and MLPs the divisors of another run.
+
+    Both runs have `DIVISORS` captured.
+    """
+    found = outs.clone()
+    for layer in range(graph.layers):
+        first, mlp = graph.before_heads(layer), graph.before_mlp(layer)
+        found[first:mlp] *= (run[f"blocks.{layer}.ln1.scale"] / other[f"blocks.{layer}.ln1.scale"]).float()
+        found[mlp] *= (run[f"blocks.{layer}.ln2.scale"] / other[f"blocks.{layer}.ln2.scale"]).float()
+    return found

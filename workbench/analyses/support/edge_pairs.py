@@ -1,0 +1,113 @@
+"""Pairs of prompts with the outputs of all nodes, and what these are replaced by."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from workbench.analyses.support.edge_graph import DIVISORS, WRITTEN, Graph, outputs, with_divisors_of
+from workbench.analyses.support.edge_runs import run_edges, unembedded
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.prompt_pairs import (
+    Contrast,
+    Ends,
+    Pairs,
+    ends_of,
+    last_logits_bytes,
+    log_probabilities,
+    measured,
+)
+from workbench.errors import WorkbenchError
+
+REPLACEMENTS = ("counterfactual", "mean", "zero")
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """A batch of pairs with the outputs of all nodes.
+
+    Attributes:
+        pairs: the token ids.
+        outs: outputs of the sources in the clean runs, float32: source text pos d_model.
+        replaced: what they are replaced by, in the same shape.
+        held: the same with the divisors of the clean runs in the norms after attention and MLPs (OLMo 2 and 3); None
+            where no norm follows, or where the replacements come from no run.
+        log_clean: log-probabilities after the clean prompts, text vocab.
+        ends: the measures with all edges kept and with all edges replaced.
+    """
+
+    pairs: Pairs
+    outs: Tensor
+    replaced: Tensor
+    held: Tensor | None
+    log_clean: Tensor
+    ends: Ends
+
+
+SidesOf = Callable[[Pairs], Sides]
+
+
+def sides_of(model: OlmoForCausalLM, pair: Contrast, replacement: str) -> SidesOf:
+    """A function that returns the `Sides` of a batch of pairs.
+
+    With `replacement="mean"`, the means over all tokens of the clean prompts are computed now.
+
+    Errors: WorkbenchError for an unknown replacement.
+    """
+    if replacement not in REPLACEMENTS:
+        raise WorkbenchError(f"replacement={replacement!r}; choices: {', '.join(REPLACEMENTS)}")
+    graph, norm_first = Graph.of(model), model.model.blocks[0].norm_first
+    means = _means(model, graph, pair) if replacement == "mean" else None
+    held_too = replacement == "counterfactual" and not norm_first
+    capture = [*WRITTEN, *DIVISORS] if held_too else WRITTEN
+
+    def sides(pairs: Pairs) -> Sides:
+        run, held = model.run(pairs.clean, capture=capture, logits_to_keep=1), None
+        outs = outputs(graph, run)
+        if replacement == "counterfactual":
+            other = model.run(pairs.corrupted, capture=capture, captures_only=True)
+            replaced = outputs(graph, other)
+            held = with_divisors_of(graph, replaced, other, run) if held_too else None
+        else:
+            replaced = torch.zeros_like(outs) if means is None else means.expand_as(outs)
+        without = unembedded(model, replaced[:, :, -1:].sum(0))
+        ends = ends_of(pair, pairs, run.logits, without)
+        return Sides(pairs, outs, replaced, held, log_probabilities(run.logits), ends)
+
+    return sides
+
+
+def _means(model: OlmoForCausalLM, graph: Graph, pair: Contrast) -> Tensor:
+    """The mean output of each source over all tokens of the clean prompts, float32: source 1 1 d_model."""
+    total, size = 0.0, tokens_at_a_time(model, "means of nodes", sides_bytes(model, pair), pair.clean.longest)
+    for pairs in pair.batches(size):
+        run = model.run(pairs.clean, capture=WRITTEN, captures_only=True)
+        total = total + outputs(graph, run).sum((1, 2), keepdim=True, dtype=torch.float64)
+    assert isinstance(total, Tensor)
+    return (total / pair.clean.tokens).float()
+
+
+def sides_bytes(model: OlmoForCausalLM, pair: Contrast) -> float:
+    """Bytes for each token of a batch that is made into `Sides`: two runs, and four copies of the outputs."""
+    graph = Graph.of(model)
+    outs = 4 * model.config.hidden_size * (1 + graph.layers * (graph.heads + 1))
+    lasts = last_logits_bytes(model) / min(pair.clean.lengths)
+    return run_bytes(model, capture=2 * [*WRITTEN, *DIVISORS]) + 5 * outs + 2 * lasts
+
+
+def measure_of(pair: Contrast, wanted: str | None) -> str:
+    """The name of a measure: the one asked for, or the first. Errors: WorkbenchError for an unknown one."""
+    if wanted is not None and wanted not in pair.measures:
+        raise WorkbenchError(f"measure={wanted!r}; choices: {', '.join(pair.measures)}")
+    return wanted or pair.measures[-1 if pair.metric else 0]
+
+
+def measured_cells(
+    model: OlmoForCausalLM, pair: Contrast, measure: str, sides: Sides, kept: Tensor, tokens: int
+) -> Iterator[Tensor]:
+    """A measure of circuits (`kept`: cell target source), in groups of at most `tokens` tokens: cell text."""
+    for some in kept.split(max(1, tokens // sides.pairs.clean.numel())):
+        logits = run_edges(model, some, sides.outs[0], sides.replaced)
+        yield measured(pair, sides.pairs, sides.log_clean, logits)[measure].cpu()

@@ -1,0 +1,102 @@
+"""Runs in which every input of every node reads its own mix of kept and replaced outputs of earlier nodes."""
+
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM, edits
+from hooks.olmo import OlmoDecoderLayer
+from hooks.taps import tap_at
+from workbench.analyses.support.edge_graph import INPUTS, Graph, of_heads
+from workbench.analyses.support.memory import run_bytes
+
+
+@torch.no_grad()
+def run_edges(model: OlmoForCausalLM, kept: Tensor, embed: Tensor, replaced: Tensor) -> Tensor:
+    """The last logits of runs, called cells, with some edges kept: cell text vocab.
+
+    A node's input is the sum of the outputs of all earlier nodes. Over a kept edge comes the output of the source as it
+    is computed in this cell, over any other edge the source's replacement. The nodes are computed layer by layer, so the
+    result is exact: no gradient and no held divisor of a norm. With all edges kept it is the model, and with none it is
+    the unembedding of the sum of all replacements. The norm of queries, and of keys (OLMo 2 and 3), is taken over all
+    heads of the cell together, as in the model; so is the norm after attention.
+
+    Args:
+        model: the model.
+        kept: boolean, cell target source.
+        embed: the embeddings of the texts, text pos d_model.
+        replaced: the replacement outputs, float32: source text pos d_model, where text and pos may be 1.
+    """
+    graph, kept = Graph.of(model), kept.to(embed.device, torch.float32)
+    replaced = replaced.expand(-1, *embed.shape)
+    changes = replaced.new_zeros(len(kept), *replaced.shape)  # cell source text pos d_model
+    changes[:, 0] = embed.float() - replaced[0]
+    stream = replaced[0].clone()  # text pos d_model: all edges replaced
+    for layer, block in enumerate(model.model.blocks):
+        first, mlp = graph.before_heads(layer), graph.before_mlp(layer)
+        raw = {
+            letter: _projected(model, layer, letter, _read(stream, changes[:, :first], kept[:, rows, :first]))
+            for letter, rows in graph.inputs(layer).items()
+        }
+        changes[:, first:mlp] = _heads(model, layer, raw, len(kept)) - replaced[first:mlp]
+        stream += replaced[first:mlp].sum(0)
+        read = _read(stream, changes[:, :mlp], kept[:, graph.mlp(layer) : graph.mlp(layer) + 1, :mlp])
+        changes[:, mlp] = _mlp(block, read[:, 0].to(model.dtype)) - replaced[mlp]
+        stream += replaced[mlp]
+    return unembedded(model, _read(stream[:, -1:], changes[..., -1:, :], kept[:, -1:])[:, 0, :, 0])
+
+
+def unembedded(model: OlmoForCausalLM, stream: Tensor) -> Tensor:
+    """The logits of a residual stream after the last block: … d_model -> … vocab."""
+    return model.lm_head(model.model.norm(stream.to(model.dtype)))
+
+
+def _read(stream: Tensor, changes: Tensor, kept: Tensor) -> Tensor:
+    """What targets read: cell target text pos d_model.
+
+    Args:
+        stream: the sum of all replacements, text pos d_model.
+        changes: outputs less replacements, cell source text pos d_model.
+        kept: cell target source.
+    """
+    return (kept @ changes.flatten(2)).unflatten(2, stream.shape) + stream
+
+
+def _projected(model: OlmoForCausalLM, layer: int, letter: str, read: Tensor) -> Tensor:
+    """The raw q, k or v of each head from its own input: cell head text pos d_model -> (cell text) pos head d_head."""
+    block, read = model.model.blocks[layer], read.to(model.dtype)
+    if block.norm_first:
+        read = getattr(block, block.attn_norm)(read)
+    weight = {"q": model.W_Q, "k": model.W_K, "v": model.W_V}[letter][layer]
+    bias = getattr(block.self_attn, f"{letter}_proj").bias
+    raw = torch.einsum("chbpd,hde->cbphe", read, weight).flatten(0, 1)
+    return raw if bias is None else raw + bias.unflatten(0, raw.shape[2:])
+
+
+def _heads(model: OlmoForCausalLM, layer: int, raw: dict[str, Tensor], cells: int) -> Tensor:
+    """The outputs of a layer's heads, float32: cell head text pos d_model."""
+    names = (f"blocks.{layer}.attn.result", f"blocks.{layer}.attn_out")
+    batch, length = raw["q"].shape[:2]
+    run = model.run(
+        resid=raw["q"].new_zeros(batch, length, model.config.hidden_size),  # replaced by the edits
+        start_at_layer=layer,
+        stop_at_layer=layer + 1,
+        edits=[edits.replace(f"blocks.{layer}.attn.{letter}_raw", raw[letter]) for letter in INPUTS],
+        capture=list(names),
+        captures_only=True,
+    )
+    return of_heads(*(run[name] for name in names)).unflatten(1, (cells, -1)).movedim(1, 0)
+
+
+def _mlp(block: OlmoDecoderLayer, read: Tensor) -> Tensor:
+    """What an MLP adds to the residual stream that it reads."""
+    norm = getattr(block, block.mlp_norm)
+    out = block.mlp(norm(read) if block.norm_first else read, tap_at(None))
+    return out if block.norm_first else norm(out)
+
+
+def cell_bytes(model: OlmoForCausalLM) -> float:
+    """Bytes for each token of a cell of `run_edges`."""
+    graph = Graph.of(model)
+    sources = 1 + graph.layers * (graph.heads + 1)
+    wide = 4 * model.config.hidden_size
+    return run_bytes(model) + wide * (sources + 8 * graph.heads + 8)

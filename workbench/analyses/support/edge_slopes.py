@@ -1,0 +1,56 @@
+"""Gradients of a measure with respect to the input of every target of the graph of a model's nodes."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM, Run, edits
+from hooks.olmo import Norm
+from workbench.analyses.support.edge_graph import INPUTS, Graph
+
+RAW = ("attn.q_raw", "attn.k_raw", "attn.v_raw", "mlp_in")
+STREAMS = ("resid_pre", "resid_mid")
+Measure = Callable[[Tensor], Tensor]
+"""Of the last logits, text vocab, to one number for each text, or to one for the batch."""
+
+
+def slopes(model: OlmoForCausalLM, embed: Tensor, measure: Measure) -> Iterator[tuple[slice, Tensor]]:
+    """The gradients of the summed measure at a text's embeddings, in groups of targets with equally many sources.
+
+    The run of the model starts at `embed`, text pos d_model. The gradient of a head's query with respect to the head's
+    own copy of the residual stream is that of `attn.q_raw` times W_Q, and in OLMo 1 times the derivative of the norm
+    before it; keys and values alike. So one backward pass gives the gradients of all inputs, without copies.
+
+    Yields the targets, and the gradients of what they read, float32: target text pos d_model.
+    """
+    graph, last = Graph.of(model), f"blocks.{model.config.num_hidden_layers - 1}.resid_post"
+    wanted = [f"blocks.{layer}.{name}" for layer in range(graph.layers) for name in RAW] + [last]
+    streams = [f"blocks.*.{name}" for name in STREAMS] if model.model.blocks[0].norm_first else []
+    leaf = embed.detach().requires_grad_()
+    # In OLMo 2 and 3 an MLP reads the stream itself; a copy separates its gradient from that of the stream.
+    copies = edits.apply("blocks.*.mlp_in", torch.clone)
+    run = model.run(resid=leaf, grad=True, capture=[*wanted, *streams], edits=copies, logits_to_keep=1)
+    with torch.enable_grad():
+        value = measure(run.logits[:, -1]).sum()
+        found = dict(zip(wanted, torch.autograd.grad(value, [run[name] for name in wanted]), strict=True))
+    for layer, block in enumerate(model.model.blocks):
+        norm1, norm2 = (getattr(block, name) if block.norm_first else None for name in (block.attn_norm, block.mlp_norm))
+        at, mlp = f"blocks.{layer}", graph.mlp(layer)
+        for letter, weight in zip(INPUTS, (model.W_Q, model.W_K, model.W_V), strict=True):
+            slope = torch.einsum("bphe,hde->hbpd", found[f"{at}.attn.{letter}_raw"], weight[layer]).float()
+            yield graph.inputs(layer)[letter], _before(norm1, run, f"{at}.resid_pre", slope)
+        yield slice(mlp, mlp + 1), _before(norm2, run, f"{at}.resid_mid", found[f"{at}.mlp_in"][None].float())
+    yield slice(len(graph.targets) - 1, None), found[last][None].float()
+
+
+def _before(norm: Norm | None, run: Run, site: str, slope: Tensor) -> Tensor:
+    """The gradients with respect to the input of a norm, from those of its output: target text pos d_model.
+
+    `site` is the input. Without a norm the gradients themselves.
+    """
+    if norm is None:
+        return slope
+    with torch.enable_grad():
+        copies = run[site].detach().float().expand_as(slope).requires_grad_()
+        return torch.autograd.grad(norm(copies), copies, slope)[0]
