@@ -230,6 +230,7 @@ SLOW_FILES = frozenset(  # files that `make quick` leaves out
         "backends",
         "broken_checkpoints",
         "check",
+        "circuit",
         "command_line",
         "compare_attention",
         "compare_behaviour",

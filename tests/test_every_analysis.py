@@ -19,6 +19,7 @@ from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.attention_difference import attention_difference
 from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.attribution_patching import attribution_patching
+from workbench.analyses.circuit import circuit
 from workbench.analyses.compare_attention import compare_attention, match_heads
 from workbench.analyses.compare_behaviour import compare_behaviour
 from workbench.analyses.compare_weights import compare_weights, weight_table
@@ -78,6 +79,7 @@ ANALYSES: dict[str, Analysis] = {
     "attention_difference": lambda g, p: attention_difference(g.model, g.other, g.ids[0], progress=p),
     "attention_maps": lambda g, p: attention_maps(g.model, g.ids[0], progress=p),
     "attribution_patching": lambda g, p: attribution_patching(g.model, g.ids, g.others, 5, progress=p),
+    "circuit": lambda g, p: circuit(g.model, g.ids, g.others, 5, steps=2, exact=3, progress=p),
     "compare_attention": lambda g, p: compare_attention(g.model, g.other, g.ids, progress=p),
     "compare_attention, one after the other": lambda g, p: compare_attention(g.model, g.folder, g.ids, progress=p),
     "match_heads": lambda g, p: match_heads(g.folder, g.model, g.ids, progress=p),

@@ -21,8 +21,10 @@ from workbench import checkpoints
 from workbench.analyses.ablation import METHODS, ablation
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.attribution_patching import agreement, attribution_patching
+from workbench.analyses.circuit import circuit
 from workbench.analyses.head_atlas import head_atlas, repeated_spans
 from workbench.analyses.path_patching import path_patching
+from workbench.analyses.support.heads import head_name
 from workbench.results import Grid, Measures
 
 Head = tuple[int, int]
@@ -132,6 +134,13 @@ def test_the_previous_token_head_acts_through_the_keys_of_the_induction_heads(
     path = path_patching(tiny, clean, corrupted, answer, receivers=induction, inputs="k")["logit"]
     assert best(path, 1) == best(atlas["previous"], 1)
     assert path.values.max() > 0.8
+    edges = circuit(tiny, clean[:8], corrupted[:8], answer[:8], exact=12)
+    reader, writer = (head_name(*best(atlas[kind], 1)[0]) for kind in ("induction", "previous"))
+    into_keys = edges.table().query(f"target == '{reader}' and input == 'k'").sort_values("value", ascending=False)
+    assert into_keys["source"].iloc[0] == writer and into_keys["value"].iloc[0] > 2 * into_keys["value"].iloc[1]
+    assert f"{writer} → {reader} k" in edges.top(3).names
+    assert into_keys["exact"].iloc[0] > 0.8 * edges.effect
+    assert edges.correlation > 0.8
 
 
 def copying_rows(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

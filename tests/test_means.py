@@ -35,6 +35,7 @@ MEANS: dict[str, Callable[[Any, str, int], float]] = {
     "activation_patching": of_pairs,
     "attribution_patching": of_pairs,
     "path_patching": of_pairs,
+    "circuit": lambda result, name, length: 1.0,
     "compare_attention": of_tokens,
     "head_atlas": of_tokens,
     "mean_lens": lambda result, name, length: 1.0,

@@ -22,7 +22,7 @@ NAMES = {
     "workbench": (
         "Activations Checkpoint Conversation Curves Direction Grid Maps Measures Points SAMPLE_TEXT Scores Series "
         "TextPairs Texts TunedLens Turn Weights WorkbenchError ablation activation_patching attention_difference "
-        "attention_maps attribution_patching behaviour_summary by_label check checkpoints compare_attention "
+        "attention_maps attribution_patching behaviour_summary by_label check checkpoints circuit compare_attention "
         "compare_behaviour compare_weights copying_scores corpus direct_logit_attribution effective_rank estimate "
         "features finals generate head_atlas head_circuits head_composition head_direction hidden_state_pca "
         "interventions label_direction lens_divergence linear_probe load load_result logit_lens "

@@ -13,6 +13,7 @@ from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.attention_difference import attention_difference
 from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.attribution_patching import attribution_patching
+from workbench.analyses.circuit import circuit
 from workbench.analyses.compare_attention import compare_attention, match_heads
 from workbench.analyses.compare_behaviour import compare_behaviour
 from workbench.analyses.direct_logit_attribution import direct_logit_attribution, head_sources, mean_attribution
@@ -60,6 +61,7 @@ SETS: dict[str, OfTexts] = {
     "attribution_patching": lambda a, b, texts, others: attribution_patching(
         a, texts, others, 5, 6, site="attn.z", by="head"
     ),
+    "circuit": lambda a, b, texts, others: circuit(a, texts, others, 5, 6, steps=2, exact=3),
     "path_patching": lambda a, b, texts, others: path_patching(a, texts, others, 5, position=-2),
     "compare_attention": lambda a, b, texts, others: compare_attention(a, b, texts),
     "match_heads": lambda a, b, texts, others: match_heads(a, b, texts),

@@ -5,6 +5,7 @@ from .analyses.activation_patching import activation_patching
 from .analyses.attention_difference import attention_difference
 from .analyses.attention_maps import attention_maps
 from .analyses.attribution_patching import attribution_patching
+from .analyses.circuit import circuit
 from .analyses.compare_attention import compare_attention
 from .analyses.compare_behaviour import behaviour_summary, compare_behaviour
 from .analyses.compare_weights import compare_weights, singular_directions
@@ -86,6 +87,7 @@ __all__ = [
     "by_label",
     "check",
     "checkpoints",
+    "circuit",
     "compare_attention",
     "compare_behaviour",
     "compare_weights",

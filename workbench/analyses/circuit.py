@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,19 +11,20 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.cost import Work, pass_flops, work_of
-from workbench.analyses.support.edge_graph import ARROW, LOGITS, Graph
+from workbench.analyses.support.edge_graph import ARROW, LOGITS, Graph, edges_flops, heads_flops
 from workbench.analyses.support.edge_pairs import (
     Sides,
     SidesOf,
     measure_of,
     measured_cells,
     sides_bytes,
+    sides_flops,
     sides_of,
 )
-from workbench.analyses.support.edge_runs import cell_bytes
+from workbench.analyses.support.edge_runs import cell_bytes, cell_flops
 from workbench.analyses.support.edge_slopes import RAW, STREAMS, slopes
 from workbench.analyses.support.means import MeansOverTexts
-from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.prompt_pairs import (
     Contrast,
     Ends,
@@ -38,7 +39,8 @@ from workbench.analyses.support.prompt_pairs import (
     scale_between,
 )
 from workbench.errors import WorkbenchError
-from workbench.progress import Progress, part, report, steps as reported
+from workbench.progress import Progress, part, report
+from workbench.progress import steps as reported
 from workbench.results import Scores, Values, check_shape, count, frozen_array
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer
@@ -56,8 +58,8 @@ class Circuit(Scores):
         exact: the exact effect of each edge by patching it alone; NaN for an edge that was not patched.
         effect: the measure with all edges, less the measure with none.
         scale_error: ‖held − scores‖ / ‖scores‖ over all edges, where `held` are the scores of the same gradients with
-            the divisors of the norms after attention and MLPs held at those of the clean runs. 0 in OLMo 1, which has no
-            such norms; NaN for `replacement` "mean" and "zero", whose outputs come from no run.
+            the divisors of the norms after attention and MLPs held at those of the clean runs. 0 in OLMo 1, which has
+            no such norms; NaN for `replacement` "mean" and "zero", whose outputs come from no run.
         measure: the name of the measure.
         replacement: what absent edges carry: "counterfactual", "mean" or "zero".
     """
@@ -136,7 +138,7 @@ def circuit(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Circuit:
-    """The effect of every edge between the parts of a model on a measure, by edge attribution with integrated gradients.
+    """The effect of every edge between the parts of a model on a measure, by integrated gradients (EAP-IG).
 
     Nodes are the embedding, heads, MLPs and the logits. The residual stream is a sum of outputs of nodes, so each input
     of each node (q, k and v of a head, an MLP, the logits) reads the outputs of all earlier nodes: an edge is one of
@@ -147,8 +149,8 @@ def circuit(
     summed over positions and dimensions, then averaged over the pairs of prompts (Hanna et al. 2024, arXiv 2403.17806;
     Syed et al. 2023, arXiv 2310.10348). The gradients are those of runs that start at points on the line from the
     replaced to the clean embeddings: `steps` points of a Gauss–Legendre quadrature; `steps=0` is the gradient of the
-    clean run alone (edge attribution patching). So the scores of all edges *from the embedding* sum to `effect` as steps
-    grow, with counterfactual replacement. All edges take `steps` forward and backward passes.
+    clean run alone (edge attribution patching). So the scores of all edges *from the embedding* sum to `effect` as
+    steps grow, with counterfactual replacement. All edges take `steps` forward and backward passes.
 
     `replacement` is what an absent edge carries:
 
@@ -164,11 +166,12 @@ def circuit(
     The `exact` strongest edges are also patched one by one, in runs without any gradient; `correlation` of the result
     compares the two.
 
-    Arguments and measures are those of `activation_patching`. `measure` is one of them: by default `metric` if given, or
-    the logit (or logit difference).
+    Arguments and measures are those of `activation_patching`. `measure` is one of them: by default `metric` if given,
+    or the logit (or logit difference).
 
     Errors: WorkbenchError as in `activation_patching`, for an unknown measure or replacement, for negative `steps` or
-    `exact`, and if the measure differs by no more than rounding between all edges and none.
+    `exact`, for a model with edits (`tapped`), and if the measure differs by no more than rounding between all edges
+    and none.
     """
     pair = contrast(model, clean, corrupted, token, against, position, tokenizer, metric)
     measure = measure_of(pair, measure)
@@ -306,15 +309,16 @@ def _work(
     position: int = -1,
     **__: object,
 ) -> Work:
-    pair, graph = outlined(model, clean, corrupted, position), Graph.of(model)
+    pair = outlined(model, clean, corrupted, position)
     batches, size = _batches(model, pair)
     kept, of_cell = _bytes(model, pair)
-    tokens, config, mask = pair.clean.tokens, model.config, graph.mask()
-    passes = 2 * max(1, steps) + 2 * (2 if exact else 1) + (replacement == "mean")
-    of_scores = 2 * 2 * max(1, steps) * float(mask.sum()) * config.hidden_size
-    of_cells = exact * (pass_flops(model, tokens) + 2 * tokens * float(mask.sum()) * config.hidden_size)
-    batch = max(pairs.clean.numel() for pairs in batches)
+    tokens, texts, batch = pair.clean.tokens, len(pair.clean), max(pairs.clean.numel() for pairs in batches)
+    points, kinds = max(1, steps), 1 + (replacement == "counterfactual" and not model.model.blocks[0].norm_first)
+    gradients = pass_flops(model, 2 * tokens, logits=2 * texts) + tokens * (
+        heads_flops(model) + kinds * edges_flops(model)
+    )
+    both = sides_flops(model, pair, replacement) * (2 if exact else 1)
     return Work(
-        pass_flops(model, passes * tokens, logits=passes * len(pair.clean)) + tokens * of_scores + of_cells,
+        both + points * gradients + exact * cell_flops(model, tokens, texts),
         nbytes=kept * batch + of_cell * min(size, max(1, exact) * batch),
     )

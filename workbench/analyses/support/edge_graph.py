@@ -1,8 +1,8 @@
 """The graph of a model's nodes: which part reads the output of which earlier part.
 
 A node is the embedding, a head, an MLP or the logits. Each node adds its output to the residual stream, and reads the
-sum of the outputs of all earlier nodes: an edge is one term of one such sum. A head reads with three inputs, q, k and v;
-heads that share keys and values share the inputs k and v.
+sum of the outputs of all earlier nodes: an edge is one term of one such sum. A head reads with three inputs, q, k and
+v; heads that share keys and values share the inputs k and v.
 """
 
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ INPUTS = ("q", "k", "v")
 class Graph:
     """The nodes of a model, in forward order.
 
-    Sources are the embedding, then the heads and the MLP of each layer. Targets are the inputs q of all heads, k and v of
-    all key-value heads, and the MLP of each layer, then the logits. A target reads the first `reach` sources.
+    Sources are the embedding, then the heads and the MLP of each layer. Targets are the inputs q of all heads, k and v
+    of all key-value heads, and the MLP of each layer, then the logits. A target reads the first `reach` sources.
 
     Attributes:
         layers, heads, kv_heads: numbers of the model.
@@ -107,18 +107,27 @@ DIVISORS = ["blocks.*.ln1.scale", "blocks.*.ln2.scale"]
 def outputs(graph: Graph, run: Mapping[str, Tensor]) -> Tensor:
     """What each source adds to the residual stream of a run, float32: source batch pos d_model.
 
-    The outputs sum to the residual stream. In OLMo 2 and 3 the output of a head is its part of the norm after attention,
-    whose divisor is the one of this run. A bias of attention's output belongs to all heads of the layer in equal parts.
+    The outputs sum to the residual stream. In OLMo 2 and 3 the output of a head is its part of the norm after
+    attention, whose divisor is the one of this run. A bias of attention's output belongs to all heads of the layer in
+    equal parts.
     """
     found = [run["embed"][None].float()]
     for layer in range(graph.layers):
         block = f"blocks.{layer}"
-        found += [of_heads(run[f"{block}.attn.result"], run[f"{block}.attn_out"]), run[f"{block}.mlp_out"][None].float()]
+        found += [
+            of_heads(run[f"{block}.attn.result"], run[f"{block}.attn_out"]),
+            run[f"{block}.mlp_out"][None].float(),
+        ]
     return torch.cat(found)
 
 
 def of_heads(results: Tensor, out: Tensor) -> Tensor:
-    """The outputs of the heads of a layer, float32: batch pos head d_model, batch pos d_model -> head batch pos d_model."""
+    """The outputs of the heads of a layer, float32: head batch pos d_model.
+
+    Args:
+        results: `attn.result`, batch pos head d_model.
+        out: `attn_out`, batch pos d_model.
+    """
     results = results.float()
     rest = (out.float() - results.sum(2)) / results.shape[2]  # of the bias, and of rounding
     return (results + rest[:, :, None]).movedim(2, 0)
@@ -135,3 +144,21 @@ def with_divisors_of(graph: Graph, outs: Tensor, run: Mapping[str, Tensor], othe
         found[first:mlp] *= (run[f"blocks.{layer}.ln1.scale"] / other[f"blocks.{layer}.ln1.scale"]).float()
         found[mlp] *= (run[f"blocks.{layer}.ln2.scale"] / other[f"blocks.{layer}.ln2.scale"]).float()
     return found
+
+
+def heads_flops(model: OlmoForCausalLM) -> float:
+    """Operations for each token of the products with W_Q, W_K and W_V of all layers."""
+    config, sizes = model.config, model.sites.sizes
+    heads = sizes["head"] + 2 * sizes["kv_head"]
+    return 2 * config.num_hidden_layers * config.hidden_size * heads * sizes["d_head"]
+
+
+def results_flops(model: OlmoForCausalLM) -> float:
+    """Operations for each token of the outputs of all heads (`attn.result`)."""
+    config, sizes = model.config, model.sites.sizes
+    return 2 * config.num_hidden_layers * config.hidden_size * sizes["head"] * sizes["d_head"]
+
+
+def edges_flops(model: OlmoForCausalLM) -> float:
+    """Operations for each token of one product of an output and an input for every edge."""
+    return 2 * float(Graph.of(model).mask().sum()) * model.config.hidden_size

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.support.edge_graph import DIVISORS, WRITTEN, Graph, outputs, with_divisors_of
+from workbench.analyses.support.cost import pass_flops
+from workbench.analyses.support.edge_graph import (
+    DIVISORS,
+    WRITTEN,
+    Graph,
+    outputs,
+    results_flops,
+    with_divisors_of,
+)
 from workbench.analyses.support.edge_runs import run_edges, unembedded
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.analyses.support.prompt_pairs import (
@@ -54,10 +62,12 @@ def sides_of(model: OlmoForCausalLM, pair: Contrast, replacement: str) -> SidesO
 
     With `replacement="mean"`, the means over all tokens of the clean prompts are computed now.
 
-    Errors: WorkbenchError for an unknown replacement.
+    Errors: WorkbenchError for an unknown replacement, and for a model with edits (`tapped`).
     """
     if replacement not in REPLACEMENTS:
         raise WorkbenchError(f"replacement={replacement!r}; choices: {', '.join(REPLACEMENTS)}")
+    if model.tapped_edits:
+        raise WorkbenchError("the edges of a model with edits are not defined; take the edits off first")
     graph, norm_first = Graph.of(model), model.model.blocks[0].norm_first
     means = _means(model, graph, pair) if replacement == "mean" else None
     held_too = replacement == "counterfactual" and not norm_first
@@ -81,12 +91,10 @@ def sides_of(model: OlmoForCausalLM, pair: Contrast, replacement: str) -> SidesO
 
 def _means(model: OlmoForCausalLM, graph: Graph, pair: Contrast) -> Tensor:
     """The mean output of each source over all tokens of the clean prompts, float32: source 1 1 d_model."""
-    total, size = 0.0, tokens_at_a_time(model, "means of nodes", sides_bytes(model, pair), pair.clean.longest)
-    for pairs in pair.batches(size):
-        run = model.run(pairs.clean, capture=WRITTEN, captures_only=True)
-        total = total + outputs(graph, run).sum((1, 2), keepdim=True, dtype=torch.float64)
-    assert isinstance(total, Tensor)
-    return (total / pair.clean.tokens).float()
+    size = tokens_at_a_time(model, "means of nodes", sides_bytes(model, pair), pair.clean.longest)
+    runs = (model.run(pairs.clean, capture=WRITTEN, captures_only=True) for pairs in pair.batches(size))
+    sums = [outputs(graph, run).sum((1, 2), keepdim=True, dtype=torch.float64) for run in runs]
+    return (torch.stack(sums).sum(0) / pair.clean.tokens).float()
 
 
 def sides_bytes(model: OlmoForCausalLM, pair: Contrast) -> float:
@@ -95,6 +103,12 @@ def sides_bytes(model: OlmoForCausalLM, pair: Contrast) -> float:
     outs = 4 * model.config.hidden_size * (1 + graph.layers * (graph.heads + 1))
     lasts = last_logits_bytes(model) / min(pair.clean.lengths)
     return run_bytes(model, capture=2 * [*WRITTEN, *DIVISORS]) + 5 * outs + 2 * lasts
+
+
+def sides_flops(model: OlmoForCausalLM, pair: Contrast, replacement: str) -> float:
+    """Operations of the `Sides` of all pairs, once."""
+    tokens, texts, runs = pair.clean.tokens, len(pair.clean), 1 + (replacement != "zero")
+    return pass_flops(model, runs * tokens, logits=2 * texts) + runs * tokens * results_flops(model)
 
 
 def measure_of(pair: Contrast, wanted: str | None) -> str:

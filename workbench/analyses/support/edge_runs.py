@@ -6,7 +6,8 @@ from torch import Tensor
 from hooks import OlmoForCausalLM, edits
 from hooks.olmo import OlmoDecoderLayer
 from hooks.taps import tap_at
-from workbench.analyses.support.edge_graph import INPUTS, Graph, of_heads
+from workbench.analyses.support.cost import pass_flops
+from workbench.analyses.support.edge_graph import INPUTS, Graph, edges_flops, heads_flops, of_heads, results_flops
 from workbench.analyses.support.memory import run_bytes
 
 
@@ -15,7 +16,8 @@ def run_edges(model: OlmoForCausalLM, kept: Tensor, embed: Tensor, replaced: Ten
     """The last logits of runs, called cells, with some edges kept: cell text vocab.
 
     A node's input is the sum of the outputs of all earlier nodes. Over a kept edge comes the output of the source as it
-    is computed in this cell, over any other edge the source's replacement. The nodes are computed layer by layer, so the
+    is computed in this cell, over any other edge the source's replacement. The nodes are computed layer by layer, so
+    the
     result is exact: no gradient and no held divisor of a norm. With all edges kept it is the model, and with none it is
     the unembedding of the sum of all replacements. The norm of queries, and of keys (OLMo 2 and 3), is taken over all
     heads of the cell together, as in the model; so is the norm after attention.
@@ -100,3 +102,9 @@ def cell_bytes(model: OlmoForCausalLM) -> float:
     sources = 1 + graph.layers * (graph.heads + 1)
     wide = 4 * model.config.hidden_size
     return run_bytes(model) + wide * (sources + 8 * graph.heads + 8)
+
+
+def cell_flops(model: OlmoForCausalLM, tokens: int, texts: int) -> float:
+    """Operations of a cell of `run_edges`: a pass, the outputs of all heads, and the inputs of all targets."""
+    again = heads_flops(model) + results_flops(model)  # `_heads` projects a stream that is not used
+    return pass_flops(model, tokens, logits=texts) + tokens * (edges_flops(model) + again)

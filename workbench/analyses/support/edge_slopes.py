@@ -35,7 +35,9 @@ def slopes(model: OlmoForCausalLM, embed: Tensor, measure: Measure) -> Iterator[
         value = measure(run.logits[:, -1]).sum()
         found = dict(zip(wanted, torch.autograd.grad(value, [run[name] for name in wanted]), strict=True))
     for layer, block in enumerate(model.model.blocks):
-        norm1, norm2 = (getattr(block, name) if block.norm_first else None for name in (block.attn_norm, block.mlp_norm))
+        norm1, norm2 = (
+            getattr(block, name) if block.norm_first else None for name in (block.attn_norm, block.mlp_norm)
+        )
         at, mlp = f"blocks.{layer}", graph.mlp(layer)
         for letter, weight in zip(INPUTS, (model.W_Q, model.W_K, model.W_V), strict=True):
             slope = torch.einsum("bphe,hde->hbpd", found[f"{at}.attn.{letter}_raw"], weight[layer]).float()
