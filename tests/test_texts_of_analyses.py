@@ -1,5 +1,6 @@
 """Every analysis gives the same numbers for four forms of texts, on the model's device, and ignores padding."""
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -161,3 +162,28 @@ def test_one_text_is_one_text(two: Two, analysis: OfTexts) -> None:
     for several in (torch.ones(2, 5, dtype=torch.long), Texts(torch.ones(2, 5, dtype=torch.long))):
         with pytest.raises(WorkbenchError, match="one text, not"):
             analysis(*two, several, several)
+
+
+BROKEN = 98  # a token whose embedding is NaN
+BY_TEXT = ("text_overview", "token_losses")
+"""Analyses with a number for each text or token: only those of the broken text are NaN."""
+
+
+@pytest.mark.parametrize("name", sorted({*SETS, *METRICS} - {"transplant of weights"}))  # whose model B is whole
+def test_a_text_without_numbers_is_refused_or_marked(two: Two, name: str) -> None:
+    """A mean over texts is never that of the others alone, and never the traceback of a library."""
+    broken = copy.deepcopy(two[0])
+    with torch.no_grad():
+        broken.model.embed_tokens.weight[BROKEN] = float("nan")
+    rows = [row.clamp_max(BROKEN - 1) for row in rows_of(name, 1)]
+    rows[3][2] = BROKEN
+    if name in BY_TEXT:
+        found = ALL[name](broken, two[1], rows, rows)
+        losses = found["loss"].to_numpy()[:, None] if isinstance(found, pd.DataFrame) else found["loss"].values[:, 1:]
+        wrong = np.isnan(losses).any(1)
+        assert wrong[3]
+        if isinstance(found, pd.DataFrame):
+            assert wrong.sum() == 1
+        return
+    with pytest.raises(WorkbenchError, match=r"(text|pair) 3 is not a finite number|NaN"):
+        ALL[name](broken, two[1], rows, rows_of(name, 2))

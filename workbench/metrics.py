@@ -26,7 +26,6 @@ from workbench.analyses.support.mean_loss import (
     loss_sums,
     loss_tokens_at_a_time,
     mean_loss,
-    refuse_undefined,
     work_of_all_logits,
 )
 from workbench.analyses.support.memory import run_bytes
@@ -34,6 +33,7 @@ from workbench.analyses.support.named_tensors import ModelTensors
 from workbench.analyses.support.next_tokens import next_token_statistics
 from workbench.analyses.support.part_swap import Part, Tensors, grafted, part_tensors
 from workbench.analyses.support.text_states import Position
+from workbench.analyses.support.undefined import refuse_undefined
 from workbench.analyses.trajectory import Metric, Value
 from workbench.checkpoints import Weights
 from workbench.errors import WorkbenchError

@@ -13,9 +13,9 @@ from hooks import OlmoForCausalLM, Run
 from workbench.analyses.support.arguments import chosen, texts_for
 from workbench.analyses.support.batched_runs import PARTS, RESIDUALS, heads_and_mlp, repeated, run_cells
 from workbench.analyses.support.cost import Work, pass_flops, work_of
-from workbench.analyses.support.mean_loss import refuse_undefined
 from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
+from workbench.analyses.support.undefined import refuse_undefined
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Grid, Measures

@@ -20,6 +20,7 @@ from workbench.analyses.support.two_models import (
     shared_layers,
     side_by_side,
 )
+from workbench.analyses.support.undefined import refuse_undefined
 from workbench.progress import Progress
 from workbench.results import Grid, Measures
 from workbench.texts import Texts, TextsLike
@@ -109,7 +110,10 @@ def _layers(
 
     pieces = side_by_side(a, b, patterns, len(batches) * len(layers), progress)
     places = ((batch.rows, layer) for batch in batches for layer in layers)
-    return ((rows, layer, one, other) for (rows, layer), (one, other) in zip(places, pieces, strict=True))
+    for (rows, layer), pair in zip(places, pieces, strict=True):
+        for patterns_of, name in zip(pair, "AB", strict=True):
+            refuse_undefined(patterns_of.sum(-1), f"attention of layer {layer} in {name}", rows)
+        yield rows, layer, *pair
 
 
 def _tokens(a: ModelOrName, b: ModelOrName, length: int) -> int:

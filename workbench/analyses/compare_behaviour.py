@@ -10,11 +10,11 @@ from torch import Tensor
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
-from workbench.analyses.support.mean_loss import refuse_undefined
 from workbench.analyses.support.means import means_over_texts
 from workbench.analyses.support.memory import peak_bytes, run_bytes
 from workbench.analyses.support.next_tokens import CHUNK
 from workbench.analyses.support.two_models import ModelOrName, config_of, pair_name, reader, side_by_side
+from workbench.analyses.support.undefined import refuse_undefined
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.results import Curves, Measures, Scores

@@ -14,6 +14,7 @@ from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.heads import head_name, head_output, values_by_head
 from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.memory import peak_bytes, run_bytes, site_bytes
+from workbench.analyses.support.undefined import refuse_undefined
 from workbench.progress import Progress, report, steps
 from workbench.results import Grid, Scores, without_errors
 from workbench.texts import TextsLike
@@ -87,14 +88,16 @@ def mean_attribution(
     """
     texts, means, total = texts_for(model.config, tokens), MeansOverTexts(), 0.0
     parts = None
-    for ids in steps(list(texts), progress, "direct logit attribution"):
+    for number, ids in enumerate(steps(list(texts), progress, "direct logit attribution")):
         asked = (
             int(model.run(ids[None].to(model.device), logits_to_keep=1).logits[0, -1].argmax())
             if token is None
             else token
         )
         parts = direct_logit_attribution(model, ids, asked, against, tokenizer=tokenizer)
-        means.add(torch.from_numpy(parts.values.copy())[None])
+        effects = torch.from_numpy(parts.values.copy())[None]
+        refuse_undefined(effects, "direct effect", [number])
+        means.add(effects)
         total += (parts.total or 0.0) / len(texts)
     assert parts is not None  # there is a text
     target = (

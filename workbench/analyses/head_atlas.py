@@ -9,6 +9,7 @@ from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
+from workbench.analyses.support.undefined import refuse_undefined
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Grid, Measures
@@ -94,6 +95,9 @@ def _text_statistics(
     for rows, ids in steps(texts.padded_batches(_tokens(model, texts.longest)), progress, "attention on the text"):
         statistics = HeadStatistics(tokens=ids)
         found = _statistics(model, ids, statistics)[..., 1:].double()  # layer stat batch head query
+        entropy = found[:, statistics.names.index("entropy")].movedim(1, 0)  # batch layer head query
+        there = texts.mask[rows, None, None, 1 : ids.shape[1]].to(found.device)
+        refuse_undefined(entropy.where(there, 0), "attention", rows)
         is_padding = ~texts.mask[rows, None, 1 : ids.shape[1]].to(found.device)  # batch 1 query
         found = found.masked_fill(is_padding, float("nan"))
         sums, counts = found.nansum(-1), found.isfinite().sum(-1)  # layer stat batch head
@@ -112,6 +116,7 @@ def induction_scores(model: OlmoForCausalLM, samples: int, seed: int, progress: 
     for some, target in steps(list(zip(rows.split(size), targets.split(size), strict=True)), progress, "induction"):
         statistics = HeadStatistics(targets={"induction": target})
         found = _statistics(model, some.to(model.device), statistics)
+        refuse_undefined(found[:, statistics.names.index("entropy")].movedim(1, 0), "attention", kind="random row")
         scores.append(found[:, statistics.names.index("induction")].nanmean(-1))  # layer batch head
     return torch.cat(scores, dim=1)
 

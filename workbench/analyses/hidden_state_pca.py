@@ -7,6 +7,7 @@ from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import chosen, texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
+from workbench.analyses.support.undefined import refuse_undefined
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.results import Points
@@ -48,6 +49,7 @@ def hidden_state_pca(
         run = model.run(ids, capture=site, captures_only=True)
         for row, state in zip(rows, run[site], strict=True):
             states[row] = state[skip:].double()  # pos d_model
+    refuse_undefined(torch.stack([state.sum() for state in states]), f"state after layer {layer}")
     points, shares = principal_components(torch.cat(states), components)
     return Points(
         points,

@@ -19,6 +19,7 @@ from workbench.analyses.support.named_tensors import NamedTensors, weights_of
 from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
 from workbench.analyses.support.part_swap import Part, grafted, part_tensors
 from workbench.analyses.support.two_models import ModelOrName, config_of, loaded_model, name_of, reader
+from workbench.analyses.support.undefined import refuse_undefined
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.progress import part as stage
@@ -76,6 +77,7 @@ def transplant(
             _sums(model.run(ids), ids, target),
             _sums(_with_part(model, ids, donor, number, part), ids, target),
         )
+        refuse_undefined(torch.cat([before, after], dim=-1), f"prediction with {part} of A or without", batch.rows)
         means.add(torch.stack([before, after, after - before], dim=-1), _counts(ids, target)[:, None])
     names = [
         name
@@ -133,6 +135,7 @@ def transplant_parts(
         for one in steps(grid, stage(progress, *ends), "transplanting parts"):
             run = _with_part(model, ids, donor, number, one, own[f"blocks.{one.layer}.resid_pre"])
             rows.append(_sums(run, ids, target) - before)  # text 1|2
+        refuse_undefined(torch.stack(rows, dim=1), "effect of A's parts", batch.rows)
         effects.add(torch.stack(rows, dim=1), _counts(ids, target)[None])
     values, errors = (
         None if means is None else means.T.reshape(-1, len(layers), len(columns))

@@ -8,11 +8,10 @@ from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
-from workbench.errors import WorkbenchError
+from workbench.analyses.support.undefined import refuse_undefined
 from workbench.texts import Texts, TextsLike
 
 WHAT = "log-probabilities"
-NAMED = 6  # texts that a sentence names
 
 
 def mean_loss(model: OlmoForCausalLM, tokens: TextsLike) -> float:
@@ -33,21 +32,6 @@ def loss_sums(model: OlmoForCausalLM, texts: Texts) -> Tensor:
         found[rows] = losses.where(there, 0).sum(1).cpu()
     refuse_undefined(found, "loss")
     return found
-
-
-def refuse_undefined(of_texts: Tensor, what: str) -> None:
-    """Raise WorkbenchError, with the numbers of the texts, if a number of a text is NaN or infinite: text …
-
-    A mean over texts would be NaN without saying which of them made it so.
-    """
-    wrong = (~of_texts.flatten(1).isfinite().all(1) if of_texts.ndim > 1 else ~of_texts.isfinite()).nonzero()[:, 0]
-    if len(wrong):
-        named = ", ".join(map(str, wrong[:NAMED].tolist())) + (", …" if len(wrong) > NAMED else "")
-        texts = f"text {named}" if len(wrong) == 1 else f"{len(wrong)} of {len(of_texts)} texts ({named})"
-        raise WorkbenchError(
-            f"the {what} of {texts} is not a finite number: the forward pass overflows there, or the weights are "
-            "damaged; leave such texts out, or load the checkpoint in float32"
-        )
 
 
 @work_of(mean_loss)

@@ -11,6 +11,7 @@ from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import chosen, texts_for
 from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.memory import tokens_at_a_time
+from workbench.analyses.support.undefined import refuse_undefined
 from workbench.errors import WorkbenchError
 from workbench.results import Grid, Measures
 from workbench.texts import Texts, TextsLike
@@ -36,6 +37,7 @@ class Pairs:
     clean: Tensor  # text pos
     corrupted: Tensor  # text pos
     targets: Tensor  # text 1, or text 2 if the second is subtracted
+    rows: list[int]  # the numbers of these pairs among all
 
     @property
     def first_difference(self) -> int:
@@ -67,7 +69,7 @@ class Contrast:
     def batches(self, tokens: int) -> list[Pairs]:
         """All pairs in batches of one length, each of at most `tokens` tokens (or of one pair)."""
         return [
-            Pairs(batch.ids, self.corrupted.ids[batch.rows, : batch.ids.shape[1]], self.targets[batch.rows])
+            Pairs(batch.ids, self.corrupted.ids[batch.rows, : batch.ids.shape[1]], self.targets[batch.rows], batch.rows)
             for batch in self.clean.batches(tokens)
         ]
 
@@ -230,6 +232,8 @@ def ends_of(contrast: Contrast, pairs: Pairs, clean: Tensor, corrupted: Tensor) 
     """The ends of a batch, from the logits after its clean and its corrupted prompts, each text pos vocab."""
     log_clean = log_probabilities(clean)
     lasts = [logits[:, -1].detach() for logits in (clean, corrupted)]  # text vocab
+    for last, version in zip(lasts, ("clean", "corrupted"), strict=True):
+        refuse_undefined(last, f"prediction after the {version} prompt", pairs.rows, kind="pair")
     first, second = ({name: x[0] for name, x in measured(contrast, pairs, log_clean, z[None]).items()} for z in lasts)
     noises = [rounding(contrast, pairs, log_clean, last) for last in lasts]
     return Ends(first, second, {name: torch.maximum(*(noise[name] for noise in noises)) for name in contrast.measures})

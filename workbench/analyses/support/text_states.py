@@ -10,6 +10,7 @@ from hooks import Capture, OlmoForCausalLM
 from hooks.sites import layer_of
 from workbench.analyses.support.cost import Work, pass_flops
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
+from workbench.analyses.support.undefined import refuse_undefined
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.texts import Texts
@@ -33,7 +34,8 @@ def text_states(
     `captures` name one site each, of the shape batch pos d_model, or one head of a site with heads. `what` is the name
     of the analysis, for messages.
 
-    Errors: WorkbenchError for a position outside a text, or a number of positions that is not that of the texts.
+    Errors: WorkbenchError for a position outside a text, or a number of positions that is not that of the texts,
+    or a state that is NaN or infinite, with its text.
     """
     places = text_positions(texts, position)
     width, sites = model.config.hidden_size, [capture.site for capture in captures]
@@ -47,6 +49,7 @@ def text_states(
         for number, site in enumerate(sites):
             states = run[site].float()  # batch pos d_model, or batch pos 1 d_model for one head
             found[number, rows] = states.mean(1).reshape(len(rows), width).cpu()
+    refuse_undefined(found.movedim(1, 0), "hidden state")
     return found
 
 
