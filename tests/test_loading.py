@@ -1,10 +1,11 @@
 """Loading a checkpoint gives the saved model; one that does not fit into memory or does not exist is refused."""
 
+import json
 import shutil
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import Olmo2ForCausalLM, PreTrainedTokenizerFast
 
 from tests.layouts import save_original
 from workbench import checkpoints
@@ -192,3 +193,48 @@ def test_accelerators_are_counted_and_named(monkeypatch):
 )
 def test_bytes_can_be_read_at_any_size(count, said):
     assert loading.readable(count) == said
+
+
+def test_the_defaults_of_generation_are_those_of_the_checkpoint(tmp_path, make_model, tokenizer, tokens):
+    """As transformers' own model has them: sampling, its temperature, and every token that ends a text."""
+    model = make_model("olmo2")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    said = {"do_sample": True, "temperature": 0.6, "top_k": 3, "eos_token_id": [7, 9], "max_new_tokens": 5}
+    (tmp_path / "generation_config.json").write_text(json.dumps(said))
+    ours = checkpoints.load(str(tmp_path))[0]
+    theirs = Olmo2ForCausalLM.from_pretrained(tmp_path, attn_implementation="sdpa").eval()
+    assert ours.generation_config.to_diff_dict() == theirs.generation_config.to_diff_dict()
+    assert {name: getattr(ours.generation_config, name) for name in said} == said
+    written = [torch.manual_seed(0) and one.generate(tokens) for one in (ours, theirs)]
+    assert torch.equal(*written) and written[0].shape[1] <= tokens.shape[1] + 5
+    (tmp_path / "generation_config.json").unlink()
+    assert checkpoints.load(str(tmp_path))[0].generation_config.to_diff_dict() == model.generation_config.to_diff_dict()
+
+
+@pytest.mark.parametrize("kept", ["max_new_tokens", "eos_token_id"])
+def test_settings_of_generation_that_cannot_be_are_refused(tmp_path, make_model, tokenizer, kept):
+    make_model("olmo2", num_hidden_layers=1).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({kept: "many"}))
+    with pytest.raises(WorkbenchError, match=r"generation_config\.json"):
+        checkpoints.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("theta", [10_000, 500_000.0, 1])
+def test_a_rope_theta_that_contradicts_rope_parameters_is_refused(tmp_path, make_model, family, theta):
+    """OLMo 3 has a table for each kind of attention; the old single number should be the base of one of them."""
+    model = make_model(family)
+    model.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    if family == "olmo3":
+        settings["rope_parameters"]["full_attention"]["rope_theta"] = 500_000.0
+    allowed = {10_000.0, 500_000.0} if family == "olmo3" else {10_000.0}
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"rope_theta": theta}))
+    if theta in allowed:
+        assert checkpoints.open_weights(tmp_path).config.rope_parameters == settings["rope_parameters"]
+    else:
+        with pytest.raises(
+            WorkbenchError, match=rf"config\.json.*rope_theta: {theta}, but rope_parameters: rope_theta: \d"
+        ):
+            checkpoints.open_weights(tmp_path)

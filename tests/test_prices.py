@@ -170,7 +170,7 @@ def test_a_panel_waits_for_a_click_and_shows_cached_results_at_once(new_bench):
         page.open()
         assert page.failed == [] and page.value("ablation-price").startswith("Compute (about ")
         waiting = page.value("ablation-tools")
-        assert "code" not in waiting and waiting["question"] and waiting["note"].startswith("Change of the log-prob")
+        assert "code" not in waiting and waiting["question"] and waiting["note"].startswith("Change of −log p")
         page.fire("ablation-price", "click")
         assert page.failed == [] and "code" in page.value("ablation-tools")
         assert "code" not in page.value("patching-tools")

@@ -10,7 +10,7 @@ import psutil
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import BitsAndBytesConfig, GenerationConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from hooks import OlmoForCausalLM
@@ -20,6 +20,7 @@ from workbench.checkpoints.files import has_weights, is_there, read_json, read_t
 from workbench.checkpoints.finite import how_not_finite, is_finite
 from workbench.checkpoints.names import split_id
 from workbench.checkpoints.published import repository_of
+from workbench.checkpoints.settings import generation_settings
 from workbench.checkpoints.weights import Weights, open_weights
 from workbench.choices import BITS
 from workbench.errors import WorkbenchError, reason
@@ -54,6 +55,7 @@ def load(
 ) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase | None]:
     """The model, in evaluation mode, and the tokenizer of a checkpoint.
 
+    The defaults of `model.generate` are those of the checkpoint's `generation_config.json`, if it has one.
     If the checkpoint has no tokenizer files, those of its parent folder are used; if that has none either, the
     tokenizer is None, with a warning. A tokenizer with ids beyond the model's vocabulary is returned with a warning.
 
@@ -73,6 +75,7 @@ def load(
     device = device_of(device)
     folder = locate(checkpoint)
     weights = open_weights(folder)
+    generation = generation_settings(folder)
     found = _dtype(dtype, device, quantize, weights)
     needed = _need(weights, found, quantize)
     wanted, free = (needed.peak if device.type == "cpu" else needed.resident), free_memory(device)
@@ -89,7 +92,7 @@ def load(
             stacklevel=2,
         )
     tensors = _read(weights, found, check_finite, progress)
-    return _build(weights, tensors, found, device, quantize), tokenizer
+    return _build(weights, tensors, found, device, quantize, generation), tokenizer
 
 
 def estimate(
@@ -283,7 +286,12 @@ def _dtype(
 
 
 def _build(
-    weights: Weights, tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device, quantize: str | None
+    weights: Weights,
+    tensors: dict[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    quantize: str | None,
+    generation: GenerationConfig | None,
 ) -> OlmoForCausalLM:
     quantization = None
     if quantize is not None:
@@ -297,6 +305,7 @@ def _build(
             dtype=dtype,
             device_map=None if device.type == "cpu" and quantize is None else {"": device},
             quantization_config=quantization,
+            generation_config=generation,
             attn_implementation="sdpa",
         )
     return model.eval()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
-from transformers import Olmo2Config, Olmo3Config, OlmoConfig, PreTrainedConfig
+from transformers import GenerationConfig, Olmo2Config, Olmo3Config, OlmoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from hooks import OlmoForCausalLM
@@ -136,6 +136,26 @@ def config_from_settings(settings: dict[str, Any], keys: set[str]) -> PreTrained
     return config
 
 
+def generation_settings(folder: Path) -> GenerationConfig | None:
+    """The defaults of `generate` in a folder's `generation_config.json`; None if there is no such file.
+
+    Errors: WorkbenchError if the file cannot be read, or transformers refuses its values.
+    """
+    path = folder / "generation_config.json"
+    if not is_there(path):
+        return None
+    settings = _of_a_size(read_json(path), path)
+    for name in TOKEN_IDS:
+        ids = settings.get(name)
+        for token in ids if isinstance(ids, list) else [ids]:
+            if token is not None and (type(token) is not int or not -1 <= token <= LARGEST):
+                raise WorkbenchError(f"{path}: {name}: {shown(token)} is not a token id")
+    try:
+        return GenerationConfig.from_dict(settings)
+    except BROKEN as error:
+        raise WorkbenchError(f"{path} holds no settings for generation: {reason(error)}") from error
+
+
 def shapes(config: PreTrainedConfig) -> Shapes:
     """The shape of every parameter of a config's model, by name; computed without building the model."""
     d_model, d_mlp, d_head = config.hidden_size, config.intermediate_size, d_head_of(config)
@@ -201,8 +221,24 @@ def _transformers(settings: dict[str, Any]) -> PreTrainedConfig:
         if settings.get(name) is not None:
             raise WorkbenchError(f"{name}: {shown(settings[name])} is not supported; save the checkpoint without it")
     made = MODEL_TYPES[family][1]
+    _check_rope_theta(settings)
     known = {*made.__annotations__, *FORMER_SETTINGS, "head_dim"}
     return made.from_dict({name: value for name, value in settings.items() if name in known})
+
+
+def _check_rope_theta(settings: Mapping[str, Any]) -> None:
+    """Raise WorkbenchError for a `rope_theta` that no table of `rope_parameters` has: transformers would ignore it.
+
+    OLMo 3 may have one table for each kind of attention, each with a base of its own.
+    """
+    tables, said = settings.get("rope_parameters"), settings.get("rope_theta")
+    if not isinstance(tables, Mapping) or not isinstance(said, int | float):
+        return
+    bases = [value for name, value in _leaves(tables) if name == "rope_theta"]
+    if bases and said not in bases:
+        raise WorkbenchError(
+            f"rope_theta: {shown(said)}, but rope_parameters: rope_theta: {', '.join(map(shown, bases))}"
+        )
 
 
 def _check_layers(settings: Mapping[str, Any], keys: set[str]) -> None:
