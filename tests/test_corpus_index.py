@@ -9,23 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.small_corpus import END, ORDERS, RECIPE, index_of, joined, naive_followers, naive_places, text_of
 from workbench import WorkbenchError, checkpoints, corpus, tokenizer_of
 from workbench.command_line import main
 from workbench.corpus import building, suffix_array, training_text
 from workbench.corpus.replay import Replay
 from workbench.corpus.suffix_array import SuffixArray
-from workbench.tiny_olmo.recipe import Recipe
-from workbench.tiny_olmo.rows import Stage
 
-END = building.END
-ORDERS = (1, 2)
-RECIPE = Recipe(
-    stages=(
-        Stage(until=6, length=12, rows=5, repeats=2, random=1),
-        Stage(until=9, length=30, rows=2, repeats=1, random=0),
-    ),
-    branch=6,
-)
 ALPHABETS = {"two": [0, 1, 2], "wide": [0, 1, 255, 256, 4094, 4095], "high": [0, 4095, 4000, 257], "one": [0, 3]}
 
 
@@ -34,30 +24,6 @@ def documents_of(alphabet: list[int], seed: int) -> list[list[int]]:
     rng = np.random.default_rng(seed)
     made = [rng.choice(alphabet[1:], rng.integers(0, 25)).tolist() for _ in range(12)]
     return [*made, made[1], made[2], made[3] + made[4], made[5][: len(made[5]) // 2], [alphabet[1]] * 9]
-
-
-def joined(documents: list[list[int]]) -> np.ndarray:
-    return np.array([token for document in documents for token in [*document, END]], np.uint16)
-
-
-def naive_places(documents: list[list[int]], ids: list[int]) -> list[int]:
-    """The places of an n-gram by looking at each place of each document."""
-    found, begin = [], 0
-    for document in documents:
-        ended = [*document, END]
-        found += [begin + at for at in range(len(ended)) if ended[at : at + len(ids)] == ids]
-        begin += len(ended)
-    return found
-
-
-def naive_followers(documents: list[list[int]], ids: list[int]) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    for document in documents:
-        ended = [*document, END]
-        for at in range(len(ended) - len(ids)):
-            if ended[at : at + len(ids)] == ids:
-                counts[ended[at + len(ids)]] = counts.get(ended[at + len(ids)], 0) + 1
-    return counts
 
 
 def queries(documents: list[list[int]], alphabet: list[int], seed: int) -> list[list[int]]:
@@ -74,20 +40,6 @@ def queries(documents: list[list[int]], alphabet: list[int], seed: int) -> list[
         *(rng.choice(alphabet, rng.integers(1, 5)).tolist() for _ in range(20)),
         [7],
     ]
-
-
-def index_of(documents: list[list[int]], folder: Path) -> corpus.SuffixIndex:
-    _, made = text_of(documents)
-    building.build_index(made, folder)
-    return building.open_folder(folder)
-
-
-def text_of(documents: list[list[int]]):
-    first = 9
-    tokens = {"english": joined(documents[:first]), "code": joined(documents[first:])}
-    text = corpus.TrainingText("tiny", RECIPE, tokens, {})
-    english, code = [("A", "free")] * first, [(f"B, {number}", "none") for number in range(len(documents) - first)]
-    return text, building.IndexBuild(text, lambda: {"english": english, "code": code}, ORDERS, 4096)
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,11 @@ def with_blanks(tokens: np.ndarray, files: Sequence[BuildFile]) -> np.ndarray:
 
 def hidden(code: np.ndarray, files: Sequence[BuildFile]) -> np.ndarray:
     """Where kept-out tokens stand under the blanks of a code half: int64; nowhere if it has no blanks."""
-    if not (code == BLANK).any():
-        return np.zeros(0, np.int64)
     starts = np.concatenate([[0], np.flatnonzero(code == END) + 1])
-    return np.concatenate([starts[file.document] + np.array(file.kept_out, np.int64) for file in files])
+    found = [np.zeros(0, np.int64)]
+    for file in files:
+        begin = starts[file.document] if file.document < len(starts) else len(code)
+        document = code[begin : begin + file.tokens]
+        if len(document) and (document == BLANK).all():
+            found.append(begin + np.array(file.kept_out, np.int64))
+    return np.concatenate(found)
