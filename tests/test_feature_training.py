@@ -96,6 +96,25 @@ def test_a_killed_training_goes_on_to_the_same_weights(model, texts, tmp_path, w
     assert torch.equal(resumed.gate.threshold, whole.gate.threshold)
 
 
+def test_kept_activations_train_to_the_same_weights_when_stopped(model, texts, tmp_path):
+    def source():
+        return Streamed({"m": model}, texts, SITE, batch_tokens=60, keep=True)
+
+    kept = source()
+    first = [kept.batch(number).read for number in range(8)]  # a round
+    again = [kept.batch(number).read for number in range(8, 16)]
+    assert {tuple(x.flatten().tolist()) for x in first} == {tuple(x.flatten().tolist()) for x in again}
+    whole = features.train(source(), SMALL)
+
+    def killed(fraction, _):
+        if fraction > 0.7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        features.train(source(), SMALL, tmp_path, progress=killed)
+    assert torch.equal(features.train(source(), SMALL, tmp_path).encoder, whole.encoder)
+
+
 def test_another_training_in_the_folder_is_refused(model, texts, tmp_path):
     source = Streamed({"m": model}, texts, SITE, batch_tokens=60)
     features.train(source, SMALL, tmp_path)
@@ -165,6 +184,13 @@ def test_texts_of_several_lengths_are_measured_alike(model, texts):
     [found] = features.quality(d, model, ids).values()
     with model.tapped(edits=features.replace(d)):
         assert found.replaced == pytest.approx(mean_loss(model, ids), rel=1e-5)
+
+
+def test_products_in_bfloat16_change_little():
+    planted = Planted()
+    one, other = (features.train(planted, replace(SMALL, half=half)) for half in (False, True))
+    assert F.cosine_similarity(one.decoder, other.decoder).mean() > 0.98
+    assert not torch.equal(one.encoder, other.encoder)
 
 
 def test_dead_features_are_revived():

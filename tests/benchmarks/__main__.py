@@ -8,8 +8,8 @@
 
 Contenders take turns in one process; figures are medians over rounds. All of it takes some five minutes on two cores
 with nothing else to do; `--measure` takes one table alone. Beside it stand `tests.benchmarks.weights` (comparing large
-checkpoints), `tests.benchmarks.corpus` (the index of the training text), `tests.benchmarks.page` and
-`tests.benchmarks.transformer_lens`.
+checkpoints), `tests.benchmarks.corpus` (the index of the training text), `tests.benchmarks.page`,
+`tests.benchmarks.features` and `tests.benchmarks.transformer_lens`.
 """
 
 import argparse

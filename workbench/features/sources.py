@@ -57,6 +57,8 @@ class Streamed:
         Streamed({id: load(id)[0] for id in ids}, texts, "blocks.2.resid_post")      # for a crosscoder
 
     Texts of equal length run together; give many texts of one length (rows of 128 tokens), so that batches are alike.
+    With `keep`, the activations are kept in memory in float16 once they were computed, for the next round; so all
+    batches, those of the first round too, have numbers of that precision.
 
     Errors: WorkbenchError for no models, or models of different families; those of hooks for a site.
     """
@@ -70,6 +72,7 @@ class Streamed:
         *,
         batch_tokens: int = 2048,
         seed: int = 0,
+        keep: bool = False,
     ) -> None:
         if not models:
             raise WorkbenchError("no models are given; name at least one checkpoint")
@@ -83,11 +86,13 @@ class Streamed:
         self.texts = texts_for(self.models[0], texts)
         self.seed = seed
         self.batches = list(self.texts.batches(batch_tokens))
+        self.kept: dict[int, ReadAndWritten] | None = {} if keep else None
         self.identity: Mapping[str, object] = {
             "weights": [weights_digest(model) for model in self.models],
             "texts": digest({"ids": self.texts.ids.cpu(), "mask": self.texts.mask.cpu()}),
             "batch_tokens": batch_tokens,
             "order": seed,
+            **({"kept": "float16"} if keep else {}),
         }
 
     def _site(self, name: str) -> str:
@@ -96,10 +101,18 @@ class Streamed:
             raise WorkbenchError(f"{name} is not one site with an activation for each token")
         return names[0]
 
-    @torch.no_grad()
     def batch(self, number: int) -> ReadAndWritten:
-        """Batch number 0, 1, 2, …, run now."""
-        ids = self.batches[_place(number, len(self.batches), self.seed)].ids
+        """Batch number 0, 1, 2, …, run now, or kept from an earlier round."""
+        place = _place(number, len(self.batches), self.seed)
+        if self.kept is None:
+            return self._run(place)
+        if place not in self.kept:
+            self.kept[place] = ReadAndWritten(*(one.half() for one in self._run(place)))
+        return ReadAndWritten(*(one.float() for one in self.kept[place]))
+
+    @torch.no_grad()
+    def _run(self, place: int) -> ReadAndWritten:
+        ids = self.batches[place].ids
         sites = list(dict.fromkeys((self.reads, self.writes)))
         runs = [model.run(ids.to(model.device), capture=sites, captures_only=True) for model in self.models]
         read, written = (

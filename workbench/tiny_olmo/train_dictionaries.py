@@ -8,6 +8,7 @@ first, if it is not at hand. A training that was stopped goes on from the folder
 
 import argparse
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
 from workbench.activations import Activations, record
+from workbench.errors import WorkbenchError
 from workbench.features import Dictionary, Stored, Streamed, TrainingSettings, load, quality, save, train
 from workbench.features.files import EMBEDDED_DICTIONARIES
 from workbench.features.sources import ActivationSource
@@ -32,11 +34,12 @@ LAST = "tiny-olmo@step6000"
 RUN = (0, 200, 500, 600, 700, 1000, 2000, 6000)
 SOURCES = (*(f"tiny-olmo@step{step}" for step in RUN), f"{LAST}-order2", f"{LAST}-order3")
 STEPS = (*range(4000, 4120), *range(5000, 5120))  # whose rows are read
-HELD_OUT_ROWS, ROW = {"english": 320, "code": 80}, 128
+HELD_OUT_ROWS, ROW = {"english": 80, "code": 20}, 128
 SCORES = EMBEDDED_DICTIONARIES / "scores.json"
-MAIN = TrainingSettings(features=2048, k=16, batches=1600, half=True)
-SMALLER = TrainingSettings(features=1024, k=16, batches=700, dead_after=100_000, half=True)
-CROSS = TrainingSettings(features=1024, k=16, batches=250, dead_after=100_000, half=True)
+MAIN = TrainingSettings(features=2048, k=16, batches=700, half=True)
+SMALLER = TrainingSettings(features=1024, k=16, batches=400, dead_after=100_000, half=True)
+CROSS = TrainingSettings(features=1024, k=16, batches=384, dead_after=100_000, half=True)
+CROSS_ROWS = 840  # of the training rows, about
 SITES = ("blocks.*.resid_post", "blocks.*.mlp_in", "blocks.*.mlp_out")  # that are recorded of the last checkpoint
 CROSSCODER = "step6000/crosscoder.blocks.2.resid_post"
 PLANS: dict[str, tuple[tuple[str, ...], str, str | None, TrainingSettings]] = {
@@ -66,6 +69,8 @@ def rows_of_text() -> tuple[list[torch.Tensor], torch.Tensor]:
 @cache
 def recording(work: Path) -> Activations:
     """The activations of the last checkpoint, on disk."""
+    with suppress(WorkbenchError):  # it is not complete
+        return Activations.open(work)
     return record(checkpoints.load(LAST)[0], rows_of_text()[0], SITES, work, dtype=torch.float16, checkpoint=LAST)
 
 
@@ -78,7 +83,8 @@ def made(name: str, work: Path) -> Dictionary:
     if len(ids) == 1:
         source = Stored(recording(work / "activations"), reads, writes, family=models[LAST].config.model_type)
     else:
-        source = Streamed(models, rows, reads, writes)
+        running = {one: checkpoints.load(one, dtype="bfloat16")[0] for one in ids}
+        source = Streamed(running, rows[:: len(rows) // CROSS_ROWS], reads, writes, keep=True)
     trained = train(source, settings, work / name.replace("/", "-"))
     save(trained, EMBEDDED_DICTIONARIES / name, dtype=torch.float16)
     dictionary = load(EMBEDDED_DICTIONARIES / name)  # as it is stored, in float16
