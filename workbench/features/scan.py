@@ -19,10 +19,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hooks.sites import layer_of
 from workbench.activations.recording import weights_digest
 from workbench.activations.shards import digest, open_shard, write_shard
 from workbench.analyses.support.arguments import texts_for
-from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
 from workbench.features.dictionary import Dictionary
 from workbench.features.firing import Firing
@@ -31,6 +33,7 @@ from workbench.progress import Progress, report
 from workbench.texts import Texts, TextsLike
 from workbench.whole_files import cannot_write
 
+WHAT = "a scan of features"
 TABLE = "by_feature.safetensors"
 BATCH_TOKENS = 2**14
 """Tokens of one file: what a stopped scan loses."""
@@ -118,7 +121,7 @@ def of(
     first = next(iter(named.values()))
     texts = texts_for(first, tokens)
     mark = _mark(dictionary, [weights_digest(model) for model in named.values()], texts)
-    place = _cache() / mark[:24] if folder is None else Path(folder)
+    place = _cached(mark) if folder is None else Path(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
         _claim(place, mark)
@@ -128,7 +131,7 @@ def of(
         report(progress, 1.0, "scanning")
         return FeatureScan(texts.to("cpu"), **table)
     per_token = run_bytes(first, capture=[dictionary.reads]) * len(named) + 12 * len(dictionary)
-    size = tokens_at_a_time(first, "a scan of features", per_token, texts.longest)
+    size = tokens_at_a_time(first, WHAT, per_token, texts.longest)
     batches = texts.batches(BATCH_TOKENS)
     parts = []
     for number, batch in enumerate(batches):
@@ -152,6 +155,24 @@ def of(
         path.unlink(missing_ok=True)
     report(progress, 1.0, "scanning")
     return FeatureScan(texts.to("cpu"), **scan)
+
+
+@work_of(of)
+def _work(models: Models, tokens: TextsLike, dictionary: Dictionary, *_: object, **__: object) -> Work:
+    first = next(iter(by_source(dictionary, models).values()))
+    texts = texts_for(first.config, tokens)
+    layer, models_of = layer_of(dictionary.reads)[0], max(1, len(dictionary.sources))
+    per_token = run_bytes(first, capture=[dictionary.reads]) * models_of + 12 * len(dictionary)
+    passes = pass_flops(first, texts.tokens, 0 if layer is None else layer + 1) * models_of
+    nbytes = peak_bytes(first, WHAT, per_token, texts.longest, texts.tokens)
+    return Work(passes + 2 * texts.tokens * dictionary.encoder.numel(), nbytes=nbytes)
+
+
+def is_stored(models: Models, tokens: TextsLike, dictionary: Dictionary) -> bool:
+    """Whether the cache holds the whole scan of these texts, so that `of` only reads it."""
+    named = by_source(dictionary, models)
+    texts = texts_for(next(iter(named.values())), tokens)
+    return (_cached(_mark(dictionary, [weights_digest(model) for model in named.values()], texts)) / TABLE).exists()
 
 
 def _active(firing: Firing, rows: list[int], start: int) -> dict[str, Tensor]:
@@ -200,5 +221,6 @@ def _open(path: Path, part_of: str) -> dict[str, Tensor] | None:
     return open_shard(path, part_of, None, check_digest=True)
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "olmo-workbench" / "features"
+def _cached(mark: str) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "olmo-workbench" / "features" / mark[:24]

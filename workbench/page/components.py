@@ -71,8 +71,16 @@ def text_sets(value: Mapping[str, Any], *, elem_id: str) -> gr.HTML:
 
 
 def text_table(*, elem_id: str) -> gr.HTML:
-    """A table of texts, sortable and in pages; see text_table.js. Event: `open` ({text}), a click on a row."""
+    """A table of texts or features, sortable, in pages; see text_table.js. Event: `open` ({text}), a click on a row."""
     return _component("text_table", None, elem_id=elem_id, label="texts")
+
+
+def feature_card(*, elem_id: str) -> gr.HTML:
+    """The card of a feature; see feature_card.js.
+
+    Events: `open` ({dictionary, feature}), a click on a neighbour; `use` ({text}), a click on the number of a text.
+    """
+    return _component("feature_card", None, elem_id=elem_id, label="feature")
 
 
 def sentence(value: str = "", *, elem_id: str | None = None, elem_classes: str | Sequence[str] = ()) -> gr.HTML:

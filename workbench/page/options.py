@@ -41,6 +41,13 @@ def arguments() -> argparse.Namespace:
     option("--texts", metavar="FILE", help="set of texts to open with: csv, jsonl, parquet, txt, or a built-in set")
     option("--text-column", default="text", metavar="COLUMN", help="column of the texts of --texts (default: text)")
     option("--label", metavar="COLUMN", help="column of the labels of --texts (default: label, if there is one)")
+    option(
+        "--dictionary",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="dictionaries of features to show: folders, or repository/folder of the hub",
+    )
     option("--result", default="", metavar="FILE", help="saved result (.npz) to show in a tab of its own")
     option("--threads", type=int, help="number of torch threads (default: chosen by torch)")
     option(

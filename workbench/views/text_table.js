@@ -1,12 +1,14 @@
-// A table of texts. A click on a heading sorts it, a click on a row tells which text it is of: the event `open` ({text}).
-// value: {summary, columns: [[title, kind], …], rows: [[number of the text, cell, …], …], offer}
+// A table of texts, or of features. A click on a heading sorts it, a click on a row tells which text it is of: the event `open` ({text}).
+// value: {summary, columns: [[title, kind], …], rows: [[number of the text, cell, …], …], offer, search, act, label}
 //   offer: {key, file, code, definition} of the whole table, see offers.js
+//   search: what the box says that finds rows; without it there is no box. act: what a click does; label: of the table
 //   kind is "number", "count", "percent", "token", "name" or "words"; cells may be null.
 const wb = window.workbench;
 const PAGE = 100; // rows
 const find = (selector) => element.querySelector(selector);
 let order = null, // {column, down}
-  page = 0;
+  page = 0,
+  current = null; // the number of the row that was opened last
 
 const SHOWN = {
   number: (value) => (Math.abs(value) >= 1 && Math.abs(value) < 1000 ? value.toFixed(2) : wb.digits(value)),
@@ -25,11 +27,21 @@ function cell(value, kind) {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = value.replace(/\s+/g, " ");
-    button.title = "Make it the prompt";
+    button.title = props.value.act ?? "Make it the prompt";
     made.append(button);
   } else if (kind === "token") wb.write(made, value);
   else made.textContent = value;
   return made;
+}
+
+function found({ rows, search }) {
+  const sought = search ? find(".search").value.trim().toLowerCase() : "";
+  if (!sought) return rows;
+  return rows.filter(([, ...cells]) =>
+    cells.some((value) =>
+      typeof value === "string" ? value.toLowerCase().includes(sought) : String(value) === sought,
+    ),
+  );
 }
 
 function sorted({ rows }) {
@@ -65,7 +77,12 @@ const { renew } = wb.offers(element, {
 });
 
 function draw() {
-  const { summary = "", columns = [], rows = [], offer } = props.value ?? {};
+  const { summary = "", columns = [], rows: all = [], offer, search, label } = props.value ?? {};
+  const rows = found({ rows: all, search });
+  find(".search").hidden = !search;
+  find(".search").placeholder = search ?? "";
+  find(".search").ariaLabel = search ?? "";
+  find(".scroll").ariaLabel = label ?? "table of texts";
   find(".offers").hidden = !offer;
   renew();
   const last = Math.max(0, Math.ceil(rows.length / PAGE) - 1);
@@ -77,6 +94,7 @@ function draw() {
     ...shown.map(([text, ...cells]) => {
       const row = document.createElement("tr");
       row.dataset.text = text;
+      if (text === current) row.ariaCurrent = "true";
       row.append(...cells.map((value, column) => cell(value, columns[column][1])));
       return row;
     }),
@@ -99,7 +117,14 @@ for (const [name, step] of [
   });
 find("tbody").addEventListener("click", ({ target }) => {
   const row = target.closest("tr");
-  if (row) trigger("open", { text: Number(row.dataset.text) });
+  if (!row) return;
+  current = Number(row.dataset.text);
+  for (const each of find("tbody").children) each.ariaCurrent = each === row ? "true" : null;
+  trigger("open", { text: current });
+});
+find(".search").addEventListener("input", () => {
+  page = 0;
+  draw();
 });
 watch("value", () => {
   order = null;

@@ -35,6 +35,7 @@ from workbench.checkpoints import (
 )
 from workbench.checkpoints.loading import suited_dtype
 from workbench.errors import WorkbenchError
+from workbench.features.files import SERIES, embedded
 from workbench.page.options import ASKS_ABOVE
 from workbench.page.session.prompts import Prompt, prompt_ids
 from workbench.page.session.result_cache import ResultCache
@@ -81,6 +82,8 @@ class Bench:
         default: id of the checkpoint that the page opens first; None means the last of `known`.
         asks_above: seconds from which a view is computed only after a click (see `prices`).
         texts: a set of texts that the page opens with; None means a built-in one.
+        dictionaries: names of dictionaries of features to show (see `features.load`), besides the embedded ones, which
+            are shown if the embedded series is.
         saved: path of a saved result that the page shows in a tab of its own; "" for none.
         options: how checkpoints are loaded: `dtype`, `device`, `quantize`; None means the default.
 
@@ -95,6 +98,7 @@ class Bench:
         default: str | None = None,
         asks_above: float = ASKS_ABOVE,
         texts: TextSet | None = None,
+        dictionaries: Sequence[str] = (),
         saved: str = "",
         **options: str | None,
     ) -> None:
@@ -106,6 +110,8 @@ class Bench:
         self.residents = Residents(budget, **options)
         self.offered: OrderedDict[str, Any] = OrderedDict()  # calls whose results can be downloaded, by key
         self.sets, self.saved = TextSets(texts), saved
+        own = embedded() if any(checkpoint.name == SERIES for checkpoint in known) else []
+        self.dictionaries = tuple(dict.fromkeys([*dictionaries, *own]))
         self.results = ResultCache(KEPT_RESULTS, KEPT_BYTES)
         self._speeds: dict[str, Speed] = {}  # by series
         self._outlines: dict[str, OlmoForCausalLM] = {}  # by checkpoint

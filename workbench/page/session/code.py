@@ -35,6 +35,7 @@ def code(call: Call, bench: Bench) -> str:
     imports = {"from workbench import checkpoints", *(imported(part.function) for part in call.calls())}
     for name, line in (
         ("corpus", "from workbench import corpus"),
+        ("features", "from workbench import features"),
         ("edits", "from hooks import edits"),
         ("interventions", "from workbench import interventions"),
         ("Texts", "from workbench.texts import Texts"),

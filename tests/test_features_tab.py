@@ -1,0 +1,179 @@
+"""The tab Features: its table and its cards show what a scan by hand finds; what does not fit is refused in words."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from copied import run_copied
+from small_series import PROMPT, small_bench
+
+from tests.test_dictionaries import FEATURES, SITE, random_dictionary
+from workbench import features
+from workbench.errors import WorkbenchError
+from workbench.features.feature_table import examples, feature_table, read_by_logits
+from workbench.page.session.bench import Bench
+from workbench.page.session.cached_results import report_of_call, table
+from workbench.page.session.code import code
+from workbench.page.session.dictionaries import chosen_dictionary, fitting, loaded
+from workbench.page.session.prices import Expensive, price_of
+from workbench.page.session.requests import Query, Selection, TabRequest
+from workbench.page.tabs import features as tab
+from workbench.report import as_csv
+
+TEXTS = [f"w{n} w{n + 1} w{n % 3}" + " w7" * (n % 4) for n in range(1, 13)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with dictionaries: two that fit, one of another shape, a crosscoder."""
+    place = tmp_path_factory.mktemp("dictionaries")
+    features.save(random_dictionary(), place / "sae")
+    features.save(random_dictionary(reads="blocks.2.mlp_in", writes="blocks.2.mlp_out", seed=1), place / "transcoder")
+    features.save(random_dictionary(reads="blocks.7.resid_post", writes="blocks.7.resid_post"), place / "other")
+    features.save(random_dictionary(sources=("a", "b")), place / "crosscoder")
+    return place
+
+
+@pytest.fixture(scope="module")
+def bench(folder, tmp_path_factory, make_model, tokenizer):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        names = [str(folder / name) for name in ("other", "crosscoder", "transcoder", "sae")]
+        yield small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer, dictionaries=names)
+
+
+@pytest.fixture(scope="module")
+def request_for_set(bench):
+    name = bench.sets.add("", "\n".join(TEXTS)).name
+    return TabRequest(Query(bench.default, PROMPT, 1), Selection(texts=name))
+
+
+def by_hand(bench, dictionary):
+    """The activations of all features at all tokens of the set: token feature."""
+    model, tokenizer = bench.load(bench.default)
+    texts = [torch.tensor([tokenizer(text)["input_ids"]]) for text in TEXTS]
+    return torch.cat([dictionary.encode(model.run(ids, capture=SITE)[SITE][0]).dense() for ids in texts])
+
+
+def test_the_table_is_that_of_a_scan_by_hand(bench, request_for_set, folder):
+    value, _ = tab.table_view(bench, request_for_set, "")
+    dictionary = loaded(bench, str(folder / "sae"))
+    whole = table(tab.table_call(request_for_set, str(folder / "sae")), bench)
+    active = by_hand(bench, dictionary)
+    assert len(value["rows"]) == FEATURES and value["summary"].startswith(str(folder / "sae"))
+    np.testing.assert_allclose(whole["density"], (active > 0).float().mean(0), rtol=1e-5)
+    np.testing.assert_allclose(whole["max"], active.amax(0), rtol=1e-4)
+    np.testing.assert_allclose(whole["mean"], active.sum(0) / (active > 0).sum(0).clamp_min(1), rtol=1e-4)
+    assert [row[1] for row in value["rows"]] == whole["feature"].tolist() == list(range(FEATURES))
+    json.dumps(value, allow_nan=False)
+
+
+@pytest.mark.parametrize("family", ["olmo", "olmo2", "olmo3"])
+def test_what_a_direction_adds_to_the_logits_is_the_change_with_the_norm_frozen(make_model, family):
+    """The logits are linear in the stream for a frozen scale, so the parts of a stream add up to its logits."""
+    model = make_model(family)
+    last, ids = f"blocks.{model.config.num_hidden_layers - 1}.resid_post", torch.tensor([[5, 17, 3]])
+    run = model.run(ids, capture=[last, "ln_final.scale"])
+    stream, scale = run[last][0, -1], run["ln_final.scale"][0, -1]
+    direction = torch.randn(stream.shape, generator=torch.Generator().manual_seed(3))
+    parts = read_by_logits(model, torch.stack([direction, stream - direction]), scale)
+    torch.testing.assert_close(parts.sum(0), run.logits[0, -1].float(), atol=1e-4, rtol=1e-4)
+
+
+def test_the_tokens_it_raises_are_those_of_the_largest_effects(bench, folder):
+    model, _ = bench.load(bench.default)
+    dictionary = loaded(bench, str(folder / "sae"))
+    whole = feature_table(model, dictionary, [torch.tensor([5, 17, 3])])
+    effects = read_by_logits(model, dictionary.decoder)
+    for feature in (0, 41):
+        order = effects[feature].argsort(descending=True).tolist()
+        assert whole["raises"][feature] == " · ".join(map(str, order[:4]))
+        assert whole["lowers"][feature] == " · ".join(map(str, order[::-1][:4]))
+
+
+def test_the_card_is_that_of_the_library_and_its_python_gives_the_same(bench, request_for_set, folder, monkeypatch):
+    name = str(folder / "sae")
+    value, _ = tab.card_view(bench, request_for_set, "", 41.0)
+    call = tab.card_call(bench, request_for_set, name, 41)
+    found = table(call, bench)
+    activations = by_hand(bench, loaded(bench, name))[:, 41]
+    assert dict((label, number) for label, number, _ in value["facts"])["tokens"] == int((activations > 0).sum())
+    assert sum(value["counts"]) == int((activations > 0).sum())
+    shown = value["groups"][0]["examples"][0]
+    assert shown["value"] == pytest.approx(float(activations.max()), rel=1e-4) == shown["values"][shown["at"]]
+    assert {one[0] for one in value["neighbours"]} == {str(folder / "transcoder")}
+    json.dumps(value, allow_nan=False)
+    taken = bench.offered[value["offer"]["key"]]
+    assert as_csv(report_of_call(taken, bench)).count("\n") > len(examples(found))
+    for shown_call, wanted in (
+        (taken, examples(found)),
+        (listed := tab.table_call(request_for_set, name), table(listed, bench)),
+    ):
+        source = code(shown_call, bench).replace(*python_of_set(bench, request_for_set))
+        assert run_copied(source)["result"].equals(wanted)
+
+
+def python_of_set(bench, request):
+    """The line of code that reads a pasted set from its file, and one that has its texts."""
+    source = bench.sets.get(request.selection.texts).code("tokenizer")
+    return source, f"Texts.of(tokenizer, {TEXTS!r})"
+
+
+def test_hostile_tokens_stay_text(bench, request_for_set, monkeypatch):
+    """The value holds the tokens as they are; feature_card.js and text_table.js set them with textContent."""
+    hostile = "<img src=x onerror=alert(1)>"
+    name = bench.sets.add("", f"{hostile}\nw1 w2").name
+    request = TabRequest(request_for_set.query, Selection(texts=name))
+    assert tab.text_at(bench, request, {"text": 0}) == hostile
+    for number in (2, -1, None, "0"):
+        with pytest.raises(WorkbenchError, match="has 2"):
+            tab.text_at(bench, request, {"text": number})
+
+
+def test_a_dictionary_that_does_not_fit_is_refused_with_those_that_do(bench, folder):
+    assert fitting(bench, bench.default) == (str(folder / "sae"), str(folder / "transcoder"))
+    for name, said in (("other", "layer 7"), ("crosscoder", "several models"), ("none", "no dictionary")):
+        with pytest.raises(WorkbenchError, match=said):
+            chosen_dictionary(bench, bench.default, str(folder / name))
+    with pytest.raises(WorkbenchError, match="no dictionary 7"):
+        chosen_dictionary(bench, bench.default, 7)
+
+
+def test_without_a_dictionary_it_says_how_to_make_one(bench, request_for_set):
+    alone = Bench(list(bench.known.values()), 10**9)
+    assert "workbench features train" in tab.table_view(alone, request_for_set, "")[0]["summary"]
+    assert tab.card_view(alone, request_for_set, "", None)[0] == {}
+    with pytest.raises(WorkbenchError, match="workbench features train"):
+        tab.card_view(alone, request_for_set, "", 1)
+
+
+@pytest.mark.parametrize("number", [FEATURES, -1, 1.5, float("nan"), float("inf"), "3", True])
+def test_a_wrong_number_is_refused(bench, request_for_set, number):
+    with pytest.raises(WorkbenchError, match=f"0 to {FEATURES - 1}"):
+        tab.card_view(bench, request_for_set, "", number)
+
+
+def test_without_a_number_it_says_what_to_do(bench, request_for_set):
+    assert "row" in tab.card_view(bench, request_for_set, "", None)[0]["empty"]
+
+
+def test_the_price_is_said_once_and_a_stored_scan_costs_none(bench, request_for_set, folder, monkeypatch):
+    name = bench.sets.add("", "\n".join(TEXTS[:5])).name
+    request = TabRequest(request_for_set.query, Selection(texts=name))
+    call = tab.scan_call(request, str(folder / "sae"))
+    assert price_of(bench, call).seconds > 0
+    monkeypatch.setattr(bench, "asks_above", 0)
+    with pytest.raises(Expensive):
+        tab.scan_of(bench, request, str(folder / "sae"), call)
+    agreed = TabRequest(request.query, request.selection, agreed=True)
+    found = tab.scan_of(bench, agreed, str(folder / "sae"), call)
+    bench.results.put(call, None)  # as after a restart: the stored scan is read, and nobody is asked
+    again = tab.scan_of(bench, request, str(folder / "sae"), call)
+    assert again is not found and torch.equal(again.value, found.value)
+
+
+def test_edits_are_not_in_the_stored_scan(bench, request_for_set):
+    edited = TabRequest(Query(bench.default, PROMPT, 1, "MLP 0 off"), request_for_set.selection)
+    assert tab.table_call(edited, "x") == tab.table_call(request_for_set, "x")
+    assert "unedited" in tab.table_view(bench, edited, "")[0]["summary"]

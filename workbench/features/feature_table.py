@@ -1,0 +1,104 @@
+"""`feature_table`: all features of a dictionary in a table, with what each one predicts."""
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM
+from hooks.olmo import divided
+from workbench.analyses.support.cost import Work, work_of
+from workbench.features.card import RESIDUAL_SITES, FeatureCard
+from workbench.features.dictionary import Dictionary
+from workbench.features.scan import FeatureScan, of
+from workbench.progress import Progress, part, steps
+from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer, vocabulary_labels
+
+WHAT = "effects of features"
+CHUNK_BYTES = 2**27
+"""The most bytes of logits in memory at a time."""
+TOKENS = 4
+"""The number of tokens in `raises` and in `lowers`."""
+
+
+@torch.no_grad()
+def feature_table(
+    model: OlmoForCausalLM,
+    dictionary: Dictionary,
+    texts: TextsLike | FeatureScan,
+    *,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """All features of a sparse autoencoder or transcoder.
+
+    Returns a table with one row for each feature, in their order:
+
+    - `feature`: its number.
+    - `count`, `density`: the number and the share of the tokens of the texts at which it is active.
+    - `mean`, `max`: its mean activation where it is active, and its largest; 0 if it is never active.
+    - `raises`, `lowers`: the tokens whose logits its direction raises and lowers most: decoder direction · unembedding
+      through the final norm with its scale frozen, without effects through later layers. The scale differs between
+      places, and the order of the tokens does not depend on it. Empty for a site outside the residual stream.
+
+    `texts` may be a scan of the texts (`features.of`), which makes the table quick.
+
+    Errors: those of `features.of`.
+    """
+    scan = texts if isinstance(texts, FeatureScan) else of(model, texts, dictionary, progress=part(progress, 0.0, 0.8))
+    owner = torch.arange(len(scan)).repeat_interleave(scan.counts)
+    total = torch.zeros(len(scan), dtype=torch.float64).index_add_(0, owner, scan.value.double())
+    raises, lowers = _effects(model, dictionary, tokenizer, part(progress, 0.8, 1.0))
+    return pd.DataFrame(
+        {
+            "feature": range(len(scan)),
+            "count": scan.counts.numpy(),
+            "density": scan.density.double().numpy(),
+            "mean": (total / scan.counts.clamp_min(1)).numpy(),
+            "max": scan.peak.double().numpy(),
+            "raises": raises,
+            "lowers": lowers,
+        }
+    )
+
+
+@work_of(feature_table)
+def _work(model: OlmoForCausalLM, dictionary: Dictionary, _: object, **__: object) -> Work:
+    if not reaches_logits(dictionary):
+        return Work(0)
+    return Work(2 * len(dictionary) * model.config.hidden_size * model.config.vocab_size, nbytes=CHUNK_BYTES)
+
+
+def examples(card: FeatureCard) -> pd.DataFrame:
+    """The examples of a card: a row for each, with its text before, at and after the place."""
+    return card.table()
+
+
+def reaches_logits(dictionary: Dictionary) -> bool:
+    """Whether what a dictionary writes is added to the residual stream, which the final norm and unembedding read."""
+    return not dictionary.sources and dictionary.writes.rpartition(".")[2] in RESIDUAL_SITES
+
+
+def read_by_logits(model: OlmoForCausalLM, directions: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+    """What directions of the residual stream add to all logits, for a scale of the final norm: … d_model -> … vocab."""
+    whole = torch.as_tensor(scale, device=model.device, dtype=torch.float32)
+    unembedding = model.get_output_embeddings().weight
+    read = divided(model.model.norm, directions.to(model.device).float(), whole)
+    return (read.to(unembedding.dtype) @ unembedding.T).float()
+
+
+def _effects(
+    model: OlmoForCausalLM, dictionary: Dictionary, tokenizer: Tokenizer | None, progress: Progress | None
+) -> tuple[list[str], list[str]]:
+    """The tokens that each feature raises and lowers, as two lists of texts."""
+    if not reaches_logits(dictionary):
+        return [""] * len(dictionary), [""] * len(dictionary)
+    found: tuple[list[int], list[int]] = [], []
+    most, rows = min(TOKENS, model.config.vocab_size), max(1, CHUNK_BYTES // (4 * model.config.vocab_size))
+    for directions in steps(dictionary.decoder.split(rows), progress, WHAT):
+        logits = read_by_logits(model, directions)
+        for sign, ids in zip((1, -1), found, strict=True):
+            ids += (sign * logits).topk(most).indices.flatten().tolist()
+    labels = [vocabulary_labels(ids, tokenizer) for ids in found]
+    raises, lowers = ([" · ".join(all_[n : n + most]) for n in range(0, len(all_), most)] for all_ in labels)
+    return raises, lowers

@@ -1,0 +1,95 @@
+"""The dictionaries of features that a page shows, and which of them fit a checkpoint."""
+
+from dataclasses import dataclass
+
+from workbench import features
+from workbench.errors import WorkbenchError
+from workbench.features import Dictionary
+from workbench.page.session.arguments import Argument, VariableNames
+from workbench.page.session.bench import Bench
+
+NONE_FITS = (
+    "No dictionary of features fits this checkpoint: train one with `python -m workbench features train CHECKPOINT "
+    "--site blocks.2.resid_post …`, and name its folder when the page is started: `python app.py --dictionary FOLDER`."
+)
+
+
+@dataclass(frozen=True)
+class DictionaryOf(Argument):
+    """A dictionary of features by its name, `chosen`, for a checkpoint."""
+
+    chosen: str
+
+    def value(self, bench: Bench) -> Dictionary:
+        return loaded(bench, self.chosen)
+
+    def code(self, variables: VariableNames) -> str:
+        return f"features.load({self.chosen!r})"
+
+
+@dataclass(frozen=True)
+class DictionariesOf(Argument):
+    """Dictionaries of features by their names, for a checkpoint: a mapping."""
+
+    chosen: tuple[str, ...]
+
+    def value(self, bench: Bench) -> dict[str, Dictionary]:
+        return {name: loaded(bench, name) for name in self.chosen}
+
+    def code(self, variables: VariableNames) -> str:
+        return f"{{name: features.load(name) for name in {list(self.chosen)!r}}}"
+
+
+def loaded(bench: Bench, name: object) -> Dictionary:
+    """A dictionary by its name. Errors: WorkbenchError if it was not named at start; those of `features.load`."""
+    if not isinstance(name, str) or name not in bench.dictionaries:
+        raise WorkbenchError(
+            f"no dictionary {name!r} on this page; there are {', '.join(bench.dictionaries) or 'none'}"
+        )
+    key = "dictionary", name
+    found = bench.results.get(key)
+    if found is None:
+        found = features.load(name)
+        bench.results.put(key, found)
+    return found
+
+
+def fitting(bench: Bench, checkpoint: str) -> tuple[str, ...]:
+    """The names of the dictionaries that fit a checkpoint, the one to show first at the front.
+
+    Those of the checkpoint itself come before those of another one of its shape, sparse autoencoders before
+    transcoders, larger ones before smaller ones. Crosscoders are left out: they read several models at once.
+    """
+    ranks = {}
+    for name in bench.dictionaries:
+        found = loaded(bench, name)
+        if not found.sources and problem_of(bench, checkpoint, found) is None:
+            ranks[name] = (found.model == checkpoint, found.kind == "SAE", len(found))
+    return tuple(sorted(ranks, key=lambda name: ranks[name], reverse=True))
+
+
+def problem_of(bench: Bench, checkpoint: str, found: Dictionary) -> str | None:
+    """Why a dictionary does not fit a checkpoint; None if it does."""
+    try:
+        found.check_fits(bench.outline(checkpoint))
+    except WorkbenchError as error:
+        return str(error)
+    return None
+
+
+def chosen_dictionary(bench: Bench, checkpoint: str, name: object) -> str:
+    """The name of the dictionary to show: `name`, or the first that fits the checkpoint if it is empty.
+
+    Errors: WorkbenchError if none fits, with the command that makes one; if the named one is a crosscoder or does not
+    fit, with those that do.
+    """
+    there = fitting(bench, checkpoint)
+    if not name:
+        if not there:
+            raise WorkbenchError(NONE_FITS)
+        return there[0]
+    found = loaded(bench, name)
+    if name not in there:
+        why = problem_of(bench, checkpoint, found) or "a crosscoder reads several models at once"
+        raise WorkbenchError(f"{name} is not shown for {checkpoint}: {why}; those that fit: {', '.join(there)}")
+    return str(name)

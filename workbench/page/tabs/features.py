@@ -1,0 +1,240 @@
+"""Features: the directions that a dictionary finds in the model, where they are active, and what they predict."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from workbench.errors import WorkbenchError
+from workbench.features import Dictionary, FeatureCard, FeatureScan, scan
+from workbench.features.card import Example, card
+from workbench.features.feature_table import examples, feature_table
+from workbench.page import components
+from workbench.page.build.panel import offer
+from workbench.page.build.slot import Slot, agreement_button, asked
+from workbench.page.session.arguments import ModelOf, TextsOf
+from workbench.page.session.bench import Bench
+from workbench.page.session.cached_results import table
+from workbench.page.session.calls import Call, tokenizer_of
+from workbench.page.session.dictionaries import (
+    NONE_FITS,
+    DictionariesOf,
+    DictionaryOf,
+    chosen_dictionary,
+    fitting,
+    loaded,
+)
+from workbench.page.session.prices import Expensive, Planner, agree, priced
+from workbench.page.session.requests import TabRequest
+from workbench.progress import Progress
+
+TITLE = "Features"
+HOW = (
+    "Directions that a sparse dictionary finds in the model, each active at few tokens. Click a row to see where, and "
+    "what it predicts."
+)
+COLUMNS = {
+    "feature": ("#", "count"),
+    "density": ("active at", "percent"),
+    "mean": ("mean", "number"),
+    "max": ("max", "number"),
+    "raises": ("raises most", "words"),
+    "lowers": ("lowers most", "words"),
+}
+AROUND, EXAMPLES = 12, 8
+BARS = 8  # tokens in each list of logit effects
+AUTOMATIC = "the one of the checkpoint"
+
+
+def build(slot: Slot) -> None:
+    """The menu of dictionaries, the table of features, and the card of one feature."""
+    names = [(AUTOMATIC, ""), *((name, name) for name in slot.bench.dictionaries)]
+    with gr.Row(elem_id="feature-bar"):
+        chosen = gr.Dropdown(names, value="", label="Dictionary", elem_id="dictionary", scale=3, min_width=240)
+        number = gr.Number(None, label="Feature", elem_id="feature", scale=1, min_width=90)
+    slot.link("dictionary", chosen)
+    slot.link("feature", number)
+    listed, button = components.text_table(elem_id="feature-table"), agreement_button("feature-table-price")
+    outputs = [listed, button]
+    slot.shows(table_view, inputs=[chosen], outputs=outputs, follows=["texts"], agreement=button, with_progress=True)
+    shown, button = components.feature_card(elem_id="feature-card"), agreement_button("feature-card-price")
+    slot.shows(
+        card_view,
+        inputs=[chosen, number],
+        outputs=[shown, button],
+        follows=["texts"],
+        agreement=button,
+        with_progress=True,
+    )
+    slot.on(listed.open, clicked_feature, outputs=[number])
+    slot.on(shown.open, clicked_neighbour, outputs=[chosen, number])
+    slot.runs(shown.use, text_at, outputs=[slot.prompt])
+
+
+def table_view(bench: Bench, request: TabRequest, name: str, progress: Progress | None = None) -> list[Any]:
+    """The values of the table of features, and of the button that agrees to its price."""
+    if not name and not fitting(bench, request.query.checkpoint):
+        return [{"summary": NONE_FITS}, asked(None)]
+    chosen = chosen_dictionary(bench, request.query.checkpoint, name)
+    call = table_call(request, chosen)
+    try:
+        found = scan_of(bench, request, chosen, call, progress)
+    except Expensive as expensive:
+        return [{"summary": summary(bench, request, chosen)}, asked(expensive.price)]
+    whole = table(call, bench)
+    names = [column for column in COLUMNS if column in whole]
+    rows = [[cells[0], *cells] for cells in whole[names].to_numpy(dtype=object).tolist()]
+    value = {
+        "summary": summary(bench, request, chosen, found),
+        "columns": [COLUMNS[column] for column in names],
+        "rows": rows,
+        "offer": offer(bench, call),
+        "search": "Search for a token or a number",
+        "act": "Open its card",
+        "label": "table of features",
+    }
+    return [value, asked(None)]
+
+
+def card_view(
+    bench: Bench, request: TabRequest, name: str, number: float | None, progress: Progress | None = None
+) -> list[Any]:
+    """The values of the card of a feature, and of the button that agrees to its price."""
+    if number is None:
+        there = bool(fitting(bench, request.query.checkpoint))
+        return [{"empty": "Click a row of the table, or type the number of a feature."} if there else {}, asked(None)]
+    chosen = chosen_dictionary(bench, request.query.checkpoint, name)
+    feature = checked_feature(loaded(bench, chosen), number)
+    call = card_call(bench, request, chosen, feature)
+    try:
+        scan_of(bench, request, chosen, call, progress)
+    except Expensive as expensive:
+        return [{"empty": f"Feature {feature} of {chosen}"}, asked(expensive.price, "Show its card")]
+    found, taken = table(call, bench), Call.quick(examples, call)
+    bench.results.put(taken, examples(found))
+    return [card_value(found, chosen, feature) | {"offer": offer(bench, taken)}, asked(None)]
+
+
+def scan_of(bench: Bench, request: TabRequest, name: str, after: Call, progress: Progress | None = None) -> FeatureScan:
+    """Where the features are active in the set of texts, from the cache or from its folder if it is there.
+
+    Raises Expensive if the price of it and of `after`, a call that comes after it, is not agreed to.
+    """
+    call = scan_call(request, name)
+    model, texts, dictionary = (part.value(bench) for part in call.arguments)
+    if bench.results.get(call) is None and scan.is_stored(model, texts, dictionary):
+        table(call, bench)
+    if bench.results.get(call) is None or bench.results.get(after) is None:
+        plan = Planner(bench)
+        rest = plan.work(after.replaced(lambda part: None if part == call else part))
+        progress = priced(progress, agree(bench, request, call, before=rest))
+    return table(call, bench, progress)
+
+
+def scan_call(request: TabRequest, name: str) -> Call:
+    """The scan of the set of texts by the unedited model."""
+    checkpoint = request.query.checkpoint
+    texts = TextsOf(checkpoint, request.selection.texts or "")
+    return Call.of(scan.of, ModelOf(checkpoint), texts, DictionaryOf(checkpoint, name))
+
+
+def table_call(request: TabRequest, name: str) -> Call:
+    """The table of features."""
+    model, _, dictionary = (scanned := scan_call(request, name)).arguments
+    return Call.of(feature_table, model, dictionary, scanned, tokenizer=tokenizer_of(request))
+
+
+def card_call(bench: Bench, request: TabRequest, name: str, feature: int) -> Call:
+    """The card of a feature, with its neighbours in the other dictionaries that fit."""
+    model, _, dictionary = (scanned := scan_call(request, name)).arguments
+    others = tuple(other for other in fitting(bench, request.query.checkpoint) if other != name)
+    near = {"others": DictionariesOf(request.query.checkpoint, others)} if others else {}
+    shown = {"examples": EXAMPLES, "around": AROUND, "tokenizer": tokenizer_of(request)}
+    return Call.of(card, model, dictionary, feature, scanned, **near, **shown)
+
+
+def checked_feature(dictionary: Dictionary, number: object) -> int:
+    """The number of a feature, from a number field or an event. Errors: WorkbenchError for an unknown one."""
+    if isinstance(number, bool) or not isinstance(number, int | float) or number != number // 1:
+        raise WorkbenchError(f"no feature {number!r}; there are features 0 to {len(dictionary) - 1:,}")
+    dictionary.check_feature(int(number))
+    return int(number)
+
+
+def clicked_feature(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> object:
+    """The number of a clicked row."""
+    number = data.get("text")
+    if not isinstance(number, int) or number < 0:
+        raise WorkbenchError(f"no feature {number!r}")
+    return number
+
+
+def clicked_neighbour(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> list[object]:
+    """The dictionary and the number of a clicked neighbour."""
+    name = chosen_dictionary(bench, request.query.checkpoint, data.get("dictionary"))
+    return [name, checked_feature(loaded(bench, name), data.get("feature"))]
+
+
+def text_at(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
+    """The text of a clicked example."""
+    found, number = bench.sets.get(request.selection.texts or ""), data.get("text")
+    if not isinstance(number, int) or not 0 <= number < len(found.strings):
+        raise WorkbenchError(f"no text {number!r}; {found.title} has {len(found.strings):,}")
+    return found.strings[number]
+
+
+def summary(bench: Bench, request: TabRequest, name: str, found: FeatureScan | None = None) -> str:
+    """What is shown: the dictionary, the texts, how many features are never active in them, and for which model."""
+    dictionary, checkpoint = loaded(bench, name), request.query.checkpoint
+    place = dictionary.reads if dictionary.reads == dictionary.writes else f"{dictionary.reads} → {dictionary.writes}"
+    told = [f"{name}: {dictionary.kind} of {len(dictionary):,} features at {place}"]
+    told += [f"in {bench.sets.get(request.selection.texts or '').counted}"]
+    sentences = [", ".join(told) + "."]
+    if found is not None:
+        never = int((found.counts == 0).sum())
+        sentences += [f"{never:,} of them are active at none of {found.texts.tokens:,} tokens."]
+    if dictionary.model and dictionary.model != checkpoint:
+        sentences += [f"It was trained on {dictionary.model}; here it reads {checkpoint}."]
+    if request.query.edits:
+        sentences += ["The edits do not affect this: it reads the unedited model."]
+    return " ".join(sentences)
+
+
+def card_value(found: FeatureCard, name: str, feature: int) -> dict[str, Any]:
+    """The value of the card (see feature_card.js)."""
+    edges, counts = found.histogram
+    facts: list[tuple[str, float | None, str]] = [
+        ("active at", found.density, "percent"),
+        ("tokens", found.count, "count"),
+        ("largest activation", found.peak, "number"),
+        ("mean where active", found.mean, "number"),
+        ("loss without it", found.loss_change, "nats"),
+        ("and at tokens after it", found.loss_change_next, "nats"),
+    ]
+    return {
+        "feature": feature,
+        "dictionary": name,
+        "facts": facts,
+        "raised": list(found.raised[:BARS]),
+        "lowered": list(found.lowered[:BARS]),
+        "edges": edges.tolist(),
+        "counts": counts.tolist(),
+        "high": found.peak,
+        "groups": [
+            {"title": "Where it is most active", "examples": list(map(example_value, found.top))},
+            {"title": "Evenly over its activations", "examples": list(map(example_value, found.quantiles))},
+        ],
+        "neighbours": [(one.dictionary, one.feature, one.cosine) for one in found.neighbours],
+    }
+
+
+def example_value(example: Example) -> dict[str, Any]:
+    """An example as a value of the card."""
+    return {
+        "text": example.text,
+        "position": example.position,
+        "at": example.position - example.start,
+        "value": example.value,
+        "tokens": list(example.tokens),
+        "values": list(example.values),
+    }
