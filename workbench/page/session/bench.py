@@ -34,8 +34,9 @@ from workbench.checkpoints import (
     tokenizer_of,
 )
 from workbench.checkpoints.loading import suited_dtype
+from workbench.checkpoints.names import split_id
 from workbench.errors import WorkbenchError
-from workbench.features.files import SERIES, embedded
+from workbench.features.files import embedded
 from workbench.page.options import ASKS_ABOVE
 from workbench.page.session.prompts import Prompt, prompt_ids
 from workbench.page.session.result_cache import ResultCache
@@ -110,7 +111,7 @@ class Bench:
         self.residents = Residents(budget, **options)
         self.offered: OrderedDict[str, Any] = OrderedDict()  # calls whose results can be downloaded, by key
         self.sets, self.saved = TextSets(texts), saved
-        own = embedded() if any(checkpoint.name == SERIES for checkpoint in known) else []
+        own = [name for name in embedded() if split_id(name)[0] in {checkpoint.name for checkpoint in known}]
         self.dictionaries = tuple(dict.fromkeys([*dictionaries, *own]))
         self.results = ResultCache(KEPT_RESULTS, KEPT_BYTES)
         self._speeds: dict[str, Speed] = {}  # by series

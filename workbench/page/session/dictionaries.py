@@ -10,7 +10,7 @@ from workbench.page.session.bench import Bench
 
 NONE_FITS = (
     "No dictionary of features fits this checkpoint: train one with `python -m workbench features train CHECKPOINT "
-    "--site blocks.2.resid_post …`, and name its folder when the page is started: `python app.py --dictionary FOLDER`."
+    "--site blocks.2.resid_post --out FOLDER`, and start the page with `python app.py --dictionary FOLDER`."
 )
 
 

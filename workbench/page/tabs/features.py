@@ -15,7 +15,7 @@ from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.arguments import ModelOf, TextsOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import table
-from workbench.page.session.calls import Call, tokenizer_of
+from workbench.page.session.calls import Call, tokenizer_argument
 from workbench.page.session.dictionaries import (
     NONE_FITS,
     DictionariesOf,
@@ -141,7 +141,7 @@ def scan_call(request: TabRequest, name: str) -> Call:
 def table_call(request: TabRequest, name: str) -> Call:
     """The table of features."""
     model, _, dictionary = (scanned := scan_call(request, name)).arguments
-    return Call.of(feature_table, model, dictionary, scanned, tokenizer=tokenizer_of(request))
+    return Call.of(feature_table, model, dictionary, scanned, tokenizer=tokenizer_argument(request))
 
 
 def card_call(bench: Bench, request: TabRequest, name: str, feature: int) -> Call:
@@ -149,7 +149,7 @@ def card_call(bench: Bench, request: TabRequest, name: str, feature: int) -> Cal
     model, _, dictionary = (scanned := scan_call(request, name)).arguments
     others = tuple(other for other in fitting(bench, request.query.checkpoint) if other != name)
     near = {"others": DictionariesOf(request.query.checkpoint, others)} if others else {}
-    shown = {"examples": EXAMPLES, "around": AROUND, "tokenizer": tokenizer_of(request)}
+    shown = {"examples": EXAMPLES, "around": AROUND, "tokenizer": tokenizer_argument(request)}
     return Call.of(card, model, dictionary, feature, scanned, **near, **shown)
 
 
