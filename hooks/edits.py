@@ -82,7 +82,8 @@ def apply(
 ) -> Edit:
     """Replace the selected activation by `function` of it: a new tensor of the same shape and dtype.
 
-    With `reads`, a site that the forward pass reaches before, by `function` of it and of the activation of that site at
-    the same positions: `edits.apply("blocks.2.mlp_out", lambda out, read: out - read, reads="blocks.2.mlp_in")`.
+    With `reads`, the name of a site that the forward pass reaches earlier, `function` has a second argument: the
+    activation of that site at the same positions. For example,
+    `edits.apply("blocks.2.mlp_out", lambda out, read: out - read, reads="blocks.2.mlp_in")`.
     """
     return Edit(site, function, heads, positions, reads=reads)

@@ -160,7 +160,7 @@ def _known(index: int, there: int, what: str) -> int:
 
 
 class _Model(Protocol):
-    """What `WithWeights` reads of a model."""
+    """The parts of a model that `WithWeights` reads."""
 
     config: Any
     model: Any
@@ -182,22 +182,22 @@ class WithWeights:
 
     @property
     def W_Q(self: _Model) -> ByLayer[Tensor]:
-        """What makes queries, before any q norm: head d_model d_head for each layer."""
+        """The projection to queries, before any q norm: head d_model d_head for each layer."""
         return _inputs(self, "W_Q", "q_proj", self.config.num_attention_heads)
 
     @property
     def W_K(self: _Model) -> ByLayer[Tensor]:
-        """What makes keys, before any k norm: kv_head d_model d_head for each layer."""
+        """The projection to keys, before any k norm: kv_head d_model d_head for each layer."""
         return _inputs(self, "W_K", "k_proj", self.config.num_key_value_heads)
 
     @property
     def W_V(self: _Model) -> ByLayer[Tensor]:
-        """What makes values: kv_head d_model d_head for each layer."""
+        """The projection to values: kv_head d_model d_head for each layer."""
         return _inputs(self, "W_V", "v_proj", self.config.num_key_value_heads)
 
     @property
     def W_O(self: _Model) -> ByLayer[Tensor]:
-        """What heads write, before any norm after attention: head d_head d_model for each layer."""
+        """The projection from z to a head's output, before any norm after attention: head d_head d_model for each layer."""
         heads = self.config.num_attention_heads
         return ByLayer(
             "W_O",
@@ -235,17 +235,17 @@ class WithWeights:
 
     @property
     def W_gate(self: _Model) -> ByLayer[Tensor]:
-        """What makes `mlp.pre`, which the activation is applied to: d_model d_mlp for each layer."""
+        """The projection to `mlp.pre`, to which the activation function is applied: d_model d_mlp for each layer."""
         return _of_mlp(self, "W_gate", "gate_proj")
 
     @property
     def W_in(self: _Model) -> ByLayer[Tensor]:
-        """What makes `mlp.pre_linear`: d_model d_mlp for each layer."""
+        """The projection to `mlp.pre_linear`: d_model d_mlp for each layer."""
         return _of_mlp(self, "W_in", "up_proj")
 
     @property
     def W_out(self: _Model) -> ByLayer[Tensor]:
-        """What neurons write, before any norm after the MLP: d_mlp d_model for each layer."""
+        """The projection from neurons to the output, before any norm after the MLP: d_mlp d_model for each layer."""
         return _of_mlp(self, "W_out", "down_proj")
 
 

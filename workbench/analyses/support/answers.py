@@ -19,7 +19,7 @@ Answer = tuple[int, ...]
 
 
 def answers_for(model: OlmoForCausalLM, given: Answers, what: str) -> list[Answer]:
-    """The ids of each answer. `what` is the name of the argument.
+    """The ids of each answer. `what` is the name of the argument, for messages.
 
     Errors: WorkbenchError for ids that are not in the vocabulary, or strings.
     """
@@ -52,7 +52,7 @@ def answer_tokens_at_a_time(model: OlmoForCausalLM, texts: Texts, answers: Seque
 
 
 def answers_work(model: OlmoForCausalLM, texts: Texts, answers: Sequence[Answer], what: str, times: int) -> Work:
-    """The work of `answer_log_probs` of each text, so many times."""
+    """The work of `times` calls of `answer_log_probs` for these texts."""
     per_token, fixed = _bytes(model, texts, answers)
     peak = peak_bytes(model, what, per_token, texts.longest, times * texts.tokens, fixed=fixed)
     lengths = [len(beginning) for beginning in {answer[:-1] for answer in answers}]

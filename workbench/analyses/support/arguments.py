@@ -40,7 +40,7 @@ def one_text(tokens: TextsLike, model: OlmoForCausalLM | None = None, at_least: 
 
 
 def chosen(wanted: Sequence[int] | None, there: int, what: str) -> list[int]:
-    """The wanted indices as numbers from 0; negative ones count from the end. None means all of the `there` indices.
+    """The wanted indices, of `there` in total, as numbers from 0; negative ones count from the end. None means all.
 
     Errors: WorkbenchError for an index out of range.
     """

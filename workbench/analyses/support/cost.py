@@ -41,7 +41,7 @@ class Work:
         object.__setattr__(self, "at_most", max(self.flops, self.at_most))
 
     def __add__(self, other: "Work") -> "Work":
-        """This work and then the other."""
+        """The work of both, one after the other: sums, and the larger of the two memories."""
         flops, at_most = self.flops + other.flops, self.at_most + other.at_most
         return Work(flops, at_most, max(self.nbytes, other.nbytes), self.read + other.read)
 

@@ -108,8 +108,8 @@ def outputs(graph: Graph, run: Mapping[str, Tensor]) -> Tensor:
     """What each source adds to the residual stream of a run, float32: source batch pos d_model.
 
     The outputs sum to the residual stream. In OLMo 2 and 3 the output of a head is its part of the norm after
-    attention, whose divisor is the one of this run. A bias of attention's output belongs to all heads of the layer in
-    equal parts.
+    attention, with the divisor that the norm has in this run. A bias of attention's output belongs to all heads of the
+    layer in equal parts.
     """
     found = [run["embed"][None].float()]
     for layer in range(graph.layers):
@@ -134,7 +134,7 @@ def of_heads(results: Tensor, out: Tensor) -> Tensor:
 
 
 def with_divisors_of(graph: Graph, outs: Tensor, run: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
-    """The outputs of a run, had the norms after attention and MLPs the divisors of another run.
+    """The outputs of a run, computed with the divisors that the norms after attention and MLPs have in another run.
 
     Both runs have `DIVISORS` captured.
     """

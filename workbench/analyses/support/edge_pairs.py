@@ -1,4 +1,4 @@
-"""Pairs of prompts with the outputs of all nodes, and what these are replaced by."""
+"""Pairs of prompts with the outputs of all nodes, and the outputs that replace them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Sides:
     Attributes:
         pairs: the token ids.
         outs: outputs of the sources in the clean runs, float32: source text pos d_model.
-        replaced: what they are replaced by, in the same shape.
+        replaced: the outputs that replace them, in the same shape.
         held: the same with the divisors of the clean runs in the norms after attention and MLPs (OLMo 2 and 3); None
             where no norm follows, or where the replacements come from no run.
         log_clean: log-probabilities after the clean prompts, text vocab.

@@ -1,4 +1,4 @@
-"""Runs in which every input of every node reads its own mix of kept and replaced outputs of earlier nodes."""
+"""Runs in which each input of each node reads some outputs of earlier nodes as computed, and others replaced."""
 
 import torch
 from torch import Tensor

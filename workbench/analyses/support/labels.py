@@ -41,7 +41,7 @@ def two_groups(labels: Sequence[str], toward: object, against: object | None) ->
 
 
 def halves(texts: Texts, toward: str, against: str | None = None) -> tuple[Texts, Texts]:
-    """Two sets without a text in common: of each of the two groups, every second text, and the others.
+    """Two sets without a text in common: the first has every second text of each group, the second has the others.
 
     Errors: WorkbenchError if a group has only one text, and those of `two_groups`.
     """
@@ -61,5 +61,5 @@ def direction_half(texts: Texts, toward: str, against: str | None = None) -> Tex
 
 
 def prompt_half(texts: Texts, toward: str, against: str | None = None) -> Texts:
-    """The second of the two `halves`: the prompts on which it is tried."""
+    """The second of the two `halves`: the prompts on which the direction is tested."""
     return halves(texts, toward, against)[1]

@@ -51,7 +51,7 @@ class MeansOverTexts:
 
 
 def means_of(groups: Sequence[MeansOverTexts]) -> tuple[Tensor, Tensor | None]:
-    """Values and errors of several means of one shape, stacked: group …; errors are None if no group has any."""
+    """Values and errors of several means of one shape, stacked: group …; errors are None if no group has errors."""
     values = torch.stack([group.values for group in groups])
     found = [group.errors for group in groups]
     if all(errors is None for errors in found):

@@ -1,4 +1,4 @@
-"""`TunedLens`: an affine map for each layer, from its residual stream to what the last layer would hold."""
+"""`TunedLens`: an affine map for each layer, from its residual stream to an estimate of the last layer's."""
 
 import json
 from collections.abc import Mapping

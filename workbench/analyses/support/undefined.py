@@ -12,8 +12,8 @@ NAMED = 6  # texts that a sentence names
 def refuse_undefined(of_texts: Tensor, what: str, rows: Sequence[int] | None = None, kind: str = "text") -> None:
     """Raise WorkbenchError, with the numbers of the texts, if a number of a text is NaN or infinite: text …
 
-    A mean over texts would be NaN without saying which of them made it so, or would leave them out in silence. `rows`
-    are the numbers of these texts among all; None counts them from 0. A model on the meta device has no numbers.
+    Without this check a mean over texts would be NaN, and nothing would say which text is the cause. `rows` are the
+    numbers of these texts among all; None counts them from 0. A model on the meta device has no numbers.
     """
     if of_texts.device.type == "meta":
         return

@@ -49,7 +49,7 @@ def report_of_call(call: Call, bench: Bench) -> Report:
 
 
 def measure(call: Call, bench: Bench, checkpoint: str, seconds: float) -> None:
-    """Measure the speed of runs on a call that took so many seconds, if its work is known in advance."""
+    """Count a call and the seconds that it took in the measured speed of runs, if the call states its work."""
     work = Planner(bench).work(call)
     if work.at_most == work.flops and not work.read:
         bench.speed_of(checkpoint).runs.measured(work.flops, seconds)

@@ -1,4 +1,4 @@
-"""What a view will cost, known before it is paid: seconds and memory, from the stated work of its calls.
+"""The price of a view, estimated before it is computed: seconds and memory, from the stated work of its calls.
 
 Views that take longer than `Bench.asks_above` seconds are computed only after a click that agrees to their price.
 """

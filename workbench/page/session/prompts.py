@@ -17,7 +17,7 @@ def typed_prompt(text: object, is_chat: object) -> Prompt:
 
 
 def prompt_like(prompt: Prompt, text: str) -> Prompt:
-    """The prompt that a typed text means beside another prompt: turns beside turns."""
+    """A typed text as a prompt of the same kind as another one: turns if the other is a conversation, else a text."""
     return typed_prompt(text, not isinstance(prompt, str))
 
 

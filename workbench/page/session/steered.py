@@ -22,7 +22,7 @@ def steering_call(
     """The dose–response of the direction from the second label to the first, after a layer.
 
     One half of the texts of both labels makes the direction, the other half are the prompts. `answers` are the token
-    toward which it should lead and the other one.
+    that the direction should make more likely, and the token to compare it with.
     """
     model, texts = texts_arguments(request)
     direction = Call.of(label_direction, model, Call.quick(direction_half, texts, *labels), *labels, layer=layer)

@@ -1,6 +1,6 @@
 """Sets of texts on the page: those that come with the workbench, one named at start, and people's own.
 
-A set of one's own is kept in memory only, and only the most recent ones are.
+People's own sets are kept in memory only, and only the most recent ones.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ class TextSet:
     def code(self, tokenizer: str) -> str:
         """A Python expression that gives the `Texts`; `tokenizer` is the name of a variable.
 
-        For a large set of one's own, the file that it must be saved as.
+        For a large set of one's own, the expression reads a file, under whose name the set must be saved.
         """
         if self.is_own and sum(map(len, self.strings)) <= WRITTEN_OUT:
             labels = "" if self.labels is None else f", labels={list(self.labels)!r}"

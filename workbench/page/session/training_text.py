@@ -53,7 +53,7 @@ class SeenRequest:
 
 @dataclass(frozen=True)
 class ShadeRequest:
-    """A request for what a strip is shaded by: a checkpoint reads `ids`, and `shade` is one of `SHADES`."""
+    """A request for the numbers that shade a strip: a checkpoint reads `ids`, and `shade` is one of `SHADES`."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -81,7 +81,7 @@ def shade_call(bench: Bench, request: ShadeRequest) -> Call:
 
 
 def shading(bench: Bench, request: ShadeRequest) -> dict[str, Any]:
-    """What shades a strip, for training_text.js; without an index, `{"absent": a sentence}`.
+    """The numbers that shade a strip, for training_text.js; without an index, `{"absent": a sentence}`.
 
     `values` has one number for each token, null for none. Of verbatim pieces, `spans` are their (start, end, count);
     else `text`, `model` and `suffix` are the numbers of `corpus.beside_model`.
