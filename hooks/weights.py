@@ -197,7 +197,7 @@ class WithWeights:
 
     @property
     def W_O(self: _Model) -> ByLayer[Tensor]:
-        """The projection from z to a head's output, before any norm after attention: head d_head d_model for each layer."""
+        """The projection from z to a head's output, before any norm of it: head d_head d_model for each layer."""
         heads = self.config.num_attention_heads
         return ByLayer(
             "W_O",
