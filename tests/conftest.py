@@ -242,6 +242,7 @@ SLOW_FILES = frozenset(  # files that `make quick` leaves out
         "every_analysis",
         "feature_commands",
         "feature_scan",
+        "faithfulness",
         "feature_training",
         "generate_tab",
         "head_atlas",

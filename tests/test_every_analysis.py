@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from texts_of_analyses import unscored
 from torch import Tensor
 
 import workbench.analyses
@@ -26,6 +27,7 @@ from workbench.analyses.compare_weights import compare_weights, weight_table
 from workbench.analyses.direct_logit_attribution import direct_logit_attribution, mean_attribution
 from workbench.analyses.directions import head_direction, label_direction
 from workbench.analyses.effective_rank import effective_rank
+from workbench.analyses.faithfulness import faithfulness
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.head_circuits import copying_scores, head_circuits
 from workbench.analyses.head_composition import head_composition
@@ -93,6 +95,9 @@ ANALYSES: dict[str, Analysis] = {
     "text_overview": lambda g, p: text_overview(g.model, g.ids, progress=p),
     "direct_logit_attribution": lambda g, p: direct_logit_attribution(g.model, g.ids[0], 5, progress=p),
     "effective_rank": lambda g, p: effective_rank(g.model, g.ids, progress=p),
+    "faithfulness": lambda g, p: faithfulness(
+        g.model, unscored(g.model), g.ids, g.others, 5, sizes=[9], draws=2, progress=p
+    ),
     "head_atlas": lambda g, p: head_atlas(g.model, g.ids, samples=2, progress=p),
     "copying_scores": lambda g, p: copying_scores(g.model, progress=p),
     "head_circuits": lambda g, p: head_circuits(g.model, 1, 2, 5, progress=p),

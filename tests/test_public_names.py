@@ -24,7 +24,7 @@ NAMES = {
         "TextPairs Texts TunedLens Turn Weights WorkbenchError ablation activation_patching attention_difference "
         "attention_maps attribution_patching behaviour_summary by_label check checkpoints circuit compare_attention "
         "compare_behaviour compare_weights copying_scores corpus direct_logit_attribution effective_rank estimate "
-        "features finals generate head_atlas head_circuits head_composition head_direction hidden_state_pca "
+        "faithfulness features finals generate head_atlas head_circuits head_composition head_direction hidden_state_pca "
         "interventions label_direction lens_divergence linear_probe load load_result logit_lens "
         "main_run mean_attribution mean_lens mean_losses metrics noise_floor open_weights patchscope path_patching "
         "plot probe_layer record representation_similarity residual_norms save_results series singular_directions "

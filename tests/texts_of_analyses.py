@@ -13,12 +13,13 @@ from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.attention_difference import attention_difference
 from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.attribution_patching import attribution_patching
-from workbench.analyses.circuit import circuit
+from workbench.analyses.circuit import Circuit, circuit
 from workbench.analyses.compare_attention import compare_attention, match_heads
 from workbench.analyses.compare_behaviour import compare_behaviour
 from workbench.analyses.direct_logit_attribution import direct_logit_attribution, head_sources, mean_attribution
 from workbench.analyses.directions import head_direction, label_direction
 from workbench.analyses.effective_rank import effective_rank
+from workbench.analyses.faithfulness import faithfulness
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.hidden_state_pca import hidden_state_pca
 from workbench.analyses.linear_probe import linear_probe
@@ -29,6 +30,7 @@ from workbench.analyses.representation_similarity import representation_similari
 from workbench.analyses.residual_norms import massive_activations, residual_norms
 from workbench.analyses.steering import steering, steering_effect
 from workbench.analyses.support.direction import Direction
+from workbench.analyses.support.edge_graph import Graph
 from workbench.analyses.support.part_swap import Part
 from workbench.analyses.support.translators import TunedLens
 from workbench.analyses.text_overview import text_overview
@@ -48,6 +50,14 @@ def no_lens(model: Model) -> TunedLens:
     return TunedLens(torch.zeros(layers, width, width), torch.zeros(layers, width))
 
 
+def unscored(model: Model) -> Circuit:
+    """A circuit whose edges have scores in descending order."""
+    names = Graph.of(model).edges()
+    scores = torch.arange(len(names), 0, -1.0)
+    known = {"effect": 1.0, "scale_error": 0.0, "measure": "logit", "replacement": "counterfactual"}
+    return Circuit(scores, names, exact=scores, **known)
+
+
 def ones(model: Model) -> Direction:
     return Direction("blocks.1.resid_post", torch.ones(model.config.hidden_size))
 
@@ -62,6 +72,7 @@ SETS: dict[str, OfTexts] = {
         a, texts, others, 5, 6, site="attn.z", by="head"
     ),
     "circuit": lambda a, b, texts, others: circuit(a, texts, others, 5, 6, steps=2, exact=3),
+    "faithfulness": lambda a, b, texts, others: faithfulness(a, unscored(a), texts, others, 5, sizes=[9, 90], draws=2),
     "path_patching": lambda a, b, texts, others: path_patching(a, texts, others, 5, position=-2),
     "compare_attention": lambda a, b, texts, others: compare_attention(a, b, texts),
     "match_heads": lambda a, b, texts, others: match_heads(a, b, texts),

@@ -12,6 +12,7 @@ from .analyses.compare_weights import compare_weights, singular_directions
 from .analyses.direct_logit_attribution import direct_logit_attribution, mean_attribution
 from .analyses.directions import head_direction, label_direction, token_direction
 from .analyses.effective_rank import effective_rank
+from .analyses.faithfulness import faithfulness
 from .analyses.head_atlas import head_atlas
 from .analyses.head_circuits import copying_scores, head_circuits
 from .analyses.head_composition import head_composition
@@ -96,6 +97,7 @@ __all__ = [
     "direct_logit_attribution",
     "effective_rank",
     "estimate",
+    "faithfulness",
     "features",
     "finals",
     "generate",

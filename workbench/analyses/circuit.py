@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.cost import Work, pass_flops, work_of
-from workbench.analyses.support.edge_graph import ARROW, LOGITS, Graph, edges_flops, heads_flops
+from workbench.analyses.support.edge_graph import ARROW, Graph, edges_flops, heads_flops, node_and_input
 from workbench.analyses.support.edge_pairs import (
     Sides,
     SidesOf,
@@ -101,7 +101,7 @@ class Circuit(Scores):
         """
         ends = [name.split(ARROW) for name in self.names]
         table = pd.DataFrame({"source": [source for source, _ in ends]}, dtype=object)
-        targets = [_node_and_input(target) for _, target in ends]
+        targets = [node_and_input(target) for _, target in ends]
         table["target"], table["input"] = [node for node, _ in targets], [letter for _, letter in targets]
         table["value"], table["share"], table["exact"] = self.values, self.values / self.effect, self.exact
         return self._with_errors(table)
@@ -109,12 +109,6 @@ class Circuit(Scores):
     def plot(self) -> Any:  # noqa: ANN401 - as `Labelled.plot`
         """The plotly figure of the strongest edges."""
         return super().plot() if len(self.names) <= SHOWN else self.top(SHOWN).plot()
-
-
-def _node_and_input(target: str) -> tuple[str, str]:
-    """`L2H5 k` -> ("L2H5", "k"); `L2 MLP` -> ("L2 MLP", "mlp"); `logits` -> ("logits", "logits")."""
-    node, _, letter = target.partition(" ")
-    return (node, letter) if letter in ("q", "k", "v") else (target, "mlp" if letter else LOGITS)
 
 
 def strongest(values: np.ndarray) -> np.ndarray:
@@ -254,14 +248,12 @@ def _patched(
     """How much the measure falls when one edge carries its replacement, mean over the pairs: edge."""
     if len(edges) == 0:
         return np.zeros(0)
-    mask = Graph.of(model).mask()
-    places = mask.nonzero()[torch.as_tensor(edges.copy())]  # edge (target, source)
-    kept = mask.repeat(len(edges), 1, 1)
-    kept[torch.arange(len(edges)), places[:, 0], places[:, 1]] = False
+    every = torch.arange(int(Graph.of(model).mask().sum()))
     total = torch.zeros(len(edges), dtype=torch.float64)
     for number, pairs in enumerate(batches):
         report(progress, number / len(batches), "patching edges")
         both = sides(pairs)
+        kept = (every != edge for edge in edges.tolist())
         values = torch.cat(list(measured_cells(model, pair, measure, both, kept, tokens)))
         total += (both.ends.clean[measure].cpu() - values).sum(1)
     report(progress, 1.0, "patching edges")

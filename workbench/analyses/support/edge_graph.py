@@ -99,6 +99,15 @@ class Graph:
         return [f"{sources[source]}{ARROW}{targets[target]}" for target, source in self.mask().nonzero().tolist()]
 
 
+def node_and_input(target: str) -> tuple[str, str]:
+    """The node and the input of a target.
+
+    `L2H5 k` -> ("L2H5", "k"); `L2 MLP` -> ("L2 MLP", "mlp"); `logits` -> ("logits", "logits").
+    """
+    node, _, letter = target.partition(" ")
+    return (node, letter) if letter in INPUTS else (target, "mlp" if letter else LOGITS)
+
+
 WRITTEN = ["embed", "blocks.*.attn.result", "blocks.*.attn_out", "blocks.*.mlp_out"]
 """Sites that a run must have captured for `outputs`."""
 DIVISORS = ["blocks.*.ln1.scale", "blocks.*.ln2.scale"]

@@ -1,7 +1,8 @@
 """Pairs of prompts with the outputs of all nodes, and the outputs that replace them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -119,9 +120,16 @@ def measure_of(pair: Contrast, wanted: str | None) -> str:
 
 
 def measured_cells(
-    model: OlmoForCausalLM, pair: Contrast, measure: str, sides: Sides, kept: Tensor, tokens: int
+    model: OlmoForCausalLM, pair: Contrast, measure: str, sides: Sides, kept: Iterable[Tensor], tokens: int
 ) -> Iterator[Tensor]:
-    """A measure of circuits (`kept`: cell target source), in groups of at most `tokens` tokens: cell text."""
-    for some in kept.split(max(1, tokens // sides.pairs.clean.numel())):
-        logits = run_edges(model, some, sides.outs[0], sides.replaced)
+    """A measure of circuits, in groups of at most `tokens` tokens: cell text.
+
+    Args:
+        kept: for each circuit whether it has each edge, boolean: edge.
+    """
+    mask, cells = Graph.of(model).mask(), iter(kept)
+    while some := list(islice(cells, max(1, tokens // sides.pairs.clean.numel()))):
+        masks = torch.zeros(len(some), *mask.shape, dtype=torch.bool)
+        masks[:, mask] = torch.stack(some)
+        logits = run_edges(model, masks, sides.outs[0], sides.replaced)
         yield measured(pair, sides.pairs, sides.log_clean, logits)[measure].cpu()
