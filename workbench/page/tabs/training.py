@@ -191,52 +191,70 @@ def metric_view(
     if len(run) < 2:
         why = absent(whole, run) or "it has only one checkpoint."
         return f"There are no checkpoints to compare in {bench.series_of(request.query.checkpoint)}: {why}"
-    if metric == "continuation" and not continuation:
-        if not bench.is_loaded(run[-1].id):
-            texts = ModelOf(run[-1].id), TokensOf(run[-1].id, request.query.prompt)
-            agree(bench, request, Call.of(generate, *texts, max_new_tokens=MOST_WORDS))
-        continuation = written_next(bench, run[-1].id, request.query.prompt)
+    found = measured_on(bench, request, run[-1], metric, continuation, over, rows)
+    if isinstance(found, str):
+        return found
+    measured, told = found
+    ids = () if run == bench.main_run(run[-1].name) else tuple(one.id for one in run)
     options = {"axis": axis, **({"log_x": True} if log else {}), **loading_of(bench)}
+    call = Call.of(trajectory, SeriesRun(run[-1].name, ids), measured, **options)
+    asked_in_vain = choice(over, OVER, "text") and metric not in (*OF_SETS, "probe")
+    unused = "This does not depend on the set of texts." if asked_in_vain else ""
+    note = " ".join(filter(None, (Planner(bench).value(measured).note, told, unused, absent(whole, run))))
+    return view_of_heads(bench, request, run[-1], call, note, progress) if metric in SCORES else View(call, note)
+
+
+def measured_on(
+    bench: Bench,
+    request: TabRequest,
+    last: Checkpoint,
+    metric: str,
+    continuation: str,
+    over: str,
+    rows: tuple[tuple[int, int], ...],
+) -> tuple[Call, str] | str:
+    """The call of a metric, and a sentence on what it is measured on; only a sentence if there is nothing to measure.
+
+    `last` is the last checkpoint of the run.
+    """
+    edits, prompt = request.query.edits, TokensOf(last.id, request.query.prompt)
+    if metric == "rows":
+        few = tuple(rows[n] for n in spread(len(rows), MOST_ROWS))
+        losses = Call.quick(corpus.loss_on_rows, Call.quick(corpus.chosen_rows, last.name, few))
+        told = f"{MOST_ROWS} of the {len(rows):,} rows, spread evenly over the run." if len(rows) > MOST_ROWS else ""
+        return intervened(losses, last.id, edits), told
+    if metric == "continuation":
+        continuation = continuation or affordable_continuation(bench, request, last)
+        told = f"The continuation is “{continuation}”; type another one above."
+        return metric_call(prompt, metric, continuation, edits), told
     chosen = set_of(bench, request, metric, over)
     if metric == "probe" and (chosen is None or chosen.labels is None):
         return NO_LABELS
-    prompt = TokensOf(run[-1].id, request.query.prompt)
-    tokens = prompt if chosen is None else TextsOf(run[-1].id, chosen.name)
-    if metric == "rows":
-        series = run[-1].name
-        few = tuple(rows[n] for n in spread(len(rows), MOST_ROWS))
-        losses = Call.quick(corpus.loss_on_rows, Call.quick(corpus.chosen_rows, series, few))
-        measured = intervened(losses, run[-1].id, request.query.edits)
-    else:
-        measured = metric_call(tokens, metric, continuation, request.query.edits)
-    note = Planner(bench).value(measured).note
-    if metric == "continuation":
-        note = f"{note} The continuation is “{continuation}”; type another one above."
     if chosen is not None:
-        note = f"{note} Mean over {chosen.counted}."
-    elif choice(over, OVER, "text"):
-        note = f"{note} This does not depend on the set of texts."
-    if metric == "induction":
-        note = f"{note} {SAMPLED}"
-    note = f"{note} {absent(whole, run)}".strip()
-    ids = () if run == bench.main_run(run[-1].name) else tuple(one.id for one in run)
-    call = Call.of(trajectory, SeriesRun(run[-1].name, ids), measured, **options)
-    if metric == "rows" and len(rows) > MOST_ROWS:
-        note = f"{note} {MOST_ROWS} of the {len(rows):,} rows, spread evenly over the run."
-    if metric not in SCORES:
-        return View(call, note)
+        return metric_call(TextsOf(last.id, chosen.name), metric, "", edits), f"Mean over {chosen.counted}."
+    return metric_call(prompt, metric, "", edits), SAMPLED if metric == "induction" else ""
+
+
+def affordable_continuation(bench: Bench, request: TabRequest, last: Checkpoint) -> str:
+    """What the last checkpoint writes after the prompt. Raises Expensive if its price is not agreed to."""
+    if not bench.is_loaded(last.id):
+        texts = ModelOf(last.id), TokensOf(last.id, request.query.prompt)
+        agree(bench, request, Call.of(generate, *texts, max_new_tokens=MOST_WORDS))
+    return written_next(bench, last.id, request.query.prompt)
+
+
+def view_of_heads(
+    bench: Bench, request: TabRequest, last: Checkpoint, call: Call, note: str, progress: Progress | None
+) -> View:
+    """A metric with one line for each head, the selected head in front; without one, the highest at the end."""
     price = agree(bench, request, call)
     if price.seconds:
-        bench.residents.make_room(run[-1])
-    curves, shape = result(call, bench, priced(progress, price)), bench.shape_of(run[-1].id)
+        bench.residents.make_room(last)
+    curves, shape = result(call, bench, priced(progress, price)), bench.shape_of(last.id)
     pick = head_pick(request, shape, highest(curves, shape))
     line = pick.options[pick.chosen][0]
-    return View(
-        call,
-        f"{note} One line for each head, with {line} in front. Choose the head here, or click a line.",
-        pick=pick,
-        line=line,
-    )
+    note = f"{note} One line for each head, with {line} in front. Choose the head here, or click a line."
+    return View(call, note, pick=pick, line=line)
 
 
 def set_of(bench: Bench, request: TabRequest, metric: str, over: str) -> TextSet | None:
