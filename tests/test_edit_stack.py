@@ -189,6 +189,6 @@ def test_a_metric_along_training_is_that_of_edited_checkpoints(bench, tmp_path, 
 
 def test_values_of_the_stack(bench):
     opened = bench.read(bench.default, PROMPT)
-    value = stack_value(opened, f" {EDITS}\n\n", "nonsense")
+    value = stack_value(bench, opened, f" {EDITS}\n\n", "nonsense")
     assert value["lines"] == EDITS.split("\n") and value["shown"] == "edited" and value["prompt"] == PROMPT
     assert refused_stack(None, "no")["lines"] == [] and len(refused_stack("x\n" * 99, "no")["lines"]) == 32

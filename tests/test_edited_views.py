@@ -229,12 +229,12 @@ def test_a_token_is_looked_at_with_the_edits(bench):
 )
 def test_edits_that_do_not_fit_are_refused(bench, text, said):
     with pytest.raises(WorkbenchError, match=said):
-        checked_edits(bench.read(bench.default, PROMPT), text)
+        checked_edits(bench, bench.read(bench.default, PROMPT), text)
 
 
 def test_edits_are_kept_in_their_canonical_spelling(bench):
     text = "zero blocks.1.attn.z heads=2\n# MLP 1 off\nscale blocks.2.mlp_out .5"
-    assert checked_edits(bench.read(bench.default, PROMPT), text) == "L1H2 off\nMLP 2 × 0.5"
+    assert checked_edits(bench, bench.read(bench.default, PROMPT), text) == "L1H2 off\nMLP 2 × 0.5"
 
 
 def test_edited_python_puts_prompts_where_the_model_is(bench, edited, monkeypatch):

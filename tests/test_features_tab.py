@@ -9,13 +9,17 @@ from copied import run_copied
 from small_series import PROMPT, small_bench
 
 from tests.test_dictionaries import FEATURES, SITE, random_dictionary
-from workbench import features
+from workbench import features, interventions
+from workbench.analyses.logit_lens import logit_lens
 from workbench.errors import WorkbenchError
 from workbench.features.feature_table import examples, feature_table, read_by_logits
+from workbench.page.session.arguments import InterventionsOf, TokenizerOf
 from workbench.page.session.bench import Bench
-from workbench.page.session.cached_results import report_of_call, table
+from workbench.page.session.cached_results import report_of_call, result, table
+from workbench.page.session.calls import Call, prompt_arguments
 from workbench.page.session.code import code
-from workbench.page.session.dictionaries import chosen_dictionary, fitting, loaded
+from workbench.page.session.dictionaries import chosen_dictionary, fitting
+from workbench.page.session.edit_lines import checked_edits, tapped
 from workbench.page.session.prices import Expensive, price_of
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.tabs import features as tab
@@ -58,7 +62,7 @@ def by_hand(bench, dictionary):
 
 def test_the_table_is_that_of_a_scan_by_hand(bench, request_for_set, folder):
     value, _ = tab.table_view(bench, request_for_set, "")
-    dictionary = loaded(bench, str(folder / "sae"))
+    dictionary = bench.dictionary(str(folder / "sae"))
     whole = table(tab.table_call(request_for_set, str(folder / "sae")), bench)
     active = by_hand(bench, dictionary)
     assert len(value["rows"]) == FEATURES and value["summary"].startswith(str(folder / "sae"))
@@ -83,7 +87,7 @@ def test_what_a_direction_adds_to_the_logits_is_the_change_with_the_norm_frozen(
 
 def test_the_tokens_it_raises_are_those_of_the_largest_effects(bench, folder):
     model, _ = bench.load(bench.default)
-    dictionary = loaded(bench, str(folder / "sae"))
+    dictionary = bench.dictionary(str(folder / "sae"))
     whole = feature_table(model, dictionary, [torch.tensor([5, 17, 3])])
     effects = read_by_logits(model, dictionary.decoder)
     for feature in (0, 41):
@@ -97,7 +101,7 @@ def test_the_card_is_that_of_the_library_and_its_python_gives_the_same(bench, re
     value, _ = tab.card_view(bench, request_for_set, "", 41.0)
     call = tab.card_call(bench, request_for_set, name, 41)
     found = table(call, bench)
-    activations = by_hand(bench, loaded(bench, name))[:, 41]
+    activations = by_hand(bench, bench.dictionary(name))[:, 41]
     assert dict((label, number) for label, number, _ in value["facts"])["tokens"] == int((activations > 0).sum())
     assert sum(value["counts"]) == int((activations > 0).sum())
     shown = value["groups"][0]["examples"][0]
@@ -177,3 +181,97 @@ def test_edits_are_not_in_the_stored_scan(bench, request_for_set):
     edited = TabRequest(Query(bench.default, PROMPT, 1, "MLP 0 off"), request_for_set.selection)
     assert tab.table_call(edited, "x") == tab.table_call(request_for_set, "x")
     assert "unedited" in tab.table_view(bench, edited, "")[0]["summary"]
+
+
+@pytest.mark.parametrize(
+    ("line", "written"),
+    [
+        ("feature {}/17 off", "feature {}/17 off"),
+        ("Feature {}/17 at tokens 1, 2 × .5", "feature {}/17 at tokens 1,2 × 0.5"),
+        ("+8 feature {}/17", "+8 feature {}/17"),
+        ("−2.5 feature {}/17 at token 3", None),
+        ("-2.5 feature {}/17 at token 3", "-2.5 feature {}/17 at token 3"),
+    ],
+)
+def test_a_line_is_read_and_written(folder, line, written):
+    name = folder / "sae"
+    if written is None:
+        with pytest.raises(WorkbenchError, match="is not an edit"):
+            interventions.read(line.format(name))
+        return
+    (change,) = interventions.read(line.format(name))
+    assert str(change) == written.format(name) and interventions.read(str(change)) == (change,)
+
+
+def strongest(model, dictionary, ids):
+    """The feature that is most active at the last token."""
+    return int(dictionary.encode(model.run(ids, capture=SITE)[SITE][0, -1]).indices[0])
+
+
+def test_edits_in_words_are_those_of_the_library(bench, folder):
+    model, name, ids = bench.load(bench.default)[0], folder / "sae", torch.tensor([[5, 17, 3, 42]])
+    dictionary = features.load(name)
+    n = strongest(model, dictionary, ids)
+    for line, edit in (
+        (f"feature {name}/{n} off", features.switch_off(dictionary, n)),
+        (f"feature {name}/{n} × 3", features.scale(dictionary, n, 3.0)),
+        (f"-8 feature {name}/{n} at token 1", features.steer(dictionary, n, -8.0, [1])),
+    ):
+        edits = interventions.edits_of(model, interventions.read(line))
+        assert torch.equal(model.run(ids, edits=edits).logits, model.run(ids, edits=[edit]).logits), line
+
+
+def test_a_scaled_feature_is_as_active_as_it_says(bench, folder):
+    model, dictionary = bench.load(bench.default)[0], features.load(folder / "sae")
+    ids = torch.tensor([[5, 17, 3, 42, 8]])
+    x = model.run(ids, capture=SITE)[SITE]
+    n = strongest(model, dictionary, ids)
+    amounts = dictionary.encode(x).of(n)
+    scaled = model.run(ids, capture=SITE, edits=[features.scale(dictionary, n, 3.0)])[SITE]
+    torch.testing.assert_close(scaled - x, 2 * amounts[..., None] * dictionary.decoder[n], atol=1e-4, rtol=1e-4)
+    same = model.run(ids, capture=SITE, edits=[features.scale(dictionary, n, 1.0)])[SITE]
+    assert torch.equal(same, x) and (amounts > 0).any()
+
+
+def test_an_edit_of_a_feature_changes_the_other_tabs_and_its_python_the_same(bench, folder):
+    edits = interventions.canonical(f"+8 feature {folder / 'sae'}/17\nfeature {folder / 'transcoder'}/3 off")
+    query = Query(bench.default, PROMPT, 1, edits)
+    call = Call.of(logit_lens, *prompt_arguments(TabRequest(query, Selection())), tokenizer=TokenizerOf(bench.default))[
+        "entropy"
+    ]
+    found = result(call, bench)
+    assert not np.allclose(found.values, result(call.unedited, bench).values)
+    np.testing.assert_array_equal(run_copied(code(call, bench))["result"].values, found.values)
+    assert found.provenance["edits"] == "; ".join(edits.split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("feature {}/sae/80 off", "feature 80"),
+        ("feature 17 off", "names no dictionary"),
+        ("+2 feature 17", "names no dictionary"),
+        ("feature {}/sae/17", "is not an edit"),
+        ('feature {}/sae/17 from "w5"', "not patched"),
+        ("feature {}/sae/17 × inf", "is not an edit|not finite"),
+        ("feature {}/other/1 off", "layer 7"),
+        ("feature {}/crosscoder/1 off", "crosscoder"),
+        ("feature /etc/1 off", "on this page"),
+        ("feature owner/repository/1 off", "on this page"),
+    ],
+)
+def test_an_edit_that_does_not_fit_is_refused(bench, folder, line, said):
+    """And no folder or repository is read that was not named when the page was started."""
+    opened, text = bench.read(bench.default, PROMPT), line.format(folder)
+    with pytest.raises(WorkbenchError, match=said):
+        checked_edits(bench, opened, text)
+    if "names" not in said and "edit" not in said and "patched" not in said:
+        with pytest.raises(WorkbenchError, match=said), tapped(bench, (opened.model, bench.default, text)):
+            pass
+
+
+def test_a_metric_along_training_takes_such_edits(bench, folder):
+    named = InterventionsOf(bench.default, f"feature {folder / 'sae'}/17 off")
+    assert [str(change) for change in named.value(bench)] == [named.text]
+    with pytest.raises(WorkbenchError, match="on this page"):
+        InterventionsOf(bench.default, "feature elsewhere/17 off").value(bench)

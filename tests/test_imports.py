@@ -26,6 +26,7 @@ LEVELS = {  # a part imports only from parts of its own level or lower levels
     "workbench.generation": 6,
     "workbench.plots": 5,
     "workbench.metrics": 5,
+    "workbench.interventions": 5,
     "workbench.tiny_olmo.leave_out": 5,  # checks what the corpus says
     "workbench.tiny_olmo": 4,
     "workbench.corpus": 4,
@@ -37,7 +38,6 @@ LEVELS = {  # a part imports only from parts of its own level or lower levels
     "workbench.page.logins": 1,
     "workbench.page.options": 1,
     "workbench.page": 1,  # its docstring
-    "workbench.interventions": 2,
     "workbench.results": 1,
     "workbench.chat": 1,
     "workbench.result_files": 1,

@@ -11,6 +11,8 @@ One change a line; a `#` before a line switches it off. What is changed:
     token 7 at layer 2            the residual stream after a layer, at positions (tokens 7,8 takes two of them)
     token 7 at the embedding      the embedding of a token
     L2H5 at token 7               one of the first two, at positions only
+    feature DICTIONARY/417        what a feature of a dictionary writes (see `features.load` for the names; an embedded
+                                  one needs its last part only: feature blocks.2.resid_post/417)
     blocks.2.attn.z heads=5       any site or glob of `model.sites`, with heads= and positions= where needed
 
 How it is changed:
@@ -19,6 +21,7 @@ How it is changed:
     … × 0.5                       multiplied; x and * are the same
     … from "another prompt"       replaced by its value in a run on another prompt
     +8 ▁lemon at layer 2          a vector of length 8 is added, in the direction that raises the token's logit
+    +8 feature DICTIONARY/417     a feature is made more active by 8, at all tokens
 
 The same with the verb first: `zero SITE`, `scale SITE FACTOR`, `patch SITE "prompt"`, `add SITE LENGTH TOKEN`.
 Positions count from the start of each text that the model reads.
@@ -27,7 +30,7 @@ Positions count from the start of each text that the model reads.
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -35,6 +38,7 @@ import torch
 from torch import Tensor
 
 from hooks import Edit, HooksError, OlmoForCausalLM, edits
+from workbench import features
 from workbench.errors import WorkbenchError
 from workbench.tokens import VISIBLE, Tokenizer, is_whole, token_id
 
@@ -44,6 +48,8 @@ CHOICES = (
     'attention 1 from "another prompt"',
     "token 7 at layer 2 off",
     "+8 ▁lemon at layer 2",
+    "feature DICTIONARY/417 off",
+    "+8 feature DICTIONARY/417",
     "zero SITE",
     "scale SITE FACTOR",
     'patch SITE "prompt"',
@@ -58,10 +64,14 @@ OFF = re.compile(r"(.*\S)\s+off", re.I)
 SCALED = re.compile(rf"(.*\S)\s*[×x*]\s*({NUMBER})|(.*\S)\s*(?:×\s*|\s[x*]\s+)(\S+)", re.I)
 PATCHED = re.compile(r"(.*\S)\s+from\s+(\S.*)", re.I | re.S)
 PLACES = re.compile(rf"(.*\S)\s+at\s+tokens?\s+{LIST}", re.I | re.A)
+FEATURE = re.compile(r"feature\s+(?:(\S+)/)?(\d{1,9})", re.I | re.A)
+STEERED = re.compile(rf"([+-])\s*(\S+)\s+(feature\s+(?:\S+/)?\d{{1,9}}(?:\s+at\s+tokens?\s+{LIST})?)", re.I | re.A)
 STREAM = re.compile(rf"tokens?\s+{LIST}\s+at\s+(?:layer\s+{PLACE}|(?:the\s+)?embedding)", re.I | re.A)
 HEADS = re.compile(rf"L{PLACE}((?:H\d{{1,6}})+)", re.I | re.A)
 SUBLAYER = re.compile(rf"(MLP|attention)\s+{PLACE}|L{PLACE}\s+(MLP|attention)", re.I | re.A)
 SUBLAYERS = {"mlp": "mlp_out", "attention": "attn_out"}
+WORDS = 7
+"""The number of `CHOICES` in words."""
 QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“", "«": "»"}
 
 
@@ -72,12 +82,19 @@ class ReadingTokenizer(Tokenizer, Protocol):
     def __len__(self) -> int: ...
 
 
+LoadDictionary = Callable[[str], features.Dictionary]
+
+
 class Target(NamedTuple):
-    """What is changed: a site or glob, and its heads and positions; None means all."""
+    """What is changed: a site or glob, and its heads and positions; None means all.
+
+    With a `feature`, this is its number in the dictionary that `site` names.
+    """
 
     site: str
     heads: tuple[int, ...] | None = None
     positions: tuple[int, ...] | None = None
+    feature: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +104,7 @@ class Intervention:
     Attributes:
         kind: "zero", "scale", "add" or "patch", as in `hooks.edits`.
         target: what is changed.
-        number: the factor of "scale", or the length of the vector of "add".
+        number: the factor of "scale"; of "add", the length of the vector, or the activation that a feature gets more.
         text: the token of "add", as typed; the prompt of "patch".
         ids: the token's id, or the ids of the prompt.
     """
@@ -100,10 +117,12 @@ class Intervention:
 
     def __str__(self) -> str:
         words = in_words(self.target)
+        if self.kind == "add" and self.target.feature is not None:
+            return f"{_signed(self.number)} {words}"
         if self.kind == "add":
             layer = re.fullmatch(r"blocks\.(\d+)\.resid_post", self.target.site)
             if layer and self.target == Target(self.target.site):
-                return f"{'-' if self.number < 0 else '+'}{_plain(abs(self.number))} {self.text} at layer {layer[1]}"
+                return f"{_signed(self.number)} {self.text} at layer {layer[1]}"
             return _with_places(f"add {self.target.site} {_plain(self.number)} {self.text}", self.target)
         if words is None:
             more = {"zero": "", "scale": f" {_plain(self.number)}", "patch": f" {_quoted(self.text)}"}[self.kind]
@@ -111,14 +130,16 @@ class Intervention:
         action = {"zero": "off", "scale": f"× {_plain(self.number)}", "patch": f"from {_quoted(self.text)}"}[self.kind]
         return f"{words} {action}"
 
-    def edit(self, model: OlmoForCausalLM) -> Edit:
+    def edit(self, model: OlmoForCausalLM, load: LoadDictionary = features.load) -> Edit:
         """The edit of `hooks.edits` that makes this change in a model. "patch" runs the model on its prompt, without
-        any other edit.
+        any other edit. `load` gives a dictionary of features by its name.
 
-        Errors: WorkbenchError, with the line, if the model has no such site, layer or head.
+        Errors: WorkbenchError, with the line, if the model has no such site, layer or head, or no such feature fits it.
         """
-        self.check(model)
-        site, *where = self.target
+        if self.target.feature is not None:
+            return self._of_feature(model, load)
+        self.check(model, load)
+        site, *where, _ = self.target
         match self.kind:
             case "zero":
                 return edits.zero(site, *where)
@@ -129,16 +150,34 @@ class Intervention:
         run = model.run(torch.tensor([self.ids], device=model.device), capture=site, captures_only=True)
         return edits.patch(site, run, *where)
 
-    def check(self, model: OlmoForCausalLM) -> None:
-        """Raise WorkbenchError, with the line, if the model has no such site, layer or head."""
+    def check(self, model: OlmoForCausalLM, load: LoadDictionary = features.load) -> None:
+        """Raise WorkbenchError, with the line, if the model has no such site, layer, head or feature."""
+        if self.target.feature is not None:
+            self._of_feature(model, load)
+            return
         layer, layers = re.match(r"blocks\.(\d+)\.", self.target.site), model.config.num_hidden_layers
         if layer and int(layer[1]) >= layers:
             raise WorkbenchError(f"“{self}” needs layer {layer[1]}; the layers of this model are 0 to {layers - 1}")
         try:
-            with model.tapped(edits=edits.zero(*self.target)):
+            with model.tapped(edits=edits.zero(*self.target[:3])):
                 return
         except HooksError as error:
             raise WorkbenchError(f"“{self}” does not fit this model: {error.args[0]}") from error
+
+    def _of_feature(self, model: OlmoForCausalLM, load: LoadDictionary) -> Edit:
+        name, _, positions, feature = self.target
+        assert feature is not None
+        try:
+            dictionary = load(name)
+            dictionary.check_fits(model)
+            match self.kind:
+                case "zero":
+                    return features.switch_off(dictionary, feature, positions)
+                case "scale":
+                    return features.scale(dictionary, feature, self.number, positions)
+            return features.steer(dictionary, feature, self.number, positions)
+        except WorkbenchError as error:
+            raise WorkbenchError(f"“{self}” cannot be done: {error}") from error
 
 
 def read(text: str, tokenizer: ReadingTokenizer | None = None) -> tuple[Intervention, ...]:
@@ -162,9 +201,14 @@ def canonical(text: str, tokenizer: ReadingTokenizer | None = None) -> str:
     return "\n".join(map(str, read(text, tokenizer)))
 
 
-def edits_of(model: OlmoForCausalLM, changes: Iterable[Intervention]) -> list[Edit]:
-    """The edits that make these changes in a model, in order. Errors: those of `Intervention.edit`."""
-    return [change.edit(model) for change in changes]
+def edits_of(
+    model: OlmoForCausalLM, changes: Iterable[Intervention], load: LoadDictionary = features.load
+) -> list[Edit]:
+    """The edits that make these changes in a model, in order; `load` gives a dictionary of features by its name.
+
+    Errors: those of `Intervention.edit`.
+    """
+    return [change.edit(model, load) for change in changes]
 
 
 def check_text(changes: Iterable[Intervention], length: int) -> None:
@@ -197,6 +241,9 @@ def typed_token(text: str, tokenizer: ReadingTokenizer) -> int:
 
 def in_words(target: Target) -> str | None:
     """What is changed, in the words of the grammar; None for a site that has no words."""
+    if target.feature is not None:
+        at = "" if target.positions is None else f" at {_numbered(target.positions)}"
+        return f"feature {target.site}/{target.feature}{at}"
     found = re.fullmatch(r"blocks\.(\d+)\.(attn\.z|mlp_out|attn_out|resid_post)", target.site)
     places = "" if target.positions is None else _numbered(target.positions)
     if target.site == "embed" and places and target.heads is None:
@@ -223,6 +270,10 @@ def _with_places(line: str, target: Target) -> str:
     return line
 
 
+def _signed(number: float) -> str:
+    return f"{'-' if number < 0 else '+'}{_plain(abs(number))}"
+
+
 def _plain(number: float) -> str:
     """A number as a person writes it; read again, it is the same number."""
     short = f"{number:g}"
@@ -241,6 +292,9 @@ def _read_line(line: str, tokenizer: ReadingTokenizer | None) -> Intervention:
         sign, length, token, layer = found.groups()
         number = _number(length, line) * (-1 if sign == "-" else 1)
         return _added(Target(f"blocks.{int(layer)}.resid_post"), number, token, line, tokenizer)
+    if found := STEERED.fullmatch(line):
+        number = _number(found[2], line) * (-1 if found[1] == "-" else 1)
+        return Intervention("add", _target(found[3], line), number)
     if found := PATCHED.fullmatch(line):
         return _patched(_target(found[1], line), found[2], line, tokenizer)
     if found := OFF.fullmatch(line):
@@ -253,8 +307,8 @@ def _read_line(line: str, tokenizer: ReadingTokenizer | None) -> Intervention:
 
 def _no_change(line: str) -> WorkbenchError:
     return WorkbenchError(
-        f"{line[:80]!r} is not an edit; write one like {', '.join(CHOICES[:5])}, or {', '.join(CHOICES[5:])}, where "
-        "heads=0,1 and positions=7 choose parts of a SITE"
+        f"{line[:80]!r} is not an edit; write one like {', '.join(CHOICES[:WORDS])}, or {', '.join(CHOICES[WORDS:])}, "
+        "where heads=0,1 and positions=7 choose parts of a SITE"
     )
 
 
@@ -268,7 +322,7 @@ def _with_verb(verb: str, line: str, tokenizer: ReadingTokenizer | None) -> Inte
     words += [quoted] if quoted else []
     if len(words) != VERBS[verb] + 1:
         raise _no_change(line)
-    target = Target(words[0], *(_whole(name, text, line) for name in ("heads", "positions")))
+    target = Target(words[0], _whole("heads", text, line), _whole("positions", text, line))
     match verb:
         case "zero":
             return Intervention("zero", target)
@@ -287,6 +341,8 @@ def _target(text: str, line: str) -> Target:
     places = None
     if found := PLACES.fullmatch(text):
         text, places = found[1], _places(found[2], line)
+    if found := FEATURE.fullmatch(text):
+        return Target(_dictionary(found[1], line), None, places, int(found[2]))
     if found := HEADS.fullmatch(text):
         return Target(f"blocks.{int(found[1])}.attn.z", _distinct(found[2].upper().split("H")[1:]), places)
     if found := SUBLAYER.fullmatch(text):
@@ -299,11 +355,23 @@ def _target(text: str, line: str) -> Target:
     return Target(site, heads, positions if places is None else places)
 
 
+def _dictionary(name: str | None, line: str) -> str:
+    """The name of a dictionary; of an embedded one, its last part will do if no other one has it."""
+    there = features.embedded()
+    if name is None:
+        example = there[0] if there else "FOLDER"
+        raise WorkbenchError(f"{line[:80]!r} names no dictionary; write it before the number: feature {example}/417")
+    found = [full for full in there if full.endswith(f"/{name}")]
+    return found[0] if len(found) == 1 else name
+
+
 def _added(target: Target, length: float, token: str, line: str, tokenizer: ReadingTokenizer | None) -> Intervention:
     return Intervention("add", target, length, token, (typed_token(token, _needed(tokenizer, line)),))
 
 
 def _patched(target: Target, quoted: str, line: str, tokenizer: ReadingTokenizer | None) -> Intervention:
+    if target.feature is not None:
+        raise WorkbenchError(f"{line[:80]!r}: a feature can be off, multiplied (× 2) or raised (+8), not patched")
     prompt = _unquoted(quoted.strip(), line)
     ids = tuple(_needed(tokenizer, line)(prompt)["input_ids"])
     if not ids:

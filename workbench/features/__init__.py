@@ -8,7 +8,7 @@ model.run(ids, edits=[features.steer(sae, 417, 8.0)])
 
 from workbench.features.card import FeatureCard, card, nearest
 from workbench.features.dictionary import Dictionary
-from workbench.features.editing import replace, set_to, steer, switch_off
+from workbench.features.editing import replace, scale, set_to, steer, switch_off
 from workbench.features.files import embedded, load, save
 from workbench.features.firing import Firing, Gate
 from workbench.features.quality import Quality, quality
@@ -34,6 +34,7 @@ __all__ = [
     "quality",
     "replace",
     "save",
+    "scale",
     "set_to",
     "steer",
     "switch_off",

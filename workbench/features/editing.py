@@ -69,6 +69,23 @@ def set_to(dictionary: Dictionary, feature: int, value: float, positions: Where 
     return _edit(dictionary, _added(written, 1.0), positions)
 
 
+def scale(dictionary: Dictionary, feature: int, factor: float, positions: Where = None) -> Edit:
+    """The edit that multiplies the activation of a feature; positions where it is not active do not change a bit.
+
+    Errors: those of `switch_off`, and WorkbenchError for a factor that is not finite.
+    """
+    dictionary.check_feature(feature)
+    _check_reads_one(dictionary)
+    if not math.isfinite(factor):
+        raise WorkbenchError(f"the factor is {factor}; it should be a finite number")
+
+    def written(x: Tensor) -> Tensor:
+        d = dictionary.to(x.device)
+        return d.added(x, (factor - 1) * d.encode(x).of(feature), feature)
+
+    return _edit(dictionary, _added(written, factor - 1), positions)
+
+
 def replace(
     dictionary: Dictionary,
     change: Callable[[Firing], Firing] | None = None,

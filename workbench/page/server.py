@@ -187,7 +187,7 @@ def add_edits(app: FastAPI, bench: Bench) -> None:
         """The edits in their canonical spelling, or a sentence on why they are none or do not fit."""
         opened = bench.read(request.checkpoint, request.prompt)
         try:
-            return {"lines": active_lines(checked_edits(opened, request.edits))}
+            return {"lines": active_lines(checked_edits(bench, opened, request.edits))}
         except WorkbenchError as error:  # an answer to what is typed, and no failed request
             return {"lines": [], "problem": message(error)}
 

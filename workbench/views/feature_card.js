@@ -90,6 +90,25 @@ function group({ title, examples }, high) {
   return made;
 }
 
+// What can be done to it: lines of the stack of edits. They say here which of them hold.
+let lines = [];
+const named = () => `feature ${props.value.dictionary}/${props.value.feature}`;
+function hold() {
+  if (props.value?.facts === undefined) return;
+  const mine = lines.filter((line) => line.includes(`${named()} `) || line.endsWith(named()));
+  find(".held").textContent = mine.length ? `In force: ${mine.join(", ")}` : "";
+}
+wb.hear("interventions", (now) => {
+  lines = now;
+  hold();
+});
+find(".off").addEventListener("click", () => wb.intervene(`${named()} off`));
+find(".steer").addEventListener("click", () => {
+  const strength = Number(find(".strength").value);
+  if (find(".strength").value === "" || !Number.isFinite(strength)) return find(".strength").focus();
+  wb.intervene(`${strength < 0 ? "-" : "+"}${Math.abs(strength)} ${named()}`);
+});
+
 const { renew } = wb.offers(element, {
   offer: async () => props.value.offer,
   without: ["png", "svg", "page"],
@@ -105,6 +124,8 @@ function draw() {
   if (!isCard) return;
   find(".name").textContent = `Feature ${feature}`;
   find(".from").textContent = dictionary;
+  find(".strength").value = high ? Number((2 * high).toPrecision(2)) : 8; // twice its largest activation is seen
+  hold();
   find(".facts").replaceChildren(...facts.map(fact));
   for (const [name, effects] of Object.entries({ raised, lowered })) {
     find(`.${name}`).replaceChildren(...effects.map(effect));

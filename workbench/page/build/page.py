@@ -309,7 +309,7 @@ class Page:
                 if selection.token is not None and selection.token >= opened.ids.shape[1]:
                     selection = replace(selection, token=None)
                 try:
-                    stack = stack_value(opened, request.edits, request.shown)
+                    stack = stack_value(self.bench, opened, request.edits, request.shown)
                 except WorkbenchError as error:
                     refused = refused_stack(request.edits, message(error))
                     return ["", gr.skip(), gr.skip(), gr.skip(), refused, *[gr.skip()] * (3 + len(self._drawn))]

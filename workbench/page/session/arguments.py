@@ -164,7 +164,11 @@ class InterventionsOf(Argument):
     text: str
 
     def value(self, bench: Bench) -> object:
-        return interventions.read(self.text, bench.tokenizer(self.name))
+        changes = interventions.read(self.text, bench.tokenizer(self.name))
+        for change in changes:
+            if change.target.feature is not None:
+                bench.dictionary(change.target.site)  # an error for one that was not named at start
+        return changes
 
     def code(self, variables: VariableNames) -> str:
         return f"interventions.read({self.text!r}, tokenizer{variables.ending(self)})"

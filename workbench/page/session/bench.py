@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
 from hooks.stopping import check_stop
+from workbench import features
 from workbench.chat import Conversation
 from workbench.checkpoints import (
     Checkpoint,
@@ -36,7 +37,7 @@ from workbench.checkpoints import (
 from workbench.checkpoints.loading import suited_dtype
 from workbench.checkpoints.names import split_id
 from workbench.errors import WorkbenchError
-from workbench.features.files import embedded
+from workbench.features import Dictionary
 from workbench.page.options import ASKS_ABOVE
 from workbench.page.session.prompts import Prompt, prompt_ids
 from workbench.page.session.result_cache import ResultCache
@@ -111,9 +112,10 @@ class Bench:
         self.residents = Residents(budget, **options)
         self.offered: OrderedDict[str, Any] = OrderedDict()  # calls whose results can be downloaded, by key
         self.sets, self.saved = TextSets(texts), saved
-        own = [name for name in embedded() if split_id(name)[0] in {checkpoint.name for checkpoint in known}]
+        own = [name for name in features.embedded() if split_id(name)[0] in {checkpoint.name for checkpoint in known}]
         self.dictionaries = tuple(dict.fromkeys([*dictionaries, *own]))
         self.results = ResultCache(KEPT_RESULTS, KEPT_BYTES)
+        self._dictionaries: dict[str, Dictionary] = {}  # by name
         self._speeds: dict[str, Speed] = {}  # by series
         self._outlines: dict[str, OlmoForCausalLM] = {}  # by checkpoint
         self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}  # by checkpoint
@@ -158,6 +160,18 @@ class Bench:
     def finals(self, series: str) -> list[Checkpoint]:
         """The last checkpoints of a series that are on this machine; they differ in data order only."""
         return [checkpoint for checkpoint in finals(self._of(series)) if is_here(checkpoint)]
+
+    def dictionary(self, name: object) -> Dictionary:
+        """A dictionary of features by its name; it stays loaded.
+
+        Errors: WorkbenchError if it was not named at start; those of `features.load`.
+        """
+        if not isinstance(name, str) or name not in self.dictionaries:
+            there = ", ".join(self.dictionaries) or "none; start the page with --dictionary FOLDER"
+            raise WorkbenchError(f"no dictionary {name!r} on this page; there are {there}")
+        if name not in self._dictionaries:
+            self._dictionaries[name] = features.load(name)
+        return self._dictionaries[name]
 
     def _of(self, series: str) -> list[Checkpoint]:
         """All checkpoints of a series, except those whose folder lies outside the series' folder."""

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from workbench import features
 from workbench.errors import WorkbenchError
 from workbench.features import Dictionary
 from workbench.page.session.arguments import Argument, VariableNames
@@ -21,7 +20,7 @@ class DictionaryOf(Argument):
     chosen: str
 
     def value(self, bench: Bench) -> Dictionary:
-        return loaded(bench, self.chosen)
+        return bench.dictionary(self.chosen)
 
     def code(self, variables: VariableNames) -> str:
         return f"features.load({self.chosen!r})"
@@ -34,24 +33,10 @@ class DictionariesOf(Argument):
     chosen: tuple[str, ...]
 
     def value(self, bench: Bench) -> dict[str, Dictionary]:
-        return {name: loaded(bench, name) for name in self.chosen}
+        return {name: bench.dictionary(name) for name in self.chosen}
 
     def code(self, variables: VariableNames) -> str:
         return f"{{name: features.load(name) for name in {list(self.chosen)!r}}}"
-
-
-def loaded(bench: Bench, name: object) -> Dictionary:
-    """A dictionary by its name. Errors: WorkbenchError if it was not named at start; those of `features.load`."""
-    if not isinstance(name, str) or name not in bench.dictionaries:
-        raise WorkbenchError(
-            f"no dictionary {name!r} on this page; there are {', '.join(bench.dictionaries) or 'none'}"
-        )
-    key = "dictionary", name
-    found = bench.results.get(key)
-    if found is None:
-        found = features.load(name)
-        bench.results.put(key, found)
-    return found
 
 
 def fitting(bench: Bench, checkpoint: str) -> tuple[str, ...]:
@@ -62,7 +47,7 @@ def fitting(bench: Bench, checkpoint: str) -> tuple[str, ...]:
     """
     ranks = {}
     for name in bench.dictionaries:
-        found = loaded(bench, name)
+        found = bench.dictionary(name)
         if not found.sources and problem_of(bench, checkpoint, found) is None:
             ranks[name] = (found.model == checkpoint, found.kind == "SAE", len(found))
     return tuple(sorted(ranks, key=lambda name: ranks[name], reverse=True))
@@ -88,7 +73,7 @@ def chosen_dictionary(bench: Bench, checkpoint: str, name: object) -> str:
         if not there:
             raise WorkbenchError(NONE_FITS)
         return there[0]
-    found = loaded(bench, name)
+    found = bench.dictionary(name)
     if name not in there:
         why = problem_of(bench, checkpoint, found) or "a crosscoder reads several models at once"
         raise WorkbenchError(f"{name} is not shown for {checkpoint}: {why}; those that fit: {', '.join(there)}")

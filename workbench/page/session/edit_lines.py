@@ -37,11 +37,12 @@ def tapped(bench: Bench, *edited: tuple[OlmoForCausalLM, str, str]) -> Iterator[
     with ExitStack() as blocks:
         for model, checkpoint, text in {id(each[0]): each for each in edited if each[2]}.values():
             changes = interventions.read(text, bench.load(checkpoint)[1])
-            blocks.enter_context(model.tapped(edits=interventions.edits_of(model, changes)))
+            edits = interventions.edits_of(model, changes, bench.dictionary)
+            blocks.enter_context(model.tapped(edits=edits))
         yield
 
 
-def checked_edits(opened: OpenedPrompt, text: object) -> str:
+def checked_edits(bench: Bench, opened: OpenedPrompt, text: object) -> str:
     """Interventions that a browser sent, in their canonical spelling, after a check that they fit the model and prompt.
 
     Errors: WorkbenchError for too many edits, a line that is no edit, or an edit that does not fit.
@@ -49,7 +50,7 @@ def checked_edits(opened: OpenedPrompt, text: object) -> str:
     text = bounded(text)
     changes = interventions.read(text, opened.tokenizer)
     for change in changes:
-        change.check(opened.model)
+        change.check(opened.model, bench.dictionary)
     interventions.check_text(changes, opened.ids.shape[1])
     return "\n".join(map(str, changes))
 
@@ -63,12 +64,12 @@ def bounded(text: object) -> str:
     return text
 
 
-def stack_value(opened: OpenedPrompt, text: object, shown: object) -> dict[str, Any]:
+def stack_value(bench: Bench, opened: OpenedPrompt, text: object, shown: object) -> dict[str, Any]:
     """The value of the stack of edits (see interventions.js): canonical lines, those that are switched off too.
 
     Errors: those of `checked_edits`, for the lines that are switched on.
     """
-    on = iter(interventions.active_lines(checked_edits(opened, text)))
+    on = iter(interventions.active_lines(checked_edits(bench, opened, text)))
     lines = [line.strip() for line in bounded(text).split("\n") if line.strip()]
     return {
         "lines": [line if line.startswith("#") else next(on) for line in lines],
@@ -91,12 +92,18 @@ def in_force(lines: Iterable[str], shown: object) -> str:
 
 
 def edit_code(change: Intervention, model: str, tokenizer: str, device: str = "") -> str:
-    """An intervention as a Python expression: a call of `hooks.edits`.
+    """An intervention as a Python expression: a call of `hooks.edits` or `features`.
 
     `model` and `tokenizer` are the names of variables, `device` is an argument of `torch.tensor`, such as
     ", device=model.device", or empty.
     """
     target, arguments = change.target, [repr(change.target.site)]
+    if target.feature is not None:
+        function = {"zero": "switch_off", "scale": "scale", "add": "steer"}[change.kind]
+        arguments = [f"features.load({target.site!r})", str(target.feature)]
+        arguments += [] if change.kind == "zero" else [repr(change.number)]
+        arguments += [] if target.positions is None else [f"positions={list(target.positions)}"]
+        return f"features.{function}({', '.join(arguments)})"
     match change.kind:
         case "scale":
             arguments.append(repr(change.number))

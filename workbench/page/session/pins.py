@@ -45,7 +45,7 @@ class Pin:
         Errors: those of `Bench.read` and of the interventions.
         """
         opened = bench.read(self.checkpoint, typed_prompt(self.prompt, self.chat))
-        edits = checked_edits(opened, self.edits)
+        edits = checked_edits(bench, opened, self.edits)
         where = [label(bench.known[opened.checkpoint]), *edits.splitlines()]
         title = " · ".join(["Pinned", *where])
         return surprisal_strip(bench, opened, Selection(), edits) | {"title": title, "spine": False, "pinned": True}

@@ -130,15 +130,19 @@ def direct_view(bench: Bench, request: TabRequest, token: str, against: str, wha
     """The direct effect of each part on the logit of a token, or on the difference of two tokens' logits."""
     gather, note = choice(what, DIRECT, "view")
     question = question_of(bench, request, token, against)
-    note, call = f"{note}{uncounted(question.opened, request.query.edits)}", direct_call(request, question)
+    note, call = f"{note}{uncounted(bench, question.opened, request.query.edits)}", direct_call(request, question)
     if gather is by_head:
         return View(Call.quick(by_head, call), note, chooses=question.heads)
     return View(call if gather is None else Call.quick(gather, call), note)
 
 
-def uncounted(opened: OpenedPrompt, edits: str) -> str:
+def uncounted(bench: Bench, opened: OpenedPrompt, edits: str) -> str:
     """A sentence on the edits that change the residual stream between the parts; empty if there are none."""
-    names = [str(one) for one in read(edits, opened.tokenizer) if BETWEEN_PARTS.search(one.target.site)]
+    changes = read(edits, opened.tokenizer)
+    of_features = {
+        change: bench.dictionary(change.target.site).writes for change in changes if change.target.feature is not None
+    }
+    names = [str(one) for one in changes if BETWEEN_PARTS.search(of_features.get(one, one.target.site))]
     return f" With {', '.join(names)}, which acts between the parts, they do not sum to the logit." if names else ""
 
 

@@ -22,7 +22,6 @@ from workbench.page.session.dictionaries import (
     DictionaryOf,
     chosen_dictionary,
     fitting,
-    loaded,
 )
 from workbench.page.session.prices import Expensive, Planner, agree, priced
 from workbench.page.session.requests import TabRequest
@@ -104,7 +103,7 @@ def card_view(
         there = bool(fitting(bench, request.query.checkpoint))
         return [{"empty": "Click a row of the table, or type the number of a feature."} if there else {}, asked(None)]
     chosen = chosen_dictionary(bench, request.query.checkpoint, name)
-    feature = checked_feature(loaded(bench, chosen), number)
+    feature = checked_feature(bench.dictionary(chosen), number)
     call = card_call(bench, request, chosen, feature)
     try:
         scan_of(bench, request, chosen, call, progress)
@@ -172,7 +171,7 @@ def clicked_feature(bench: Bench, request: TabRequest, data: Mapping[str, Any]) 
 def clicked_neighbour(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> list[object]:
     """The dictionary and the number of a clicked neighbour."""
     name = chosen_dictionary(bench, request.query.checkpoint, data.get("dictionary"))
-    return [name, checked_feature(loaded(bench, name), data.get("feature"))]
+    return [name, checked_feature(bench.dictionary(name), data.get("feature"))]
 
 
 def text_at(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
@@ -185,7 +184,7 @@ def text_at(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
 
 def summary(bench: Bench, request: TabRequest, name: str, found: FeatureScan | None = None) -> str:
     """What is shown: the dictionary, the texts, how many features are never active in them, and for which model."""
-    dictionary, checkpoint = loaded(bench, name), request.query.checkpoint
+    dictionary, checkpoint = bench.dictionary(name), request.query.checkpoint
     place = dictionary.reads if dictionary.reads == dictionary.writes else f"{dictionary.reads} → {dictionary.writes}"
     told = [f"{name}: {dictionary.kind} of {len(dictionary):,} features at {place}"]
     told += [f"in {bench.sets.get(request.selection.texts or '').counted}"]

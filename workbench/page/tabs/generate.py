@@ -165,7 +165,7 @@ def steps(
         stop_at=ends_of(opened) if ends else [],
         read=read,
     )
-    changes = interventions.edits_of(opened.model, interventions.read(edits, opened.tokenizer))
+    changes = interventions.edits_of(opened.model, interventions.read(edits, opened.tokenizer), bench.dictionary)
     while True:
         with bench.turn(), opened.model.tapped(edits=changes):  # a block for each step, as steps may change threads
             step = next(stream, None)
