@@ -205,7 +205,7 @@ def test_a_line_is_read_and_written(folder, line, written):
 
 def strongest(model, dictionary, ids):
     """The feature that is most active at the last token."""
-    return int(dictionary.encode(model.run(ids, capture=SITE)[SITE][0, -1]).indices[0])
+    return int(dictionary.encode(model.run(ids, capture=SITE)[SITE][0]).indices[-1, 0])
 
 
 def test_edits_in_words_are_those_of_the_library(bench, folder):
