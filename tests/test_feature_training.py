@@ -157,6 +157,43 @@ def test_a_crosscoder_reads_several_checkpoints(make_model, texts):
         Streamed({"a": models["a"], "c": make_model("olmo3")}, texts, SITE)
 
 
+def test_two_columns_of_one_checkpoint_have_the_same_norms(model, texts):
+    d = features.train(Streamed({"a": model, "b": model}, texts, SITE, batch_tokens=60), SMALL)
+    norms = d.directions.norm(dim=-1)
+    assert torch.equal(norms[:, 0], norms[:, 1])
+
+
+class PlantedInOne(Planted):
+    """Two sources with the same directions, but for some that only the second has."""
+
+    def __init__(self, exclusive=8):
+        super().__init__(sources=1)
+        self.exclusive = exclusive
+        self.checkpoints = ("a", "b")
+
+    def batch(self, number):
+        generator = torch.Generator().manual_seed(number)
+        chosen = torch.rand(512, len(self.directions), generator=generator).argsort(1)[:, : self.active]
+        weights = torch.zeros(512, len(self.directions)).scatter(1, chosen, 1 + torch.rand(512, self.active))
+        here = weights.clone()
+        here[:, : self.exclusive] = 0
+        x = torch.stack([here @ self.directions, weights @ self.directions], 1)
+        return ReadAndWritten(x, x)
+
+
+def test_directions_planted_in_one_source_are_exclusive_and_no_others():
+    planted = PlantedInOne()
+    settings = TrainingSettings(64, 3, batches=300, learning_rate=1e-2, dead_after=2000, warmup=10, seed=1)
+    d = features.train(planted, settings)
+    cosines = F.normalize(planted.directions, dim=1) @ F.normalize(d.directions[:, 1], dim=1).T
+    found = cosines.max(1).values > 0.9
+    assert found.float().mean() >= 0.9
+    norms = d.directions.norm(dim=-1)
+    share = (norms[:, 1] / norms.sum(1))[cosines.argmax(1)]  # of the second source, of each planted direction
+    exclusive = torch.arange(len(share)) < planted.exclusive
+    assert (share[found & exclusive] > 0.9).all() and (share[found & ~exclusive] < 0.6).all()
+
+
 @pytest.mark.parametrize("place", [(SITE, SITE), MLP])
 def test_the_measures_are_what_they_say(model, texts, place):
     d = random_dictionary("topk", *place)

@@ -152,6 +152,7 @@ def card(
     """
     dictionary.check_feature(feature)
     named = by_source(dictionary, models)
+    dictionary = dictionary.to(next(iter(named.values())).device)
     scan = texts if isinstance(texts, FeatureScan) else of(named, texts, dictionary, progress=part(progress, 0.0, 0.9))
     if len(scan) != len(dictionary):
         raise WorkbenchError(f"the scan is of {len(scan):,} features, and the dictionary has {len(dictionary):,}")

@@ -63,14 +63,14 @@ def quality(
     """
     named = by_source(dictionary, models)
     first = next(iter(named.values()))
-    texts = texts_for(first, tokens, at_least=2)
+    texts, dictionary = texts_for(first, tokens, at_least=2), dictionary.to(first.device)
     per_token = run_bytes(first, capture=[dictionary.reads, dictionary.writes], logits=4) + 8 * len(dictionary)
     size = tokens_at_a_time(first, "measures of a dictionary", per_token, texts.longest)
     batches = list(texts.batches(size))
     count = texts.tokens
     total, squares = torch.zeros(1), torch.zeros(1)
     for batch in batches:
-        written = captured(named, dictionary.writes, batch.ids).double()
+        written = captured(named, dictionary.writes, batch.ids).double().cpu()
         total, squares = total + written.sum((0, 1)), squares + written.square().sum((0, 1, 3))
     mean = total / count  # source d_model
     variance = squares - count * mean.square().sum(-1)
@@ -82,8 +82,8 @@ def quality(
         firing = dictionary.encode(given)
         made = dictionary.decode(firing, given)
         made = made if dictionary.sources else made[:, :, None]  # batch pos source d_model
-        wrong += (written - made).double().square().sum((0, 1, 3))
-        ids = firing.indices[firing.values > 0]
+        wrong += (written - made).double().square().sum((0, 1, 3)).cpu()
+        ids = firing.indices[firing.values > 0].cpu()
         active += torch.bincount(ids, minlength=len(dictionary))
         fired += len(ids)
         for number, model in enumerate(named.values()):
@@ -92,7 +92,7 @@ def quality(
             for row, other in enumerate(others):
                 change = () if other is None else edits.replace(dictionary.writes, other.unflatten(-1, shape))
                 logits = model.run(batch.ids, edits=change).logits[:, :-1]
-                losses[row, number] += next_token_statistics(logits, batch.ids[:, 1:])["loss"].double().sum()
+                losses[row, number] += next_token_statistics(logits, batch.ids[:, 1:])["loss"].double().sum().cpu()
     losses /= count - len(texts)
     found = {}
     for number, name in enumerate(named):

@@ -31,8 +31,8 @@ def by_source(dictionary: Dictionary, models: Models) -> dict[str, OlmoForCausal
 
 def captured(models: Mapping[str, OlmoForCausalLM], site: str, ids: Tensor) -> Tensor:
     """The activations of all models at a site: batch pos source d_model, float32."""
-    runs = [model.run(ids, capture=site, captures_only=True)[site].flatten(2).float() for model in models.values()]
-    return torch.stack(runs, 2)
+    runs = [model.run(ids.to(model.device), capture=site, captures_only=True)[site] for model in models.values()]
+    return torch.stack([run.flatten(2).float().to(ids.device) for run in runs], 2)
 
 
 def read_by(dictionary: Dictionary, models: Mapping[str, OlmoForCausalLM], ids: Tensor) -> Tensor:

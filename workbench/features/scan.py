@@ -119,7 +119,7 @@ def of(
     """
     named = by_source(dictionary, models)
     first = next(iter(named.values()))
-    texts = texts_for(first, tokens)
+    texts, dictionary = texts_for(first, tokens), dictionary.to(first.device)
     mark = _mark(dictionary, [weights_digest(model) for model in named.values()], texts)
     place = _cached(mark) if folder is None else Path(folder)
     try:

@@ -21,7 +21,8 @@ from workbench.texts import TextsLike
 class ReadAndWritten(NamedTuple):
     """Activations of the same tokens at the site that is read and the one that is written.
 
-    Both are row source d_model, float32; the source axis has one entry for each checkpoint.
+    Both are row source d_model, float32; the source axis has one entry for each checkpoint. Training runs on their
+    device.
     """
 
     read: Tensor
@@ -116,7 +117,7 @@ class Streamed:
         sites = list(dict.fromkeys((self.reads, self.writes)))
         runs = [model.run(ids.to(model.device), capture=sites, captures_only=True) for model in self.models]
         read, written = (
-            torch.stack([run[site].flatten(2).flatten(0, 1).float().cpu() for run in runs], 1)
+            torch.stack([run[site].flatten(2).flatten(0, 1).float().to(self.texts.ids.device) for run in runs], 1)
             for site in (self.reads, self.writes)
         )
         return ReadAndWritten(read, written)

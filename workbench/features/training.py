@@ -5,7 +5,8 @@
 
 Activations are scaled so that their mean squared norm about their mean is their width, for each checkpoint. The loss is
 the squared error of the reconstruction over the variance, plus `auxiliary` times the same for what the dead features
-alone make of the error (AuxK). Adam; the rows of the decoder keep norm 1, and gradients along them are removed.
+alone make of the error (AuxK). The directions of a feature begin alike in all sources of a crosscoder. Adam; the rows
+of the decoder keep norm 1, and gradients along them are removed.
 
 Sources: Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (TopK, AuxK, initialisation); Bussmann et al.
 2024, "BatchTopK sparse autoencoders"; Bricken et al. 2023, "Towards monosemanticity" (norm of the decoder); Dunefsky et
@@ -118,19 +119,27 @@ class _Trainer:
         first = [source.batch(number) for number in range(FIRST)]
         read, written = (torch.cat([getattr(one, name) for one in first]) for name in ("read", "written"))
         self.reading, self.writing = Scaling.of(read), Scaling.of(written)
+        self.device = read.device
         self.step, self.variance = 0, float(self.writing(written).square().sum(1).mean())
         self.weights = self._initial(read[0].numel(), written[0].numel())
         self.adam = torch.optim.Adam(self.weights.values(), lr=settings.learning_rate)
-        self.silent = torch.zeros(settings.features, dtype=torch.long)  # tokens since each feature was active
+        self.silent = torch.zeros(
+            settings.features, dtype=torch.long, device=self.device
+        )  # tokens since each feature was active
 
     def _initial(self, d_read: int, d_write: int) -> dict[str, Tensor]:
-        n = self.settings.features
+        n, sources = self.settings.features, len(self.source.checkpoints)
         generator = torch.Generator().manual_seed(self.settings.seed)
-        decoder = F.normalize(torch.randn(n, d_write, generator=generator), dim=1)
-        same = self.source.reads == self.source.writes
-        encoder = decoder.T if same else F.normalize(torch.randn(d_read, n, generator=generator), dim=0)
+
+        def directions(width: int) -> Tensor:
+            """feature width: random, the same in all sources, of norm 1 together."""
+            one = torch.randn(n, width // sources, generator=generator)
+            return F.normalize(one.repeat(1, sources), dim=1)
+
+        decoder = directions(d_write)
+        encoder = decoder.T if self._is_centred else directions(d_read).T
         made = (encoder.clone(), torch.zeros(n), decoder, torch.zeros(d_write))
-        return {name: tensor.requires_grad_() for name, tensor in zip(PARAMETERS, made, strict=True)}
+        return {name: tensor.to(self.device).requires_grad_() for name, tensor in zip(PARAMETERS, made, strict=True)}
 
     def advance(self) -> None:
         """One batch."""
@@ -201,7 +210,7 @@ class _Trainer:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        self.step, self.silent = int(state["step"]), state["silent"]
+        self.step, self.silent = int(state["step"]), state["silent"].to(self.device)
         with torch.no_grad():
             for name, tensor in self.weights.items():
                 tensor.copy_(state["weights"][name])
@@ -289,7 +298,7 @@ def train(
         if place is not None and (trainer.step % settings.save_every == 0 or trainer.step == settings.batches):
             _write(place / STATE, trainer.state())
     report(progress, 1.0, "training")
-    return trainer.dictionary()
+    return trainer.dictionary().to("cpu")
 
 
 def _plan_of(source: ActivationSource, settings: TrainingSettings) -> dict[str, Any]:
@@ -329,7 +338,7 @@ def _write(path: Path, state: Mapping[str, Any]) -> None:
 
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        found = torch.load(path, weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
         assert isinstance(found, dict)
     except (OSError, RuntimeError, ValueError, EOFError, AssertionError, pickle.UnpicklingError) as error:
         raise WorkbenchError(f"{path} is damaged: {reason(error)}; delete it to train from the start") from error
