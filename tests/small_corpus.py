@@ -24,20 +24,20 @@ def joined(documents: list[list[int]]) -> np.ndarray:
     return np.array([token for document in documents for token in [*document, END]], np.uint16)
 
 
-def naive_places(documents: list[list[int]], ids: list[int]) -> list[int]:
+def naive_places(documents: list[list[int]], ids: list[int], end: int = END) -> list[int]:
     """The places of an n-gram by looking at each place of each document."""
     found, begin = [], 0
     for document in documents:
-        ended = [*document, END]
+        ended = [*document, end]
         found += [begin + at for at in range(len(ended)) if ended[at : at + len(ids)] == ids]
         begin += len(ended)
     return found
 
 
-def naive_followers(documents: list[list[int]], ids: list[int]) -> dict[int, int]:
+def naive_followers(documents: list[list[int]], ids: list[int], end: int = END) -> dict[int, int]:
     counts: dict[int, int] = {}
     for document in documents:
-        ended = [*document, END]
+        ended = [*document, end]
         for at in range(len(ended) - len(ids)):
             if ended[at : at + len(ids)] == ids:
                 counts[ended[at + len(ids)]] = counts.get(ended[at + len(ids)], 0) + 1

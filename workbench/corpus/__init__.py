@@ -24,6 +24,7 @@ from workbench.corpus.building import open_index as open
 from workbench.corpus.chosen_rows import chosen_rows
 from workbench.corpus.explaining_rows import explaining_rows
 from workbench.corpus.index import Continuations, CorpusIndex, Document, VerbatimSpan
+from workbench.corpus.infini_gram import InfiniGramIndex, open_infini_gram
 from workbench.corpus.influence import influence, random_rows
 from workbench.corpus.replay import Replay, replay_of, rows
 from workbench.corpus.row_losses import loss_on_rows, row_losses
@@ -35,6 +36,7 @@ __all__ = [
     "Continuations",
     "CorpusIndex",
     "Document",
+    "InfiniGramIndex",
     "Replay",
     "SuffixIndex",
     "TrainingText",
@@ -46,6 +48,7 @@ __all__ = [
     "influence",
     "loss_on_rows",
     "open",
+    "open_infini_gram",
     "prepared_text",
     "random_rows",
     "replay_of",
