@@ -95,6 +95,22 @@ assert sum(won[step] for step in steps if step < 1000) <= 4
 pushed = dict(zip(steps, summary["effect"], strict=True))
 assert 3.5 < pushed[4000] / pushed[2000] < 4.5 and 0.05 < by_step[4000] - by_step[2000] < 0.08
 """,
+    "08_from_a_prediction_to_its_rows": """
+assert expected["token"][0] == " camera" and 0.9 < expected["probability"][0] < 0.92
+most = needed.rank().head(3)
+assert {(row.layer, row.part) for row in most[:2].itertuples()} == {(0, "4"), (1, "MLP")} and most["value"][2] < 1
+by_step_of_series = formed["probability"]
+assert by_step_of_series[1000] < 0.05 and 0.2 < by_step_of_series[2000] < 0.3 and by_step_of_series[4000] > 0.85
+assert by_step["rows read before"].iloc[-1] == len(places) < STEPS * 8 / 3
+assert by_layer["nothing"] > 0.9 and by_layer["both"] < 0.4
+assert np.median(quantiles) > 0.6
+others_known = effect.drop(index="Sarah")
+assert effect["with all rows"]["Sarah"] > 0.9 and effect["without"]["Sarah"] < 0.3 and others_known.min().min() > 0.8
+if text is not None:
+    assert follows.suffix == 6 and follows.counts[answer[0]] == follows.total == 103
+    assert formed["rows read before"].loc[[1000, 2000, 4000, 6000]].tolist() == [16, 33, 85, 143]
+    assert list(counts["count"][[5, 6, 7]]) == [212, 185, 103]
+""",
 }
 
 

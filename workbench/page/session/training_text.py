@@ -256,7 +256,8 @@ def rows_that_held(bench: Bench, index: corpus.SuffixIndex, ngram: Sequence[int]
     `before` counts the rows that the checkpoint has read: those of steps below its own.
     """
     opened, recipe = bench.checkpoint(checkpoint), RECIPES[bench.series_of(checkpoint)]
-    steps = index.rows_with(ngram, order_of(checkpoint))["step"].to_numpy()
+    held = index.rows_with(ngram, order_of(checkpoint))[["step", "row"]].drop_duplicates()  # a row may hold copies
+    steps = held["step"].to_numpy()
     unique = np.unique(steps)
     counts, _ = np.histogram(steps, BINS, (0, recipe.steps))
     at = recipe.steps if opened.step is None else opened.step
