@@ -18,9 +18,7 @@ from workbench.views.standalone import ORDERS
 
 OF_TEXTS = ("entropy", "previous", "first", "self", "distance", "duplicate")
 """The scores that depend on the texts; induction is measured on random tokens."""
-SAMPLED = (
-    f"Mean over {INDUCTION_SAMPLES} rows; the command line and head_atlas take more by default, with a smaller error."
-)
+SAMPLED = f"Mean over {INDUCTION_SAMPLES} rows; head_atlas and the command line take more, with a smaller error."
 
 
 def rail_value(

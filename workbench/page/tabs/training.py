@@ -83,7 +83,7 @@ def build(slot: Slot) -> None:
         min_width=150,
         render=False,
     )
-    marks = slot.link("marks", gr.Checkbox(False, label="Mark when it was read", min_width=120, scale=0, render=False))
+    marks = slot.link("marks", gr.Checkbox(False, label="Mark when read", min_width=120, scale=0, render=False))
     each_series = {checkpoint.name: name for name, checkpoint in slot.bench.known.items()}.values()
     some_absent = any(slot.bench.run_of(name) != slot.bench.run_here(name) for name in each_series)
     more = gr.Button("Fetch the others", size="sm", min_width=150, scale=0, visible=some_absent, render=False)
@@ -253,7 +253,7 @@ def view_of_heads(
     curves, shape = result(call, bench, priced(progress, price)), bench.shape_of(last.id)
     pick = head_pick(request, shape, highest(curves, shape))
     line = pick.options[pick.chosen][0]
-    note = f"{note} One line for each head, with {line} in front. Choose the head here, or click a line."
+    note = f"{note} {line} in front; click a line to choose its head."
     return View(call, note, pick=pick, line=line)
 
 
