@@ -13,6 +13,7 @@ from hooks import edits
 from workbench import checkpoints
 from workbench.analyses.ablation import ablation
 from workbench.analyses.activation_patching import activation_patching
+from workbench.analyses.circuit import circuit
 from workbench.analyses.compare_attention import compare_attention
 from workbench.analyses.compare_behaviour import behaviour_summary, compare_behaviour
 from workbench.analyses.direct_logit_attribution import mean_attribution
@@ -142,6 +143,21 @@ def test_patch_has_the_numbers_of_the_pairs(given, tmp_path, options):
             model, pairs.clean, pairs.corrupted, pairs.answers, pairs.others, tokenizer=tokenizer
         )
         np.testing.assert_allclose(found["kl"], wanted["kl"].values.ravel(), rtol=1e-4, atol=1e-5)
+
+
+def test_circuit_has_the_edges_of_the_pairs_and_their_proof(given, tmp_path, capsys):
+    options = ["--texts", str(given / "pairs.csv"), "--steps", "2", "--exact", "3", "--draws", "2"]
+    found = tables(given, tmp_path, "circuit", *options)
+    edges, proof = found[""], found["-what-circuits-keep-of-the-effect"]
+    model, tokenizer = checkpoints.load(str(given / "step0"))
+    pairs = TextPairs.read(given / "pairs.csv", tokenizer)
+    prompts = (pairs.clean, pairs.corrupted, pairs.answers, pairs.others)
+    wanted = circuit(model, *prompts, steps=2, exact=3, tokenizer=tokenizer)
+    np.testing.assert_allclose(edges["value"], wanted.top(len(wanted.names)).values, rtol=1e-3, atol=1e-5)
+    assert edges["exact"].notna().sum() == 3 and edges["exact"][:3].notna().all()
+    assert proof["best edges"].iloc[[0, -1]].tolist() == pytest.approx([0, 1], abs=1e-3)
+    assert proof["edges"].iloc[-1] == len(edges) == len(wanted.names)
+    assert f" of {len(edges)} edges, and " in capsys.readouterr().out
 
 
 LONGER = "w5 w6 w7 w1,a\nw8 w9,b\nw1 w2 w3 w4,a\nw7 w9 w2,b\n"

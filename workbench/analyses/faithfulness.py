@@ -83,7 +83,8 @@ class Faithfulness(Curves):
         """
         enough = np.flatnonzero(self.values[0] >= share)
         place = int(enough[0]) if len(enough) else len(self.x) - 1
-        values = dict(zip(self.lines, self.values[:, place].tolist(), strict=True))
+        rounded = self.values[:, place].astype(float).round(2) + 0.0  # no −0.00
+        values = dict(zip(self.lines, rounded.tolist(), strict=True))
         return (
             f"{values[BEST]:.2f} of the effect with {self.x[place]:,.0f} of {self.x[-1]:,.0f} edges, and "
             f"{values[WITHOUT]:.2f} without these; random circuits of this size {values[RANDOM]:.2f} ± "

@@ -21,6 +21,7 @@ from workbench.errors import WorkbenchError
 from workbench.progress import Progress, tqdm_progress
 from workbench.report import dtype_name
 from workbench.streams import standard_input
+from workbench.text_pairs import TextPairs
 from workbench.texts import Texts
 from workbench.versions import versions
 
@@ -111,6 +112,24 @@ def add_texts(parser: argparse.ArgumentParser, default: str | None = None, *, is
         "--label", metavar="COLUMN", help="column of the labels (default: none; a built-in set has its own)"
     )
     group.add_argument("--cut", type=positive, metavar="N", help="read only the first N tokens of each text")
+
+
+def add_pairs(parser: argparse.ArgumentParser) -> None:
+    """Add --texts, a set of matched pairs of prompts; see `pairs_of`."""
+    built_in = [name for name, found in SETS.items() if found.pairs]
+    parser.add_argument(
+        "--texts",
+        metavar="FILE",
+        default=built_in[0],
+        help="csv, jsonl or parquet with the columns clean, corrupted, answer and, if wanted, other; or a built-in "
+        f"set: {', '.join(built_in)} (default: {built_in[0]})",
+    )
+
+
+def pairs_of(args: argparse.Namespace, subject: LoadedCheckpoint) -> TextPairs:
+    """The pairs that --texts names. Errors: those of `TextPairs.read`."""
+    longest = subject.model.config.max_position_embeddings
+    return TextPairs.read(args.texts, subject.tokenizer, longest=longest)
 
 
 def add_edits(parser: argparse.ArgumentParser) -> None:

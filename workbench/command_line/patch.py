@@ -4,17 +4,21 @@ import argparse
 
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.attribution_patching import attribution_patching
-from workbench.command_line.common import add_checkpoint, add_loading_arguments, bar, opened_checkpoint
-from workbench.embedded_texts import SETS
+from workbench.command_line.common import (
+    add_checkpoint,
+    add_loading_arguments,
+    add_pairs,
+    bar,
+    opened_checkpoint,
+    pairs_of,
+)
 from workbench.report import Report, Section
-from workbench.text_pairs import TextPairs
 
 EXAMPLES = """
   python -m workbench patch
   python -m workbench patch --texts tiny-olmo/repeat-pairs --site attn.z --by head --html heads.html
   python -m workbench patch --texts pairs.csv --estimate --csv patched.csv
 """
-PAIRS = [name for name, found in SETS.items() if found.pairs]
 NOTE = (
     "How much of the answer to the clean prompt returns when the corrupted prompt runs with one activation of the "
     "clean run: 0 nothing, 1 all of it. Means over the pairs; the standard error is over pairs."
@@ -24,13 +28,7 @@ SHOWN = 15  # cells that are listed
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: pairs of prompts, and what is patched."""
-    parser.add_argument(
-        "--texts",
-        metavar="FILE",
-        default=PAIRS[0],
-        help="csv, jsonl or parquet with the columns clean, corrupted, answer and, if wanted, other; or a built-in "
-        f"set: {', '.join(PAIRS)} (default: {PAIRS[0]})",
-    )
+    add_pairs(parser)
     parser.add_argument("--site", default="resid_pre", help="what is patched (default: resid_pre)")
     parser.add_argument(
         "--by", choices=["position", "head"], default="position", help="columns of the map (default: position)"
@@ -45,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Report:
     """A table with a row for each layer and position, or layer and head."""
     subject = opened_checkpoint(args, args.checkpoint)
-    longest = subject.model.config.max_position_embeddings
-    pairs = TextPairs.read(args.texts, subject.tokenizer, longest=longest)
+    pairs = pairs_of(args, subject)
     analysis = attribution_patching if args.estimate else activation_patching
     found = analysis(
         subject.model,
