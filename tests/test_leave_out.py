@@ -18,6 +18,7 @@ from workbench.tiny_olmo.leave_out_runs import (
     machine,
     run_at,
     trained,
+    without_as_many,
     without_repeats,
     without_rows,
 )
@@ -87,6 +88,15 @@ def test_rows_with_repeats_are_those_that_are_no_piece_of_the_text(setting):
     for step in range(SHORT.steps):
         natural = (np.diff(replay.place_rows(step)) == 1).all(1)
         assert (keeps(step) == natural).all()
+
+
+def test_the_control_of_fewer_rows_leaves_out_as_many_drawn_from_all(setting):
+    without, fewer = without_repeats(setting).keeps, without_as_many(setting).keeps
+    assert without is not None and fewer is not None
+    kept = np.stack([fewer(step) for step in range(SHORT.steps)])
+    assert kept.sum(1).tolist() == [without(step).sum() for step in range(SHORT.steps)]
+    assert 0 < kept[:, 0].sum() < SHORT.steps and 0 < kept[:, -1].sum() < SHORT.steps
+    assert (fewer(3) == kept[3]).all()
 
 
 def test_a_planted_sentence_is_read_whole_at_its_steps_and_nowhere_else(setting):

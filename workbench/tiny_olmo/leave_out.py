@@ -36,6 +36,7 @@ from workbench.tiny_olmo.leave_out_runs import (
     losses_watched,
     machine,
     trained,
+    without_as_many,
     without_repeats,
     without_rows,
 )
@@ -52,11 +53,11 @@ SENTENCE = (
 
 
 def repeats(setting: Setting, probes: Probes) -> dict[str, Any]:
-    """Train the control and the run that leaves out the rows with repeats, and measure both.
+    """Train the control, the run that leaves out the rows with repeats, and one that leaves out as many random rows.
 
     Returns their losses and head scores by the name of the run; `measure.Measurement` says what each is.
     """
-    variants = (CONTROL, without_repeats(setting))
+    variants = (CONTROL, without_repeats(setting), without_as_many(setting))
     return {variant.name: as_record(measure(trained(setting, variant).model.eval(), probes)) for variant in variants}
 
 

@@ -22,6 +22,7 @@ from workbench.tiny_olmo.train import TrainingRun, save_checkpoint, save_state, 
 from workbench.whole_files import whole_file
 
 SAVED_EVERY = 50  # steps
+FEWER = 1_000_003  # in the seed of the rows that `without_as_many` draws; no data order has this number
 Keeps = Callable[[int], np.ndarray]
 """Which rows of a step are trained on: a function of the step that returns a boolean for each row."""
 
@@ -102,10 +103,27 @@ def without_repeats(setting: Setting) -> Variant:
     """The run without rows with repeats, of text and of random tokens: the natural rows of each step stay."""
 
     def keeps(step: int) -> np.ndarray:
-        stage = setting.recipe.stage(step)
-        return np.arange(stage.rows) >= sum(repeats_in(stage, (setting.recipe.seed, 1), step))
+        return np.arange(setting.recipe.stage(step).rows) >= _repeats(setting, step)
 
     return Variant("without-repeats", keeps)
+
+
+def without_as_many(setting: Setting) -> Variant:
+    """The run that leaves out as many rows of each step as have repeats, drawn from all its rows.
+
+    It says how much of what `without_repeats` changes is because fewer tokens were read.
+    """
+
+    def keeps(step: int) -> np.ndarray:
+        rows = setting.recipe.stage(step).rows
+        drawn = np.random.default_rng([setting.recipe.seed, FEWER, step]).permutation(rows)
+        return np.asarray(drawn >= _repeats(setting, step))
+
+    return Variant("without-as-many", keeps)
+
+
+def _repeats(setting: Setting, step: int) -> int:
+    return sum(repeats_in(setting.recipe.stage(step), (setting.recipe.seed, 1), step))
 
 
 def without_rows(setting: Setting, name: str, left_out: np.ndarray) -> Variant:
