@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.test_imports import SOURCES
+from workbench.analyses.circuit import Circuit
 from workbench.analyses.support.direction import Direction
 from workbench.analyses.token_inspection import Inspection
 from workbench.errors import WorkbenchError
@@ -74,6 +75,16 @@ EXAMPLES = {
         errors=ODD[5:8],
         texts=[1, 2, 2**40],
         **(SHARED | {"value_when_equal": [0, 1, math.nan]}),
+    ),
+    Circuit: Circuit(
+        ODD[:3],
+        HOSTILE[:3],
+        exact=ODD[5:8],
+        effect=-0.0,
+        scale_error=math.nan,
+        measure="\0",
+        replacement="zero",
+        **SHARED,
     ),
     Curves: Curves(
         ODD.reshape(2, 6),
