@@ -1,8 +1,8 @@
 """The ∞-gram beside a model, and verbatim pieces of a text: against the index's own answers."""
 
 import numpy as np
+import planted_cache
 import pytest
-import small_corpus
 import torch
 
 from workbench import WorkbenchError, checkpoints, corpus, load, token_losses, tokenizer_of
@@ -10,30 +10,30 @@ from workbench.page.session.bench import Bench
 from workbench.page.session.code import code
 from workbench.page.session.training_text import SHADES, ShadeRequest, shade_call, shading
 
-TEXTS = ("She lives in Lisbon and sells lemons, which grow", "nobody there buys: who lives", small_corpus.TEXTS[0])
+TEXTS = ("She lives in Lisbon and sells lemons, which grow", "nobody there buys: who lives", planted_cache.TEXTS[0])
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
-    small_corpus.put_in_cache(folder)
+    planted_cache.put_in_cache(folder)
     return folder
 
 
 @pytest.fixture
 def index(cache, monkeypatch) -> corpus.SuffixIndex:
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    return corpus.open(small_corpus.CHECKPOINT)
+    return corpus.open(planted_cache.CHECKPOINT)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return load(small_corpus.CHECKPOINT)[0]
+    return load(planted_cache.CHECKPOINT)[0]
 
 
 def texts(index: corpus.SuffixIndex) -> list[torch.Tensor]:
     """Texts, one with a document's end inside, and one with a token that does not occur."""
-    tokenizer = tokenizer_of(small_corpus.CHECKPOINT)
+    tokenizer = tokenizer_of(planted_cache.CHECKPOINT)
     found = [tokenizer(text)["input_ids"] for text in TEXTS]
     absent = int(np.setdiff1d(np.arange(5, 4096), index.tokens)[0])
     ids = [*found, [*found[0][:5], index.end, *found[1]], [*found[0][:4], absent, absent, *found[1]]]
@@ -89,7 +89,7 @@ def bench() -> Bench:
 @pytest.mark.parametrize("shade", SHADES)
 def test_a_strip_is_shaded_by_the_numbers_of_the_copied_python(bench, index, monkeypatch, shade):
     ids = tuple(texts(index)[0].tolist())
-    request = ShadeRequest(small_corpus.CHECKPOINT, ids, shade)
+    request = ShadeRequest(planted_cache.CHECKPOINT, ids, shade)
     found, call = shading(bench, request), shade_call(bench, request)
     source = code(call, bench).replace("text_page(result).show()", "")
     names: dict = {}
@@ -105,6 +105,6 @@ def test_a_strip_is_shaded_by_the_numbers_of_the_copied_python(bench, index, mon
 def test_no_shade_without_an_index_and_no_unknown_shade(bench, index, tmp_path, monkeypatch):
     ids = tuple(texts(index)[0].tolist())
     with pytest.raises(WorkbenchError, match="no shade 'colour'; choose from verbatim, text, difference"):
-        shading(bench, ShadeRequest(small_corpus.CHECKPOINT, ids, "colour"))
+        shading(bench, ShadeRequest(planted_cache.CHECKPOINT, ids, "colour"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert "corpus build tiny-olmo" in shading(bench, ShadeRequest(small_corpus.CHECKPOINT, ids, "text"))["absent"]
+    assert "corpus build tiny-olmo" in shading(bench, ShadeRequest(planted_cache.CHECKPOINT, ids, "text"))["absent"]

@@ -2,10 +2,11 @@
 
 import importlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import planted_cache
 import pytest
-import small_corpus
 import torch
 
 from workbench import WorkbenchError, checkpoints, corpus, load, tokenizer_of
@@ -15,11 +16,14 @@ from workbench.corpus.explaining_rows import candidates, first_and_last_step, ra
 from workbench.corpus.replay import Replay
 from workbench.corpus.training_text import RECIPES
 from workbench.page.build.panel import View
+from workbench.page.build.slot import guarded
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
+from workbench.page.session.cancellation import STOPPED, Cancellations
 from workbench.page.session.prices import Expensive
-from workbench.page.session.requests import Query, Selection, TabRequest
+from workbench.page.session.requests import Query, Selection, TabRequest, ViewRequest
 from workbench.page.tabs.compare import explaining_view
+from workbench.progress import Progress
 
 STEPS = {0: 0, 4: 50, 6: 400, 9: 6000}  # of the small run, and of the checkpoint of tiny-olmo whose weights it has
 PROMPT = "Someone lives in Lisbon and sells nothing"
@@ -30,7 +34,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("series") / "run"
     for step, of in STEPS.items():
         load(f"tiny-olmo@step{of}")[0].save_pretrained(folder / f"step{step}")
-    tokenizer_of(small_corpus.CHECKPOINT).save_pretrained(folder)
+    tokenizer_of(planted_cache.CHECKPOINT).save_pretrained(folder)
     return folder
 
 
@@ -38,25 +42,25 @@ def folder(tmp_path_factory):
 def index(tmp_path_factory) -> corpus.SuffixIndex:
     folder = tmp_path_factory.mktemp("index")
     building = importlib.import_module("workbench.corpus.building")
-    building.build_index(small_corpus.made(), folder)
+    building.build_index(planted_cache.made(), folder)
     return building.open_folder(folder)
 
 
 @pytest.fixture(scope="module")
 def replay() -> Replay:
-    return Replay.of(small_corpus.made().text.source(), small_corpus.RECIPE)
+    return Replay.of(planted_cache.made().text.source(), planted_cache.RECIPE)
 
 
 @pytest.fixture
 def run(folder, replay, monkeypatch) -> list[Checkpoint]:
-    monkeypatch.setitem(RECIPES, str(folder), small_corpus.RECIPE)
+    monkeypatch.setitem(RECIPES, str(folder), planted_cache.RECIPE)
     monkeypatch.setattr(importlib.import_module("workbench.corpus.chosen_rows"), "replay_of", lambda _: replay)
     return checkpoints.main_run(checkpoints.series(str(folder)))
 
 
 @pytest.fixture(scope="module")
 def ids() -> list[int]:
-    return tokenizer_of(small_corpus.CHECKPOINT)(PROMPT)["input_ids"]
+    return tokenizer_of(planted_cache.CHECKPOINT)(PROMPT)["input_ids"]
 
 
 def longest_piece(row: list[int], text: list[int]) -> int:
@@ -133,7 +137,7 @@ def test_a_text_without_candidates_is_refused_in_words(index, run):
         corpus.explaining_rows(run, [torch.tensor(absent)], index)
 
 
-def test_the_view_waits_for_a_click_and_then_ranks_the_rows(index, run, monkeypatch):
+def test_the_view_waits_for_a_click_then_ranks_the_rows_and_stop_ends_it(index, run, monkeypatch):
     bench = Bench(run, 10**9)
     monkeypatch.setattr(corpus, "open", lambda _: index)
     asked = TabRequest(Query(run[-1].id, PROMPT, 1), Selection())
@@ -141,16 +145,21 @@ def test_the_view_waits_for_a_click_and_then_ranks_the_rows(index, run, monkeypa
         explaining_view(bench, asked, run[1].id)
     view = explaining_view(bench, TabRequest(asked.query, Selection(), agreed=True), run[1].id)
     assert isinstance(view, View) and "2 checkpoints" in view.note
-    stops = []
+    cancellations, steps = Cancellations(), []
 
-    def stop(fraction: float, text: str) -> None:
-        stops.append(text)
-        raise InterruptedError(text)
+    def draw(asked: ViewRequest, _: object, progress: Progress):
+        def stopped(fraction: float, text: str) -> None:
+            steps.append(text)
+            cancellations.stop("page")
+            progress(fraction, text)
 
-    with pytest.raises(InterruptedError):
-        result(view.call, bench, stop)
+        return result(view.call, bench, stopped)
+
+    work = guarded(draw, 1, True, lambda asked, _: asked.cancellation)
+    ((said, _),) = work(SimpleNamespace(_data=None), request=ViewRequest(asked, (), cancellations.token("page")))
+    assert said == STOPPED and len(steps) == 1 and bench.results.get(view.call) is None
     found = result(view.call, bench)
-    assert len(stops) == 1 and found.names[-2].startswith("highest of") and "lives in Lisbon" in found.names[0]
+    assert found.names[-2].startswith("highest of") and "lives in Lisbon" in found.names[0]
     again = explaining_view(bench, asked, run[1].id)
     assert isinstance(again, View), "what was computed is shown without a click"
 

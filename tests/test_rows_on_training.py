@@ -2,9 +2,9 @@
 
 import importlib
 
+import planted_cache
 import plotly.graph_objects as go
 import pytest
-import small_corpus
 import torch
 
 from workbench import WorkbenchError, checkpoints, corpus, token_losses, tokenizer_of, trajectory
@@ -30,14 +30,14 @@ STEP_AXIS, TOKEN_AXIS = (
 
 @pytest.fixture(scope="module")
 def replay() -> Replay:
-    made = small_corpus.made()
-    return Replay.of(made.text.source(), small_corpus.RECIPE)
+    made = planted_cache.made()
+    return Replay.of(made.text.source(), planted_cache.RECIPE)
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
-    small_corpus.put_in_cache(folder)
+    planted_cache.put_in_cache(folder)
     return folder
 
 
@@ -55,7 +55,7 @@ def bench() -> Bench:
 
 
 def request(token: int | None = None, prompt: str = PROMPT) -> TabRequest:
-    return TabRequest(Query(small_corpus.CHECKPOINT, prompt, 1), Selection(token=token), agreed=True)
+    return TabRequest(Query(planted_cache.CHECKPOINT, prompt, 1), Selection(token=token), agreed=True)
 
 
 def test_chosen_rows_are_the_replays_and_are_named_by_step_and_number(index, replay):
@@ -68,8 +68,8 @@ def test_chosen_rows_are_the_replays_and_are_named_by_step_and_number(index, rep
 
 @pytest.mark.parametrize(("prompt", "token"), [(PROMPT, 2), (PROMPT, 4), ("Then Anna lives in", None)])
 def test_the_rows_of_an_ngram_hold_it(bench, index, prompt, token):
-    ids = tokenizer_of(small_corpus.CHECKPOINT)(prompt)["input_ids"]
-    read = read_ngram(bench, small_corpus.CHECKPOINT, prompt, token)
+    ids = tokenizer_of(planted_cache.CHECKPOINT)(prompt)["input_ids"]
+    read = read_ngram(bench, planted_cache.CHECKPOINT, prompt, token)
     end = len(ids) if token is None else token + 1
     ngram = ids[end - read.length : end]
     assert read.places and set(read.steps) == set(index.rows_with(ngram)["step"])
@@ -80,7 +80,7 @@ def test_the_rows_of_an_ngram_hold_it(bench, index, prompt, token):
 
 def test_the_chart_gets_a_tick_for_each_step_of_the_selected_token(bench, index):
     for token in (2, 4):
-        read = read_ngram(bench, small_corpus.CHECKPOINT, PROMPT, token)
+        read = read_ngram(bench, planted_cache.CHECKPOINT, PROMPT, token)
         view = training_view(bench, request(token), "held-out loss", STEP_AXIS, "", marks=True)
         assert isinstance(view, View) and view.marks == read.steps and read.told in view.note
         plain = training_view(bench, request(token), "held-out loss", STEP_AXIS, "")
@@ -91,7 +91,7 @@ def test_the_chart_gets_a_tick_for_each_step_of_the_selected_token(bench, index)
 
 
 def test_the_loss_on_rows_is_that_of_row_losses(bench, index, tmp_path):
-    read = read_ngram(bench, small_corpus.CHECKPOINT, PROMPT, 4)
+    read = read_ngram(bench, planted_cache.CHECKPOINT, PROMPT, 4)
     view = training_view(bench, request(4), ON_ROWS, STEP_AXIS, "")
     found = result(view.call, bench)
     few = corpus.chosen_rows("tiny-olmo", [read.places[0], read.places[-1]])
@@ -104,7 +104,7 @@ def test_the_loss_on_rows_is_that_of_row_losses(bench, index, tmp_path):
 def test_the_price_of_the_losses_is_that_of_reading_the_rows_at_each_checkpoint(bench, index):
     call = training_view(bench, request(4), ON_ROWS, STEP_AXIS, "", marks=False).call
     metric = Planner(bench).value(call.arguments[1])
-    each = planned(token_losses, bench.outline(small_corpus.CHECKPOINT), metric.arguments["rows"])
+    each = planned(token_losses, bench.outline(planted_cache.CHECKPOINT), metric.arguments["rows"])
     new = planned(trajectory, list(bench.known.values()), metric, cache=None)
     assert new.flops == len(STEPS) * each.flops > 0 and new.read > 0
 

@@ -1,8 +1,8 @@
 """What the page shows of the training text: against the index, by checkpoints of other data orders, and without one."""
 
 import numpy as np
+import planted_cache
 import pytest
-import small_corpus
 import torch
 from fastapi.testclient import TestClient
 from headless import served
@@ -23,19 +23,19 @@ def bench() -> Bench:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
-    small_corpus.put_in_cache(folder)
+    planted_cache.put_in_cache(folder)
     return folder
 
 
 @pytest.fixture
 def index(cache, monkeypatch) -> corpus.SuffixIndex:
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    return corpus.open(small_corpus.CHECKPOINT)
+    return corpus.open(planted_cache.CHECKPOINT)
 
 
 @pytest.fixture(scope="module")
 def ids() -> list[int]:
-    return tokenizer_of(small_corpus.CHECKPOINT)(TEXT)["input_ids"]
+    return tokenizer_of(planted_cache.CHECKPOINT)(TEXT)["input_ids"]
 
 
 def test_the_ngrams_of_a_token_occur_and_none_can_be_longer(index, ids):
@@ -54,9 +54,9 @@ def test_the_ngrams_of_a_token_occur_and_none_can_be_longer(index, ids):
 
 
 def test_what_follows_stands_beside_the_models_own_distribution(bench, index, ids):
-    model = load(small_corpus.CHECKPOINT)[0]
+    model = load(planted_cache.CHECKPOINT)[0]
     for token in (3, len(ids) - 1):
-        found = seen(bench, SeenRequest(small_corpus.CHECKPOINT, tuple(ids), token))["follows"]
+        found = seen(bench, SeenRequest(planted_cache.CHECKPOINT, tuple(ids), token))["follows"]
         expected = index.continuations(ids[: token + 1])
         by_model = model.run(torch.tensor([ids[: token + 1]])).logits[0, -1].softmax(-1)
         assert found["suffix"] == expected.suffix and found["total"] == expected.total
@@ -68,16 +68,16 @@ def test_what_follows_stands_beside_the_models_own_distribution(bench, index, id
 
 
 def test_edits_change_the_model_beside_the_text_and_not_the_text(bench, index, ids):
-    plain = seen(bench, SeenRequest(small_corpus.CHECKPOINT, tuple(ids), 5))["follows"]
-    edited = seen(bench, SeenRequest(small_corpus.CHECKPOINT, tuple(ids), 5, "L0 mlp off"))["follows"]
+    plain = seen(bench, SeenRequest(planted_cache.CHECKPOINT, tuple(ids), 5))["follows"]
+    edited = seen(bench, SeenRequest(planted_cache.CHECKPOINT, tuple(ids), 5, "L0 mlp off"))["follows"]
     assert plain["suffix"] == edited["suffix"] and plain["rows"] != edited["rows"]
 
 
 def test_documents_are_those_of_the_index_with_source_licence_and_steps(bench, index, ids):
-    found = seen(bench, SeenRequest(small_corpus.CHECKPOINT, tuple(ids), 4))
+    found = seen(bench, SeenRequest(planted_cache.CHECKPOINT, tuple(ids), 4))
     start, end = found["chosen"]
     assert found["places"] == index.count(ids[start:end]) >= len(found["documents"]) > 0
-    tokenizer = tokenizer_of(small_corpus.CHECKPOINT)
+    tokenizer = tokenizer_of(planted_cache.CHECKPOINT)
     for shown, place in zip(found["documents"], index.places(ids[start:end], 4), strict=True):
         document = index.document(place)
         assert (shown["source"], shown["licence"]) == (document.source, "free")
@@ -87,7 +87,7 @@ def test_documents_are_those_of_the_index_with_source_licence_and_steps(bench, i
 
 def test_the_time_line_counts_every_row_and_what_a_checkpoint_has_read(bench, index, ids):
     rows = index.rows_with(ids[3:4]).drop_duplicates(["step", "row"])["step"]
-    for name in ("tiny-olmo@step0", small_corpus.CHECKPOINT):
+    for name in ("tiny-olmo@step0", planted_cache.CHECKPOINT):
         found = seen(bench, SeenRequest(name, tuple(ids), 3, ngram=(3, 4)))["rows"]
         assert found["count"] == len(rows) == sum(found["bins"]) and len(found["bins"]) == BINS
         assert found["before"] == (rows < bench.checkpoint(name).step).sum()
@@ -102,7 +102,7 @@ def test_a_checkpoint_of_another_data_order_has_the_rows_of_its_own_run(bench, i
 
 def test_a_token_that_does_not_occur_has_no_documents(bench, index):
     absent = int(np.setdiff1d(np.arange(5, 4096), index.tokens)[0])
-    found = seen(bench, SeenRequest(small_corpus.CHECKPOINT, (absent,), 0))
+    found = seen(bench, SeenRequest(planted_cache.CHECKPOINT, (absent,), 0))
     assert found["ngrams"] == [] and found["documents"] == [] and found["rows"] is None
     assert found["follows"]["suffix"] == 0 and all(row[2] == 0 for row in found["follows"]["rows"])
 
@@ -112,30 +112,30 @@ def test_a_token_that_does_not_occur_has_no_documents(bench, index):
     [({"token": 99}, "no token 99"), ({"ids": (5000,)}, "not valid"), ({"ngram": (4, 9)}, "no n-gram with token 3")],
 )
 def test_requests_that_do_not_fit_are_refused(bench, index, ids, change, said):
-    asked = {"checkpoint": small_corpus.CHECKPOINT, "ids": tuple(ids), "token": 3} | change
+    asked = {"checkpoint": planted_cache.CHECKPOINT, "ids": tuple(ids), "token": 3} | change
     with pytest.raises(WorkbenchError, match=said):
         seen(bench, SeenRequest(**asked))
 
 
 def test_without_an_index_the_answer_is_the_command_that_makes_one(bench, ids, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    found = seen(bench, SeenRequest(small_corpus.CHECKPOINT, tuple(ids), 3))
+    found = seen(bench, SeenRequest(planted_cache.CHECKPOINT, tuple(ids), 3))
     assert list(found) == ["absent"] and "python -m workbench corpus build tiny-olmo" in found["absent"]
 
 
 def test_an_excerpt_stays_in_its_document_and_its_text_is_safe_to_show(index):
-    tokenizer = tokenizer_of(small_corpus.CHECKPOINT)
+    tokenizer = tokenizer_of(planted_cache.CHECKPOINT)
     for place in index.places(tokenizer(" sells")["input_ids"]):
         found = excerpt(index, int(place), 1, 500)
         whole = found.before + found.match + found.after
         assert whole == found.document.ids.tolist() and index.end not in whole
-    shown = plain_text(tokenizer(small_corpus.TEXTS[2])["input_ids"], tokenizer)
-    assert "\u202e" not in shown and "‹U+202E›" in shown and small_corpus.HOSTILE in shown
+    shown = plain_text(tokenizer(planted_cache.TEXTS[2])["input_ids"], tokenizer)
+    assert "\u202e" not in shown and "‹U+202E›" in shown and planted_cache.HOSTILE in shown
 
 
 def test_the_route_answers_a_browser(bench, index, ids):
     with served(bench) as client:
-        asked = {"checkpoint": small_corpus.CHECKPOINT, "ids": ids, "token": 3, "edits": "", "ngram": None}
+        asked = {"checkpoint": planted_cache.CHECKPOINT, "ids": ids, "token": 3, "edits": "", "ngram": None}
         assert shown(client, asked)["ngrams"]
         assert client.post("/data/corpus/seen", json=asked | {"folder": "/"}).status_code == 422
 

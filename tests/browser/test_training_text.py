@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import planted_cache
 import pytest
-import small_corpus
 from playwright.sync_api import Browser, Page, expect
 
 from .conftest import Visit, start, stop
@@ -17,7 +17,7 @@ PROMPT = "prompt=She lives in Lisbon and sells"
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
-    small_corpus.put_in_cache(folder)
+    planted_cache.put_in_cache(folder)
     return folder
 
 
@@ -48,7 +48,7 @@ def test_the_inspector_shows_ngrams_documents_and_steps_and_runs_no_markup(visit
     section = page.locator("#details .seen")
     expect(section.locator(".ngrams button").first).to_have_attribute("aria-pressed", "true")
     expect(section.locator(".document b").first).to_contain_text("Lisbon and sells")
-    expect(section.locator(".document").filter(has_text=small_corpus.HOSTILE)).to_have_count(1)
+    expect(section.locator(".document").filter(has_text=planted_cache.HOSTILE)).to_have_count(1)
     expect(section.locator(".document small").first).to_contain_text("<b>source")
     expect(section.locator(".timeline .tick").first).to_be_attached()
     assert page.evaluate("window.pwned") is None and section.locator("img").count() == 0
