@@ -1,6 +1,7 @@
 """The tab Features: its table and its cards show what a scan by hand finds; what does not fit is refused in words."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests.test_dictionaries import FEATURES, SITE, random_dictionary
 from workbench import features, interventions
 from workbench.analyses.logit_lens import logit_lens
 from workbench.errors import WorkbenchError
+from workbench.features.explain_token import explain_token
 from workbench.features.feature_table import examples, feature_table, read_by_logits
 from workbench.page.session.arguments import InterventionsOf, TokenizerOf
 from workbench.page.session.bench import Bench
@@ -61,7 +63,7 @@ def by_hand(bench, dictionary):
 
 
 def test_the_table_is_that_of_a_scan_by_hand(bench, request_for_set, folder):
-    value, _ = tab.table_view(bench, request_for_set, "")
+    value, _ = tab.features_value(bench, request_for_set, "")
     dictionary = bench.dictionary(str(folder / "sae"))
     whole = table(tab.table_call(request_for_set, str(folder / "sae")), bench)
     active = by_hand(bench, dictionary)
@@ -124,6 +126,51 @@ def python_of_set(bench, request):
     return source, f"Texts.of(tokenizer, {TEXTS!r})"
 
 
+@pytest.mark.parametrize("family", ["olmo", "olmo2", "olmo3"])
+@pytest.mark.parametrize("norming", ["none", "layer_norm"])
+@torch.no_grad()
+def test_the_effects_of_the_features_bias_and_error_are_the_logit(make_model, family, norming):
+    model, ids = make_model(family), torch.tensor([[5, 17, 3, 42, 8, 11]])
+    site = f"blocks.{model.config.num_hidden_layers - 1}.resid_post"
+    dictionary = random_dictionary(reads=site, writes=site, norming=norming)
+    found = explain_token(model, ids, {"sae": dictionary}, position=3, token=7)
+    run = model.run(ids, capture=[site, "ln_final.scale"])
+    x, scale = run[site][0, 3:4], run["ln_final.scale"][0, 3]
+    firing = dictionary.encode(x)
+    left_out = dictionary.error(x) + dictionary.decode(replace(firing, values=torch.zeros_like(firing.values)), x)
+    rest = read_by_logits(model, left_out, scale)[0]
+    logits = run.logits[0, 3]
+    total = found["effect"].sum() + float(rest[7] - rest.mean())
+    assert total == pytest.approx(float(logits[7] - logits.mean()), abs=2e-3)
+    assert sorted(found["feature"]) == sorted(firing.indices[0, firing.values[0] > 0].tolist())
+    assert found["effect"].abs().is_monotonic_decreasing and found.attrs["position"] == 3
+
+
+def test_a_token_is_explained_by_all_dictionaries_that_fit_and_with_the_edits(bench, folder):
+    edits = interventions.canonical(f"feature {folder / 'sae'}/17 off")
+    for text in ("", edits):
+        request = TabRequest(Query(bench.default, PROMPT, 1, text), Selection(token=2))
+        update, _ = tab.active_view(bench, request, list(tab.LISTS)[1])
+        value, call = update["value"], tab.explaining_call(bench, request, fitting(bench, bench.default))
+        whole = run_copied(code(call, bench))["result"]
+        assert whole.equals(table(call, bench)) and len(value["rows"]) == len(whole)
+        assert set(whole["dictionary"]) == {str(folder / "sae"), str(folder / "transcoder")}
+        assert "token 2" in value["summary"] and (text in value["summary"])
+        assert tab.clicked_active(bench, request, {"text": 1}) == whole.loc[1, ["dictionary", "feature"]].tolist()
+        with pytest.raises(WorkbenchError, match="no row"):
+            tab.clicked_active(bench, request, {"text": len(whole)})
+        json.dumps(value, allow_nan=False)
+    assert tab.active_view(bench, request, tab.ALL_FEATURES)[0]["visible"] == "hidden"
+
+
+def test_what_cannot_be_explained_is_said(bench, folder):
+    model = bench.load(bench.default)[0]
+    with pytest.raises(WorkbenchError, match="at least one"):
+        explain_token(model, torch.tensor([[5]]), {})
+    with pytest.raises(WorkbenchError, match="crosscoder"):
+        explain_token(model, torch.tensor([[5]]), {"c": features.load(folder / "crosscoder")})
+
+
 def test_hostile_tokens_stay_text(bench, request_for_set, monkeypatch):
     """The value holds the tokens as they are; feature_card.js and text_table.js set them with textContent."""
     hostile = "<img src=x onerror=alert(1)>"
@@ -146,7 +193,7 @@ def test_a_dictionary_that_does_not_fit_is_refused_with_those_that_do(bench, fol
 
 def test_without_a_dictionary_it_says_how_to_make_one(bench, request_for_set):
     alone = Bench(list(bench.known.values()), 10**9)
-    assert "workbench features train" in tab.table_view(alone, request_for_set, "")[0]["summary"]
+    assert "workbench features train" in tab.features_value(alone, request_for_set, "")[0]["summary"]
     assert tab.card_view(alone, request_for_set, "", None)[0] == {}
     with pytest.raises(WorkbenchError, match="workbench features train"):
         tab.card_view(alone, request_for_set, "", 1)
@@ -180,7 +227,7 @@ def test_the_price_is_said_once_and_a_stored_scan_costs_none(bench, request_for_
 def test_edits_are_not_in_the_stored_scan(bench, request_for_set):
     edited = TabRequest(Query(bench.default, PROMPT, 1, "MLP 0 off"), request_for_set.selection)
     assert tab.table_call(edited, "x") == tab.table_call(request_for_set, "x")
-    assert "unedited" in tab.table_view(bench, edited, "")[0]["summary"]
+    assert "unedited" in tab.features_value(bench, edited, "")[0]["summary"]
 
 
 @pytest.mark.parametrize(

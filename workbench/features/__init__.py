@@ -9,6 +9,8 @@ model.run(ids, edits=[features.steer(sae, 417, 8.0)])
 from workbench.features.card import FeatureCard, card, nearest
 from workbench.features.dictionary import Dictionary
 from workbench.features.editing import replace, scale, set_to, steer, switch_off
+from workbench.features.explain_token import explain_token
+from workbench.features.feature_table import feature_table
 from workbench.features.files import embedded, load, save
 from workbench.features.firing import Firing, Gate
 from workbench.features.quality import Quality, quality
@@ -28,6 +30,8 @@ __all__ = [
     "TrainingSettings",
     "card",
     "embedded",
+    "explain_token",
+    "feature_table",
     "load",
     "nearest",
     "of",

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
+import pandas as pd
 
 from workbench.errors import WorkbenchError
 from workbench.features import Dictionary, FeatureCard, FeatureScan, scan
 from workbench.features.card import Example, card
+from workbench.features.explain_token import explain_token
 from workbench.features.feature_table import examples, feature_table
 from workbench.page import components
 from workbench.page.build.panel import offer
@@ -15,7 +17,7 @@ from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.arguments import ModelOf, TextsOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import table
-from workbench.page.session.calls import Call, tokenizer_argument
+from workbench.page.session.calls import Call, prompt_arguments, tokenizer_argument
 from workbench.page.session.dictionaries import (
     NONE_FITS,
     DictionariesOf,
@@ -23,6 +25,7 @@ from workbench.page.session.dictionaries import (
     chosen_dictionary,
     fitting,
 )
+from workbench.page.session.menus import choice
 from workbench.page.session.prices import Expensive, Planner, agree, priced
 from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress
@@ -40,6 +43,16 @@ COLUMNS = {
     "raises": ("raises most", "words"),
     "lowers": ("lowers most", "words"),
 }
+ACTIVE = {
+    "dictionary": ("dictionary", "name"),
+    "feature": ("#", "count"),
+    "activation": ("activation", "number"),
+    "effect": ("effect", "number"),
+    "raises": ("raises most", "words"),
+}
+SEARCH = "Search for a token or a number"
+ALL_FEATURES = "all features"
+LISTS = {ALL_FEATURES: False, "active at the selected token": True}
 AROUND, EXAMPLES = 12, 8
 BARS = 8  # tokens in each list of logit effects
 AUTOMATIC = "the one of the checkpoint"
@@ -51,35 +64,56 @@ def build(slot: Slot) -> None:
     with gr.Row(elem_id="feature-bar"):
         chosen = gr.Dropdown(names, value="", label="Dictionary", elem_id="dictionary", scale=3, min_width=240)
         number = gr.Number(None, label="Feature", elem_id="feature", scale=1, min_width=90)
+        listing = gr.Dropdown(list(LISTS), value=next(iter(LISTS)), label="Show", elem_id="features-of", scale=2)
+    slot.link("features", listing)
     slot.link("dictionary", chosen)
     slot.link("feature", number)
     listed, button = components.text_table(elem_id="feature-table"), agreement_button("feature-table-price")
     outputs = [listed, button]
-    slot.shows(table_view, inputs=[chosen], outputs=outputs, follows=["texts"], agreement=button, with_progress=True)
+    slot.shows(
+        table_view, inputs=[chosen, listing], outputs=outputs, follows=["texts"], agreement=button, with_progress=True
+    )
+    active, button = components.text_table(elem_id="active-table"), agreement_button("active-price")
+    slot.shows(active_view, inputs=[listing], outputs=[active, button], follows=["token"], agreement=button)
+    notice = components.sentence(elem_classes="problem")
     shown, button = components.feature_card(elem_id="feature-card"), agreement_button("feature-card-price")
     slot.shows(
         card_view,
         inputs=[chosen, number],
         outputs=[shown, button],
         follows=["texts"],
+        notice=notice,
         agreement=button,
         with_progress=True,
     )
+    slot.on(active.open, clicked_active, outputs=[chosen, number])
     slot.on(listed.open, clicked_feature, outputs=[number])
     slot.on(shown.open, clicked_neighbour, outputs=[chosen, number])
     slot.runs(shown.use, text_at, outputs=[slot.prompt])
 
 
-def table_view(bench: Bench, request: TabRequest, name: str, progress: Progress | None = None) -> list[Any]:
-    """The values of the table of features, and of the button that agrees to its price."""
+def table_view(
+    bench: Bench, request: TabRequest, name: str, listing: str = ALL_FEATURES, progress: Progress | None = None
+) -> list[Any]:
+    """The values of the table of features, and of the button that agrees to its price; hidden for another listing."""
+    if choice(listing, LISTS, "listing"):
+        return [gr.update(visible="hidden"), asked(None)]
+    value, price = features_value(bench, request, name, progress)
+    return [gr.update(value=value, visible=True), price]
+
+
+def features_value(
+    bench: Bench, request: TabRequest, name: str, progress: Progress | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The value of the table of features (see text_table.js), and the update of the button that agrees to its price."""
     if not name and not fitting(bench, request.query.checkpoint):
-        return [{"summary": NONE_FITS}, asked(None)]
+        return {"summary": NONE_FITS}, asked(None)
     chosen = chosen_dictionary(bench, request.query.checkpoint, name)
     call = table_call(request, chosen)
     try:
         found = scan_of(bench, request, chosen, call, progress)
     except Expensive as expensive:
-        return [{"summary": summary(bench, request, chosen)}, asked(expensive.price)]
+        return {"summary": summary(bench, request, chosen)}, asked(expensive.price)
     whole = table(call, bench)
     names = [column for column in COLUMNS if column in whole]
     rows = [[cells[0], *cells] for cells in whole[names].to_numpy(dtype=object).tolist()]
@@ -88,11 +122,59 @@ def table_view(bench: Bench, request: TabRequest, name: str, progress: Progress 
         "columns": [COLUMNS[column] for column in names],
         "rows": rows,
         "offer": offer(bench, call),
-        "search": "Search for a token or a number",
+        "search": SEARCH,
         "act": "Open its card",
         "label": "table of features",
     }
-    return [value, asked(None)]
+    return value, asked(None)
+
+
+def active_view(bench: Bench, request: TabRequest, listing: str = ALL_FEATURES) -> list[Any]:
+    """The values of the table of features that are active at the selected token, or the last one, and of the button
+    that agrees to its price; hidden for another listing."""
+    if not choice(listing, LISTS, "listing"):
+        return [gr.update(visible="hidden"), asked(None)]
+    there = fitting(bench, request.query.checkpoint)
+    if not there:
+        return [gr.update(value={"summary": NONE_FITS}, visible=True), asked(None)]
+    call = explaining_call(bench, request, there)
+    try:
+        agree(bench, request, call)
+    except Expensive as expensive:
+        return [gr.update(value={"summary": ""}, visible=True), asked(expensive.price)]
+    whole = table(call, bench)
+    cells = whole.astype(object).where(whole.notna(), None).to_numpy().tolist()
+    value = {
+        "summary": about_token(bench, request, whole),
+        "columns": [ACTIVE[column] for column in whole],
+        "rows": [[number, *row] for number, row in enumerate(cells)],
+        "offer": offer(bench, call),
+        "search": SEARCH,
+        "act": "Open its card",
+        "label": "table of active features",
+    }
+    return [gr.update(value=value, visible=True), asked(None)]
+
+
+def explaining_call(bench: Bench, request: TabRequest, there: tuple[str, ...]) -> Call:
+    """The features of these dictionaries that are active at the selected token, or at the last one."""
+    model, tokens = prompt_arguments(request)
+    last = bench.read(request.query.checkpoint, request.query.prompt).ids.shape[1] - 1
+    token = last if request.selection.token is None else min(request.selection.token, last)
+    dictionaries = DictionariesOf(request.query.checkpoint, there)
+    return Call.of(explain_token, model, tokens, dictionaries, position=token, tokenizer=tokenizer_argument(request))
+
+
+def about_token(bench: Bench, request: TabRequest, whole: pd.DataFrame) -> str:
+    """Which token, how many features of how many dictionaries are active there, and what their effect is on."""
+    opened, place = bench.read(request.query.checkpoint, request.query.prompt), whole.attrs["position"]
+    edits = f" With {', '.join(request.query.edits.splitlines())}." if request.query.edits else ""
+    answer = f"“{whole.attrs['token']}”, the likeliest next token ({whole.attrs['probability']:.0%})"
+    return (
+        f"{len(whole)} features of {whole['dictionary'].nunique()} dictionaries are active at token {place}, "
+        f"“{opened.labels[place]}”. Effect: what each adds directly to the logit of {answer}, less the mean over all "
+        f"tokens. Effects of different layers do not add up.{edits}"
+    )
 
 
 def card_view(
@@ -166,6 +248,15 @@ def clicked_feature(bench: Bench, request: TabRequest, data: Mapping[str, Any]) 
     if not isinstance(number, int) or number < 0:
         raise WorkbenchError(f"no feature {number!r}")
     return number
+
+
+def clicked_active(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> list[object]:
+    """The dictionary and the number of the feature of a clicked row."""
+    whole = table(explaining_call(bench, request, fitting(bench, request.query.checkpoint)), bench)
+    number = data.get("text")
+    if not isinstance(number, int) or not 0 <= number < len(whole):
+        raise WorkbenchError(f"no row {number!r}; the table has {len(whole):,}")
+    return whole.loc[number, ["dictionary", "feature"]].tolist()
 
 
 def clicked_neighbour(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> list[object]:
