@@ -18,11 +18,13 @@ from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints, generation, metrics
+from workbench.analyses.circuit import edge_scores
 from workbench.analyses.compare_weights import compare_weights
+from workbench.analyses.faithfulness import circuit_effect
 from workbench.analyses.noise_floor import noise_floor
 from workbench.analyses.support import memory
 from workbench.analyses.support.cost import ALONE, Work, is_planned, pass_flops, planned
-from workbench.analyses.trajectory import trajectory
+from workbench.analyses.trajectory import Metric, trajectory
 from workbench.errors import WorkbenchError
 from workbench.texts import Texts
 
@@ -124,6 +126,10 @@ METRICS: dict[str, Callable[[Tensor], metrics.Metric]] = {
     "probe_accuracy": lambda texts: metrics.probe_accuracy(texts.repeat(2, 1), [0, 0, 1, 1], folds=2),
     "steering_effect": lambda texts: metrics.steering_effect(
         Texts(texts, labels=("a", "b")), "a", "b", ([5], [6]), layer=1, controls=2
+    ),
+    "edge_scores": lambda texts: Metric("", edge_scores, {"clean": texts, "corrupted": texts.flip(1), "token": 5}),
+    "circuit_effect": lambda texts: Metric(
+        "", circuit_effect, {"kept": ["embed → logits"], "clean": texts, "corrupted": texts.flip(1), "token": 5}
     ),
     "head_needed": partial(metrics.head_needed, layer=1, head=2),
     "continuation_log_prob": lambda texts: metrics.continuation_log_prob(texts[:1], texts[1:]),

@@ -1,5 +1,6 @@
 """Circuits alone: exact at both ends, additive in a linear model, and the circuit of weights written by hand."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,8 @@ from test_circuit import ANSWER, OTHER, linear
 from torch import Tensor
 
 from hooks import OlmoConfig, OlmoForCausalLM
-from workbench import WorkbenchError
-from workbench.analyses.circuit import circuit
+from workbench import TextPairs, Texts, WorkbenchError, checkpoints, metrics, trajectory
+from workbench.analyses.circuit import circuit, edge_scores
 from workbench.analyses.faithfulness import LINES, Faithfulness, faithfulness
 from workbench.result_files import load_result
 
@@ -160,3 +161,31 @@ def test_what_is_no_circuit_of_the_model_is_refused_in_words(
     ):
         with pytest.raises(WorkbenchError, match=words):
             faithfulness(induction, given, clean, corrupted, answers, **options)
+
+
+@pytest.mark.filterwarnings("ignore:the tokenizer of .* has ids up to 98")
+def test_edges_and_circuits_along_a_run(
+    induction: OlmoForCausalLM, repeats: tuple[Tensor, Tensor, list[int]], tokenizer: Any, tmp_path: Any
+) -> None:
+    """Two checkpoints: the written circuit with a head that writes nothing, and the whole."""
+    clean, corrupted, answers = repeats
+    half = copy.deepcopy(induction)
+    half.model.layers[1].self_attn.o_proj.weight.data[:, :D_HEAD] = 0
+    for step, model in enumerate((half, induction)):
+        model.save_pretrained(tmp_path / f"step{step}")
+        tokenizer.save_pretrained(tmp_path / f"step{step}")
+    words = tuple(f"w{answer}" if answer else "pad" for answer in answers)
+    pairs = TextPairs(Texts(clean, torch.ones_like(clean)), Texts(corrupted, torch.ones_like(clean)), words)
+    found, series = circuit(induction, clean, corrupted, answers, exact=0), checkpoints.series(str(tmp_path))
+    effect = trajectory(series, metrics.circuit_effect(found, 3, pairs, tokenizer, draws=2), cache=None)
+    whole, own, others = effect.values[:3]
+    assert effect.lines[:3] == ("all edges", "the circuit", "all other edges")
+    assert abs(whole[0]) < 0.05 < found.effect and whole[1] == pytest.approx(found.effect, rel=1e-3)
+    assert own == pytest.approx(whole, abs=0.05 * found.effect) and others == pytest.approx(0, abs=0.05 * found.effect)
+    highest = float(effect.values[effect.lines.index("highest of random edges")].max())
+    assert metrics.needed_from(effect, max(highest, 0.1), line=1) == 1
+    scores = trajectory(series, metrics.edge_scores(pairs, tokenizer, edges=found.top(3).names), cache=None)
+    assert scores.lines == found.top(3).names and abs(scores.values[:, 0]).max() < 0.05
+    assert scores.values[:, 1] == pytest.approx(found.top(3).values, rel=1e-3)
+    with pytest.raises(WorkbenchError, match="no edge 'L0H0' in this model; its 46 edges: embed → L0H0 q, …, L1 MLP"):
+        edge_scores(induction, clean, corrupted, answers, edges=["L0H0"])

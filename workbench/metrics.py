@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
+from workbench.analyses.circuit import Circuit
+from workbench.analyses.circuit import edge_scores as scores_of_edges
 from workbench.analyses.compare_weights import weight_table
 from workbench.analyses.directions import label_direction
 from workbench.analyses.effective_rank import effective_rank as rank_of
+from workbench.analyses.faithfulness import circuit_effect as effect_of_circuit
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.head_composition import LEAST_SAMPLES, READS, head_composition
 from workbench.analyses.linear_probe import probe_accuracies
@@ -39,7 +43,9 @@ from workbench.checkpoints import Weights
 from workbench.errors import WorkbenchError
 from workbench.interventions import Intervention, edits_of
 from workbench.results import Curves, Grid, Scores
+from workbench.text_pairs import TextPairs
 from workbench.texts import Texts, TextsLike, as_texts
+from workbench.tokens import token_id
 
 SCORES = {
     "entropy": (
@@ -186,6 +192,54 @@ def composition(kind: str, *, distance: int | None = None) -> Metric:
         raise WorkbenchError(f"no composition {kind!r}; choices: {', '.join(READS)}")
     note = f"How much a head's {READS[kind]} read of what an earlier head writes, from the weights: 0 to 1."
     return Metric(f"{kind.upper()}-composition of heads", _composition, {"kind": kind, "distance": distance}, note=note)
+
+
+def edge_scores(
+    pairs: TextPairs,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    edges: Sequence[str] | None = None,
+    steps: int = 5,
+    replacement: str = "counterfactual",
+) -> Metric:
+    """The score of each edge between parts of the model, as in `circuit`, in logits.
+
+    With `edges=None` of all edges, else of those named: "L1H5 → L2H5 k".
+    """
+    arguments = _of_pairs(pairs, tokenizer) | {"edges": edges, "steps": steps, "replacement": replacement}
+    note = (
+        "How much the answer to the clean prompts falls if an edge carries its replacement, estimated from gradients."
+    )
+    return Metric("scores of edges", scores_of_edges, arguments, unit="logits", note=note)
+
+
+def circuit_effect(
+    circuit: Circuit, size: int, pairs: TextPairs, tokenizer: PreTrainedTokenizerBase, *, draws: int = 5, seed: int = 0
+) -> Metric:
+    """The effect, in logits, of the best `size` edges of a circuit, of all edges, of all others, and of random edges.
+
+    With the circuit of the last checkpoint this says when it forms: `needed_from(curves, floor, line=1)` is the step
+    from which "the circuit" stays above `floor`, for example the maximum of the line "highest of random edges".
+    """
+    kept = circuit.top(size).names
+    arguments = _of_pairs(pairs, tokenizer) | {"kept": kept, "replacement": circuit.replacement}
+    note = "The answer with these edges alone, less the answer with none. Random circuits have as many edges."
+    return Metric(
+        f"effect of a circuit of {size} edges",
+        effect_of_circuit,
+        arguments | {"draws": draws, "seed": seed},
+        unit="logits",
+        note=note,
+    )
+
+
+def _of_pairs(pairs: TextPairs, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The arguments of patching, with the answers as ids."""
+    answers, others = (
+        None if words is None else [token_id(word, tokenizer, len(tokenizer)) for word in words]
+        for words in (pairs.answers, pairs.others)
+    )
+    return {"clean": pairs.clean, "corrupted": pairs.corrupted, "token": answers, "against": others}
 
 
 def weight_change() -> Metric:

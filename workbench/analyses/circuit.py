@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.cost import Work, pass_flops, planned, work_of
 from workbench.analyses.support.edge_graph import ARROW, Graph, edges_flops, heads_flops, node_and_input
 from workbench.analyses.support.edge_pairs import (
     Sides,
@@ -173,15 +173,8 @@ def circuit(
         raise WorkbenchError(f"steps is {steps} and exact is {exact}; neither can be negative")
     sides = sides_of(model, pair, replacement)
     batches, size = _batches(model, pair)
-    means, held, ends = MeansOverTexts(), MeansOverTexts(), []
     share = 1.0 if exact == 0 else 0.5
-    for number, pairs in enumerate(batches):
-        stage = part(progress, share * number / len(batches), share * (number + 1) / len(batches))
-        both = sides(pairs)
-        ends.append(both.ends)
-        scores, of_held = _scores(model, pair, both, measure, steps, stage)
-        means.add(scores)
-        held.add(of_held)
+    means, held, ends = _means(model, pair, sides, measure, batches, steps, part(progress, 0.0, share))
     scale_between(pair, ends, one="clean", dtype=model.dtype)
     graph, values = Graph.of(model), means.values.numpy()
     order, effects = strongest(values)[:exact], np.full(len(values), np.nan)
@@ -202,6 +195,52 @@ def circuit(
         signed=True,
         provenance={"steps": steps, "replacement": replacement, "measure": measure},
     )
+
+
+def edge_scores(
+    model: OlmoForCausalLM,
+    clean: TextsLike,
+    corrupted: TextsLike,
+    token: TokenLike,
+    against: TokenLike | None = None,
+    *,
+    edges: Sequence[str] | None = None,
+    steps: int = 5,
+    replacement: str = "counterfactual",
+) -> Scores:
+    """The scores of some edges (all if None), as in `circuit`, also where the prompts make no difference to the model.
+
+    Errors: WorkbenchError for an edge that the model does not have, and as in `circuit`.
+    """
+    pair, graph = contrast(model, clean, corrupted, token, against, -1, None), Graph.of(model)
+    names = graph.edges()
+    places = list(range(len(names))) if edges is None else graph.places(edges)
+    batches, _ = _batches(model, pair)
+    sides, measure = sides_of(model, pair, replacement), measure_of(pair, None)
+    means, _held, _ends = _means(model, pair, sides, measure, batches, steps, None)
+    errors = None if means.errors is None else means.errors[places]
+    return Scores(means.values[places], [names[place] for place in places], errors=errors, texts=len(pair.clean))
+
+
+def _means(
+    model: OlmoForCausalLM,
+    pair: Contrast,
+    sides: SidesOf,
+    measure: str,
+    batches: Sequence[Pairs],
+    steps: int,
+    progress: Progress | None,
+) -> tuple[MeansOverTexts, MeansOverTexts, list[Ends]]:
+    """The mean scores of all edges, the same with the divisors of norms held, and the ends of all batches."""
+    means, held, ends = MeansOverTexts(), MeansOverTexts(), []
+    for number, pairs in enumerate(batches):
+        both = sides(pairs)
+        ends.append(both.ends)
+        stage = part(progress, number / len(batches), (number + 1) / len(batches))
+        scores, of_held = _scores(model, pair, both, measure, steps, stage)
+        means.add(scores)
+        held.add(of_held)
+    return means, held, ends
 
 
 def _scores(
@@ -314,3 +353,16 @@ def _work(
         both + points * gradients + exact * cell_flops(model, tokens, texts),
         nbytes=kept * batch + of_cell * min(size, max(1, exact) * batch),
     )
+
+
+@work_of(edge_scores)
+def _work_of_scores(
+    model: OlmoForCausalLM,
+    clean: TextsLike,
+    corrupted: TextsLike,
+    *_: object,
+    steps: int = 5,
+    replacement: str = "counterfactual",
+    **__: object,
+) -> Work:
+    return planned(circuit, model, clean, corrupted, steps=steps, replacement=replacement, exact=0)

@@ -185,6 +185,44 @@ def faithfulness(
     )
 
 
+def circuit_effect(
+    model: OlmoForCausalLM,
+    kept: Sequence[str],
+    clean: TextsLike,
+    corrupted: TextsLike,
+    token: TokenLike,
+    against: TokenLike | None = None,
+    *,
+    replacement: str = "counterfactual",
+    draws: int = 5,
+    seed: int = 0,
+) -> dict[str, float]:
+    """The effect on the logit (or logit difference) of all edges, of the `kept` ones, of all others, and of as many
+    random ones (mean over draws, and the highest): the measure with these edges less the measure with none.
+
+    Unlike a share of the effect it is also defined where the prompts make no difference to the model.
+
+    Errors: WorkbenchError for an edge that the model does not have, and as in `faithfulness`.
+    """
+    pair, graph = contrast(model, clean, corrupted, token, against, -1, None), Graph.of(model)
+    if draws < 1:
+        raise WorkbenchError(f"draws is {draws}; give 1 or more")
+    every, generator = int(graph.mask().sum()), np.random.default_rng(seed)
+    best = _first(np.array(graph.places(kept), dtype=int), len(kept), every)
+    random = [_first(generator.permutation(every), len(kept), every) for _ in range(draws)]
+    sides, measure = sides_of(model, pair, replacement), measure_of(pair, None)
+    batches, size = batches_in_memory(model, pair, "circuits", *_bytes(model, pair))
+    total = torch.zeros(3 + draws, dtype=torch.float64)
+    for pairs in batches:
+        both = sides(pairs)
+        cells = [torch.ones_like(best), best, ~best, *random]
+        values = torch.cat(list(measured_cells(model, pair, measure, both, cells, size)))
+        total += (values - both.ends.corrupted[measure].cpu()).sum(1)
+    whole, own, others, *drawn = (total / len(pair.clean)).tolist()
+    found = {"all edges": whole, "the circuit": own, "all other edges": others}
+    return found | {"random edges": float(np.mean(drawn)), "highest of random edges": max(drawn)}
+
+
 def _numbers(graph: Graph, sizes: Sequence[int] | None, draws: int) -> list[int]:
     """The numbers of edges, in ascending order, with 0 and all."""
     if draws < 2:
@@ -226,14 +264,16 @@ class _Choice:
     def cells(self, numbers: Sequence[int]) -> Iterator[Tensor]:
         """Whether each circuit has each edge: for each number the best, the others, each draw, magnitude, nodes."""
         for n in numbers:
-            best = _first(self.best, n)
-            yield from (best, ~best, *(_first(order, n) for order in self.random), _first(self.magnitude, n))
+            best, *random, magnitude = (
+                _first(order, n, len(self.best)) for order in (self.best, *self.random, self.magnitude)
+            )
+            yield from (best, ~best, *random, magnitude)
             yield torch.as_tensor(self.joins <= _nodes_within(self.joins, n))
 
 
-def _first(order: Order, n: int) -> Tensor:
-    """The first n edges of an order: edge, boolean."""
-    kept = torch.zeros(len(order), dtype=torch.bool)
+def _first(order: Order, n: int, every: int) -> Tensor:
+    """The first n edges of an order, of all edges: edge, boolean."""
+    kept = torch.zeros(every, dtype=torch.bool)
     kept[torch.as_tensor(order[:n].copy())] = True
     return kept
 
@@ -302,13 +342,32 @@ def _work(
     position: int = -1,
     **__: object,
 ) -> Work:
-    pair = outlined(model, clean, corrupted, position)
+    pair, cells = outlined(model, clean, corrupted, position), len(LINES) - 1 + draws
+    cells *= len(_numbers(Graph.of(model), sizes, draws))
+    again = Work(sides_flops(model, pair, circuit.replacement))
+    return _work_of_cells(model, pair, circuit.replacement, cells) + again
+
+
+@work_of(circuit_effect)
+def _work_of_effect(
+    model: OlmoForCausalLM,
+    kept: Sequence[str],
+    clean: TextsLike,
+    corrupted: TextsLike,
+    *_: object,
+    replacement: str = "counterfactual",
+    draws: int = 5,
+    **__: object,
+) -> Work:
+    return _work_of_cells(model, outlined(model, clean, corrupted, -1), replacement, 3 + draws)
+
+
+def _work_of_cells(model: OlmoForCausalLM, pair: Contrast, replacement: str, cells: int) -> Work:
+    """The work of the `Sides` of all pairs and of so many circuits."""
     kept, of_cell = _bytes(model, pair)
     batches, size = batches_in_memory(model, pair, "circuits", kept, of_cell)
-    cells = len(_numbers(Graph.of(model), sizes, draws)) * (len(LINES) - 1 + draws)
     batch = max(pairs.clean.numel() for pairs in batches)
     return Work(
-        2 * sides_flops(model, pair, circuit.replacement)
-        + cells * cell_flops(model, pair.clean.tokens, len(pair.clean)),
+        sides_flops(model, pair, replacement) + cells * cell_flops(model, pair.clean.tokens, len(pair.clean)),
         nbytes=kept * batch + of_cell * min(size, cells * batch),
     )

@@ -5,7 +5,7 @@ sum of the outputs of all earlier nodes: an edge is one term of one such sum. A 
 v; heads that share keys and values share the inputs k and v.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.heads import head_name
 from workbench.analyses.support.residual_stream import EMBED
+from workbench.errors import WorkbenchError
 
 ARROW = " → "
 LOGITS = "logits"
@@ -92,6 +93,15 @@ class Graph:
         ]
         every = 1 + self.layers * (self.heads + 1)
         return torch.arange(every) < torch.tensor([*reach, every])[:, None]
+
+    def places(self, edges: Sequence[str]) -> list[int]:
+        """The numbers of edges in `edges`. Errors: WorkbenchError for an edge that the model does not have."""
+        place = {name: number for number, name in enumerate(self.edges())}
+        unknown = [edge for edge in edges if edge not in place]
+        if unknown:
+            first, *_, last = place
+            raise WorkbenchError(f"no edge {unknown[0]!r} in this model; its {len(place):,} edges: {first}, …, {last}")
+        return [place[edge] for edge in edges]
 
     def edges(self) -> list[str]:
         """The names of all edges, in the order of `mask`: `L1H5 → L2H5 k`."""
