@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 
 from workbench import corpus
 
@@ -15,6 +16,8 @@ from .timing import show
 
 QUERIES = 300
 LONG = 500
+ROWS = 100  # of those whose influence is measured
+CONTEXT = 20  # tokens of the prediction
 
 
 def milliseconds(call: Callable[[], object]) -> float:
@@ -46,6 +49,13 @@ def measure() -> Iterator[tuple[str, str, str]]:
         "300 ms",
         f"{statistics.median(milliseconds(lambda p=p: text.spans(p)) for p in long):.1f} ms",
     )
+    rows = corpus.random_rows("tiny-olmo", ROWS)
+    prediction = torch.from_numpy(text.document(int(starts[0])).ids[:CONTEXT])
+    corpus.influence("tiny-olmo", prediction, rows[:2])  # warm
+    began = time.process_time()
+    taken = milliseconds(lambda: corpus.influence("tiny-olmo", prediction, rows)) / 1000
+    processor = time.process_time() - began
+    yield f"influence on {ROWS} rows, 5 checkpoints", "6 s", f"{taken:.1f} s ({processor:.1f} s of processor time)"
 
 
 if __name__ == "__main__":
