@@ -251,7 +251,7 @@ def test_training_opens_a_checkpoint_and_plays_a_head(visit: Visit):
     place = "(({ data, layout }) => data[0].meta.indexOf(layout.shapes[0].x0))"
     page.wait_for_function(f"{place}(document.querySelector('#training .js-plotly-plot')) === 0")  # the player's line
     page.get_by_role("button", name="Play").click()
-    expect(page.locator("#through .which")).to_contain_text("step 100 ")
+    page.wait_for_function("document.querySelector('#through .which').textContent.includes('step 100 ')")  # each frame
     page.get_by_role("button", name="Pause").click()
     assert drawn(page, "#through") == "L2H5"
     point = page.locator("#training .scatterlayer .trace").last.locator(".point").nth(1).bounding_box()
