@@ -156,7 +156,8 @@ def test_a_token_is_explained_by_all_dictionaries_that_fit_and_with_the_edits(be
         assert whole.equals(table(call, bench)) and len(value["rows"]) == len(whole)
         assert set(whole["dictionary"]) == {str(folder / "sae"), str(folder / "transcoder")}
         assert "token 2" in value["summary"] and (text in value["summary"])
-        assert tab.clicked_active(bench, request, {"text": 1}) == whole.loc[1, ["dictionary", "feature"]].tolist()
+        name, number = tab.clicked_active(bench, request, {"text": 1})
+        assert [name, number] == whole.loc[1, ["dictionary", "feature"]].tolist() and type(number) is int
         with pytest.raises(WorkbenchError, match="no row"):
             tab.clicked_active(bench, request, {"text": len(whole)})
         json.dumps(value, allow_nan=False)
@@ -322,3 +323,48 @@ def test_a_metric_along_training_takes_such_edits(bench, folder):
     assert [str(change) for change in named.value(bench)] == [named.text]
     with pytest.raises(WorkbenchError, match="on this page"):
         InterventionsOf(bench.default, "feature elsewhere/17 off").value(bench)
+
+
+@pytest.fixture
+def own_names(tmp_path, monkeypatch):
+    """A cache folder without names."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "olmo-workbench" / "feature-names.json"
+
+
+def test_names_are_kept_by_weights_and_travel_in_exports(bench, request_for_set, folder, own_names):
+    name, hostile = str(folder / "sae"), "<b>cities</b> & “towns”"
+    data = {"dictionary": name, "feature": 41, "name": f" {hostile} "}
+    card, update = tab.named(bench, request_for_set, data, tab.ALL_FEATURES)
+    assert card["called"] == hostile and update["value"]["rows"][41][-1] == hostile
+    assert update["value"]["rows"][40][-1] == ""
+    assert hostile in own_names.read_text(encoding="utf-8")
+    moved = features.save(features.load(name), folder / "moved")
+    assert (
+        features.names_of(features.load(moved)) == {41: hostile} and features.names_of(random_dictionary(seed=9)) == {}
+    )
+    for offered in (card["offer"], update["value"]["offer"]):
+        call = bench.offered[offered["key"]]
+        assert hostile.replace('"', '""') in as_csv(report_of_call(call, bench))
+        source = code(call, bench).replace(*python_of_set(bench, request_for_set))
+        assert run_copied(source)["result"].equals(table(call, bench))
+    card, update = tab.named(bench, request_for_set, data | {"name": ""}, tab.ALL_FEATURES)
+    assert card["called"] == "" and features.names_of(features.load(name)) == {}
+
+
+def test_a_bad_name_or_a_damaged_file_is_refused_and_nothing_is_lost(bench, request_for_set, folder, own_names):
+    dictionary, name = features.load(folder / "sae"), str(folder / "sae")
+    features.name_feature(dictionary, 3, "kept")
+    before = own_names.read_bytes()
+    for wrong in ("x" * 81, "two\nlines", "\x00"):
+        with pytest.raises(WorkbenchError, match="is no name"):
+            features.name_feature(dictionary, 4, wrong)
+    for data in ({"feature": FEATURES, "name": "a"}, {"feature": 1, "name": None}, {"feature": "1", "name": "a"}):
+        with pytest.raises(WorkbenchError, match=r"no (feature|name)"):
+            tab.named(bench, request_for_set, {"dictionary": name, **data}, tab.ALL_FEATURES)
+    assert own_names.read_bytes() == before
+    for content in ("{oops", "[1]", '{"key": {"names": {"x": "y"}}}', '{"key": 3}'):
+        own_names.write_text(content)
+        with pytest.raises(WorkbenchError, match=r"feature-names\.json"):
+            features.name_feature(dictionary, 4, "new")
+        assert own_names.read_text() == content

@@ -13,6 +13,7 @@ from workbench.features.explain_token import explain_token
 from workbench.features.feature_table import feature_table
 from workbench.features.files import embedded, load, save
 from workbench.features.firing import Firing, Gate
+from workbench.features.names import name_feature, names_of
 from workbench.features.quality import Quality, quality
 from workbench.features.scan import FeatureScan, of
 from workbench.features.sources import Stored, Streamed
@@ -33,6 +34,8 @@ __all__ = [
     "explain_token",
     "feature_table",
     "load",
+    "name_feature",
+    "names_of",
     "nearest",
     "of",
     "quality",

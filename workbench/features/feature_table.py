@@ -1,5 +1,7 @@
 """`feature_table`: all features of a dictionary in a table, with what each one predicts."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -69,9 +71,18 @@ def _work(model: OlmoForCausalLM, dictionary: Dictionary, _: object, **__: objec
     return Work(2 * len(dictionary) * model.config.hidden_size * model.config.vocab_size, nbytes=CHUNK_BYTES)
 
 
-def examples(card: FeatureCard) -> pd.DataFrame:
-    """The examples of a card: a row for each, with its text before, at and after the place."""
-    return card.table()
+def examples(card: FeatureCard, name: str = "") -> pd.DataFrame:
+    """The examples of a card: a row for each, with its text before, at and after the place; the first column is the
+    name of the feature, if it has one."""
+    found = card.table()
+    if name:
+        found.insert(0, "name", name)
+    return found
+
+
+def with_names(table: pd.DataFrame, names: Mapping[int, str]) -> pd.DataFrame:
+    """The table of features with a column `name` (see `features.names_of`); empty for those that have none."""
+    return table.assign(name=[names.get(feature, "") for feature in table["feature"]])
 
 
 def reaches_logits(dictionary: Dictionary) -> bool:

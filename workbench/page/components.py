@@ -78,7 +78,8 @@ def text_table(*, elem_id: str) -> gr.HTML:
 def feature_card(*, elem_id: str) -> gr.HTML:
     """The card of a feature; see feature_card.js.
 
-    Events: `open` ({dictionary, feature}), a click on a neighbour; `use` ({text}), a click on the number of a text.
+    Events: `open` ({dictionary, feature}), a click on a neighbour; `use` ({text}), a click on the number of a text;
+    `called` ({dictionary, feature, name}), a name that was typed.
     """
     return _component("feature_card", None, elem_id=elem_id, label="feature")
 

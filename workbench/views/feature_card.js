@@ -1,10 +1,11 @@
 // The card of a feature. value: {empty}, a sentence, or {feature, dictionary, facts, raised, lowered, edges, counts, high,
-//   groups, neighbours, offer}
+//   groups, neighbours, called, offer}
 //   facts: [[label, number or null, "percent", "count", "number" or "nats"], …]; raised, lowered: [[token, effect], …]
 //   edges, counts: the histogram of its activations; high: its largest activation, which has full colour
 //   groups: [{title, examples: [{text, position, at, value, tokens, values}, …]}, …]; `at` is the place in `tokens`
 //   neighbours: [[dictionary, feature, cosine], …]
-// Events: `open` ({dictionary, feature}), a click on a neighbour; `use` ({text}), a click on the number of a text.
+// Events: `open` ({dictionary, feature}), a click on a neighbour; `use` ({text}), a click on the number of a text;
+//   `called` ({dictionary, feature, name}), a name that was typed.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 
@@ -109,13 +110,19 @@ find(".steer").addEventListener("click", () => {
   wb.intervene(`${strength < 0 ? "-" : "+"}${Math.abs(strength)} ${named()}`);
 });
 
+find(".called").addEventListener("change", ({ target }) => {
+  const { dictionary, feature } = props.value;
+  trigger("called", { dictionary, feature, name: target.value });
+});
+
 const { renew } = wb.offers(element, {
   offer: async () => props.value.offer,
   without: ["png", "svg", "page"],
 });
 
 function draw() {
-  const { empty, feature, dictionary, facts, raised, lowered, groups, neighbours, high, offer } = props.value ?? {};
+  const { empty, feature, dictionary, facts, raised, lowered, groups, neighbours, high, called, offer } =
+    props.value ?? {};
   const isCard = facts !== undefined;
   find(".none").textContent = empty ?? "";
   find(".whole").hidden = !isCard;
@@ -123,6 +130,8 @@ function draw() {
   renew();
   if (!isCard) return;
   find(".name").textContent = `Feature ${feature}`;
+  find(".called").value = called ?? "";
+  find(".called").title = "Kept in feature-names.json in the workbench's cache folder; exports have it too";
   find(".from").textContent = dictionary;
   find(".strength").value = high ? Number((2 * high).toPrecision(2)) : 8; // twice its largest activation is seen
   hold();

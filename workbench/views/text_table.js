@@ -122,13 +122,19 @@ find("tbody").addEventListener("click", ({ target }) => {
   for (const each of find("tbody").children) each.ariaCurrent = each === row ? "true" : null;
   trigger("open", { text: current });
 });
+const shapeOf = (value) => JSON.stringify([value?.summary, value?.columns, value?.rows?.length]);
+let before = shapeOf(props.value);
 find(".search").addEventListener("input", () => {
   page = 0;
   draw();
 });
 watch("value", () => {
-  order = null;
-  page = 0;
+  const shape = shapeOf(props.value);
+  if (shape !== before) {
+    order = null; // another table; one whose cells have changed keeps its order and page
+    page = 0;
+    before = shape;
+  }
   draw();
 });
 draw();

@@ -39,6 +39,19 @@ class DictionariesOf(Argument):
         return f"{{name: features.load(name) for name in {list(self.chosen)!r}}}"
 
 
+@dataclass(frozen=True)
+class NamesOf(Argument):
+    """Names of features by number, as pairs. The copied Python holds them, because their file is on this machine."""
+
+    names: tuple[tuple[int, str], ...]
+
+    def value(self, bench: Bench) -> dict[int, str]:
+        return dict(self.names)
+
+    def code(self, variables: VariableNames) -> str:
+        return repr(dict(self.names))
+
+
 def fitting(bench: Bench, checkpoint: str) -> tuple[str, ...]:
     """The names of the dictionaries that fit a checkpoint, the one to show first at the front.
 

@@ -1,16 +1,18 @@
 """Features: the directions that a dictionary finds in the model, where they are active, and what they predict."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 import pandas as pd
 
+from workbench import features
 from workbench.errors import WorkbenchError
 from workbench.features import Dictionary, FeatureCard, FeatureScan, scan
 from workbench.features.card import Example, card
 from workbench.features.explain_token import explain_token
-from workbench.features.feature_table import examples, feature_table
+from workbench.features.feature_table import examples, feature_table, with_names
 from workbench.page import components
 from workbench.page.build.panel import offer
 from workbench.page.build.slot import Slot, agreement_button, asked
@@ -22,6 +24,7 @@ from workbench.page.session.dictionaries import (
     NONE_FITS,
     DictionariesOf,
     DictionaryOf,
+    NamesOf,
     chosen_dictionary,
     fitting,
 )
@@ -42,6 +45,7 @@ COLUMNS = {
     "max": ("max", "number"),
     "raises": ("raises most", "words"),
     "lowers": ("lowers most", "words"),
+    "name": ("name", "name"),
 }
 ACTIVE = {
     "dictionary": ("dictionary", "name"),
@@ -63,7 +67,7 @@ def build(slot: Slot) -> None:
     names = [(AUTOMATIC, ""), *((name, name) for name in slot.bench.dictionaries)]
     with gr.Row(elem_id="feature-bar"):
         chosen = gr.Dropdown(names, value="", label="Dictionary", elem_id="dictionary", scale=3, min_width=240)
-        number = gr.Number(None, label="Feature", elem_id="feature", scale=1, min_width=90)
+        number = gr.Number(0, label="Feature", elem_id="feature", scale=1, min_width=90)
         listing = gr.Dropdown(list(LISTS), value=next(iter(LISTS)), label="Show", elem_id="features-of", scale=2)
     slot.link("features", listing)
     slot.link("dictionary", chosen)
@@ -89,6 +93,7 @@ def build(slot: Slot) -> None:
     slot.on(active.open, clicked_active, outputs=[chosen, number])
     slot.on(listed.open, clicked_feature, outputs=[number])
     slot.on(shown.open, clicked_neighbour, outputs=[chosen, number])
+    slot.on(shown.called, named, inputs=[listing], outputs=[shown, listed])
     slot.runs(shown.use, text_at, outputs=[slot.prompt])
 
 
@@ -115,11 +120,14 @@ def features_value(
     except Expensive as expensive:
         return {"summary": summary(bench, request, chosen)}, asked(expensive.price)
     whole = table(call, bench)
-    names = [column for column in COLUMNS if column in whole]
-    rows = [[cells[0], *cells] for cells in whole[names].to_numpy(dtype=object).tolist()]
+    given = features.names_of(bench.dictionary(chosen))
+    if given:
+        call = Call.quick(with_names, call, NamesOf(request.query.checkpoint, tuple(given.items())))
+        bench.results.put(call, with_names(whole, given))
+    rows = [[cells[0], *cells] for cells in with_names(whole, given)[list(COLUMNS)].to_numpy(dtype=object).tolist()]
     value = {
         "summary": summary(bench, request, chosen, found),
-        "columns": [COLUMNS[column] for column in names],
+        "columns": list(COLUMNS.values()),
         "rows": rows,
         "offer": offer(bench, call),
         "search": SEARCH,
@@ -169,7 +177,7 @@ def about_token(bench: Bench, request: TabRequest, whole: pd.DataFrame) -> str:
     """Which token, how many features of how many dictionaries are active there, and what their effect is on."""
     opened, place = bench.read(request.query.checkpoint, request.query.prompt), whole.attrs["position"]
     edits = f" With {', '.join(request.query.edits.splitlines())}." if request.query.edits else ""
-    answer = f"“{whole.attrs['token']}”, the likeliest next token ({whole.attrs['probability']:.0%})"
+    answer = f"“{whole.attrs['token']}”, the likeliest next token ({100 * whole.attrs['probability']:.0f} %)"
     return (
         f"{len(whole)} features of {whole['dictionary'].nunique()} dictionaries are active at token {place}, "
         f"“{opened.labels[place]}”. Effect: what each adds directly to the logit of {answer}, less the mean over all "
@@ -191,9 +199,10 @@ def card_view(
         scan_of(bench, request, chosen, call, progress)
     except Expensive as expensive:
         return [{"empty": f"Feature {feature} of {chosen}"}, asked(expensive.price, "Show its card")]
-    found, taken = table(call, bench), Call.quick(examples, call)
-    bench.results.put(taken, examples(found))
-    return [card_value(found, chosen, feature) | {"offer": offer(bench, taken)}, asked(None)]
+    found, called = table(call, bench), features.names_of(bench.dictionary(chosen)).get(feature, "")
+    taken = Call.quick(examples, call, called) if called else Call.quick(examples, call)
+    bench.results.put(taken, examples(found, called))
+    return [card_value(found, chosen, feature) | {"called": called, "offer": offer(bench, taken)}, asked(None)]
 
 
 def scan_of(bench: Bench, request: TabRequest, name: str, after: Call, progress: Progress | None = None) -> FeatureScan:
@@ -256,7 +265,18 @@ def clicked_active(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -
     number = data.get("text")
     if not isinstance(number, int) or not 0 <= number < len(whole):
         raise WorkbenchError(f"no row {number!r}; the table has {len(whole):,}")
-    return whole.loc[number, ["dictionary", "feature"]].tolist()
+    return [whole["dictionary"][number], int(whole["feature"][number])]
+
+
+def named(bench: Bench, request: TabRequest, data: Mapping[str, Any], listing: str) -> list[Any]:
+    """The values of the card and of the table, after a name was given on the card."""
+    chosen = chosen_dictionary(bench, request.query.checkpoint, data.get("dictionary"))
+    feature, name = checked_feature(bench.dictionary(chosen), data.get("feature")), data.get("name")
+    if not isinstance(name, str):
+        raise WorkbenchError(f"no name {name!r}")
+    features.name_feature(bench.dictionary(chosen), feature, name)
+    request = replace(request, agreed=True)  # both were shown, so their numbers are at hand
+    return [card_view(bench, request, chosen, feature)[0], table_view(bench, request, chosen, listing)[0]]
 
 
 def clicked_neighbour(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> list[object]:
