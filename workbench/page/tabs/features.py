@@ -302,7 +302,7 @@ def summary(bench: Bench, request: TabRequest, name: str, found: FeatureScan | N
     sentences = [", ".join(told) + "."]
     if found is not None:
         never = int((found.counts == 0).sum())
-        sentences += [f"{never:,} of them are active at none of {found.texts.tokens:,} tokens."]
+        sentences += [] if not never else [f"{never:,} of them are active at none of {found.texts.tokens:,} tokens."]
     if dictionary.model and dictionary.model != checkpoint:
         sentences += [f"It was trained on {dictionary.model}; here it reads {checkpoint}."]
     if request.query.edits:

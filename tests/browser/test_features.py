@@ -1,0 +1,79 @@
+"""The tab Features in a browser: find a feature, read its card, name it, switch it off, explain a token."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from playwright.sync_api import Browser, expect
+
+from workbench import features
+from workbench.features import Dictionary, Gate
+
+from .conftest import Visit, saved, start, stop
+from .test_accessibility import SIDEWAYS, settle, violations
+
+HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
+ROWS, CARD = "#feature-table tbody tr", "#feature-card"
+
+
+@pytest.fixture(scope="module")
+def with_dictionary(tmp_path_factory) -> Iterator[tuple[str, str]]:
+    """The address of a page with a small random dictionary, and its name."""
+    folder = tmp_path_factory.mktemp("features")
+    generator = torch.Generator().manual_seed(0)
+    encoder, decoder = (torch.randn(shape, generator=generator) for shape in ((192, 24), (24, 192)))
+    site = "blocks.2.resid_post"
+    made = Dictionary(encoder, torch.zeros(24), decoder, torch.zeros(192), Gate("topk", 4), site, site)
+    name = str(features.save(made, folder / "sae"))
+    process: subprocess.Popen
+    process, address = start("--dictionary", name, XDG_CACHE_HOME=str(folder / "cache"))
+    yield address, name
+    stop(process)
+
+
+def test_a_feature_is_found_named_switched_off_and_a_token_explained(
+    chromium: Browser, with_dictionary: tuple[str, str]
+):
+    address, name = with_dictionary
+    visit = Visit(chromium, address)
+    page = visit.open(f"tab=Features&feature=7&dictionary={name}&set=tiny-olmo%2Fplace")
+    expect(page.locator(f"{CARD} .name")).to_have_text("Feature 7")
+    expect(page.locator(ROWS)).to_have_count(24)
+    page.locator("#feature-table .search").fill("11")
+    expect(page.locator(ROWS)).to_have_count(1)
+    page.locator(f"{ROWS} td.words button").first.press("Enter")
+    expect(page.locator(f"{CARD} .name")).to_have_text("Feature 11")
+    page.wait_for_function("new URL(location).searchParams.get('feature') === '11'")
+    assert page.locator(f"{CARD} .example").count() > 0 and page.locator(f"{CARD} .raised .line").count() > 0
+
+    page.locator(f"{CARD} .called").fill(HOSTILE)
+    page.locator(f"{CARD} .called").press("Enter")
+    expect(page.locator(f"{ROWS} td.name")).to_have_text(HOSTILE)  # the search still holds
+    assert page.locator("#stage img").count() == 0 and page.title() != "broken"
+    assert "onerror" in Path(saved(page, CARD, "csv").path()).read_text()
+
+    page.locator(f"{CARD} .off").click()
+    expect(page.locator("#interventions .chip")).to_contain_text(f"feature {name}/11 off")
+    expect(page.locator(f"{CARD} .held")).to_contain_text("In force")
+    page.wait_for_function("new URL(location).searchParams.get('edits').endsWith('/11 off')")
+
+    page.locator("#feature input").fill("24")
+    expect(page.locator("#stage .block.problem:visible")).to_contain_text("features 0 to 23")
+    expect(page.locator(f"{CARD} .name")).to_have_text("Feature 11")  # nothing is lost
+
+    page.locator("#features-of input").click()
+    page.get_by_role("option", name="active at the selected token").click()
+    expect(page.locator("#active-table tbody tr")).to_have_count(4)
+    page.locator("#spine .token").nth(5).click()
+    expect(page.locator("#active-table .summary")).to_contain_text("token 5,")
+    number = page.locator("#active-table tbody tr").nth(1).locator("td.count").inner_text()
+    page.locator("#active-table tbody tr").nth(1).locator("td.words button").click()
+    expect(page.locator(f"{CARD} .name")).to_have_text(f"Feature {number}")
+    settle(page)
+    assert violations(page) == []
+    page.set_viewport_size({"width": 420, "height": 900})
+    settle(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and page.evaluate(SIDEWAYS) == []
+    visit.close()
