@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hooks import OlmoForCausalLM, edits
 from workbench import WorkbenchError
 from workbench.analyses.circuit import Circuit, circuit
+from workbench.analyses.faithfulness import faithfulness
 from workbench.analyses.support.edge_graph import WRITTEN, Graph, outputs
 from workbench.analyses.support.edge_pairs import Sides, sides_of
 from workbench.analyses.support.edge_runs import run_edges
@@ -223,6 +224,17 @@ def test_an_mlp_that_reads_the_stream_has_the_gradient_of_its_own_copy(model: Ol
     total = sum(slope.double().sum(0) for _, slope in slopes(model, embed, logit_differences))
     (wanted,) = torch.autograd.grad(logit_differences(model.run(resid=embed, grad=True).logits[:, -1]).sum(), embed)
     torch.testing.assert_close(total, wanted.double(), atol=1e-3, rtol=1e-3)
+
+
+def test_a_metric_of_the_logits_is_a_measure(model: OlmoForCausalLM, tokens: Tensor, corrupted: Tensor) -> None:
+    wanted = circuit(model, tokens, corrupted, ANSWER, steps=1, exact=3)
+    for metric in (lambda logits: logits[:, 0, ANSWER], lambda logits: logits[:, 0, ANSWER].mean()):
+        found = circuit(model, tokens, corrupted, metric=metric, steps=1, exact=3)
+        assert found.measure == "metric" and found.effect == pytest.approx(wanted.effect, rel=1e-4)
+        np.testing.assert_allclose(found.values, wanted.values, atol=1e-5)
+        np.testing.assert_allclose(found.exact, wanted.exact, atol=1e-4)
+        proof = faithfulness(model, found, tokens, corrupted, metric=metric, sizes=[400], draws=2)
+        np.testing.assert_allclose(proof.values[:, -1], [1, 0, 1, 1, 1], atol=1e-3)
 
 
 def test_a_circuit_is_saved_and_its_table_names_the_edges(
