@@ -240,6 +240,7 @@ SLOW_FILES = frozenset(  # files that `make quick` leaves out
         "docs",
         "documentation_examples",
         "edit_stack",
+        "embedded_dictionaries",
         "every_analysis",
         "explaining_rows",
         "fields",

@@ -45,7 +45,7 @@ def texts():
 @pytest.mark.parametrize("gate", ["topk", "batchtopk"])
 def test_planted_directions_come_back(gate):
     planted = Planted()
-    settings = TrainingSettings(48, 3, gate, batches=300, learning_rate=1e-2, dead_after=2000, warmup=10, seed=1)
+    settings = TrainingSettings(72, 3, gate, batches=300, learning_rate=1e-2, dead_after=2000, warmup=10, seed=1)
     d = features.train(planted, settings)
     cosines = F.normalize(planted.directions, dim=1) @ F.normalize(d.decoder, dim=1).T
     assert cosines.max(1).values.mean() >= 0.95
@@ -183,7 +183,7 @@ class PlantedInOne(Planted):
 
 def test_directions_planted_in_one_source_are_exclusive_and_no_others():
     planted = PlantedInOne()
-    settings = TrainingSettings(64, 3, batches=300, learning_rate=1e-2, dead_after=2000, warmup=10, seed=1)
+    settings = TrainingSettings(72, 3, batches=300, learning_rate=1e-2, dead_after=2000, warmup=10, seed=1)
     d = features.train(planted, settings)
     cosines = F.normalize(planted.directions, dim=1) @ F.normalize(d.directions[:, 1], dim=1).T
     found = cosines.max(1).values > 0.9

@@ -1,4 +1,6 @@
-"""The tables of the data card, made from the records of `measure`."""
+"""The tables of the data card, made from the records of `measure`, and that of the card of the dictionaries."""
+
+from collections.abc import Mapping
 
 SHOWN_BY_POSITION = {"step400", "step2000", "step4000", "step6000"}
 COLUMNS = {
@@ -52,3 +54,31 @@ def with_tables(card: str, records: list[dict]) -> str:
     """The text of the data card with updated tables."""
     shown = [record for record in records if record["revision"] in SHOWN_BY_POSITION]
     return put_between(put_between(card, "series", table(records)), "positions", position_table(shown))
+
+
+LEAST_LOST = 0.1
+"""Nats that the mean must cost, for the share that is recovered to mean something."""
+SCORE_COLUMNS = {
+    "explained": "variance explained",
+    "l0": "active features",
+    "dead": "silent",
+    "loss": "loss",
+    "replaced": "with the reconstruction",
+    "ablated": "with the mean",
+    "recovered": "recovered",
+}
+
+
+def dictionary_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """A Markdown table of the measures of dictionaries: a row for each, and for each source of a crosscoder."""
+    lines = [["dictionary", *SCORE_COLUMNS.values()], ["---"] * (1 + len(SCORE_COLUMNS))]
+    for name in sorted(scores):
+        for source, found in scores[name].items():
+            of = f"tiny-olmo@{name}" if len(scores[name]) == 1 else f"… at {source.partition('@')[2]}"
+            if source == next(iter(scores[name])) and len(scores[name]) > 1:
+                lines.append([f"tiny-olmo@{name}", *[""] * len(SCORE_COLUMNS)])
+            values = [cell(int(found[key]) if key == "dead" else float(found[key])) for key in SCORE_COLUMNS]
+            if found["ablated"] - found["loss"] < LEAST_LOST:
+                values[-1] = "–"
+            lines.append([of, *values])
+    return markdown(lines)

@@ -2,8 +2,9 @@
 
 An SAE of each `resid_post` and a transcoder of each MLP of the last checkpoint, and one crosscoder over the run and the
 two other finals, on rows of the second and of the last stage of the recipe. They are written to `dictionaries/` in
-float16, with their measures on held-out rows of English and code in `scores.json`. The training text is fetched
-first, if it is not at hand. A training that was stopped goes on from the folder of `--work`.
+float16, with their measures on held-out rows of English and code in `scores.json` and in the card `DICTIONARIES.md`.
+The training text is fetched first, if it is not at hand. A training that was stopped goes on from the folder of
+`--work`.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from workbench.features import Dictionary, Stored, Streamed, TrainingSettings, l
 from workbench.features.files import EMBEDDED_DICTIONARIES
 from workbench.features.sources import ActivationSource
 from workbench.tiny_olmo.build_files import SERIES
+from workbench.tiny_olmo.card import dictionary_table, put_between
 from workbench.tiny_olmo.data import CORPUS_PARTS, default_cache, prepare, rows_source, token_files
 from workbench.tiny_olmo.data import SOURCES as SOURCES_OF_TEXT
 from workbench.tiny_olmo.recipe import RECIPE
@@ -34,12 +36,13 @@ LAST = "tiny-olmo@step6000"
 RUN = (0, 200, 500, 600, 700, 1000, 2000, 6000)
 SOURCES = (*(f"tiny-olmo@step{step}" for step in RUN), f"{LAST}-order2", f"{LAST}-order3")
 STEPS = (*range(4000, 4120), *range(5000, 5120))  # whose rows are read
-HELD_OUT_ROWS, ROW = {"english": 80, "code": 20}, 128
+HELD_OUT_ROWS, ROW = {"english": 64, "code": 16}, 128
 SCORES = EMBEDDED_DICTIONARIES / "scores.json"
+CARD = Path(__file__).with_name("DICTIONARIES.md")
 MAIN = TrainingSettings(features=2048, k=16, batches=700, half=True)
-SMALLER = TrainingSettings(features=1024, k=16, batches=400, dead_after=100_000, half=True)
-CROSS = TrainingSettings(features=1024, k=16, batches=384, dead_after=100_000, half=True)
-CROSS_ROWS = 840  # of the training rows, about
+SMALLER = TrainingSettings(features=512, k=16, batches=300, dead_after=100_000, half=True)
+CROSS = TrainingSettings(features=512, k=16, batches=240, dead_after=100_000, half=True)
+CROSS_ROWS = 400  # of the training rows, about
 SITES = ("blocks.*.resid_post", "blocks.*.mlp_in", "blocks.*.mlp_out")  # that are recorded of the last checkpoint
 CROSSCODER = "step6000/crosscoder.blocks.2.resid_post"
 PLANS: dict[str, tuple[tuple[str, ...], str, str | None, TrainingSettings]] = {
@@ -88,10 +91,11 @@ def made(name: str, work: Path) -> Dictionary:
     trained = train(source, settings, work / name.replace("/", "-"))
     save(trained, EMBEDDED_DICTIONARIES / name, dtype=torch.float16)
     dictionary = load(EMBEDDED_DICTIONARIES / name)  # as it is stored, in float16
-    found = quality(dictionary, models, held_out)
+    found = quality(dictionary, models, held_out[:: 1 if len(ids) == 1 else 4])
     scores = json.loads(SCORES.read_text(encoding="utf-8")) if SCORES.exists() else {}
     scores[name] = {one: {key: round(value, 4) for key, value in asdict(of).items()} for one, of in found.items()}
-    SCORES.write_text(json.dumps(scores, indent=1), encoding="utf-8")
+    SCORES.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    CARD.write_text(put_between(CARD.read_text(encoding="utf-8"), "scores", dictionary_table(scores)), encoding="utf-8")
     return dictionary
 
 
