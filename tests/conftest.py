@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -21,6 +21,8 @@ import transformers
 from playwright.sync_api import Browser, Playwright, sync_playwright
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from hooks import Olmo2Config, Olmo3Config, OlmoConfig, OlmoForCausalLM
 
@@ -293,21 +295,20 @@ SLOW_FILES = frozenset(  # files that `make quick` leaves out
 )
 
 
-LONGEST_FILES = (  # the longest first
-    "browser/test_several_people",
+LONGEST_FILES = (  # without those that drive the browser; the longest first
     "test_notebooks",
-    "browser/test_panels",
-    "browser/test_journeys",
-    "browser/test_stopping",
-    "browser/test_accessibility",
-    "browser/test_generate",
-    "test_tabs",
     "test_readme",
     "test_known_answers",
+    "test_tabs",
+    "test_trajectory",
     "test_command_line",
-    "test_tensor_parallel",
     "test_server",
+    "test_cost",
     "test_texts_of_analyses",
+    "test_olmo_generation",
+    "test_means",
+    "test_memory",
+    "test_edited_views",
     "test_docs",
     "test_standalone",
 )
@@ -326,13 +327,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
         places = {name: place for place, name in enumerate(LONGEST_FILES)}
-        here = Path(__file__).parent
-        items.sort(key=lambda item: places.get(str(item.path.relative_to(here).with_suffix("")), len(places)))
+        items.sort(key=lambda item: -1 if in_browser(item) else places.get(item.path.stem, len(places)))
     for item in items:
-        if item.path.parent.name == "browser":
+        if in_browser(item):
             item.add_marker("browser")
         elif item.path.stem.removeprefix("test_") in SLOW_FILES:
             item.add_marker("slow")
+
+
+def in_browser(item: pytest.Item) -> bool:
+    """Whether a test drives the browser."""
+    return item.path.parent.name == "browser"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """With `--dist loadfile`, run all tests that drive the browser in one worker: they share a server and a page."""
+    return BrowserInOneWorker(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+class BrowserInOneWorker(LoadFileScheduling):
+    """Gives each worker whole files, and one worker the whole folder `browser`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "browser" if "browser" in PurePosixPath(file).parts else file
 
 
 @pytest.fixture(scope="module", autouse=True)
