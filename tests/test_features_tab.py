@@ -10,7 +10,7 @@ from copied import run_copied
 from small_series import PROMPT, small_bench
 
 from tests.test_dictionaries import FEATURES, SITE, random_dictionary
-from workbench import features, interventions
+from workbench import features, interventions, metrics
 from workbench.analyses.logit_lens import logit_lens
 from workbench.errors import WorkbenchError
 from workbench.features.explain_token import explain_token
@@ -323,6 +323,21 @@ def test_a_metric_along_training_takes_such_edits(bench, folder):
     assert [str(change) for change in named.value(bench)] == [named.text]
     with pytest.raises(WorkbenchError, match="on this page"):
         InterventionsOf(bench.default, "feature elsewhere/17 off").value(bench)
+
+
+def test_a_kept_curve_is_not_taken_for_another_dictionary_of_the_same_folder(tmp_path, bench):
+    """And the metric of an edited model is that of a run with the same edit."""
+    model, ids = bench.load(bench.default)[0], torch.tensor([[5, 17, 3, 42, 8, 17, 3]])
+    found = []
+    for seed in (1, 2):
+        features.save(random_dictionary(seed=seed), tmp_path / "sae")
+        metric = metrics.intervened(metrics.held_out_loss(ids), interventions.read(f"+9 feature {tmp_path / 'sae'}/17"))
+        with model.tapped(edits=features.steer(features.load(tmp_path / "sae"), 17, 9.0)):
+            expected = metrics.held_out_loss(ids)
+            expected = expected.function(model, **expected.arguments)
+        np.testing.assert_array_equal(metric.function(model, **metric.arguments).values, expected.values)
+        found.append(metric.arguments["dictionaries"])
+    assert found[0] != found[1]
 
 
 @pytest.fixture

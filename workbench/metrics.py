@@ -10,6 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
+from workbench import features
+from workbench.activations.shards import digest
 from workbench.analyses.circuit import Circuit
 from workbench.analyses.circuit import edge_scores as scores_of_edges
 from workbench.analyses.compare_weights import weight_table
@@ -285,11 +287,14 @@ def intervened(metric: Metric, changes: Sequence[Intervention]) -> Metric:
     """
     if metric.reads != "model":
         raise WorkbenchError(f"{metric.name} is computed from weights; changes of activations do not affect it")
+    arguments: dict[str, Any] = {"metric": metric, "changes": tuple(changes)}
+    if marks := _dictionaries_of(changes):  # so that a result is not kept for another dictionary of the same name
+        arguments["dictionaries"] = marks
     return replace(
         metric,
         name=f"{metric.name} with {', '.join(map(str, changes))}",
         function=_with_changes,
-        arguments={"metric": metric, "changes": tuple(changes)},
+        arguments=arguments,
         reference=None if metric.reference is None else _reference_with_changes,
     )
 
@@ -460,8 +465,21 @@ def _work_of_need(model: OlmoForCausalLM, tokens: TextsLike, part: Part, **_: ob
     return planned(mean_loss, model, tokens).times(2)
 
 
+def _dictionaries_of(changes: Sequence[Intervention]) -> tuple[str, ...]:
+    """Digests of the dictionaries whose features are changed."""
+    found = [features.load(change.target.site) for change in changes if change.target.feature is not None]
+    return tuple(
+        digest({"encoder": one.encoder, "bias": one.encoder_bias, "decoder": one.decoder, "rest": one.decoder_bias})
+        for one in found
+    )
+
+
 def _with_changes(
-    model: OlmoForCausalLM, metric: Metric, changes: Sequence[Intervention], **reference: object
+    model: OlmoForCausalLM,
+    metric: Metric,
+    changes: Sequence[Intervention],
+    dictionaries: tuple[str, ...] = (),
+    **reference: object,
 ) -> Value:
     with model.tapped(edits=edits_of(model, changes)):
         return metric.function(model, **metric.arguments, **reference)
@@ -472,7 +490,9 @@ def _work_with_changes(model: OlmoForCausalLM, metric: Metric, **_: object) -> W
     return planned(metric.function, model, **metric.arguments) if is_planned(metric.function) else Work(0)
 
 
-def _reference_with_changes(model: OlmoForCausalLM, metric: Metric, changes: Sequence[Intervention]) -> object:
+def _reference_with_changes(
+    model: OlmoForCausalLM, metric: Metric, changes: Sequence[Intervention], dictionaries: tuple[str, ...] = ()
+) -> object:
     assert metric.reference is not None
     with model.tapped(edits=edits_of(model, changes)):
         return metric.reference(model, **metric.arguments)

@@ -8,6 +8,7 @@ import gradio as gr
 import pandas as pd
 
 from workbench import features
+from workbench.analyses.support.cost import Work, pass_flops
 from workbench.errors import WorkbenchError
 from workbench.features import Dictionary, FeatureCard, FeatureScan, scan
 from workbench.features.card import Example, card
@@ -58,6 +59,7 @@ SEARCH = "Search for a token or a number"
 ALL_FEATURES = "all features"
 LISTS = {ALL_FEATURES: False, "active at the selected token": True}
 AROUND, EXAMPLES = 12, 8
+PASSES = 6  # of a card, over the texts of its examples
 BARS = 8  # tokens in each list of logit effects
 AUTOMATIC = "the one of the checkpoint"
 
@@ -215,8 +217,10 @@ def scan_of(bench: Bench, request: TabRequest, name: str, after: Call, progress:
     if bench.results.get(call) is None and scan.is_stored(model, texts, dictionary):
         table(call, bench)
     if bench.results.get(call) is None or bench.results.get(after) is None:
-        plan = Planner(bench)
-        rest = plan.work(after.replaced(lambda part: None if part == call else part))
+        rest = Planner(bench).work(after.replaced(lambda part: None if part == call else part))
+        if after.function is card:
+            tokens = min(EXAMPLES, len(texts)) * texts.longest
+            rest += Work(pass_flops(model, PASSES * tokens, logits=3 * tokens))
         progress = priced(progress, agree(bench, request, call, before=rest))
     return table(call, bench, progress)
 
