@@ -79,6 +79,14 @@ panel.addEventListener("click", (event) => {
   if (cell && props.value.chooses?.token) wb.select({ token: Number(cell.dataset.index) }, "plot");
 });
 
+// A wide picture can be scrolled, so the keyboard must reach it.
+function withKeys(region, { wide, question }) {
+  if (!region) return;
+  const attributes = wide ? { tabindex: 0, role: "group", "aria-label": question || "picture" } : {};
+  for (const name of ["tabindex", "role", "aria-label"])
+    name in attributes ? region.setAttribute(name, attributes[name]) : region.removeAttribute(name);
+}
+
 function draw() {
   const value = props.value ?? {};
   find(".question").textContent = value.question ?? "";
@@ -89,6 +97,7 @@ function draw() {
   find(".note").textContent = value.note ?? "";
   element.dataset.drawn = value.key ?? "";
   panel.classList.toggle("wide", Boolean(value.wide));
+  withKeys(panel.querySelector(".figure"), value);
   pick.hidden = !value.pick;
   if (!value.pick) return;
   pick.querySelector("span").textContent = value.pick.label;
