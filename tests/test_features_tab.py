@@ -156,12 +156,18 @@ def test_a_token_is_explained_by_all_dictionaries_that_fit_and_with_the_edits(be
         assert whole.equals(table(call, bench)) and len(value["rows"]) == len(whole)
         assert set(whole["dictionary"]) == {str(folder / "sae"), str(folder / "transcoder")}
         assert "token 2" in value["summary"] and (text in value["summary"])
+        assert {row[1] for row in value["rows"]} == {"sae", "transcoder"}
         name, number = tab.clicked_active(bench, request, {"text": 1})
         assert [name, number] == whole.loc[1, ["dictionary", "feature"]].tolist() and type(number) is int
         with pytest.raises(WorkbenchError, match="no row"):
             tab.clicked_active(bench, request, {"text": len(whole)})
         json.dumps(value, allow_nan=False)
     assert tab.active_view(bench, request, tab.ALL_FEATURES)[0]["visible"] == "hidden"
+
+
+def test_names_of_dictionaries_are_short_where_that_tells_them_apart():
+    names = ("a@1/x", "a@2/x", "a@1/y")
+    assert tab.last_parts(names) == {"a@1/x": "a@1/x", "a@2/x": "a@2/x", "a@1/y": "y"}
 
 
 def test_what_cannot_be_explained_is_said(bench, folder):

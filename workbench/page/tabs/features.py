@@ -153,7 +153,8 @@ def active_view(bench: Bench, request: TabRequest, listing: str = ALL_FEATURES) 
     except Expensive as expensive:
         return [gr.update(value={"summary": ""}, visible=True), asked(expensive.price)]
     whole = table(call, bench)
-    cells = whole.astype(object).where(whole.notna(), None).to_numpy().tolist()
+    short = whole.assign(dictionary=whole["dictionary"].map(last_parts(there)))
+    cells = short.astype(object).where(short.notna(), None).to_numpy().tolist()
     value = {
         "summary": about_token(bench, request, whole),
         "columns": [ACTIVE[column] for column in whole],
@@ -164,6 +165,12 @@ def active_view(bench: Bench, request: TabRequest, listing: str = ALL_FEATURES) 
         "label": "table of active features",
     }
     return [gr.update(value=value, visible=True), asked(None)]
+
+
+def last_parts(names: tuple[str, ...]) -> dict[str, str]:
+    """The last parts of the names of dictionaries, which tell them apart; whole names where two have the same one."""
+    parts = [name.rpartition("/")[2] for name in names]
+    return {name: part if parts.count(part) == 1 else name for name, part in zip(names, parts, strict=True)}
 
 
 def explaining_call(bench: Bench, request: TabRequest, there: tuple[str, ...]) -> Call:
