@@ -68,6 +68,15 @@ def test_the_memory_budget_changes_nothing(gate, x, monkeypatch):
     assert parts.values.shape == whole.values.shape
 
 
+@pytest.mark.parametrize("norming", ["none", "layer_norm", "unit_norm"])
+def test_one_activation_is_read_as_one_of_many(x, norming):
+    sae = random_dictionary(norming=norming)
+    one, firing = x.reshape(-1, x.shape[-1])[3], sae.encode(x.reshape(-1, x.shape[-1])[3:4])
+    assert torch.equal(sae.encode(one).values, firing.values[0])
+    assert torch.allclose(sae.reconstruct(one) + sae.error(one), one, atol=1e-5)
+    assert sae.added(one, torch.tensor(2.0), 5).shape == one.shape
+
+
 def test_features_are_listed_strongest_first(x):
     values = random_dictionary("jumprelu").encode(x).values
     assert (values[..., :-1] >= values[..., 1:]).all()

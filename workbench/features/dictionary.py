@@ -183,7 +183,7 @@ class Dictionary:
             for name in ("indices", "values")
         )
         shape = x.shape[: -2 if self.sources else -1]
-        return Firing(indices.unflatten(0, shape), values.unflatten(0, shape), len(self))
+        return Firing(indices.reshape(*shape, slots), values.reshape(*shape, slots), len(self))
 
     @torch.no_grad()
     def decode(self, firing: Firing, x: Tensor | None = None) -> Tensor:
@@ -207,7 +207,7 @@ class Dictionary:
                 written = written + rows @ self.skip
         else:
             written = written / self.scale
-        written = written.unflatten(0, firing.values.shape[:-1])
+        written = written.reshape(*firing.values.shape[:-1], written.shape[-1])
         return written.unflatten(-1, (len(self.sources), -1)) if self.sources else written
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ class Dictionary:
         direction = self.decoder[feature].to(amounts.device)
         size = self._undo(self._rows(x))[1]  # row 1, or a number
         written = amounts[..., None] * direction
-        return written * (size.unflatten(0, amounts.shape) if isinstance(size, Tensor) else size)
+        return written * (size.reshape(*amounts.shape, 1) if isinstance(size, Tensor) else size)
 
     def folded(self) -> "Dictionary":
         """The same dictionary with the `scale` of the activations put into its weights."""

@@ -244,3 +244,7 @@ def texts_arguments(request: TabRequest) -> tuple[ModelOf, TextsOf]:
 def tokenizer_argument(request: TabRequest) -> TokenizerOf:
     """The tokenizer of a request's checkpoint; analyses use it to label tokens by their text."""
     return TokenizerOf(request.query.checkpoint)
+
+
+prompt_of, texts_of, tokenizer_of = prompt_arguments, texts_arguments, tokenizer_argument
+"""The former names, by which tabs of others may know them."""
