@@ -16,6 +16,7 @@ import torch
 
 from tests.test_imports import SOURCES
 from workbench.analyses.circuit import Circuit
+from workbench.analyses.faithfulness import Faithfulness
 from workbench.analyses.support.direction import Direction
 from workbench.analyses.token_inspection import Inspection
 from workbench.errors import WorkbenchError
@@ -65,6 +66,15 @@ GRID = Grid(
     **SHARED,
 )
 MAPS = Maps(ODD.reshape(1, 2, 6), ["L0H0"], HOSTILE[:6], queries=[2, 5], **SHARED)
+CURVES = {
+    "values": ODD.reshape(2, 6),
+    "lines": HOSTILE[:2],
+    "x": range(6),
+    "x_name": "file",
+    "x_labels": HOSTILE[:6],
+    "errors": ODD[::-1].reshape(2, 6),
+    "texts": [3, 4],
+}
 EXAMPLES = {
     Grid: GRID,
     Maps: MAPS,
@@ -86,16 +96,8 @@ EXAMPLES = {
         replacement="zero",
         **SHARED,
     ),
-    Curves: Curves(
-        ODD.reshape(2, 6),
-        HOSTILE[:2],
-        range(6),
-        x_name="file",
-        x_labels=HOSTILE[:6],
-        errors=ODD[::-1].reshape(2, 6),
-        texts=[3, 4],
-        **SHARED,
-    ),
+    Curves: Curves(**CURVES, **SHARED),
+    Faithfulness: Faithfulness(**CURVES, **SHARED, deviation=ODD[3:9]),
     Points: Points(ODD.reshape(4, 3), HOSTILE[:4], ["a", "b", "c"], colour=ODD[:4], colour_name="file", **SHARED),
     Measures: Measures(file=GRID, header=dataclasses.replace(GRID, text=None), self=GRID),
     Written: Written(

@@ -65,6 +65,8 @@ def test_a_feature_is_found_named_switched_off_and_a_token_explained(
 
     page.locator("#features-of input").click()
     page.get_by_role("option", name="active at the selected token").click()
+    expect(page.locator("#active-table tbody tr").nth(4)).to_be_visible()  # the embedded dictionaries' too
+    page.locator("#active-table .search").fill(Path(name).name)
     expect(page.locator("#active-table tbody tr")).to_have_count(4)
     page.locator("#spine .token").nth(5).click()
     expect(page.locator("#active-table .summary")).to_contain_text("token 5,")
