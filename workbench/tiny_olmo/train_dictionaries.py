@@ -40,9 +40,9 @@ HELD_OUT_ROWS, ROW = {"english": 64, "code": 16}, 128
 SCORES = EMBEDDED_DICTIONARIES / "scores.json"
 CARD = Path(__file__).with_name("DICTIONARIES.md")
 MAIN = TrainingSettings(features=2048, k=16, batches=700, half=True)
-SMALLER = TrainingSettings(features=512, k=16, batches=300, dead_after=100_000, half=True)
-CROSS = TrainingSettings(features=512, k=16, batches=240, dead_after=100_000, half=True)
-CROSS_ROWS = 400  # of the training rows, about
+SMALLER = TrainingSettings(features=1024, k=16, batches=700, half=True)
+CROSS = TrainingSettings(features=1024, k=32, batches=1000, half=True)
+CROSS_ROWS = 4000  # of the training rows, about
 SITES = ("blocks.*.resid_post", "blocks.*.mlp_in", "blocks.*.mlp_out")  # that are recorded of the last checkpoint
 CROSSCODER = "step6000/crosscoder.blocks.2.resid_post"
 PLANS: dict[str, tuple[tuple[str, ...], str, str | None, TrainingSettings]] = {
