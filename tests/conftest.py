@@ -145,11 +145,12 @@ def shared_pair(case: str) -> Pair:
 
 
 def check_unchanged(case: str) -> None:
-    """Check that a test did not change the attention or the mode of a shared pair."""
+    """Check that a test did not change the attention or the mode of a shared pair; drop gradients that it left."""
     pair = shared_pair(case)
     for model, attention in ((pair.ours, "sdpa"), (pair.theirs, "sdpa"), (pair.eager, "eager")):
         assert model.config._attn_implementation == attention, "a test changed the attention of a shared model"
         assert not any(module.training for module in model.modules()), "a test left a shared model in training mode"
+        model.zero_grad(set_to_none=True)
 
 
 @pytest.fixture(scope="session")
