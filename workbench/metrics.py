@@ -218,7 +218,8 @@ def edge_scores(
 def circuit_effect(
     circuit: Circuit, size: int, pairs: TextPairs, tokenizer: PreTrainedTokenizerBase, *, draws: int = 5, seed: int = 0
 ) -> Metric:
-    """The effect, in logits, of the best `size` edges of a circuit, of all edges, of all others, and of random edges.
+    """The logits that each of four sets of edges carries: the best `size` edges of a circuit, all edges, all but the
+    best, and random ones.
 
     With the circuit of the last checkpoint this says when it forms: `needed_from(curves, floor, line=1)` is the step
     from which "the circuit" stays above `floor`, for example the maximum of the line "highest of random edges".

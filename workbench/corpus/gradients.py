@@ -17,7 +17,9 @@ Gradient = dict[str, Tensor]
 
 
 def gradient_of(model: OlmoForCausalLM, prediction: TextsLike, predicted: int | None = 1) -> Gradient:
-    """The gradient of the mean −log p, in nats, of the last `predicted` tokens of one text; None: of all but the first.
+    """The gradient of the mean −log p, in nats, of the last `predicted` tokens of one text.
+
+    With `predicted=None`, of all its tokens except the first, which nothing predicts.
 
     Errors: WorkbenchError for several texts, or if `predicted` is not between 1 and the number of tokens less one.
     """

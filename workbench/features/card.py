@@ -240,7 +240,10 @@ class _Shown:
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """The model that is asked about a feature; of a crosscoder, that of source `number`."""
+    """What a card of one feature is computed from.
+
+    `model` is the model that the feature acts in. A crosscoder has several; `number` says which of its sources it is.
+    """
 
     models: Mapping[str, OlmoForCausalLM]
     dictionary: Dictionary

@@ -38,7 +38,7 @@ class Firing:
         return float((self.values > 0).sum(-1).float().mean())
 
     def dense(self) -> Tensor:
-        """The activation of every feature: … feature."""
+        """The activations of all features, 0 for those that are not active: a tensor of the shape … feature."""
         whole = self.values.new_zeros(*self.values.shape[:-1], self.features)
         return whole.scatter_add_(-1, self.indices, self.values)
 

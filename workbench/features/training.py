@@ -102,7 +102,7 @@ class Scaling:
 
     @classmethod
     def of(cls, x: Tensor) -> "Scaling":
-        """The scaling of activations: row source d_model."""
+        """The scaling for activations x of the shape row source d_model, with mean and size over the rows."""
         mean = x.mean(0)
         size = (x - mean).square().mean((0, 2)).sqrt()[:, None].clamp_min(1e-8)
         return cls(mean, size)

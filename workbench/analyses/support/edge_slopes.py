@@ -28,7 +28,7 @@ def slopes(model: OlmoForCausalLM, embed: Tensor, measure: Measure) -> Iterator[
     wanted = [f"blocks.{layer}.{name}" for layer in range(graph.layers) for name in RAW] + [last]
     streams = [f"blocks.*.{name}" for name in STREAMS] if model.model.blocks[0].norm_first else []
     leaf = embed.detach().requires_grad_()
-    # In OLMo 2 and 3 an MLP reads the stream itself; a copy separates its gradient from that of the stream.
+    # In OLMo 2 and 3 an MLP reads the residual stream unchanged. A copy keeps its gradient apart from the stream's own.
     copies = edits.apply("blocks.*.mlp_in", torch.clone)
     run = model.run(resid=leaf, grad=True, capture=[*wanted, *streams], edits=copies, logits_to_keep=1)
     with torch.enable_grad():
