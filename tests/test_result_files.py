@@ -20,6 +20,7 @@ from workbench.analyses.faithfulness import Faithfulness
 from workbench.analyses.support.direction import Direction
 from workbench.analyses.token_inspection import Inspection
 from workbench.errors import WorkbenchError
+from workbench.features.births import FeatureBirths
 from workbench.generation import Written
 from workbench.plots import plot
 from workbench.report import as_csv, report_of_all
@@ -109,6 +110,15 @@ EXAMPLES = {
         **SHARED,
     ),
     Direction: Direction("blocks.1.resid_post", torch.tensor([-0.0, 1e-45, 3.0]), "made \0", {"tensor": TENSOR}),
+    FeatureBirths: FeatureBirths(
+        "\0",
+        ("a@step0", "a@step2"),
+        (0, 2**40),
+        ("a@step2-order2",),
+        ODD[:9].reshape(3, 3),
+        at_end=False,
+        provenance=PROVENANCE,
+    ),
     Inspection: Inspection(
         3,
         pd.DataFrame({"token": HOSTILE, "id": range(12), "probability": ODD}),

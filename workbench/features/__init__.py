@@ -6,6 +6,7 @@ firing = sae.encode(run["blocks.2.resid_post"])              # the active featur
 model.run(ids, edits=[features.steer(sae, 417, 8.0)])
 """
 
+from workbench.features.births import FeatureBirths, births
 from workbench.features.card import FeatureCard, card, nearest
 from workbench.features.dictionary import Dictionary
 from workbench.features.editing import replace, scale, set_to, steer, switch_off
@@ -21,6 +22,7 @@ from workbench.features.training import TrainingSettings, train
 
 __all__ = [
     "Dictionary",
+    "FeatureBirths",
     "FeatureCard",
     "FeatureScan",
     "Firing",
@@ -29,6 +31,7 @@ __all__ = [
     "Stored",
     "Streamed",
     "TrainingSettings",
+    "births",
     "card",
     "embedded",
     "explain_token",
