@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from texts_of_analyses import unscored
+from texts_of_analyses import transcoders, unscored
 from torch import Tensor
 
 import workbench.analyses
@@ -51,6 +51,7 @@ from workbench.analyses.trajectory import trajectory
 from workbench.analyses.transplant import transplant, transplant_parts
 from workbench.analyses.tuned_lens import lens_divergence, train_tuned_lens, tuned_lens
 from workbench.errors import WorkbenchError
+from workbench.features.attribution_graph import attribution_graph
 from workbench.progress import Progress
 
 
@@ -79,6 +80,7 @@ ANALYSES: dict[str, Analysis] = {
     "ablation": lambda g, p: ablation(g.model, g.ids, method="resample", draws=2, progress=p),
     "activation_patching": lambda g, p: activation_patching(g.model, g.ids, g.others, 5, progress=p),
     "attention_difference": lambda g, p: attention_difference(g.model, g.other, g.ids[0], progress=p),
+    "attribution_graph": lambda g, p: attribution_graph(g.model, g.ids[0], transcoders(g.model), 5, progress=p),
     "attention_maps": lambda g, p: attention_maps(g.model, g.ids[0], progress=p),
     "attribution_patching": lambda g, p: attribution_patching(g.model, g.ids, g.others, 5, progress=p),
     "circuit": lambda g, p: circuit(g.model, g.ids, g.others, 5, steps=2, exact=3, progress=p),

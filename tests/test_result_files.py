@@ -21,6 +21,7 @@ from workbench.analyses.support.direction import Direction
 from workbench.analyses.token_inspection import Inspection
 from workbench.errors import WorkbenchError
 from workbench.features.births import FeatureBirths
+from workbench.features.graph import AttributionGraph
 from workbench.generation import Written
 from workbench.plots import plot
 from workbench.report import as_csv, report_of_all
@@ -95,6 +96,22 @@ EXAMPLES = {
         scale_error=math.nan,
         measure="\0",
         replacement="zero",
+        **SHARED,
+    ),
+    AttributionGraph: AttributionGraph(
+        ODD[:9].reshape(3, 3),
+        nodes=pd.DataFrame(
+            {
+                "kind": ["feature", "token", "logit"],
+                **{name: [2, -1, 2**40] for name in ("layer", "position", "feature")},
+                **{name: ODD[:3] for name in ("value", "constant", "weight", "influence", "effect")},
+            }
+        ),
+        tokens=HOSTILE[:3],
+        logits=HOSTILE[4:5],
+        transcoders=HOSTILE[:2],
+        replacement_score=math.nan,
+        completeness_score=-0.0,
         **SHARED,
     ),
     Curves: Curves(**CURVES, **SHARED),

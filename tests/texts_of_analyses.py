@@ -39,6 +39,7 @@ from workbench.analyses.token_losses import token_losses
 from workbench.analyses.token_saliency import token_saliency
 from workbench.analyses.transplant import transplant, transplant_parts
 from workbench.analyses.tuned_lens import lens_divergence, tuned_lens
+from workbench.features import Dictionary, Gate, attribution_graph
 from workbench.texts import Texts, as_texts
 
 Model = OlmoForCausalLM
@@ -60,6 +61,14 @@ def unscored(model: Model) -> Circuit:
 
 def ones(model: Model) -> Direction:
     return Direction("blocks.1.resid_post", torch.ones(model.config.hidden_size))
+
+
+def transcoders(model: Model) -> dict[str, Dictionary]:
+    """Random transcoders of the first two MLPs, with 3 of 12 features active at a token."""
+    width = model.config.hidden_size
+    parts = [torch.randn(*shape, generator=torch.Generator().manual_seed(1)) for shape in ((width, 12), (12, width))]
+    whole = parts[0], torch.ones(12), parts[1], torch.zeros(width), Gate("topk", 3)
+    return {at: Dictionary(*whole, f"{at}.mlp_in", f"{at}.mlp_out") for at in ("blocks.0", "blocks.1")}
 
 
 SETS: dict[str, OfTexts] = {
@@ -109,6 +118,7 @@ SETS: dict[str, OfTexts] = {
 
 SINGLE: dict[str, OfTexts] = {
     "attention_difference": lambda a, b, text, other: attention_difference(a, b, text),
+    "attribution_graph": lambda a, b, text, other: attribution_graph(a, text, transcoders(a), 5),
     "attention_maps": lambda a, b, text, other: attention_maps(a, text),
     "attention_maps by value norm": lambda a, b, text, other: attention_maps(a, text, weighting="value-norm"),
     "direct_logit_attribution": lambda a, b, text, other: direct_logit_attribution(a, text, 5),

@@ -6,6 +6,7 @@ firing = sae.encode(run["blocks.2.resid_post"])              # the active featur
 model.run(ids, edits=[features.steer(sae, 417, 8.0)])
 """
 
+from workbench.features.attribution_graph import attribution_graph
 from workbench.features.births import FeatureBirths, births
 from workbench.features.card import FeatureCard, card, nearest
 from workbench.features.dictionary import Dictionary
@@ -14,6 +15,7 @@ from workbench.features.explain_token import explain_token
 from workbench.features.feature_table import feature_table
 from workbench.features.files import embedded, load, save
 from workbench.features.firing import Firing, Gate
+from workbench.features.graph import AttributionGraph
 from workbench.features.names import name_feature, names_of
 from workbench.features.quality import Quality, quality
 from workbench.features.scan import FeatureScan, of
@@ -21,6 +23,7 @@ from workbench.features.sources import Stored, Streamed
 from workbench.features.training import TrainingSettings, train
 
 __all__ = [
+    "AttributionGraph",
     "Dictionary",
     "FeatureBirths",
     "FeatureCard",
@@ -31,6 +34,7 @@ __all__ = [
     "Stored",
     "Streamed",
     "TrainingSettings",
+    "attribution_graph",
     "births",
     "card",
     "embedded",

@@ -1,0 +1,226 @@
+"""Attribution graphs: sums of edges, and edges and effects against runs in which a node is taken away."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hooks import edits
+from workbench import WorkbenchError
+from workbench.features import Dictionary, Gate
+from workbench.features.attribution_graph import attribution_graph
+from workbench.features.graph_influence import cumulative, influences, scores
+
+FEATURES, LENGTH = 40, 7
+COLUMNS = ["kind", "layer", "position", "feature", "value"]
+GATES = (Gate("topk", 5), Gate("relu"), Gate("jumprelu", threshold=torch.full((FEATURES,), 0.5)))
+
+
+def transcoder(model, layer, seed=0, writes="mlp_out", reads="mlp_in", skip=False, **options):
+    """A random transcoder of one MLP."""
+    generator, width = torch.Generator().manual_seed(100 * layer + seed), model.config.hidden_size
+
+    def noise(*shape, spread=0.3):
+        return spread * torch.randn(*shape, generator=generator)
+
+    parts = noise(width, FEATURES), noise(FEATURES), noise(FEATURES, width), noise(width)
+    at = f"blocks.{layer}."
+    options |= {"skip": noise(width, width, spread=0.1)} if skip else {}
+    return Dictionary(*parts, GATES[layer % len(GATES)], at + reads, at + writes, **options)
+
+
+def transcoders(model, layers=None, **options):
+    layers = range(model.config.num_hidden_layers) if layers is None else layers
+    return {f"t{layer}": transcoder(model, layer, **options) for layer in layers}
+
+
+def deviation(graph):
+    """The largest difference of a sum of edges from its value, by hand, as a share of the value's size."""
+    known = graph.nodes["value"].notna()
+    sums = graph.values.sum(1) + graph.nodes["constant"]
+    return (np.abs(sums - graph.nodes["value"])[known] / (1 + np.abs(graph.nodes["value"][known]))).max()
+
+
+VARIANTS = {
+    "raw": {"writes": "mlp_out_raw"},
+    "skip": {"skip": True, "writes": "mlp_out_raw"},
+    "before the norm": {"reads": "resid_mid"},
+    "layer norm": {"norming": "layer_norm"},
+    "unit norm": {"norming": "unit_norm"},
+    "centred": {"centred": True, "scale": 0.7},
+}
+
+
+@pytest.fixture
+def graph(model, tokens):
+    return attribution_graph(model, tokens[0, :LENGTH], transcoders(model))
+
+
+def test_edges_into_a_node_sum_to_its_value(graph):
+    assert deviation(graph) < 1e-4 and graph.rounding < 1e-4
+    assert set(graph.nodes["kind"]) == {"feature", "error", "token", "logit"}
+
+
+@pytest.mark.parametrize("case", ["olmo", "olmo2"], indirect=True)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_edges_sum_for_every_kind_of_transcoder(pair, tokens, variant):
+    model = pair.ours
+    assert deviation(attribution_graph(model, tokens[0, :LENGTH], transcoders(model, **VARIANTS[variant]))) < 1e-4
+
+
+@pytest.mark.parametrize("case", ["olmo-mqa-clip", "olmo-bias", "olmo2-gqa-bias", "olmo3-mqa-tied"], indirect=True)
+def test_edges_sum_in_every_variant_of_attention(pair, tokens):
+    graph = attribution_graph(pair.ours, tokens[0, :LENGTH], transcoders(pair.ours, [1, 3], skip=True), 5, 6)
+    assert deviation(graph) < 1e-4
+
+
+def test_a_value_is_what_the_model_and_the_dictionary_say(model, tokens, graph):
+    run = model.run(tokens[:1, :LENGTH], capture=["blocks.*.mlp_in"])
+    logits, nodes = run.logits[0, -1], graph.nodes
+    for kind, layer, position, feature, value in nodes[COLUMNS].itertuples(index=False):
+        if kind == "feature":
+            firing = transcoder(model, layer).encode(run[f"blocks.{layer}.mlp_in"][0, position])
+            assert value == pytest.approx(float(firing.of(feature)), rel=1e-4, abs=1e-5)
+        elif kind == "logit":
+            assert value == pytest.approx(float(logits[feature] - logits.mean()), abs=1e-4)
+    weights = nodes["weight"][nodes["kind"] == "logit"].to_numpy()
+    assert weights == pytest.approx(logits.softmax(-1).sort(descending=True).values[: len(weights)].numpy(), rel=1e-4)
+    assert len(weights) == 10 or weights[:-1].sum() < 0.95 <= weights.sum()
+
+
+def held(model, clean, mlp_out):
+    """Edits that hold attention patterns and divisors, and what MLPs write by `mlp_out(layer)`."""
+    sites = ("blocks.*.attn.pattern", "blocks.*.ln1.scale", "blocks.*.ln2.scale", "ln_final.scale")
+    layers = range(model.config.num_hidden_layers)
+    return [*(edits.patch(site, clean) for site in sites), *(mlp_out(layer) for layer in layers)]
+
+
+def clean_run(model, tokens):
+    sites = ("attn.pattern", "ln1.scale", "ln2.scale", "mlp_in", "mlp_out")
+    return model.run(tokens[:1, :LENGTH], capture=[*(f"blocks.*.{site}" for site in sites), "ln_final.scale"])
+
+
+def taken_away(model, clean, node):
+    """The edit that takes away what a node writes."""
+    at, d = f"blocks.{node.layer}", transcoder(model, node.layer)
+    if node.kind == "feature":
+        written = node.value * d.decoder[node.feature]
+    else:
+        read, out = (clean[f"{at}.{site}"][0, node.position] for site in ("mlp_in", "mlp_out"))
+        written = d.error(read, out)
+    return edits.add(f"{at}.mlp_out", -written, positions=[node.position])
+
+
+def some_nodes(graph):
+    nodes = graph.nodes
+    inner = nodes[nodes["kind"].isin(["feature", "error"]) & (nodes["effect"] != 0)]
+    return inner.sample(6, random_state=0)
+
+
+def centred(run):
+    return run.logits[0, -1] - run.logits[0, -1].mean()
+
+
+def test_an_edge_is_what_a_reader_loses_with_the_rest_held(model, tokens, graph):
+    clean = clean_run(model, tokens)
+    fixed = held(model, clean, lambda layer: edits.patch(f"blocks.{layer}.mlp_out", clean))
+    encoders = [transcoder(model, layer).encoder for layer in range(model.config.num_hidden_layers)]
+    for number, node in some_nodes(graph).iterrows():
+        run = model.run(
+            tokens[:1, :LENGTH], capture=["blocks.*.mlp_in"], edits=[*fixed, taken_away(model, clean, node)]
+        )
+        reads = (clean.stack("mlp_in") - run.stack("mlp_in"))[:, 0]  # layer pos d_model
+        logits, lost = centred(clean) - centred(run), []
+        for kind, layer, position, feature, _ in graph.nodes[COLUMNS].itertuples(index=False):
+            if kind == "feature":
+                lost.append(float(reads[layer, position] @ encoders[layer][:, feature]))
+            else:
+                lost.append(float(logits[feature]) if kind == "logit" else 0.0)
+        assert graph.values[:, number] == pytest.approx(np.array(lost), abs=2e-4)
+
+
+def test_an_effect_is_what_the_logit_loses_when_active_features_respond(model, tokens, graph):
+    clean = clean_run(model, tokens)
+
+    def responding(layer):
+        d, read = transcoder(model, layer), clean[f"blocks.{layer}.mlp_in"]
+        active = (d.encode(read[0]).dense() > 0).float()
+
+        def written(out, now):
+            return clean[f"blocks.{layer}.mlp_out"] + (((now - read) @ d.encoder) * active) @ d.decoder
+
+        return edits.apply(f"blocks.{layer}.mlp_out", written, reads=f"blocks.{layer}.mlp_in")
+
+    fixed = held(model, clean, responding)
+    first = graph.nodes["feature"][(graph.nodes["kind"] == "logit").idxmax()]
+    for _, node in some_nodes(graph).iterrows():
+        run = model.run(tokens[:1, :LENGTH], edits=[*fixed, taken_away(model, clean, node)])
+        assert node["effect"] == pytest.approx(float((centred(clean) - centred(run))[first]), rel=1e-3, abs=1e-3)
+
+
+def test_features_beyond_the_most_count_as_error(model, tokens):
+    graph = attribution_graph(model, tokens[0, :LENGTH], transcoders(model), most=15)
+    assert (graph.nodes["kind"] == "feature").sum() == 15 and deviation(graph) < 1e-4
+
+
+def test_a_model_without_transcoders_has_a_graph_of_errors(model, tokens):
+    graph = attribution_graph(model, tokens[0, :LENGTH], {}, 5)
+    logit = graph.nodes[graph.nodes["kind"] == "logit"]
+    assert len(logit) == 1 and deviation(graph) < 1e-4
+    assert set(graph.nodes["kind"]) == {"error", "token", "logit"}
+
+
+def test_influence_is_that_of_the_inverse(graph):
+    edges, weights = graph.values.astype(float), graph.nodes["weight"].to_numpy()
+    shares = np.abs(edges) / np.where(np.abs(edges).sum(1) > 0, np.abs(edges).sum(1), 1)[:, None]
+    inverse = np.linalg.inv(np.eye(len(edges)) - shares) - np.eye(len(edges))
+    assert graph.nodes["influence"].to_numpy() == pytest.approx(weights @ inverse, rel=1e-6, abs=1e-9)
+    ends = graph.nodes["kind"].isin(["token", "error"])
+    assert graph.nodes["influence"][ends].sum() == pytest.approx(weights.sum(), rel=1e-6)
+
+
+def test_scores_of_a_graph_by_hand():
+    # token 0 and error 1 write to feature 2; feature 2 and error 1 write to logit 3.
+    edges = np.zeros((4, 4))
+    edges[2, :2], edges[3, 1:3] = (3.0, -1.0), (2.0, 2.0)
+    kinds = np.array(["token", "error", "feature", "logit"])
+    weights = np.array([0, 0, 0, 0.5])
+    assert influences(edges, weights) == pytest.approx([0.1875, 0.3125, 0.25, 0])
+    replacement, completeness = scores(edges, weights, kinds == "error", kinds == "token")
+    assert replacement == pytest.approx(0.1875 / 0.5)
+    reached = np.array([0.1875, 0.3125, 0.25, 0.5])  # what enters ends, feature and logit: all, all, 3/4 and 1/2
+    assert completeness == pytest.approx((reached * [1, 1, 0.75, 0.5]).sum() / reached.sum())
+    assert cumulative(np.array([1.0, 3.0, 0.0, 4.0])) == pytest.approx([1, 7 / 8, 1, 0.5])
+
+
+def test_pruning_keeps_the_share_and_no_loose_ends(graph):
+    small = graph.pruned(0.6, 0.9)
+    kinds = small.nodes["kind"].to_numpy()
+    assert 0 < len(kinds) < len(graph.nodes) and set(small.names) <= set(graph.names)
+    assert (kinds == "token").sum() == LENGTH
+    inner = np.isin(kinds, ["feature", "error"])
+    assert (small.values != 0).any(0)[inner].all() and (small.values != 0).any(1)[kinds == "feature"].all()
+    edges, whole = small.edges(), graph.edges().set_index(["source_name", "target_name"])["value"]
+    for source, target, value in edges[["source_name", "target_name", "value"]].head(5).itertuples(index=False):
+        assert value == whole[source, target]
+    every = graph.pruned(1, 1)
+    reached = (graph.nodes["influence"] > 0).to_numpy() | np.isin(graph.nodes["kind"], ["token", "logit"])
+    assert set(every.names) == {name for name, kept in zip(graph.names, reached, strict=True) if kept}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"against": 5}, "against is given without a token"),
+        ({"most": 0}, "at least one feature"),
+        ({"transcoders": "sae"}, "not a transcoder of one MLP"),
+        ({"transcoders": "twice"}, "both transcoders of layer 1"),
+    ],
+)
+def test_what_makes_no_graph_is_refused(model, tokens, changed, said):
+    one = transcoder(model, 1)
+    wrong = {"sae": {"t": replace(one, reads=one.writes)}, "twice": {"t": one, "u": one}}
+    given = {name: wrong[value] if name == "transcoders" else value for name, value in changed.items()}
+    with pytest.raises(WorkbenchError, match=said):
+        attribution_graph(model, tokens[0], **{"transcoders": {"t": one}} | given)

@@ -1,0 +1,306 @@
+"""`attribution_graph`: by which features of which layers and positions a prompt leads to its prediction."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hooks import OlmoForCausalLM, Run
+from workbench.analyses.support.arguments import one_text
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.errors import WorkbenchError
+from workbench.features.dictionary import Dictionary
+from workbench.features.frozen_run import HELD, LAST, FrozenRun, constant_sites
+from workbench.features.graph import ERROR, FEATURE, LOGIT, TOKEN, AttributionGraph
+from workbench.features.graph_influence import along_paths, influences, scores
+from workbench.features.replaced_mlps import ReplacedMLP, by_layer, features_of, replaced_mlps, sites_of
+from workbench.progress import Progress, part, report, steps
+from workbench.texts import TextsLike
+from workbench.tokens import Tokenizer, token_id, token_labels, vocabulary_labels
+
+WHAT = "attribution graph"
+MINIMUM = 2**20
+"""Bytes of what does not grow with the model."""
+COVERED, MOST_LOGITS = 0.95, 10
+"""The likeliest next tokens are logit nodes until they have this probability together, and at most this many."""
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Logit nodes.
+
+    Attributes:
+        ids: their tokens; of a difference of two logits, the first one.
+        names: what they are called.
+        read_out: what each reads from the output of the final norm, float32: target d_model.
+        values: of the clean run: target.
+        weights: probabilities; 1 for a difference.
+    """
+
+    ids: list[int]
+    names: list[str]
+    read_out: Tensor
+    values: Tensor
+    weights: Tensor
+
+
+def attribution_graph(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    transcoders: Mapping[str, Dictionary],
+    token: int | str | None = None,
+    against: int | str | None = None,
+    *,
+    most: int = 4096,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> AttributionGraph:
+    """By which features a prompt leads to the prediction after its last token (Ameisen et al. 2025, "Circuit Tracing").
+
+    Nodes, in this order:
+
+    - *feature*: a feature of a transcoder that is active at a position;
+    - *error*: what the transcoder of a layer leaves out at a position; for a layer without a transcoder all that its
+      MLP writes;
+    - *token*: the embedding at a position;
+    - *logit*: a next token's logit less the mean logit. The likeliest tokens are taken until they have 95 % of the
+      probability, at most 10; or `token` alone; or with `against` the difference of two logits.
+
+    An edge is the exact direct effect of a source on a feature's pre-activation or on a logit, with attention patterns,
+    divisors of norms and outputs of MLPs held at those of the run. Then all between them is linear: the residual
+    stream, the values and outputs of heads, the norms, and the linear skip of a transcoder. So
+
+        Σ edges into a node + constant = its pre-activation (its logit less the mean),
+
+    where `constant` holds the biases of encoder, decoders and attention, and of values that OLMo 1 clips.
+    `rounding` of the result is the largest deviation. An edge does not say why a head attends where it does:
+    `qk_attribution` does.
+
+    Args:
+        model, tokens: a model, and one prompt.
+        transcoders: transcoders of MLPs by name, at most one of each layer.
+        token, against: ids, or with a `tokenizer` texts of single tokens.
+        most: the most features. If more are active, those that write the longest vectors are nodes, and the others
+            count as error.
+        tokenizer: for readable tokens; token ids without it.
+        progress: called before and after each group of targets.
+
+    Errors: WorkbenchError for a dictionary that is no transcoder of an MLP or does not fit the model, for two of one
+    layer, for `against` without `token`, for `most` below 1, and if the prompt does not fit into memory.
+    """
+    ids = one_text(tokens, model)
+    if against is not None and token is None:
+        raise WorkbenchError("against is given without a token; give both tokens of the difference")
+    if most < 1:
+        raise WorkbenchError(f"most is {most}; at least one feature should be a node")
+    named = by_layer(model, transcoders)
+    copies = _copies(model, ids.shape[1])
+    report(progress, 0.0, WHAT)
+    sites = dict.fromkeys(["embed", *HELD, LAST, *sites_of(model, named), *constant_sites(model)])
+    with torch.no_grad():
+        clean = model.run(ids, capture=list(sites), logits_to_keep=1)
+        target = _target(model, clean, token, against, tokenizer)
+        mlps = replaced_mlps(model, clean, named, most)
+    edges, constants = _edges(model, ids, clean, mlps, target, copies, part(progress, 0.0, 1.0))
+    return _graph(ids, mlps, target, edges, constants, [name for name, _ in named.values()], tokenizer)
+
+
+def _target(
+    model: OlmoForCausalLM, clean: Run, token: int | str | None, against: int | str | None, tokenizer: Tokenizer | None
+) -> Target:
+    """The logit nodes of a run."""
+    logits = clean.logits[0, -1].float()
+    chances = logits.softmax(-1)
+    unembedding = model.get_output_embeddings().weight.detach()
+    if token is None:
+        order = chances.topk(min(MOST_LOGITS, len(chances)))
+        count = int((order.values.cumsum(0) < COVERED).sum()) + 1
+        ids = order.indices[:count].tolist()
+    else:
+        ids = [token_id(token, tokenizer, model.config.vocab_size)]
+    names = list(vocabulary_labels(ids, tokenizer))
+    rows, values, weights = unembedding[ids].float(), logits[ids], chances[ids]
+    if against is None:
+        return Target(ids, names, rows - unembedding.float().mean(0), values - logits.mean(), weights)
+    other = token_id(against, tokenizer, model.config.vocab_size)
+    names = [f"{names[0]} − {vocabulary_labels([other], tokenizer)[0]}"]
+    return Target(ids, names, rows - unembedding[[other]].float(), values - logits[other], torch.ones_like(weights))
+
+
+def _edges(
+    model: OlmoForCausalLM,
+    ids: Tensor,
+    clean: Run,
+    mlps: Sequence[ReplacedMLP],
+    target: Target,
+    copies: int,
+    progress: Progress | None,
+) -> tuple[Tensor, Tensor]:
+    """(edges: node node, in rows the targets; constants: node), float32 on the CPU."""
+    n_features, length = features_of(mlps), ids.shape[1]
+    first_logit = n_features + (len(mlps) + 1) * length
+    count = first_logit + len(target.ids)
+    edges, constants = torch.zeros(count, count), torch.zeros(count)
+    frozen = FrozenRun(model, ids, clean, mlps, min(copies, max(len(target.ids), n_features)))
+    written = _written(clean, mlps)
+    for rows, reader, positions, slopes, biases in steps(_groups(mlps, target, length, frozen.copies), progress, WHAT):
+        gradients = frozen.gradients(reader, positions, slopes)
+        constants[rows] = (biases + frozen.constant_part(gradients)).cpu()
+        for site, gradient in gradients.items():
+            for position, (columns, vectors, constant) in enumerate(written.get(site, ())):
+                of_place = gradient[:, position]  # target d_model
+                edges[rows, columns] = (of_place @ vectors.T).cpu()
+                constants[rows] += (of_place @ constant).cpu()
+    return edges, constants
+
+
+Group = tuple[slice, str, Tensor, Tensor, Tensor]
+
+
+def _groups(mlps: Sequence[ReplacedMLP], target: Target, length: int, at_once: int) -> list[Group]:
+    """Targets of one layer, at most `at_once` together: (rows of the matrix, site, positions, slopes, biases)."""
+    found: list[Group] = []
+    first = 0
+    for mlp in mlps:
+        for start in range(0, len(mlp), at_once):
+            some = slice(start, min(start + at_once, len(mlp)))
+            assert mlp.transcoder is not None
+            rows = slice(first + some.start, first + some.stop)
+            found.append((rows, mlp.transcoder.reads, mlp.positions[some], mlp.slopes[some], mlp.biases[some]))
+        first += len(mlp)
+    first += (len(mlps) + 1) * length
+    for start in range(0, len(target.ids), at_once):
+        slopes = target.read_out[start : start + at_once]
+        positions = torch.full((len(slopes),), length - 1, device=slopes.device)
+        rows = slice(first + start, first + start + len(slopes))
+        found.append((rows, LAST, positions, slopes, slopes.new_zeros(len(slopes))))
+    return found
+
+
+Place = tuple[Tensor, Tensor, Tensor]
+
+
+def _written(clean: Run, mlps: Sequence[ReplacedMLP]) -> dict[str, list[Place]]:
+    """For each writing site and position: (columns of the matrix, what their nodes write, what no node writes)."""
+    embed = clean["embed"][0].float()
+    n_features, length = features_of(mlps), len(embed)
+    nothing = torch.zeros_like(embed[0])
+    first, found = 0, {}
+    for mlp in mlps:
+        bounds = torch.searchsorted(mlp.positions, torch.arange(length + 1, device=embed.device)).tolist()
+        places = []
+        for position in range(length):
+            some = slice(bounds[position], bounds[position + 1])
+            error = n_features + mlp.layer * length + position
+            columns = torch.tensor([*range(first + some.start, first + some.stop), error])
+            vectors = torch.cat([mlp.written[some], mlp.error[position][None]])
+            places.append((columns, vectors, mlp.constant[position]))
+        found[mlp.writes] = places
+        first += len(mlp)
+    token = n_features + len(mlps) * length
+    found["embed"] = [(torch.tensor([token + n]), row[None], nothing) for n, row in enumerate(embed)]
+    return found
+
+
+def _graph(
+    ids: Tensor,
+    mlps: Sequence[ReplacedMLP],
+    target: Target,
+    edges: Tensor,
+    constants: Tensor,
+    names: Sequence[str],
+    tokenizer: Tokenizer | None,
+) -> AttributionGraph:
+    labels, length = token_labels(ids[0], tokenizer), ids.shape[1]
+    rows: list[tuple] = []
+    for mlp in mlps:
+        columns = (mlp.positions.tolist(), mlp.features.tolist(), mlp.activations.tolist())
+        rows += [(FEATURE, mlp.layer, at, feature, value) for at, feature, value in zip(*columns, strict=True)]
+    rows += [(ERROR, mlp.layer, at, -1, np.nan) for mlp in mlps for at in range(length)]
+    rows += [(TOKEN, -1, at, int(one), np.nan) for at, one in enumerate(ids[0].tolist())]
+    logits = zip(target.ids, target.values.tolist(), strict=True)
+    rows += [(LOGIT, len(mlps), length - 1, one, value) for one, value in logits]
+    nodes = pd.DataFrame(rows, columns=["kind", "layer", "position", "feature", "value"])
+    nodes["constant"] = constants.numpy().astype(float)
+    matrix, kinds = edges.double().numpy(), nodes["kind"].to_numpy()
+    weights = np.zeros(len(nodes))
+    weights[kinds == LOGIT] = target.weights.double().cpu().numpy()
+    nodes["weight"], nodes["influence"] = weights, influences(matrix, weights)
+    nodes["effect"] = along_paths(_responses(matrix, nodes), _first_logit(kinds))
+    replacement, completeness = scores(matrix, weights, kinds == ERROR, kinds == TOKEN)
+    return AttributionGraph(
+        matrix,
+        nodes=nodes,
+        tokens=labels,
+        logits=target.names,
+        transcoders=names,
+        replacement_score=replacement,
+        completeness_score=completeness,
+        title=f"Attribution graph of {' · '.join(target.names)}",
+        value_name="direct effect",
+        signed=True,
+    )
+
+
+def _responses(matrix: np.ndarray, nodes: pd.DataFrame) -> np.ndarray:
+    """How much of each target goes if a source goes: edges divided by the activation of their target, for features."""
+    features = (nodes["kind"] == FEATURE).to_numpy()
+    found = matrix.copy()
+    found[features] /= nodes["value"].to_numpy()[features, None]
+    return found
+
+
+def _first_logit(kinds: np.ndarray) -> np.ndarray:
+    found = np.zeros(len(kinds))
+    found[int(np.argmax(kinds == LOGIT))] = 1.0
+    return found
+
+
+def _copies(model: OlmoForCausalLM, length: int) -> int:
+    """How many copies of a text run at a time. Errors: WorkbenchError if one does not fit into memory."""
+    return max(1, tokens_at_a_time(model, WHAT, _bytes(model, length), length) // length)
+
+
+def _bytes(model: OlmoForCausalLM, length: int) -> float:
+    """Bytes for each token of the frozen run and of its gradients."""
+    captured = ["blocks.*.mlp_in", *(f"blocks.*.{name}" for name in ("mlp_out", "attn.v", "attn.v_raw"))]
+    patterns = 3 * model.config.num_hidden_layers * model.config.num_attention_heads * length * model.dtype.itemsize
+    return run_bytes(model, capture=2 * captured, grad=True) + patterns
+
+
+@work_of(attribution_graph)
+def _work(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    transcoders: Mapping[str, Dictionary],
+    token: int | str | None = None,
+    *_: object,
+    most: int = 4096,
+    **__: object,
+) -> Work:
+    """A gate without a k is taken to have one in 16 features active."""
+    config, length = model.config, one_text(tokens, model).shape[1]
+    named, layers = by_layer(model, transcoders), config.num_hidden_layers
+    active = {layer: (one.gate.k or len(one) // 16) * length for layer, (_, one) in named.items()}
+    share = min(1.0, most / max(1, sum(active.values())))
+    targets = {layer: math.ceil(share * count) for layer, count in active.items()}
+    logits = 1 if token is not None else MOST_LOGITS
+    copies = min(_copies(model, length), max(logits, sum(targets.values())))
+    d_head, heads = model.sites.sizes["d_head"], config.num_attention_heads + config.num_key_value_heads
+    of_attention = 2 * config.hidden_size * d_head * heads + 2 * length * d_head * config.num_attention_heads
+    passes = sum(-(-count // copies) * (layer + 1) for layer, count in targets.items()) + layers
+    flops = pass_flops(model, length, logits=1) + pass_flops(model, length * copies)
+    flops += passes * length * copies * of_attention
+    earlier = length  # nodes of earlier layers
+    for layer in range(layers):
+        flops += 2.0 * targets.get(layer, 0) * earlier * config.hidden_size
+        earlier += targets.get(layer, 0) + length
+    flops += 2.0 * logits * earlier * config.hidden_size
+    flops += sum(2.0 * length * (one.encoder.numel() + one.decoder.numel()) for _, one in named.values())
+    matrix = 60 * (earlier + logits) ** 2
+    return Work(flops, nbytes=_bytes(model, length) * copies * length + matrix + MINIMUM)

@@ -1,0 +1,147 @@
+"""`AttributionGraph`: the nodes and edges that `attribution_graph` finds."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.errors import WorkbenchError
+from workbench.features.graph_influence import prune
+from workbench.results import Labelled, Names, Scores, Values, check_shape, count, frozen_array, labels
+
+FEATURE, ERROR, TOKEN, LOGIT = "feature", "error", "token", "logit"
+KINDS = (FEATURE, ERROR, TOKEN, LOGIT)
+COLUMNS = ("kind", "layer", "position", "feature", "value", "constant", "weight", "influence", "effect")
+SHOWN = 30  # nodes in a figure
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AttributionGraph(Labelled):
+    """The direct effects of nodes on nodes.
+
+        graph.table()             # one row for each node
+        graph.edges()             # one row for each edge, the largest first
+        graph.pruned().edges()    # those that matter
+
+    Attributes:
+        values: edges: target source. An edge has the unit of its target.
+        nodes: one row for each node, with the columns
+
+            - `kind`: feature, error, token or logit;
+            - `layer`: −1 for a token, the number of layers for a logit;
+            - `position`;
+            - `feature`: the number of a feature, the id of a token or logit, −1 for an error;
+            - `value`: the pre-activation of a feature, which is its activation; a logit less the mean; NaN otherwise;
+            - `constant`: the part of the value that no edge carries;
+            - `weight`: the probability of a logit, or 1 for a difference; 0 otherwise;
+            - `influence` on the logits, along all paths of normalised absolute edges;
+            - `effect`: what the first logit loses along all paths if the node is taken away, with attention, norms and
+              errors held, and active features responding linearly.
+        tokens: labels of the tokens of the prompt.
+        logits: names of the logit nodes.
+        transcoders: the names of the dictionaries.
+        replacement_score: of the influence of tokens and errors, the share of tokens: 0 … 1.
+        completeness_score: of what enters the nodes, weighted by influence, the share that is no error: 0 … 1.
+    """
+
+    values: Values  # target source
+    nodes: pd.DataFrame = field(kw_only=True)
+    tokens: Names = field(kw_only=True)
+    logits: Names = field(kw_only=True)
+    transcoders: Names = field(kw_only=True)
+    replacement_score: float = field(kw_only=True)
+    completeness_score: float = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        values, nodes = frozen_array(self.values), self.nodes.reset_index(drop=True)
+        check_shape(values, (len(nodes), len(nodes)), count(list(nodes.index), "node"))
+        if missing := [name for name in COLUMNS if name not in nodes]:
+            raise ValueError(f"the nodes have no column {missing[0]}; they need {', '.join(COLUMNS)}")
+        if unknown := sorted(set(nodes["kind"]) - set(KINDS)):
+            raise ValueError(f"no kind of node {unknown[0]!r}; the kinds are {', '.join(KINDS)}")
+        logits = labels(self.logits)
+        if (nodes["kind"] == LOGIT).sum() != len(logits):
+            raise ValueError(f"{len(logits)} names for {(nodes['kind'] == LOGIT).sum()} logits")
+        self._keep(
+            values=values, nodes=nodes, tokens=labels(self.tokens), logits=logits, transcoders=labels(self.transcoders)
+        )
+
+    def __repr__(self) -> str:
+        numbers = self.nodes["kind"].value_counts()
+        parts = ", ".join(f"{numbers.get(kind, 0):,} {kind}s" for kind in KINDS)
+        return f"<{type(self).__name__} {self.title!r}: {parts}; {np.count_nonzero(self.values):,} edges>"
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each node: `L2 F417 @5`, `L2 error @5`, `token @5 ▁cat`, `logit ▁sat`."""
+        logits = iter(self.logits)
+        columns = (self.nodes[name].tolist() for name in COLUMNS[:4])
+        return [
+            f"logit {next(logits)}" if kind == LOGIT else self._name(kind, layer, at, feature)
+            for kind, layer, at, feature in zip(*columns, strict=True)
+        ]
+
+    def _name(self, kind: str, layer: int, position: int, feature: int) -> str:
+        if kind == TOKEN:
+            return f"token @{position} {self.tokens[position]}"
+        return f"L{layer} {f'F{feature}' if kind == FEATURE else ERROR} @{position}"
+
+    @property
+    def rounding(self) -> float:
+        """The largest |Σ edges + constant − value| of a feature or logit, as a share of the largest |value|."""
+        known = self.nodes["value"].notna().to_numpy()
+        value, constant = (self.nodes[name].to_numpy()[known] for name in ("value", "constant"))
+        sums = self.values[known].astype(float).sum(1) + constant
+        return float(np.abs(sums - value).max() / np.abs(value).max())
+
+    def table(self) -> pd.DataFrame:
+        """One row for each node: `name` and the columns of `nodes`."""
+        found = self.nodes.copy()
+        found.insert(0, "name", self.names)
+        return found
+
+    def edges(self) -> pd.DataFrame:
+        """One row for each edge, the largest in absolute value first: numbers of the nodes `source` and `target`, their
+        names, `value`, and `share` of all absolute edges into the target.
+        """
+        target, source = self.values.nonzero()
+        names = np.array(self.names, dtype=object)
+        table = pd.DataFrame({"source": source, "target": target})
+        table["source_name"], table["target_name"] = names[source], names[target]
+        table["value"] = self.values[target, source]
+        sums = np.abs(self.values).sum(1)
+        table["share"] = np.abs(table["value"]) / sums[target]
+        return table.sort_values("value", key=np.abs, ascending=False, kind="stable", ignore_index=True)
+
+    def pruned(self, nodes: float = 0.8, edges: float = 0.98) -> "AttributionGraph":
+        """The graph of the nodes that have this share of all influence, and of the edges between them likewise.
+
+        Tokens and logits are kept. The numbers of the nodes (`influence`, `effect`, `value`) stay those of the whole
+        graph, and so do the scores; edges into a node no longer sum to its value.
+
+        Errors: WorkbenchError for a share outside 0 … 1.
+        """
+        for name, share in (("nodes", nodes), ("edges", edges)):
+            if not 0 <= share <= 1:
+                raise WorkbenchError(f"the share of {name} is {share}; it should be from 0 to 1")
+        kind = self.nodes["kind"].to_numpy()
+        always, targets = (kind == TOKEN) | (kind == LOGIT), kind == FEATURE
+        weights = self.nodes["weight"].to_numpy()
+        kept = prune(self.values.astype(float), weights, always, targets, (nodes, edges))
+        values = np.where(kept.edges, self.values, 0)[np.ix_(kept.nodes, kept.nodes)]
+        return replace(self, values=values, nodes=self.nodes[kept.nodes])
+
+    def strongest(self, n: int = SHOWN) -> Scores:
+        """The `n` features and errors of the largest absolute `effect`, in descending order of it."""
+        inner = self.nodes["kind"].isin([FEATURE, ERROR]).to_numpy()
+        names = [name for name, wanted in zip(self.names, inner, strict=True) if wanted]
+        title = f"What {self.logits[0]} loses without a node"
+        return Scores(
+            self.nodes["effect"][inner], names, title=title, value_name="effect", signed=True,
+            provenance=self.provenance,
+        ).top(n)  # fmt: skip
+
+    def plot(self) -> Any:  # noqa: ANN401 - as `Labelled.plot`
+        """The plotly figure of the strongest nodes."""
+        return self.strongest().plot()
