@@ -18,7 +18,7 @@ from workbench.features.dictionary import Dictionary
 from workbench.features.frozen_run import HELD, LAST, FrozenRun, constant_sites
 from workbench.features.graph import ERROR, FEATURE, LOGIT, TOKEN, AttributionGraph
 from workbench.features.graph_influence import along_paths, influences, scores
-from workbench.features.replaced_mlps import ReplacedMLP, by_layer, features_of, replaced_mlps, sites_of
+from workbench.features.replaced_mlps import ReplacedMLP, features_of, replaced_mlps, sites_of, transcoders_by_layer
 from workbench.progress import Progress, part, report, steps
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_id, token_labels, vocabulary_labels
@@ -31,7 +31,7 @@ COVERED, MOST_LOGITS = 0.95, 10
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
+class LogitNodes:
     """Logit nodes.
 
     Attributes:
@@ -98,7 +98,7 @@ def attribution_graph(
         raise WorkbenchError("against is given without a token; give both tokens of the difference")
     if most < 1:
         raise WorkbenchError(f"most is {most}; at least one feature should be a node")
-    named = by_layer(model, transcoders)
+    named = transcoders_by_layer(model, transcoders)
     copies = _copies(model, ids.shape[1])
     report(progress, 0.0, WHAT)
     sites = dict.fromkeys(["embed", *HELD, LAST, *sites_of(model, named), *constant_sites(model)])
@@ -112,7 +112,7 @@ def attribution_graph(
 
 def _target(
     model: OlmoForCausalLM, clean: Run, token: int | str | None, against: int | str | None, tokenizer: Tokenizer | None
-) -> Target:
+) -> LogitNodes:
     """The logit nodes of a run."""
     logits = clean.logits[0, -1].float()
     chances = logits.softmax(-1)
@@ -126,10 +126,10 @@ def _target(
     names = list(vocabulary_labels(ids, tokenizer))
     rows, values, weights = unembedding[ids].float(), logits[ids], chances[ids]
     if against is None:
-        return Target(ids, names, rows - unembedding.float().mean(0), values - logits.mean(), weights)
+        return LogitNodes(ids, names, rows - unembedding.float().mean(0), values - logits.mean(), weights)
     other = token_id(against, tokenizer, model.config.vocab_size)
     names = [f"{names[0]} − {vocabulary_labels([other], tokenizer)[0]}"]
-    return Target(ids, names, rows - unembedding[[other]].float(), values - logits[other], torch.ones_like(weights))
+    return LogitNodes(ids, names, rows - unembedding[[other]].float(), values - logits[other], torch.ones_like(weights))
 
 
 def _edges(
@@ -137,7 +137,7 @@ def _edges(
     ids: Tensor,
     clean: Run,
     mlps: Sequence[ReplacedMLP],
-    target: Target,
+    target: LogitNodes,
     copies: int,
     progress: Progress | None,
 ) -> tuple[Tensor, Tensor]:
@@ -159,12 +159,12 @@ def _edges(
     return edges, constants
 
 
-Group = tuple[slice, str, Tensor, Tensor, Tensor]
+ReadGroup = tuple[slice, str, Tensor, Tensor, Tensor]
 
 
-def _groups(mlps: Sequence[ReplacedMLP], target: Target, length: int, at_once: int) -> list[Group]:
+def _groups(mlps: Sequence[ReplacedMLP], target: LogitNodes, length: int, at_once: int) -> list[ReadGroup]:
     """Targets of one layer, at most `at_once` together: (rows of the matrix, site, positions, slopes, biases)."""
-    found: list[Group] = []
+    found: list[ReadGroup] = []
     first = 0
     for mlp in mlps:
         for start in range(0, len(mlp), at_once):
@@ -182,10 +182,10 @@ def _groups(mlps: Sequence[ReplacedMLP], target: Target, length: int, at_once: i
     return found
 
 
-Place = tuple[Tensor, Tensor, Tensor]
+WrittenAt = tuple[Tensor, Tensor, Tensor]
 
 
-def _written(clean: Run, mlps: Sequence[ReplacedMLP]) -> dict[str, list[Place]]:
+def _written(clean: Run, mlps: Sequence[ReplacedMLP]) -> dict[str, list[WrittenAt]]:
     """For each writing site and position: (columns of the matrix, what their nodes write, what no node writes)."""
     embed = clean["embed"][0].float()
     n_features, length = features_of(mlps), len(embed)
@@ -210,7 +210,7 @@ def _written(clean: Run, mlps: Sequence[ReplacedMLP]) -> dict[str, list[Place]]:
 def _graph(
     ids: Tensor,
     mlps: Sequence[ReplacedMLP],
-    target: Target,
+    target: LogitNodes,
     edges: Tensor,
     constants: Tensor,
     names: Sequence[str],
@@ -285,7 +285,7 @@ def _work(
 ) -> Work:
     """A gate without a k is taken to have one in 16 features active."""
     config, length = model.config, one_text(tokens, model).shape[1]
-    named, layers = by_layer(model, transcoders), config.num_hidden_layers
+    named, layers = transcoders_by_layer(model, transcoders), config.num_hidden_layers
     active = {layer: (one.gate.k or len(one) // 16) * length for layer, (_, one) in named.items()}
     share = min(1.0, most / max(1, sum(active.values())))
     targets = {layer: math.ceil(share * count) for layer, count in active.items()}

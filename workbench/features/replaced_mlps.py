@@ -53,7 +53,9 @@ class ReplacedMLP:
         return replace(self, **{name: getattr(self, name)[which] for name in names}, error=self.error + left)
 
 
-def by_layer(model: OlmoForCausalLM, transcoders: Mapping[str, Dictionary]) -> dict[int, tuple[str, Dictionary]]:
+def transcoders_by_layer(
+    model: OlmoForCausalLM, transcoders: Mapping[str, Dictionary]
+) -> dict[int, tuple[str, Dictionary]]:
     """Transcoders with their names by layer.
 
     Errors: WorkbenchError for a dictionary that is not a transcoder of an MLP, one that does not fit the model, and two
