@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hooks import edits
-from workbench import WorkbenchError
+from workbench import WorkbenchError, features
 from workbench.features import Dictionary, Gate
 from workbench.features.attribution_graph import attribution_graph
 from workbench.features.graph_influence import cumulative, influences, scores
@@ -89,10 +89,10 @@ def test_a_value_is_what_the_model_and_the_dictionary_say(model, tokens, graph):
     assert len(weights) == 10 or weights[:-1].sum() < 0.95 <= weights.sum()
 
 
-def held(model, clean, mlp_out):
+def held(model, clean, mlp_out=None):
     """Edits that hold attention patterns and divisors, and what MLPs write by `mlp_out(layer)`."""
     sites = ("blocks.*.attn.pattern", "blocks.*.ln1.scale", "blocks.*.ln2.scale", "ln_final.scale")
-    layers = range(model.config.num_hidden_layers)
+    layers = range(model.config.num_hidden_layers if mlp_out else 0)
     return [*(edits.patch(site, clean) for site in sites), *(mlp_out(layer) for layer in layers)]
 
 
@@ -159,6 +159,32 @@ def test_an_effect_is_what_the_logit_loses_when_active_features_respond(model, t
         assert node["effect"] == pytest.approx(float((centred(clean) - centred(run))[first]), rel=1e-3, abs=1e-3)
 
 
+def test_measured_effects_are_those_of_edits_of_features(model, tokens, graph):
+    clean = clean_run(model, tokens)
+    fixed = held(model, clean)
+    checked, nodes = graph.nodes[graph.nodes["measured"].notna()], graph.nodes
+    inner = nodes["effect"].where(nodes["kind"].isin(["feature", "error"]), 0).abs()
+    assert len(checked) == 20 and set(checked.index) == set(inner.nlargest(20).index)
+    first = nodes["feature"][(nodes["kind"] == "logit").idxmax()]
+    for _, node in checked.iloc[::5].iterrows():
+        d, where = transcoder(model, node["layer"]), [node["position"]]
+        feature = node["kind"] == "feature"
+        edit = features.switch_off(d, node["feature"], where) if feature else features.replace(d, positions=where)
+        lost = (centred(clean) - centred(model.run(tokens[:1, :LENGTH], edits=edit)))[first]
+        assert node["measured"] == pytest.approx(float(lost), abs=1e-3)
+        run = model.run(tokens[:1, :LENGTH], edits=[*fixed, edit])
+        assert node["held"] == pytest.approx(float((centred(clean) - centred(run))[first]), abs=1e-3)
+
+
+def test_agreement_is_that_of_the_nodes_that_were_taken_away(graph):
+    effect, measured = [1.0, 1.0, 1.0, -2.0, 5.0], [0.6, 0.3, -0.1, -3.9, np.nan]
+    nodes = graph.nodes[:5].assign(effect=effect, measured=measured)
+    few = replace(graph, values=graph.values[:5, :5], nodes=nodes, logits=())
+    assert few.verdicts.tolist() == ["confirmed", "in part", "contradicted", "confirmed", ""]
+    assert few.agreement == pytest.approx(np.corrcoef(effect[:4], measured[:4])[0, 1])
+    assert few.said().startswith("of 4 nodes that were taken away, the model confirms 2, 1 in part, and contradicts 1")
+
+
 def test_features_beyond_the_most_count_as_error(model, tokens):
     graph = attribution_graph(model, tokens[0, :LENGTH], transcoders(model), most=15)
     assert (graph.nodes["kind"] == "feature").sum() == 15 and deviation(graph) < 1e-4
@@ -214,6 +240,7 @@ def test_pruning_keeps_the_share_and_no_loose_ends(graph):
     [
         ({"against": 5}, "against is given without a token"),
         ({"most": 0}, "at least one feature"),
+        ({"checks": -1}, "checks is -1"),
         ({"transcoders": "sae"}, "not a transcoder of one MLP"),
         ({"transcoders": "twice"}, "both transcoders of layer 1"),
     ],

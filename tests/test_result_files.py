@@ -104,7 +104,9 @@ EXAMPLES = {
             {
                 "kind": ["feature", "token", "logit"],
                 **{name: [2, -1, 2**40] for name in ("layer", "position", "feature")},
-                **{name: ODD[:3] for name in ("value", "constant", "weight", "influence", "effect")},
+                **{
+                    name: ODD[:3] for name in ("value", "constant", "weight", "influence", "effect", "measured", "held")
+                },
             }
         ),
         tokens=HOSTILE[:3],

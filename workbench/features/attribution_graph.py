@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from hooks import OlmoForCausalLM, Run
+from hooks import OlmoForCausalLM, Run, edits
 from workbench.analyses.support.arguments import one_text
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
@@ -17,6 +17,7 @@ from workbench.errors import WorkbenchError
 from workbench.features.dictionary import Dictionary
 from workbench.features.frozen_run import HELD, LAST, FrozenRun, constant_sites
 from workbench.features.graph import ERROR, FEATURE, LOGIT, TOKEN, AttributionGraph
+from workbench.features.graph_checks import NodeOutput, losses_without
 from workbench.features.graph_influence import along_paths, influences, scores
 from workbench.features.replaced_mlps import ReplacedMLP, features_of, replaced_mlps, sites_of, transcoders_by_layer
 from workbench.progress import Progress, part, report, steps
@@ -57,6 +58,7 @@ def attribution_graph(
     against: int | str | None = None,
     *,
     most: int = 4096,
+    checks: int = 20,
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> AttributionGraph:
@@ -78,8 +80,13 @@ def attribution_graph(
         Σ edges into a node + constant = its pre-activation (its logit less the mean),
 
     where `constant` holds the biases of encoder, decoders and attention, and of values that OLMo 1 clips.
-    `rounding` of the result is the largest deviation. An edge does not say why a head attends where it does:
-    `qk_attribution` does.
+    `rounding` of the result is the largest deviation. An edge does not say why a head attends where it does.
+
+    The features and errors of the largest `effect` on the first logit are also taken away in the model itself, one by
+    one, where attention, norms and MLPs respond. `measured` of the result's nodes is what the logit loses, and
+    `agreement` its correlation with the effect that the graph predicts. `held` is the same with attention patterns and
+    divisors of norms held and MLPs responding: where it equals the effect, and `measured` does not, attention or norms
+    make the difference.
 
     Args:
         model, tokens: a model, and one prompt.
@@ -87,17 +94,21 @@ def attribution_graph(
         token, against: ids, or with a `tokenizer` texts of single tokens.
         most: the most features. If more are active, those that write the longest vectors are nodes, and the others
             count as error.
+        checks: the number of nodes to take away in the model.
         tokenizer: for readable tokens; token ids without it.
         progress: called before and after each group of targets.
 
     Errors: WorkbenchError for a dictionary that is no transcoder of an MLP or does not fit the model, for two of one
-    layer, for `against` without `token`, for `most` below 1, and if the prompt does not fit into memory.
+    layer, for `against` without `token`, for `most` below 1, for negative `checks`, and if the prompt does not fit into
+    memory.
     """
     ids = one_text(tokens, model)
     if against is not None and token is None:
         raise WorkbenchError("against is given without a token; give both tokens of the difference")
     if most < 1:
         raise WorkbenchError(f"most is {most}; at least one feature should be a node")
+    if checks < 0:
+        raise WorkbenchError(f"checks is {checks}; it cannot be negative")
     named = transcoders_by_layer(model, transcoders)
     copies = _copies(model, ids.shape[1])
     report(progress, 0.0, WHAT)
@@ -106,8 +117,27 @@ def attribution_graph(
         clean = model.run(ids, capture=list(sites), logits_to_keep=1)
         target = _target(model, clean, token, against, tokenizer)
         mlps = replaced_mlps(model, clean, named, most)
-    edges, constants = _edges(model, ids, clean, mlps, target, copies, part(progress, 0.0, 1.0))
-    return _graph(ids, mlps, target, edges, constants, [name for name, _ in named.values()], tokenizer)
+    share = 0.9 if checks else 1.0
+    edges, constants = _edges(model, ids, clean, mlps, target, copies, part(progress, 0.0, share))
+    graph = _graph(ids, mlps, target, edges, constants, [name for name, _ in named.values()], tokenizer)
+    order = graph.strongest_inner()[:checks]
+    outputs = [_output(mlps, number) for number in order]
+    found = pd.DataFrame(np.nan, index=graph.nodes.index, columns=["measured", "held"])
+    for number, (name, held) in enumerate((("measured", []), ("held", [edits.patch(site, clean) for site in HELD]))):
+        stage = part(progress, share + 0.05 * number, share + 0.05 * (number + 1)) if outputs else None
+        lost = losses_without(model, ids, outputs, target.read_out[0], copies, stage, held=held)
+        found.loc[order, name] = lost.double().numpy()
+    return replace(graph, nodes=graph.nodes.assign(**found))
+
+
+def _output(mlps: Sequence[ReplacedMLP], number: int) -> NodeOutput:
+    """What a feature or error writes, by the number of its node."""
+    for mlp in mlps:
+        if number < len(mlp):
+            return NodeOutput(mlp.writes, int(mlp.positions[number]), mlp.written[number])
+        number -= len(mlp)
+    layer, position = divmod(number, len(mlps[0].error))
+    return NodeOutput(mlps[layer].writes, position, mlps[layer].error[position])
 
 
 def _target(
@@ -232,6 +262,7 @@ def _graph(
     weights[kinds == LOGIT] = target.weights.double().cpu().numpy()
     nodes["weight"], nodes["influence"] = weights, influences(matrix, weights)
     nodes["effect"] = along_paths(_responses(matrix, nodes), _first_logit(kinds))
+    nodes[["measured", "held"]] = np.nan
     replacement, completeness = scores(matrix, weights, kinds == ERROR, kinds == TOKEN)
     return AttributionGraph(
         matrix,
@@ -281,6 +312,7 @@ def _work(
     token: int | str | None = None,
     *_: object,
     most: int = 4096,
+    checks: int = 20,
     **__: object,
 ) -> Work:
     """A gate without a k is taken to have one in 16 features active."""
@@ -295,6 +327,7 @@ def _work(
     of_attention = 2 * config.hidden_size * d_head * heads + 2 * length * d_head * config.num_attention_heads
     passes = sum(-(-count // copies) * (layer + 1) for layer, count in targets.items()) + layers
     flops = pass_flops(model, length, logits=1) + pass_flops(model, length * copies)
+    flops += 2 * pass_flops(model, length * (1 + checks)) if checks else 0
     flops += passes * length * copies * of_attention
     earlier = length  # nodes of earlier layers
     for layer in range(layers):

@@ -12,8 +12,23 @@ from workbench.results import Labelled, Names, Scores, Values, check_shape, coun
 
 FEATURE, ERROR, TOKEN, LOGIT = "feature", "error", "token", "logit"
 KINDS = (FEATURE, ERROR, TOKEN, LOGIT)
-COLUMNS = ("kind", "layer", "position", "feature", "value", "constant", "weight", "influence", "effect")
+COLUMNS = (
+    "kind",
+    "layer",
+    "position",
+    "feature",
+    "value",
+    "constant",
+    "weight",
+    "influence",
+    "effect",
+    "measured",
+    "held",
+)
 SHOWN = 30  # nodes in a figure
+FACTOR = 2.0
+"""A predicted effect is confirmed if the measured one has the same sign and is within this factor."""
+CONFIRMED, IN_PART, CONTRADICTED = "confirmed", "in part", "contradicted"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,7 +52,9 @@ class AttributionGraph(Labelled):
             - `weight`: the probability of a logit, or 1 for a difference; 0 otherwise;
             - `influence` on the logits, along all paths of normalised absolute edges;
             - `effect`: what the first logit loses along all paths if the node is taken away, with attention, norms and
-              errors held, and active features responding linearly.
+              errors held, and active features responding linearly;
+            - `measured`: what it loses in the model, where everything responds; NaN for a node that was not taken away;
+            - `held`: the same with attention patterns and divisors of norms held.
         tokens: labels of the tokens of the prompt.
         logits: names of the logit nodes.
         transcoders: the names of the dictionaries.
@@ -95,9 +112,38 @@ class AttributionGraph(Labelled):
         sums = self.values[known].astype(float).sum(1) + constant
         return float(np.abs(sums - value).max() / np.abs(value).max())
 
+    @property
+    def agreement(self) -> float:
+        """Pearson's correlation of `effect` and `measured` over the nodes that were taken away; NaN with fewer than
+        two.
+        """
+        known = self.nodes.dropna(subset="measured")
+        return float(np.corrcoef(known["effect"], known["measured"])[0, 1]) if len(known) > 1 else float("nan")
+
+    @property
+    def verdicts(self) -> pd.Series:
+        """What the model says of each node's effect: "confirmed" if `measured` has its sign and is within a factor of
+        2; "in part" if it has its sign only; "contradicted" otherwise; "" for a node that was not taken away.
+        """
+        effect, measured = self.nodes["effect"], self.nodes["measured"]
+        ratio = (measured / effect).to_numpy()
+        close = (ratio >= 1 / FACTOR) & (ratio <= FACTOR)
+        said = np.select([np.isnan(measured), close, ratio > 0], ["", CONFIRMED, IN_PART], CONTRADICTED)
+        return pd.Series(said, index=self.nodes.index, dtype=object)
+
+    def said(self) -> str:
+        """What the runs without a node say, in words."""
+        counts = self.verdicts.value_counts()
+        checked = sum(counts.get(name, 0) for name in (CONFIRMED, IN_PART, CONTRADICTED))
+        return (
+            f"of {checked} nodes that were taken away, the model confirms {counts.get(CONFIRMED, 0)}, "
+            f"{counts.get(IN_PART, 0)} in part, and contradicts {counts.get(CONTRADICTED, 0)}; the correlation of "
+            f"predicted and measured effects is {self.agreement:.2f}"
+        )
+
     def table(self) -> pd.DataFrame:
-        """One row for each node: `name` and the columns of `nodes`."""
-        found = self.nodes.copy()
+        """One row for each node: `name`, the columns of `nodes`, and `verdict`."""
+        found = self.nodes.assign(verdict=self.verdicts)
         found.insert(0, "name", self.names)
         return found
 
@@ -132,15 +178,23 @@ class AttributionGraph(Labelled):
         values = np.where(kept.edges, self.values, 0)[np.ix_(kept.nodes, kept.nodes)]
         return replace(self, values=values, nodes=self.nodes[kept.nodes])
 
+    def strongest_inner(self) -> list[int]:
+        """The numbers of the features and errors that have an effect, the largest absolute one first."""
+        effect = np.where(self.nodes["kind"].isin([FEATURE, ERROR]), self.nodes["effect"].abs(), 0.0)
+        order = np.argsort(-effect, kind="stable")
+        return order[effect[order] > 0].tolist()
+
     def strongest(self, n: int = SHOWN) -> Scores:
         """The `n` features and errors of the largest absolute `effect`, in descending order of it."""
-        inner = self.nodes["kind"].isin([FEATURE, ERROR]).to_numpy()
-        names = [name for name, wanted in zip(self.names, inner, strict=True) if wanted]
-        title = f"What {self.logits[0]} loses without a node"
+        order, names = self.strongest_inner()[:n], self.names
         return Scores(
-            self.nodes["effect"][inner], names, title=title, value_name="effect", signed=True,
+            self.nodes["effect"].to_numpy()[order],
+            [names[number] for number in order],
+            title=f"What {self.logits[0]} loses without a node",
+            value_name="effect",
+            signed=True,
             provenance=self.provenance,
-        ).top(n)  # fmt: skip
+        )
 
     def plot(self) -> Any:  # noqa: ANN401 - as `Labelled.plot`
         """The plotly figure of the strongest nodes."""
