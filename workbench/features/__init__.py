@@ -9,6 +9,7 @@ model.run(ids, edits=[features.steer(sae, 417, 8.0)])
 from workbench.features.attribution_graph import attribution_graph
 from workbench.features.births import FeatureBirths, births
 from workbench.features.card import FeatureCard, card, nearest
+from workbench.features.circuit_tracer import write_circuit_tracer
 from workbench.features.dictionary import Dictionary
 from workbench.features.editing import replace, scale, set_to, steer, switch_off
 from workbench.features.explain_token import explain_token
@@ -53,4 +54,5 @@ __all__ = [
     "steer",
     "switch_off",
     "train",
+    "write_circuit_tracer",
 ]

@@ -119,7 +119,7 @@ def attribution_graph(
         mlps = replaced_mlps(model, clean, named, most)
     share = 0.9 if checks else 1.0
     edges, constants = _edges(model, ids, clean, mlps, target, copies, part(progress, 0.0, share))
-    graph = _graph(ids, mlps, target, edges, constants, [name for name, _ in named.values()], tokenizer)
+    graph = _graph(ids, mlps, target, edges, constants, _names(named, len(mlps)), tokenizer)
     order = graph.strongest_inner()[:checks]
     outputs = [_output(mlps, number) for number in order]
     found = pd.DataFrame(np.nan, index=graph.nodes.index, columns=["measured", "held"])
@@ -128,6 +128,11 @@ def attribution_graph(
         lost = losses_without(model, ids, outputs, target.read_out[0], copies, stage, held=held)
         found.loc[order, name] = lost.double().numpy()
     return replace(graph, nodes=graph.nodes.assign(**found))
+
+
+def _names(named: Mapping[int, tuple[str, Dictionary]], layers: int) -> list[str]:
+    """The name of the transcoder of each layer; "" where there is none."""
+    return [named[layer][0] if layer in named else "" for layer in range(layers)]
 
 
 def _output(mlps: Sequence[ReplacedMLP], number: int) -> NodeOutput:

@@ -57,7 +57,7 @@ class AttributionGraph(Labelled):
             - `held`: the same with attention patterns and divisors of norms held.
         tokens: labels of the tokens of the prompt.
         logits: names of the logit nodes.
-        transcoders: the names of the dictionaries.
+        transcoders: the name of the dictionary of each layer; "" for a layer without one.
         replacement_score: of the influence of tokens and errors, the share of tokens: 0 … 1.
         completeness_score: of what enters the nodes, weighted by influence, the share that is no error: 0 … 1.
     """

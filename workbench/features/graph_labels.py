@@ -1,0 +1,51 @@
+"""`feature_labels`: what the features of a graph mean, in a few words."""
+
+from collections.abc import Mapping
+
+import torch
+
+from hooks import OlmoForCausalLM
+from workbench.features.dictionary import Dictionary
+from workbench.features.feature_table import TOKENS, reaches_logits, read_by_logits
+from workbench.features.graph import FEATURE, AttributionGraph
+from workbench.features.names import names_of
+from workbench.tokens import Tokenizer, vocabulary_labels
+
+
+@torch.no_grad()
+def feature_labels(
+    model: OlmoForCausalLM,
+    graph: AttributionGraph,
+    transcoders: Mapping[str, Dictionary],
+    tokenizer: Tokenizer | None = None,
+) -> dict[str, str]:
+    """A label for each feature of a graph, by the name of its node.
+
+    The name that a person gave to the feature; without one, the tokens whose logits its direction raises most (`raises
+    ▁was · ▁is`). Features that have neither, because their dictionary does not write to the residual stream, are left
+    out.
+
+    Args:
+        model: the model of the graph.
+        graph: usually a pruned one, because each feature takes a product with the unembedding.
+        transcoders: the dictionaries of the graph.
+        tokenizer: for readable tokens; token ids without it.
+    """
+    names, nodes = graph.names, graph.nodes
+    found: dict[str, str] = {}
+    for layer, name in enumerate(graph.transcoders):
+        rows = nodes.index[(nodes["kind"] == FEATURE) & (nodes["layer"] == layer)].tolist()
+        if not rows:
+            continue
+        dictionary = transcoders[name]
+        given = names_of(dictionary)
+        features = sorted(set(nodes["feature"][rows].tolist()))
+        said = {feature: given[feature] for feature in features if feature in given}
+        rest = [feature for feature in features if feature not in given]
+        if rest and reaches_logits(dictionary):
+            logits = read_by_logits(model, dictionary.decoder[rest])
+            most = logits.topk(min(TOKENS, logits.shape[-1])).indices
+            for feature, ids in zip(rest, most.tolist(), strict=True):
+                said[feature] = "raises " + " · ".join(vocabulary_labels(ids, tokenizer))
+        found |= {names[row]: said[feature] for row in rows if (feature := int(nodes["feature"][row])) in said}
+    return found
