@@ -182,7 +182,7 @@ def test_agreement_is_that_of_the_nodes_that_were_taken_away(graph):
     few = replace(graph, values=graph.values[:5, :5], nodes=nodes, logits=())
     assert few.verdicts.tolist() == ["confirmed", "in part", "contradicted", "confirmed", ""]
     assert few.agreement == pytest.approx(np.corrcoef(effect[:4], measured[:4])[0, 1])
-    assert few.said().startswith("of 4 nodes that were taken away, the model confirms 2, 1 in part, and contradicts 1")
+    assert few.said().startswith("Of 4 nodes that were taken away, the model confirms 2, 1 in part, and contradicts 1")
 
 
 def test_features_beyond_the_most_count_as_error(model, tokens):

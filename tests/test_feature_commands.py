@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from texts_of_analyses import transcoders
 
-from workbench import Texts, checkpoints, features
+from workbench import Texts, checkpoints, features, load_result
 from workbench.command_line import main
 
 SITE = "blocks.1.resid_post"
@@ -114,3 +115,26 @@ def test_what_cannot_be_done_is_one_sentence(arguments, sentence, folder, capsys
     assert main(["features", *(word.format(folder) for word in arguments)]) == 1
     said = capsys.readouterr().err
     assert sentence in said and "Traceback" not in said
+
+
+def test_graph_lists_nodes_and_edges_and_writes_the_json_file(folder, tmp_path, capsys):
+    model, tokenizer = checkpoints.load(f"{folder}@step10")
+    names = [str(features.save(one, tmp_path / f"t{n}")) for n, one in enumerate(transcoders(model).values())]
+    options = ["--dictionary", *names, "--token", "w5", "--against", "w6", "--checks", "3", "--nodes", "0.9"]
+    files = ["--csv", str(tmp_path / "n.csv"), "--json", str(tmp_path / "g.json"), "--save", str(tmp_path / "g.npz")]
+    assert main(["graph", "w1 w2 w3", "--checkpoint", f"{folder}@step10", *options, *files]) == 0
+    ids = tokenizer("w1 w2 w3", return_tensors="pt")["input_ids"]
+    wanted = features.attribution_graph(model, ids, {name: features.load(name) for name in names}, 5, 6, checks=3)
+    small, found = wanted.pruned(0.9), load_result(tmp_path / "g.npz")
+    np.testing.assert_allclose(found.values, wanted.values, atol=1e-5)
+    nodes, edges = (pd.read_csv(tmp_path / f"n{part}.csv", comment="#") for part in ("", "-edges"))
+    assert list(nodes["name"]) == [small.names[number] for number in small.strongest_inner()]
+    np.testing.assert_allclose(edges["value"], small.edges()["value"], atol=1e-5)
+    assert len(json.loads((tmp_path / "g.json").read_text())["nodes"]) == len(small.nodes)
+    assert wanted.said() in " ".join(capsys.readouterr().out.split())
+
+
+def test_graph_says_what_it_misses(folder, tmp_path, capsys):
+    given = ["graph", "w1 w2", "--checkpoint", f"{folder}@step10"]
+    assert main(given) == 1 and "name some with --dictionary" in capsys.readouterr().err
+    assert main([*given, "--json", str(tmp_path / "g.txt")]) == 1 and "ending in .json" in capsys.readouterr().err

@@ -24,8 +24,8 @@ from workbench.streams import check_output, complain, tell
 from workbench.streams import show as print_out  # `show` is a command
 
 COMMANDS = (
-    "generate", "attention", "lens", "probe", "steer", "texts", "ablate", "attribute", "patch", "circuit", "compare",
-    "trajectory", "corpus", "features", "check", "show",
+    "generate", "attention", "lens", "probe", "steer", "texts", "ablate", "attribute", "patch", "circuit", "graph",
+    "compare", "trajectory", "corpus", "features", "check", "show",
 )  # fmt: skip
 PROGRAM = ("python", "-m", "workbench")
 CONSOLE_SCRIPT = "olmo-workbench"

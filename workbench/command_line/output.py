@@ -61,7 +61,7 @@ def check(args: argparse.Namespace) -> None:
 
 def files(args: argparse.Namespace) -> dict[str, Path]:
     """The files to write, by the argument that names them; `-` prints."""
-    found = {f"--{name}": getattr(args, name, None) for name in ("csv", "html", "save")}
+    found = {f"--{name}": getattr(args, name, None) for name in ("csv", "html", "save", "json")}
     return {name: path for name, path in found.items() if path is not None}
 
 

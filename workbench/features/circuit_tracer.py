@@ -44,19 +44,23 @@ def write_circuit_tracer(
     Errors: WorkbenchError if a file cannot be written, or the index that is there cannot be read.
     """
     path = Path(path)
-    if path.suffix != ".json" or path.name == INDEX:
-        raise WorkbenchError(f"{path} should be the name of a graph, ending in .json, and not {INDEX}")
+    check_name(path)
     found = as_circuit_tracer(graph, path.stem, nodes=nodes, edges=edges, labels=labels, tokenizer=tokenizer)
     index = path.with_name(INDEX)
     graphs = [one for one in _graphs(index) if one.get("slug") != path.stem]
     for file, content in ((path, found), (index, {"graphs": [*graphs, found["metadata"]]})):
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(file) as stream:
                 stream.write(json.dumps(content, indent=1, allow_nan=False).encode())
         except OSError as error:
             raise cannot_write(file, error) from error
     return path
+
+
+def check_name(path: Path) -> None:
+    """Errors: WorkbenchError for a path that cannot be that of a graph."""
+    if path.suffix != ".json" or path.name == INDEX:
+        raise WorkbenchError(f"{path} should be the name of a graph, ending in .json, and not {INDEX}")
 
 
 def as_circuit_tracer(

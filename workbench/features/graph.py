@@ -136,7 +136,7 @@ class AttributionGraph(Labelled):
         counts = self.verdicts.value_counts()
         checked = sum(counts.get(name, 0) for name in (CONFIRMED, IN_PART, CONTRADICTED))
         return (
-            f"of {checked} nodes that were taken away, the model confirms {counts.get(CONFIRMED, 0)}, "
+            f"Of {checked} nodes that were taken away, the model confirms {counts.get(CONFIRMED, 0)}, "
             f"{counts.get(IN_PART, 0)} in part, and contradicts {counts.get(CONTRADICTED, 0)}; the correlation of "
             f"predicted and measured effects is {self.agreement:.2f}"
         )

@@ -1,0 +1,120 @@
+"""By which features of transcoders a prompt leads to its prediction (an attribution graph)."""
+
+import argparse
+from pathlib import Path
+
+from workbench import features
+from workbench.command_line.common import (
+    add_checkpoint,
+    add_loading_arguments,
+    bar,
+    opened_checkpoint,
+    positive,
+    whole,
+)
+from workbench.command_line.given_text import add_chat, given_text
+from workbench.errors import WorkbenchError
+from workbench.features.circuit_tracer import INDEX, check_name
+from workbench.features.graph_labels import feature_labels
+from workbench.report import Report, Section
+
+EXAMPLES = """
+  python -m workbench graph "The cat sat on the"
+  python -m workbench graph "The cats near the tree" --token " were" --against " was" --csv nodes.csv --save graph.npz
+  python -m workbench graph "The cat sat on the" --json cat.json
+  python -m workbench graph "The cat sat on the" --checkpoint owner/model --dictionary sae/layers.0 sae/layers.1
+"""
+SHOWN = 20  # nodes and edges that are listed
+NODES = (
+    "Features and errors of the pruned graph. effect: what the first logit loses along all paths without the node, "
+    "with attention, norms and errors held; measured: what it loses in the model, and held: with attention and "
+    "norms held, for the strongest nodes of the whole graph."
+)
+EDGES = "Direct effects between the nodes of the pruned graph, and their share of all that enters the target."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments: a prompt, tokens, dictionaries, and what is kept."""
+    parser.add_argument("prompt", metavar="TEXT", help="the text; - reads it from standard input")
+    add_chat(parser)
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--dictionary",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="transcoders of MLPs: embedded, in folders or of the hub, at most one of each layer (default: the "
+        "embedded ones of the checkpoint)",
+    )
+    parser.add_argument("--token", metavar="TOKEN", help="the next token to explain (default: the likeliest, to 95 %%)")
+    parser.add_argument("--against", metavar="TOKEN", help="explain the logit of --token less that of this token")
+    parser.add_argument(
+        "--most", type=positive, default=4096, metavar="N", help="the most features that are nodes (default: 4096)"
+    )
+    parser.add_argument(
+        "--checks", type=whole, default=20, metavar="N", help="nodes that are taken away in the model (default: 20)"
+    )
+    for name, share in (("nodes", 0.8), ("edges", 0.98)):
+        parser.add_argument(
+            f"--{name}",
+            type=float,
+            default=share,
+            metavar="SHARE",
+            help=f"share of the influence that the {name} kept by pruning have (default: {share})",
+        )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help=f"write the pruned graph for circuit-tracer's viewer, and list it in {INDEX} beside the file",
+    )
+    add_loading_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> Report:
+    """A table of the strongest nodes, and one of the strongest edges."""
+    if args.json is not None:
+        check_name(args.json)
+    subject = opened_checkpoint(args, args.checkpoint)
+    names = args.dictionary or [
+        name for name in features.embedded() if name.startswith(f"{subject.id}/") and name.endswith(".mlp")
+    ]
+    if not names:
+        raise WorkbenchError(f"there are no embedded transcoders of {subject.id}; name some with --dictionary")
+    transcoders = {name: features.load(name) for name in names}
+    given = given_text(args, subject)
+    found = features.attribution_graph(
+        subject.model,
+        given.tokens,
+        transcoders,
+        args.token,
+        args.against,
+        most=args.most,
+        checks=args.checks,
+        tokenizer=subject.tokenizer,
+        progress=bar(args),
+    )
+    small = found.pruned(args.nodes, args.edges)
+    labels = feature_labels(subject.model, small, transcoders, subject.tokenizer)
+    if args.json is not None:
+        shares = {"nodes": args.nodes, "edges": args.edges}
+        features.write_circuit_tracer(found, args.json, **shares, labels=labels, tokenizer=subject.tokenizer)
+    nodes = small.table().iloc[small.strongest_inner()].reset_index(drop=True)
+    nodes.insert(1, "meaning", [labels.get(name, "") for name in nodes["name"]])
+    edges = small.edges().drop(columns=["source", "target"])
+    columns = ["name", "meaning", "value", "influence", "effect", "measured", "held", "verdict"]
+    sections = [
+        Section("Nodes", nodes, [small.strongest()], NODES, shown=nodes[columns].head(SHOWN), results={"graph": found}),
+        Section("Edges", edges, [], EDGES, shown=edges.head(SHOWN)),
+    ]
+    origin = subject.provenance(args) | {
+        "text": given.text,
+        "tokens": given.tokens.shape[1],
+        "dictionaries": ", ".join(names),
+        "logits": ", ".join(found.logits),
+        "nodes": f"{len(small.nodes):,} of {len(found.nodes):,}",
+        "replacement score": found.replacement_score,
+        "completeness score": found.completeness_score,
+        "largest deviation of a sum": found.rounding,
+    }
+    return Report(f"Attribution graph of {subject.id}", sections, origin, text=f"{found.said()}.")
