@@ -14,7 +14,7 @@ from workbench.command_line.common import (
 )
 from workbench.command_line.given_text import add_chat, given_text
 from workbench.errors import WorkbenchError
-from workbench.features.circuit_tracer import INDEX, check_name
+from workbench.features.circuit_tracer import GRAPH_INDEX, check_graph_file
 from workbench.features.graph_labels import feature_labels
 from workbench.report import Report, Section
 
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json",
         type=Path,
         metavar="FILE",
-        help=f"write the pruned graph for circuit-tracer's viewer, and list it in {INDEX} beside the file",
+        help=f"write the pruned graph for circuit-tracer's viewer, and list it in {GRAPH_INDEX} beside the file",
     )
     add_loading_arguments(parser)
 
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Report:
     """A table of the strongest nodes, and one of the strongest edges."""
     if args.json is not None:
-        check_name(args.json)
+        check_graph_file(args.json)
     subject = opened_checkpoint(args, args.checkpoint)
     names = args.dictionary or [
         name for name in features.embedded() if name.startswith(f"{subject.id}/") and name.endswith(".mlp")

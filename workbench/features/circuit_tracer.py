@@ -16,7 +16,7 @@ from workbench.features.graph_influence import cumulative
 from workbench.tokens import Tokenizer
 from workbench.whole_files import cannot_write, whole_file
 
-INDEX = "graph-metadata.json"
+GRAPH_INDEX = "graph-metadata.json"
 """The file beside the graphs of a folder that lists them."""
 TYPES = {FEATURE: "cross layer transcoder", ERROR: "mlp reconstruction error", TOKEN: "embedding", LOGIT: LOGIT}
 
@@ -44,9 +44,9 @@ def write_circuit_tracer(
     Errors: WorkbenchError if a file cannot be written, or the index that is there cannot be read.
     """
     path = Path(path)
-    check_name(path)
+    check_graph_file(path)
     found = as_circuit_tracer(graph, path.stem, nodes=nodes, edges=edges, labels=labels, tokenizer=tokenizer)
-    index = path.with_name(INDEX)
+    index = path.with_name(GRAPH_INDEX)
     graphs = [one for one in _graphs(index) if one.get("slug") != path.stem]
     for file, content in ((path, found), (index, {"graphs": [*graphs, found["metadata"]]})):
         try:
@@ -57,10 +57,10 @@ def write_circuit_tracer(
     return path
 
 
-def check_name(path: Path) -> None:
+def check_graph_file(path: Path) -> None:
     """Errors: WorkbenchError for a path that cannot be that of a graph."""
-    if path.suffix != ".json" or path.name == INDEX:
-        raise WorkbenchError(f"{path} should be the name of a graph, ending in .json, and not {INDEX}")
+    if path.suffix != ".json" or path.name == GRAPH_INDEX:
+        raise WorkbenchError(f"{path} should be the name of a graph, ending in .json, and not {GRAPH_INDEX}")
 
 
 def as_circuit_tracer(
