@@ -149,3 +149,16 @@ def test_the_stream_of_a_page_outlasts_its_last_event(demo, monkeypatch):
     assert waiting == {message.event_id} and message.success, f"{CHANGED}keep_stream"
     monkeypatch.setattr(compat, "LINGER", 0.0)
     assert asyncio.run(one_event("two")) == (set(), None)
+
+
+def test_the_queue_looks_for_events_and_sends_progress_less_often(demo):
+    queue = demo._queue
+    assert 0 < queue.sleep_when_free < compat.POLL_SECONDS, f"{CHANGED}poll_less: not needed any more"
+    assert 0 < queue.progress_update_sleep_when_free < compat.PROGRESS_SECONDS, f"{CHANGED}poll_less: not needed"
+    compat.poll_less(demo)
+    for loop, seconds in (
+        (Queue.start_processing, "sleep_when_free"),
+        (Queue.start_progress_updates, "progress_update_sleep_when_free"),
+    ):
+        assert f"asyncio.sleep(self.{seconds})" in inspect.getsource(loop), f"{CHANGED}poll_less"
+        assert vars(queue)[seconds] in (compat.POLL_SECONDS, compat.PROGRESS_SECONDS), f"{CHANGED}poll_less"

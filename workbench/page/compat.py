@@ -21,6 +21,9 @@ page, that an event runs.
 LINGER = 2.0
 """Seconds for which the stream of messages to a page stays open after the page's last event (see `keep_stream`)."""
 
+POLL_SECONDS, PROGRESS_SECONDS = 0.005, 0.2
+"""How long Gradio's queue waits before it looks again for a waiting event, and for a progress message to send."""
+
 
 def quiet_state() -> gr.State:
     """An empty state whose change event is not fired by an event that leaves it empty.
@@ -104,6 +107,17 @@ def without_heartbeat(demo: gr.Blocks) -> None:
     """
     config = demo.get_config_file
     demo.get_config_file = lambda: config() | {"connect_heartbeat": False}
+
+
+def poll_less(demo: gr.Blocks) -> None:
+    """Let the queue look for events, and send progress, less often.
+
+    Gradio looks 1,000 times a second, which keeps an idle server busy, and sends up to 100 progress messages a second.
+    At each one the browser updates every component that ever had a status, which takes it longer than that. There is no
+    documented way to choose either.
+    """
+    demo._queue.sleep_when_free = POLL_SECONDS
+    demo._queue.progress_update_sleep_when_free = PROGRESS_SECONDS
 
 
 def keep_stream(demo: gr.Blocks) -> None:

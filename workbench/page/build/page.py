@@ -27,6 +27,7 @@ from workbench.page.compat import (
     before_leaving,
     event_data,
     keep_stream,
+    poll_less,
     quiet_state,
     without_heartbeat,
 )
@@ -69,6 +70,7 @@ def build(bench: Bench, tabs: Sequence[ModuleType]) -> gr.Blocks:
     before_leaving(demo, page.cancellations.stop)
     without_heartbeat(demo)
     keep_stream(demo)
+    poll_less(demo)
     demo.state_session_capacity = 64
     return demo
 
