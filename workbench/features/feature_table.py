@@ -48,15 +48,13 @@ def feature_table(
     Errors: those of `features.of`.
     """
     scan = texts if isinstance(texts, FeatureScan) else of(model, texts, dictionary, progress=part(progress, 0.0, 0.8))
-    owner = torch.arange(len(scan)).repeat_interleave(scan.counts)
-    total = torch.zeros(len(scan), dtype=torch.float64).index_add_(0, owner, scan.value.double())
     raises, lowers = _effects(model, dictionary, tokenizer, part(progress, 0.8, 1.0))
     return pd.DataFrame(
         {
             "feature": range(len(scan)),
             "count": scan.counts.numpy(),
             "density": scan.density.double().numpy(),
-            "mean": (total / scan.counts.clamp_min(1)).numpy(),
+            "mean": (scan.total / scan.counts.clamp_min(1)).numpy(),
             "max": scan.peak.double().numpy(),
             "raises": raises,
             "lowers": lowers,

@@ -88,6 +88,12 @@ class FeatureScan:
         return self.counts / self.texts.tokens
 
     @property
+    def total(self) -> Tensor:
+        """The sum of the activations of each feature: feature, float64."""
+        owner = torch.arange(len(self)).repeat_interleave(self.counts)
+        return torch.zeros(len(self), dtype=torch.float64).index_add_(0, owner, self.value.double())
+
+    @property
     def peak(self) -> Tensor:
         """The largest activation of each feature: feature; 0 for one that is never active."""
         first = self.starts[:-1].clamp_max(max(0, len(self.value) - 1))
