@@ -10,10 +10,12 @@ from workbench.features.attribution_graph import attribution_graph
 from workbench.features.births import FeatureBirths, births
 from workbench.features.card import FeatureCard, card, nearest
 from workbench.features.circuit_tracer import write_circuit_tracer
+from workbench.features.compare_firing import compare_firing
+from workbench.features.compare_sources import compare_sources
 from workbench.features.dictionary import Dictionary
 from workbench.features.editing import replace, scale, set_to, steer, switch_off
 from workbench.features.explain_token import explain_token
-from workbench.features.feature_table import feature_table
+from workbench.features.feature_table import feature_table, logit_effects
 from workbench.features.files import embedded, load, save
 from workbench.features.firing import Firing, Gate
 from workbench.features.graph import AttributionGraph
@@ -38,10 +40,13 @@ __all__ = [
     "attribution_graph",
     "births",
     "card",
+    "compare_firing",
+    "compare_sources",
     "embedded",
     "explain_token",
     "feature_table",
     "load",
+    "logit_effects",
     "name_feature",
     "names_of",
     "nearest",

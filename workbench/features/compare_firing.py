@@ -1,8 +1,8 @@
 """`compare_firing`: which features of a dictionary are active in one checkpoint and not in another.
 
-    scan_a, scan_b, *finals = [features.of(model, texts, sae) for model in models]
-    table = features.compare_firing(scan_a, scan_b, finals)
-    table[table["only"] == "A"]
+scan_a, scan_b, *finals = [features.of(model, texts, sae) for model in models]
+table = features.compare_firing(scan_a, scan_b, finals)
+table[table["only"] == "A"]
 """
 
 from collections.abc import Sequence

@@ -48,7 +48,7 @@ def feature_table(
     Errors: those of `features.of`.
     """
     scan = texts if isinstance(texts, FeatureScan) else of(model, texts, dictionary, progress=part(progress, 0.0, 0.8))
-    raises, lowers = _effects(model, dictionary, tokenizer, part(progress, 0.8, 1.0))
+    effects = logit_effects(model, dictionary, tokenizer=tokenizer, progress=part(progress, 0.8, 1.0))
     return pd.DataFrame(
         {
             "feature": range(len(scan)),
@@ -56,17 +56,55 @@ def feature_table(
             "density": scan.density.double().numpy(),
             "mean": (scan.total / scan.counts.clamp_min(1)).numpy(),
             "max": scan.peak.double().numpy(),
-            "raises": raises,
-            "lowers": lowers,
+            "raises": effects["raises"],
+            "lowers": effects["lowers"],
         }
     )
 
 
-@work_of(feature_table)
-def _work(model: OlmoForCausalLM, dictionary: Dictionary, _: object, **__: object) -> Work:
+@torch.no_grad()
+def logit_effects(
+    model: OlmoForCausalLM,
+    dictionary: Dictionary,
+    *,
+    source: str | None = None,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """The tokens whose logits each feature raises and lowers most: the columns `feature`, `raises` and `lowers` of
+    `feature_table`. Of a crosscoder, those of its directions in `source`, whose model is given; the last if not given.
+
+    Errors: WorkbenchError for an unknown source.
+    """
+    if not reaches_logits(dictionary):
+        raises = lowers = [""] * len(dictionary)
+    else:
+        raises, lowers = _effects(model, directions_in(dictionary, source), tokenizer, progress)
+    return pd.DataFrame({"feature": range(len(dictionary)), "raises": raises, "lowers": lowers})
+
+
+def directions_in(dictionary: Dictionary, source: str | None = None) -> Tensor:
+    """What each feature writes: feature d_model; of a crosscoder, in a source of it, the last if not given."""
+    if not dictionary.sources:
+        return dictionary.directions
+    return dictionary.directions[:, -1 if source is None else dictionary.source(source)]
+
+
+def with_effects(table: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
+    """A table of features, in its order, with the columns `raises` and `lowers` of `logit_effects`."""
+    return table.merge(effects, on="feature", how="left").reset_index(drop=True)
+
+
+@work_of(logit_effects)
+def _effects_work(model: OlmoForCausalLM, dictionary: Dictionary, **_: object) -> Work:
     if not reaches_logits(dictionary):
         return Work(0)
     return Work(2 * len(dictionary) * model.config.hidden_size * model.config.vocab_size, nbytes=CHUNK_BYTES)
+
+
+@work_of(feature_table)
+def _work(model: OlmoForCausalLM, dictionary: Dictionary, _: object, **__: object) -> Work:
+    return _effects_work(model, dictionary)
 
 
 def examples(card: FeatureCard, name: str = "") -> pd.DataFrame:
@@ -85,7 +123,7 @@ def with_names(table: pd.DataFrame, names: Mapping[int, str]) -> pd.DataFrame:
 
 def reaches_logits(dictionary: Dictionary) -> bool:
     """Whether what a dictionary writes is added to the residual stream, which the final norm and unembedding read."""
-    return not dictionary.sources and dictionary.writes.rpartition(".")[2] in RESIDUAL_SITES
+    return dictionary.writes.rpartition(".")[2] in RESIDUAL_SITES
 
 
 def read_by_logits(model: OlmoForCausalLM, directions: Tensor, scale: float | Tensor = 1.0) -> Tensor:
@@ -97,15 +135,13 @@ def read_by_logits(model: OlmoForCausalLM, directions: Tensor, scale: float | Te
 
 
 def _effects(
-    model: OlmoForCausalLM, dictionary: Dictionary, tokenizer: Tokenizer | None, progress: Progress | None
+    model: OlmoForCausalLM, directions: Tensor, tokenizer: Tokenizer | None, progress: Progress | None
 ) -> tuple[list[str], list[str]]:
-    """The tokens that each feature raises and lowers, as two lists of texts."""
-    if not reaches_logits(dictionary):
-        return [""] * len(dictionary), [""] * len(dictionary)
+    """The tokens that each direction (feature d_model) raises and lowers, as two lists of texts."""
     found: tuple[list[int], list[int]] = [], []
     most, rows = min(TOKENS, model.config.vocab_size), max(1, CHUNK_BYTES // (4 * model.config.vocab_size))
-    for directions in steps(dictionary.decoder.split(rows), progress, WHAT):
-        logits = read_by_logits(model, directions)
+    for some in steps(directions.split(rows), progress, WHAT):
+        logits = read_by_logits(model, some)
         for sign, ids in zip((1, -1), found, strict=True):
             ids += (sign * logits).topk(most).indices.flatten().tolist()
     labels = [vocabulary_labels(ids, tokenizer) for ids in found]

@@ -2,7 +2,7 @@
 // value: {summary, columns: [[title, kind], …], rows: [[number of the text, cell, …], …], offer, search, act, label}
 //   offer: {key, file, code, definition} of the whole table, see offers.js
 //   search: what the box says that finds rows; without it there is no box. act: what a click does; label: of the table
-//   kind is "number", "count", "percent", "token", "name" or "words"; cells may be null.
+//   kind is "number", "count", "percent", "change" (of a share), "token", "name" or "words"; cells may be null.
 const wb = window.workbench;
 const PAGE = 100; // rows
 const find = (selector) => element.querySelector(selector);
@@ -14,6 +14,7 @@ const SHOWN = {
   number: (value) => (Math.abs(value) >= 1 && Math.abs(value) < 1000 ? value.toFixed(2) : wb.digits(value)),
   count: (value) => value.toLocaleString("en"),
   percent: wb.percent,
+  change: (value) => (value === 0 ? "0" : `${value > 0 ? "+" : "−"}${wb.percent(Math.abs(value))}`),
 };
 
 function cell(value, kind) {

@@ -1,6 +1,6 @@
 // The heading of a picture: the question that it answers, its title, how to read it, and what it offers (see offers.js).
-// value: {panel, question, title, note, key, file, code, definition, about, wide, chooses, pick}
-//   panel is the id of what holds the picture, which is `wide` if it may not shrink to a narrow window;
+// value: {panel, question, title, note, key, file, code, definition, about, wide, chooses, pick, table}
+//   panel is the id of what holds the picture, which is `wide` if it may not shrink to a narrow window, or a `table`;
 //   chooses = {token|layer|head: [axis, shift, count]} says what a click on the picture selects;
 //   pick = {label, options: [[text, {layer, head}], …], chosen} is a menu that selects the same.
 const wb = window.workbench;
@@ -51,6 +51,7 @@ const save = (format) => {
 const { renew } = wb.offers(element, {
   offer: async () => props.value,
   more: { png: () => save("png"), svg: () => save("svg") },
+  without: props.value.table ? ["png", "svg", "page"] : [],
 });
 menu.addEventListener("change", () => wb.select({ ...props.value.pick.options[menu.selectedIndex][1] }, "plot"));
 

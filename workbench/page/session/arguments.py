@@ -63,6 +63,19 @@ class ModelOf(Argument):
         return f"model{variables.ending(self)}"
 
 
+@dataclass(frozen=True)
+class ModelsOf(Argument):
+    """The unedited models of several checkpoints, by id; `name` is that of the checkpoint whose texts they read."""
+
+    ids: tuple[str, ...]
+
+    def value(self, bench: Bench) -> object:
+        return {one: bench.load(one)[0] for one in self.ids}
+
+    def code(self, variables: VariableNames) -> str:
+        return f"{{name: checkpoints.load(name{variables.options})[0] for name in {list(self.ids)!r}}}"
+
+
 class TokenizerOf(Argument):
     """The tokenizer of a checkpoint."""
 

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from workbench.page.session.arguments import IdsOf, ModelOf, Placeholder, SeriesRun, TextsOf, TokensOf
+from workbench.page.session.arguments import IdsOf, ModelOf, ModelsOf, Placeholder, SeriesRun, TextsOf, TokensOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Call, run
 from workbench.page.session.code import Variables
@@ -76,5 +76,5 @@ def dtype_of(call: Call, bench: Bench) -> dict[str, str]:
     models = [part for part in parts if isinstance(part, ModelOf)]
     if models:
         return {"dtype": dtype_name(bench.load(models[-1].name)[0].dtype)}
-    by_name = any(isinstance(part, SeriesRun) or type(part) is Placeholder for part in parts)
+    by_name = any(isinstance(part, SeriesRun | ModelsOf) or type(part) is Placeholder for part in parts)
     return {"dtype": bench.dtype} if by_name else {}

@@ -1,5 +1,6 @@
 """Calls written as Python that gives the same numbers."""
 
+import string
 import sys
 from collections.abc import Callable, Iterator
 from textwrap import indent
@@ -103,8 +104,8 @@ class Variables:
         self.bench = bench
 
     def ending(self, argument: Argument) -> str:
-        """The suffix of a checkpoint's variables: "_a" or "_b"; empty if the code loads only one checkpoint."""
-        return f"_{'ab'[self.loaded.index(argument.name)]}" if len(self.loaded) > 1 else ""
+        """The suffix of a checkpoint's variables: "_a", "_b", …; empty if the code loads only one checkpoint."""
+        return f"_{string.ascii_lowercase[self.loaded.index(argument.name)]}" if len(self.loaded) > 1 else ""
 
     def tokens(self, text: TokensOf | IdsOf) -> str:
         """The variable that holds a text's tokens."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from workbench.analyses.support.cost import Work, is_planned, planned
 from workbench.checkpoints import Checkpoint
-from workbench.page.session.arguments import Argument, ModelOf, ResidOf, TokenizerOf
+from workbench.page.session.arguments import Argument, ModelOf, ModelsOf, ResidOf, TokenizerOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Between, Call
 from workbench.page.session.requests import TabRequest
@@ -114,6 +114,8 @@ class Planner:
             return [self.value(each) for each in part]
         if isinstance(part, ModelOf):
             return self._model(part.name)
+        if isinstance(part, ModelsOf):
+            return {one: self._model(one) for one in part.ids}
         if isinstance(part, ResidOf):
             return True  # that it is given
         if isinstance(part, TokenizerOf):

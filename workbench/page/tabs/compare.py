@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 import torch
+from gradio.components import Component
 
 from workbench import corpus
 from workbench.analyses.compare_attention import compare_attention
@@ -21,7 +22,7 @@ from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
 from workbench.generation import generate
 from workbench.page import components
-from workbench.page.build.panel import Panel, View, head_pick, menu
+from workbench.page.build.panel import Panel, View, head_pick, menu, offer
 from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.arguments import (
     FILE_PLACEHOLDERS,
@@ -37,9 +38,18 @@ from workbench.page.session.arguments import (
 from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, check_root, label
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Between, Call
+from workbench.page.session.compared_features import (
+    FIRING_NOTE,
+    SIZES_NOTE,
+    compared_features,
+    comparison,
+    pair_of_features,
+    table_value,
+    to_compute,
+)
 from workbench.page.session.heads import map_value
 from workbench.page.session.menus import choice
-from workbench.page.session.prices import Expensive, agree, price_of
+from workbench.page.session.prices import Expensive, agree, price_of, priced
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.requests import TabRequest
 from workbench.page.session.text_requests import TextRequest, checked_settings, text_call
@@ -75,6 +85,8 @@ NOTES = {
     "transplant_activations": "Change of B's loss on the prompt when a part gets A's activations. Blue: B predicts "
     "better. “residual” is A's residual stream after a layer.",
 }
+FEATURES_ON = {"on the set of texts": True, "on the prompt": False}
+FEATURES = "Which features are in one of them only?"
 MOST_BETWEEN = 2  # checkpoints between A and B at which influence is measured, besides A
 PARTS = {
     "the selected head": "head",
@@ -133,12 +145,83 @@ def build(slot: Slot) -> None:
         panel.draws(slot, difference_view, inputs=[other, what])
         floor = Panel("difference-floor", "And by data order alone?", beside=True)
         floor.draws(slot, difference_floor, inputs=[other, what])
+    build_features(slot, other)
     button, maps = agreement_button("pair-price"), components.attention_view(elem_id="pair")
     slot.shows(compare_maps, inputs=[other], outputs=[maps, button], agreement=button, with_progress=True)
     part = slot.link("part", menu(PARTS, "Written by B with A's weights in"))
     mixed = Panel("text-mixed", "What does B write with a part of A?", menus=[part], of_tokens=True)
     controls = [other, part, *settings]
     mixed.draws(slot, mixed_text, inputs=controls, follows=["layer", "head"], with_progress=True)
+
+
+def build_features(slot: Slot, other: Component) -> None:
+    """The table of the features of a dictionary in both checkpoints."""
+    names = [("the dictionary that fits best", ""), *((name, name) for name in slot.bench.dictionaries)]
+    chosen = gr.Dropdown(
+        names,
+        value="",
+        label="Dictionary",
+        elem_id="compared-dictionary",
+        container=False,
+        min_width=120,
+        elem_classes="menu",
+        render=False,
+    )
+    slot.link("compared_dictionary", chosen)
+    texts = slot.link("features_on", menu(FEATURES_ON, "Texts"))
+    with gr.Column(elem_id="compared-features", min_width=260, elem_classes="panel"):
+        with gr.Row(elem_classes="panel-head"):
+            tools = components.tools(features_about(), elem_id="compared-features-tools")
+            for each in (chosen, texts):
+                each.render()
+        notice, button = components.sentence(elem_classes="problem"), agreement_button("compared-features-price")
+        shown = components.text_table(elem_id="compared-features-table")
+    slot.shows(
+        features_view,
+        inputs=[other, chosen, texts],
+        outputs=[shown, tools, button],
+        follows=["texts"],
+        notice=notice,
+        agreement=button,
+        with_progress=True,
+    )
+
+
+def features_about(note: str = "") -> dict[str, Any]:
+    """The heading of the table of features."""
+    return {"panel": "compared-features", "question": FEATURES, "table": True, "note": note}
+
+
+def features_view(
+    bench: Bench, request: TabRequest, other: str, name: str, on: str, progress: Progress | None = None
+) -> list[Any]:
+    """The values of the table of features, of its heading, and of the button that agrees to its price."""
+    a, b = in_order(bench, request, other)
+    if choice(on, FEATURES_ON, "texts"):
+        same_texts(bench, a, b, request.selection.texts)
+        texts: TextsOf | TokensOf = TextsOf(a, bench.sets.get(request.selection.texts).name)
+    else:
+        bench.same_tokens(a, b, request.query.prompt)
+        texts = TokensOf(a, request.query.prompt)
+    try:
+        pair = pair_of_features(bench, a, b, name, texts)
+    except WorkbenchError as error:
+        return [{}, features_about(str(error)), asked(None)]
+    about = features_about(SIZES_NOTE if bench.dictionary(pair.dictionary).sources else FIRING_NOTE)
+    about["note"] += " The edits do not affect this: it reads the unedited models." if request.query.edits else ""
+    try:
+        price = agree(bench, request, *to_compute(bench, pair))
+    except Expensive as expensive:
+        return [{}, about, asked(expensive.price)]
+    whole = compared_features(bench, pair, priced(progress, price))
+    return [table_value(bench, pair, whole), about | offer(bench, comparison(bench, pair)), asked(None)]
+
+
+def same_texts(bench: Bench, a: str, b: str, chosen: str | None) -> None:
+    """Errors: WorkbenchError if the two checkpoints tokenise a set of texts differently."""
+    found = bench.sets.get(chosen)
+    if not torch.equal(*(bench.texts(one, found.name).ids for one in (a, b))):
+        raise WorkbenchError(f"{a} and {b} tokenise {found.title} differently and cannot be compared")
 
 
 def in_order(bench: Bench, request: TabRequest, other: object) -> tuple[str, str]:
@@ -243,8 +326,7 @@ def set_view(bench: Bench, request: TabRequest, other: str, unit: str = next(ite
         (ModelOf(one, request.query.edits) for one in (a, b)),
     )
     texts = TextsOf(a, found.name)
-    if not torch.equal(*(bench.texts(one, found.name).ids for one in (a, b))):
-        raise WorkbenchError(f"{a} and {b} tokenise {found.title} differently and cannot be compared")
+    same_texts(bench, a, b, found.name)
     call = Call.quick(behaviour_summary, Call.of(compare_behaviour, model_a, model_b, texts), unit=unit)
     note = (
         f"Means over the tokens of {found.counted}; bars are standard errors over texts. Other panels show the prompt."
