@@ -92,7 +92,9 @@ def directions_in(dictionary: Dictionary, source: str | None = None) -> Tensor:
 
 def with_effects(table: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
     """A table of features, in its order, with the columns `raises` and `lowers` of `logit_effects`."""
-    return table.merge(effects, on="feature", how="left").reset_index(drop=True)
+    found = table.merge(effects, on="feature", how="left")
+    found.attrs = dict(table.attrs)  # merging drops them
+    return found
 
 
 @work_of(logit_effects)
