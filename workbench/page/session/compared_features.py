@@ -14,7 +14,7 @@ from workbench.page.session.arguments import ModelOf, ModelsOf, TextsOf, Tokeniz
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import table
 from workbench.page.session.calls import Call
-from workbench.page.session.dictionaries import NONE_FITS, DictionaryOf, problem_of
+from workbench.page.session.dictionaries import NONE_FITS, DictionaryOf, misfit
 from workbench.progress import Progress, part
 
 FIRING = {
@@ -94,12 +94,12 @@ def instrument(bench: Bench, a: str, b: str) -> str:
 def why_not(bench: Bench, a: str, b: str, found: Dictionary) -> str | None:
     """Why a dictionary cannot be used for two checkpoints; None if it can."""
     if not found.sources:
-        return problem_of(bench, a, found) or problem_of(bench, b, found)
+        return misfit(bench, a, found) or misfit(bench, b, found)
     if missing := [name for name in (a, b) if name not in found.sources]:
         return f"the crosscoder was not trained on {' and '.join(missing)}"
     if absent := [name for name in found.sources if name not in bench.known]:
         return f"it reads {', '.join(absent)}, which {'is' if len(absent) == 1 else 'are'} not on this page"
-    return next((why for name in found.sources if (why := problem_of(bench, name, found))), None)
+    return next((why for name in found.sources if (why := misfit(bench, name, found))), None)
 
 
 def scans_of(pair: FeaturePair) -> dict[str, Call]:

@@ -61,12 +61,12 @@ def fitting(bench: Bench, checkpoint: str) -> tuple[str, ...]:
     ranks = {}
     for name in bench.dictionaries:
         found = bench.dictionary(name)
-        if not found.sources and problem_of(bench, checkpoint, found) is None:
+        if not found.sources and misfit(bench, checkpoint, found) is None:
             ranks[name] = (found.model == checkpoint, found.kind == "SAE", len(found))
     return tuple(sorted(ranks, key=lambda name: ranks[name], reverse=True))
 
 
-def problem_of(bench: Bench, checkpoint: str, found: Dictionary) -> str | None:
+def misfit(bench: Bench, checkpoint: str, found: Dictionary) -> str | None:
     """Why a dictionary does not fit a checkpoint; None if it does."""
     try:
         found.check_fits(bench.outline(checkpoint))
@@ -88,6 +88,6 @@ def chosen_dictionary(bench: Bench, checkpoint: str, name: object) -> str:
         return there[0]
     found = bench.dictionary(name)
     if name not in there:
-        why = problem_of(bench, checkpoint, found) or "a crosscoder reads several models at once"
+        why = misfit(bench, checkpoint, found) or "a crosscoder reads several models at once"
         raise WorkbenchError(f"{name} is not shown for {checkpoint}: {why}; those that fit: {', '.join(there)}")
     return str(name)
