@@ -6,13 +6,14 @@ changes its model makes its own with `make_model` or `make_pair`.
 """
 
 import asyncio
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -336,6 +337,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
+def pytest_collection_finish() -> None:
+    """Take what the imports made out of garbage collection: a full collection of it takes half a second."""
+    gc.collect()
+    gc.freeze()
+
+
 def in_browser(item: pytest.Item) -> bool:
     """Whether a test drives the browser."""
     return item.path.parent.name == "browser"
@@ -404,3 +411,37 @@ def tab_request(bench):
     from workbench.page.session.requests import Query, Selection, TabRequest
 
     return TabRequest(Query(bench.default, PROMPT, 1), Selection())
+
+
+# Fixtures of a small training text in place of that of the embedded series.
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """A cache folder with the index of the planted training text; for `XDG_CACHE_HOME`."""
+    import planted_cache
+
+    folder = tmp_path_factory.mktemp("cache")
+    planted_cache.put_in_cache(folder)
+    return folder
+
+
+@pytest.fixture
+def index(cache, monkeypatch):
+    """The index of the planted training text, which is also found by the name of the embedded series."""
+    import planted_cache
+
+    from workbench import corpus
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return corpus.open(planted_cache.CHECKPOINT)
+
+
+@pytest.fixture(scope="session")
+def replay():
+    """The rows of a training on the planted text."""
+    import planted_cache
+
+    from workbench.corpus.replay import Replay
+
+    return Replay.of(planted_cache.made().text.source(), planted_cache.RECIPE)

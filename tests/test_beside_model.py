@@ -14,19 +14,6 @@ TEXTS = ("She lives in Lisbon and sells lemons, which grow", "nobody there buys:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache")
-    planted_cache.put_in_cache(folder)
-    return folder
-
-
-@pytest.fixture
-def index(cache, monkeypatch) -> corpus.SuffixIndex:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    return corpus.open(planted_cache.CHECKPOINT)
-
-
-@pytest.fixture(scope="module")
 def model():
     return load(planted_cache.CHECKPOINT)[0]
 

@@ -13,7 +13,6 @@ from workbench import WorkbenchError, checkpoints, corpus, load, tokenizer_of
 from workbench.analyses.support.cost import planned
 from workbench.checkpoints import Checkpoint
 from workbench.corpus.explaining_rows import candidates, first_and_last_step, random_between
-from workbench.corpus.replay import Replay
 from workbench.corpus.training_text import RECIPES
 from workbench.page.build.panel import View
 from workbench.page.build.slot import guarded
@@ -44,11 +43,6 @@ def index(tmp_path_factory) -> corpus.SuffixIndex:
     building = importlib.import_module("workbench.corpus.building")
     building.build_index(planted_cache.made(), folder)
     return building.open_folder(folder)
-
-
-@pytest.fixture(scope="module")
-def replay() -> Replay:
-    return Replay.of(planted_cache.made().text.source(), planted_cache.RECIPE)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import torch
 
 from workbench import WorkbenchError, checkpoints, corpus, token_losses, tokenizer_of, trajectory
 from workbench.analyses.support.cost import planned
-from workbench.corpus.replay import Replay
 from workbench.corpus.training_text import RECIPES
 from workbench.page.build.panel import View
 from workbench.page.session.bench import Bench
@@ -28,24 +27,10 @@ STEP_AXIS, TOKEN_AXIS = (
 )
 
 
-@pytest.fixture(scope="module")
-def replay() -> Replay:
-    made = planted_cache.made()
-    return Replay.of(made.text.source(), planted_cache.RECIPE)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache")
-    planted_cache.put_in_cache(folder)
-    return folder
-
-
 @pytest.fixture
-def index(cache, replay, monkeypatch) -> corpus.SuffixIndex:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+def index(index, replay, monkeypatch) -> corpus.SuffixIndex:
     monkeypatch.setattr(importlib.import_module("workbench.corpus.chosen_rows"), "replay_of", lambda _: replay)
-    return corpus.open("tiny-olmo")
+    return index
 
 
 @pytest.fixture(scope="module")

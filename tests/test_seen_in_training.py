@@ -7,7 +7,7 @@ import torch
 from fastapi.testclient import TestClient
 from headless import served
 
-from workbench import WorkbenchError, checkpoints, corpus, load, tokenizer_of
+from workbench import WorkbenchError, checkpoints, load, tokenizer_of
 from workbench.corpus.excerpts import excerpt, plain_text
 from workbench.page.session.bench import Bench
 from workbench.page.session.training_text import BINS, SeenRequest, ngrams_at, seen
@@ -18,19 +18,6 @@ TEXT = "She lives in Lisbon and sells lemons, which grow"
 @pytest.fixture(scope="module")
 def bench() -> Bench:
     return Bench(checkpoints.series("tiny-olmo"), 10**9)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache")
-    planted_cache.put_in_cache(folder)
-    return folder
-
-
-@pytest.fixture
-def index(cache, monkeypatch) -> corpus.SuffixIndex:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    return corpus.open(planted_cache.CHECKPOINT)
 
 
 @pytest.fixture(scope="module")
