@@ -4,35 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+from random_transcoders import transcoder, transcoders
 
 from hooks import edits
 from workbench import WorkbenchError, features
-from workbench.features import Dictionary, Gate
 from workbench.features.attribution_graph import attribution_graph
 from workbench.features.graph_influence import cumulative, influences, scores
 
-FEATURES, LENGTH = 40, 7
+LENGTH = 7
 COLUMNS = ["kind", "layer", "position", "feature", "value"]
-GATES = (Gate("topk", 5), Gate("relu"), Gate("jumprelu", threshold=torch.full((FEATURES,), 0.5)))
-
-
-def transcoder(model, layer, seed=0, writes="mlp_out", reads="mlp_in", skip=False, **options):
-    """A random transcoder of one MLP."""
-    generator, width = torch.Generator().manual_seed(100 * layer + seed), model.config.hidden_size
-
-    def noise(*shape, spread=0.3):
-        return spread * torch.randn(*shape, generator=generator)
-
-    parts = noise(width, FEATURES), noise(FEATURES), noise(FEATURES, width), noise(width)
-    at = f"blocks.{layer}."
-    options |= {"skip": noise(width, width, spread=0.1)} if skip else {}
-    return Dictionary(*parts, GATES[layer % len(GATES)], at + reads, at + writes, **options)
-
-
-def transcoders(model, layers=None, **options):
-    layers = range(model.config.num_hidden_layers) if layers is None else layers
-    return {f"t{layer}": transcoder(model, layer, **options) for layer in layers}
 
 
 def deviation(graph):

@@ -52,6 +52,7 @@ from workbench.analyses.transplant import transplant, transplant_parts
 from workbench.analyses.tuned_lens import lens_divergence, train_tuned_lens, tuned_lens
 from workbench.errors import WorkbenchError
 from workbench.features.attribution_graph import attribution_graph
+from workbench.features.qk_attribution import qk_attribution
 from workbench.progress import Progress
 
 
@@ -113,6 +114,7 @@ ANALYSES: dict[str, Analysis] = {
     "logit_lens": lambda g, p: logit_lens(g.model, g.ids[0], progress=p),
     "noise_floor": lambda g, p: noise_floor(checkpoints.series(g.folder) * 2, compare_weights, progress=p),
     "path_patching": lambda g, p: path_patching(g.model, g.ids, g.others, 5, progress=p),
+    "qk_attribution": lambda g, p: qk_attribution(g.model, g.ids[0], 1, 2, transcoders(g.model), progress=p),
     "representation_similarity": lambda g, p: representation_similarity(g.model, g.ids, progress=p),
     "representation_similarity of a folder": lambda g, p: representation_similarity(g.folder, g.ids, progress=p),
     "representation_similarity of two": lambda g, p: representation_similarity(g.model, g.ids, g.folder, progress=p),

@@ -22,6 +22,7 @@ from workbench.analyses.token_inspection import Inspection
 from workbench.errors import WorkbenchError
 from workbench.features.births import FeatureBirths
 from workbench.features.graph import AttributionGraph
+from workbench.features.qk_attribution import QKAttribution
 from workbench.generation import Written
 from workbench.plots import plot
 from workbench.report import as_csv, report_of_all
@@ -116,6 +117,7 @@ EXAMPLES = {
         completeness_score=-0.0,
         **SHARED,
     ),
+    QKAttribution: QKAttribution(ODD.reshape(2, 6), HOSTILE[:2], HOSTILE[:6], score=-0.0, weight=math.nan, **SHARED),
     Curves: Curves(**CURVES, **SHARED),
     Faithfulness: Faithfulness(**CURVES, **SHARED, deviation=ODD[3:9]),
     Points: Points(ODD.reshape(4, 3), HOSTILE[:4], ["a", "b", "c"], colour=ODD[:4], colour_name="file", **SHARED),

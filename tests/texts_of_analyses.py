@@ -39,7 +39,7 @@ from workbench.analyses.token_losses import token_losses
 from workbench.analyses.token_saliency import token_saliency
 from workbench.analyses.transplant import transplant, transplant_parts
 from workbench.analyses.tuned_lens import lens_divergence, tuned_lens
-from workbench.features import Dictionary, Gate, attribution_graph
+from workbench.features import Dictionary, Gate, attribution_graph, qk_attribution
 from workbench.texts import Texts, as_texts
 
 Model = OlmoForCausalLM
@@ -126,6 +126,7 @@ SINGLE: dict[str, OfTexts] = {
     "logit_lens": lambda a, b, text, other: logit_lens(a, text),
     "massive_activations": lambda a, b, text, other: massive_activations(a, text, at_least=0.1, ratio=1),
     "patchscope": lambda a, b, text, other: patchscope(a, text, other),
+    "qk_attribution": lambda a, b, text, other: qk_attribution(a, text, 1, 2, transcoders(a)),
     "token_inspection": lambda a, b, text, other: token_inspection(a, text, 3),
     "token_saliency": lambda a, b, text, other: token_saliency(a, text, 5, points=64),
     "tuned_lens": lambda a, b, text, other: tuned_lens(a, text, no_lens(a)),

@@ -20,6 +20,7 @@ from workbench.features.files import embedded, load, save
 from workbench.features.firing import Firing, Gate
 from workbench.features.graph import AttributionGraph
 from workbench.features.names import name_feature, names_of
+from workbench.features.qk_attribution import QKAttribution, qk_attribution
 from workbench.features.quality import Quality, quality
 from workbench.features.scan import FeatureScan, of
 from workbench.features.sources import Stored, Streamed
@@ -33,6 +34,7 @@ __all__ = [
     "FeatureScan",
     "Firing",
     "Gate",
+    "QKAttribution",
     "Quality",
     "Stored",
     "Streamed",
@@ -51,6 +53,7 @@ __all__ = [
     "names_of",
     "nearest",
     "of",
+    "qk_attribution",
     "quality",
     "replace",
     "save",

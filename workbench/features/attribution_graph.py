@@ -19,7 +19,14 @@ from workbench.features.frozen_run import HELD, LAST, FrozenRun, constant_sites
 from workbench.features.graph import ERROR, FEATURE, LOGIT, TOKEN, AttributionGraph
 from workbench.features.graph_checks import NodeOutput, losses_without
 from workbench.features.graph_influence import along_paths, influences, scores
-from workbench.features.replaced_mlps import ReplacedMLP, features_of, replaced_mlps, sites_of, transcoders_by_layer
+from workbench.features.replaced_mlps import (
+    ReplacedMLP,
+    features_of,
+    replaced_mlps,
+    sites_of,
+    transcoders_by_layer,
+    with_most,
+)
 from workbench.progress import Progress, part, report, steps
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_id, token_labels, vocabulary_labels
@@ -112,11 +119,12 @@ def attribution_graph(
     named = transcoders_by_layer(model, transcoders)
     copies = _copies(model, ids.shape[1])
     report(progress, 0.0, WHAT)
-    sites = dict.fromkeys(["embed", *HELD, LAST, *sites_of(model, named), *constant_sites(model)])
+    layers = range(model.config.num_hidden_layers)
+    sites = dict.fromkeys(["embed", *HELD, LAST, *sites_of(named, layers), *constant_sites(model)])
     with torch.no_grad():
         clean = model.run(ids, capture=list(sites), logits_to_keep=1)
         target = _target(model, clean, token, against, tokenizer)
-        mlps = replaced_mlps(model, clean, named, most)
+        mlps = with_most(replaced_mlps(model, clean, named, layers), most)
     share = 0.9 if checks else 1.0
     edges, constants = _edges(model, ids, clean, mlps, target, copies, part(progress, 0.0, share))
     graph = _graph(ids, mlps, target, edges, constants, _names(named, len(mlps)), tokenizer)

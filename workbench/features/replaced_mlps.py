@@ -77,10 +77,10 @@ def transcoders_by_layer(
     return found
 
 
-def sites_of(model: OlmoForCausalLM, transcoders: Mapping[int, tuple[str, Dictionary]]) -> list[str]:
-    """The sites that a run must have captured for `replaced_mlps`."""
-    read = [dictionary.reads for _, dictionary in transcoders.values()]
-    return [*read, *(writes(transcoders, layer) for layer in range(model.config.num_hidden_layers))]
+def sites_of(transcoders: Mapping[int, tuple[str, Dictionary]], layers: Sequence[int]) -> list[str]:
+    """The sites that a run must have captured for `replaced_mlps` of these layers."""
+    read = [transcoders[layer][1].reads for layer in layers if layer in transcoders]
+    return [*read, *(writes(transcoders, layer) for layer in layers)]
 
 
 def writes(transcoders: Mapping[int, tuple[str, Dictionary]], layer: int) -> str:
@@ -90,14 +90,22 @@ def writes(transcoders: Mapping[int, tuple[str, Dictionary]], layer: int) -> str
 
 @torch.no_grad()
 def replaced_mlps(
-    model: OlmoForCausalLM, run: Run, transcoders: Mapping[int, tuple[str, Dictionary]], most: int
+    model: OlmoForCausalLM, run: Run, transcoders: Mapping[int, tuple[str, Dictionary]], layers: Sequence[int]
 ) -> list[ReplacedMLP]:
-    """All MLPs of a run of one text, with at most `most` features: those that write the longest vectors."""
-    mlps = []
-    for layer in range(model.config.num_hidden_layers):
-        dictionary = transcoders[layer][1].to(model.device) if layer in transcoders else None
-        site = writes(transcoders, layer)
-        mlps.append(_replaced(layer, dictionary, site, run))
+    """The MLPs of these layers in a run of one text; positions are those that the run captured."""
+    return [
+        _replaced(
+            layer,
+            transcoders[layer][1].to(model.device) if layer in transcoders else None,
+            writes(transcoders, layer),
+            run,
+        )
+        for layer in layers
+    ]
+
+
+def with_most(mlps: list[ReplacedMLP], most: int) -> list[ReplacedMLP]:
+    """The same MLPs with at most `most` features in all: those that write the longest vectors."""
     sizes = torch.cat([mlp.written.norm(dim=-1) for mlp in mlps])
     if len(sizes) <= most:
         return mlps
