@@ -29,7 +29,7 @@ def main() -> None:
         budget = int(args.memory * 1e9) if args.memory else free * 3 // 4
         how = {"dtype": args.dtype, "quantize": args.quantize}
         how |= {"default": args.checkpoint, "device": args.device, "asks_above": args.ask_above}
-        how |= {"saved": args.result, "dictionaries": args.dictionary}
+        how |= {"saved": args.result, "dictionaries": args.dictionary, "lenses": args.lens}
         texts = named_set(args.texts, args.text_column, args.label) if args.texts else None
         bench = Bench([one for run in found for one in run], budget, texts=texts, **how)
         app = create_app(bench, host=args.host, auth=auth)

@@ -15,6 +15,7 @@ from headless import request_of
 from small_series import PROMPT, small_bench
 
 from workbench import checkpoints
+from workbench.analyses.support.translators import TunedLens
 from workbench.analyses.trajectory import trajectory
 from workbench.errors import WorkbenchError
 from workbench.page.build.page import Page, build, from_address
@@ -41,7 +42,10 @@ EACH, SITE, MEASURE = (
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory, make_model, tokenizer):
-    return small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer, orders=["step10-order2"])
+    bench = small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer, orders=["step10-order2"])
+    lens = TunedLens(0.1 * torch.randn(4, 32, 32), torch.zeros(4, 32), bench.default)
+    bench.lenses = (str(lens.save(tmp_path_factory.mktemp("lens"))),)
+    return bench
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +63,17 @@ def tab_request(bench):
     return TabRequest(Query(bench.default, PROMPT, 1), Selection(token=4, layer=1, head=2))
 
 
+def tuned(tab_request):
+    return dataclasses.replace(tab_request, selection=dataclasses.replace(tab_request.selection, tuned=1))
+
+
 def views(bench, tab_request):
     """The views of every panel of every tab for each entry of its menus, by name."""
     other, written = next(iter(bench.known)), (6, 0, 1, 0, 0)
     for measure in hidden_states.LENS:
         yield f"lens: {measure}", hidden_states.lens_view(bench, tab_request, measure)
+        if measure != hidden_states.BOTH:
+            yield f"lens: {measure} (tuned)", hidden_states.lens_view(bench, tuned(tab_request), measure)
     for state in hidden_states.STATES:
         yield f"states: {state}", hidden_states.states_view(bench, tab_request, state)
     for question in (("", ""), ("w9", "w10")):
@@ -236,7 +246,7 @@ def test_a_prompt_of_one_token_is_refused_where_it_shows_nothing(bench, view, sa
 
 def test_a_prompt_of_one_token_is_shown_where_it_can_be(bench):
     tab_request = TabRequest(Query(bench.default, "w5", 1), Selection())
-    for measure in hidden_states.LENS:
+    for measure in [measure for measure in hidden_states.LENS if measure != hidden_states.BOTH]:
         assert result(hidden_states.lens_view(bench, tab_request, measure).call, bench).columns == ("w5",)
     assert result(attribution.direct_view(bench, tab_request, "", "", EACH).call, bench).values.shape == (4, 5)
     assert training.head_through_training(bench, tab_request, 1)[0]["texts"] == ["w5"]

@@ -8,8 +8,9 @@ import torch
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
-from workbench.analyses.logit_lens import logit_lens
+from workbench.analyses.logit_lens import logit_lens, mean_lens
 from workbench.analyses.support.translators import TunedLens
+from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.tuned_lens import lens_divergence, train_tuned_lens, tuned_lens
 from workbench.errors import WorkbenchError
 from workbench.texts import Texts
@@ -53,6 +54,40 @@ def test_learning_brings_every_layer_nearer_to_the_last(model, tokens) -> None:
     np.testing.assert_allclose(kl, alone, rtol=1e-3)
 
 
+def test_checkpoints_share_maps_that_help_each_of_them(make_model) -> None:
+    models = [make_model("olmo", seed=seed) for seed in (0, 1)]
+    texts = torch.randint(1, 99, (64, 12), generator=torch.Generator().manual_seed(1))
+    settings = {"epochs": 20, "batch_tokens": 96, "learning_rate": 0.01}
+    shared = train_tuned_lens(models, texts[:56], **settings, name="small")
+    assert shared.title == "the tuned lens of small, shared by its checkpoints"
+    for model in models:
+        tuned, plain = lens_divergence(model, texts[56:], shared).values
+        assert (tuned < 0.97 * plain).all()
+    alone, twice = (train_tuned_lens(given, texts[:16]) for given in (models[0], [models[0]] * 2))
+    torch.testing.assert_close(twice.weight, alone.weight, rtol=1e-3, atol=1e-6)
+    with pytest.raises(WorkbenchError, match="one shape; these have 2 layers of width 32 and 4 layers of width 32"):
+        train_tuned_lens([models[0], make_model("olmo", num_hidden_layers=2)], texts)
+    with pytest.raises(WorkbenchError, match="none was given"):
+        train_tuned_lens([], texts)
+
+
+def test_the_means_over_texts_are_those_of_the_lens(model, tokens) -> None:
+    lens = lens_of(model, 0.1)
+    found = mean_lens(model, tokens, position=5, lens=lens)
+    each = [tuned_lens(model, text, lens) for text in tokens]
+    for name in ("probability", "entropy", "kl"):
+        np.testing.assert_allclose(found[name].values, np.mean([one[name].values[:, 5] for one in each], 0), rtol=1e-4)
+    assert not np.allclose(found["kl"].values, mean_lens(model, tokens, position=5)["kl"].values, rtol=0.01)
+
+
+def test_a_token_is_inspected_through_the_lens(model, tokens) -> None:
+    lens = lens_of(model, 0.1)
+    found = token_inspection(model, tokens[:1], 6, lens=lens).lens
+    whole = tuned_lens(model, tokens[:1], lens)
+    np.testing.assert_allclose(found["likeliest_probability"], whole["probability"].values[:, 5], rtol=1e-4)
+    np.testing.assert_array_equal(found["rank"], whole["rank"].values[:, 5])
+
+
 def test_it_is_written_and_read_in_the_format_of_the_package(tmp_path, make_model) -> None:
     lens = lens_of(make_model("olmo2"), 0.1)
     again = TunedLens.load(lens.save(tmp_path / "lens"))
@@ -81,6 +116,8 @@ def test_broken_files_are_refused(tmp_path, make_model) -> None:
 def test_a_lens_of_another_size_is_refused(make_model, tokens) -> None:
     with pytest.raises(WorkbenchError, match="the model has"):
         tuned_lens(make_model("olmo", num_hidden_layers=2), tokens[:1], lens_of(make_model("olmo")))
+    with pytest.raises(WorkbenchError, match="the model has"):
+        mean_lens(make_model("olmo", num_hidden_layers=2), tokens[:1], lens=lens_of(make_model("olmo")))
     with pytest.raises(WorkbenchError, match="layer d_model d_model"):
         TunedLens(torch.zeros(2, 3, 4), torch.zeros(2, 3))
     with pytest.raises(WorkbenchError, match="NaN"):

@@ -14,6 +14,7 @@ from workbench.analyses.support.memory import peak_bytes
 from workbench.analyses.support.next_tokens import CHUNK, next_token_statistics
 from workbench.analyses.support.residual_stream import residual_names, residual_sites, residuals, residuals_bytes
 from workbench.analyses.support.text_states import states_work, text_states
+from workbench.analyses.support.translators import TunedLens
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.results import Grid, Measures, Scores
@@ -103,9 +104,14 @@ def layer_predictions(
 
 @torch.no_grad()
 def mean_lens(
-    model: OlmoForCausalLM, tokens: TextsLike, *, position: int = -1, progress: Progress | None = None
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    *,
+    position: int = -1,
+    lens: TunedLens | None = None,
+    progress: Progress | None = None,
 ) -> Measures:
-    """The logit lens at the same position of every text of a set, averaged over the texts.
+    """The logit lens at the same position of every text of a set, averaged over the texts; the tuned lens, if given.
 
     Returns Scores of `embed` and every layer, with standard errors over texts:
 
@@ -115,15 +121,17 @@ def mean_lens(
 
     A negative position counts from the end of each text.
 
-    Errors: WorkbenchError for a position outside of a text.
+    Errors: WorkbenchError for a position outside of a text, or if the lens is for a model of other sizes.
     """
-    texts = texts_for(model, tokens)
+    if lens is not None:
+        lens.check_fits(model)
+    texts, translated = texts_for(model, tokens), _as_it_is if lens is None else lens.translated
     captures = [Capture(site) for site in residual_sites(model)]
     states = text_states(model, texts, captures, position, "logit lens", progress)  # layer text d_model
     size, means = max(1, CHUNK // model.config.vocab_size), {name: MeansOverTexts() for name in MEANS}
     for some in states.to(model.device, model.dtype).split(size, dim=1):
         final = unembed(model, some[-1]).argmax(-1)  # text
-        rows = [_lens(model, layer, some[-1], final, 1) for layer in some]
+        rows = [_lens(model, translated(layer, row), some[-1], final, 1) for row, layer in enumerate(some)]
         agrees = [(row["ids"][:, 0] == final).float() for row in rows]
         found = {"probability": [row["top"][:, 0] for row in rows], "agreement": agrees}
         found |= {name: [row[name] for row in rows] for name in ("entropy", "kl")}

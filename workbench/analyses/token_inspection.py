@@ -18,6 +18,7 @@ from workbench.analyses.support.heads import head_name
 from workbench.analyses.support.memory import peak_bytes, run_bytes
 from workbench.analyses.support.next_tokens import next_token_statistics
 from workbench.analyses.support.residual_stream import residual_names
+from workbench.analyses.support.translators import TunedLens
 from workbench.progress import Progress, report
 from workbench.result_files import Storable
 from workbench.results import Grid, Maps
@@ -69,16 +70,22 @@ def token_inspection(
     *,
     edits: Sequence[Edit] = (),
     top_k: int = 10,
+    lens: TunedLens | None = None,
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
     """The prediction of the token at one position of one text, and the attention from it and to it, with `edits`
     applied.
 
-    `lens` is the result of `logit_lens` at the position before, where the token is predicted; attention weights are
-    those of `attention_maps`. The text is run once, in two parts that are split after the token. Only the token's own
-    rows and the later tokens' weights on it are kept, so no complete attention map is held in memory.
+    The attribute `lens` of the result is `logit_lens` at the position before, where the token is predicted, or
+    `tuned_lens` with the argument `lens`; attention weights are those of `attention_maps`. The text is run once, in two
+    parts that are split after the token. Only the token's own rows and the later tokens' weights on it are kept, so no
+    complete attention map is held in memory.
+
+    Errors: WorkbenchError if the lens is for a model of other sizes.
     """
+    if lens is not None:
+        lens.check_fits(model)
     batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
     _peak(model, batch.shape[1])
@@ -95,7 +102,7 @@ def token_inspection(
     return Inspection(
         position,
         _expected(run.logits[0, -2:-1], top_k, tokenizer),
-        _lens(model, run, batch[0, position : position + 1] if position else batch[0, :0], tokenizer),
+        _lens(model, run, lens, batch[0, position : position + 1] if position else batch[0, :0], tokenizer),
         Maps(run.stack("attn.pattern")[:, 0].flatten(0, 1), names, labels[: position + 1], queries=[position]),
         Grid(looked_at, names, labels[position + 1 :], row_name="head", value_name="attention"),
         _expected(run.logits[0, -1:], top_k, tokenizer),
@@ -127,9 +134,13 @@ def _expected(logits: Tensor, top_k: int, tokenizer: Tokenizer | None) -> pd.Dat
     return pd.DataFrame(table)
 
 
-def _lens(model: OlmoForCausalLM, run: Run, target: Tensor, tokenizer: Tokenizer | None) -> pd.DataFrame:
+def _lens(
+    model: OlmoForCausalLM, run: Run, lens: TunedLens | None, target: Tensor, tokenizer: Tokenizer | None
+) -> pd.DataFrame:
     """The prediction of each layer for one token. target: pos, of length 1, or 0 where nothing predicts the token."""
     resid = torch.cat([run["embed"], run.stack("resid_post")[:, 0]])  # layer 1 d_model
+    if lens is not None:
+        resid = torch.stack([lens.translated(state, row) for row, state in enumerate(resid)])
     logits = unembed(model, resid)[:, : len(target)].float()  # layer pos vocab
     statistics = next_token_statistics(logits, target.to(logits.device).expand(logits.shape[:2]))
     best = logits.softmax(-1).max(-1)

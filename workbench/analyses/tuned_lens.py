@@ -1,6 +1,7 @@
 """The next-token prediction read from each layer through a learned affine map; and how the maps are learned."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -38,7 +39,9 @@ def tuned_lens(
     Errors: WorkbenchError if the lens is for a model of other sizes; those of `logit_lens`.
     """
     lens.check_fits(model)
-    return layer_predictions(model, tokens, lens.translated, top_k=top_k, tokenizer=tokenizer, progress=progress)
+    found = layer_predictions(model, tokens, lens.translated, top_k=top_k, tokenizer=tokenizer, progress=progress)
+    said = {name: replace(measure, title=f"{measure.title} (tuned lens)") for name, measure in found.items()}
+    return Measures(**said).with_provenance({"lens": lens.title})
 
 
 @work_of(tuned_lens)
@@ -47,7 +50,7 @@ def _work(model: OlmoForCausalLM, tokens: TextsLike, *_: object, **__: object) -
 
 
 def train_tuned_lens(
-    model: OlmoForCausalLM,
+    model: OlmoForCausalLM | Sequence[OlmoForCausalLM],
     tokens: TextsLike,
     *,
     epochs: int = 1,
@@ -57,29 +60,31 @@ def train_tuned_lens(
     name: str = "",
     progress: Progress | None = None,
 ) -> TunedLens:
-    """Learn the maps of a tuned lens for one model.
+    """Learn the maps of a tuned lens for one model, or maps that several checkpoints of a series share.
 
     Minimises KL(final ‖ layer) of the next-token distributions, mean over tokens, for all layers at once: Adam, with a
-    learning rate that falls linearly to 0, from maps that change nothing. The model is not changed.
+    learning rate that falls linearly to 0, from maps that change nothing. Of several checkpoints, each reads every
+    batch, and the mean over them is minimised. No model is changed.
 
     Args:
-        model: the model.
+        model: the model, or several of one shape.
         tokens: texts to learn on; a million tokens are plenty for a small model.
         epochs: passes over the texts, in an order drawn from `seed`.
         batch_tokens: tokens of a batch, about; a text is not divided.
         learning_rate: at the first batch.
-        name: the id of the model, kept with the lens.
+        name: the id of the model, or the name of the series, kept with the lens.
 
-    Errors: WorkbenchError for a setting below its least value.
+    Errors: WorkbenchError for a setting below its least value, for no model, or for models of several shapes.
     """
     if epochs < 1 or batch_tokens < 1 or learning_rate <= 0:
         raise WorkbenchError(
             f"epochs={epochs}, batch_tokens={batch_tokens}, learning_rate={learning_rate}: all must be above 0"
         )
-    layers, width = model.config.num_hidden_layers, model.config.hidden_size
-    texts = texts_for(model, tokens)
-    weight = torch.zeros(layers, width, width, device=model.device, requires_grad=True)
-    bias = torch.zeros(layers, width, device=model.device, requires_grad=True)
+    models = _of_one_shape(model)
+    layers, width = _shape(models[0])
+    texts = texts_for(models[0], tokens)
+    weight = torch.zeros(layers, width, width, device=models[0].device, requires_grad=True)
+    bias = torch.zeros(layers, width, device=models[0].device, requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias], lr=learning_rate)
     generator = torch.Generator().manual_seed(seed)
     batches = list(texts.batches(batch_tokens))
@@ -87,25 +92,49 @@ def train_tuned_lens(
     for done, index in enumerate(steps(order, progress, "tuned lens")):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * (1 - done / len(order))
-        resid = residuals(model, batches[index][1].to(model.device)).flatten(1, 2).float()  # layer+1 pos d_model
         optimizer.zero_grad()
-        for layer, loss in enumerate(_losses(model, resid, weight, bias)):
-            (loss / len(resid[layer])).backward()
+        for each in models:
+            resid = residuals(each, batches[index][1].to(each.device)).flatten(1, 2).float()  # layer+1 pos d_model
+            for loss in _losses(each, resid, weight, bias):
+                (loss / (len(models) * resid.shape[1])).backward()
         optimizer.step()
     made = {"texts": len(texts), "tokens": texts.tokens, "epochs": epochs, "learning_rate": learning_rate, "seed": seed}
-    return TunedLens(weight.detach().cpu(), bias.detach().cpu(), name, made)
+    return TunedLens(weight.detach().cpu(), bias.detach().cpu(), name, made | {"checkpoints": len(models)})
+
+
+def _of_one_shape(model: OlmoForCausalLM | Sequence[OlmoForCausalLM]) -> list[OlmoForCausalLM]:
+    models = [model] if isinstance(model, OlmoForCausalLM) else list(model)
+    if not models:
+        raise WorkbenchError("a tuned lens is learned from one model or more; none was given")
+    shapes = {_shape(each) for each in models}
+    if len(shapes) > 1:
+        there = " and ".join(f"{layers} layers of width {width}" for layers, width in sorted(shapes))
+        raise WorkbenchError(f"models that share a tuned lens have one shape; these have {there}")
+    return models
+
+
+def _shape(model: OlmoForCausalLM) -> tuple[int, int]:
+    """(layers, d_model) of a model."""
+    return model.config.num_hidden_layers, model.config.hidden_size
 
 
 @work_of(train_tuned_lens)
 def _work_of_training(
-    model: OlmoForCausalLM, tokens: TextsLike, *, epochs: int = 1, batch_tokens: int = 1024, **_: object
+    model: OlmoForCausalLM | Sequence[OlmoForCausalLM],
+    tokens: TextsLike,
+    *,
+    epochs: int = 1,
+    batch_tokens: int = 1024,
+    **_: object,
 ) -> Work:
+    models = _of_one_shape(model)
+    model, times = models[0], epochs * len(models)
     texts, layers = texts_for(model.config, tokens), model.config.num_hidden_layers
     logits = (1 + 3 * layers) * texts.tokens  # forward and backward
     at_once = max(batch_tokens, texts.longest)
     held = 4 * at_once * (6 * model.config.vocab_size + 4 * model.config.hidden_size)
     peak = peak_bytes(model, "tuned lens", residuals_bytes(model), at_once, fixed=held)
-    return Work(epochs * pass_flops(model, texts.tokens, logits=logits), nbytes=peak)
+    return Work(times * pass_flops(model, texts.tokens, logits=logits), nbytes=peak)
 
 
 def _losses(model: OlmoForCausalLM, resid: Tensor, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:

@@ -24,7 +24,6 @@ from workbench.command_line.common import (
     texts_of,
 )
 from workbench.command_line.given_text import add_chat, given_text
-from workbench.errors import WorkbenchError
 from workbench.report import Report, Section
 from workbench.results import Measures
 
@@ -34,6 +33,7 @@ EXAMPLES = """
   python -m workbench lens "The cat sat on the" --csv lens.csv --html lens.html
   python -m workbench lens --texts tiny-olmo/number --csv lens.csv
   python -m workbench lens "The cat sat on the" --tuned
+  python -m workbench lens --texts tiny-olmo/english --tuned --checkpoint tiny-olmo@step6000
   python -m workbench lens "What is a cat?" --chat --checkpoint allenai/OLMo-2-0425-1B-Instruct
 """
 
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         help="read each layer through a tuned lens: a folder in the format of the package tuned-lens, or nothing for "
-        "the embedded one of the checkpoint",
+        "the embedded one of the checkpoint or of its series",
     )
     add_edits(parser)
     add_loading_arguments(parser)
@@ -65,60 +65,75 @@ def run(args: argparse.Namespace) -> Report:
     texts at that position, of all of them and of those of each label.
     """
     is_set = reads_a_set(args, chat=args.chat, system=args.system)
-    if is_set and args.tuned is not None:
-        raise WorkbenchError("--tuned reads one text, and --texts gives a set; leave one of them out")
     subject = opened_checkpoint(args, args.checkpoint)
     if is_set:
         return _of_set(args, subject)
     given = given_text(args, subject)
     tokens = given.tokens
     (position,) = chosen([args.position], tokens.shape[1], "position")
+    tuned = _tuned(args, subject)
     with edited(args, subject, tokens):
-        lens = _read(args, subject, tokens)
+        lens = _read(args, subject, tokens, tuned)
     here = lens["probability"].columns[position]
     sections = [
         Section(
             f"After token {position}, {here}{given.whose(position)}",
             lens.table(),
             [lens["probability"], lens["entropy"]],
-            "Each layer's residual stream after"
-            + ("" if args.tuned is None else " the tuned lens,")
-            + " the final norm and the unembedding. kl: divergence of the final "
-            "distribution from this one, in nats; rank: rank of the token that really follows, 1 is the likeliest.",
+            f"Each layer's residual stream after {_before(tuned)}the final norm and the unembedding. kl: divergence of "
+            "the final distribution from this one, in nats; rank: rank of the token that really follows, 1 is the "
+            "likeliest.",
             shown=_at(lens, position),
             results={"lens": lens},
         ),
     ]
-    origin = subject.provenance(args) | {"text": given.text, "tokens": tokens.shape[1]}
-    kind = "Logit lens" if args.tuned is None else "Tuned lens"
-    return Report(f"{kind} of {subject.id}", sections, origin)
+    origin = subject.provenance(args) | _named(tuned) | {"text": given.text, "tokens": tokens.shape[1]}
+    return Report(f"{_kind(tuned)} of {subject.id}", sections, origin)
 
 
-def _read(args: argparse.Namespace, subject: LoadedCheckpoint, tokens: Tensor) -> Measures:
-    """The logit lens, or with `--tuned` a tuned lens."""
+def _tuned(args: argparse.Namespace, subject: LoadedCheckpoint) -> TunedLens | None:
+    """The lens of `--tuned`; None for the logit lens."""
+    return None if args.tuned is None else TunedLens.load(args.tuned or subject.id)
+
+
+def _kind(tuned: TunedLens | None) -> str:
+    return "Logit lens" if tuned is None else "Tuned lens"
+
+
+def _before(tuned: TunedLens | None) -> str:
+    return "" if tuned is None else f"{tuned.title}, "
+
+
+def _named(tuned: TunedLens | None) -> dict[str, Any]:
+    """The lens in the provenance of numbers."""
+    return {} if tuned is None else {"lens": tuned.title}
+
+
+def _read(args: argparse.Namespace, subject: LoadedCheckpoint, tokens: Tensor, tuned: TunedLens | None) -> Measures:
+    """The logit lens, or a tuned lens."""
     how: dict[str, Any] = {"tokenizer": subject.tokenizer, "progress": bar(args)}
-    if args.tuned is None:
+    if tuned is None:
         return logit_lens(subject.model, tokens, **how)
-    return tuned_lens(subject.model, tokens, TunedLens.load(args.tuned or subject.id), **how)
+    return tuned_lens(subject.model, tokens, tuned, **how)
 
 
 def _of_set(args: argparse.Namespace, subject: LoadedCheckpoint) -> Report:
     """A row for each layer, with means over the texts of the set."""
-    texts = texts_of(args, subject)
+    texts, tuned = texts_of(args, subject), _tuned(args, subject)
+    how: dict[str, Any] = {"position": args.position, "lens": tuned}
     with edited_for(args, subject, texts):
-        found = by_label(
-            lambda some, told: mean_lens(subject.model, some, position=args.position, progress=told), texts, bar(args)
-        )
+        found = by_label(lambda some, told: mean_lens(subject.model, some, **how, progress=told), texts, bar(args))
     table = table_by_label(found).rename(columns={"name": "layer"})
     note = (
-        "Each layer's residual stream after the final norm and the unembedding, means over texts with their standard "
-        "errors. probability: of the layer's likeliest token; agreement: share of texts where that is the model's; kl: "
-        "divergence of the final distribution from this one, in nats."
+        f"Each layer's residual stream after {_before(tuned)}the final norm and the unembedding, means over texts with "
+        "their standard errors. probability: of the layer's likeliest token; agreement: share of texts where that is "
+        "the model's; kl: divergence of the final distribution from this one, in nats."
     )
     pictures = [next(iter(found.values()))[name] for name in ("agreement", "kl")]
     section = Section(f"At position {args.position} of each text", table, pictures, note, results=found)
-    origin = subject.provenance(args) | {"texts": args.texts, "number of texts": len(texts), "position": args.position}
-    return Report(f"Logit lens of {subject.id} on {args.texts}", [section], origin)
+    origin = subject.provenance(args) | _named(tuned)
+    origin |= {"texts": args.texts, "number of texts": len(texts), "position": args.position}
+    return Report(f"{_kind(tuned)} of {subject.id} on {args.texts}", [section], origin)
 
 
 def _at(lens: Measures, position: int) -> pd.DataFrame:

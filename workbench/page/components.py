@@ -111,7 +111,7 @@ def hint(text: str) -> gr.HTML:
 def selection() -> gr.HTML:
     """Passes the selection that all tabs share from the page to Python. It shows nothing.
 
-    Event: `select` ({token, layer, head}, each None if none is selected), after every change of the selection.
+    Event: `select` ({token, layer, head, tuned}, each None if none is selected), after every change of the selection.
     """
     return gr.HTML(
         html_template=" ", js_on_load=asset("selection.js"), apply_default_css=False, elem_id="selection", padding=False

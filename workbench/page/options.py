@@ -48,6 +48,9 @@ def arguments() -> argparse.Namespace:
         metavar="NAME",
         help="dictionaries of features to show: folders, or repository/folder of the hub",
     )
+    option(
+        "--lens", nargs="+", default=[], metavar="FOLDER", help="tuned lenses, in the format of the package tuned-lens"
+    )
     option("--result", default="", metavar="FILE", help="saved result (.npz) to show in a tab of its own")
     option("--threads", type=int, help="number of torch threads (default: chosen by torch)")
     option(

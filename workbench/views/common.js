@@ -44,7 +44,7 @@ window.workbench = (() => {
 
   const asked = new URL(location.href).searchParams;
   const number = (name) => (/^\d+$/.test(asked.get(name) ?? "") ? Number(asked.get(name)) : null);
-  const selection = { token: number("token"), layer: number("layer"), head: number("head") };
+  const selection = { token: number("token"), layer: number("layer"), head: number("head"), tuned: number("tuned") };
   function select(change, from = null) {
     if (Object.keys(change).every((key) => selection[key] === change[key])) return;
     Object.assign(selection, change);
@@ -69,7 +69,9 @@ window.workbench = (() => {
     say("address", address);
   }
   const remembered = (name) => new URL(location.href).searchParams.get(name);
-  hear("selection", ({ token, layer, head }) => remember(["token", "layer", "head"], [token, layer, head]));
+  hear("selection", ({ token, layer, head, tuned }) =>
+    remember(["token", "layer", "head", "tuned"], [token, layer, head, tuned || null]),
+  );
 
   // Opens a tab by its title. In a narrow window some tabs are in a menu, which exists once it is open.
   function turn(title) {

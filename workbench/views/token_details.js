@@ -5,7 +5,8 @@ const find = (selector) => element.querySelector(selector);
 const root = find(".details"),
   problem = find(".problem");
 let now = null,
-  asked = 0;
+  asked = 0,
+  asTuned = Boolean(wb.selection.tuned);
 
 function part(kind, content) {
   const span = document.createElement("span");
@@ -68,7 +69,13 @@ function drawExpected(expected) {
   fill("expected", rows, "the first token is not predicted");
 }
 
-function drawLens(lens) {
+function drawLens(lens, tunable) {
+  const lenses = ["logit lens", "tuned lens"],
+    isTuned = Boolean(tunable && wb.selection.tuned);
+  find(".through").textContent = `${lenses[Number(isTuned)]} at the token before`;
+  find(".swap").hidden = !tunable;
+  find(".swap").textContent = lenses[1 - Number(isTuned)];
+  find(".swap").title = `Read the layers through the ${lenses[1 - Number(isTuned)]}, on all tabs`;
   const rows = lens.toReversed().map(([layer, text, id, best, probability, rank]) => {
     const line = row([
       ["faint", layer],
@@ -150,6 +157,7 @@ const body = () => ({
   ids: now.text.ids,
   token: now.token,
 });
+const inspection = () => ({ ...body(), tuned: Boolean(wb.selection.tuned) });
 
 async function inspect(told) {
   const turn = ++asked;
@@ -164,11 +172,11 @@ async function inspect(told) {
   else seen?.renew();
   root.classList.add("busy");
   try {
-    const found = await (await wb.post("data/text/token", body())).json();
+    const found = await (await wb.post("data/text/token", inspection())).json();
     if (turn !== asked) return;
     problem.textContent = "";
     drawExpected(found.expected);
-    drawLens(found.lens ?? []);
+    drawLens(found.lens ?? [], found.tunable);
     if (found.next) find(".why").textContent = `Why “${found.next[0]}” next? ${wb.percent(found.next[2])}`;
     drawHeads("looks", found.looks ?? [], "");
     drawHeads("looked_at", found.looked_at ?? [], found.looked_at ? "no token follows the last one" : "");
@@ -184,7 +192,7 @@ async function inspect(told) {
 }
 
 const { renew } = wb.offers(element, {
-  offer: async () => (await wb.post("data/text/token/offer", body())).json(),
+  offer: async () => (await wb.post("data/text/token/offer", inspection())).json(),
   without: ["page", "link"],
 });
 
@@ -211,6 +219,12 @@ wb.hear("inspect", (told) => {
   if (told.text || now?.from === told.from) inspect(told);
 });
 wb.hear("enter", (from) => now?.from === from && root.querySelector("button.row")?.focus());
+find(".swap").addEventListener("click", () => wb.select({ tuned: 1 - (wb.selection.tuned ?? 0) }, element));
+wb.hear("selection", () => {
+  const turned = asTuned !== Boolean(wb.selection.tuned);
+  asTuned = Boolean(wb.selection.tuned);
+  if (turned && now && !window.standalone) inspect(now);
+});
 wb.hear("selection", choose);
 wb.hear("selection", () => now && offerActions());
 root.addEventListener("keydown", (event) => {

@@ -2,7 +2,7 @@
 // value: {panel, question, title, note, key, file, code, definition, about, wide, chooses, pick, table}
 //   panel is the id of what holds the picture, which is `wide` if it may not shrink to a narrow window, or a `table`;
 //   chooses = {token|layer|head: [axis, shift, count]} says what a click on the picture selects;
-//   pick = {label, options: [[text, {layer, head}], …], chosen} is a menu that selects the same.
+//   pick = {label, options: [[text, {layer, head, tuned}], …], chosen} is a menu that selects the same.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 const pick = find(".pick"),

@@ -1,7 +1,7 @@
 """`TunedLens`: an affine map for each layer, from its residual stream to an estimate of the last layer's."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from workbench.whole_files import whole_file
 
 CONFIG, PARAMETERS = "config.json", "params.pt"
 KIND = "linear_tuned_lens"
+SERIES, SHARED = "tiny-olmo", "shared"
 EMBEDDED_LENSES = Path(__file__).parents[2] / "tiny_olmo" / "lenses"
 
 
@@ -29,7 +30,7 @@ class TunedLens:
     Attributes:
         weight: layer d_model d_model, float32; layer 0 translates the embedding, layer l the output of block l − 1.
         bias: layer d_model, float32.
-        model: id of the model that it was made for, `name@revision`.
+        model: id of the model that it was made for, `name@revision`; the name of a series whose checkpoints share it.
         provenance: how it was made.
 
     Errors: WorkbenchError for shapes that do not belong together, or numbers that are not finite.
@@ -53,6 +54,14 @@ class TunedLens:
     def __repr__(self) -> str:
         layers, width = self.bias.shape
         return f"<TunedLens of {self.model or 'a model'}: {layers} layers, d_model {width}>"
+
+    @property
+    def title(self) -> str:
+        """What it is, in words: `the tuned lens of tiny-olmo@step6000`."""
+        if not self.model:
+            return "a tuned lens"
+        shared = "" if "@" in self.model else ", shared by its checkpoints"
+        return f"the tuned lens of {self.model}{shared}"
 
     def check_fits(self, model: OlmoForCausalLM) -> None:
         """Errors: WorkbenchError if the model has another number of layers or another width."""
@@ -94,15 +103,19 @@ class TunedLens:
 
     @classmethod
     def load(cls, folder: str | Path) -> "TunedLens":
-        """Read a lens from a folder, or the embedded one by the id of its checkpoint: `tiny-olmo@step6000`.
+        """Read a lens from a folder, or an embedded one by a checkpoint's id.
+
+        `tiny-olmo@step6000` has one of its own. The other checkpoints share one, which is also that of `tiny-olmo`.
 
         Errors: WorkbenchError for missing, broken or other files.
         """
         given = str(folder)
-        found = EMBEDDED_LENSES / given.partition("@")[2] if given.startswith("tiny-olmo@") else Path(folder)
+        found = _embedded(given) if given.partition("@")[0] == SERIES else Path(folder)
         if not (found / CONFIG).is_file() or not (found / PARAMETERS).is_file():
-            there = ", ".join(f"tiny-olmo@{path.name}" for path in sorted(EMBEDDED_LENSES.glob("*"))) or "none"
-            raise WorkbenchError(f"no tuned lens in {given}: {CONFIG} and {PARAMETERS} are needed; embedded: {there}")
+            raise WorkbenchError(
+                f"no tuned lens in {given}: {CONFIG} and {PARAMETERS} are needed; embedded ones are for {SERIES} and "
+                "its checkpoints"
+            )
         try:
             config = json.loads((found / CONFIG).read_text(encoding="utf-8"))
             state = torch.load(found / PARAMETERS, map_location="cpu", weights_only=True)
@@ -116,3 +129,15 @@ class TunedLens:
         revision = config.get("base_model_revision")
         name = str(config.get("base_model_name_or_path", ""))
         return cls(weight, bias, f"{name}@{revision}" if revision else name, {"lens": given})
+
+
+def embedded_lenses(series: Collection[str]) -> list[str]:
+    """The names of the lenses that come with the workbench for some of these series, as `TunedLens.load` takes them."""
+    names = sorted(path.parent.name for path in EMBEDDED_LENSES.glob(f"*/{CONFIG}")) if SERIES in series else []
+    return [SERIES if name == SHARED else f"{SERIES}@{name}" for name in names]
+
+
+def _embedded(name: str) -> Path:
+    """The folder of the embedded lens of a checkpoint, or of the one that all of them share."""
+    own = EMBEDDED_LENSES / (name.partition("@")[2] or SHARED)
+    return own if own.is_dir() else EMBEDDED_LENSES / SHARED

@@ -35,7 +35,7 @@ from workbench.page.session.bench import Bench
 from workbench.page.session.cancellation import Cancellations, CancellationToken, arrival
 from workbench.page.session.edit_lines import SHOWN, in_force, refused_stack, stack_value
 from workbench.page.session.prompts import typed_prompt, typed_text
-from workbench.page.session.requests import Query, RunRequest, Selection, TabRequest
+from workbench.page.session.requests import NUMBERS, Query, RunRequest, Selection, TabRequest
 from workbench.page.session.strips import surprisal_strip
 from workbench.tokens import is_whole
 
@@ -226,9 +226,7 @@ class Page:
         checkpoint = checkpoint if checkpoint in self.bench.known else self.bench.default
         edits, shown = edits_of(address)
         query = Query(checkpoint, prompt, 1, in_force([edits], shown), shown == "change")
-        chosen: dict[str, Any] = {
-            name: int(address[name]) for name in ("token", "layer", "head") if is_whole(address.get(name, ""))
-        }
+        chosen: dict[str, Any] = {name: int(address[name]) for name in NUMBERS if is_whole(address.get(name, ""))}
         chosen |= {"texts": address["set"]} if address.get("set") else {}
         title = address["tab"] if address.get("tab") in self.slots else next(iter(self.slots))
         return query, Selection(**chosen), title
@@ -350,7 +348,7 @@ class Page:
         query, selection, active = self._known(http, query, selection, active)
         chosen, title = event_data(event), event_data(event).get("value")
         active = title if isinstance(title, str) and title in self.slots else active
-        found = {name: chosen.get(name) for name in ("token", "layer", "head")}
+        found = {name: chosen.get(name) for name in NUMBERS}
         known: dict[str, Any] = {name: value for name, value in found.items() if isinstance(value, int)}
         known |= {"texts": chosen["texts"]} if isinstance(chosen.get("texts"), str) else {}
         selection = replace(selection, **known)

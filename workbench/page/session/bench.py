@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from hooks import OlmoForCausalLM
 from hooks.stopping import check_stop
 from workbench import features
+from workbench.analyses.support.translators import TunedLens, embedded_lenses
 from workbench.chat import Conversation
 from workbench.checkpoints import (
     Checkpoint,
@@ -86,6 +87,8 @@ class Bench:
         texts: a set of texts that the page opens with; None means a built-in one.
         dictionaries: names of dictionaries of features to show (see `features.load`), besides the embedded ones, which
             are shown if the embedded series is.
+        lenses: folders of tuned lenses (see `TunedLens.load`), besides the embedded ones, which are known if the
+            embedded series is.
         saved: path of a saved result that the page shows in a tab of its own; "" for none.
         options: how checkpoints are loaded: `dtype`, `device`, `quantize`; None means the default.
 
@@ -101,6 +104,7 @@ class Bench:
         asks_above: float = ASKS_ABOVE,
         texts: TextSet | None = None,
         dictionaries: Sequence[str] = (),
+        lenses: Sequence[str] = (),
         saved: str = "",
         **options: str | None,
     ) -> None:
@@ -114,8 +118,10 @@ class Bench:
         self.sets, self.saved = TextSets(texts), saved
         own = [name for name in features.embedded() if split_id(name)[0] in {checkpoint.name for checkpoint in known}]
         self.dictionaries = tuple(dict.fromkeys([*dictionaries, *own]))
+        self.lenses = tuple(dict.fromkeys([*lenses, *embedded_lenses({one.name for one in known})]))
         self.results = ResultCache(KEPT_RESULTS, KEPT_BYTES)
         self._dictionaries: dict[str, Dictionary] = {}  # by name
+        self._lenses: dict[str, TunedLens] = {}  # by name
         self._speeds: dict[str, Speed] = {}  # by series
         self._outlines: dict[str, OlmoForCausalLM] = {}  # by checkpoint
         self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}  # by checkpoint
@@ -172,6 +178,12 @@ class Bench:
         if name not in self._dictionaries:
             self._dictionaries[name] = features.load(name)
         return self._dictionaries[name]
+
+    def lens(self, name: str) -> TunedLens:
+        """A tuned lens by its name, one of `lenses`; it stays loaded. Errors: those of `TunedLens.load`."""
+        if name not in self._lenses:
+            self._lenses[name] = TunedLens.load(name)
+        return self._lenses[name]
 
     def _of(self, series: str) -> list[Checkpoint]:
         """All checkpoints of a series, except those whose folder lies outside the series' folder."""

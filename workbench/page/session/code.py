@@ -40,6 +40,7 @@ def code(call: Call, bench: Bench) -> str:
         ("edits", "from hooks import edits"),
         ("interventions", "from workbench import interventions"),
         ("Texts", "from workbench.texts import Texts"),
+        ("TunedLens", "from workbench import TunedLens"),
     ):
         imports |= {line} if any(f"{name}." in written for written in body) else set()
     lines = [

@@ -26,16 +26,22 @@ class Query:
     change: bool = False
 
 
+NUMBERS = ("token", "layer", "head", "tuned")
+"""The parts of a `Selection` that are numbers."""
+
+
 @dataclass(frozen=True)
 class Selection:
-    """The selected token, layer, head and set of texts, shared by all tabs; None where nothing is selected.
+    """The selected token, layer, head, lens and set of texts, shared by all tabs; None where nothing is selected.
 
-    `texts` is the name of a set (see `TextSets.get`); None means the default set.
+    `tuned` is 1 for the tuned lens, 0 or None for the logit lens. `texts` is the name of a set (see `TextSets.get`);
+    None means the default set.
     """
 
     token: int | None = None
     layer: int | None = None
     head: int | None = None
+    tuned: int | None = None
     texts: str | None = None
 
 

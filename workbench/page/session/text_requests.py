@@ -15,6 +15,7 @@ from workbench.page.session.bench import MOST_TOKENS, Bench, OpenedPrompt, most_
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.edit_lines import bounded
+from workbench.page.session.lenses import lens_for
 from workbench.page.session.prompts import Prompt
 from workbench.results import change
 from workbench.tokens import is_whole
@@ -49,7 +50,10 @@ class TextRequest:
 
 @dataclass(frozen=True)
 class TokenRequest:
-    """A request for details of one token: a checkpoint reads `ids`, with edits, and `token` is a position in them."""
+    """A request for details of one token: a checkpoint reads `ids`, with edits, and `token` is a position in them.
+
+    With `tuned`, layers are read through the tuned lens, if there is one for the checkpoint.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -57,6 +61,7 @@ class TokenRequest:
     ids: tuple[int, ...]
     token: int
     edits: str = ""
+    tuned: bool = False
 
 
 def text_call(bench: Bench, request: TextRequest) -> Call:
@@ -88,20 +93,23 @@ def look_call(bench: Bench, request: TokenRequest) -> Call:
     ids = IdsOf(request.checkpoint, tuple(checked_ids(bench, request.checkpoint, request.ids)))
     edits = interventions.canonical(bounded(request.edits), bench.load(request.checkpoint)[1])
     model, tokenizer = ModelOf(request.checkpoint, edits), TokenizerOf(request.checkpoint)
-    return Call.of(token_inspection, model, ids, request.token, tokenizer=tokenizer).shown_by(None)
+    lens = lens_for(bench, request.checkpoint) if request.tuned else None
+    through = {} if lens is None else {"lens": lens}
+    return Call.of(token_inspection, model, ids, request.token, **through, tokenizer=tokenizer).shown_by(None)
 
 
 def looked_at(bench: Bench, request: TokenRequest) -> dict[str, Any]:
     """The details of one token, for token_details.js.
 
     Only the strongest attention weights are listed. The weight on the first token is given separately, as mean over
-    heads.
+    heads. `tunable` says whether there is a tuned lens for the checkpoint.
     """
     found = result(look_call(bench, request), bench)
     weights = found.looks.values[:, 0]  # head key
     return {
         "expected": found.expected.values.tolist(),
         "lens": found.lens.values.tolist(),
+        "tunable": lens_for(bench, request.checkpoint) is not None,
         "next": found.following.values[0].tolist(),
         "looks": strongest_looks(weights[:, 1:], found.looks.heads, 1),
         "first": float(weights[:, 0].mean()),

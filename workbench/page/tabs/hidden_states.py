@@ -5,10 +5,12 @@ from workbench.analyses.hidden_state_pca import hidden_state_pca
 from workbench.analyses.logit_lens import logit_lens
 from workbench.analyses.representation_similarity import representation_similarity
 from workbench.analyses.residual_norms import residual_norms
-from workbench.page.build.panel import Panel, View, layer_pick, menu
+from workbench.analyses.tuned_lens import tuned_lens
+from workbench.page.build.panel import Panel, Pick, View, layer_pick, menu
 from workbench.page.build.slot import Slot
 from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Call, prompt_arguments, texts_arguments, tokenizer_argument
+from workbench.page.session.lenses import LENSES, NO_LENS, divergence_call, lens_for, lens_in_words
 from workbench.page.session.menus import OVER, PROMPT, choice
 from workbench.page.session.requests import TabRequest
 
@@ -17,6 +19,7 @@ HOW = (
     "A column is a token, layers go upwards: see where in the model the prediction appears. Click a cell to select its "
     "token and layer."
 )
+BOTH = "both lenses, on the set of texts"
 LENS = {
     "likeliest next token": (
         "probability",
@@ -34,6 +37,11 @@ LENS = {
     "rank of the true next token": (
         "rank",
         "The rank of the token that really comes next: 1 is the likeliest. The last token has no next token.",
+    ),
+    BOTH: (
+        BOTH,
+        "How far each layer's prediction is from the model's final one, through the tuned lens and through the logit "
+        "lens: lower is better. Mean over the tokens of the set of texts.",
     ),
 }
 STATES = {
@@ -72,18 +80,30 @@ OF_SETS = ("pca", "cka", "rank")
 def build(slot: Slot) -> None:
     """The logit lens, and views of the residual stream."""
     lens = slot.link("lens", menu(LENS, "Logit lens"))
-    Panel("lens", "What would each layer say next?", menus=[lens]).draws(slot, lens_view, inputs=[lens])
+    panel = Panel("lens", "What would each layer say next?", menus=[lens])
+    panel.draws(slot, lens_view, inputs=[lens], follows=["tuned", "texts"])
     state = slot.link("state", menu(STATES, "Residual stream"))
     over = slot.link("states_over", menu(OVER, "Measured on"))
     panel = Panel("states", "What does the residual stream look like?", menus=[state, over])
     panel.draws(slot, states_view, inputs=[state, over], follows=["layer", "texts"])
 
 
-def lens_view(bench: Bench, request: TabRequest, measure: str) -> View:
-    """The logit lens of the prompt."""
-    measure, note = choice(measure, LENS, "measure")
-    call = Call.of(logit_lens, *prompt_arguments(request), tokenizer=tokenizer_argument(request))[measure]
-    return View(call, note, chooses=token_and_layer(bench, request))
+def lens_view(bench: Bench, request: TabRequest, measure: str) -> View | str:
+    """The logit lens or the tuned lens of the prompt, or how near both come to the final distribution."""
+    checkpoint, tuned = request.query.checkpoint, request.selection.tuned
+    pick = Pick("read through", [(name, {"tuned": number}) for number, name in enumerate(LENSES)], int(bool(tuned)))
+    lens, (measure, note) = lens_for(bench, checkpoint), choice(measure, LENS, "measure")
+    if measure == BOTH:
+        return NO_LENS if lens is None else View(divergence_call(request, lens), note, pick=pick)
+    arguments, tokenizer = prompt_arguments(request), tokenizer_argument(request)
+    if lens is None or not tuned:
+        call, told = (
+            Call.of(logit_lens, *arguments, tokenizer=tokenizer),
+            f"This is the logit lens. {NO_LENS}" if tuned else "",
+        )
+    else:
+        call, told = Call.of(tuned_lens, *arguments, lens, tokenizer=tokenizer), lens_in_words(bench, request, lens)
+    return View(call[measure], f"{note} {told}".strip(), chooses=token_and_layer(bench, request), pick=pick)
 
 
 def states_view(bench: Bench, request: TabRequest, what: str, over: str = PROMPT) -> View:
