@@ -14,6 +14,7 @@ from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.tuned_lens import lens_divergence, train_tuned_lens, tuned_lens
 from workbench.errors import WorkbenchError
 from workbench.texts import Texts
+from workbench.tiny_olmo.lens import SHARING
 
 
 def lens_of(model: OlmoForCausalLM, size: float = 0.0) -> TunedLens:
@@ -124,6 +125,16 @@ def test_a_lens_of_another_size_is_refused(make_model, tokens) -> None:
         TunedLens(torch.full((1, 2, 2), torch.nan), torch.zeros(1, 2))
     with pytest.raises(WorkbenchError, match="epochs=0"):
         train_tuned_lens(make_model("olmo"), tokens, epochs=0)
+
+
+def test_the_embedded_shared_lens_is_better_at_every_layer_of_each_checkpoint_that_learned_it() -> None:
+    """But for step 0, whose predictions are of nothing: see the docstring of `train_tuned_lens`."""
+    lens = TunedLens.load("tiny-olmo@step100")
+    assert lens.model == "tiny-olmo" and torch.equal(lens.weight, TunedLens.load("tiny-olmo").weight)
+    for name in SHARING[1:]:
+        model, tokenizer = checkpoints.load(name)
+        tuned, plain = lens_divergence(model, Texts.read("tiny-olmo/english", tokenizer)[:4], lens).values
+        assert (tuned < plain).all(), name
 
 
 def test_the_embedded_lens_is_better_at_every_layer_on_text_held_out() -> None:

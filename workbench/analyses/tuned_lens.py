@@ -66,6 +66,11 @@ def train_tuned_lens(
     learning rate that falls linearly to 0, from maps that change nothing. Of several checkpoints, each reads every
     batch, and the mean over them is minimised. No model is changed.
 
+    Sharing costs little, and helps least where there is least to translate. On held-out English, the lens that the
+    checkpoints of tiny-olmo share leaves 0.92 nats after layer 0 of step 6,000 (that checkpoint's own lens 0.83, the
+    logit lens 1.71) and 0.042 of step 100 (logit lens 0.49). At step 0 it is no better than the logit lens: 0.053 and
+    0.056 after layer 0, but 0.020 and 0.018 after layer 2.
+
     Args:
         model: the model, or several of one shape.
         tokens: texts to learn on; a million tokens are plenty for a small model.
