@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 
 from workbench import checkpoints
-from workbench.analyses.support.translators import EMBEDDED_LENSES, SERIES, SHARED, TunedLens
+from workbench.analyses.support.translators import EMBEDDED_LENSES, EMBEDDED_SERIES, SHARED_LENS, TunedLens
 from workbench.analyses.tuned_lens import lens_divergence, train_tuned_lens
 from workbench.texts import Texts
 from workbench.tiny_olmo.data import default_cache, prepare, training_source
@@ -20,7 +20,7 @@ from workbench.tiny_olmo.rows import batch
 
 LAST = "tiny-olmo@step6000"
 STEPS = range(5000, 5150)  # whose rows are read
-SHARING = [f"{SERIES}@step{step}" for step in (0, 100, 200, 500, 1000, 2000, 4000, 6000)]
+SHARING = [f"{EMBEDDED_SERIES}@step{step}" for step in (0, 100, 200, 500, 1000, 2000, 4000, 6000)]
 SHARED_STEPS = range(5000, 5040)
 LEARNING_RATE = 5e-3
 HELD_OUT = ("tiny-olmo/english", "tiny-olmo/code")
@@ -37,9 +37,9 @@ def main() -> None:
 def make_shared() -> None:
     """Learn, write and measure the lens that the checkpoints share."""
     models = [checkpoints.load(name)[0] for name in SHARING]
-    lens = train_tuned_lens(models, rows(SHARED_STEPS), learning_rate=LEARNING_RATE, name=SERIES)
-    lens.save(EMBEDDED_LENSES / SHARED)
-    print_divergences(lens, [checkpoint.id for checkpoint in checkpoints.series(SERIES)])
+    lens = train_tuned_lens(models, rows(SHARED_STEPS), learning_rate=LEARNING_RATE, name=EMBEDDED_SERIES)
+    lens.save(EMBEDDED_LENSES / SHARED_LENS)
+    print_divergences(lens, [checkpoint.id for checkpoint in checkpoints.series(EMBEDDED_SERIES)])
 
 
 def rows(of_steps: Iterable[int]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from workbench.whole_files import whole_file
 
 CONFIG, PARAMETERS = "config.json", "params.pt"
 KIND = "linear_tuned_lens"
-SERIES, SHARED = "tiny-olmo", "shared"
+EMBEDDED_SERIES, SHARED_LENS = "tiny-olmo", "shared"
 EMBEDDED_LENSES = Path(__file__).parents[2] / "tiny_olmo" / "lenses"
 
 
@@ -110,10 +110,10 @@ class TunedLens:
         Errors: WorkbenchError for missing, broken or other files.
         """
         given = str(folder)
-        found = _embedded(given) if given.partition("@")[0] == SERIES else Path(folder)
+        found = _embedded(given) if given.partition("@")[0] == EMBEDDED_SERIES else Path(folder)
         if not (found / CONFIG).is_file() or not (found / PARAMETERS).is_file():
             raise WorkbenchError(
-                f"no tuned lens in {given}: {CONFIG} and {PARAMETERS} are needed; embedded ones are for {SERIES} and "
+                f"no tuned lens in {given}: {CONFIG} and {PARAMETERS} are needed; embedded ones are for {EMBEDDED_SERIES} and "
                 "its checkpoints"
             )
         try:
@@ -133,11 +133,13 @@ class TunedLens:
 
 def embedded_lenses(series: Collection[str]) -> list[str]:
     """The names of the lenses that come with the workbench for some of these series, as `TunedLens.load` takes them."""
-    names = sorted(path.parent.name for path in EMBEDDED_LENSES.glob(f"*/{CONFIG}")) if SERIES in series else []
-    return [SERIES if name == SHARED else f"{SERIES}@{name}" for name in names]
+    names = (
+        sorted(path.parent.name for path in EMBEDDED_LENSES.glob(f"*/{CONFIG}")) if EMBEDDED_SERIES in series else []
+    )
+    return [EMBEDDED_SERIES if name == SHARED_LENS else f"{EMBEDDED_SERIES}@{name}" for name in names]
 
 
 def _embedded(name: str) -> Path:
     """The folder of the embedded lens of a checkpoint, or of the one that all of them share."""
-    own = EMBEDDED_LENSES / (name.partition("@")[2] or SHARED)
-    return own if own.is_dir() else EMBEDDED_LENSES / SHARED
+    own = EMBEDDED_LENSES / (name.partition("@")[2] or SHARED_LENS)
+    return own if own.is_dir() else EMBEDDED_LENSES / SHARED_LENS
