@@ -113,8 +113,8 @@ class TunedLens:
         found = _embedded(given) if given.partition("@")[0] == EMBEDDED_SERIES else Path(folder)
         if not (found / CONFIG).is_file() or not (found / PARAMETERS).is_file():
             raise WorkbenchError(
-                f"no tuned lens in {given}: {CONFIG} and {PARAMETERS} are needed; embedded ones are for {EMBEDDED_SERIES} and "
-                "its checkpoints"
+                f"no tuned lens in {given}: {CONFIG} and {PARAMETERS} are needed; embedded ones are for "
+                f"{EMBEDDED_SERIES} and its checkpoints"
             )
         try:
             config = json.loads((found / CONFIG).read_text(encoding="utf-8"))
