@@ -14,7 +14,11 @@ def test_it_is_one_less_the_other_and_its_rows_sum_to_nothing(family, make_model
     maps = [attention_maps(model, tokens[0], layers=[2], heads=[1, 3]).values for model in (a, b)]
     assert found.signed and found.heads == ("L2H1", "L2H3")
     assert np.array_equal(found.values, maps[0] - maps[1])
-    assert found.values.sum(-1) == pytest.approx(0, abs=1e-5)
+    assert found.values.sum(-1) == pytest.approx(0, abs=1e-5) and found.value_name == "A − B"
+    turned = attention_difference(a, b, tokens[0], layers=[2], heads=[1, 3], minus="a")
+    assert np.array_equal(turned.values, -found.values) and turned.value_name == "B − A"
+    with pytest.raises(WorkbenchError, match="minus is 'c'; choose from 'a' and 'b'"):
+        attention_difference(a, b, tokens[0], minus="c")
 
 
 @pytest.mark.parametrize("combine", ["mean", "max"])

@@ -87,11 +87,11 @@ def test_the_maximum_of_a_difference_is_that_of_the_maxima(page):
     page.set_content(attention(a, other=b)._repr_html_())
     frame = page.frame_locator("iframe")
     frame.locator("#attention[data-drawn='L0H0']").wait_for()
-    assert "A − B is orange where A looks more" in frame.locator(".note").inner_text()
+    assert "B − A is orange where B looks more" in frame.locator(".note").inner_text()
     frame.locator(".combine").select_option("max")
     frame.locator("#attention[data-drawn='L0 max']").wait_for()
     assert "may sum to more than 1" in frame.locator(".note").inner_text()
-    together, shown = a.values[:3, -1].max(0) - b.values[:3, -1].max(0), weights_shown(frame)
+    together, shown = b.values[:3, -1].max(0) - a.values[:3, -1].max(0), weights_shown(frame)
     assert shown and all(abs(together[key] - weight) < 0.006 * abs(weight) for key, weight in shown.items())
 
 

@@ -220,7 +220,7 @@ def test_compare_two_checkpoints(visit: Visit):
     assert Path(picture.path()).read_bytes().startswith(b"\x89PNG")
     expect(page.locator("#by-token .token")).to_have_count(page.locator("#spine .token").count())
     drawn(page, "#pair")
-    for bar in page.locator("#head .to p .bar").all():  # A − B: negative numbers go to the other side
+    for bar in page.locator("#head .to p .bar").all():  # B − A: negative numbers go to the other side
         number = float(bar.locator("xpath=../*[contains(@class, 'number')]").get_attribute("title"))
         start, width = bar.evaluate("(bar) => [parseFloat(bar.style.marginLeft), parseFloat(bar.style.width)]")
         assert start == pytest.approx(50 - (width if number < 0 else 0), abs=1e-3)  # a browser rounds lengths

@@ -9,6 +9,7 @@ from hooks import OlmoForCausalLM
 from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.support.cost import Work, planned, work_of
 from workbench.analyses.support.two_models import shared_layers
+from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part
 from workbench.results import Maps
 from workbench.texts import TextsLike
@@ -25,27 +26,32 @@ def attention_difference(
     queries: Sequence[int] | None = None,
     weighting: str = "probability",
     combine: str | None = None,
+    minus: str = "b",
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Maps:
-    """Attention of the chosen heads of A minus that of the same heads of B.
+    """Attention of the chosen heads of A minus that of the same heads of B, or B − A with `minus="a"`.
 
-    The arguments are those of `attention_maps`. With weighting `probability` each row sums to 0, and half the sum of
+    All other differences of two checkpoints are B − A, the later minus the earlier, and so are the page's maps. The
+    other arguments are those of `attention_maps`. With weighting `probability` each row sums to 0, and half the sum of
     the absolute values of a row is the share of attention that A and B place on different keys.
 
-    Errors: WorkbenchError if the two models differ in the number of layers or heads.
+    Errors: WorkbenchError if the two models differ in the number of layers or heads, or for another `minus`.
     """
+    if minus not in ("a", "b"):
+        raise WorkbenchError(f"minus is {minus!r}; choose from 'a' and 'b'")
     shared_layers(a, b)
     maps = partial(attention_maps, layers=layers, heads=heads, queries=queries, weighting=weighting, combine=combine)
     of_a = maps(a, tokens, tokenizer=tokenizer, progress=part(progress, 0.0, 0.5))
     of_b = maps(b, tokens, progress=part(progress, 0.5, 1.0))
+    (first, one), (second, other) = (("A", of_a), ("B", of_b)) if minus == "b" else (("B", of_b), ("A", of_a))
     return Maps(
-        np.subtract(of_a.values, of_b.values),
+        np.subtract(one.values, other.values),
         of_a.heads,
         of_a.tokens,
         queries=of_a.queries,
-        title=f"{of_a.title}: A less B",
-        value_name="A − B",
+        title=f"{of_a.title}: {first} − {second}",
+        value_name=f"{first} − {second}",
         signed=True,
     )
 

@@ -25,7 +25,7 @@ def token_details(*, elem_id: str, label: str = "token", render: bool = True) ->
 
 
 def attention_view(value: Mapping[str, Any] | None = None, *, elem_id: str, label: str = "attention") -> gr.HTML:
-    """The full map of the selected head, or the maps A, B and A−B of two checkpoints; see attention.js."""
+    """The full map of the selected head, or the maps A, B and B − A of two checkpoints; see attention.js."""
     return _component("attention", value, elem_id=elem_id, label=label)
 
 

@@ -1,6 +1,7 @@
-// The attention view: the map of one head, or the maps A, B and A−B of two checkpoints.
+// The attention view: the map of one head, or the maps A, B and B − A of two checkpoints.
 // value: {checkpoint, other, prompt, run, edits, change, texts, layers, heads, best, title, about, weigh, note}
-//   one map when `other` is null; A, B and A−B when it is a checkpoint;
+//   one map when `other` is null; A, B and B − A when it is a checkpoint;
+//   `best` is the head that is opened if none is selected; of two checkpoints, the one that changed most;
 //   `weigh` is what the cells are on a page that cannot ask for others.
 // The head is the one that is selected on the page (see rail.js). What the chosen cell shows is said as "reading" (see
 // head_card.js). Colours come from bytes; every number that is written comes from the server exactly (wb.cells).
@@ -41,7 +42,7 @@ const make = (tag, className, text = "") => {
   if (text) wb.write(made, text);
   return made;
 };
-const differs = () => (value.other ? "A − B" : "edited − unedited");
+const differs = () => (value.other ? "B − A" : "edited − unedited");
 // Which map each plane shows, as a question to the server.
 const asks = () => {
   const shown = {
@@ -282,7 +283,7 @@ function note() {
   const cells = moves ? MOVED : combine === "max" ? MOST : LOOKS;
   if (value.change && value.edits && !value.other)
     return `Edited minus unedited: orange where the edited model ${moves ? "moves" : "looks"} more, blue where less.`;
-  const colours = value.other ? ` A − B is orange where A ${moves ? "moves" : "looks"} more, blue where B does.` : "";
+  const colours = value.other ? ` B − A is orange where B ${moves ? "moves" : "looks"} more, blue where A does.` : "";
   return TOGETHER[combine] + cells + colours;
 }
 
@@ -330,7 +331,7 @@ function draw() {
   if (!size()) return;
   panels.replaceChildren();
   root.classList.toggle("pair", Boolean(value.other));
-  planes = (value.other ? ["A", "B", "A − B"] : [value.title ?? ""]).map(makePlane);
+  planes = (value.other ? ["A", "B", "B − A"] : [value.title ?? ""]).map(makePlane);
   control.lines.disabled = size() > 64;
   if (value.weigh) control.weigh.value = value.weigh;
   if (!locked || JSON.stringify(value.prompt) !== JSON.stringify(before.prompt) || size() !== before.texts?.length)
@@ -339,7 +340,11 @@ function draw() {
   seen = { ...wb.selection };
   const first = within(wb.selection.layer ?? value.best?.layer ?? 0, wb.selection.head ?? value.best?.head ?? 0);
   open(first);
-  if (wb.selection.layer === null || wb.selection.head === null) wb.select(first, "attention");
+  const { best } = value,
+    isOffered = Boolean(value.other && best);
+  find(".most").hidden = !isOffered;
+  if (isOffered) find(".most").textContent = `Most changed: L${best.layer}H${best.head}`;
+  if (!isOffered && (wb.selection.layer === null || wb.selection.head === null)) wb.select(first, "attention");
 }
 
 const within = (layer, index) => ({ layer: Math.min(layer, value.layers - 1), head: Math.min(index, value.heads - 1) });
@@ -356,6 +361,8 @@ function keepUp(from = null) {
   const next = within(layer, index);
   if (next.layer !== head.layer || next.head !== head.head) open(next);
 }
+
+find(".most").addEventListener("click", () => wb.select({ ...value.best }, element));
 
 // The thumbnails have the same shades (see rail.js), also those that are drawn later.
 function sayShades() {

@@ -76,7 +76,7 @@ function show(told) {
     line = find(".cell");
   line.replaceChildren();
   const who = cell ? `token ${query}` : `token ${query}, the last,`;
-  ranking(find(".to"), signed ? `A − B where ${who} looks` : `${who} attends to`, told.looks, told);
+  ranking(find(".to"), signed ? `B − A where ${who} looks` : `${who} attends to`, told.looks, told);
   ranking(find(".by"), cell ? `token ${cell.key} is attended to by` : "", told.looked, told);
   if (!cell) return;
   const token = (index) => make("b", "", texts[index]);

@@ -16,7 +16,7 @@ const COMBINE = {
   max: (weights) => Math.max(...weights),
 };
 
-// The triangle that is asked for: a head's, or its layer's together; of A, of B, or of A less that of B.
+// The triangle that is asked for: a head's, or its layer's together; of A, of B, or of B less that of A.
 async function triangle({ checkpoint, other, layer, head, combine }) {
   const all = await inflated,
     sets = other ? [0, 1] : [value.other && checkpoint === value.other ? 1 : 0];
@@ -29,7 +29,7 @@ async function triangle({ checkpoint, other, layer, head, combine }) {
     const each = Array.from({ length: heads }, (_, index) => plane(set, index));
     return Float32Array.from({ length: area }, (_, place) => COMBINE[combine](each.map((weights) => weights[place])));
   });
-  return b ? a.map((weight, place) => weight - b[place]) : a;
+  return b ? b.map((weight, place) => weight - a[place]) : a;
 }
 
 // Squares of bytes as the server makes them (see pixels.py), each with its triangle given.

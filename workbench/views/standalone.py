@@ -3,7 +3,7 @@
     view = attention(attention_maps(model, tokens, tokenizer=tokenizer), head_atlas(model, tokens))
     view                            # as the last line of a notebook's cell
     view.save("attention.html")
-    attention(maps_of_a, other=maps_of_b)   # A, B and A−B
+    attention(maps_of_a, other=maps_of_b)   # A, B and B − A
 
 The page uses the view's JavaScript unchanged; requests to a server are answered from data inside the page.
 """
@@ -67,8 +67,8 @@ def attention(
 ) -> StandalonePage:
     """The attention view of all heads over one text; with a `head_atlas`, heads can be sorted by its scores.
 
-    With the maps of an `other` checkpoint over the same tokens, A, B and A−B are shown side by side. The page holds the
-    weights up to the diagonal in float32: before compression 2 bytes × tokens² × heads, so it is for short texts.
+    With the maps of an `other` checkpoint over the same tokens, A, B and B − A are shown side by side. The page holds
+    the weights up to the diagonal in float32: before compression 2 bytes × tokens² × heads, so it is for short texts.
     Errors: WorkbenchError unless the maps hold every head of every layer at every position.
     """
     layers, heads = _places(maps)

@@ -27,7 +27,7 @@ from workbench.views.pixels import SIDE, Picture, encode, pool_last
 
 @dataclass(frozen=True)
 class MapRequest:
-    """A request for an attention map of `checkpoint`, minus that of `other` if given.
+    """A request for an attention map of `checkpoint`; with an `other` one, for the other's map minus this one's.
 
     Data routes parse it from the request's body.
 
@@ -95,7 +95,7 @@ def map_call(request: MapRequest) -> Call:
     options |= {"weighting": WEIGHTING_OF[request.weigh]} if request.weigh != "weight" else {}
     options |= {"tokenizer": TokenizerOf(request.checkpoint)}
     if request.other is not None:
-        return Call.of(attention_difference, model, ModelOf(request.other, request.edits), tokens, **options)
+        return Call.of(attention_difference, model, ModelOf(request.other, request.edits), tokens, minus="a", **options)
     if request.layer:
         options |= {"resid": ResidOf(request.checkpoint, request.prompt, request.layer, request.edits)}
     call = Call.of(attention_maps, model, tokens, **options)
@@ -103,11 +103,12 @@ def map_call(request: MapRequest) -> Call:
 
 
 def thumbnails(bench: Bench, request: MapRequest) -> Picture:
-    """The maps of all heads of all layers, at thumbnail size."""
+    """The maps of all heads of all layers, at thumbnail size; with an `other` checkpoint, its maps minus those."""
     request = replace(request, layer=0, head=0, combine="one", weigh="weight")
 
     def make() -> Picture:
         pooled = [_pooled(bench, one, request.edits).cpu().numpy() for one in checked_prompts(bench, request)]
+        pooled.reverse()  # B − A
         if request.is_change:
             pooled += [_pooled(bench, one, "").cpu().numpy() for one in checked_prompts(bench, request)]
         found = pooled[0] if len(pooled) == 1 else pooled[0] - pooled[1]  # layer head side bin
@@ -159,7 +160,7 @@ def _pooled(bench: Bench, opened: OpenedPrompt, edits: str) -> Tensor:
 
 
 def whole_page(bench: Bench, request: MapRequest) -> str:
-    """The attention view as a stand-alone page: of one checkpoint, or of A, B and A − B.
+    """The attention view as a stand-alone page: of one checkpoint, or of A, B and B − A.
 
     Errors: those of `checked_prompts`; WorkbenchError if the weights are larger than `MOST_PAGE_BYTES`.
     """

@@ -59,8 +59,8 @@ from workbench.progress import Progress
 
 TITLE = "Compare"
 HOW = (
-    "Choose a checkpoint to compare with: A is the earlier of the two, B the later. Each difference has its noise "
-    "floor, the difference that data order alone makes."
+    "Choose a checkpoint to compare with: A is the earlier of the two, B the later, and every difference is B − A, beside "
+    "its noise floor, the difference that data order alone makes."
 )
 BY_TOKEN = {
     "loss of B − loss of A": ("loss_difference", "Orange where A predicts the token better, blue where B does."),
@@ -426,7 +426,7 @@ def compared(what: str, pair: ComparedPair) -> Call:
 
 
 def compare_maps(bench: Bench, request: TabRequest, other: str, progress: Progress | None = None) -> list[Any]:
-    """The value of the attention view for A, B and A − B, and its agreement button. The browser fetches the maps."""
+    """The value of the attention view for A, B and B − A, and its agreement button. The browser fetches the maps."""
     pair = pair_of(bench, request, other)
     by_head = pair.compared_by(compared("attention", pair))
     try:
