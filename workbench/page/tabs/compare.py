@@ -59,8 +59,8 @@ from workbench.progress import Progress
 
 TITLE = "Compare"
 HOW = (
-    "Choose a checkpoint to compare with: A is the earlier of the two, B the later, and every difference is B − A, beside "
-    "its noise floor, the difference that data order alone makes."
+    "Choose a checkpoint to compare with: A is the earlier of the two, B the later, and differences are B − A, beside "
+    "their noise floor, the difference that data order alone makes."
 )
 BY_TOKEN = {
     "loss of B − loss of A": ("loss_difference", "Orange where A predicts the token better, blue where B does."),
