@@ -85,7 +85,7 @@ def test_the_table_can_be_sorted_by_any_column_and_counts_add_up():
     assert list(table["feature"]) == list(range(60))
     for column in table:
         assert len(table.sort_values(column)) == 60
-    counts = found.counts()
+    counts = found.by_step()
     assert (
         counts["born"].sum() == np.isfinite(found.born).sum() and counts["died"].sum() == np.isfinite(found.died).sum()
     )

@@ -21,6 +21,7 @@ from workbench.analyses.support.direction import Direction
 from workbench.analyses.token_inspection import Inspection
 from workbench.errors import WorkbenchError
 from workbench.features.births import FeatureBirths
+from workbench.features.births_on_texts import MeasuredBirths
 from workbench.features.graph import AttributionGraph
 from workbench.features.qk_attribution import QKAttribution
 from workbench.generation import Written
@@ -139,6 +140,23 @@ EXAMPLES = {
         ODD[:9].reshape(3, 3),
         at_end=False,
         provenance=PROVENANCE,
+    ),
+    MeasuredBirths: MeasuredBirths(
+        dictionary="",
+        checkpoints=("a@step0",),
+        steps=(0,),
+        others=(),
+        norms=ODD[:2].reshape(2, 1),
+        tokens=2**40,
+        counts=np.array([3, 0]),
+        density=ODD[2:4].reshape(2, 1),
+        mean=ODD[4:6].reshape(2, 1),
+        scaled=ODD[6:8].reshape(2, 1),
+        in_error=ODD[8:10].reshape(2, 1),
+        in_reconstruction=ODD[:2].reshape(2, 1),
+        twin=np.array([1, -1]),
+        likeness=ODD[:2],
+        family=np.array([-1, 2**40]),
     ),
     Inspection: Inspection(
         3,

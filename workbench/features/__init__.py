@@ -8,6 +8,7 @@ model.run(ids, edits=[features.steer(sae, 417, 8.0)])
 
 from workbench.features.attribution_graph import attribution_graph
 from workbench.features.births import FeatureBirths, births
+from workbench.features.births_on_texts import MeasuredBirths, births_on_texts
 from workbench.features.card import FeatureCard, card, nearest
 from workbench.features.circuit_tracer import write_circuit_tracer
 from workbench.features.compare_firing import compare_firing
@@ -19,11 +20,13 @@ from workbench.features.feature_table import feature_table, logit_effects
 from workbench.features.files import embedded, load, save
 from workbench.features.firing import Firing, Gate
 from workbench.features.graph import AttributionGraph
+from workbench.features.group_need import group_need
 from workbench.features.names import name_feature, names_of
 from workbench.features.qk_attribution import QKAttribution, qk_attribution
 from workbench.features.quality import Quality, quality
 from workbench.features.scan import FeatureScan, of
 from workbench.features.sources import Stored, Streamed
+from workbench.features.token_losses_without import token_losses_without
 from workbench.features.training import TrainingSettings, train
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "FeatureScan",
     "Firing",
     "Gate",
+    "MeasuredBirths",
     "QKAttribution",
     "Quality",
     "Stored",
@@ -41,12 +45,14 @@ __all__ = [
     "TrainingSettings",
     "attribution_graph",
     "births",
+    "births_on_texts",
     "card",
     "compare_firing",
     "compare_sources",
     "embedded",
     "explain_token",
     "feature_table",
+    "group_need",
     "load",
     "logit_effects",
     "name_feature",
@@ -61,6 +67,7 @@ __all__ = [
     "set_to",
     "steer",
     "switch_off",
+    "token_losses_without",
     "train",
     "write_circuit_tracer",
 ]

@@ -193,7 +193,7 @@ class FeatureBirths(Storable):
         norms = {f"norm {revision_of(name)}": self.norms[:, n] for n, name in enumerate(self.sources)}
         return pd.DataFrame(columns | norms)
 
-    def counts(self) -> pd.DataFrame:
+    def by_step(self) -> pd.DataFrame:
         """How many features are born and die at each checkpoint, and how many it holds: a row for each checkpoint.
 
         `born in all ends` counts those of the born that live at the last checkpoint and that all ends hold.
