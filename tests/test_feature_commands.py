@@ -1,4 +1,4 @@
-"""`features train`, `scan` and `card` print the numbers of their functions."""
+"""`features train`, `scan`, `card` and `born` print the numbers of their functions."""
 
 import json
 
@@ -90,6 +90,27 @@ def test_a_crosscoder_is_trained_scanned_and_shown(folder, tmp_path):
     table = read(folder, tmp_path, "scan", str(out))
     assert len(table) == 20
     read(folder, tmp_path, "card", str(out), str(int(table.loc[0, "feature"])))
+    often = [str(feature) for feature in table["feature"][:2]]
+    born = read(folder, tmp_path, "born", str(out), "--need", "--sort", "feature", "--without", *often)
+    models = {name: checkpoints.load(name)[0] for name in features.load(out).sources}
+    tokenizer = checkpoints.tokenizer_of(f"{folder}@step0")
+    texts = Texts.read(folder / "texts.jsonl", tokenizer)
+    found = features.births_on_texts(features.load(out), models, texts, need=True).table()
+    assert list(born) == list(found) and list(born["count"]) == list(found["count"])
+    np.testing.assert_allclose(born["need step10"], found["need step10"], rtol=1e-3, atol=1e-6)
+    assert list(pd.read_csv(tmp_path / "out-checkpoints.csv", comment="#")["step"]) == [0, 10]
+    without = pd.read_csv(tmp_path / "out-loss-without-2-features.csv", comment="#")
+    curves = features.group_need(features.load(out), models, [int(one) for one in often], texts)
+    np.testing.assert_allclose(without["the group"], curves.values[1], rtol=1e-3, atol=1e-6)
+
+
+def test_births_of_the_weights_alone_need_no_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoints, "load", None)
+    path = tmp_path / "born.csv"
+    assert main(["features", "born", "--weights-only", "--sort", "apart", "--csv", str(path)]) == 0
+    table = pd.read_csv(path, comment="#")
+    assert len(table) == 1024 and table["apart"].is_monotonic_increasing
+    assert "born in all ends" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -109,6 +130,11 @@ def test_a_crosscoder_is_trained_scanned_and_shown(folder, tmp_path):
         (["scan", "a", "b"], "scan takes one dictionary"),
         (["card", "tiny-olmo@step6000/none", "3"], "no embedded dictionary"),
         (["card", "a", "x"], "the number of a feature"),
+        (["card"], "card needs a name"),
+        (["born", "a", "b"], "born takes one crosscoder or series"),
+        (["born", "tiny-olmo@step6000/blocks.2.resid_post"], "births need a crosscoder"),
+        (["born", "--weights-only", "--sort", "age"], "no column 'age' to sort by"),
+        (["born", "--weights-only", "--need"], "--need and --without run the models"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(arguments, sentence, folder, capsys):

@@ -1,4 +1,4 @@
-"""Dictionaries of features: train one, scan texts for its features, or show the card of a feature."""
+"""Dictionaries of features: train one, scan texts for its features, show a card, or list when features are born."""
 
 import argparse
 import math
@@ -22,6 +22,7 @@ from workbench.command_line.common import (
     positive,
     provenance,
     texts_of,
+    whole,
 )
 from workbench.corpus.training_text import prepared_text
 from workbench.errors import WorkbenchError
@@ -33,22 +34,29 @@ EXAMPLES = """
   python -m workbench features train tiny-olmo --site blocks.1.mlp_in --writes blocks.1.mlp_out --out mlp1
   python -m workbench features scan tiny-olmo@step6000/blocks.2.resid_post --texts tiny-olmo/english --csv scan.csv
   python -m workbench features card tiny-olmo@step6000/blocks.2.resid_post 417 --prompt "The cat" --strengths 0 2
+  python -m workbench features born tiny-olmo --csv births.csv
+  python -m workbench features born tiny-olmo --without 469 949 252 --html births.html
 """
 SAVES = False  # its findings are tables and folders
+BORN_ON = ("tiny-olmo/english", "tiny-olmo/code", "tiny-olmo/repeats")  # texts of `born` without --texts
 ROW = 128  # tokens of a row of the training text
 HELD_OUT = 10  # one text in so many is held out of training
+SHOWN_OF_BIRTHS = ("feature", "born", "born scaled", "died", "largest", "apart", "ends", "count", "family")
 SHOWN = 20  # features and examples that are shown on the terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions and their arguments."""
-    parser.add_argument("action", choices=list(ACTIONS), help="train a dictionary; scan texts; show a card")
+    parser.add_argument(
+        "action", choices=list(ACTIONS), help="train a dictionary; scan texts; show a card; list births"
+    )
     parser.add_argument(
         "names",
-        nargs="+",
+        nargs="*",
         metavar="NAME",
         help="train: a checkpoint, or several for a crosscoder; scan: a dictionary (embedded, in a folder, or of the "
-        "hub); card: a dictionary and the number of a feature",
+        "hub); card: a dictionary and the number of a feature; born: a crosscoder, or a series with an embedded one "
+        "(default: tiny-olmo)",
     )
     add_texts(parser)
     parser.add_argument(
@@ -78,12 +86,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="strengths to steer with, as multiples of the feature's largest activation (default: 0 1 2)",
     )
     card.add_argument("--others", nargs="+", default=[], metavar="NAME", help="dictionaries to look for neighbours in")
-    add_seed(parser, "seed of the weights and of the order of texts")
+    born = parser.add_argument_group("born")
+    born.add_argument("--weights-only", action="store_true", help="only what the weights say: no model runs")
+    born.add_argument("--sort", default="born", metavar="COLUMN", help="column to sort the features by (default: born)")
+    born.add_argument("--need", action="store_true", help="estimate the loss without each feature at each checkpoint")
+    born.add_argument(
+        "--without",
+        type=whole,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="features to take away together: the loss without them at each checkpoint, beside random groups",
+    )
+    born.add_argument(
+        "--last", type=positive, metavar="N", help="--without: count the last N tokens of each text (default: all)"
+    )
+    add_seed(parser, "seed of the weights, of the order of texts and of random groups")
     add_loading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
-    """The report of the action."""
+    """The report of the action. Errors: WorkbenchError without the names that it needs."""
+    if not args.names and args.action != "born":
+        raise WorkbenchError(f"{args.action} needs a name; see python -m workbench features --help")
     return ACTIONS[args.action](args)
 
 
@@ -203,7 +228,82 @@ def card(args: argparse.Namespace) -> Report:
     return Report(f"Feature {feature} of {dictionary!r}", sections, origin)
 
 
-ACTIONS = {"train": train, "scan": scan, "card": card}
+def born(args: argparse.Namespace) -> Report:
+    """Tables of births: of each feature, of each checkpoint and of families; and the need of a group of features."""
+    name = crosscoder_of(args)
+    dictionary = features.load(name)
+    found, sections = features.births(dictionary), list[Section]()
+    if not args.weights_only:
+        subjects = of_sources(args, name, dictionary)
+        models, texts = models_of(dictionary, subjects), born_on(args, subjects[0])
+        found = features.births_on_texts(dictionary, models, texts, need=args.need, progress=bar(args))
+        together = "Features that are born at one checkpoint, and whose activations correlate by 0.3 or more."
+        sections.append(Section("Families", found.families(), note=together))
+        if args.without:
+            how = {"last": args.last, "seed": checked_seed(args), "progress": bar(args)}
+            curves = features.group_need(dictionary, models, args.without, texts, **how)
+            table = pd.DataFrame(curves.values.T, columns=curves.lines).assign(step=found.steps)
+            shown = table[["step", *curves.lines]]
+            note = "Mean loss in nats, and how much it rises without the group and without random groups as active."
+            sections.append(Section(curves.title, shown, [curves], note))
+    elif args.need or args.without:
+        raise WorkbenchError("--need and --without run the models, and --weights-only does not; leave one out")
+    origin = provenance(args, {"dictionary": name, "texts": "none" if args.weights_only else born_texts(args)})
+    return Report(f"Births in {found!r}", [*births_sections(args, found), *sections], origin)
+
+
+def births_sections(args: argparse.Namespace, found: features.FeatureBirths) -> list[Section]:
+    """A row for each feature, sorted, and a row for each checkpoint. Errors: WorkbenchError for an unknown column."""
+    table = found.table()
+    if args.sort not in table:
+        raise WorkbenchError(f"no column {args.sort!r} to sort by; there are {', '.join(map(str, table))}")
+    table = table.sort_values(args.sort, kind="stable", ignore_index=True)
+    steps = found.by_step()
+    if isinstance(found, features.MeasuredBirths):
+        steps = steps.assign(**{"born scaled": found.after_scaling().by_step()["born"]})
+    few = [column for column in table if column in (*SHOWN_OF_BIRTHS, args.sort)]
+    return [
+        Section(
+            f"Features, by {args.sort}",
+            table,
+            note="born, died: steps; largest: the step of the largest norm; apart: how far the ends differ, "
+            "which differ in data order only; ends: how many of them hold it; born scaled: after latent scaling, which "
+            "finds features that were there before their norm says so, for those of 30 active tokens or more.",
+            shown=table[few].head(SHOWN),
+        ),
+        Section(
+            "Checkpoints",
+            steps,
+            note=f"A norm differs between ends by less than {found.floor:.3f} in 99 of 100 features. born in all ends: "
+            "those of the born that live at the last checkpoint, and that all ends hold.",
+        ),
+    ]
+
+
+def crosscoder_of(args: argparse.Namespace) -> str:
+    """The name of a crosscoder: the given one, or the embedded one of a series.
+
+    Errors: WorkbenchError if several names are given.
+    """
+    if len(args.names) > 1:
+        raise WorkbenchError(f"born takes one crosscoder or series, and {len(args.names)} are given")
+    name = args.names[0] if args.names else "tiny-olmo"
+    return next((one for one in features.embedded() if one.startswith(f"{name}@") and "crosscoder" in one), name)
+
+
+def born_texts(args: argparse.Namespace) -> str:
+    """The names of the texts that births are measured on."""
+    return args.texts or ", ".join(BORN_ON)
+
+
+def born_on(args: argparse.Namespace, subject: LoadedCheckpoint) -> list[torch.Tensor]:
+    """The texts that births are measured on."""
+    if args.texts is not None:
+        return list(texts_of(args, subject))
+    return [ids for name in BORN_ON for ids in Texts.read(name, subject.tokenizer)]
+
+
+ACTIONS = {"train": train, "scan": scan, "card": card, "born": born}
 
 
 def of_dictionary(args: argparse.Namespace, name: str) -> tuple[features.Dictionary, list[LoadedCheckpoint]]:
@@ -211,10 +311,15 @@ def of_dictionary(args: argparse.Namespace, name: str) -> tuple[features.Diction
     if args.action == "scan" and len(args.names) != 1:
         raise WorkbenchError(f"scan takes one dictionary, and {len(args.names)} are given")
     dictionary = features.load(name)
+    return dictionary, of_sources(args, name, dictionary)
+
+
+def of_sources(args: argparse.Namespace, name: str, dictionary: features.Dictionary) -> list[LoadedCheckpoint]:
+    """The checkpoints that a dictionary reads. Errors: WorkbenchError if it does not say them."""
     ids = dictionary.sources or (dictionary.model,)
     if ids == ("",):
         raise WorkbenchError(f"{name} does not say which model it is for")
-    return dictionary, [opened_checkpoint(args, one) for one in ids]
+    return [opened_checkpoint(args, one) for one in ids]
 
 
 def models_of(dictionary: features.Dictionary, subjects: list[LoadedCheckpoint]) -> dict[str, OlmoForCausalLM]:

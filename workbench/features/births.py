@@ -188,7 +188,7 @@ class FeatureBirths(Storable):
             "died": self.died,
             "largest": np.array(self.steps)[self.run_norms.argmax(1)],
             "apart": self.apart,
-            "ends": self.holding_ends.sum(1) if self.ends else 0,
+            "ends": self.holding_ends.sum(1),
         }
         norms = {f"norm {revision_of(name)}": self.norms[:, n] for n, name in enumerate(self.sources)}
         return pd.DataFrame(columns | norms)
@@ -234,7 +234,7 @@ def births(dictionary: Dictionary, *, sizes: Sequence[float] | None = None) -> F
 
 def held(norms: np.ndarray, floor: float) -> np.ndarray:
     """Whether a feature is held: at least half of its largest norm, and above the floor. feature source, boolean."""
-    return (norms >= SHARE * norms.max(1, keepdims=True)) & (norms > floor)
+    return (norms >= SHARE * norms.max(1, keepdims=True, initial=0)) & (norms > floor)
 
 
 def stretch(holds: np.ndarray, at: int) -> tuple[int | None, int | None]:
