@@ -315,9 +315,8 @@ def _put(
     return rows.stop - rows.start
 
 
-def weights_digest(model: OlmoForCausalLM) -> str:
-    """A digest of the config and all weights of a model, in their dtype; the same on every device."""
+def weights_digest(model: OlmoForCausalLM, dtype: torch.dtype | None = None) -> str:
+    """A digest of the config and all weights of a model, in their dtype or another; the same on every device."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_OF_THE_NUMBERS}
-    return sha256(
-        json.dumps(config, sort_keys=True, default=str).encode() + digest(model.state_dict()).encode()
-    ).hexdigest()
+    weights = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    return sha256(json.dumps(config, sort_keys=True, default=str).encode() + digest(weights).encode()).hexdigest()

@@ -15,7 +15,7 @@ import os
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -410,6 +410,8 @@ def _key(value: object) -> object:
         return (_key(value.func), _key(value.args), _key(value.keywords))
     if isinstance(value, Metric):
         return ("metric", value.name, _key(value.function), value.version, value.reads, _key(value.arguments))
+    if is_dataclass(value) and not isinstance(value, type):  # what it has computed besides its fields does not count
+        return (type(value).__qualname__, [(one.name, _key(getattr(value, one.name))) for one in fields(value)])
     if isinstance(value, Mapping):
         return [(name, _key(item)) for name, item in sorted(value.items())]
     if isinstance(value, list | tuple):

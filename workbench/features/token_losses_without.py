@@ -62,12 +62,12 @@ def token_losses_without(
         losses = torch.full((len(groups), len(numbers), *ids.shape), torch.nan)
         for place, number in enumerate(numbers):
             model = list(named.values())[number]
-            plain = _losses(model, ids)
+            plain = losses_with_added(model, ids)
             for index, group in enumerate(groups):
                 losses[index, place] = plain
                 written = what_is_written(dictionary, firing, given, group, number)
                 if (active := written.ne(0).flatten(1).any(1)).any():
-                    losses[index, place, active.cpu()] = _losses(
+                    losses[index, place, active.cpu()] = losses_with_added(
                         model, ids[active], dictionary.writes, -written[active]
                     )
         beyond = ~texts.mask[rows, : ids.shape[1]].cpu()
@@ -107,7 +107,7 @@ def _numbers(dictionary: Dictionary, sources: Sequence[str] | None) -> list[int]
     return [dictionary.source(name) for name in sources]
 
 
-def _losses(model: OlmoForCausalLM, ids: Tensor, site: str = "", change: Tensor | None = None) -> Tensor:
+def losses_with_added(model: OlmoForCausalLM, ids: Tensor, site: str = "", change: Tensor | None = None) -> Tensor:
     """−log p of each token, with something added at a site: batch pos, NaN at the first."""
     ids = ids.to(model.device)
     change_of = () if change is None else (_adding(model, site, change.to(model.device)),)
