@@ -54,3 +54,8 @@ def path_of(given: str | Path) -> Path:
 def text_sets() -> dict[str, str]:
     """The built-in sets by name, with what each holds; for `Texts.read` and, for pairs, `TextPairs.read`."""
     return {name: found.about for name, found in SETS.items()}
+
+
+def pair_sets() -> dict[str, str]:
+    """The built-in sets of pairs by name, with what each holds, for `TextPairs.read`."""
+    return {name: found.about for name, found in SETS.items() if found.pairs}

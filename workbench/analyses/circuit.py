@@ -127,7 +127,7 @@ def circuit(
     measure: str | None = None,
     steps: int = 5,
     replacement: str = "counterfactual",
-    exact: int = 20,
+    exact: int | Sequence[str] = 20,
     position: int = -1,
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
@@ -157,27 +157,30 @@ def circuit(
     far the scores depend on the divisors. Queries and keys of all heads share a norm in these models, which is computed
     again.
 
-    The `exact` strongest edges are also patched one by one, in runs without any gradient; `correlation` of the result
-    compares the two.
+    The `exact` strongest edges, or the edges named in `exact`, are also patched one by one, in runs without any
+    gradient; `correlation` of the result compares the two.
 
     Arguments and measures are those of `activation_patching`. `measure` is one of them: by default `metric` if given,
     or the logit (or logit difference).
 
-    Errors: WorkbenchError as in `activation_patching`, for an unknown measure or replacement, for negative `steps` or
-    `exact`, for a model with edits (`tapped`), and if the measure differs by no more than rounding between all edges
-    and none.
+    Errors: WorkbenchError as in `activation_patching`, for an unknown measure, replacement or edge, for negative
+    `steps` or `exact`, for a model with edits (`tapped`), and if the measure differs by no more than rounding between
+    all edges and none.
     """
     pair = contrast(model, clean, corrupted, token, against, position, tokenizer, metric)
     measure = measure_of(pair, measure)
-    if steps < 0 or exact < 0:
+    if steps < 0 or (isinstance(exact, int) and exact < 0):
         raise WorkbenchError(f"steps is {steps} and exact is {exact}; neither can be negative")
+    graph = Graph.of(model)
+    named = None if isinstance(exact, int) else np.array(graph.places(exact), dtype=int)
     sides = sides_of(model, pair, replacement)
     batches, size = _batches(model, pair)
-    share = 1.0 if exact == 0 else 0.5
+    share = 0.5 if _count(exact) else 1.0
     means, held, ends = _means(model, pair, sides, measure, batches, steps, part(progress, 0.0, share))
     scale_between(pair, ends, one="clean", dtype=model.dtype)
-    graph, values = Graph.of(model), means.values.numpy()
-    order, effects = strongest(values)[:exact], np.full(len(values), np.nan)
+    values = means.values.numpy()
+    order = strongest(values)[:exact] if named is None else named
+    effects = np.full(len(values), np.nan)
     stage = part(progress, share, 1.0)
     effects[order] = _patched(model, pair, sides, measure, batches, size, order, stage)
     return Circuit(
@@ -328,6 +331,11 @@ def _bytes(model: OlmoForCausalLM, pair: Contrast) -> tuple[float, float]:
     return sides_bytes(model, pair) + gradients + pairs, cell_bytes(model) + lasts
 
 
+def _count(exact: int | Sequence[str]) -> int:
+    """The number of edges that are patched exactly."""
+    return exact if isinstance(exact, int) else len(exact)
+
+
 @work_of(circuit)
 def _work(
     model: OlmoForCausalLM,
@@ -336,11 +344,11 @@ def _work(
     *_: object,
     steps: int = 5,
     replacement: str = "counterfactual",
-    exact: int = 20,
+    exact: int | Sequence[str] = 20,
     position: int = -1,
     **__: object,
 ) -> Work:
-    pair = outlined(model, clean, corrupted, position)
+    exact, pair = _count(exact), outlined(model, clean, corrupted, position)
     batches, size = _batches(model, pair)
     kept, of_cell = _bytes(model, pair)
     tokens, texts, batch = pair.clean.tokens, len(pair.clean), max(pairs.clean.numel() for pairs in batches)

@@ -84,6 +84,14 @@ def feature_card(*, elem_id: str) -> gr.HTML:
     return _component("feature_card", None, elem_id=elem_id, label="feature")
 
 
+def circuit_graph(*, elem_id: str) -> gr.HTML:
+    """A circuit as a layered graph, with its proof beside it, or at one checkpoint of a run; see circuit_graph.js.
+
+    Events: `prove` ({edges: a number}), `whole` ({}: the whole curve), `patch` ({edge: a name}).
+    """
+    return _component("circuit_graph", None, elem_id=elem_id, label="circuit")
+
+
 def sentence(value: str = "", *, elem_id: str | None = None, elem_classes: str | Sequence[str] = ()) -> gr.HTML:
     """A sentence as plain text, never parsed as markup, since an error may quote text from a link."""
     return gr.HTML(

@@ -55,7 +55,16 @@ from workbench.views.standalone import described
 from workbench.views.text_page import text_page
 
 PLOT_STYLE = f"{TEXT_STYLE} .dark .js-plotly-plot {{ {ON_DARK} }}"
-SCRIPTS = ("common", "typeset", "offers", "vector", "maps", "status", "training_text")  # which all views share
+SCRIPTS = (
+    "common",
+    "typeset",
+    "offers",
+    "vector",
+    "layered",
+    "maps",
+    "status",
+    "training_text",
+)  # which all views share
 PAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)  # Gradio's session hash of an open page
 
 

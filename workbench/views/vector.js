@@ -15,7 +15,7 @@
     const probe = document.createElement("canvas").getContext("2d"),
       root = document.createElementNS(SPACE, "svg"),
       kept = [];
-    let state = { moved: "", path: "", fillStyle: "#000", strokeStyle: "#000", lineWidth: 1, globalAlpha: 1 };
+    let state = { moved: "", path: "", fillStyle: "#000", strokeStyle: "#000", lineWidth: 1, globalAlpha: 1, dash: "" };
     Object.assign(state, { textAlign: "left", textBaseline: "alphabetic", font: "10px sans-serif" });
 
     const add = (parent, name, attributes) => {
@@ -64,8 +64,15 @@
       bezierCurveTo: (...places) => {
         state.path += `C${places.join(" ")}`;
       },
+      setLineDash: (lengths) => {
+        state.dash = lengths.join(" ");
+      },
       stroke: () => {
-        const line = { stroke: plain(state.strokeStyle), "stroke-width": state.lineWidth };
+        const line = {
+          stroke: plain(state.strokeStyle),
+          "stroke-width": state.lineWidth,
+          "stroke-dasharray": state.dash,
+        };
         add(root, "path", { d: state.path, ...look(), ...line, fill: "none" });
       },
       drawImage: (canvas, x, y, width, height) => {

@@ -28,6 +28,9 @@ class VariableNames(Protocol):
     def texts(self, chosen: "TextsOf") -> str:
         """The variable that holds a set of texts."""
 
+    def pairs(self, chosen: "PairsOf") -> str:
+        """The variable that holds a set of pairs of prompts."""
+
     def loading(self, checkpoint: str) -> str:
         """An expression that loads a checkpoint and gives its model."""
 
@@ -141,6 +144,24 @@ class TextsOf(Argument):
 
     def code(self, variables: VariableNames) -> str:
         return variables.texts(self)
+
+
+@dataclass(frozen=True)
+class PairsOf(Argument):
+    """A set of pairs of prompts (see `Bench.pairs`), by a checkpoint's tokenizer; `chosen` is its name.
+
+    `part` is the attribute of the pairs that is passed on, such as "clean"; the pairs themselves if empty.
+    """
+
+    chosen: str
+    part: str = ""
+
+    def value(self, bench: Bench) -> object:
+        pairs = bench.pairs(self.name, self.chosen)
+        return getattr(pairs, self.part) if self.part else pairs
+
+    def code(self, variables: VariableNames) -> str:
+        return f"{variables.pairs(self)}.{self.part}" if self.part else variables.pairs(self)
 
 
 @dataclass(frozen=True)

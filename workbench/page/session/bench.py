@@ -37,6 +37,7 @@ from workbench.checkpoints import (
 )
 from workbench.checkpoints.loading import suited_dtype
 from workbench.checkpoints.names import split_id
+from workbench.embedded_texts import pair_sets
 from workbench.errors import WorkbenchError
 from workbench.features import Dictionary
 from workbench.page.options import ASKS_ABOVE
@@ -45,6 +46,7 @@ from workbench.page.session.result_cache import ResultCache
 from workbench.page.session.speed import Speed
 from workbench.page.session.text_sets import TextSet, TextSets
 from workbench.progress import Progress, report
+from workbench.text_pairs import TextPairs
 from workbench.texts import Texts
 from workbench.tokens import token_labels
 
@@ -298,6 +300,21 @@ class Bench:
                 )
             self.results.put(key, texts)
         return texts
+
+    def pairs(self, name: object, chosen: str) -> TextPairs:
+        """A built-in set of pairs of prompts (see `pair_sets`), by a checkpoint's tokenizer.
+
+        Errors: WorkbenchError for another name; those of `TextPairs.read`, such as an answer that is not one token.
+        """
+        if chosen not in pair_sets():
+            raise WorkbenchError(f"no set of pairs {chosen!r:.60}; choices: {', '.join(pair_sets())}")
+        key = "pairs", self.checkpoint(name).id, chosen
+        pairs = self.results.get(key)
+        if pairs is None:
+            longest = most_tokens(self.outline(name), MOST_TOKENS)
+            pairs = TextPairs.read(chosen, self.tokenizer(name), longest=longest)
+            self.results.put(key, pairs)
+        return pairs
 
     def tokenizer(self, name: object) -> PreTrainedTokenizerBase:
         """A checkpoint's tokenizer; its model is not loaded."""

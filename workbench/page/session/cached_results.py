@@ -3,7 +3,16 @@
 import time
 from typing import Any
 
-from workbench.page.session.arguments import IdsOf, ModelOf, ModelsOf, Placeholder, SeriesRun, TextsOf, TokensOf
+from workbench.page.session.arguments import (
+    IdsOf,
+    ModelOf,
+    ModelsOf,
+    PairsOf,
+    Placeholder,
+    SeriesRun,
+    TextsOf,
+    TokensOf,
+)
 from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Call, run
 from workbench.page.session.code import Variables
@@ -67,6 +76,8 @@ def origin(call: Call, bench: Bench) -> dict[str, str]:
     about |= {("tokens" if place == 0 else f"tokens_{place + 1}"): text for place, text in enumerate(texts)}
     sets = [bench.sets.get(needed.chosen).counted for needed in needs if isinstance(needed, TextsOf)]
     about |= {"texts": ", ".join(dict.fromkeys(sets))} if sets else {}
+    pairs = dict.fromkeys(needed.chosen for needed in needs if isinstance(needed, PairsOf))
+    about |= {"pairs": ", ".join(pairs)} if pairs else {}
     return about | packages()
 
 

@@ -198,7 +198,8 @@ def run(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # n
         if isinstance(part, tuple):
             return [value(each) for each in part]
         if isinstance(part, Call):
-            found = run(part, bench, progress)
+            found = bench.results.get(part)
+            found = run(part, bench, progress) if found is None else found
         else:
             found = part.value(bench) if isinstance(part, Argument | Between) else part
         source = model_of(part)

@@ -3,6 +3,7 @@
 import string
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from textwrap import indent
 from typing import Any
 
@@ -12,6 +13,7 @@ from workbench.page.session.arguments import (
     IdsOf,
     InterventionsOf,
     ModelOf,
+    PairsOf,
     Placeholder,
     TextsOf,
     TokenizerOf,
@@ -22,7 +24,7 @@ from workbench.page.session.calls import Between, Call, model_of
 from workbench.page.session.edit_lines import edit_code
 from workbench.plots import plot
 
-LOADED = ModelOf | TokenizerOf | TokensOf | IdsOf | TextsOf | InterventionsOf
+LOADED = ModelOf | TokenizerOf | TokensOf | IdsOf | TextsOf | PairsOf | InterventionsOf
 LINE = 100  # characters; longer argument lists are written with one argument a line
 
 
@@ -39,6 +41,7 @@ def code(call: Call, bench: Bench) -> str:
         ("features", "from workbench import features"),
         ("edits", "from hooks import edits"),
         ("interventions", "from workbench import interventions"),
+        ("TextPairs", "from workbench.text_pairs import TextPairs"),
         ("Texts", "from workbench.texts import Texts"),
         ("TunedLens", "from workbench import TunedLens"),
     ):
@@ -101,6 +104,7 @@ class Variables:
         self.loaded = list(dict.fromkeys(loaded))
         self.prompts = [needed for needed in needs if isinstance(needed, TokensOf | IdsOf)]
         self.sets = [needed for needed in needs if isinstance(needed, TextsOf)]
+        self.pair_sets = list(dict.fromkeys(replace(one, part="") for one in needs if isinstance(one, PairsOf)))
         self.named: dict[object, str] = {}  # parts of the call that have a variable of their own
         self.bench = bench
 
@@ -118,6 +122,11 @@ class Variables:
         place = self.sets.index(chosen)
         return "texts" if place == 0 else f"texts_{place + 1}"
 
+    def pairs(self, chosen: PairsOf) -> str:
+        """The variable that holds a set of pairs of prompts."""
+        place = self.pair_sets.index(replace(chosen, part=""))
+        return "pairs" if place == 0 else f"pairs_{place + 1}"
+
     def loading(self, checkpoint: str) -> str:
         """An expression that loads a checkpoint and gives its model, without a variable."""
         return f"checkpoints.load({checkpoint}{self.options})[0]"
@@ -131,6 +140,9 @@ class Variables:
         for chosen in self.sets:
             tokenizer = f"tokenizer{self.ending(TokenizerOf(chosen.name))}"
             lines.append(f"{self.texts(chosen)} = {self.bench.sets.get(chosen.chosen).code(tokenizer)}")
+        for pairs in self.pair_sets:
+            tokenizer = f"tokenizer{self.ending(TokenizerOf(pairs.name))}"
+            lines.append(f"{self.pairs(pairs)} = TextPairs.read({pairs.chosen!r}, {tokenizer})")
         for text in self.prompts:
             device = f", device=model{self.ending(ModelOf(text.name))}.device" if self.elsewhere else ""
             lines.append(f"{self.tokens(text)} = torch.tensor([{text.ids_code(self)}]{device})")

@@ -102,7 +102,8 @@ class Planner:
         """The work of a call and of the calls among its arguments."""
         work = Work(0)
         for part in call.parts:
-            work += self.work(part) if isinstance(part, Call) else Work(0)
+            is_new = isinstance(part, Call) and self.bench.results.get(part) is None
+            work += self.work(part) if is_new else Work(0)
         if is_planned(call.function):
             options = {name: self.value(part) for name, part in call.options}
             work += planned(call.function, *map(self.value, call.arguments), **options)
@@ -132,7 +133,11 @@ class Planner:
         return self.bench.outline(name)
 
     def _of_call(self, call: Call) -> object:
-        """The value of a call among the arguments; a model if the call needs one, such as a model with other parts."""
+        """The value of a call among the arguments: its cached result; else a model if the call needs one, such as a
+        model with other parts."""
+        found = self.bench.results.get(call)
+        if found is not None:
+            return found
         models = [self.value(needed) for needed in call.needs() if isinstance(needed, ModelOf)]
         if models:
             return models[-1]

@@ -1,0 +1,558 @@
+// A circuit as a layered graph: the embedding below, the logits above, and between them the heads and the MLP of each
+// layer. value: {empty}, a sentence, or
+//   {key, title, note, layers, heads, every, effect, unit, edges: [[name, score, error, exact], …], proof, prices,
+//    offer, curve, along}
+//   edges: the strongest ones first; error and exact may be null. every: the number of all edges of the model
+//   effect: what all edges carry; an edge with a score of its sign carries the effect, one of the other works against it
+//   proof: [[edges, best, error, without, random, deviation, magnitude, nodes], …], shares of the effect; may be empty
+//   prices: {point, curve, edge}, what the buttons cost; curve: the offer of the curve, null if it is not drawn
+//   along: {slider, names, scores: [[score of each edge], …], needed} along checkpoints; then nothing is proved here
+// Events: `prove` ({edges}), `whole` ({}) for the whole curve, `patch` ({edge}).
+const wb = window.workbench;
+const SPACE = "http://www.w3.org/2000/svg";
+const FIRST = 60; // edges, if nothing is known about how many are enough
+const ENOUGH = 0.9; // of the effect
+const root = element.querySelector(".circuit");
+const find = (selector) => root.querySelector(selector);
+const graph = find(".graph svg"),
+  chart = find(".curve svg"),
+  slider = find(".edges"),
+  reading = find(".reading");
+let value = {},
+  numbers = [], // of edges, that the slider can choose
+  plan = null,
+  shown = [], // the edges in the picture: {name, source, targets, input, score, place}
+  locked = null, // {edge} or {node}: stays lit
+  moment = null; // the checkpoint of `along`, from 0
+
+const svg = (name, attributes, ...children) => {
+  const made = document.createElementNS(SPACE, name);
+  for (const [key, each] of Object.entries(attributes)) if (each !== null) made.setAttribute(key, each);
+  made.append(...children);
+  return made;
+};
+const make = (tag, className, text = "") => {
+  const made = document.createElement(tag);
+  made.className = className;
+  made.textContent = text;
+  return made;
+};
+const counted = (number) => number.toLocaleString("en");
+const signed = (number) => `${number > 0 ? "+" : ""}${wb.digits(number)}`.replace("-", "−");
+const fixed = (number) => (Math.abs(number) < 0.005 ? 0 : number).toFixed(2).replace("-", "−");
+const unit = () => (value.unit ? ` ${value.unit}` : "");
+const chosen = () => numbers[Number(slider.value)] ?? 0;
+const helps = (score) => score * (value.effect || 1) >= 0;
+const scoreOf = (place) => (moment === null ? value.edges[place][1] : value.along.scores[moment][place]);
+
+// The numbers that the slider offers: about as many for each power of ten, and those that were proved.
+function stops() {
+  const most = value.edges.length,
+    found = new Set(value.proof.map(([edges]) => edges));
+  for (let step = 0; step <= 60; step++) found.add(Math.round(most ** (step / 60)));
+  return [...found].filter((edges) => edges >= 1 && edges <= most).sort((a, b) => a - b);
+}
+
+function choose(edges) {
+  slider.max = Math.max(1, numbers.length - 1);
+  const nearest = numbers.reduce((best, each, index) => {
+    return Math.abs(each - edges) < Math.abs(numbers[best] - edges) ? index : best;
+  }, 0);
+  slider.value = nearest;
+}
+
+function atFirst() {
+  const asked = Number(wb.remembered("circuit_edges")),
+    enough = value.proof.find(([edges, share]) => edges > 0 && edges < value.every && share >= ENOUGH);
+  if (asked >= 1) return asked;
+  return value.along ? value.along.edges : (enough?.[0] ?? Math.min(FIRST, value.edges.length));
+}
+
+// The strongest edges at the moment, as many as chosen.
+function strongest() {
+  const places = value.edges.map((_, place) => place);
+  if (moment !== null) places.sort((a, b) => Math.abs(scoreOf(b)) - Math.abs(scoreOf(a)));
+  return places.slice(0, chosen()).map((place) => {
+    const [name] = value.edges[place];
+    return { name, place, score: scoreOf(place), ...wb.edgeEnds(name) };
+  });
+}
+
+function largest() {
+  const all = value.along ? value.along.scores.flat() : value.edges.map(([, score]) => score);
+  return all.reduce((most, each) => Math.max(most, Math.abs(each)), 1e-12);
+}
+
+const widthOf = (score, most) => {
+  const full = Math.max(2.5, Math.min(10, 0.2 * plan.column));
+  return 0.7 + ((full - 0.7) * Math.abs(score)) / most;
+};
+const lineOf = ([x, y, ...curves]) => `M${x} ${y}${curves.map((curve) => `C${curve.join(" ")}`).join("")}`;
+
+function nodeMark(node, inside) {
+  const { name, x, y, width, height, layer } = node,
+    small = plan.column < 46 || plan.row < 26,
+    isHead = /H/.test(name),
+    wide = name === "embed" || name === "logits";
+  const mark = svg("g", {
+    class: `node${inside ? " in" : ""}${small && !wide ? " small" : ""}${isHead ? "" : " plain"}`,
+  });
+  const round = Math.min(6, height / 3);
+  mark.append(svg("title", {}, name));
+  mark.append(svg("rect", { x: x - width / 2, y: y - height / 2, width, height, rx: round }));
+  if (wide || !small) {
+    const ports = isHead && plan.row >= 62 && plan.size.height >= 30;
+    const text = svg("text", { class: "name", x, y: y + (ports ? -3 : 4), "text-anchor": "middle" });
+    text.textContent = wide ? { embed: "embedding of the tokens", logits: "logits" }[name] : name.replace(/^L\d+ /, "");
+    mark.append(text);
+    for (const [letter, side] of Object.entries(ports ? { q: -0.3, k: 0, v: 0.3 } : {})) {
+      const port = svg("text", { x: x + side * width, y: y + height / 2 - 4, "text-anchor": "middle" });
+      port.textContent = letter;
+      mark.append(port);
+    }
+  }
+  Object.assign(mark.dataset, { name, layer, column: node.column });
+  mark.setAttribute("role", "button");
+  mark.setAttribute("tabindex", "-1");
+  mark.setAttribute("aria-label", inside ? saidOfNode(name).join(". ") : `${name}: no edge of this circuit`);
+  return mark;
+}
+
+function labels() {
+  const made = [],
+    every = plan.column < 17 ? 4 : plan.column < 30 ? 2 : 1,
+    rows = plan.row < 13 ? 4 : plan.row < 15 ? 2 : 1;
+  if (plan.column >= 46 && plan.row >= 26) return made;
+  for (const { name, layer, column, x, y } of Object.values(plan.nodes)) {
+    const text = svg("text", { "text-anchor": "middle", class: "label" });
+    if (column === 0 && layer >= 0 && layer < value.layers && layer % rows === 0) {
+      text.setAttribute("x", plan.left - 18);
+      text.setAttribute("y", y + 4);
+      text.textContent = `L${layer}`;
+      made.push(text);
+    }
+    if (layer === 0 && (column === value.heads || column % every === 0)) {
+      const head = text.cloneNode();
+      head.setAttribute("x", x);
+      head.setAttribute("y", plan.nodes.embed.y - 14);
+      head.textContent = column === value.heads ? (plan.column < 30 ? "M" : "MLP") : /H(\d+)/.exec(name)[1];
+      made.push(head);
+    }
+  }
+  return made;
+}
+
+function drawGraph() {
+  const { width, height } = graph.getBoundingClientRect();
+  if (!width || !value.edges) return;
+  plan = wb.layered(value, width, height);
+  shown = strongest();
+  const most = largest(),
+    inside = new Set(shown.flatMap(({ source, targets }) => [source, ...targets]));
+  const lines = svg("g", { class: "lines" }),
+    touches = svg("g", {});
+  for (const edge of [...shown].reverse()) {
+    const d = lineOf(plan.path(edge.name)),
+      against = helps(edge.score) ? "" : " against";
+    lines.append(
+      svg("path", { d, class: `edge${against}`, "stroke-width": widthOf(edge.score, most), "data-edge": edge.name }),
+    );
+    touches.append(svg("path", { d, class: "touch", "data-edge": edge.name }));
+  }
+  const nodes = svg("g", { class: "nodes" });
+  nodes.append(...Object.values(plan.nodes).map((node) => nodeMark(node, inside.has(node.name))));
+  const focused = document.activeElement?.dataset?.name;
+  graph.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  graph.replaceChildren(lines, touches, ...labels(), nodes);
+  graph.setAttribute("aria-label", `${value.title}: ${counted(shown.length)} edges. The table below lists them.`);
+  markNodes();
+  if (focused && graph.querySelector(`[data-name="${focused}"]`)) focusNode(focused);
+  light(locked);
+}
+
+// What is said of an edge or a node, the first part as a heading.
+function saidOfEdge(name) {
+  const place = value.edges.findIndex(([each]) => each === name);
+  if (place < 0) return [name];
+  const score = scoreOf(place),
+    [, , error, exact] = value.edges[place],
+    share = value.effect && moment === null ? score / value.effect : null;
+  const told = [
+    `${name}: ${signed(score)}${moment === null && error !== null ? ` ± ${wb.digits(error)}` : ""}${unit()}`,
+  ];
+  if (share !== null) told.push(`${fixed(share)} of the effect, by gradients.`);
+  if (moment === null)
+    told.push(exact === null ? "Not patched exactly yet." : `Patched alone, exactly: ${signed(exact)}${unit()}.`);
+  return told;
+}
+
+function saidOfNode(name) {
+  const into = shown.filter(({ targets }) => targets.includes(name)),
+    out = shown.filter(({ source }) => source === name);
+  const part = (other, input, score) => `${other}${input ? ` (${input})` : ""} ${signed(score)}`;
+  const list = (parts) => parts.slice(0, 5).join(", ") + (parts.length > 5 ? `, and ${parts.length - 5} more` : "");
+  const told = [`${name}${/H/.test(name) ? "" : ""}`];
+  if (into.length) told.push(`Reads ${list(into.map(({ source, input, score }) => part(source, input, score)))}`);
+  if (out.length)
+    told.push(
+      `Read by ${list(out.map(({ name: edge, score }) => `${edge.split(" → ")[1]} ${signed(score)}`))}${unit()}`,
+    );
+  return told;
+}
+
+// The edges of all paths through a node within the circuit.
+function pathsThrough(name) {
+  const found = new Set();
+  const follow = (step) => {
+    const open = [name],
+      seen = new Set(open);
+    while (open.length) {
+      const here = open.pop();
+      for (const [edge, next] of step(here)) {
+        found.add(edge);
+        for (const each of next) if (!seen.has(each)) seen.add(each) && open.push(each);
+      }
+    }
+  };
+  follow((here) => shown.filter(({ source }) => source === here).map(({ name: edge, targets }) => [edge, targets]));
+  follow((here) => shown.filter(({ targets }) => targets.includes(here)).map((each) => [each.name, [each.source]]));
+  return found;
+}
+
+function light(what) {
+  const edge = what?.edge ?? null,
+    node = what?.node ?? null,
+    on = edge ? new Set([edge]) : node ? pathsThrough(node) : new Set();
+  const ends = new Set(node ? [node] : []);
+  for (const each of shown.filter(({ name }) => on.has(name)))
+    for (const end of [each.source, ...each.targets]) ends.add(end);
+  graph.classList.toggle("lit", Boolean(what));
+  for (const path of graph.querySelectorAll(".edge")) path.classList.toggle("on", on.has(path.dataset.edge));
+  for (const mark of graph.querySelectorAll(".node")) mark.classList.toggle("on", ends.has(mark.dataset.name));
+  for (const row of find("tbody").children) row.ariaCurrent = row.dataset.edge === edge ? "true" : null;
+  const told = edge ? saidOfEdge(edge) : node ? saidOfNode(node) : [];
+  reading.replaceChildren(...told.map((text, index) => make(index ? "p" : "b", "", text)));
+  const patch = find(".patch"),
+    known = value.edges?.find(([name]) => name === edge);
+  patch.hidden = !(locked?.edge === edge && known && known[3] === null && value.prices?.edge);
+  patch.textContent = patch.hidden ? "" : `Patch it exactly (${value.prices.edge})`;
+}
+
+function lock(what) {
+  const same = what && locked && what.edge === locked.edge && what.node === locked.node;
+  locked = same ? null : what;
+  light(locked);
+}
+
+// The sentence of proof, for the number of edges that the slider has.
+function saidOfProof() {
+  if (value.along) return saidOfMoment();
+  const edges = chosen(),
+    of = `${counted(edges)} of ${counted(value.every)} edges`;
+  const at = value.proof.find(([each]) => each === edges);
+  if (at) {
+    const [, best, error, without, random, deviation, magnitude, nodes] = at;
+    return (
+      `${fixed(best)}${error === null ? "" : ` ± ${fixed(error)}`} of the effect with ${of}, ${fixed(without)} without ` +
+      `these; random circuits of this size ${fixed(random)} ± ${fixed(deviation)}, edges by magnitude ` +
+      `${fixed(magnitude)}, whole nodes ${fixed(nodes)}.`
+    );
+  }
+  const below = value.proof.filter(([each]) => each > 0 && each < edges).at(-1),
+    above = value.proof.find(([each]) => each > edges && each < value.every);
+  const near = [below, above].filter(Boolean).map(([each, share]) => `${fixed(share)} with ${counted(each)}`);
+  return `Not run with ${of} yet${near.length ? `; ${near.join(", ")}` : ""}.`;
+}
+
+function saidOfMoment() {
+  const { names, needed } = value.along;
+  return `${names[moment]}: the ${counted(chosen())} strongest edges of ${counted(value.every)}. ${needed ?? ""}`;
+}
+
+function tell() {
+  find(".proof").textContent = saidOfProof();
+  find(".count").textContent = `${counted(chosen())} of ${counted(value.every)}`;
+  slider.setAttribute("aria-valuetext", `${counted(chosen())} of ${counted(value.every)} edges`);
+  const prove = find(".prove"),
+    isKnown = value.proof.some(([edges]) => edges === chosen());
+  prove.hidden = isKnown || !value.prices?.point;
+  prove.textContent = prove.hidden ? "" : `Prove it at ${counted(chosen())} edges (${value.prices.point})`;
+}
+
+function drawTable() {
+  const along = moment !== null,
+    heads = along ? ["edge", `score${unit()}`] : ["edge", `score${unit()}`, "±", "share", "patched alone"];
+  find("thead tr").replaceChildren(...heads.map((text) => make("th", "", text)));
+  if (!find(".listed").open) return find("tbody").replaceChildren();
+  const rows = shown.map(({ name, place, score }) => {
+    const row = make("tr", ""),
+      edge = make("td", ""),
+      button = make("button", "", name),
+      [, , error, exact] = value.edges[place];
+    button.type = "button";
+    edge.append(button);
+    row.dataset.edge = name;
+    const cells = along ? [score] : [score, error, value.effect ? score / value.effect : null, exact];
+    row.append(
+      edge,
+      ...cells.map((number, index) => {
+        const cell = make("td", "", number === null ? "–" : index === 1 ? wb.digits(number) : signed(number));
+        cell.title = number ?? "";
+        return cell;
+      }),
+    );
+    return row;
+  });
+  find("tbody").replaceChildren(...rows);
+}
+
+// The curve of faithfulness: the number of edges on a logarithmic axis, the share of the effect upwards.
+function drawCurve() {
+  const { width, height } = chart.getBoundingClientRect();
+  if (!width || value.along) return;
+  const room = { left: 26, right: 8, top: 8, bottom: 30 };
+  const shares = value.proof.flatMap(([, best, , without, random]) => [best, without, random]),
+    high = Math.max(1, ...shares),
+    low = Math.min(0, ...shares);
+  const x = (edges) => room.left + ((width - room.left - room.right) * Math.log(edges + 1)) / Math.log(value.every + 1),
+    y = (share) => room.top + ((height - room.top - room.bottom) * (high - share)) / (high - low);
+  const made = [];
+  const word = (text, attributes) => {
+    const label = svg("text", attributes);
+    label.textContent = text;
+    made.push(label);
+  };
+  for (const share of [0, 0.5, 1]) {
+    made.push(svg("line", { class: "axis", x1: room.left, x2: width - room.right, y1: y(share), y2: y(share) }));
+    word(String(share), { x: room.left - 4, y: y(share) + 4, "text-anchor": "end" });
+  }
+  const tens = [0, ...[1, 10, 100, 1000, 1e4, 1e5].filter((edges) => edges < value.every / 3), value.every];
+  for (const edges of tens.filter((_, index) => tens.length < 6 || index % 2 === 0 || index === tens.length - 1)) {
+    const last = edges === value.every;
+    word(edges >= 1e4 ? `${Math.round(edges / 1000)}k` : counted(edges), {
+      x: last ? width - room.right : x(edges),
+      y: height - 16,
+      "text-anchor": last ? "end" : "middle",
+    });
+  }
+  word("edges kept", { x: (width + room.left) / 2, y: height - 2, "text-anchor": "middle" });
+  const points = value.proof,
+    through = (pick) => points.map((row) => `${x(row[0])} ${y(pick(row))}`).join(" ");
+  if (points.length) {
+    const band = `${through((row) => row[4] + row[5])} ${[...points]
+      .reverse()
+      .map((row) => `${x(row[0])} ${y(row[4] - row[5])}`)
+      .join(" ")}`;
+    made.push(svg("polygon", { class: "spread", points: band }));
+    const lines = { without: (row) => row[3], random: (row) => row[4], best: (row) => row[1] };
+    for (const [name, pick] of Object.entries(lines)) {
+      made.push(svg("polyline", { class: `line ${name}`, points: through(pick) }));
+    }
+    for (const row of points) made.push(svg("circle", { class: "best", cx: x(row[0]), cy: y(row[1]), r: 2.5 }));
+  }
+  const at = x(chosen());
+  made.push(svg("line", { class: "here", x1: at, x2: at, y1: room.top, y2: height - room.bottom }));
+  chart.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  chart.replaceChildren(...made);
+  chart.setAttribute(
+    "aria-label",
+    `Share of the effect that is kept. ${points.map((row) => `${row[0]} edges: ${fixed(row[1])}, random ${fixed(row[4])}`).join("; ")}`,
+  );
+  chart.placeOf = (event) => {
+    const share = (event.clientX - chart.getBoundingClientRect().left - room.left) / (width - room.left - room.right);
+    return Math.exp(Math.min(1, Math.max(0, share)) * Math.log(value.every + 1)) - 1;
+  };
+}
+
+function amount() {
+  drawGraph();
+  tell();
+  drawTable();
+  drawCurve();
+}
+
+function markNodes() {
+  const { layer, head } = wb.selection,
+    name = `L${layer}H${head}`;
+  for (const mark of graph.querySelectorAll(".node"))
+    mark.classList.toggle("chosen", layer !== null && mark.dataset.name === name);
+  const stop =
+    graph.querySelector(".node.chosen") ??
+    graph.querySelector(".node.in[data-name*=H]") ??
+    graph.querySelector(".node");
+  stop?.setAttribute("tabindex", "0");
+}
+
+function focusNode(name) {
+  for (const mark of graph.querySelectorAll(".node[tabindex='0']")) mark.setAttribute("tabindex", "-1");
+  const mark = graph.querySelector(`[data-name="${name}"]`);
+  mark?.setAttribute("tabindex", "0");
+  mark?.focus();
+}
+
+function select(name) {
+  const head = /^L(\d+)H(\d+)$/.exec(name);
+  if (head) wb.select({ layer: Number(head[1]), head: Number(head[2]) }, "circuit");
+}
+
+const under = (event) => {
+  const node = event.target.closest?.(".node")?.dataset.name,
+    edge = event.target.closest?.("[data-edge]")?.dataset.edge;
+  return node ? { node } : edge ? { edge } : null;
+};
+graph.addEventListener("pointerover", (event) => light(under(event) ?? locked));
+graph.addEventListener("pointerleave", () => light(locked));
+graph.addEventListener("focusin", (event) => light(under(event)));
+graph.addEventListener("focusout", () => light(locked));
+graph.addEventListener("click", (event) => {
+  const what = under(event);
+  lock(what);
+  if (what?.node) select(what.node);
+});
+const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 0], ArrowDown: [-1, 0] };
+graph.addEventListener("keydown", (event) => {
+  const here = event.target.closest?.(".node");
+  if (!here) return;
+  if (event.key === "Escape") return lock(null);
+  if (event.key === "Enter" || event.key === " ") {
+    event.preventDefault();
+    lock({ node: here.dataset.name });
+    return select(here.dataset.name);
+  }
+  if (!STEPS[event.key]) return;
+  event.preventDefault();
+  const [up, right] = STEPS[event.key],
+    layer = Number(here.dataset.layer) + up,
+    column = Number(here.dataset.column) + right;
+  const next =
+    layer < 0
+      ? "embed"
+      : layer >= value.layers
+        ? "logits"
+        : column === value.heads
+          ? `L${layer} MLP`
+          : `L${layer}H${column}`;
+  if (plan.nodes[next]) focusNode(next);
+});
+find("tbody").addEventListener("click", ({ target }) => {
+  const row = target.closest("tr");
+  if (row) lock({ edge: row.dataset.edge });
+});
+find("tbody").addEventListener("focusin", ({ target }) => light({ edge: target.closest("tr").dataset.edge }));
+find("tbody").addEventListener("focusout", () => light(locked));
+find(".listed").addEventListener("toggle", drawTable);
+slider.addEventListener("input", () => {
+  wb.remember(["circuit_edges"], [chosen()]);
+  amount();
+});
+chart.addEventListener("click", (event) => {
+  choose(chart.placeOf(event));
+  slider.dispatchEvent(new Event("input"));
+});
+find(".prove").addEventListener("click", () => trigger("prove", { edges: chosen() }));
+find(".whole").addEventListener("click", () => trigger("whole", {}));
+find(".patch").addEventListener("click", () => trigger("patch", { edge: locked.edge }));
+
+// The picture for a file, by the same plan: on white paper, with its title, the proof and where it comes from.
+async function savePicture(format) {
+  const { width, height } = graph.getBoundingClientRect(),
+    probe = wb.sheet("png", 1, 1),
+    light = { ink: "#18181b", dim: "#52525b", effect: "#b5530f", against: "#2a66cf", ground: "#fff" };
+  probe.font = "12px system-ui, sans-serif";
+  const said = [...wb.wrapped(probe, find(".proof").textContent, width - 20)],
+    about = wb.wrapped(probe, value.offer?.about ?? "", width - 20);
+  const top = 34 + 16 * said.length,
+    pen = wb.sheet(format, width, top + height + 16 * about.length + 12);
+  const FONT = "12px system-ui, sans-serif";
+  function write(text, x, y, font, colour, align = "left") {
+    Object.assign(pen, { font, fillStyle: colour, textAlign: align });
+    pen.fillText(text, x, y);
+  }
+  write(value.title, 10, 22, "600 14px system-ui, sans-serif", light.ink);
+  for (const [index, line] of said.entries()) write(line, 10, 40 + 16 * index, FONT, light.ink);
+  pen.save();
+  pen.translate(0, top);
+  const most = largest();
+  for (const edge of [...shown].reverse()) {
+    const [x, y, ...curves] = plan.path(edge.name),
+      strong = helps(edge.score);
+    Object.assign(pen, { strokeStyle: strong ? light.effect : light.against, lineWidth: widthOf(edge.score, most) });
+    pen.globalAlpha = 0.75;
+    pen.setLineDash(strong ? [] : [7, 4]);
+    pen.beginPath();
+    pen.moveTo(x, y);
+    for (const curve of curves) pen.bezierCurveTo(...curve);
+    pen.stroke();
+  }
+  pen.globalAlpha = 1;
+  const inside = new Set(shown.flatMap(({ source, targets }) => [source, ...targets]));
+  for (const { name, x, y, width: wide, height: high } of Object.values(plan.nodes)) {
+    pen.fillStyle = inside.has(name) ? light.dim : "#d4d4d8";
+    pen.fillRect(x - wide / 2, y - high / 2, wide, high);
+    if (high < 14 || wide < 30) continue;
+    pen.fillStyle = light.ground;
+    pen.fillRect(x - wide / 2 + 1, y - high / 2 + 1, wide - 2, high - 2);
+    const colour = inside.has(name) ? light.ink : "#a1a1aa";
+    write(name, x, y + 4, FONT, colour, "center");
+  }
+  for (const label of graph.querySelectorAll(".label")) {
+    write(
+      label.textContent,
+      Number(label.getAttribute("x")),
+      Number(label.getAttribute("y")),
+      FONT,
+      light.dim,
+      "center",
+    );
+  }
+  pen.restore();
+  for (const [index, line] of about.entries())
+    write(line, 10, top + height + 16 * (index + 1), "10.5px system-ui, sans-serif", light.dim);
+  wb.save(await pen.blob(), `${value.offer.file}.${format}`);
+}
+
+const { renew } = wb.offers(find(".heading"), {
+  offer: async () => value.offer,
+  more: { png: () => savePicture("png"), svg: () => savePicture("svg") },
+});
+const ofCurve = wb.offers(find(".curve-offers"), {
+  offer: async () => value.curve,
+  without: ["png", "svg", "link"],
+});
+
+function draw() {
+  const before = value.key;
+  value = props.value ?? {};
+  const isThere = Boolean(value.edges);
+  find(".none").textContent = value.empty ?? "";
+  find(".title").textContent = value.title ?? "";
+  find(".note").textContent = value.note ?? "";
+  for (const part of [".amount", ".plates", ".listed"]) find(part).hidden = !isThere;
+  find(".heading .offers").hidden = !value.offer;
+  find(".curve").hidden = !isThere || Boolean(value.along);
+  find(".curve-offers .offers").hidden = !value.curve;
+  renew();
+  ofCurve.renew();
+  if (!isThere) return find(".proof").replaceChildren();
+  const kept = before === value.key ? chosen() : atFirst();
+  if (before !== value.key) locked = null;
+  moment = value.along ? value.along.scores.length - 1 : null;
+  numbers = stops();
+  choose(kept);
+  find(".whole").hidden = !value.prices?.curve;
+  find(".whole").textContent = value.prices?.curve ? `Draw the whole curve (${value.prices.curve})` : "";
+  amount();
+  element.dataset.drawn = value.key;
+}
+
+// The player moves a slider of Gradio's, and waits until this view has drawn.
+document.addEventListener("input", ({ target }) => {
+  if (!value.along || !target.closest?.(`#${value.along.slider}`)) return;
+  moment = Math.min(Math.max(Number(target.value), 1), value.along.scores.length) - 1;
+  amount();
+  element.dataset.drawn = `${value.key} ${moment}`;
+});
+new ResizeObserver(() => value.edges && amount()).observe(graph.parentElement);
+wb.hear("selection", markNodes);
+watch("value", draw);
+draw();
