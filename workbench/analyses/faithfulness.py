@@ -1,7 +1,7 @@
 """The proof of a circuit: what keeps working with its edges alone, beside random circuits of the same size."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ from workbench.tokens import Tokenizer
 BEST, WITHOUT, RANDOM, MAGNITUDE, NODES = "best edges", "without them", "random edges", "magnitude", "nodes"
 LINES = (BEST, WITHOUT, RANDOM, MAGNITUDE, NODES)
 SIZES = 16  # numbers of edges, if not given
+SOME = 0.5  # of the circuits are run: the others have the same connected edges as another one
 Order = np.ndarray
 """The numbers of all edges, the first to keep first."""
 
@@ -55,15 +56,21 @@ class Faithfulness(Curves):
 
     Attributes:
         deviation: the standard deviation over the draws of random circuits, for each number of edges.
+        connected: how many of the best edges lie on a path of them from the embedding to the logits (with "mean" and
+            "zero" as replacement: on a path to the logits); the others change nothing. None in files of older versions.
     """
 
     deviation: Values = field(kw_only=True)  # x
+    connected: Values | None = field(default=None, kw_only=True)  # x
 
     def __post_init__(self) -> None:
         super().__post_init__()
         deviation = frozen_array(self.deviation)
         check_shape(deviation, (len(self.x),), f"{len(self.x)} numbers of edges", what="deviations")
         self._keep(deviation=deviation)
+        if self.connected is not None:
+            self._keep(connected=frozen_array(self.connected))
+            check_shape(self.connected, (len(self.x),), f"{len(self.x)} numbers of edges", what="connected edges")
 
     @property
     def areas(self) -> dict[str, float]:
@@ -127,7 +134,8 @@ def faithfulness(
     - "nodes": all edges between the best nodes, as many nodes as have at most n edges among them. The score of a node
       is the sum of the scores of its outgoing edges, which is the attribution of its output.
 
-    Edges count whether or not they lie on a path of kept edges from the embedding to the logits.
+    Edges count whether or not they lie on a path of kept edges from the embedding to the logits; `connected` of the
+    result counts those that do. Circuits that differ in other edges only are run once.
 
     Args:
         model: the model.
@@ -157,15 +165,15 @@ def faithfulness(
     choice = _Choice.of(graph, circuit, changed[:, None] * _weights(model)[None], draws, seed)
     means = NormalisedMeans([measure], one="clean")
     alone = [NormalisedMeans([measure], one="clean") for _ in range(draws)]
-    cells = len(numbers) * (len(LINES) - 1 + draws)
+    cells, places = _distinct(graph, choice.cells(numbers), circuit.replacement)
     for number, pairs in enumerate(batches):
         both, found, done = sides(pairs), [], 0
         stage = part(progress, 0.1 + 0.9 * number / len(batches), 0.1 + 0.9 * (number + 1) / len(batches))
-        for values in measured_cells(model, pair, measure, both, choice.cells(numbers), size):
+        for values in measured_cells(model, pair, measure, both, cells, size):
             found.append(values)
             done += len(values)
-            report(stage, done / cells, "running circuits")
-        lines = torch.cat(found).unflatten(0, (len(numbers), -1)).movedim(1, 0)  # line x text
+            report(stage, done / len(cells), "running circuits")
+        lines = torch.cat(found)[places].unflatten(0, (len(numbers), -1)).movedim(1, 0)  # line x text
         first, random, last = lines.split([2, draws, 2])
         means.add({measure: torch.cat([first, random.mean(0, keepdim=True), last])}, both.ends)
         for one, line in zip(alone, random, strict=True):
@@ -179,6 +187,7 @@ def faithfulness(
         texts=len(pair.clean),
         x_name="edges",
         deviation=spread,
+        connected=torch.stack([cells[place].sum() for place in places[:: len(LINES) - 1 + draws]]),
         title=f"How much of the effect on {pair.name} a circuit keeps",
         value_name="share of the effect",
         provenance={"measure": measure, "replacement": circuit.replacement, "draws": draws, "seed": seed},
@@ -271,6 +280,21 @@ class _Choice:
             yield torch.as_tensor(self.joins <= _nodes_within(self.joins, n))
 
 
+def _distinct(graph: Graph, cells: Iterator[Tensor], replacement: str) -> tuple[list[Tensor], list[int]]:
+    """The connected edges of circuits without repetitions, and the place of each circuit among them.
+
+    A node whose inputs are all replaced by those of the corrupted prompt has the output that replaces it.
+    """
+    found: dict[bytes, int] = {}
+    distinct, places = [], []
+    for cell in cells:
+        connected = graph.connected(cell[None], from_embedding=replacement == "counterfactual")[0]
+        place = found.setdefault(np.packbits(connected.numpy()).tobytes(), len(distinct))
+        distinct += [connected] if place == len(distinct) else []
+        places.append(place)
+    return distinct, places
+
+
 def _first(order: Order, n: int, every: int) -> Tensor:
     """The first n edges of an order, of all edges: edge, boolean."""
     kept = torch.zeros(every, dtype=torch.bool)
@@ -343,9 +367,10 @@ def _work(
     **__: object,
 ) -> Work:
     pair, cells = outlined(model, clean, corrupted, position), len(LINES) - 1 + draws
-    cells *= len(_numbers(Graph.of(model), sizes, draws))
+    cells = 2 + cells * (len(_numbers(Graph.of(model), sizes, draws)) - 2)  # none and all edges are run once
     again = Work(sides_flops(model, pair, circuit.replacement))
-    return _work_of_cells(model, pair, circuit.replacement, cells) + again
+    whole = _work_of_cells(model, pair, circuit.replacement, cells) + again
+    return replace(whole, flops=SOME * whole.flops)
 
 
 @work_of(circuit_effect)

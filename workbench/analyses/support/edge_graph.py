@@ -94,6 +94,36 @@ class Graph:
         every = 1 + self.layers * (self.heads + 1)
         return torch.arange(every) < torch.tensor([*reach, every])[:, None]
 
+    def connected(self, kept: Tensor, *, from_embedding: bool = True) -> Tensor:
+        """Which kept edges lie on a path of kept edges from the embedding to the logits, boolean: cell edge.
+
+        Without `from_embedding`, on a path to the logits. A head is passed through from any of its inputs.
+
+        Args:
+            kept: for each circuit whether it has each edge, boolean: cell edge.
+        """
+        mask, shared = self.mask(), self.heads // self.kv_heads
+        edges = torch.zeros(len(kept), *mask.shape, dtype=torch.bool)  # cell target source
+        edges[:, mask] = kept
+        reached = torch.zeros(len(kept), mask.shape[1], dtype=torch.bool)  # cell source
+        reached[:, 0] = True
+        for layer in range(self.layers if from_embedding else 0):
+            first, mlp = self.before_heads(layer), self.before_mlp(layer)
+            for letter, targets in self.inputs(layer).items():
+                hit = (edges[:, targets] & reached[:, None]).any(2)
+                reached[:, first:mlp] |= hit if letter == "q" else hit.repeat_interleave(shared, 1)
+            reached[:, mlp] = (edges[:, self.mlp(layer)] & reached).any(1)
+        used = torch.zeros(len(kept), mask.shape[0], dtype=torch.bool)  # cell target
+        used[:, -1] = True
+        for layer in reversed(range(self.layers)):
+            first, mlp = self.before_heads(layer), self.before_mlp(layer)
+            used[:, self.mlp(layer)] = (edges[:, :, mlp] & used).any(1)
+            heads = (edges[:, :, first:mlp] & used[:, :, None]).any(1)
+            for letter, targets in self.inputs(layer).items():
+                used[:, targets] = heads if letter == "q" else heads.unflatten(1, (-1, shared)).any(2)
+        found = edges & used[:, :, None]
+        return (found & reached[:, None] if from_embedding else found)[:, mask]
+
     def places(self, edges: Sequence[str]) -> list[int]:
         """The numbers of edges in `edges`. Errors: WorkbenchError for an edge that the model does not have."""
         place = {name: number for number, name in enumerate(self.edges())}
