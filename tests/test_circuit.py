@@ -246,6 +246,10 @@ def test_a_circuit_is_saved_and_its_table_names_the_edges(
     assert isinstance(again, Circuit) and again.table().equals(found.table()) and again.effect == found.effect
     strong = found.top(2).table()
     assert strong["exact"].notna().all() and found.table()["exact"].notna().sum() == 2
+    named = circuit(model, tokens, corrupted, ANSWER, exact=[strong_name := found.top(2).names[1]])
+    known = np.isfinite(named.exact)
+    assert [name for name, is_known in zip(named.names, known, strict=True) if is_known] == [strong_name]
+    np.testing.assert_allclose(named.exact[known], found.top(2).exact[1], atol=1e-5)
     assert list(strong.columns[:4]) == ["source", "target", "input", "value"]
     assert set(found.table()["input"]) == {"q", "k", "v", "mlp", "logits"}
     assert len(found.plot().data[0].y) <= 30

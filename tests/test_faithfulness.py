@@ -14,6 +14,9 @@ from hooks import OlmoConfig, OlmoForCausalLM
 from workbench import TextPairs, Texts, WorkbenchError, checkpoints, metrics, trajectory
 from workbench.analyses.circuit import circuit, edge_scores
 from workbench.analyses.faithfulness import LINES, Faithfulness, faithfulness
+from workbench.analyses.support.edge_graph import Graph
+from workbench.analyses.support.edge_pairs import measured_cells, sides_of
+from workbench.analyses.support.prompt_pairs import contrast
 from workbench.result_files import load_result
 
 VOCAB, D_HEAD = 16, 32
@@ -131,6 +134,45 @@ def test_node_circuits_have_all_edges_between_their_nodes(
     proof = faithfulness(induction, found, clean, corrupted, answers, sizes=sizes, draws=2)
     line = proof.values[LINES.index("nodes")]
     assert abs(line[1]) < 0.05 and line[2] > 0.95
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 2), (2, 2, 2)])
+def test_connected_edges_lie_on_paths_of_kept_edges(shape: tuple[int, int, int]) -> None:
+    """Against a search through the names of the edges."""
+    graph, generator = Graph(*shape), torch.Generator().manual_seed(0)
+    ends = {}
+    for name in graph.edges():
+        source, target = name.split(" → ")
+        layer, *heads = target.split(" ")[0].split("H")
+        ends[name] = source, [f"{layer}H{head}" for head in heads] or [target]
+    kept = torch.rand(8, len(ends), generator=generator) < torch.tensor([[0.1], [0.2], [0.4], [0.7]]).repeat(2, 1)
+    for row, found in zip(kept, graph.connected(kept, joined=False), strict=True):
+        edges = {name: both for (name, both), is_kept in zip(ends.items(), row.tolist(), strict=True) if is_kept}
+        reached, used = {"embed"}, {"logits"}
+        for _ in range(2 * graph.layers + 2):
+            reached |= {target for source, targets in edges.values() if source in reached for target in targets}
+            used |= {source for source, targets in edges.values() if used & set(targets)}
+        wanted = [name for name, (source, targets) in edges.items() if source in reached and used & set(targets)]
+        assert [name for name, is_on in zip(ends, found.tolist(), strict=True) if is_on] == wanted
+
+
+@pytest.mark.parametrize("replacement", ["counterfactual", "zero"])
+def test_edges_that_lead_nowhere_change_nothing(
+    model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor, replacement: str
+) -> None:
+    found = circuit(model, tokens, other_tokens, ANSWER, OTHER, steps=1, exact=0, replacement=replacement)
+    graph = Graph.of(model)
+    pair = contrast(model, tokens, other_tokens, ANSWER, OTHER, -1, None)
+    kept = torch.rand(6, len(found.names), generator=torch.Generator().manual_seed(0)) < 0.06
+    joined = not model.model.blocks[0].norm_first
+    connected = graph.connected(kept, joined=joined, from_embedding=replacement == "counterfactual")
+    assert 0 < connected.sum() < kept.sum()
+    (batch,) = pair.batches(10**6)
+    both = sides_of(model, pair, replacement)(batch)
+    values, alone = (
+        torch.cat(list(measured_cells(model, pair, found.measure, both, one, 10**6))) for one in (kept, connected)
+    )
+    torch.testing.assert_close(alone, values, rtol=0, atol=1e-4 * abs(found.effect) + 1e-5)
 
 
 def test_proofs_are_saved_and_repeat(

@@ -165,7 +165,7 @@ def faithfulness(
     choice = _Choice.of(graph, circuit, changed[:, None] * _weights(model)[None], draws, seed)
     means = NormalisedMeans([measure], one="clean")
     alone = [NormalisedMeans([measure], one="clean") for _ in range(draws)]
-    cells, places = _distinct(graph, choice.cells(numbers), circuit.replacement)
+    cells, places = _distinct(model, choice.cells(numbers), circuit.replacement)
     for number, pairs in enumerate(batches):
         both, found, done = sides(pairs), [], 0
         stage = part(progress, 0.1 + 0.9 * number / len(batches), 0.1 + 0.9 * (number + 1) / len(batches))
@@ -280,15 +280,16 @@ class _Choice:
             yield torch.as_tensor(self.joins <= _nodes_within(self.joins, n))
 
 
-def _distinct(graph: Graph, cells: Iterator[Tensor], replacement: str) -> tuple[list[Tensor], list[int]]:
+def _distinct(model: OlmoForCausalLM, cells: Iterator[Tensor], replacement: str) -> tuple[list[Tensor], list[int]]:
     """The connected edges of circuits without repetitions, and the place of each circuit among them.
 
     A node whose inputs are all replaced by those of the corrupted prompt has the output that replaces it.
     """
+    graph, joined = Graph.of(model), not model.model.blocks[0].norm_first
     found: dict[bytes, int] = {}
     distinct, places = [], []
     for cell in cells:
-        connected = graph.connected(cell[None], from_embedding=replacement == "counterfactual")[0]
+        connected = graph.connected(cell[None], joined=joined, from_embedding=replacement == "counterfactual")[0]
         place = found.setdefault(np.packbits(connected.numpy()).tobytes(), len(distinct))
         distinct += [connected] if place == len(distinct) else []
         places.append(place)

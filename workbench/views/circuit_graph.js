@@ -4,7 +4,8 @@
 //    offer, curve, along}
 //   edges: the strongest ones first; error and exact may be null. every: the number of all edges of the model
 //   effect: what all edges carry; an edge with a score of its sign carries the effect, one of the other works against it
-//   proof: [[edges, best, error, without, random, deviation, magnitude, nodes], …], shares of the effect; may be empty
+//   proof: [[edges, best, error, without, random, deviation, magnitude, nodes, connected], …], shares of the effect, and
+//     how many of the edges lie on a path of them; may be empty
 //   prices: {point, curve, edge}, what the buttons cost; curve: the offer of the curve, null if it is not drawn
 //   along: {slider, names, scores: [[score of each edge], …], needed} along checkpoints; then nothing is proved here
 // Events: `prove` ({edges}), `whole` ({}) for the whole curve, `patch` ({edge}).
@@ -83,15 +84,15 @@ function largest() {
   return all.reduce((most, each) => Math.max(most, Math.abs(each)), 1e-12);
 }
 
-const widthOf = (score, most) => {
-  const full = Math.max(2.5, Math.min(10, 0.2 * plan.column));
+const widthOf = (score, most, { column } = plan) => {
+  const full = Math.max(2.5, Math.min(10, 0.2 * column));
   return 0.7 + ((full - 0.7) * Math.abs(score)) / most;
 };
 const lineOf = ([x, y, ...curves]) => `M${x} ${y}${curves.map((curve) => `C${curve.join(" ")}`).join("")}`;
 
 function nodeMark(node, inside) {
   const { name, x, y, width, height, layer } = node,
-    small = plan.column < 46 || plan.row < 26,
+    { small } = plan,
     isHead = /H/.test(name),
     wide = name === "embed" || name === "logits";
   const mark = svg("g", {
@@ -119,27 +120,11 @@ function nodeMark(node, inside) {
 }
 
 function labels() {
-  const made = [],
-    every = plan.column < 17 ? 4 : plan.column < 30 ? 2 : 1,
-    rows = plan.row < 13 ? 4 : plan.row < 15 ? 2 : 1;
-  if (plan.column >= 46 && plan.row >= 26) return made;
-  for (const { name, layer, column, x, y } of Object.values(plan.nodes)) {
-    const text = svg("text", { "text-anchor": "middle", class: "label" });
-    if (column === 0 && layer >= 0 && layer < value.layers && layer % rows === 0) {
-      text.setAttribute("x", plan.left - 18);
-      text.setAttribute("y", y + 4);
-      text.textContent = `L${layer}`;
-      made.push(text);
-    }
-    if (layer === 0 && (column === value.heads || column % every === 0)) {
-      const head = text.cloneNode();
-      head.setAttribute("x", x);
-      head.setAttribute("y", plan.nodes.embed.y - 14);
-      head.textContent = column === value.heads ? (plan.column < 30 ? "M" : "MLP") : /H(\d+)/.exec(name)[1];
-      made.push(head);
-    }
-  }
-  return made;
+  return plan.labels.map(({ x, y, text }) => {
+    const label = svg("text", { x, y, "text-anchor": "middle", class: "label" });
+    label.textContent = text;
+    return label;
+  });
 }
 
 function drawGraph() {
@@ -191,7 +176,7 @@ function saidOfNode(name) {
     out = shown.filter(({ source }) => source === name);
   const part = (other, input, score) => `${other}${input ? ` (${input})` : ""} ${signed(score)}`;
   const list = (parts) => parts.slice(0, 5).join(", ") + (parts.length > 5 ? `, and ${parts.length - 5} more` : "");
-  const told = [`${name}${/H/.test(name) ? "" : ""}`];
+  const told = [name];
   if (into.length) told.push(`Reads ${list(into.map(({ source, input, score }) => part(source, input, score)))}`);
   if (out.length)
     told.push(
@@ -251,11 +236,12 @@ function saidOfProof() {
     of = `${counted(edges)} of ${counted(value.every)} edges`;
   const at = value.proof.find(([each]) => each === edges);
   if (at) {
-    const [, best, error, without, random, deviation, magnitude, nodes] = at;
+    const [, best, error, without, random, deviation, magnitude, nodes, connected] = at,
+      dead = edges - connected;
     return (
       `${fixed(best)}${error === null ? "" : ` ± ${fixed(error)}`} of the effect with ${of}, ${fixed(without)} without ` +
       `these; random circuits of this size ${fixed(random)} ± ${fixed(deviation)}, edges by magnitude ` +
-      `${fixed(magnitude)}, whole nodes ${fixed(nodes)}.`
+      `${fixed(magnitude)}, whole nodes ${fixed(nodes)}.${dead ? ` ${counted(dead)} of these edges lead nowhere.` : ""}`
     );
   }
   const below = value.proof.filter(([each]) => each > 0 && each < edges).at(-1),
@@ -453,62 +439,15 @@ find(".prove").addEventListener("click", () => trigger("prove", { edges: chosen(
 find(".whole").addEventListener("click", () => trigger("whole", {}));
 find(".patch").addEventListener("click", () => trigger("patch", { edge: locked.edge }));
 
-// The picture for a file, by the same plan: on white paper, with its title, the proof and where it comes from.
+// The picture for a file is wider than most windows, so that the nodes have room for their names.
 async function savePicture(format) {
-  const { width, height } = graph.getBoundingClientRect(),
-    probe = wb.sheet("png", 1, 1),
-    light = { ink: "#18181b", dim: "#52525b", effect: "#b5530f", against: "#2a66cf", ground: "#fff" };
-  probe.font = "12px system-ui, sans-serif";
-  const said = [...wb.wrapped(probe, find(".proof").textContent, width - 20)],
-    about = wb.wrapped(probe, value.offer?.about ?? "", width - 20);
-  const top = 34 + 16 * said.length,
-    pen = wb.sheet(format, width, top + height + 16 * about.length + 12);
-  const FONT = "12px system-ui, sans-serif";
-  function write(text, x, y, font, colour, align = "left") {
-    Object.assign(pen, { font, fillStyle: colour, textAlign: align });
-    pen.fillText(text, x, y);
-  }
-  write(value.title, 10, 22, "600 14px system-ui, sans-serif", light.ink);
-  for (const [index, line] of said.entries()) write(line, 10, 40 + 16 * index, FONT, light.ink);
-  pen.save();
-  pen.translate(0, top);
-  const most = largest();
-  for (const edge of [...shown].reverse()) {
-    const [x, y, ...curves] = plan.path(edge.name),
-      strong = helps(edge.score);
-    Object.assign(pen, { strokeStyle: strong ? light.effect : light.against, lineWidth: widthOf(edge.score, most) });
-    pen.globalAlpha = 0.75;
-    pen.setLineDash(strong ? [] : [7, 4]);
-    pen.beginPath();
-    pen.moveTo(x, y);
-    for (const curve of curves) pen.bezierCurveTo(...curve);
-    pen.stroke();
-  }
-  pen.globalAlpha = 1;
-  const inside = new Set(shown.flatMap(({ source, targets }) => [source, ...targets]));
-  for (const { name, x, y, width: wide, height: high } of Object.values(plan.nodes)) {
-    pen.fillStyle = inside.has(name) ? light.dim : "#d4d4d8";
-    pen.fillRect(x - wide / 2, y - high / 2, wide, high);
-    if (high < 14 || wide < 30) continue;
-    pen.fillStyle = light.ground;
-    pen.fillRect(x - wide / 2 + 1, y - high / 2 + 1, wide - 2, high - 2);
-    const colour = inside.has(name) ? light.ink : "#a1a1aa";
-    write(name, x, y + 4, FONT, colour, "center");
-  }
-  for (const label of graph.querySelectorAll(".label")) {
-    write(
-      label.textContent,
-      Number(label.getAttribute("x")),
-      Number(label.getAttribute("y")),
-      FONT,
-      light.dim,
-      "center",
-    );
-  }
-  pen.restore();
-  for (const [index, line] of about.entries())
-    write(line, 10, top + height + 16 * (index + 1), "10.5px system-ui, sans-serif", light.dim);
-  wb.save(await pen.blob(), `${value.offer.file}.${format}`);
+  const wide = wb.layered(value, 1000, Math.max(560, 30 * value.layers)),
+    most = largest();
+  const edges = [...shown].reverse().map(({ name, score }) => {
+    return { name, width: widthOf(score, most, wide), against: !helps(score) };
+  });
+  const told = { title: value.title, said: find(".proof").textContent, about: value.offer.about };
+  wb.save(await wb.layeredPicture(format, wide, edges, told), `${value.offer.file}.${format}`);
 }
 
 const { renew } = wb.offers(find(".heading"), {

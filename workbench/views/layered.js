@@ -1,5 +1,6 @@
-// The picture of a circuit: where each node of a model stands, and the path of each edge. It draws nothing.
+// The picture of a circuit: where each node of a model stands, and the path of each edge; and the picture for a file.
 //   const plan = wb.layered({ layers, heads }, width, height)
+//   plan.small: whether the nodes have no room for names; plan.labels, [{x, y, text}, …], then name rows and columns
 //   plan.nodes: {L1H5: {name, layer, column, x, y, width, height}, …}; columns are the heads, and the MLP behind them
 //   plan.path("L1H5 → L2H5 k"): numbers of cubic curves, [x, y, [x1, y1, x2, y2, x, y], …], from source to target
 {
@@ -68,8 +69,69 @@
       const rise = Math.max(bend, (y1 - y2) / 2.2);
       return [x1, y1, [x1 + near, y1 - rise, x2 + near, y2 + rise, x2, y2]];
     }
-    return { nodes, path, column, row, size, left: MARGIN.left };
+
+    const small = column < 46 || row < 26,
+      labels = [];
+    if (small) {
+      const rows = row < 13 ? 4 : row < 15 ? 2 : 1,
+        columns = column < 17 ? 4 : column < 30 ? 2 : 1;
+      for (let layer = 0; layer < layers; layer += rows)
+        labels.push({ x: MARGIN.left - 18, y: nodes[`L${layer}H0`].y + 4, text: `L${layer}` });
+      const y = nodes.embed.y - 14;
+      for (let head = 0; head < heads; head += columns)
+        labels.push({ x: nodes[`L0H${head}`].x, y, text: String(head) });
+      labels.push({ x: nodes["L0 MLP"].x, y, text: column < 30 ? "M" : "MLP" });
+    }
+    return { nodes, path, column, row, size, small, labels, width, height };
   }
 
-  Object.assign(window.workbench, { layered, edgeEnds: ends });
+  const INK = "#18181b",
+    DIM = "#52525b",
+    FAINT = "#d4d4d8",
+    EFFECT = "#b5530f",
+    AGAINST = "#2a66cf",
+    FONT = "12px system-ui, sans-serif";
+
+  // The picture on white paper as a blob: "png" or "svg". edges: [{name, width, against}, …], the last ones on top.
+  async function layeredPicture(format, plan, edges, { title, said, about }) {
+    const { wrapped, sheet } = window.workbench,
+      probe = sheet("png", 1, 1);
+    probe.font = FONT;
+    const above = wrapped(probe, said, plan.width - 20),
+      below = wrapped(probe, about, plan.width - 20),
+      top = 34 + 16 * above.length;
+    const pen = sheet(format, plan.width, top + plan.height + 16 * below.length + 12);
+    function write(text, x, y, colour, { font = FONT, align = "left" } = {}) {
+      Object.assign(pen, { font, fillStyle: colour, textAlign: align });
+      pen.fillText(text, x, y);
+    }
+    write(title, 10, 22, INK, { font: "600 14px system-ui, sans-serif" });
+    for (const [index, line] of above.entries()) write(line, 10, 40 + 16 * index, INK);
+    for (const [index, line] of below.entries()) write(line, 10, top + plan.height + 16 * (index + 1), DIM);
+    pen.translate(0, top);
+    for (const { name, width, against } of edges) {
+      const [x, y, ...curves] = plan.path(name);
+      Object.assign(pen, { strokeStyle: against ? AGAINST : EFFECT, lineWidth: width, globalAlpha: 0.75 });
+      pen.setLineDash(against ? [7, 4] : []);
+      pen.beginPath();
+      pen.moveTo(x, y);
+      for (const curve of curves) pen.bezierCurveTo(...curve);
+      pen.stroke();
+    }
+    pen.globalAlpha = 1;
+    const inside = new Set(edges.map(({ name }) => ends(name)).flatMap(({ source, targets }) => [source, ...targets]));
+    for (const { name, x, y, width, height } of Object.values(plan.nodes)) {
+      const isIn = inside.has(name);
+      pen.fillStyle = isIn ? DIM : FAINT;
+      pen.fillRect(x - width / 2, y - height / 2, width, height);
+      if (plan.small && height < 20) continue;
+      pen.fillStyle = "#fff";
+      pen.fillRect(x - width / 2 + 1, y - height / 2 + 1, width - 2, height - 2);
+      write(name, x, y + 4, isIn ? INK : FAINT, { align: "center" });
+    }
+    for (const { x, y, text } of plan.labels) write(text, x, y, DIM, { align: "center" });
+    return pen.blob();
+  }
+
+  Object.assign(window.workbench, { layered, layeredPicture, edgeEnds: ends });
 }

@@ -94,13 +94,16 @@ class Graph:
         every = 1 + self.layers * (self.heads + 1)
         return torch.arange(every) < torch.tensor([*reach, every])[:, None]
 
-    def connected(self, kept: Tensor, *, from_embedding: bool = True) -> Tensor:
+    def connected(self, kept: Tensor, *, joined: bool, from_embedding: bool = True) -> Tensor:
         """Which kept edges lie on a path of kept edges from the embedding to the logits, boolean: cell edge.
 
-        Without `from_embedding`, on a path to the logits. A head is passed through from any of its inputs.
+        A path enters a head by any of its inputs.
 
         Args:
             kept: for each circuit whether it has each edge, boolean: cell edge.
+            joined: whether a path that enters a head leaves all heads of the layer: the heads of OLMo 2 and 3 share the
+                divisors of their norms.
+            from_embedding: False for all kept edges on a path to the logits, wherever it begins.
         """
         mask, shared = self.mask(), self.heads // self.kv_heads
         edges = torch.zeros(len(kept), *mask.shape, dtype=torch.bool)  # cell target source
@@ -112,6 +115,8 @@ class Graph:
             for letter, targets in self.inputs(layer).items():
                 hit = (edges[:, targets] & reached[:, None]).any(2)
                 reached[:, first:mlp] |= hit if letter == "q" else hit.repeat_interleave(shared, 1)
+            if joined:
+                reached[:, first:mlp] = reached[:, first:mlp].any(1, keepdim=True)
             reached[:, mlp] = (edges[:, self.mlp(layer)] & reached).any(1)
         used = torch.zeros(len(kept), mask.shape[0], dtype=torch.bool)  # cell target
         used[:, -1] = True
@@ -119,6 +124,7 @@ class Graph:
             first, mlp = self.before_heads(layer), self.before_mlp(layer)
             used[:, self.mlp(layer)] = (edges[:, :, mlp] & used).any(1)
             heads = (edges[:, :, first:mlp] & used[:, :, None]).any(1)
+            heads = heads.any(1, keepdim=True).expand_as(heads) if joined else heads
             for letter, targets in self.inputs(layer).items():
                 used[:, targets] = heads if letter == "q" else heads.unflatten(1, (-1, shared)).any(2)
         found = edges & used[:, :, None]

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from workbench.analyses.circuit import Circuit, circuit
-from workbench.analyses.faithfulness import BEST, LINES, MAGNITUDE, NODES, RANDOM, WITHOUT, Faithfulness, faithfulness
+from workbench.analyses.faithfulness import LINES, Faithfulness, faithfulness
 from workbench.embedded_texts import pair_sets
 from workbench.errors import WorkbenchError
 from workbench.page import components
@@ -97,21 +97,22 @@ def circuit_view(
     calls = [proof_call(request, pairs, measure, (size,)) for size in proofs.sizes]
     whole = proof_call(request, pairs, measure)
     calls += [whole] if proofs.whole or bench.results.get(whole) is not None else []
-    is_first = price_of(bench, first).seconds <= bench.asks_above
-    calls += [first] if is_first and not calls else []
+    is_cheap = price_of(bench, first).seconds <= bench.asks_above
+    calls += [first] if is_cheap and first not in calls and not proofs.whole else []
     if calls or proofs.edges:
         yield [value, asked(None)]
     curves = [
         result(one, bench, part(progress, number / len(calls), (number + 1) / len(calls)))
         for number, one in enumerate(calls)
     ]
+    edges, prices = value["edges"], value["prices"]
     for edge in proofs.edges:
-        value["edges"] = with_exact(value["edges"], result(circuit_call(request, pairs, measure, (edge,)), bench), edge)
-    value["proof"] = proof_rows(curves)
+        edges = with_exact(edges, result(circuit_call(request, pairs, measure, (edge,)), bench), edge)
+    proved = {"edges": edges, "proof": proof_rows(curves)}
     if whole in calls:
-        value["curve"] = offer(bench, whole)
-        value["prices"].pop("curve")
-    yield [value, asked(None)]
+        prices = {name: price for name, price in prices.items() if name != "curve"}
+        proved |= {"curve": offer(bench, whole), "prices": prices}
+    yield [value | proved, asked(None)]
 
 
 def circuit_value(bench: Bench, request: TabRequest, found: Circuit, pairs: str, measure: str) -> dict[str, Any]:
@@ -166,12 +167,11 @@ def proof_rows(curves: Sequence[Faithfulness]) -> list[list[float | None]]:
     for found in curves:
         lines = {line: found.values[LINES.index(line)].tolist() for line in LINES}
         errors = [None] * len(found.x) if found.errors is None else known(found.errors[0].tolist())
+        connected = found.x if found.connected is None else found.connected
         for place, size in enumerate(found.x.tolist()):
-            shares = [lines[name][place] for name in (BEST, WITHOUT, RANDOM, MAGNITUDE, NODES)]
-            best, *others = shares
-            without, random, magnitude, nodes = others
-            deviation = float(found.deviation[place])
-            rows[int(size)] = [int(size), best, errors[place], without, random, deviation, magnitude, nodes]
+            best, without, random, magnitude, nodes = (lines[name][place] for name in LINES)
+            others = [without, random, float(found.deviation[place]), magnitude, nodes]
+            rows[int(size)] = [int(size), best, errors[place], *others, int(connected[place])]
     return [rows[size] for size in sorted(rows)]
 
 

@@ -1,0 +1,128 @@
+"""The tab Circuits: its graph and proof show the numbers of the analyses; what is asked for twice is computed once."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from copied import run_copied
+from small_series import PROMPT, small_bench
+
+from workbench import TextPairs, circuit, embedded_texts, faithfulness
+from workbench.errors import WorkbenchError
+from workbench.page.session.cached_results import report_of_call, result
+from workbench.page.session.code import code
+from workbench.page.session.prices import Expensive, Price
+from workbench.page.session.requests import Query, Selection, TabRequest
+from workbench.page.session.result_cache import ResultCache
+from workbench.page.tabs import circuits as tab
+from workbench.report import as_csv
+
+PAIRS, MEASURE = "repeat-pairs", "logit difference"
+ROWS = [
+    {"clean": "w1 w2 w3 w1", "corrupted": "w1 w4 w3 w1", "answer": " w2", "other": " w4"},
+    {"clean": "w5 w6 w7 w5", "corrupted": "w5 w8 w7 w5", "answer": " w6", "other": " w8"},
+]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory, make_model, tokenizer):
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / f"{PAIRS}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded_texts, "FOLDER", folder)
+        yield small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer)
+
+
+@pytest.fixture
+def request_of(bench, monkeypatch):
+    monkeypatch.setattr(bench, "results", ResultCache(64, 10**8))
+    return TabRequest(Query(bench.default, PROMPT, 1), Selection())
+
+
+@pytest.fixture(scope="module")
+def by_hand(bench):
+    """The model, and the pairs as arguments."""
+    model, tokenizer = bench.load(bench.default)
+    pairs = TextPairs.read(f"tiny-olmo/{PAIRS}", tokenizer)
+    return model, (pairs.clean, pairs.corrupted, pairs.answers, pairs.others), {"tokenizer": tokenizer}
+
+
+def last(bench, request, proofs=None, measure=MEASURE):
+    """The last values of the graph and of its button."""
+    return list(tab.circuit_view(bench, request, PAIRS, measure, proofs))[-1]
+
+
+def test_the_graph_holds_the_scores_of_the_analysis_and_its_first_proof(bench, request_of, by_hand):
+    model, pairs, options = by_hand
+    first, (value, button) = list(tab.circuit_view(bench, request_of, PAIRS, MEASURE))
+    assert first[0]["proof"] == [] and button["visible"] is False
+    found = circuit(model, *pairs, **options)
+    assert value["every"] == len(found.names) and value["effect"] == found.effect and value["unit"] == "logits"
+    names, scores, errors, exact = zip(*value["edges"], strict=True)
+    assert list(names) == list(found.top(len(names)).names)
+    np.testing.assert_array_equal(scores, found.top(len(names)).values)
+    assert len(errors) == sum(error is not None for error in errors)
+    np.testing.assert_array_equal(exact[:20], found.top(20).exact)
+    assert set(exact[20:]) == {None}
+    proof = faithfulness(model, found, *pairs, **options, sizes=[tab.FIRST])
+    row = next(row for row in value["proof"] if row[0] == tab.FIRST)
+    shares = proof.values[:, 1].tolist()
+    wanted = [tab.FIRST, shares[0], proof.errors[0, 1], *shares[1:3], proof.deviation[1], *shares[3:]]
+    assert row[:-1] == pytest.approx(wanted) and row[-1] == proof.connected[1]
+    assert json.loads(json.dumps(value)) == value  # no NaN
+
+
+def test_clicks_add_proofs_of_this_circuit_only(bench, request_of, by_hand):
+    model, pairs, options = by_hand
+    proofs = tab.more_edges(bench, request_of, {"edges": 7}, PAIRS, MEASURE, tab.Proofs())
+    proofs = tab.more_edges(bench, request_of, {"edges": 9}, PAIRS, MEASURE, proofs)
+    assert [row[0] for row in last(bench, request_of, proofs)[0]["proof"]][1:3] == [7, 9]
+    other = last(bench, request_of, proofs, "probability")[0]
+    assert not {7, 9} & {row[0] for row in other["proof"]} and other["unit"] == ""
+
+    weak = circuit(model, *pairs, **options).top(30).names[-1]
+    proofs = tab.exact_edge(bench, request_of, {"edge": weak}, PAIRS, MEASURE, proofs)
+    row = next(row for row in last(bench, request_of, proofs)[0]["edges"] if row[0] == weak)
+    patched = circuit(model, *pairs, **options, exact=[weak])
+    assert row[3] == patched.exact[patched.names.index(weak)] and np.isfinite(patched.exact).sum() == 1
+
+    proofs = tab.whole_curve(bench, request_of, {}, PAIRS, MEASURE, proofs)
+    value = last(bench, request_of, proofs)[0]
+    whole = result(tab.proof_call(request_of, PAIRS, MEASURE), bench)
+    assert {row[0] for row in value["proof"]} == {7, 9, *whole.x.astype(int).tolist()} and "curve" not in value[
+        "prices"
+    ]
+    assert "Faithfulness" in type(whole).__name__ and value["curve"]["key"] in bench.offered
+
+    for data, words in (({"edges": "7"}, "no circuit of '7' edges"), ({"edges": 0}, "no circuit of 0 edges")):
+        with pytest.raises(WorkbenchError, match=words):
+            tab.more_edges(bench, request_of, data, PAIRS, MEASURE, proofs)
+    with pytest.raises(WorkbenchError, match="no edge None"):
+        tab.exact_edge(bench, request_of, {}, PAIRS, MEASURE, proofs)
+    with pytest.raises(WorkbenchError, match="no edge 'L9H9' in this model"):
+        last(bench, request_of, replace(proofs, edges=("L9H9",)))
+    with pytest.raises(WorkbenchError, match="no set of pairs 'mine'; choose from repeat-pairs, number-pairs"):
+        list(tab.circuit_view(bench, request_of, "mine", MEASURE))
+
+
+def test_an_expensive_circuit_states_its_price(bench, request_of, monkeypatch):
+    price = Price(120.0, 120.0, 0.0)
+
+    def refuse(*_, **__):
+        raise Expensive(price)
+
+    monkeypatch.setattr(tab, "agree", refuse)
+    (value, button), *more = list(tab.circuit_view(bench, request_of, PAIRS, "whole prediction (KL)"))
+    assert more == [] and "edges" not in value and "48 pairs" in value["empty"]
+    assert button["visible"] and str(price) in button["value"]
+
+
+def test_the_copied_python_gives_the_same_numbers(bench, request_of):
+    for call in (tab.circuit_call(request_of, PAIRS, MEASURE), tab.proof_call(request_of, PAIRS, MEASURE, (5,))):
+        source = code(call, bench)
+        assert f"pairs = TextPairs.read('tiny-olmo/{PAIRS}', tokenizer)" in source
+        names = run_copied(source)
+        np.testing.assert_array_equal(names["result"].values, result(call, bench).values)
+        assert "pairs" in result(call, bench).provenance
+        assert len(as_csv(report_of_call(call, bench)).splitlines()) > 10
