@@ -287,7 +287,8 @@ def _distinct(model: OlmoForCausalLM, cells: Iterator[Tensor], replacement: str)
     """
     graph, joined = Graph.of(model), not model.model.blocks[0].norm_first
     found: dict[bytes, int] = {}
-    distinct, places = [], []
+    distinct: list[Tensor] = []
+    places: list[int] = []
     for cell in cells:
         connected = graph.connected(cell[None], joined=joined, from_embedding=replacement == "counterfactual")[0]
         place = found.setdefault(np.packbits(connected.numpy()).tobytes(), len(distinct))
