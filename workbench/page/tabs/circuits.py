@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from workbench.analyses.circuit import Circuit, circuit
-from workbench.analyses.faithfulness import LINES, Faithfulness, faithfulness
+from workbench.analyses.faithfulness import Faithfulness, faithfulness
 from workbench.embedded_texts import pair_sets
 from workbench.errors import WorkbenchError
 from workbench.page import components
@@ -165,11 +165,10 @@ def proof_rows(curves: Sequence[Faithfulness]) -> list[list[float | None]]:
     """What circuits of each size keep, from several results, in ascending order: see `proof` in circuit_graph.js."""
     rows: dict[int, list[float | None]] = {}
     for found in curves:
-        lines = {line: found.values[LINES.index(line)].tolist() for line in LINES}
         errors = [None] * len(found.x) if found.errors is None else known(found.errors[0].tolist())
         connected = found.x if found.connected is None else found.connected
         for place, size in enumerate(found.x.tolist()):
-            best, without, random, magnitude, nodes = (lines[name][place] for name in LINES)
+            best, without, random, magnitude, nodes = found.values[:, place].tolist()
             others = [without, random, float(found.deviation[place]), magnitude, nodes]
             rows[int(size)] = [int(size), best, errors[place], *others, int(connected[place])]
     return [rows[size] for size in sorted(rows)]
