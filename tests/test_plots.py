@@ -87,6 +87,18 @@ def test_attention_axes_are_named() -> None:
     assert (layout.xaxis.title.text, layout.yaxis.title.text) == ("key (source)", "query (destination)")
 
 
+def test_nearly_equal_means_are_points_on_an_axis_of_their_own() -> None:
+    losses = Scores([6.8, 7.0, 6.6], ["all", "a", "b"], errors=[0.1, 0.3, 0.2], value_name="loss", unit="nats")
+    figure = plot(losses)
+    assert figure.data[0].mode == "markers" and list(figure.data[0].error_x.array) == pytest.approx([0.1, 0.3, 0.2])
+    low, high = figure.layout.xaxis.range
+    assert 6 < low < 6.4 and 7.3 < high < 8  # with both ends of every error bar
+    assert figure.layout.xaxis.title.text == "loss (nats); the axis does not begin at 0"
+    for values in ([6.8, 7.0, 3.0], [-1.0, 1.0, 1.1], [2.0, 2.0, 2.0]):
+        assert plot(Scores(values, "abc", errors=[0.1] * 3)).data[0].type == "bar"
+    assert plot(Scores([6.8, 7.0], "ab")).data[0].type == "bar"  # without errors it is not known what is equal
+
+
 def test_long_axes_are_thinned() -> None:
     figure = plot(Grid(torch.rand(1, 500), ["a"], range(500)))
     assert len(figure.layout.xaxis.tickvals) <= 48

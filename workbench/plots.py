@@ -175,26 +175,44 @@ def plot_scores(scores: Scores) -> go.Figure:
     """Horizontal bars in the given order, from the top; in the order of layers, from the bottom.
 
     Negative scores are bars to the other side. If the scores are signed, positive bars are orange and negative ones
-    blue.
+    blue. Scores that are `nearly_equal` are points on an axis that does not begin at 0, since their bars would look
+    alike.
     """
-    names = [escape(name) for name in scores.names]
-    bars = go.Bar(
+    names, are_points = [escape(name) for name in scores.names], nearly_equal(scores)
+    look = {"mode": "markers", "marker_size": 9} if are_points else {"orientation": "h"}
+    marks = (go.Scatter if are_points else go.Bar)(
         x=scores.values,
         y=np.arange(len(names), dtype=np.float32),
-        orientation="h",
         marker_color=[ORANGE if scores.signed and value > 0 else BLUE for value in scores.values],
         error_x=None if scores.errors is None else {"array": scores.errors, "color": GREY, "thickness": 1.5},
         customdata=np.stack([np.array(names, dtype=object), said_errors(scores)], axis=-1),
         hovertemplate=f"%{{customdata[0]}}<br>{said('%{x:.4g}', scores)}%{{customdata[1]}}<extra></extra>",
         hoverlabel=HOVER,
+        **look,
     )
-    figure = finish(go.Figure([bars, numbers_beside(scores)]), scores, height=130 + 18 * len(names))
+    figure = finish(go.Figure([marks, numbers_beside(scores)]), scores, height=130 + 18 * len(names))
     figure.update_layout(showlegend=False)
-    title = escape(scores.value_label) + told_sum(scores)
-    figure.update_xaxes(title=title, range=with_room(ends_of_bars(scores)), zeroline=True)
+    title = escape(scores.value_label) + told_sum(scores) + ("; the axis does not begin at 0" if are_points else "")
+    ends = ends_of_bars(scores)
+    if are_points:  # with the other ends of the error bars, and room for the numbers
+        ends = np.concatenate([2 * scores.values - ends, ends])
+        room = 0.12 * (ends.max() - ends.min())
+        reach = [float(ends.min() - room), float(ends.max() + room)]
+    else:
+        reach = with_room(ends)
+    figure.update_xaxes(title=title, range=reach, zeroline=not are_points)
     order = True if goes_upwards(scores.names) else "reversed"
     figure.update_yaxes(ticks(names, limit=len(names)) | {"autorange": order, "ticklabelstandoff": 4})
     return figure
+
+
+def nearly_equal(scores: Scores) -> bool:
+    """Whether scores are means with standard errors that all have one sign and differ by less than a half of the
+    largest, so that bars from 0 would look alike."""
+    if scores.errors is None or scores.total is not None or len(scores.names) < 2:
+        return False
+    low, high = sorted((abs(scores.values.min()), abs(scores.values.max())))
+    return bool(scores.values.min() * scores.values.max() > 0 and low > 0.5 * high and low < high)
 
 
 def ends_of_bars(scores: Scores) -> np.ndarray:

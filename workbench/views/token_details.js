@@ -72,7 +72,7 @@ function drawExpected(expected) {
 function drawLens(lens, tunable) {
   const lenses = ["logit lens", "tuned lens"],
     isTuned = Boolean(tunable && wb.selection.tuned);
-  find(".through").textContent = `${lenses[Number(isTuned)]} at the token before`;
+  find(".through").textContent = lenses[Number(isTuned)];
   find(".swap").hidden = !tunable;
   find(".swap").textContent = lenses[1 - Number(isTuned)];
   find(".swap").title = `Read the layers through the ${lenses[1 - Number(isTuned)]}, on all tabs`;

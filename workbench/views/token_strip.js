@@ -62,7 +62,6 @@ function makeCell(index) {
   cell.dataset.index = index;
   cell.tabIndex = index === 0 ? 0 : -1;
   wb.write(cell, value.texts[index]);
-  for (const mark of cell.querySelectorAll("i")) mark.classList.toggle("space", mark.textContent === "▁"); // a faint dot
   cell.setAttribute("aria-label", `${index} ${value.texts[index]}`);
   return cell;
 }
@@ -236,8 +235,13 @@ function inspectAgain(stays) {
   if (chosen !== null) inspect(chosen);
 }
 
+// What the inspector's card says of the selected token is not said a second time beside the strip; a screen reader, for
+// which this is the live region, has it still.
+const isRepeated = (index) => index === chosen && Boolean(value.look) && !weights && !shade?.values && !window.standalone;
+
 function describe(index) {
   readout.replaceChildren();
+  readout.classList.toggle("repeated", isRepeated(index));
   if (index === null || index >= count()) return;
   const name = document.createElement("b");
   name.textContent = value.texts[index];
@@ -333,6 +337,7 @@ list.addEventListener("keydown", (event) => {
 let said = null;
 function tell(text) {
   clearTimeout(said);
+  readout.classList.remove("repeated");
   readout.textContent = text;
   said = setTimeout(() => describe(chosen), 2500);
 }
