@@ -251,7 +251,8 @@ def with_room(values: np.ndarray, share: float = 0.12) -> list[float]:
     """The range of an axis that covers zero and all values, with room for a number beside the longest bars."""
     low, high = min(0.0, np.nanmin(values, initial=0.0)), max(0.0, np.nanmax(values, initial=0.0))
     room = share * ((high - low) or 1.0)
-    return [float(low - room * (low < 0)), float(high + room * (high > 0 or low == 0))]
+    room_below = 1.5 * room  # a number to the left of a bar stands near the names
+    return [float(low - room_below * (low < 0)), float(high + room * (high > 0 or low == 0))]
 
 
 @plot.register

@@ -189,12 +189,8 @@ def visit(chromium: Browser, address: str, left: dict[str, Visit]) -> Iterator[V
 
 
 def tab(page: Page, name: str) -> None:
-    """Open a tab; in a narrow window some tabs are in a menu."""
-    if page.get_by_role("tab", name=name).count() == 0:
-        page.get_by_label("More tabs").click()
-        page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
-    else:
-        page.get_by_role("tab", name=name).click()
+    """Open a tab."""
+    page.get_by_role("tab", name=name).click()
 
 
 def ask(page: Page, prompt: str) -> None:

@@ -73,14 +73,9 @@ window.workbench = (() => {
     remember(["token", "layer", "head", "tuned"], [token, layer, head, tuned || null]),
   );
 
-  // Opens a tab by its title. In a narrow window some tabs are in a menu, which exists once it is open.
+  // Opens a tab by its title.
   function turn(title) {
-    const named = (selector) =>
-      [...document.querySelectorAll(selector)].find((button) => button.textContent.trim() === title);
-    const tab = named("#tabs [role=tab]");
-    if (tab) return tab.click();
-    document.querySelector("#tabs .overflow-menu button")?.click();
-    requestAnimationFrame(() => named("#tabs .overflow-dropdown button")?.click());
+    [...document.querySelectorAll("#tabs [role=tab]")].find((button) => button.textContent.trim() === title)?.click();
   }
   const tab = () => document.querySelector("#tabs [role=tab][aria-selected=true]")?.textContent.trim() ?? null;
 

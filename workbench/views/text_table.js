@@ -8,7 +8,8 @@ const PAGE = 100; // rows
 const find = (selector) => element.querySelector(selector);
 let order = null, // {column, down}
   page = 0,
-  current = null; // the number of the row that was opened last
+  current = null, // the number of the row that was opened last
+  narrow = false; // whether the columns are drawn for a narrow window
 
 const SHOWN = {
   number: (value) => (Math.abs(value) >= 1 && Math.abs(value) < 1000 ? value.toFixed(2) : wb.digits(value)),
@@ -77,6 +78,14 @@ const { renew } = wb.offers(element, {
   without: ["png", "svg", "page", "link"],
 });
 
+// The columns from left to right: in a narrow window, words come first after the number, where they are in sight.
+const isNarrow = () => element.clientWidth > 0 && element.clientWidth < 520;
+function ranked(columns) {
+  const places = columns.map((_, place) => place),
+    isLate = (place) => Number(place > 0 && columns[place][1] !== "words");
+  return isNarrow() ? places.sort((a, b) => isLate(a) - isLate(b) || a - b) : places;
+}
+
 function draw() {
   const { summary = "", columns = [], rows: all = [], offer, search, label } = props.value ?? {};
   const rows = found({ rows: all, search });
@@ -89,14 +98,17 @@ function draw() {
   const last = Math.max(0, Math.ceil(rows.length / PAGE) - 1);
   page = Math.min(page, last);
   find(".summary").textContent = summary;
-  find("thead tr").replaceChildren(...columns.map(heading));
+  const places = ranked(columns);
+  narrow = isNarrow();
+  find(".texts-table").classList.toggle("narrow", narrow);
+  find("thead tr").replaceChildren(...places.map((place) => heading(columns[place], place)));
   const shown = sorted({ rows }).slice(page * PAGE, (page + 1) * PAGE);
   find("tbody").replaceChildren(
     ...shown.map(([text, ...cells]) => {
       const row = document.createElement("tr");
       row.dataset.text = text;
       if (text === current) row.ariaCurrent = "true";
-      row.append(...cells.map((value, column) => cell(value, columns[column][1])));
+      row.append(...places.map((place) => cell(cells[place], columns[place][1])));
       return row;
     }),
   );
@@ -129,6 +141,7 @@ find(".search").addEventListener("input", () => {
   page = 0;
   draw();
 });
+new ResizeObserver(() => isNarrow() !== narrow && draw()).observe(element);
 watch("value", () => {
   const shape = shapeOf(props.value);
   if (shape !== before) {

@@ -237,7 +237,8 @@ function inspectAgain(stays) {
 
 // What the inspector's card says of the selected token is not said a second time beside the strip; a screen reader, for
 // which this is the live region, has it still.
-const isRepeated = (index) => index === chosen && Boolean(value.look) && !weights && !shade?.values && !window.standalone;
+const isRepeated = (index) =>
+  index === chosen && Boolean(value.look) && !weights && !shade?.values && !window.standalone;
 
 function describe(index) {
   readout.replaceChildren();

@@ -56,7 +56,7 @@ def build(bench: Bench, tabs: Sequence[ModuleType]) -> gr.Blocks:
         page = Page(bench)
         with gr.Row(elem_id="desk"):
             desk = page.add_desk()
-            with gr.Column(elem_id="stage", min_width=300), gr.Tabs(elem_id="tabs") as strip:
+            with gr.Column(elem_id="stage", min_width=300), gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as strip:
                 for tab in tabs:
                     with gr.Tab(tab.TITLE, id=tab.TITLE):
                         components.hint(tab.HOW)
