@@ -59,3 +59,15 @@ def test_logits_to_keep_are_the_last_ones_or_those_of_an_index():
     assert torch.equal(compat.slice_logits_to_keep(states, 0), states), f"{CHANGED}slice_logits_to_keep"
     assert torch.equal(compat.slice_logits_to_keep(states, 2), states[:, 2:])
     assert torch.equal(compat.slice_logits_to_keep(states, torch.tensor([0, 3])), states[:, [0, 3]])
+
+
+def test_products_are_those_of_a_linear_layer():
+    assert compat.has_one_dnn() == torch.backends.mkldnn.is_available(), f"{CHANGED}times"
+    generator = torch.Generator().manual_seed(0)
+    for dtype, shape, tolerance in [(torch.float32, (3, 5), 1e-5), (torch.float32, (0,), 0), (torch.float64, (4,), 0)]:
+        x = torch.randn(*shape, 24, generator=generator, dtype=dtype)
+        weight = torch.randn(16, 24, generator=generator, dtype=dtype)
+        expected = torch.nn.functional.linear(x, weight)
+        for given in (x, x.transpose(0, -2).contiguous().transpose(0, -2)):
+            found = compat.times(given, weight)
+            assert found.shape == expected.shape and torch.allclose(found, expected, rtol=0, atol=tolerance)

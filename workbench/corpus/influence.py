@@ -54,8 +54,8 @@ def influence(
     - `quantile`: the share of background rows with a lower score, ties counted half: 0 to 1.
 
     The loss of a row is the mean over its tokens but the first, as in training. Dot products are exact: the score of a
-    row is the derivative of its loss in the direction of P times the gradient of the prediction, which one pass in
-    forward mode computes for all rows of a batch.
+    row is the derivative of its loss in the direction of P times the gradient of the prediction, which one forward and
+    one backward pass compute for all rows of a batch.
 
     Args:
         series: checkpoints, used unchanged; or the name of a series, of which `count` checkpoints of the main run are
