@@ -69,6 +69,7 @@ def calls(bench, request):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bench", ["OLMo 3"], indirect=True)  # that both templates are read is tested below
 def test_every_views_python_gives_the_same_numbers(bench, tab_request, tmp_path, monkeypatch):
     monkeypatch.setitem(trajectory.__kwdefaults__, "cache", tmp_path)
     for name, call in calls(bench, tab_request):

@@ -46,11 +46,12 @@ def test_every_block_is_of_a_kind_that_is_run():
 
 
 @pytest.fixture
-def short_sets(monkeypatch, tmp_path):
-    """The built-in sets of texts with every third text, for examples that are shown and not read."""
+def short_sets(request, monkeypatch, tmp_path):
+    """The built-in sets of texts with every third text, or another share, for examples that are shown and not read."""
+    every = getattr(request, "param", 3)
     for name in SETS:
         lines = path_of(name).read_text(encoding="utf-8").splitlines(keepends=True)
-        (tmp_path / path_of(name).name).write_text("".join(lines[::3]), encoding="utf-8")
+        (tmp_path / path_of(name).name).write_text("".join(lines[::every]), encoding="utf-8")
     monkeypatch.setattr(embedded_texts, "FOLDER", tmp_path)
 
 
@@ -82,9 +83,9 @@ def test_its_python_runs(monkeypatch, tmp_path):
     assert ("allenai/OLMo-1B-hf", "step20000-tokens84B") in published
 
 
-@pytest.mark.usefixtures("short_sets")
+@pytest.mark.parametrize("short_sets", [7], ids=[""], indirect=True)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_its_commands_run(command, tmp_path, monkeypatch, capsys):
+def test_its_commands_run(command, short_sets, tmp_path, monkeypatch, capsys):
     """Each command as written, or the part of it that changes nothing on this machine."""
     words = [BEHIND_ANOTHER_NAME.get(word, word) for word in shlex.split(command)]
     match words[1:]:

@@ -323,9 +323,9 @@ def test_an_idle_page_holds_no_connection(client):
     assert client.get("/config").json()["connect_heartbeat"] is False
 
 
-def test_events_cannot_go_round_the_queue(client, bench):
+def test_events_cannot_go_round_the_queue(client):
     beside = []
-    for number, function in page_of(bench).fns.items():
+    for number, function in client.app.routes[-1].app.get_blocks().fns.items():
         if function.fn is not None:
             event = {"data": [None] * len(function.inputs), "fn_index": number, "session_hash": "one"}
             direct = client.post("/gradio_api/run/predict", json=event)
@@ -461,8 +461,8 @@ def page_of(bench):
     return asyncio.run(made())
 
 
-def test_the_queue_is_short_and_the_api_is_closed(bench):
-    demo = page_of(bench)
+def test_the_queue_is_short_and_the_api_is_closed(client):
+    demo = client.app.routes[-1].app.get_blocks()
     assert demo._queue.max_size == 128
     assert demo.api_open is False
     assert demo.state_session_capacity == 64
@@ -470,8 +470,8 @@ def test_the_queue_is_short_and_the_api_is_closed(bench):
     assert models and all(fn.concurrency_limit == 1 for fn in models)
 
 
-def test_nothing_is_kept_that_need_not_be(bench):
-    assert page_of(bench).delete_cache == (600, 3600)
+def test_nothing_is_kept_that_need_not_be(client):
+    assert client.app.routes[-1].app.get_blocks().delete_cache == (600, 3600)
 
 
 @pytest.mark.parametrize("path", ["/monitoring", "/monitoring/summary", "/gradio_api/runs", "/docs"])
@@ -551,9 +551,9 @@ def test_other_names_do_not_lead_here(client, name):
 
 
 @pytest.mark.parametrize("address", ["192.0.2.7", "192.0.2.7:7860", "[2001:db8::7]", "[2001:DB8::7]:7860"])
-def test_the_address_that_a_connection_comes_to_is_the_servers(bench, address):
+def test_the_address_that_a_connection_comes_to_is_the_servers(client, address):
     """With `--host 0.0.0.0`: addresses of all interfaces are accepted, and no other name."""
-    beyond = TestClient(client_of(bench).app, base_url=f"http://{address}")
+    beyond = TestClient(client.app, base_url=f"http://{address}")
     assert beyond.get("/healthz").status_code == 200
     assert beyond.get("/healthz", headers={"host": "192.0.2.8"}).status_code == 400
     assert beyond.get("/healthz", headers={"host": "evil.example"}).status_code == 400

@@ -399,8 +399,7 @@ def test_threads_do_not_disturb_each_other(model, tokens):
         *(
             [edits.scale(f"blocks.{layer}.attn.z", factor, heads=[head])]
             for layer in LAYERS
-            for head in (0, 3)
-            for factor in (0.0, 2.0)
+            for head, factor in ((0, 2.0), (3, 0.0))
         ),
     ]
 
@@ -413,8 +412,8 @@ def test_threads_do_not_disturb_each_other(model, tokens):
 
     alone = [work(change) for change in jobs]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(work, jobs * 4))
-    for expected, found in zip(alone * 4, together, strict=True):
+        together = list(pool.map(work, jobs * 3))
+    for expected, found in zip(alone * 3, together, strict=True):
         assert all(torch.equal(left, right) for left, right in zip(expected, found, strict=True))
 
 

@@ -7,6 +7,8 @@ files. A wrong config, for example with a million layers, is therefore rejected 
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +184,25 @@ def shapes(config: PreTrainedConfig) -> Shapes:
 def check_that_it_makes_a_model(config: PreTrainedConfig) -> None:
     """Build the model on the meta device, without memory for parameters, as a check of the config.
 
-    Compare `shapes(config)` with the files first, so that the config has a realistic size.
+    Compare `shapes(config)` with the files first, so that the config has a realistic size. Checkpoints of one run have
+    the same config, and only the first of them is built.
     Errors: WorkbenchError if the model cannot be built, or RoPE does not rotate all dimensions of a head.
     """
+    _build_on_meta(_Described(config.to_json_string(use_diff=False), config))
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A config with its description as JSON; two of the same description are equal."""
+
+    description: str
+    config: PreTrainedConfig = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def _build_on_meta(described: _Described) -> None:
+    """Raises the errors of `check_that_it_makes_a_model`; a config that has none is built once."""
+    config = described.config
     try:
         with torch.device("meta"):
             model = OlmoForCausalLM(config)
