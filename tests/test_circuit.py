@@ -55,7 +55,7 @@ def without(mask: Tensor, edges: Tensor) -> Tensor:
 
 def test_outputs_of_nodes_sum_to_the_residual_stream(pair: Any, tokens: Tensor) -> None:
     run = pair.ours.run(tokens, capture=[*WRITTEN, "blocks.3.resid_post"])
-    total = outputs(Graph.of(pair.ours), run).sum(0)
+    total = outputs(pair.ours, Graph.of(pair.ours), run).sum(0)
     torch.testing.assert_close(total, run["blocks.3.resid_post"], atol=1e-4, rtol=1e-4)
 
 

@@ -84,7 +84,7 @@ ANALYSES: dict[str, Analysis] = {
     "attribution_graph": lambda g, p: attribution_graph(g.model, g.ids[0], transcoders(g.model), 5, progress=p),
     "attention_maps": lambda g, p: attention_maps(g.model, g.ids[0], progress=p),
     "attribution_patching": lambda g, p: attribution_patching(g.model, g.ids, g.others, 5, progress=p),
-    "circuit": lambda g, p: circuit(g.model, g.ids, g.others, 5, steps=2, exact=3, progress=p),
+    "circuit": lambda g, p: circuit(g.model, g.ids, g.others, 5, steps=2, exact=3, neurons=2, progress=p),
     "compare_attention": lambda g, p: compare_attention(g.model, g.other, g.ids, progress=p),
     "compare_attention, one after the other": lambda g, p: compare_attention(g.model, g.folder, g.ids, progress=p),
     "match_heads": lambda g, p: match_heads(g.folder, g.model, g.ids, progress=p),

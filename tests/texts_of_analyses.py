@@ -80,7 +80,7 @@ SETS: dict[str, OfTexts] = {
     "attribution_patching": lambda a, b, texts, others: attribution_patching(
         a, texts, others, 5, 6, site="attn.z", by="head"
     ),
-    "circuit": lambda a, b, texts, others: circuit(a, texts, others, 5, 6, steps=2, exact=3),
+    "circuit": lambda a, b, texts, others: circuit(a, texts, others, 5, 6, steps=2, exact=3, neurons=[(0, 1), (1, 3)]),
     "faithfulness": lambda a, b, texts, others: faithfulness(a, unscored(a), texts, others, 5, sizes=[9, 90], draws=2),
     "path_patching": lambda a, b, texts, others: path_patching(a, texts, others, 5, position=-2),
     "compare_attention": lambda a, b, texts, others: compare_attention(a, b, texts),

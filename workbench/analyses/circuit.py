@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.cost import Work, pass_flops, planned, work_of
-from workbench.analyses.support.edge_graph import ARROW, Graph, edges_flops, heads_flops, node_and_input
+from workbench.analyses.support.edge_graph import ARROW, Graph, edges_flops, heads_flops, neurons_in, node_and_input
+from workbench.analyses.support.edge_neurons import NeuronsLike, choice_flops, chosen_neurons, spread_neurons
 from workbench.analyses.support.edge_pairs import (
     Sides,
     SidesOf,
@@ -22,7 +23,7 @@ from workbench.analyses.support.edge_pairs import (
     sides_of,
 )
 from workbench.analyses.support.edge_runs import cell_bytes, cell_flops
-from workbench.analyses.support.edge_slopes import RAW, STREAMS, slopes
+from workbench.analyses.support.edge_slopes import GATED, RAW, STREAMS, slopes
 from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.prompt_pairs import (
@@ -128,6 +129,7 @@ def circuit(
     steps: int = 5,
     replacement: str = "counterfactual",
     exact: int | Sequence[str] = 20,
+    neurons: NeuronsLike = 0,
     position: int = -1,
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
@@ -157,24 +159,31 @@ def circuit(
     far the scores depend on the divisors. Queries and keys of all heads share a norm in these models, which is computed
     again.
 
+    With `neurons`, single neurons of the MLPs are nodes too, `L2 N417`, and the node of an MLP is all its other
+    neurons: as many neurons as the number says, those with the largest |Σ (clean − corrupted activation) · gradient|,
+    or the given ones, (layer, neuron) each. The scores of an MLP without them are the sums of the scores of its neurons
+    and of the rest.
+
     The `exact` strongest edges, or the edges named in `exact`, are also patched one by one, in runs without any
     gradient; `correlation` of the result compares the two.
 
     Arguments and measures are those of `activation_patching`. `measure` is one of them: by default `metric` if given,
     or the logit (or logit difference).
 
-    Errors: WorkbenchError as in `activation_patching`, for an unknown measure, replacement or edge, for negative
-    `steps` or `exact`, for a model with edits (`tapped`), and if the measure differs by no more than rounding between
-    all edges and none.
+    Errors: WorkbenchError as in `activation_patching`, for an unknown measure, replacement, neuron or edge, for
+    negative `steps`, `exact` or `neurons`, for a model with edits (`tapped`), and if the measure differs by no more
+    than rounding between all edges and none.
     """
     pair = contrast(model, clean, corrupted, token, against, position, tokenizer, metric)
     measure = measure_of(pair, measure)
     if steps < 0 or (isinstance(exact, int) and exact < 0):
         raise WorkbenchError(f"steps is {steps} and exact is {exact}; neither can be negative")
-    graph = Graph.of(model)
+    if isinstance(neurons, int) and neurons < 0:
+        raise WorkbenchError(f"neurons is {neurons}; it cannot be negative")
+    batches, size = _batches(model, pair, Graph.of(model, spread_neurons(model, neurons)))
+    graph = Graph.of(model, chosen_neurons(model, pair, measure, batches, neurons))
     named = None if isinstance(exact, int) else np.array(graph.places(exact), dtype=int)
-    sides = sides_of(model, pair, replacement)
-    batches, size = _batches(model, pair)
+    sides = sides_of(model, pair, replacement, graph)
     share = 0.5 if _count(exact) else 1.0
     means, held, ends = _means(model, pair, sides, measure, batches, steps, part(progress, 0.0, share))
     scale_between(pair, ends, one="clean", dtype=model.dtype)
@@ -196,7 +205,8 @@ def circuit(
         title=f"Edges that carry {pair.name}",
         value_name=measure.replace("_", " "),
         signed=True,
-        provenance={"steps": steps, "replacement": replacement, "measure": measure},
+        provenance={"steps": steps, "replacement": replacement, "measure": measure}
+        | ({"neurons": len(neurons_in(graph.sources))} if any(graph.neurons) else {}),
     )
 
 
@@ -215,11 +225,11 @@ def edge_scores(
 
     Errors: WorkbenchError for an edge that the model does not have, and as in `circuit`.
     """
-    pair, graph = contrast(model, clean, corrupted, token, against, -1, None), Graph.of(model)
+    pair, graph = contrast(model, clean, corrupted, token, against, -1, None), Graph.of(model, neurons_in(edges or ()))
     names = graph.edges()
     places = list(range(len(names))) if edges is None else graph.places(edges)
-    batches, _ = _batches(model, pair)
-    sides, measure = sides_of(model, pair, replacement), measure_of(pair, None)
+    batches, _ = _batches(model, pair, graph)
+    sides, measure = sides_of(model, pair, replacement, graph), measure_of(pair, None)
     means, _held, _ends = _means(model, pair, sides, measure, batches, steps, None)
     errors = None if means.errors is None else means.errors[places]
     return Scores(means.values[places], [names[place] for place in places], errors=errors, texts=len(pair.clean))
@@ -250,7 +260,7 @@ def _scores(
     model: OlmoForCausalLM, pair: Contrast, both: Sides, measure: str, points: int, progress: Progress | None
 ) -> tuple[Tensor, Tensor]:
     """The scores of all edges, and the same with the divisors of norms held: text edge each, float64."""
-    graph = Graph.of(model)
+    graph = both.graph
     mask, end, start = graph.mask(), both.outs[0], both.replaced[0]
     changes = [both.outs - replaced for replaced in (both.replaced, both.held) if replaced is not None]
     found = torch.zeros(len(changes), len(end), *mask.shape, dtype=torch.float64)
@@ -260,7 +270,7 @@ def _scores(
         return measured(pair, both.pairs, both.log_clean, logits[None])[measure]
 
     for alpha, weight in reported(_points(points), progress, "gradients of edges"):
-        for targets, slope in slopes(model, (start + alpha * (end - start)).to(model.dtype), value):
+        for targets, slope in slopes(model, (start + alpha * (end - start)).to(model.dtype), value, graph):
             sources = reach[targets.start]
             for kind, change in enumerate(changes):
                 score = torch.einsum("sbpd,tbpd->bts", change[:sources], slope)
@@ -290,11 +300,11 @@ def _patched(
     """How much the measure falls when one edge carries its replacement, mean over the pairs: edge."""
     if len(edges) == 0:
         return np.zeros(0)
-    every = torch.arange(int(Graph.of(model).mask().sum()))
     total = torch.zeros(len(edges), dtype=torch.float64)
     for number, pairs in enumerate(batches):
         report(progress, number / len(batches), "patching edges")
         both = sides(pairs)
+        every = torch.arange(int(both.graph.mask().sum()))
         kept = (every != edge for edge in edges.tolist())
         values = torch.cat(list(measured_cells(model, pair, measure, both, kept, tokens)))
         total += (both.ends.clean[measure].cpu() - values).sum(1)
@@ -314,21 +324,25 @@ def _scale_error(model: OlmoForCausalLM, replacement: str, held: np.ndarray, val
     return float(np.linalg.norm(held - values) / np.linalg.norm(values))
 
 
-def _batches(model: OlmoForCausalLM, pair: Contrast) -> tuple[list[Pairs], int]:
+def _batches(model: OlmoForCausalLM, pair: Contrast, graph: Graph) -> tuple[list[Pairs], int]:
     """The pairs in batches, and the number of tokens of cells to compute at a time."""
-    return batches_in_memory(model, pair, "edges", *_bytes(model, pair))
+    return batches_in_memory(model, pair, "edges", *_bytes(model, pair, graph))
 
 
-def _bytes(model: OlmoForCausalLM, pair: Contrast) -> tuple[float, float]:
+def _bytes(model: OlmoForCausalLM, pair: Contrast, graph: Graph) -> tuple[float, float]:
     """Returns two numbers of bytes: for each token of a batch, its `Sides` and its gradients; and for each token of a
     cell.
     """
-    graph, wide = Graph.of(model), 4 * model.config.hidden_size
-    captured = [f"blocks.*.{name}" for name in (*RAW, *STREAMS)]
+    wide, gated = 4 * model.config.hidden_size, GATED if any(graph.neurons) else ()
+    captured = [f"blocks.*.{name}" for name in (*RAW, *STREAMS, *gated)]
     lasts = last_logits_bytes(model) / min(pair.clean.lengths)
-    gradients = run_bytes(model, capture=2 * captured, grad=True) + wide * 4 * graph.heads + 3 * lasts
+    gradients = (
+        run_bytes(model, capture=2 * captured, grad=True)
+        + wide * 4 * (graph.heads + max(map(len, graph.neurons)))
+        + 3 * lasts
+    )
     pairs = 3 * 8 * graph.mask().numel() / min(pair.clean.lengths)  # scores of each pair
-    return sides_bytes(model, pair) + gradients + pairs, cell_bytes(model) + lasts
+    return sides_bytes(model, pair, graph) + gradients + pairs, cell_bytes(model, graph) + lasts
 
 
 def _count(exact: int | Sequence[str]) -> int:
@@ -345,20 +359,25 @@ def _work(
     steps: int = 5,
     replacement: str = "counterfactual",
     exact: int | Sequence[str] = 20,
+    neurons: NeuronsLike = 0,
     position: int = -1,
     **__: object,
 ) -> Work:
     exact, pair = _count(exact), outlined(model, clean, corrupted, position)
-    batches, size = _batches(model, pair)
-    kept, of_cell = _bytes(model, pair)
+    graph = Graph.of(model, spread_neurons(model, neurons))
+    batches, size = _batches(model, pair, graph)
+    kept, of_cell = _bytes(model, pair, graph)
     tokens, texts, batch = pair.clean.tokens, len(pair.clean), max(pairs.clean.numel() for pairs in batches)
     points, kinds = max(1, steps), 1 + (replacement == "counterfactual" and not model.model.blocks[0].norm_first)
     gradients = pass_flops(model, 2 * tokens, logits=2 * texts) + tokens * (
-        heads_flops(model) + kinds * edges_flops(model)
+        heads_flops(model) + kinds * edges_flops(model, graph)
     )
     both = sides_flops(model, pair, replacement) * (2 if exact else 1)
     return Work(
-        both + points * gradients + exact * cell_flops(model, tokens, texts),
+        both
+        + points * gradients
+        + exact * cell_flops(model, graph, tokens, texts)
+        + choice_flops(model, tokens, texts, neurons),
         nbytes=kept * batch + of_cell * min(size, max(1, exact) * batch),
     )
 

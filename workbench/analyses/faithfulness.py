@@ -10,7 +10,7 @@ from torch import Tensor
 from hooks import OlmoForCausalLM
 from workbench.analyses.circuit import Circuit, strongest
 from workbench.analyses.support.cost import Work, work_of
-from workbench.analyses.support.edge_graph import ARROW, LOGITS, Graph, node_and_input
+from workbench.analyses.support.edge_graph import ARROW, LOGITS, Graph, neurons_in, node_and_input
 from workbench.analyses.support.edge_pairs import (
     SidesOf,
     measure_of,
@@ -150,22 +150,22 @@ def faithfulness(
     Errors: WorkbenchError as in `circuit`, for a circuit without all edges of this model (a `top`), sizes that the
     model does not have, and fewer than two draws.
     """
-    graph = Graph.of(model)
+    graph = Graph.of(model, neurons_in(circuit.names))
     if circuit.names != tuple(graph.edges()):
         raise WorkbenchError(
             f"the circuit has {len(circuit.names):,} edges and they are not the {len(graph.edges()):,} edges of this "
             "model; give a circuit as `circuit` returns it"
         )
     pair = contrast(model, clean, corrupted, token, against, position, tokenizer, metric)
-    measure, sides = measure_of(pair, circuit.measure), sides_of(model, pair, circuit.replacement)
+    measure, sides = measure_of(pair, circuit.measure), sides_of(model, pair, circuit.replacement, graph)
     numbers = _numbers(graph, sizes, draws)
-    batches, size = batches_in_memory(model, pair, "circuits", *_bytes(model, pair))
+    batches, size = batches_in_memory(model, pair, "circuits", *_bytes(model, pair, graph))
     ends, changed = _ends(sides, batches, part(progress, 0.0, 0.1))
     scale_between(pair, ends, one="clean", dtype=model.dtype)
-    choice = _Choice.of(graph, circuit, changed[:, None] * _weights(model)[None], draws, seed)
+    choice = _Choice.of(graph, circuit, changed[:, None] * _weights(model, graph)[None], draws, seed)
     means = NormalisedMeans([measure], one="clean")
     alone = [NormalisedMeans([measure], one="clean") for _ in range(draws)]
-    cells, places = _distinct(model, choice.cells(numbers), circuit.replacement)
+    cells, places = _distinct(model, graph, choice.cells(numbers), circuit.replacement)
     for number, pairs in enumerate(batches):
         both, found, done = sides(pairs), [], 0
         stage = part(progress, 0.1 + 0.9 * number / len(batches), 0.1 + 0.9 * (number + 1) / len(batches))
@@ -213,14 +213,14 @@ def circuit_effect(
 
     Errors: WorkbenchError for an edge that the model does not have, and as in `faithfulness`.
     """
-    pair, graph = contrast(model, clean, corrupted, token, against, -1, None), Graph.of(model)
+    pair, graph = contrast(model, clean, corrupted, token, against, -1, None), Graph.of(model, neurons_in(kept))
     if draws < 1:
         raise WorkbenchError(f"draws is {draws}; give 1 or more")
     every, generator = int(graph.mask().sum()), np.random.default_rng(seed)
     best = _first(np.array(graph.places(kept), dtype=int), len(kept), every)
     random = [_first(generator.permutation(every), len(kept), every) for _ in range(draws)]
-    sides, measure = sides_of(model, pair, replacement), measure_of(pair, None)
-    batches, size = batches_in_memory(model, pair, "circuits", *_bytes(model, pair))
+    sides, measure = sides_of(model, pair, replacement, graph), measure_of(pair, None)
+    batches, size = batches_in_memory(model, pair, "circuits", *_bytes(model, pair, graph))
     total = torch.zeros(3 + draws, dtype=torch.float64)
     for pairs in batches:
         both = sides(pairs)
@@ -280,12 +280,14 @@ class _Choice:
             yield torch.as_tensor(self.joins <= _nodes_within(self.joins, n))
 
 
-def _distinct(model: OlmoForCausalLM, cells: Iterator[Tensor], replacement: str) -> tuple[list[Tensor], list[int]]:
+def _distinct(
+    model: OlmoForCausalLM, graph: Graph, cells: Iterator[Tensor], replacement: str
+) -> tuple[list[Tensor], list[int]]:
     """The connected edges of circuits without repetitions, and the place of each circuit among them.
 
     A node whose inputs are all replaced by those of the corrupted prompt has the output that replaces it.
     """
-    graph, joined = Graph.of(model), not model.model.blocks[0].norm_first
+    joined = not model.model.blocks[0].norm_first
     found: dict[bytes, int] = {}
     distinct: list[Tensor] = []
     places: list[int] = []
@@ -342,18 +344,21 @@ def _ends(sides: SidesOf, batches: Sequence[Pairs], progress: Progress | None) -
     return ends, squares.sqrt()
 
 
-def _weights(model: OlmoForCausalLM) -> Tensor:
+def _weights(model: OlmoForCausalLM, graph: Graph) -> Tensor:
     """The Frobenius norm of the weights that each target reads with: target."""
     found = []
-    for layer in range(model.config.num_hidden_layers):
+    for layer, some in enumerate(graph.neurons):
         found += [weight[layer].float().norm(dim=(1, 2)).cpu() for weight in (model.W_Q, model.W_K, model.W_V)]
+        gate, linear = (weight[layer][:, list(some)].float().norm(dim=0).cpu() for weight in (model.W_gate, model.W_in))
+        found.append(torch.hypot(gate, linear))
         found.append(torch.hypot(model.W_gate[layer].float().norm(), model.W_in[layer].float().norm()).cpu()[None])
     return torch.cat([*found, model.W_U.float().norm().cpu()[None]])
 
 
-def _bytes(model: OlmoForCausalLM, pair: Contrast) -> tuple[float, float]:
+def _bytes(model: OlmoForCausalLM, pair: Contrast, graph: Graph) -> tuple[float, float]:
     """Returns two numbers of bytes: for each token of a batch, and for each token of a cell."""
-    return sides_bytes(model, pair), cell_bytes(model) + last_logits_bytes(model) / min(pair.clean.lengths)
+    lasts = last_logits_bytes(model) / min(pair.clean.lengths)
+    return sides_bytes(model, pair, graph), cell_bytes(model, graph) + lasts
 
 
 @work_of(faithfulness)
@@ -369,9 +374,10 @@ def _work(
     **__: object,
 ) -> Work:
     pair, cells = outlined(model, clean, corrupted, position), len(LINES) - 1 + draws
-    cells = 2 + cells * (len(_numbers(Graph.of(model), sizes, draws)) - 2)  # none and all edges are run once
+    graph = Graph.of(model, neurons_in(circuit.names))
+    cells = 2 + cells * (len(_numbers(graph, sizes, draws)) - 2)  # none and all edges are run once
     again = Work(sides_flops(model, pair, circuit.replacement))
-    whole = _work_of_cells(model, pair, circuit.replacement, cells) + again
+    whole = _work_of_cells(model, pair, circuit.replacement, cells, graph) + again
     return replace(whole, flops=SOME * whole.flops)
 
 
@@ -386,15 +392,16 @@ def _work_of_effect(
     draws: int = 5,
     **__: object,
 ) -> Work:
-    return _work_of_cells(model, outlined(model, clean, corrupted, -1), replacement, 3 + draws)
+    graph = Graph.of(model, neurons_in(kept))
+    return _work_of_cells(model, outlined(model, clean, corrupted, -1), replacement, 3 + draws, graph)
 
 
-def _work_of_cells(model: OlmoForCausalLM, pair: Contrast, replacement: str, cells: int) -> Work:
+def _work_of_cells(model: OlmoForCausalLM, pair: Contrast, replacement: str, cells: int, graph: Graph) -> Work:
     """The work of the `Sides` of all pairs and of so many circuits."""
-    kept, of_cell = _bytes(model, pair)
+    kept, of_cell = _bytes(model, pair, graph)
     batches, size = batches_in_memory(model, pair, "circuits", kept, of_cell)
     batch = max(pairs.clean.numel() for pairs in batches)
     return Work(
-        sides_flops(model, pair, replacement) + cells * cell_flops(model, pair.clean.tokens, len(pair.clean)),
+        sides_flops(model, pair, replacement) + cells * cell_flops(model, graph, pair.clean.tokens, len(pair.clean)),
         nbytes=kept * batch + of_cell * min(size, cells * batch),
     )

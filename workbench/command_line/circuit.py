@@ -23,6 +23,7 @@ EXAMPLES = """
   python -m workbench circuit
   python -m workbench circuit --texts tiny-olmo/repeat-pairs --html circuit.html
   python -m workbench circuit --texts pairs.csv --replacement mean --csv edges.csv --save circuit.npz
+  python -m workbench circuit --neurons 20
 """
 SHOWN = 20  # edges that are listed
 EDGES = (
@@ -51,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exact", type=whole, default=20, metavar="N", help="edges that are also patched exactly (default: 20)"
     )
+    parser.add_argument(
+        "--neurons", type=whole, default=0, metavar="N", help="neurons that are nodes of their own (default: 0)"
+    )
     parser.add_argument("--draws", type=whole, default=5, metavar="N", help="random circuits of each size (default: 5)")
     add_checkpoint(parser)
     add_loading_arguments(parser)
@@ -68,6 +72,7 @@ def run(args: argparse.Namespace) -> Report:
         steps=args.steps,
         replacement=args.replacement,
         exact=args.exact,
+        neurons=args.neurons,
         tokenizer=subject.tokenizer,
         progress=part(progress, 0.0, 0.3),
     )

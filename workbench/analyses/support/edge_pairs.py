@@ -11,11 +11,11 @@ from hooks import OlmoForCausalLM
 from workbench.analyses.support.cost import pass_flops
 from workbench.analyses.support.edge_graph import (
     DIVISORS,
-    WRITTEN,
     Graph,
     outputs,
     results_flops,
     with_divisors_of,
+    written_sites,
 )
 from workbench.analyses.support.edge_runs import run_edges, unembedded
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
@@ -38,6 +38,7 @@ class Sides:
     """A batch of pairs with the outputs of all nodes.
 
     Attributes:
+        graph: the nodes and edges.
         pairs: the token ids.
         outs: outputs of the sources in the clean runs, float32: source text pos d_model.
         replaced: the outputs that replace them, in the same shape.
@@ -47,6 +48,7 @@ class Sides:
         ends: the measures with all edges kept and with all edges replaced.
     """
 
+    graph: Graph
     pairs: Pairs
     outs: Tensor
     replaced: Tensor
@@ -58,8 +60,8 @@ class Sides:
 SidesOf = Callable[[Pairs], Sides]
 
 
-def sides_of(model: OlmoForCausalLM, pair: Contrast, replacement: str) -> SidesOf:
-    """A function that returns the `Sides` of a batch of pairs.
+def sides_of(model: OlmoForCausalLM, pair: Contrast, replacement: str, graph: Graph | None = None) -> SidesOf:
+    """A function that returns the `Sides` of a batch of pairs. `graph` is that of the model without neurons if None.
 
     With `replacement="mean"`, the means over all tokens of the clean prompts are computed now.
 
@@ -69,41 +71,41 @@ def sides_of(model: OlmoForCausalLM, pair: Contrast, replacement: str) -> SidesO
         raise WorkbenchError(f"replacement={replacement!r}; choices: {', '.join(REPLACEMENTS)}")
     if model.tapped_edits:
         raise WorkbenchError("the edges of a model with edits are not defined; take the edits off first")
-    graph, norm_first = Graph.of(model), model.model.blocks[0].norm_first
+    graph, norm_first = graph or Graph.of(model), model.model.blocks[0].norm_first
     means = _means(model, graph, pair) if replacement == "mean" else None
     held_too = replacement == "counterfactual" and not norm_first
-    capture = [*WRITTEN, *DIVISORS] if held_too else WRITTEN
+    capture = list(dict.fromkeys([*written_sites(graph), *(DIVISORS if held_too else [])]))
 
     def sides(pairs: Pairs) -> Sides:
         run, held = model.run(pairs.clean, capture=capture, logits_to_keep=1), None
-        outs = outputs(graph, run)
+        outs = outputs(model, graph, run)
         if replacement == "counterfactual":
             other = model.run(pairs.corrupted, capture=capture, captures_only=True)
-            replaced = outputs(graph, other)
+            replaced = outputs(model, graph, other)
             held = with_divisors_of(graph, replaced, other, run) if held_too else None
         else:
             replaced = torch.zeros_like(outs) if means is None else means.expand_as(outs)
         without = unembedded(model, replaced[:, :, -1:].sum(0))
         ends = ends_of(pair, pairs, run.logits, without)
-        return Sides(pairs, outs, replaced, held, log_probabilities(run.logits), ends)
+        return Sides(graph, pairs, outs, replaced, held, log_probabilities(run.logits), ends)
 
     return sides
 
 
 def _means(model: OlmoForCausalLM, graph: Graph, pair: Contrast) -> Tensor:
     """The mean output of each source over all tokens of the clean prompts, float32: source 1 1 d_model."""
-    size = tokens_at_a_time(model, "means of nodes", sides_bytes(model, pair), pair.clean.longest)
-    runs = (model.run(pairs.clean, capture=WRITTEN, captures_only=True) for pairs in pair.batches(size))
-    sums = [outputs(graph, run).sum((1, 2), keepdim=True, dtype=torch.float64) for run in runs]
+    size = tokens_at_a_time(model, "means of nodes", sides_bytes(model, pair, graph), pair.clean.longest)
+    sites = written_sites(graph)
+    runs = (model.run(pairs.clean, capture=sites, captures_only=True) for pairs in pair.batches(size))
+    sums = [outputs(model, graph, run).sum((1, 2), keepdim=True, dtype=torch.float64) for run in runs]
     return (torch.stack(sums).sum(0) / pair.clean.tokens).float()
 
 
-def sides_bytes(model: OlmoForCausalLM, pair: Contrast) -> float:
+def sides_bytes(model: OlmoForCausalLM, pair: Contrast, graph: Graph) -> float:
     """Bytes for each token of a batch that is made into `Sides`: two runs, and four copies of the outputs."""
-    graph = Graph.of(model)
-    outs = 4 * model.config.hidden_size * (1 + graph.layers * (graph.heads + 1))
+    outs = 4 * model.config.hidden_size * graph.before_heads(graph.layers)
     lasts = last_logits_bytes(model) / min(pair.clean.lengths)
-    return run_bytes(model, capture=2 * [*WRITTEN, *DIVISORS]) + 5 * outs + 2 * lasts
+    return run_bytes(model, capture=2 * [*written_sites(graph), *DIVISORS]) + 5 * outs + 2 * lasts
 
 
 def sides_flops(model: OlmoForCausalLM, pair: Contrast, replacement: str) -> float:
@@ -127,9 +129,9 @@ def measured_cells(
     Args:
         kept: for each circuit whether it has each edge, boolean: edge.
     """
-    mask, cells = Graph.of(model).mask(), iter(kept)
+    mask, cells = sides.graph.mask(), iter(kept)
     while some := list(islice(cells, max(1, tokens // sides.pairs.clean.numel()))):
         masks = torch.zeros(len(some), *mask.shape, dtype=torch.bool)
         masks[:, mask] = torch.stack(some)
-        logits = run_edges(model, masks, sides.outs[0], sides.replaced)
+        logits = run_edges(model, masks, sides.outs[0], sides.replaced, sides.graph)
         yield measured(pair, sides.pairs, sides.log_clean, logits)[measure].cpu()

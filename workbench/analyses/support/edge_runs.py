@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM, edits
-from hooks.olmo import OlmoDecoderLayer
+from hooks.olmo import divided
 from hooks.taps import tap_at
 from workbench.analyses.support.cost import pass_flops
 from workbench.analyses.support.edge_graph import INPUTS, Graph, edges_flops, heads_flops, of_heads, results_flops
@@ -12,38 +12,41 @@ from workbench.analyses.support.memory import run_bytes
 
 
 @torch.no_grad()
-def run_edges(model: OlmoForCausalLM, kept: Tensor, embed: Tensor, replaced: Tensor) -> Tensor:
+def run_edges(
+    model: OlmoForCausalLM, kept: Tensor, embed: Tensor, replaced: Tensor, graph: Graph | None = None
+) -> Tensor:
     """The last logits of runs, called cells, with some edges kept: cell text vocab.
 
     A node's input is the sum of the outputs of all earlier nodes. Over a kept edge comes the output of the source as it
     is computed in this cell, over any other edge the source's replacement. The nodes are computed layer by layer, so
-    the
-    result is exact: no gradient and no held divisor of a norm. With all edges kept it is the model, and with none it is
-    the unembedding of the sum of all replacements. The norm of queries, and of keys (OLMo 2 and 3), is taken over all
-    heads of the cell together, as in the model; so is the norm after attention.
+    the result is exact: no gradient and no held divisor of a norm. With all edges kept it is the model, and with none
+    it is the unembedding of the sum of all replacements. The norm of queries, and of keys (OLMo 2 and 3), is taken over
+    all heads of the cell together, as in the model; so is the norm after attention, and that after the MLP over all its
+    nodes.
 
     Args:
         model: the model.
         kept: boolean, cell target source.
         embed: the embeddings of the texts, text pos d_model.
         replaced: the replacement outputs, float32: source text pos d_model, where text and pos may be 1.
+        graph: the graph; None for that of the model without neurons.
     """
-    graph, kept = Graph.of(model), kept.to(embed.device, torch.float32)
+    graph, kept = graph or Graph.of(model), kept.to(embed.device, torch.float32)
     replaced = replaced.expand(-1, *embed.shape)
     changes = replaced.new_zeros(len(kept), *replaced.shape)  # cell source text pos d_model
     changes[:, 0] = embed.float() - replaced[0]
     stream = replaced[0].clone()  # text pos d_model: all edges replaced
-    for layer, block in enumerate(model.model.blocks):
-        first, mlp = graph.before_heads(layer), graph.before_mlp(layer)
+    for layer in range(graph.layers):
+        first, mlp, of_mlp = graph.before_heads(layer), graph.before_mlp(layer), graph.mlp_sources(layer)
         raw = {
             letter: _projected(model, layer, letter, _read(stream, changes[:, :first], kept[:, rows, :first]))
             for letter, rows in graph.inputs(layer).items()
         }
         changes[:, first:mlp] = _heads(model, layer, raw, len(kept)) - replaced[first:mlp]
         stream += replaced[first:mlp].sum(0)
-        read = _read(stream, changes[:, :mlp], kept[:, graph.mlp(layer) : graph.mlp(layer) + 1, :mlp])
-        changes[:, mlp] = _mlp(block, read[:, 0].to(model.dtype)) - replaced[mlp]
-        stream += replaced[mlp]
+        read = _read(stream, changes[:, :mlp], kept[:, graph.mlp_targets(layer), :mlp]).to(model.dtype)
+        changes[:, of_mlp] = _mlp(model, graph, layer, read) - replaced[of_mlp]
+        stream += replaced[of_mlp].sum(0)
     return unembedded(model, _read(stream[:, -1:], changes[..., -1:, :], kept[:, -1:])[:, 0, :, 0])
 
 
@@ -89,22 +92,37 @@ def _heads(model: OlmoForCausalLM, layer: int, raw: dict[str, Tensor], cells: in
     return of_heads(*(run[name] for name in names)).unflatten(1, (cells, -1)).movedim(1, 0)
 
 
-def _mlp(block: OlmoDecoderLayer, read: Tensor) -> Tensor:
-    """What an MLP adds to the residual stream that it reads."""
-    norm = getattr(block, block.mlp_norm)
-    out = block.mlp(norm(read) if block.norm_first else read, tap_at(None))
-    return out if block.norm_first else norm(out)
+def _mlp(model: OlmoForCausalLM, graph: Graph, layer: int, read: Tensor) -> Tensor:
+    """The outputs of the chosen neurons of a layer, each from its own input, and of the rest of its MLP.
+
+    cell node text pos d_model -> cell node text pos d_model, float32. The last node is the rest.
+    """
+    block, some = model.model.blocks[layer], list(graph.neurons[layer])
+    mlp, norm = block.mlp, getattr(block, block.mlp_norm)
+    read = norm(read) if block.norm_first else read
+    if not some:
+        out = mlp(read, tap_at(None))
+        return (out if block.norm_first else norm(out)).float()
+    gate, linear = (
+        torch.einsum("cnbpd,dn->ncbp", read[:, :-1], weight[layer][:, some]) for weight in (model.W_gate, model.W_in)
+    )
+    post = mlp.act_fn(mlp.gate_proj(read[:, -1])) * mlp.up_proj(read[:, -1])  # cell text pos d_mlp
+    post[..., some] = 0
+    rows = torch.einsum("ncbp,nd->cnbpd", mlp.act_fn(gate) * linear, model.W_out[layer][some])
+    parts = torch.cat([rows, mlp.down_proj(post)[:, None]], 1)
+    if block.norm_first:
+        return parts.float()
+    return divided(norm, parts.float(), norm.scale(parts.sum(1, keepdim=True)))
 
 
-def cell_bytes(model: OlmoForCausalLM) -> float:
+def cell_bytes(model: OlmoForCausalLM, graph: Graph) -> float:
     """Bytes for each token of a cell of `run_edges`."""
-    graph = Graph.of(model)
-    sources = 1 + graph.layers * (graph.heads + 1)
+    sources, most = graph.before_heads(graph.layers), max(map(len, graph.neurons))
     wide = 4 * model.config.hidden_size
-    return run_bytes(model) + wide * (sources + 8 * graph.heads + 8)
+    return run_bytes(model) + wide * (sources + 8 * graph.heads + 6 * most + 8)
 
 
-def cell_flops(model: OlmoForCausalLM, tokens: int, texts: int) -> float:
+def cell_flops(model: OlmoForCausalLM, graph: Graph, tokens: int, texts: int) -> float:
     """Operations of a cell of `run_edges`: a pass, the outputs of all heads, and the inputs of all targets."""
     again = heads_flops(model) + results_flops(model)  # `_heads` projects a stream that is not used
-    return pass_flops(model, tokens, logits=texts) + tokens * (edges_flops(model) + again)
+    return pass_flops(model, tokens, logits=texts) + tokens * (edges_flops(model, graph) + again)
