@@ -139,7 +139,7 @@ def test_node_circuits_have_all_edges_between_their_nodes(
 @pytest.mark.parametrize("shape", [(3, 4, 2), (2, 2, 2)])
 def test_connected_edges_lie_on_paths_of_kept_edges(shape: tuple[int, int, int]) -> None:
     """Against a search through the names of the edges."""
-    graph, generator = Graph(*shape), torch.Generator().manual_seed(0)
+    graph, generator = Graph(*shape, neurons=((),) * shape[0]), torch.Generator().manual_seed(0)
     ends = {}
     for name in graph.edges():
         source, target = name.split(" → ")
