@@ -31,8 +31,8 @@ class EditRequest:
 def tapped(bench: Bench, *edited: tuple[OlmoForCausalLM, str, str]) -> Iterator[None]:
     """Apply interventions to models in this thread, while the `with` block is open.
 
-    `edited` are models, each with the checkpoint whose tokenizer reads the tokens and prompts in its interventions, and
-    the interventions as text. A model that occurs twice is edited once.
+    Each item of `edited` is a model, its checkpoint and its interventions as text. The checkpoint's tokenizer reads the
+    tokens and prompts in the interventions. A model that occurs twice is edited once.
     """
     with ExitStack() as blocks:
         for model, checkpoint, text in {id(each[0]): each for each in edited if each[2]}.values():
@@ -65,7 +65,8 @@ def bounded(text: object) -> str:
 
 
 def stack_value(bench: Bench, opened: OpenedPrompt, text: object, shown: object) -> dict[str, Any]:
-    """The value of the stack of edits (see interventions.js): canonical lines, those that are switched off too.
+    """The value of the stack of edits (see interventions.js): its lines in canonical spelling. Lines that are switched
+    off stay as they were typed.
 
     Errors: those of `checked_edits`, for the lines that are switched on.
     """
@@ -81,7 +82,7 @@ def stack_value(bench: Bench, opened: OpenedPrompt, text: object, shown: object)
 
 
 def refused_stack(text: object, problem: str) -> dict[str, Any]:
-    """The value of the stack for edits that are refused: the lines as they are, with a sentence on what is wrong."""
+    """The value of the stack for refused edits: the lines as they were sent, and `problem`, a sentence on the error."""
     lines = text.split("\n")[: 2 * MOST_EDITS] if isinstance(text, str) else []
     return {"lines": [line.strip()[:200] for line in lines if line.strip()], "problem": problem}
 

@@ -26,8 +26,9 @@ def rail_value(
 ) -> dict[str, Any]:
     """The value of the rail (see rail.js): sizes of the model, scores of its heads, the best head.
 
-    The scores are of the prompt, or means over the set of texts named `chosen`, then with `errors`: their standard
-    errors over texts. The browser fetches the thumbnails. A prompt of one token has no scores.
+    The scores are those on the prompt. With `chosen`, the name of a set of texts, they are means over its texts, and
+    `errors` holds their standard errors over texts. A prompt of one token has no scores. The browser requests the
+    thumbnails separately.
     """
     value, calls = unscored(bench, query), scores_calls(bench, query, chosen)
     if not calls:

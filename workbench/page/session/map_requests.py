@@ -35,7 +35,7 @@ class MapRequest:
         combine: "one" for the map of `head`; "mean" or "max" over all heads of `layer`.
         weigh: "weight" for attention probabilities; "value" for ‖α v W_O‖ (see `attention_maps`).
         edits: interventions in the models, one a line.
-        change: minus the map of the unedited model; not with `other`.
+        change: whether the map of the unedited model is subtracted; has no effect with `other`.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

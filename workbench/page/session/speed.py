@@ -11,8 +11,8 @@ from workbench.analyses.support.cost import Work
 OPERATIONS = (1e10, 0.25)  # floating-point operations, and the seconds that they are assumed to take at first
 BYTES = (1e8, 0.2)  # bytes of checkpoint files, and the seconds that loading them is assumed to take at first
 MEMORY = 5.0
-"""How slowly an estimate forgets: after runs of `MEMORY` times the amount of the first guess, what was measured before
-them has the weight 1/e.
+"""Decay of older measurements, in multiples of the first guess's amount: after runs of that amount, earlier
+measurements have the weight 1/e.
 """
 
 

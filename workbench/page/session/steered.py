@@ -33,8 +33,12 @@ def steering_call(
 
 
 def telling_answers(bench: Bench, request: TabRequest, labels: tuple[str, str]) -> TokenPair:
-    """The next token whose mean probability after texts of the first label exceeds that after texts of the second most,
-    and the token for which it is the other way round. They are read off the half of the texts that makes the direction.
+    """Two next tokens by which the model tells the labels apart: one for the first label, one for the second.
+
+    The first has the largest mean probability after texts of the first label minus that after texts of the second; the
+    second has the smallest. The means are over the half of the texts from which the direction is computed.
+
+    Errors: WorkbenchError if both are the same token.
     """
 
     def made() -> TokenPair:
