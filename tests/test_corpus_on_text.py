@@ -1,14 +1,13 @@
 """The index on samples of real text, and builds of it that are killed by the operating system."""
 
 import os
-import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.preloaded import python
 from tests.small_corpus import END, index_of, joined, naive_followers, naive_places
 from workbench import corpus, tokenizer_of
 from workbench.corpus import building
@@ -132,9 +131,7 @@ print(folder / "None-False")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that it forks")
 def test_a_build_that_is_killed_leaves_no_index_and_the_next_one_goes_on(tmp_path: Path) -> None:
     """SIGKILL in the middle and at the end of each file's write; then the build is run again."""
-    command = [sys.executable, "-c", KILLED_BUILD, str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
+    run = python("-c", KILLED_BUILD, tmp_path)
     assert run.returncode == 0, run.stderr
     *resumed, never_killed = map(Path, run.stdout.split())
     assert len(resumed) == 2 * (len(building.FILES) + 2) - 1
