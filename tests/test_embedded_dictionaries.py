@@ -59,3 +59,15 @@ def test_the_scores_are_about_those_of_other_texts(name, last):
     assert found.explained == pytest.approx(said["explained"], abs=0.15)
     assert found.recovered == pytest.approx(said["recovered"], abs=0.15)
     assert torch.isfinite(torch.tensor(found.replaced))
+
+
+def test_a_graph_finds_the_plural_that_a_verb_agrees_with(last):
+    """In "The cats near the tree", the "s" is what raises "were" over "was" most, by features at its position."""
+    model, tokenizer = last
+    transcoders = {name: features.load(name) for name in features.embedded() if name.endswith(".mlp")}
+    ids = tokenizer("The cats near the tree", return_tensors="pt")["input_ids"]
+    graph = features.attribution_graph(model, ids, transcoders, " were", " was", tokenizer=tokenizer)
+    table = graph.table().set_index("name")
+    assert table[table["kind"] == "token"]["effect"].idxmax() == "token @2 s"
+    assert table[table["kind"] == "feature"]["effect"].idxmax().endswith("@2")
+    assert graph.rounding < 1e-5 and graph.agreement > 0.7
