@@ -40,6 +40,9 @@ def test_columns_fold_and_a_tap_does_what_a_click_does(chromium: Browser, addres
     assert overlap(page, *header, "#spine", "#stage") == []
     assert box(page, "#prompt")["width"] > 200 and box(page, "#checkpoint")["width"] > 170
     assert box(page, "#spine")["height"] < height / 5
+    tabs = page.get_by_role("tab").all()
+    assert all(tab.is_visible() and tab.bounding_box()["x"] + tab.bounding_box()["width"] <= width for tab in tabs)
+    assert box(page, "#tabs .tab-wrapper")["height"] < 120 and page.get_by_label("More tabs").count() == 0
     stage, inspector, rail = (box(page, name) for name in ("#stage", "#inspector", "#rail-column"))
     assert rail["y"] >= stage["y"] + stage["height"] - 1
     if width > 900:

@@ -116,6 +116,21 @@ def test_hidden_states_choose_a_token_and_a_layer_and_download(visit: Visit):
     assert "`" not in page.locator("#lens .definition").inner_text()
 
 
+def test_layers_are_read_through_the_tuned_lens_wherever_the_logit_lens_is(visit: Visit):
+    page = visit.open("tab=Hidden%20states&token=8")
+    shown(page, "#lens")
+    page.locator("#details .swap").click()  # in the inspector; the tab follows
+    expect(page.locator("#lens .view-head .title")).to_have_text("Probability of the likeliest next token (tuned lens)")
+    expect(page.locator("#lens .note")).to_contain_text("Read through the tuned lens of tiny-olmo@step6000. KL from")
+    expect(page.locator("#details .through")).to_have_text("tuned lens")
+    expect(page.locator("#lens .pick select")).to_have_value("tuned lens")
+    assert "tuned=1" in page.url
+    page.locator("#lens .pick select").select_option("logit lens")
+    expect(page.locator("#details .through")).to_have_text("logit lens")
+    expect(page.locator("#lens .view-head .title")).to_have_text("Probability of the likeliest next token")
+    assert "tuned" not in page.url
+
+
 def test_a_picture_and_a_page_of_its_own_are_saved(visit: Visit, chromium: Browser, tmp_path: Path):
     page = visit.open("tab=Hidden%20states")
     plotted(page, "#states")
@@ -227,6 +242,11 @@ def test_compare_two_checkpoints(visit: Visit):
     maps = page.locator("#pair canvas.map")
     assert maps.count() == 3
     assert len({maps.nth(index).evaluate("(canvas) => canvas.toDataURL()") for index in range(3)}) == 3
+    rail = page.locator("#rail .thumb[aria-selected=true]")
+    name = f"L{rail.get_attribute('data-layer')}H{rail.get_attribute('data-head')}"
+    expect(page.locator("#pair .name")).to_have_text(name)  # the head that is selected on the page
+    page.locator("#pair .most").click()
+    expect(page.locator("#pair .name")).to_have_text(page.locator("#pair .most").inner_text().split()[-1])
     click_at(page, "#difference", 4.5 / 6, 0.5 / 4)
     expect(page.locator("#pair .name")).to_contain_text("L3H4")
     expect(page.locator("#text-mixed .view-head .title")).to_contain_text("B with L3H4 of A")

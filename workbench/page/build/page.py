@@ -356,12 +356,12 @@ class Page:
         return [query, selection, active, *self._requests(active, query, selection, token, *before)]
 
     def _count(self, checkpoint: object, prompt: object, chat: object, http: gr.Request) -> str:
-        """The number of tokens of the prompt, in words."""
+        """The number of tokens of the prompt, in words; empty for a prompt or a checkpoint that Run would refuse."""
         token = token_of(self.cancellations, http)
         try:
             return counted(self.bench.count(checkpoint, typed_prompt(prompt, chat), progress=lambda *_: token.check()))
-        except MENDABLE as error:
-            return message(error)
+        except MENDABLE:
+            return ""
 
 
 def edits_of(address: Mapping[str, str]) -> tuple[str, str]:

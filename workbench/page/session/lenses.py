@@ -9,7 +9,7 @@ from workbench.page.session.arguments import Argument, VariableNames
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call, texts_arguments
-from workbench.page.session.prices import is_cheap
+from workbench.page.session.prices import price_of
 from workbench.page.session.requests import TabRequest
 
 LENSES = ("logit lens", "tuned lens")
@@ -67,7 +67,7 @@ def lens_in_words(bench: Bench, request: TabRequest, lens: LensOf) -> str:
     unless that takes long to compute."""
     call = divergence_call(request, lens)
     told = f"Read through {bench.lens(lens.chosen).title}."
-    if not is_cheap(bench, call):
+    if price_of(bench, call).seconds > bench.asks_above:
         return told
     tuned, plain = result(call, bench).values.mean(1)
     texts = bench.sets.get(request.selection.texts).counted
