@@ -175,7 +175,12 @@ def test_the_need_of_a_group_is_beside_random_groups(crosscoder, models, texts):
     counts = features.births_on_texts(crosscoder, models, texts).counts
     group = np.argsort(-counts)[:3].tolist()
     curves = features.group_need(crosscoder, models, group, texts, last=4, draws=2)
-    assert curves.lines == ("loss", "the group", "random groups, lowest", "random groups, highest")
+    assert curves.lines == (
+        "loss",
+        "rise without the group",
+        "rise without random ones, lowest",
+        "rise without random ones, highest",
+    )
     assert list(curves.x) == [0, 10] and (curves.values[2] <= curves.values[3]).all()
     losses = features.token_losses_without(crosscoder, models, [[], group], texts, sources=SOURCES[:2]).double()
     kept = torch.stack(

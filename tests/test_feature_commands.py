@@ -101,7 +101,7 @@ def test_a_crosscoder_is_trained_scanned_and_shown(folder, tmp_path):
     assert list(pd.read_csv(tmp_path / "out-checkpoints.csv", comment="#")["step"]) == [0, 10]
     without = pd.read_csv(tmp_path / "out-loss-without-2-features.csv", comment="#")
     curves = features.group_need(features.load(out), models, [int(one) for one in often], texts)
-    np.testing.assert_allclose(without["the group"], curves.values[1], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(without["rise without the group"], curves.values[1], rtol=1e-3, atol=1e-6)
 
 
 def test_births_of_the_weights_alone_need_no_model(tmp_path, monkeypatch, capsys):

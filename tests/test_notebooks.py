@@ -111,6 +111,34 @@ if text is not None:
     assert formed["rows read before"].loc[[1000, 2000, 4000, 6000]].tolist() == [16, 33, 85, 143]
     assert list(counts["count"][[5, 6, 7]]) == [212, 185, 103]
 """,
+    "09_the_life_of_a_feature": """
+by_step = born.by_step().set_index("step")
+assert by_step["born"].iloc[1:].idxmax() == 700 and by_step["died"][200] == 78
+assert by_step["born"][[0, 700]].tolist() == [329, 283] and by_step["born"].sum() == 1024
+assert len(born) == 1024 and by_step["born"][[700, 1000]].sum() == 338
+assert born.holding_ends.all() and 4 < np.median(rise) / born.floor < 6 and not found.exclusive.any()
+assert set(first) == {961, 469, 949, 944, 252, 983} and (born.born[first] == 700).all()
+assert (born.run_norms[first].argmax(1) == born.steps.index(1000)).all()
+assert (shares["repeated"] > shares["new"]).loc[first].all()
+dates = born.born[more]
+assert 13 <= len(more) <= 15 and min(dates) == 700 and (dates <= 1000).sum() >= len(more) - 2
+norms = dict(zip(born.steps, born.run_norms[feature], strict=True))
+assert norms[600] < 0.1 and 0.3 < norms[700] < 0.35 and len(active) > 5
+assert 0.4 < same.mean() < 0.48 and 0.47 < earlier.mean() < 0.55
+assert 7 <= len(kept) <= 9 and feature in kept
+went_with = life["scaled"]
+assert went_with[0] > went_with.max() / 2 and went_with.loc[200:600].max() < went_with.max() / 4
+assert went_with[700] > went_with.max() / 2
+old, new = tables["repeated"], tables["new"]
+assert (old["without the six"] > old["highest"]).loc[700:].all() and old["without the six"].loc[:600].max() < 0.1
+assert (old["without the six"] <= old["highest"]).loc[:600].all()
+assert 1.8 < old["without the six"][6000] < 2.2 and old["highest"][6000] < 0.5
+assert 0.2 < old["without the six"][700] < 0.5 and new["without the six"].max() < 0.2
+assert (old["loss"] > new["loss"] - 0.01).loc[:600].all()
+assert 0.35 < (old["without the six"] / (new["loss"] - old["loss"]))[6000] < 0.46
+tested = found.is_scaled & (found.born >= 700) & (found.born <= 1000)
+assert 0.4 < ((scaled.born >= 600) & (scaled.born <= 1000))[tested].mean() < 0.6
+""",
 }
 
 

@@ -46,7 +46,7 @@ def clusters(likeness: np.ndarray) -> list[np.ndarray]:
 def random_groups(counts: np.ndarray, group: Sequence[int], draws: int, seed: int) -> list[list[int]]:
     """Random groups of as many other features that are about as often active, to compare a group with.
 
-    For each feature of the group, in random order, one is drawn of the `NEAREST` features whose numbers of active
+    For each feature of the group, in a random order, one is drawn of the `NEAREST` features whose numbers of active
     tokens are nearest to its own. Those of the group and those drawn before are left out.
 
     Args:
@@ -62,7 +62,7 @@ def random_groups(counts: np.ndarray, group: Sequence[int], draws: int, seed: in
     generator, found = np.random.default_rng(seed), []
     for _ in range(draws):
         taken: list[int] = []
-        for feature in generator.permutation(list(group)):
+        for feature in generator.permutation(sorted(group)):
             left = np.setdiff1d(np.arange(len(counts)), [*group, *taken])
             nearest = left[np.argsort(abs(counts[left] - counts[feature]), kind="stable")[:NEAREST]]
             taken.append(int(generator.choice(nearest)))

@@ -18,6 +18,8 @@ from workbench.progress import Progress, part, steps
 from workbench.results import Curves
 from workbench.texts import Texts, TextsLike
 
+EXTREMES = {"lowest": np.min, "highest": np.max}
+
 
 def group_need(
     dictionary: Dictionary,
@@ -32,8 +34,8 @@ def group_need(
 ) -> Curves:
     """The rise of the loss along the run when a group of features is taken away, with the error kept.
 
-    Returns lines over the steps, in nats a token: `loss` of the unchanged models, the rise of it without the `group`,
-    and the lowest and highest rise without `draws` random groups of as many features that are about as often active
+    Returns lines over the steps, in nats a token: the `loss` of the unchanged models, its rise without the group, and
+    its lowest and highest rise without one of `draws` random groups of as many features that are about as often active
     at the tokens in question (`families.random_groups`). The group is needed where its rise is above the highest.
 
     Args:
@@ -64,9 +66,9 @@ def group_need(
     losses = losses.masked_fill(~_chosen(read, last), torch.nan)
     means = losses.double().flatten(2).nanmean(2).numpy()  # group checkpoint
     rises = means[1:] - means[0]
-    lines = {"loss": means[0], "the group": rises[0]}
+    lines = {"loss": means[0], "rise without the group": rises[0]}
     if draws:
-        lines |= {"random groups, lowest": rises[1:].min(0), "random groups, highest": rises[1:].max(0)}
+        lines |= {f"rise without random ones, {name}": of(rises[1:], 0) for name, of in EXTREMES.items()}
     return Curves(
         np.stack(list(lines.values())),
         list(lines),
