@@ -32,9 +32,26 @@ VARIANTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def graphs():
+    """The graph of each family's model, by family."""
+    return {}
+
+
 @pytest.fixture
-def graph(model, tokens):
-    return attribution_graph(model, tokens[0, :LENGTH], transcoders(model))
+def graph(graphs, family, model, tokens):
+    if family not in graphs:
+        graphs[family] = attribution_graph(model, tokens[0, :LENGTH], transcoders(model))
+    return graphs[family]
+
+
+def test_a_graph_of_a_changed_model_is_that_of_its_runs(model, tokens):
+    with model.tapped(edits=[edits.scale("blocks.1.mlp_out", 0.5), edits.zero("blocks.2.attn.z", heads=[1])]):
+        changed = attribution_graph(model, tokens[0, :LENGTH], transcoders(model))
+        logits = model.run(tokens[:1, :LENGTH]).logits[0, -1]
+    logit = changed.nodes[changed.nodes["kind"] == "logit"].iloc[0]
+    assert logit["value"] == pytest.approx(float(logits[logit["feature"]] - logits.mean()), abs=1e-4)
+    assert deviation(changed) < 1e-4
 
 
 def test_edges_into_a_node_sum_to_its_value(graph):
