@@ -75,7 +75,8 @@ def as_circuit_tracer(
     """What `write_circuit_tracer` writes, as an object of JSON.
 
     `influence` of a node is cumulative, as the viewer expects: the share of all influence that nodes of at least its
-    influence have. `scores` in the metadata is our own.
+    influence have. A difference of two logits has the probability 1, because the viewer reads one in every logit.
+    `scores` in the metadata is our own.
     """
     shares = dict(zip(graph.names, cumulative(graph.nodes["influence"].to_numpy()).tolist(), strict=True))
     small = graph.pruned(nodes, edges)
