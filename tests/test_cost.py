@@ -104,12 +104,18 @@ def test_the_stated_operations_are_those_that_are_computed(
     assert work.flops <= 1.5 * flops
 
 
+@pytest.fixture(scope="module")
+def wide(make_model: Callable[..., OlmoForCausalLM]) -> tuple[OlmoForCausalLM, OlmoForCausalLM]:
+    """Two models with wide layers and a large vocabulary."""
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "vocab_size": 4000, "num_hidden_layers": 2}
+    return make_model("olmo2", seed=0, **sizes), make_model("olmo2", seed=1, **sizes)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_at_least_the_memory_that_is_taken_is_stated(
-    make_model: Callable[..., OlmoForCausalLM], stated: Callable[..., Work], name: str
+    wide: tuple[OlmoForCausalLM, OlmoForCausalLM], stated: Callable[..., Work], name: str
 ) -> None:
-    sizes = {"hidden_size": 256, "intermediate_size": 768, "vocab_size": 4000, "num_hidden_layers": 2}
-    models, texts = (make_model("olmo2", seed=0, **sizes), make_model("olmo2", seed=1, **sizes)), texts_for(name)
+    models, texts = wide, texts_for(name)
     if "receivers" in name or "of a layer" in name:
         pytest.skip("names a layer that these models do not have")
     work = stated(name, *models, *texts)

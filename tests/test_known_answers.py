@@ -164,13 +164,13 @@ def trained_to_copy(n_layers: int, most_steps: int) -> tuple[OlmoForCausalLM, in
     """A small model trained until it copies, and the steps it took."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    sizes = {"vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 4}
+    sizes = {"vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
     config = Olmo2Config(num_hidden_layers=n_layers, max_position_embeddings=VOCAB, pad_token_id=None, **sizes)
     model = OlmoForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
     steps, loss = 0, math.inf
     while steps < most_steps and loss > 0.2:
-        loss = copying_loss(model, *copying_rows(16, generator))
+        loss = copying_loss(model, *copying_rows(32, generator))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -185,7 +185,7 @@ def held_out(model: OlmoForCausalLM) -> float:
 
 def test_two_layers_form_induction_heads_and_one_does_not() -> None:
     """In the number of steps that two layers need, one layer learns little more than the set of tokens in the row."""
-    two, steps = trained_to_copy(2, most_steps=800)
+    two, steps = trained_to_copy(2, most_steps=600)
     one, _ = trained_to_copy(1, most_steps=steps)
     assert held_out(two) < 0.3 and held_out(one) > 2
     of_two, of_one = (head_atlas(model, copying_rows(16, torch.Generator().manual_seed(2))[0]) for model in (two, one))

@@ -13,6 +13,9 @@ from workbench.analyses.compare_weights import compare_weights
 from workbench.checkpoints import catalog, loading
 from workbench.errors import WorkbenchError
 
+ONE_FAMILY = pytest.mark.parametrize("family", ["olmo2"])
+"""For a test of what happens before a checkpoint's family is known."""
+
 
 @pytest.fixture
 def series(tmp_path, make_model, tokenizer, family):
@@ -34,6 +37,7 @@ def test_it_is_the_model_that_was_saved(series, make_model, family, tokens):
     assert model.dtype == torch.float32
 
 
+@ONE_FAMILY
 @pytest.mark.parametrize("way", ["id", "entry", "folder", "path of the folder", "end of the series"])
 def test_every_way_to_name_a_checkpoint(series, make_model, family, tokens, way):
     entries = checkpoints.series(str(series))
@@ -66,6 +70,7 @@ def test_dtype_is_the_one_asked_for(series, dtype):
     assert {parameter.dtype for parameter in model.parameters()} == {wanted}
 
 
+@ONE_FAMILY
 @pytest.mark.parametrize("dtype", ["int8", "float33", torch.int64])
 def test_a_dtype_that_is_none_is_refused(series, dtype):
     with pytest.raises(WorkbenchError, match="dtype="):
@@ -164,6 +169,7 @@ def test_what_does_not_fit_is_refused_with_both_numbers_before_it_is_read(series
         checkpoints.load(str(series))
 
 
+@ONE_FAMILY
 @pytest.mark.parametrize("device", ["cuda", "mps", "cuda:7", "meta", "nonsense", "cuda:x", torch.device("cuda", 1)])
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(series, monkeypatch, device):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
