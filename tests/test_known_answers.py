@@ -32,7 +32,6 @@ Head = tuple[int, int]
 PAIRS = 8
 FIRST, SECOND, SPAN = 8, 40, 20  # start positions of the copies of a span, and its length
 ASKED = 12  # tokens of the second copy before the predicted one
-VOCAB = 48  # of the models that are trained here
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +145,9 @@ def test_the_previous_token_head_acts_through_the_keys_of_the_induction_heads(
 
 
 def copying_rows(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows of 32 tokens that begin with 12 different ones and repeat them after a random gap; and where."""
-    rows = torch.rand(n, VOCAB, generator=generator).argsort(1)[:, :32]
-    second = 12 + torch.randint(0, 9, (n, 1), generator=generator)
+    """Rows of 48 tokens that begin with 12 different ones and repeat them after a random gap; and where."""
+    rows = torch.rand(n, 48, generator=generator).argsort(1)
+    second = 12 + torch.randint(0, 20, (n, 1), generator=generator)
     return rows.scatter(1, second + torch.arange(12), rows[:, :12]), second
 
 
@@ -164,8 +163,8 @@ def trained_to_copy(n_layers: int, most_steps: int) -> tuple[OlmoForCausalLM, in
     """A small model trained until it copies, and the steps it took."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    sizes = {"vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
-    config = Olmo2Config(num_hidden_layers=n_layers, max_position_embeddings=VOCAB, pad_token_id=None, **sizes)
+    sizes = {"vocab_size": 48, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+    config = Olmo2Config(num_hidden_layers=n_layers, max_position_embeddings=48, pad_token_id=None, **sizes)
     model = OlmoForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
     steps, loss = 0, math.inf
