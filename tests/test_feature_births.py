@@ -109,6 +109,17 @@ def test_what_has_no_births_is_refused(change, sentence):
         features.births(replace(crosscoder([[1.0, 1, 1, 1]], RUN), **change))
 
 
+def test_two_columns_of_one_checkpoint_have_exactly_equal_norms(make_model):
+    models = {f"run@step{step}": make_model("olmo2", seed=step % 2) for step in (0, 1, 2)}  # two are the same model
+    rows = torch.randint(1, 99, (40, 12), generator=torch.Generator().manual_seed(4))
+    settings = features.TrainingSettings(30, 3, batches=20, warmup=2)
+    trained = features.train(features.Streamed(models, rows, SITE, batch_tokens=60), settings)
+    found = features.births(trained)
+    assert np.array_equal(found.norms[:, 0], found.norms[:, 2])
+    assert not np.array_equal(found.norms[:, 0], found.norms[:, 1])
+    np.testing.assert_allclose((found.norms**2).sum(1), 1, rtol=1e-4)  # training keeps the norm of all sources together
+
+
 def test_an_unknown_feature_and_shapes_that_do_not_fit_are_refused():
     found = features.births(crosscoder([[1.0, 1, 1, 1]], RUN))
     with pytest.raises(WorkbenchError, match="no feature 1; there are features 0 to 0"):

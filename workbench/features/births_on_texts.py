@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -227,19 +228,21 @@ class BirthSums:
         self.ends = list(range(len(order) - len(born.ends), len(order)))
         at = self.norms[:, self.ends].argmax(1) if self.ends else self.norms.argmax(1)
         self.at_end = at  # feature: the number of the end of the largest norm
-        self.of_end = self.directions[torch.arange(len(dictionary)), at + (self.ends[0] if self.ends else 0)]
+        self.of_end = self.directions[
+            torch.arange(len(dictionary), device=at.device), at + (self.ends[0] if self.ends else 0)
+        ]
         n, sources = self.norms.shape
-        self.tokens = 0
-        self.counts = torch.zeros(n)
-        self.total = torch.zeros(n)  # Σ f
-        self.squares = torch.zeros(2, n)  # Σ f², by half of the texts
-        self.alike = torch.zeros(n, n)  # Σ f f'
-        self.fires, self.amounts = torch.zeros(n, sources), torch.zeros(n, sources)
-        self.errors = torch.zeros(2, *self.directions.shape)  # Σ f · error, by half
-        self.needs = torch.zeros(n, sources)  # −Σ f ⟨slope, direction⟩
-        self.has_needs = False
-        self.rebuilt = torch.zeros(n, len(self.ends))  # Σ f ⟨u, reconstruction⟩
-        self.activation = torch.zeros(sources, self.directions.shape[-1])  # Σ x
+        self.tokens, self.has_needs = 0, False
+        zeros = partial(torch.zeros, device=dictionary.decoder.device)
+        self.counts = zeros(n)
+        self.total = zeros(n)  # Σ f
+        self.squares = zeros(2, n)  # Σ f², by half of the texts
+        self.alike = zeros(n, n)  # Σ f f'
+        self.fires, self.amounts = zeros(n, sources), zeros(n, sources)
+        self.errors = zeros(2, *self.directions.shape)  # Σ f · error, by half
+        self.needs = zeros(n, sources)  # −Σ f ⟨slope, direction⟩
+        self.rebuilt = zeros(n, len(self.ends))  # Σ f ⟨u, reconstruction⟩
+        self.activation = zeros(sources, self.directions.shape[-1])  # Σ x
 
     def add(self, read: Tensor, written: Tensor, slopes: Tensor | None, second: Tensor) -> None:
         """Tokens: what is read, what stands where the crosscoder writes, and the gradient of the loss by it, each token
@@ -274,6 +277,9 @@ class BirthSums:
 
     def result(self) -> MeasuredBirths:
         """The measures."""
+        for name, held in list(vars(self).items()):
+            if isinstance(held, Tensor):
+                setattr(self, name, held.cpu())
         enough = self.counts >= LEAST_PLACES
         likeness = self._likeness()
         best = likeness.clone().fill_diagonal_(-1).max(1)
