@@ -31,9 +31,11 @@ docs: $(VENV)/.installed
 benchmarks: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks
 
+# Compiled with all cores, because pip uses one; some files are for other versions of Python and cannot be compiled.
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -r requirements.txt
+	$(BIN)/python -m pip install -q --no-compile -r requirements.txt
+	$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 
 # The system's Chromium where there is one; else Debian's package where that can be installed, else Playwright's own.
