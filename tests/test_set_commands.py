@@ -19,8 +19,10 @@ from workbench.analyses.compare_behaviour import behaviour_summary, compare_beha
 from workbench.analyses.direct_logit_attribution import mean_attribution
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.logit_lens import logit_lens
+from workbench.analyses.support.translators import TunedLens
 from workbench.analyses.text_overview import mean_losses, text_overview
 from workbench.analyses.token_losses import token_losses
+from workbench.analyses.tuned_lens import tuned_lens
 from workbench.command_line import main
 from workbench.errors import WorkbenchError
 from workbench.text_pairs import TextPairs
@@ -200,6 +202,18 @@ def test_lens_has_the_means_at_one_position(given, longer, tmp_path):
     likeliest = np.stack([lens["probability"].text[:, -1] for lens in each])
     np.testing.assert_allclose(rows["agreement"], (likeliest == likeliest[:, -1:]).mean(0), atol=1e-6)
     assert rows["agreement"].iloc[-1] == 1 and set(found["label"]) == {"all texts", "a", "b"}
+
+
+def test_lens_reads_a_set_through_a_tuned_lens(given, longer, tmp_path):
+    arguments, texts = longer
+    lens = TunedLens(0.1 * torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 32))
+    folder = str(lens.save(tmp_path / "lens"))
+    (found,) = tables(given, tmp_path, "lens", *arguments, "--tuned", folder).values()
+    model = checkpoints.load(str(given / "step0"))[0]
+    wanted = np.mean([tuned_lens(model, ids, lens)["kl"].values[:, -1] for ids in texts], axis=0)
+    rows = found[found["label"] == "all texts"]
+    np.testing.assert_allclose(rows["kl"], wanted, rtol=1e-3, atol=1e-5)
+    assert "lens: a tuned lens" in (tmp_path / "out.csv").read_text()
 
 
 def test_compare_has_the_means_of_each_label(given, longer, tmp_path, make_model, tokenizer):
