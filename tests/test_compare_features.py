@@ -20,8 +20,10 @@ from workbench.page.session.arguments import TextsOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import report_of_call, table
 from workbench.page.session.code import code
+from workbench.page.session.dictionaries import usable
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.tabs import compare as tab
+from workbench.page.tabs import features as features_tab
 from workbench.report import as_csv
 from workbench.texts import Texts
 
@@ -161,7 +163,8 @@ def page(tmp_path_factory, make_model, tokenizer):
         bench = small_bench(place, make_model, tokenizer, orders=["step10-order2"])
         ids = list(bench.known)
         features.save(random_dictionary(model=ids[-1]), folder / "sae")
-        features.save(random_dictionary(sources=tuple(ids[1:])), folder / "crosscoder")
+        sources, sizes = tuple(ids[1:]), {"sizes": [2.0, 1.0]}
+        features.save(random_dictionary(sources=sources, provenance=sizes), folder / "crosscoder")
         features.save(random_dictionary(reads="blocks.7.resid_post", writes="blocks.7.resid_post"), folder / "other")
         names = {name: str(folder / name) for name in ("sae", "crosscoder", "other")}
         yield Bench(list(bench.known.values()), 10**9, dictionaries=list(names.values())), ids, names
@@ -216,3 +219,30 @@ def test_the_price_is_known_before_and_said_once(page, monkeypatch):
         assert value["rows"] and not price["visible"]
         again, _, price = tab.features_view(bench, request, ids[1], names[name], next(iter(tab.FEATURES_ON)))
         assert again == value and not price["visible"]
+
+
+def test_a_crosscoder_is_shown_like_other_dictionaries_with_its_births(page):
+    """Its table and card are those of the library on all of its sources, and the copied Python gives the same."""
+    bench, ids, names = page
+    chosen = bench.sets.add("", "\n".join(TEXTS)).name
+    request = TabRequest(Query(ids[-1], PROMPT, 1), Selection(texts=chosen))
+    assert names["crosscoder"] in usable(bench, ids[1]) and names["crosscoder"] not in usable(bench, ids[0])
+    value, _ = features_tab.features_value(bench, request, names["crosscoder"])
+    titles = [title for title, _ in value["columns"]]
+    assert {"born at", "along the run", "activations"} <= {*titles}
+    crosscoder = features.load(names["crosscoder"])
+    born = features.births(crosscoder)
+    rows = {row[0]: dict(zip(titles, row[1:], strict=True)) for row in value["rows"]}
+    for feature in (0, 17):
+        assert rows[feature]["along the run"] == pytest.approx(born.run_norms[feature].tolist(), abs=1e-4)
+    card, _ = features_tab.card_view(bench, request, names["crosscoder"], 17.0)
+    assert card["life"]["norms"] == born.run_norms[17].tolist() and card["edits"] is False
+    models = {name: bench.load(name)[0] for name in crosscoder.sources}
+    texts = bench.texts(ids[-1], chosen)
+    wanted = features.card(models, crosscoder, 17, texts, source=ids[-1], tokenizer=bench.tokenizer(ids[-1]))
+    assert dict(map(tuple, card["raised"])) == dict(wanted.raised[: features_tab.BARS])
+    json.dumps([value, card], allow_nan=False)
+    for offered in (value["offer"], card["offer"]):
+        call = bench.offered[offered["key"]]
+        source = code(call, bench).replace(bench.sets.get(chosen).code("tokenizer"), f"Texts.of(tokenizer, {TEXTS!r})")
+        assert run_copied(source)["result"].equals(table(call, bench))

@@ -26,7 +26,17 @@ from workbench.page.session.prices import Expensive, price_of
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.tabs import features as tab
 from workbench.report import as_csv
+from workbench.tokens import visible
 
+HOSTILE = (
+    "<img src=x onerror=\"document.title='broken'\">",
+    "</script><b>$x$",
+    "\u202eabc\u202c",
+    "\x00\x1b[31m",
+    "\u05d0\u05d1",
+    "x" * 5000,
+    "\ud800",
+)
 TEXTS = [f"w{n} w{n + 1} w{n % 3}" + " w7" * (n % 4) for n in range(1, 13)]
 
 
@@ -65,13 +75,13 @@ def by_hand(bench, dictionary):
 def test_the_table_is_that_of_a_scan_by_hand(bench, request_for_set, folder):
     value, _ = tab.features_value(bench, request_for_set, "")
     dictionary = bench.dictionary(str(folder / "sae"))
-    whole = table(tab.table_call(request_for_set, str(folder / "sae")), bench)
+    whole = table(tab.table_call(bench, request_for_set, str(folder / "sae")), bench)
     active = by_hand(bench, dictionary)
     assert len(value["rows"]) == FEATURES and value["summary"].startswith(str(folder / "sae"))
     np.testing.assert_allclose(whole["density"], (active > 0).float().mean(0), rtol=1e-5)
     np.testing.assert_allclose(whole["max"], active.amax(0), rtol=1e-4)
     np.testing.assert_allclose(whole["mean"], active.sum(0) / (active > 0).sum(0).clamp_min(1), rtol=1e-4)
-    assert [row[1] for row in value["rows"]] == whole["feature"].tolist() == list(range(FEATURES))
+    assert sorted(row[1] for row in value["rows"]) == whole["feature"].tolist() == list(range(FEATURES))
     json.dumps(value, allow_nan=False)
 
 
@@ -114,7 +124,7 @@ def test_the_card_is_that_of_the_library_and_its_python_gives_the_same(bench, re
     assert as_csv(report_of_call(taken, bench)).count("\n") > len(examples(found))
     for shown_call, wanted in (
         (taken, examples(found)),
-        (listed := tab.table_call(request_for_set, name), table(listed, bench)),
+        (listed := tab.table_call(bench, request_for_set, name), table(listed, bench)),
     ):
         source = code(shown_call, bench).replace(*python_of_set(bench, request_for_set))
         assert run_copied(source)["result"].equals(wanted)
@@ -179,19 +189,43 @@ def test_what_cannot_be_explained_is_said(bench, folder):
 
 
 def test_hostile_tokens_stay_text(bench, request_for_set, monkeypatch):
-    """The value holds the tokens as they are; feature_card.js and text_table.js set them with textContent."""
-    hostile = "<img src=x onerror=alert(1)>"
-    name = bench.sets.add("", f"{hostile}\nw1 w2").name
+    """The value of the card is text that has an encoding, with no character that turns or hides what stands beside it;
+    the browser's test shows that markup in it is not read."""
+
+    class Spelling:
+        """A tokenizer whose token i is the hostile text i."""
+
+        def convert_ids_to_tokens(self, ids):
+            return [HOSTILE[i % len(HOSTILE)] for i in ids]
+
+        def decode(self, ids):
+            return "".join(self.convert_ids_to_tokens(ids))
+
+    model, dictionary = bench.load(bench.default)[0], bench.dictionary(bench.dictionaries[-1])
+    ids = torch.arange(14)[None] % len(HOSTILE)
+    number = strongest(model, dictionary, ids)
+    value = tab.card_value(features.card(model, dictionary, number, ids, tokenizer=Spelling()), "d", number)
+    labels = {label for group in value["groups"] for one in group["examples"] for label in one["tokens"]}
+    labels |= {label for label, _ in (*value["raised"], *value["lowered"])}
+    assert {visible(HOSTILE[n]) for n in (0, 1, 4, 5)} <= labels
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # half a surrogate pair has no encoding
+    assert not any(hidden in label for label in labels for hidden in "\x00\x1b\u202e\u202c")
+    whole = feature_table(model, dictionary, ids, tokenizer=Spelling())
+    whole.to_json().encode()
+    with pytest.raises(WorkbenchError, match="is no name"):
+        features.name_feature(dictionary, number, HOSTILE[-1])
+
+    name = bench.sets.add("", f"{HOSTILE[0]}\nw1 w2").name
     request = TabRequest(request_for_set.query, Selection(texts=name))
-    assert tab.text_at(bench, request, {"text": 0}) == hostile
-    for number in (2, -1, None, "0"):
+    assert tab.text_at(bench, request, {"text": 0}) == HOSTILE[0]
+    for wrong in (2, -1, None, "0"):
         with pytest.raises(WorkbenchError, match="has 2"):
-            tab.text_at(bench, request, {"text": number})
+            tab.text_at(bench, request, {"text": wrong})
 
 
 def test_a_dictionary_that_does_not_fit_is_refused_with_those_that_do(bench, folder):
     assert fitting(bench, bench.default) == (str(folder / "sae"), str(folder / "transcoder"))
-    for name, said in (("other", "layer 7"), ("crosscoder", "several models"), ("none", "no dictionary")):
+    for name, said in (("other", "layer 7"), ("crosscoder", "not trained on"), ("none", "no dictionary")):
         with pytest.raises(WorkbenchError, match=said):
             chosen_dictionary(bench, bench.default, str(folder / name))
     with pytest.raises(WorkbenchError, match="no dictionary 7"):
@@ -212,14 +246,33 @@ def test_a_wrong_number_is_refused(bench, request_for_set, number):
         tab.card_view(bench, request_for_set, "", number)
 
 
-def test_without_a_number_it_says_what_to_do(bench, request_for_set):
-    assert "row" in tab.card_view(bench, request_for_set, "", None)[0]["empty"]
+def test_without_a_number_the_first_row_of_the_table_is_shown(bench, request_for_set):
+    value, _ = tab.features_value(bench, request_for_set, "")
+    assert tab.card_view(bench, request_for_set, "", None)[0]["feature"] == value["rows"][0][0]
+    other = TabRequest(request_for_set.query, Selection(texts=bench.sets.add("", "w1 w2 w3").name))
+    assert "row" in tab.card_view(bench, other, "", None)[0]["empty"]  # until the table was shown
+
+
+def test_the_small_curves_count_the_activations(bench, request_for_set, folder):
+    value, _ = tab.features_value(bench, request_for_set, "")
+    place = 1 + [title for title, _ in value["columns"]].index("activations")
+    active = by_hand(bench, bench.dictionary(str(folder / "sae")))
+    counts = {row[0]: row[place] for row in value["rows"]}
+    assert [sum(counts[feature]) for feature in range(FEATURES)] == (active > 0).sum(0).tolist()
+    values = active[:, 41][active[:, 41] > 0].numpy()
+    wanted = np.histogram(values, bins=tab.BINS, range=(0, values.max()))[0]
+    assert counts[41] == wanted.tolist()
+
+
+def test_before_a_set_is_chosen_it_shows_english(bench):
+    request = TabRequest(Query(bench.default, PROMPT, 1), Selection())
+    assert tab.set_of(bench, request).name == "tiny-olmo/english"
 
 
 def test_the_price_is_said_once_and_a_stored_scan_costs_none(bench, request_for_set, folder, monkeypatch):
     name = bench.sets.add("", "\n".join(TEXTS[:5])).name
     request = TabRequest(request_for_set.query, Selection(texts=name))
-    call = tab.scan_call(request, str(folder / "sae"))
+    call = tab.scan_call(bench, request, str(folder / "sae"))
     assert price_of(bench, call).seconds > 0
     monkeypatch.setattr(bench, "asks_above", 0)
     with pytest.raises(Expensive):
@@ -231,9 +284,10 @@ def test_the_price_is_said_once_and_a_stored_scan_costs_none(bench, request_for_
     assert again is not found and torch.equal(again.value, found.value)
 
 
-def test_edits_are_not_in_the_stored_scan(bench, request_for_set):
+def test_edits_are_not_in_the_stored_scan(bench, request_for_set, folder):
+    name = str(folder / "sae")
     edited = TabRequest(Query(bench.default, PROMPT, 1, "MLP 0 off"), request_for_set.selection)
-    assert tab.table_call(edited, "x") == tab.table_call(request_for_set, "x")
+    assert tab.table_call(bench, edited, name) == tab.table_call(bench, request_for_set, name)
     assert "unedited" in tab.features_value(bench, edited, "")[0]["summary"]
 
 
@@ -357,8 +411,8 @@ def test_names_are_kept_by_weights_and_travel_in_exports(bench, request_for_set,
     name, hostile = str(folder / "sae"), "<b>cities</b> & “towns”"
     data = {"dictionary": name, "feature": 41, "name": f" {hostile} "}
     card, update = tab.named(bench, request_for_set, data, tab.ALL_FEATURES)
-    assert card["called"] == hostile and update["value"]["rows"][41][-1] == hostile
-    assert update["value"]["rows"][40][-1] == ""
+    assert card["called"] == hostile
+    assert {row[0]: row[-1] for row in update["value"]["rows"]} == {n: hostile * (n == 41) for n in range(FEATURES)}
     assert hostile in own_names.read_text(encoding="utf-8")
     moved = features.save(features.load(name), folder / "moved")
     assert (

@@ -97,7 +97,7 @@ def _bytes_of(i: int, piece: str, tokenizer: Tokenizer) -> bytes:
     spelled = bytes(alphabet[c] for c in piece) if all(c in alphabet for c in piece) else None
     if spelled is not None and spelled.decode("utf-8", "replace") == decoded:
         return spelled
-    return decoded.encode("utf-8")
+    return decoded.encode("utf-8", "surrogatepass")
 
 
 def _visible_character(character: str) -> str:

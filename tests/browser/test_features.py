@@ -1,5 +1,6 @@
 """The tab Features in a browser: find a feature, read its card, name it, switch it off, explain a token."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,53 @@ from playwright.sync_api import Browser, expect
 
 from workbench import features
 from workbench.features import Dictionary, Gate
+from workbench.views import asset
 
 from .conftest import Visit, saved, start, stop
 from .test_accessibility import SIDEWAYS, settle, violations
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
+HOSTILE_TOKENS = [HOSTILE, "</script><b>", "\u05d0\u05d1", "x" * 5000]
+_EXAMPLE = {"text": 0, "position": 0, "at": 0, "value": 1.0, "tokens": HOSTILE_TOKENS, "values": [1.0, 0.5, 0.0, 0.0]}
+CARD_VALUE = {
+    "feature": 1,
+    "dictionary": HOSTILE,
+    "facts": [[HOSTILE, 0.5, "number"]],
+    "raised": [[token, 1.0] for token in HOSTILE_TOKENS],
+    "lowered": [[token, -1.0] for token in HOSTILE_TOKENS],
+    "edges": [0.0, 1.0],
+    "counts": [1],
+    "high": 1.0,
+    "groups": [{"title": HOSTILE, "examples": [_EXAMPLE]}],
+    "neighbours": [[HOSTILE, 3, 0.5]],
+    "called": HOSTILE,
+    "silent": HOSTILE,
+    "life": {"steps": [0, 5], "norms": [0.0, 1.0], "born": 5, "died": None, "floor": 0.1, "ends": [1.0, 0.9]},
+}
+TABLE_VALUE = {
+    "summary": HOSTILE,
+    "columns": [[HOSTILE, "words"], ["name", "name"], ["token", "token"], ["curve", "curve"]],
+    "rows": [[n, token, token, token, [0.0, 1.0]] for n, token in enumerate(HOSTILE_TOKENS)],
+    "search": HOSTILE,
+    "act": HOSTILE,
+}
 ROWS, CARD = "#feature-table tbody tr", "#feature-card"
+
+
+def drawn(view: str) -> str:
+    """JavaScript that draws a value by a view's own template and script; it gives the texts of the tokens of a card's
+    examples, the number of elements that the value should not have made, and whether its texts are there as text."""
+    return f"""(value) => {{
+      const element = document.createElement("div"), props = {{ value }}, trigger = () => {{}}, watch = () => {{}};
+      element.innerHTML = {json.dumps(asset(f"{view}.html"))};
+      document.body.append(element);
+      {asset(f"{view}.js")}
+      const made = [[...element.querySelectorAll(".example .token")].map((token) => token.textContent),
+        element.querySelectorAll("img, script, b b").length,
+        Number(element.textContent.includes({json.dumps(HOSTILE)}))];
+      element.remove();
+      return made;
+    }}"""
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +117,14 @@ def test_a_feature_is_found_named_switched_off_and_a_token_explained(
     expect(page.locator(f"{CARD} .name")).to_have_text(f"Feature {number}")
     settle(page)
     assert violations(page) == []
+
+    page.get_by_role("tab", name="Generate").click()
+    page.locator("#spine .token").nth(3).click()
+    page.locator("#details .actions .features").click()
+    expect(page.locator("#active-table .summary")).to_contain_text("token 3,")
+    assert page.evaluate(drawn("feature_card"), CARD_VALUE) == [HOSTILE_TOKENS, 0, 1]
+    assert page.evaluate(drawn("text_table"), TABLE_VALUE) == [[], 0, 1]
+    assert page.title() != "broken"
     page.set_viewport_size({"width": 420, "height": 900})
     settle(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and page.evaluate(SIDEWAYS) == []

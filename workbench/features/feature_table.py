@@ -9,6 +9,7 @@ from torch import Tensor
 from hooks import OlmoForCausalLM
 from hooks.olmo import divided
 from workbench.analyses.support.cost import Work, work_of
+from workbench.features.births import FeatureBirths
 from workbench.features.card import RESIDUAL_SITES, FeatureCard
 from workbench.features.dictionary import Dictionary
 from workbench.features.scan import FeatureScan, of
@@ -29,10 +30,11 @@ def feature_table(
     dictionary: Dictionary,
     texts: TextsLike | FeatureScan,
     *,
+    source: str | None = None,
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """All features of a sparse autoencoder or transcoder.
+    """All features of a dictionary.
 
     Returns a table with one row for each feature, in their order:
 
@@ -43,12 +45,14 @@ def feature_table(
       through the final norm with its scale frozen, without effects through later layers. The scale differs between
       places, and the order of the tokens does not depend on it. Empty for a site outside the residual stream.
 
-    `texts` may be a scan of the texts (`features.of`), which makes the table quick.
+    `texts` may be a scan of the texts (`features.of`), which makes the table quick. A crosscoder needs one, since its
+    scan reads all of its sources; `model` is then that of the `source` whose directions are shown, the last if not
+    given.
 
-    Errors: those of `features.of`.
+    Errors: those of `features.of`, and WorkbenchError for an unknown source.
     """
     scan = texts if isinstance(texts, FeatureScan) else of(model, texts, dictionary, progress=part(progress, 0.0, 0.8))
-    effects = logit_effects(model, dictionary, tokenizer=tokenizer, progress=part(progress, 0.8, 1.0))
+    effects = logit_effects(model, dictionary, source=source, tokenizer=tokenizer, progress=part(progress, 0.8, 1.0))
     return pd.DataFrame(
         {
             "feature": range(len(scan)),
@@ -121,6 +125,11 @@ def examples(card: FeatureCard, name: str = "") -> pd.DataFrame:
 def with_names(table: pd.DataFrame, names: Mapping[int, str]) -> pd.DataFrame:
     """The table of features with a column `name` (see `features.names_of`); empty for those that have none."""
     return table.assign(name=[names.get(feature, "") for feature in table["feature"]])
+
+
+def with_births(table: pd.DataFrame, born: FeatureBirths) -> pd.DataFrame:
+    """The table of features of a crosscoder with the columns `born` and `died`, the steps; empty (NaN) for never."""
+    return table.assign(born=born.born[table["feature"]], died=born.died[table["feature"]])
 
 
 def reaches_logits(dictionary: Dictionary) -> bool:

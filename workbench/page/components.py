@@ -19,7 +19,9 @@ def token_strip(value: Mapping[str, Any] | None = None, *, elem_id: str, label: 
 def token_details(*, elem_id: str, label: str = "token", render: bool = True) -> gr.HTML:
     """Details of the chosen token of a strip: expected tokens, logit lens, attention of heads; see token_details.js.
 
-    Events: `branch` ({token, id, ids}: continue from this alternative) and `use` ({token, ids}: take as next prompt).
+    Events: `branch` ({token, id, ids}: continue from this alternative), `use` ({token, ids}: take as next prompt),
+    `explain` (the features at the selected token are asked for) and `feature` ({dictionary, feature}: one is to be
+    shown).
     """
     return _component("token_details", None, elem_id=elem_id, label=label, render=render)
 

@@ -1,9 +1,12 @@
 // The card of a feature. value: {empty}, a sentence, or {feature, dictionary, facts, raised, lowered, edges, counts, high,
-//   groups, neighbours, called, offer}
+//   groups, neighbours, called, edits, silent, life, offer}
 //   facts: [[label, number or null, "percent", "count", "number" or "nats"], …]; raised, lowered: [[token, effect], …]
 //   edges, counts: the histogram of its activations; high: its largest activation, which has full colour
 //   groups: [{title, examples: [{text, position, at, value, tokens, values}, …]}, …]; `at` is the place in `tokens`
-//   neighbours: [[dictionary, feature, cosine], …]
+//   neighbours: [[dictionary, feature, cosine], …]; edits: whether it can be switched off and steered with
+//   silent: a sentence if it is never active
+//   life: {steps, norms, born, died, floor, ends} of a crosscoder along a run; born and died are steps or null, ends the
+//     norms at the ends of the run that differ in data order only
 // Events: `open` ({dictionary, feature}), a click on a neighbour; `use` ({text}), a click on the number of a text;
 //   `called` ({dictionary, feature, name}), a name that was typed.
 const wb = window.workbench;
@@ -91,6 +94,70 @@ function group({ title, examples }, high) {
   return made;
 }
 
+const SVG = "http://www.w3.org/2000/svg",
+  WIDE = 560,
+  HIGH = 132,
+  EDGE = { left: 36, right: 44, top: 16, bottom: 20 };
+function mark(name, attributes, text = "") {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.textContent = text;
+  return made;
+}
+
+// The norms at the checkpoints, evenly spaced; the ends of other data orders are rings beside the last one.
+function life({ steps, norms, born, died, floor, ends }) {
+  const most = Math.max(...norms, ...ends, floor, 1e-9),
+    wide = WIDE - EDGE.left - EDGE.right,
+    high = HIGH - EDGE.top - EDGE.bottom;
+  const x = (index) => EDGE.left + (wide * index) / Math.max(1, steps.length - 1),
+    y = (norm) => EDGE.top + high * (1 - norm / most);
+  const across = (name, at) => mark("line", { class: name, x1: EDGE.left, x2: WIDE - EDGE.right, y1: at, y2: at });
+  const drawn = mark("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img" });
+  drawn.append(
+    across("axis", y(0)),
+    mark("text", { x: 0, y: y(most) + 4 }, wb.digits(most)),
+    mark("text", { x: 0, y: y(0) + 4 }, "0"),
+  );
+  if (floor > 0) drawn.append(across("floor", y(floor)));
+  for (const [name, step, word] of [
+    ["born", born, "born"],
+    ["died", died, "gone"],
+  ]) {
+    if (step === null) continue;
+    const at = x(steps.indexOf(step));
+    drawn.append(
+      mark("line", { class: name, x1: at, x2: at, y1: EDGE.top, y2: y(0) }),
+      mark("text", { x: at, y: 11, "text-anchor": "middle" }, word),
+    );
+  }
+  drawn.append(mark("polyline", { points: norms.map((norm, index) => `${x(index)},${y(norm)}`).join(" ") }));
+  norms.forEach((norm, index) => {
+    const dot = mark("circle", { cx: x(index), cy: y(norm), r: 3 });
+    dot.append(mark("title", {}, `step ${steps[index].toLocaleString("en")}: ${norm}`));
+    drawn.append(
+      dot,
+      mark("text", { x: x(index), y: HIGH - 5, "text-anchor": "middle" }, steps[index].toLocaleString("en")),
+    );
+  });
+  ends.forEach((norm) => {
+    const ring = mark("circle", { class: "end", cx: WIDE - EDGE.right + 18, cy: y(norm), r: 3.5 });
+    ring.append(mark("title", {}, `an end of the run: ${norm}`));
+    drawn.append(ring);
+  });
+  const when =
+    born === null
+      ? "Its norm is nowhere above the floor, so it has no step of birth."
+      : `Born at step ${born.toLocaleString("en")}${died === null ? "" : `, gone at step ${died.toLocaleString("en")}`}: the first checkpoint that holds at least half of its largest norm, in one stretch with it.`;
+  const rings = ends.length > 1 ? " Rings: the ends of the run, which differ in data order only." : "";
+  const dashes =
+    floor > 0 ? " Dashed: the floor, the difference between ends that 99 % of the features stay below." : "";
+  drawn.setAttribute("aria-label", `norms ${norms.map(wb.digits).join(", ")}. ${when}`);
+  find(".life .curve").replaceChildren(drawn);
+  find(".lived").textContent =
+    `${when} Norms are relative to the size of the activations of each checkpoint.${rings}${dashes}`;
+}
+
 // What can be done to it: lines of the stack of edits. They say here which of them hold.
 let lines = [];
 const named = () => `feature ${props.value.dictionary}/${props.value.feature}`;
@@ -121,8 +188,22 @@ const { renew } = wb.offers(element, {
 });
 
 function draw() {
-  const { empty, feature, dictionary, facts, raised, lowered, groups, neighbours, high, called, offer } =
-    props.value ?? {};
+  const {
+    empty,
+    feature,
+    dictionary,
+    facts,
+    raised,
+    lowered,
+    groups,
+    neighbours,
+    high,
+    called,
+    edits,
+    silent,
+    life: born,
+    offer,
+  } = props.value ?? {};
   const isCard = facts !== undefined;
   find(".none").textContent = empty ?? "";
   find(".whole").hidden = !isCard;
@@ -141,15 +222,27 @@ function draw() {
     find(`.${name}`).parentElement.hidden = effects.length === 0;
   }
   histogram(props.value);
+  find(".acts").hidden = edits === false;
+  find(".silent").textContent = silent ?? "";
+  find(".life").hidden = !born;
+  if (born) life(born);
   find(".groups").replaceChildren(...groups.filter(({ examples }) => examples.length).map((each) => group(each, high)));
   find(".near").hidden = neighbours.length === 0;
   find(".neighbours").replaceChildren(
     ...neighbours.map(([from, number, cosine]) =>
-      button(`${from} · ${number} · ${wb.digits(cosine)}`, "Open its card; the last number is the cosine", () =>
-        trigger("open", { dictionary: from, feature: number }),
+      button(
+        `${short(from, neighbours)} · ${number} · cosine ${cosine.toFixed(2)}`,
+        `Open the card of feature ${number} of ${from}`,
+        () => trigger("open", { dictionary: from, feature: number }),
       ),
     ),
   );
+}
+
+// The last part of a dictionary's name, where no other neighbour's dictionary ends in it.
+function short(name, neighbours) {
+  const last = name.split("/").at(-1);
+  return neighbours.every(([other]) => other === name || other.split("/").at(-1) !== last) ? last : name;
 }
 
 watch("value", draw);

@@ -2,9 +2,13 @@
 // value: {summary, columns: [[title, kind], …], rows: [[number of the text, cell, …], …], offer, search, act, label}
 //   offer: {key, file, code, definition} of the whole table, see offers.js
 //   search: what the box says that finds rows; without it there is no box. act: what a click does; label: of the table
-//   kind is "number", "count", "percent", "change" (of a share), "token", "name" or "words"; cells may be null.
+//   of: a dictionary; a click on a row then shows the feature of that number on the tab Features
+//   kind is "number", "count", "percent", "change" (of a share), "token", "name", "mark", "words" or "curve" (a list
+//   of numbers); cells may be null.
 const wb = window.workbench;
-const PAGE = 100; // rows
+const PAGE = 100, // rows
+  WIDE = 64,
+  HIGH = 14; // of a small curve
 const find = (selector) => element.querySelector(selector);
 let order = null, // {column, down}
   page = 0,
@@ -22,6 +26,7 @@ function cell(value, kind) {
   const made = document.createElement("td");
   made.className = kind;
   if (value === null) made.textContent = "–";
+  else if (kind === "curve") made.append(curve(value));
   else if (kind in SHOWN) {
     made.textContent = SHOWN[kind](value);
     made.title = String(value);
@@ -34,6 +39,23 @@ function cell(value, kind) {
   } else if (kind === "token") wb.write(made, value);
   else made.textContent = value;
   return made;
+}
+
+// A small curve: numbers of any scale, drawn from 0 to their largest; undefined ones leave a gap.
+function curve(numbers) {
+  const drawn = document.createElementNS("http://www.w3.org/2000/svg", "svg"),
+    line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+  const most = Math.max(...numbers, 0) || 1,
+    step = WIDE / Math.max(1, numbers.length - 1);
+  const points = numbers.map(
+    (value, index) => `${(index * step).toFixed(1)},${(HIGH - (HIGH * value) / most).toFixed(1)}`,
+  );
+  line.setAttribute("points", points.join(" "));
+  for (const [name, value] of Object.entries({ viewBox: `-1 -1 ${WIDE + 2} ${HIGH + 2}`, role: "img" }))
+    drawn.setAttribute(name, value);
+  drawn.setAttribute("aria-label", numbers.map(wb.digits).join(", "));
+  drawn.append(line);
+  return drawn;
 }
 
 function found({ rows, search }) {
@@ -52,6 +74,7 @@ function sorted({ rows }) {
     sign = order.down ? -1 : 1;
   return [...rows].sort(({ [at]: a }, { [at]: b }) => {
     if (a === null || b === null) return (a === null) - (b === null);
+    if (Array.isArray(a)) return 0;
     return sign * (typeof a === "number" ? a - b : a.localeCompare(b));
   });
 }
@@ -133,7 +156,8 @@ find("tbody").addEventListener("click", ({ target }) => {
   if (!row) return;
   current = Number(row.dataset.text);
   for (const each of find("tbody").children) each.ariaCurrent = each === row ? "true" : null;
-  trigger("open", { text: current });
+  if (props.value.of) wb.say("feature", { dictionary: props.value.of, feature: current });
+  else trigger("open", { text: current });
 });
 const shapeOf = (value) => JSON.stringify([value?.summary, value?.columns, value?.rows?.length]);
 let before = shapeOf(props.value);

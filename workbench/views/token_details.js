@@ -204,7 +204,7 @@ find(".seen").hidden = !seen;
 const isOfPrompt = () => Boolean(now?.text.spine) || now?.token < now?.text.given;
 const state = () => `token ${now.token} at layer ${wb.selection.layer ?? 0}`;
 function offerActions() {
-  for (const name of ["off", "patch"]) find(`.actions .${name}`).hidden = !isOfPrompt();
+  for (const name of ["off", "patch", "features"]) find(`.actions .${name}`).hidden = !isOfPrompt();
   find(".actions .off").textContent = `Off after layer ${wb.selection.layer ?? 0}`;
 }
 find(".actions .off").addEventListener("click", () => wb.intervene(`${state()} off`));
@@ -212,6 +212,16 @@ find(".actions .patch").addEventListener("click", () => wb.draft(`${state()} fro
 find(".why").addEventListener("click", () => {
   if (isOfPrompt()) wb.select({ token: now.token }, element);
   wb.turn("Attribution");
+});
+// On the tab Features: those that are active at this token of the prompt, or one that was clicked on another tab.
+find(".actions .features").addEventListener("click", () => {
+  wb.select({ token: now.token }, element);
+  trigger("explain", {});
+  wb.turn("Features");
+});
+wb.hear("feature", ({ dictionary, feature }) => {
+  trigger("feature", { dictionary, feature });
+  wb.turn("Features");
 });
 find(".actions").hidden = Boolean(window.standalone);
 

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.errors import WorkbenchError
-from workbench.features import Dictionary, scan
+from workbench.features import scan
 from workbench.features.compare_firing import ALIKE, compare_firing
 from workbench.features.compare_sources import compare_sources
 from workbench.features.feature_table import logit_effects, with_effects
@@ -14,37 +14,36 @@ from workbench.page.session.arguments import ModelOf, ModelsOf, TextsOf, Tokeniz
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import table
 from workbench.page.session.calls import Call
-from workbench.page.session.dictionaries import NONE_FITS, DictionaryOf, misfit
+from workbench.page.session.dictionaries import NONE_FITS, DictionaryOf, why_not
 from workbench.progress import Progress, part
 
 FIRING = {
     "feature": ("#", "count"),
+    "raises": ("raises most in B", "words"),
+    "only": ("only in", "mark"),
     "density_a": ("active in A", "percent"),
     "density_b": ("in B", "percent"),
     "density_change": ("B − A", "change"),
     "density_floor": ("by data order", "percent"),
-    "only": ("only in", "token"),
-    "raises": ("raises most", "words"),
 }
 SIZES = {
     "feature": ("#", "count"),
+    "raises": ("raises most in B", "words"),
+    "only": ("only in", "mark"),
     "density": ("active at", "percent"),
-    "size_a": ("size in A", "percent"),
-    "size_b": ("in B", "percent"),
-    "size_change": ("B − A", "change"),
-    "size_floor": ("by data order", "percent"),
-    "refit_a": ("refit A", "change"),
-    "refit_b": ("refit B", "change"),
-    "only": ("only in", "token"),
-    "raises": ("raises most", "words"),
+    "size_a": ("size in A", "number"),
+    "size_b": ("in B", "number"),
+    "size_floor": ("by data order", "number"),
+    "refit_a": ("refit A", "number"),
+    "refit_b": ("refit B", "number"),
 }
 FIRING_NOTE = (
-    "The share of tokens at which a feature is active, in A and in B. Those that differ by more than data order makes "
-    "come first."
+    "The share of tokens at which each feature is active in A and in B, and the largest difference that data order "
+    "alone makes. The features that differ most beyond it come first."
 )
 SIZES_NOTE = (
-    "The mean size of what a feature writes in A and in B, as a share of the spread of the activations there. Refit: "
-    "how much the activations hold along it, which shows a feature that the crosscoder only calls new."
+    "The mean size of what each feature writes in A and in B, relative to the spread of the activations there. The "
+    "refit is that size by the activations themselves: where it is large in both, the feature is not new."
 )
 
 
@@ -70,7 +69,7 @@ def pair_of_features(bench: Bench, a: str, b: str, name: str, texts: TextsOf | T
     """
     name = name or instrument(bench, a, b)
     found = bench.dictionary(name)
-    if (why := why_not(bench, a, b, found)) is not None:
+    if (why := why_not(bench, (a, b), found)) is not None:
         raise WorkbenchError(f"{name} is not used for {a} and {b}: {why}")
     finals = tuple(one.id for one in bench.finals(bench.series_of(a)))
     if found.sources:
@@ -84,22 +83,11 @@ def instrument(bench: Bench, a: str, b: str) -> str:
     ranks = {}
     for name in bench.dictionaries:
         found = bench.dictionary(name)
-        if why_not(bench, a, b, found) is None:
+        if why_not(bench, (a, b), found) is None:
             ranks[name] = (bool(found.sources), found.model == b, found.model == a, found.kind == "SAE", len(found))
     if not ranks:
         raise WorkbenchError(NONE_FITS)
     return max(ranks, key=lambda name: ranks[name])
-
-
-def why_not(bench: Bench, a: str, b: str, found: Dictionary) -> str | None:
-    """Why a dictionary cannot be used for two checkpoints; None if it can."""
-    if not found.sources:
-        return misfit(bench, a, found) or misfit(bench, b, found)
-    if missing := [name for name in (a, b) if name not in found.sources]:
-        return f"the crosscoder was not trained on {' and '.join(missing)}"
-    if absent := [name for name in found.sources if name not in bench.known]:
-        return f"it reads {', '.join(absent)}, which {'is' if len(absent) == 1 else 'are'} not on this page"
-    return next((why for name in found.sources if (why := misfit(bench, name, found))), None)
 
 
 def scans_of(pair: FeaturePair) -> dict[str, Call]:
@@ -151,8 +139,9 @@ def table_value(bench: Bench, pair: FeaturePair, whole: pd.DataFrame) -> dict[st
         "summary": summary(bench, pair, whole),
         "columns": [columns[name] for name in shown],
         "rows": [[row[0], *row] for row in cells],
-        "search": "Search for a token, a number, or A or B",
+        "search": "Token, or number",
         "act": "Open its card",
+        "of": pair.dictionary,
         "label": "table of features in two checkpoints",
     }
 

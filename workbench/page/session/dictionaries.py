@@ -1,5 +1,6 @@
 """The dictionaries of features that a page shows, and which of them fit a checkpoint."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workbench.errors import WorkbenchError
@@ -56,7 +57,7 @@ def fitting(bench: Bench, checkpoint: str) -> tuple[str, ...]:
     """The names of the dictionaries that fit a checkpoint, the one to show first at the front.
 
     Those of the checkpoint itself come before those of another one of its shape, sparse autoencoders before
-    transcoders, larger ones before smaller ones. Crosscoders are left out: they read several models at once.
+    transcoders, larger ones before smaller ones. Crosscoders are left out: they read several models at once (`usable`).
     """
     ranks = {}
     for name in bench.dictionaries:
@@ -75,19 +76,37 @@ def misfit(bench: Bench, checkpoint: str, found: Dictionary) -> str | None:
     return None
 
 
+def why_not(bench: Bench, checkpoints: Sequence[str], found: Dictionary) -> str | None:
+    """Why a dictionary cannot be used for some checkpoints; None if it can. A crosscoder is used for its sources, and
+    needs all of them."""
+    if not found.sources:
+        return next((why for name in checkpoints if (why := misfit(bench, name, found))), None)
+    if missing := [name for name in checkpoints if name not in found.sources]:
+        return f"the crosscoder was not trained on {' and '.join(missing)}"
+    if absent := [name for name in found.sources if name not in bench.known]:
+        return f"it reads {', '.join(absent)}, which {'is' if len(absent) == 1 else 'are'} not on this page"
+    return next((why for name in found.sources if (why := misfit(bench, name, found))), None)
+
+
+def usable(bench: Bench, checkpoint: str) -> tuple[str, ...]:
+    """The names of the dictionaries that can be shown for a checkpoint: those of `fitting`, then crosscoders."""
+    crosscoders = [name for name in bench.dictionaries if bench.dictionary(name).sources]
+    shown = [name for name in crosscoders if why_not(bench, [checkpoint], bench.dictionary(name)) is None]
+    return (*fitting(bench, checkpoint), *shown)
+
+
 def chosen_dictionary(bench: Bench, checkpoint: str, name: object) -> str:
     """The name of the dictionary to show: `name`, or the first that fits the checkpoint if it is empty.
 
-    Errors: WorkbenchError if none fits, with the command that makes one; if the named one is a crosscoder or does not
-    fit, with those that do.
+    Errors: WorkbenchError if none fits, with the command that makes one; if the named one does not, with those that do.
     """
-    there = fitting(bench, checkpoint)
+    there = usable(bench, checkpoint)
     if not name:
         if not there:
             raise WorkbenchError(NONE_FITS)
         return there[0]
     found = bench.dictionary(name)
     if name not in there:
-        why = misfit(bench, checkpoint, found) or "a crosscoder reads several models at once"
+        why = why_not(bench, [checkpoint], found)
         raise WorkbenchError(f"{name} is not shown for {checkpoint}: {why}; those that fit: {', '.join(there)}")
     return str(name)

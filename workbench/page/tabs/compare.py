@@ -172,6 +172,7 @@ def build_features(slot: Slot, other: Component) -> None:
     with gr.Column(elem_id="compared-features", min_width=260, elem_classes="panel"):
         with gr.Row(elem_classes="panel-head"):
             tools = components.tools(features_about(), elem_id="compared-features-tools")
+        with gr.Row(elem_classes="tools"):
             for each in (chosen, texts):
                 each.render()
         notice, button = components.sentence(elem_classes="problem"), agreement_button("compared-features-price")

@@ -5,19 +5,22 @@ from dataclasses import replace
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import pandas as pd
+import torch
 
 from workbench import features
 from workbench.analyses.support.cost import Work, pass_flops
 from workbench.errors import WorkbenchError
-from workbench.features import Dictionary, FeatureCard, FeatureScan, scan
+from workbench.features import Dictionary, FeatureBirths, FeatureCard, FeatureScan, scan
 from workbench.features.card import Example, card
 from workbench.features.explain_token import explain_token
-from workbench.features.feature_table import examples, feature_table, with_names
+from workbench.features.feature_table import examples, feature_table, with_births, with_names
 from workbench.page import components
 from workbench.page.build.panel import offer
-from workbench.page.build.slot import Slot, agreement_button, asked
-from workbench.page.session.arguments import ModelOf, TextsOf
+from workbench.page.build.slot import NOT_QUEUED, Slot, agreement_button, asked
+from workbench.page.compat import event_data
+from workbench.page.session.arguments import ModelOf, ModelsOf, TextsOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import table
 from workbench.page.session.calls import Call, prompt_arguments, tokenizer_argument
@@ -28,10 +31,12 @@ from workbench.page.session.dictionaries import (
     NamesOf,
     chosen_dictionary,
     fitting,
+    usable,
 )
 from workbench.page.session.menus import choice
 from workbench.page.session.prices import Expensive, Planner, agree, priced
 from workbench.page.session.requests import TabRequest
+from workbench.page.session.text_sets import FIRST, TextSet
 from workbench.progress import Progress
 
 TITLE = "Features"
@@ -42,8 +47,11 @@ HOW = (
 COLUMNS = {
     "feature": ("#", "count"),
     "density": ("active at", "percent"),
-    "mean": ("mean", "number"),
+    "activations": ("activations", "curve"),
     "max": ("max", "number"),
+    "born": ("born at", "count"),
+    "died": ("gone at", "count"),
+    "norm": ("along the run", "curve"),
     "raises": ("raises most", "words"),
     "lowers": ("lowers most", "words"),
     "name": ("name", "name"),
@@ -61,6 +69,8 @@ LISTS = {ALL_FEATURES: False, "active at the selected token": True}
 AROUND, EXAMPLES = 12, 8
 PASSES = 6  # of a card, over the texts of its examples
 BARS = 8  # tokens in each list of logit effects
+BINS = 12  # of the small histograms
+ENGLISH = "tiny-olmo/english"  # what is shown before a set is chosen: `text_sets.FIRST` has few tokens
 AUTOMATIC = "the one of the checkpoint"
 
 
@@ -69,7 +79,7 @@ def build(slot: Slot) -> None:
     names = [(AUTOMATIC, ""), *((name, name) for name in slot.bench.dictionaries)]
     with gr.Row(elem_id="feature-bar"):
         chosen = gr.Dropdown(names, value="", label="Dictionary", elem_id="dictionary", scale=3, min_width=240)
-        number = gr.Number(0, label="Feature", elem_id="feature", scale=1, min_width=90)
+        number = gr.Number(None, label="Feature", elem_id="feature", scale=1, min_width=90)
         listing = gr.Dropdown(list(LISTS), value=next(iter(LISTS)), label="Show", elem_id="features-of", scale=2)
     slot.link("features", listing)
     slot.link("dictionary", chosen)
@@ -92,6 +102,8 @@ def build(slot: Slot) -> None:
         agreement=button,
         with_progress=True,
     )
+    slot.details.explain(lambda: list(LISTS)[1], None, listing, **NOT_QUEUED)
+    slot.details.feature(opened_feature, None, [chosen, number, listing], **NOT_QUEUED)
     slot.on(active.open, clicked_active, outputs=[chosen, number])
     slot.on(listed.open, clicked_feature, outputs=[number])
     slot.on(shown.open, clicked_neighbour, outputs=[chosen, number])
@@ -113,30 +125,64 @@ def features_value(
     bench: Bench, request: TabRequest, name: str, progress: Progress | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The value of the table of features (see text_table.js), and the update of the button that agrees to its price."""
-    if not name and not fitting(bench, request.query.checkpoint):
+    if not name and not usable(bench, request.query.checkpoint):
         return {"summary": NONE_FITS}, asked(None)
     chosen = chosen_dictionary(bench, request.query.checkpoint, name)
-    call = table_call(request, chosen)
+    call = table_call(bench, request, chosen)
     try:
         found = scan_of(bench, request, chosen, call, progress)
     except Expensive as expensive:
         return {"summary": summary(bench, request, chosen)}, asked(expensive.price)
     whole = table(call, bench)
+    births = births_of(bench, request, chosen)
+    if births is not None:
+        call = Call.quick(with_births, call, births)
+        whole = table(call, bench)
     given = features.names_of(bench.dictionary(chosen))
     if given:
         call = Call.quick(with_names, call, NamesOf(request.query.checkpoint, tuple(given.items())))
-        bench.results.put(call, with_names(whole, given))
-    rows = [[cells[0], *cells] for cells in with_names(whole, given)[list(COLUMNS)].to_numpy(dtype=object).tolist()]
+        whole = with_names(whole, given)
+    bench.results.put(call, whole)
+    curves = {"activations": histograms(found)} | ({} if births is None else {"norm": table(births, bench).run_norms})
     value = {
         "summary": summary(bench, request, chosen, found),
-        "columns": list(COLUMNS.values()),
-        "rows": rows,
+        **columns_and_rows(whole, curves),
         "offer": offer(bench, call),
         "search": SEARCH,
         "act": "Open its card",
         "label": "table of features",
     }
     return value, asked(None)
+
+
+def columns_and_rows(whole: pd.DataFrame, curves: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The columns and rows of the table of features, with a small curve for each; features that are never active come
+    last."""
+    lists = {name: np.round(values.astype(float), 4).tolist() for name, values in curves.items()}
+    names = [name for name in COLUMNS if name in whole or name in lists]
+    cells = whole.astype(object).where(whole.notna(), None)
+    parts = [lists[name] if name in lists else cells[name].tolist() for name in names]
+    order = np.argsort(whole["count"].to_numpy() == 0, kind="stable")
+    rows = [list(row) for row in zip(cells["feature"], *parts, strict=True)]
+    return {"columns": [COLUMNS[name] for name in names], "rows": [rows[number] for number in order]}
+
+
+def histograms(found: FeatureScan) -> np.ndarray:
+    """How many places have each activation, in `BINS` bins from 0 to the largest one of the feature: feature bin."""
+    owner = torch.arange(len(found)).repeat_interleave(found.counts)
+    place = (found.value / found.peak[owner].clamp_min(1e-12) * BINS).long().clamp(0, BINS - 1)
+    counts = torch.bincount(owner * BINS + place, minlength=len(found) * BINS)
+    return counts.reshape(-1, BINS).numpy()
+
+
+def births_of(bench: Bench, request: TabRequest, name: str) -> Call | None:
+    """The call that says when the features of a crosscoder are born; None where that is not known."""
+    call = Call.quick(features.births, DictionaryOf(request.query.checkpoint, name))
+    try:
+        table(call, bench)
+    except WorkbenchError:  # no crosscoder, or not one along a run
+        return None
+    return call
 
 
 def active_view(bench: Bench, request: TabRequest, listing: str = ALL_FEATURES) -> list[Any]:
@@ -198,10 +244,14 @@ def card_view(
     bench: Bench, request: TabRequest, name: str, number: float | None, progress: Progress | None = None
 ) -> list[Any]:
     """The values of the card of a feature, and of the button that agrees to its price."""
-    if number is None:
-        there = bool(fitting(bench, request.query.checkpoint))
-        return [{"empty": "Click a row of the table, or type the number of a feature."} if there else {}, asked(None)]
+    if number is None and not name and not usable(bench, request.query.checkpoint):
+        return [{}, asked(None)]
     chosen = chosen_dictionary(bench, request.query.checkpoint, name)
+    if number is None:
+        scanned = bench.results.get(scan_call(bench, request, chosen))
+        if scanned is None or not scanned.counts.any():
+            return [{"empty": "Click a row of the table, or type the number of a feature."}, asked(None)]
+        number = int(scanned.counts.gt(0).int().argmax())  # the first row of the table
     feature = checked_feature(bench.dictionary(chosen), number)
     call = card_call(bench, request, chosen, feature)
     try:
@@ -211,7 +261,33 @@ def card_view(
     found, called = table(call, bench), features.names_of(bench.dictionary(chosen)).get(feature, "")
     taken = Call.quick(examples, call, called) if called else Call.quick(examples, call)
     bench.results.put(taken, examples(found, called))
-    return [card_value(found, chosen, feature) | {"called": called, "offer": offer(bench, taken)}, asked(None)]
+    value = card_value(found, chosen, feature) | {"called": called, "offer": offer(bench, taken)}
+    births = births_of(bench, request, chosen)
+    if births is not None:
+        value["life"] = life_value(table(births, bench), feature)
+    value["edits"] = not bench.dictionary(chosen).sources
+    if not found.count:
+        value["silent"] = f"It is active at none of the tokens of {set_of(bench, request).counted}."
+    return [value, asked(None)]
+
+
+def life_value(births: FeatureBirths, feature: int) -> dict[str, Any]:
+    """The norms of a feature along the run as a value of the card."""
+    born, died = (None if np.isnan(step[feature]) else int(step[feature]) for step in (births.born, births.died))
+    return {
+        "steps": list(births.steps),
+        "norms": births.run_norms[feature].tolist(),
+        "born": born,
+        "died": died,
+        "floor": births.floor,
+        "ends": births.end_norms[feature].tolist(),
+    }
+
+
+def set_of(bench: Bench, request: TabRequest) -> TextSet:
+    """The chosen set of texts; English before one is chosen, unless the page was started with a set."""
+    unchosen = not request.selection.texts and bench.sets.default == FIRST
+    return bench.sets.get(ENGLISH if unchosen else request.selection.texts)
 
 
 def scan_of(bench: Bench, request: TabRequest, name: str, after: Call, progress: Progress | None = None) -> FeatureScan:
@@ -219,39 +295,55 @@ def scan_of(bench: Bench, request: TabRequest, name: str, after: Call, progress:
 
     Raises Expensive if the price of it and of `after`, a call that comes after it, is not agreed to.
     """
-    call = scan_call(request, name)
-    model, texts, dictionary = (part.value(bench) for part in call.arguments)
-    if bench.results.get(call) is None and scan.is_stored(model, texts, dictionary):
-        table(call, bench)
+    call = scan_call(bench, request, name)
+    if bench.results.get(call) is None and are_loaded(bench, call.arguments[0]):
+        model, texts, dictionary = (part.value(bench) for part in call.arguments)
+        if scan.is_stored(model, texts, dictionary):
+            table(call, bench)
     if bench.results.get(call) is None or bench.results.get(after) is None:
         rest = Planner(bench).work(after.replaced(lambda part: None if part == call else part))
         if after.function is card:
+            texts, model = call.arguments[1].value(bench), bench.outline(request.query.checkpoint)
             tokens = min(EXAMPLES, len(texts)) * texts.longest
-            rest += Work(pass_flops(model, PASSES * tokens, logits=3 * tokens))
+            models = max(1, len(bench.dictionary(name).sources))
+            rest += Work(pass_flops(model, PASSES * tokens * models, logits=3 * tokens))
         progress = priced(progress, agree(bench, request, call, before=rest))
     return table(call, bench, progress)
 
 
-def scan_call(request: TabRequest, name: str) -> Call:
-    """The scan of the set of texts by the unedited model."""
-    checkpoint = request.query.checkpoint
-    texts = TextsOf(checkpoint, request.selection.texts or "")
-    return Call.of(scan.of, ModelOf(checkpoint), texts, DictionaryOf(checkpoint, name))
+def are_loaded(bench: Bench, models: ModelOf | ModelsOf) -> bool:
+    """Whether a scan needs no model to be loaded, but for the page's own checkpoint."""
+    return isinstance(models, ModelOf) or all(bench.is_loaded(name) for name in models.ids)
 
 
-def table_call(request: TabRequest, name: str) -> Call:
+def scan_call(bench: Bench, request: TabRequest, name: str) -> Call:
+    """The scan of the set of texts by the unedited model; for a crosscoder, by all of its sources."""
+    checkpoint, sources = request.query.checkpoint, bench.dictionary(name).sources
+    models = ModelsOf(checkpoint, sources) if sources else ModelOf(checkpoint)
+    texts = TextsOf(checkpoint, set_of(bench, request).name)
+    return Call.of(scan.of, models, texts, DictionaryOf(checkpoint, name))
+
+
+def source_option(bench: Bench, request: TabRequest, name: str) -> dict[str, str]:
+    """The option `source` of functions that show a crosscoder: the checkpoint of the page."""
+    return {"source": request.query.checkpoint} if bench.dictionary(name).sources else {}
+
+
+def table_call(bench: Bench, request: TabRequest, name: str) -> Call:
     """The table of features."""
-    model, _, dictionary = (scanned := scan_call(request, name)).arguments
-    return Call.of(feature_table, model, dictionary, scanned, tokenizer=tokenizer_argument(request))
+    _, _, dictionary = (scanned := scan_call(bench, request, name)).arguments
+    options = source_option(bench, request, name) | {"tokenizer": tokenizer_argument(request)}
+    return Call.of(feature_table, ModelOf(request.query.checkpoint), dictionary, scanned, **options)
 
 
 def card_call(bench: Bench, request: TabRequest, name: str, feature: int) -> Call:
-    """The card of a feature, with its neighbours in the other dictionaries that fit."""
-    model, _, dictionary = (scanned := scan_call(request, name)).arguments
+    """The card of a feature, with its neighbours in the other dictionaries of one model."""
+    models, _, dictionary = (scanned := scan_call(bench, request, name)).arguments
     others = tuple(other for other in fitting(bench, request.query.checkpoint) if other != name)
     near = {"others": DictionariesOf(request.query.checkpoint, others)} if others else {}
     shown = {"examples": EXAMPLES, "around": AROUND, "tokenizer": tokenizer_argument(request)}
-    return Call.of(card, model, dictionary, feature, scanned, **near, **shown)
+    shown |= source_option(bench, request, name)
+    return Call.of(card, models, dictionary, feature, scanned, **near, **shown)
 
 
 def checked_feature(dictionary: Dictionary, number: object) -> int:
@@ -279,6 +371,15 @@ def clicked_active(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -
     return [whole["dictionary"][number], int(whole["feature"][number])]
 
 
+def opened_feature(event: gr.EventData) -> list[object]:
+    """The dictionary, the number and the listing that show a feature that was clicked on another tab."""
+    data = event_data(event)
+    name, number = data.get("dictionary"), data.get("feature")
+    if not isinstance(name, str) or not isinstance(number, int):
+        return [gr.skip()] * 3
+    return [name, number, ALL_FEATURES]
+
+
 def named(bench: Bench, request: TabRequest, data: Mapping[str, Any], listing: str) -> list[Any]:
     """The values of the card and of the table, after a name was given on the card."""
     chosen = chosen_dictionary(bench, request.query.checkpoint, data.get("dictionary"))
@@ -298,7 +399,7 @@ def clicked_neighbour(bench: Bench, request: TabRequest, data: Mapping[str, Any]
 
 def text_at(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
     """The text of a clicked example."""
-    found, number = bench.sets.get(request.selection.texts or ""), data.get("text")
+    found, number = set_of(bench, request), data.get("text")
     if not isinstance(number, int) or not 0 <= number < len(found.strings):
         raise WorkbenchError(f"no text {number!r}; {found.title} has {len(found.strings):,}")
     return found.strings[number]
@@ -309,7 +410,7 @@ def summary(bench: Bench, request: TabRequest, name: str, found: FeatureScan | N
     dictionary, checkpoint = bench.dictionary(name), request.query.checkpoint
     place = dictionary.reads if dictionary.reads == dictionary.writes else f"{dictionary.reads} → {dictionary.writes}"
     told = [f"{name}: {dictionary.kind} of {len(dictionary):,} features at {place}"]
-    told += [f"in {bench.sets.get(request.selection.texts or '').counted}"]
+    told += [f"in {set_of(bench, request).counted}"]
     sentences = [", ".join(told) + "."]
     if found is not None:
         never = int((found.counts == 0).sum())
