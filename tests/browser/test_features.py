@@ -118,8 +118,11 @@ def test_a_feature_is_found_named_switched_off_and_a_token_explained(
     settle(page)
     assert violations(page) == []
 
-    page.get_by_role("tab", name="Generate").click()
+    page.locator("#features-of input").click()
+    page.get_by_role("option", name="all features").click()
+    expect(page.locator("#active-table")).to_be_hidden()
     page.locator("#spine .token").nth(3).click()
+    expect(page.locator("#details .numbers")).to_contain_text("token 3")
     page.locator("#details .actions .features").click()
     expect(page.locator("#active-table .summary")).to_contain_text("token 3,")
     assert page.evaluate(drawn("feature_card"), CARD_VALUE) == [HOSTILE_TOKENS, 0, 1]
