@@ -49,7 +49,7 @@ const scoreOf = (place) => (moment === null ? value.edges[place][1] : value.alon
 // The numbers that the slider offers: about as many for each power of ten, and those that were proved.
 function stops() {
   const most = value.edges.length,
-    found = new Set(value.proof.map(([edges]) => edges));
+    found = new Set([FIRST, ...value.proof.map(([edges]) => edges)]);
   for (let step = 0; step <= 60; step++) found.add(Math.round(most ** (step / 60)));
   return [...found].filter((edges) => edges >= 1 && edges <= most).sort((a, b) => a - b);
 }
@@ -102,7 +102,7 @@ function nodeMark(node, inside) {
   mark.append(svg("title", {}, name));
   mark.append(svg("rect", { x: x - width / 2, y: y - height / 2, width, height, rx: round }));
   if (wide || !small) {
-    const ports = isHead && plan.row >= 62 && plan.size.height >= 30;
+    const ports = isHead && plan.size.height >= 30 && plan.size.width >= 40;
     const text = svg("text", { class: "name", x, y: y + (ports ? -3 : 4), "text-anchor": "middle" });
     text.textContent = wide ? { embed: "embedding of the tokens", logits: "logits" }[name] : name.replace(/^L\d+ /, "");
     mark.append(text);

@@ -6,6 +6,7 @@
 {
   const PORTS = { q: -0.3, k: 0, v: 0.3 }; // of a head's width
   const MARGIN = { left: 34, right: 6, top: 30, bottom: 30 };
+  const NAMED = { column: 46, row: 26 }; // a node of this room shows its name
   const HEAD = /^L(\d+)((?:H\d+)+)$/;
 
   // "L1H5 → L2H4H5 k" -> {source, targets: ["L2H4", "L2H5"], input: "k"}; heads may share keys and values.
@@ -19,7 +20,9 @@
 
   function layered({ layers, heads }, width, height) {
     const column = (width - MARGIN.left - MARGIN.right) / (heads + 1),
-      row = (height - MARGIN.top - MARGIN.bottom) / layers,
+      small = column < NAMED.column || height - MARGIN.top - MARGIN.bottom < NAMED.row * layers,
+      bottom = MARGIN.bottom + (small ? 16 : 0), // the numbers of the heads stand there
+      row = (height - MARGIN.top - bottom) / layers,
       size = { width: Math.max(4, 0.66 * column), height: Math.max(3, Math.min(36, 0.46 * row)) };
     const nodes = {},
       middle = (width + MARGIN.left - MARGIN.right) / 2,
@@ -29,7 +32,7 @@
     };
     put("embed", { layer: -1, column: 0, x: middle, y: height - 13, width: wide, height: 20 });
     for (let layer = 0; layer < layers; layer++) {
-      const y = height - MARGIN.bottom - (layer + 0.5) * row;
+      const y = height - bottom - (layer + 0.5) * row;
       for (let head = 0; head < heads; head++) {
         const x = MARGIN.left + (head + 0.5) * column;
         put(`L${layer}H${head}`, { layer, column: head, x, y: y + 0.14 * row, ...size });
@@ -53,25 +56,25 @@
       const bend = Math.min(0.5 * row, (y1 - y2) / 2),
         far = to.layer - from.layer > 1;
       if (source === "embed") {
-        x1 = far ? x2 + (x2 > to.x ? 0.5 : -0.5) * column : x2;
+        x1 = far ? x2 + (x2 > to.x && to.column < heads ? 0.5 : -0.5) * column : x2;
         if (targets[0] === "logits") return [middle, y1, [middle, y1, middle, y2, middle, y2]];
         if (!far) return [x1, y1, [x1, y1 - bend, x2, y2 + bend, x2, y2]];
         const turn = Math.min(y1, y2 + 0.9 * row);
         return [x1, y1, [x1, y1, x1, turn, x1, turn], [x1, turn - bend, x2, y2 + bend, x2, y2]];
       }
       if (targets[0] === "logits") {
-        x2 = far ? x1 + 0.5 * column : x1;
+        x2 = far ? x1 + (from.column === heads ? -0.5 : 0.5) * column : x1;
         if (!far) return [x1, y1, [x1, y1, x2, y2, x2, y2]];
         const turn = Math.max(y2, y1 - 0.9 * row);
         return [x1, y1, [x1, y1 - bend, x2, turn + bend, x2, turn], [x2, turn, x2, y2, x2, y2]];
       }
-      const near = Math.abs(x1 - x2) < 0.6 * column && far ? 0.8 * column : 0; // of one column: a bow
+      const aside = from.column === heads ? -0.8 : 0.8, // of one column: a bow, to the left at the right edge
+        near = Math.abs(x1 - x2) < 0.6 * column && far ? aside * column : 0;
       const rise = Math.max(bend, (y1 - y2) / 2.2);
       return [x1, y1, [x1 + near, y1 - rise, x2 + near, y2 + rise, x2, y2]];
     }
 
-    const small = column < 46 || row < 26,
-      labels = [];
+    const labels = [];
     if (small) {
       const rows = row < 13 ? 4 : row < 15 ? 2 : 1,
         columns = column < 17 ? 4 : column < 30 ? 2 : 1;
