@@ -226,6 +226,15 @@ def test_edges_and_circuits_along_a_run(
     assert own == pytest.approx(whole, abs=0.05 * found.effect) and others == pytest.approx(0, abs=0.05 * found.effect)
     highest = float(effect.values[effect.lines.index("highest of random edges")].max())
     assert metrics.needed_from(effect, max(highest, 0.1), line=1) == 1
+    shares = metrics.circuit_shares(effect)
+    assert np.isnan(shares.values[:, 0]).all() and shares.values[0, 1] == pytest.approx(1, abs=0.05)
+    assert shares.lines == effect.lines[1:] and metrics.needed_from(shares, "highest of random edges") == 1
+    np.testing.assert_allclose(shares.values[:, 1], effect.values[1:, 1] / whole[1], rtol=1e-6)
+    assert metrics.needed_from(shares, "the circuit", line=2) is None  # random edges are not above it
+    with pytest.raises(WorkbenchError, match="no line 'random'; choices: the circuit, all other edges"):
+        metrics.needed_from(shares, "random")
+    with pytest.raises(WorkbenchError, match="the lines are the circuit, all other edges, random edges"):
+        metrics.circuit_shares(shares)
     scores = trajectory(series, metrics.edge_scores(pairs, tokenizer, edges=found.top(3).names), cache=None)
     assert scores.lines == found.top(3).names and abs(scores.values[:, 0]).max() < 0.05
     assert scores.values[:, 1] == pytest.approx(found.top(3).values, rel=1e-3)

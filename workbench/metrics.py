@@ -50,6 +50,8 @@ from workbench.text_pairs import TextPairs
 from workbench.texts import Texts, TextsLike, as_texts
 from workbench.tokens import token_id
 
+LEAST_EFFECT = 0.05
+"""The share of the largest effect along a run below which shares of an effect are not defined."""
 SCORES = {
     "entropy": (
         "entropy of attention",
@@ -222,8 +224,7 @@ def circuit_effect(
     """The logits that each of four sets of edges carries: the best `size` edges of a circuit, all edges, all but the
     best, and random ones.
 
-    With the circuit of the last checkpoint this says when it forms: `needed_from(curves, floor, line=1)` is the step
-    from which "the circuit" stays above `floor`, for example the maximum of the line "highest of random edges".
+    With the circuit of the last checkpoint this says when it forms: see `circuit_shares`.
     """
     kept = circuit.top(size).names
     arguments = _of_pairs(pairs, tokenizer) | {"kept": kept, "replacement": circuit.replacement}
@@ -337,13 +338,40 @@ def intervened(metric: Metric, changes: Sequence[Intervention]) -> Metric:
     )
 
 
-def needed_from(curve: Curves, floor: float, line: int = 0) -> float | None:
-    """The position on the axis from which a line stays above `floor` until the end; None if its last value is not above
-    it.
+def circuit_shares(effect: Curves) -> Curves:
+    """The shares of the effect of all edges, at each checkpoint: what a circuit keeps, and what random ones keep.
 
-    With `head_needed` and the noise floor of the loss, this is the step from which the head is needed.
+        shares = circuit_shares(trajectory(series, circuit_effect(circuit, 60, pairs, tokenizer)))
+        needed_from(shares, "highest of random edges")
+
+    The second line is the step from which the circuit's faithfulness exceeds that of every random circuit drawn.
+    Lines: "the circuit", "all other edges", "random edges" (mean over the draws), "highest of random edges". NaN at
+    checkpoints where the effect of all edges is less than `LEAST_EFFECT` of its largest, since a share of nearly
+    nothing says nothing.
+
+    Errors: WorkbenchError for curves that are not those of `circuit_effect`.
     """
-    above = curve.values[line] > floor
+    if tuple(effect.lines[:1]) != ("all edges",):
+        raise WorkbenchError(f"the lines are {', '.join(effect.lines[:3])}; give the trajectory of `circuit_effect`")
+    whole = effect.values[0]
+    shares = np.where(whole >= LEAST_EFFECT * whole.max(), effect.values[1:] / np.where(whole == 0, 1, whole), np.nan)
+    return replace(
+        effect, values=shares, lines=effect.lines[1:], errors=None, unit="", value_name="share of the effect"
+    )
+
+
+def needed_from(curve: Curves, floor: float | str, line: int = 0) -> float | None:
+    """The position on the axis from which a line stays above `floor` until the end; None if its last value is not above
+    it. `floor` is a number, or the name of another line.
+
+    With `head_needed` and the noise floor of the loss, this is the step from which the head is needed; with
+    `circuit_shares`, the step from which a circuit is more than random edges.
+
+    Errors: WorkbenchError for a line that the curves do not have.
+    """
+    if isinstance(floor, str) and floor not in curve.lines:
+        raise WorkbenchError(f"no line {floor!r}; choices: {', '.join(curve.lines)}")
+    above = curve.values[line] > (curve.values[curve.lines.index(floor)] if isinstance(floor, str) else floor)
     if not above[-1]:
         return None
     below = [index for index, high in enumerate(above) if not high]
