@@ -139,6 +139,21 @@ assert 0.35 < (old["without the six"] / (new["loss"] - old["loss"]))[6000] < 0.4
 tested = found.is_scaled & (found.born >= 700) & (found.born <= 1000)
 assert 0.4 < ((scaled.born >= 600) & (scaled.born <= 1000))[tested].mean() < 0.6
 """,
+    "10_the_copying_circuit": """
+assert 10 < found["what"].effect < 10.5 and found["where"].correlation > 0.9
+what, where = by_input(found["what"]), by_input(found["where"])
+assert (where.abs().loc[["L0H4", "L1H5", "L1H4"], ["q", "k"]] < 0.1).all().all() and where["v"]["L1H5"] > 4
+assert what["v"]["L0H4"] > 6 and what.abs().loc[["L1H5", "L1H4"]].max().max() < 0.1
+assert where["k"]["L2H5"] > 8 and abs(where["v"]["L2H5"]) < 0.1 and what["v"]["L2H5"] > 6 and what["k"]["L2H5"] < -2
+assert what["v"]["L3H1"] > 3 and score("where", "L2H5 → L3H1 q") > 0.8 * where["q"]["L3H1"] > 1
+kept = {question: dict(zip(proof.x.astype(int).tolist(), proof.values.T)) for question, proof in proofs.items()}
+assert kept["where"][24][0] > 0.94 and kept["what"][38][0] > 0.93 and kept["where"][38][0] < kept["where"][24][0]
+for best, without, at_random, magnitude, nodes in (kept["where"][24], kept["what"][38]):
+    assert max(abs(without), abs(at_random), abs(magnitude)) < 0.01 and nodes < 0.6
+assert needed == 700 and np.isnan(shares.values[:, :4]).all() and shares.values[0, 4:].min() > 0.9
+assert abs(shares.values[1:, 4:]).max() < 0.02 and whole[600] < 0.1 < 0.5 < whole[700]
+assert by_step["L1H5 → L2H5 k"][700] > 0.6 and by_step["L1H4 → L2H5 k"][1000] < 0.3 < 3 < by_step["L1H4 → L2H5 k"][2000]
+""",
 }
 
 
