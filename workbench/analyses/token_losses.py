@@ -7,6 +7,7 @@ from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.analyses.support.next_tokens import CHUNK_BYTES, LOGITS_AT_MOST, next_token_statistics
+from workbench.analyses.support.products import FastProducts
 from workbench.progress import Progress, steps
 from workbench.results import Curves, Measures
 from workbench.texts import TextsLike
@@ -33,7 +34,9 @@ def token_losses(
     size = tokens_at_a_time(model, "token losses", per_token, texts.longest, fixed=CHUNK_BYTES, at_most=at_most)
     found = {name: torch.full(texts.ids.shape, float("nan")) for name in ("loss", "rank", "entropy")}
     for rows, ids in steps(texts.padded_batches(size), progress, "token losses"):
-        statistics = next_token_statistics(model.run(ids).logits[:, :-1], ids[:, 1:])
+        with FastProducts():
+            logits = model.run(ids).logits
+        statistics = next_token_statistics(logits[:, :-1], ids[:, 1:])
         for name, values in statistics.items():
             found[name][rows, 1 : ids.shape[1]] = values.cpu()
     for values in found.values():
