@@ -21,7 +21,7 @@ from workbench.results import Measures, Scores
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer
 
-DUAL = 3  # the work of a pass in forward mode, in forward passes
+BOTH = 3  # the work of a forward and a backward pass, in forward passes
 MOST_SHOWN = 28  # characters of an n-gram in a name
 SHORTEST = 2  # tokens of an n-gram that makes a row a candidate
 RowPlace = tuple[int, int]
@@ -116,8 +116,8 @@ def _work(
     recipe, model = RECIPES[run[-1].name], checkpoints.outline(run[0], dtype=loading.dtype)
     longest = max(recipe.stage(step).length for step in (first, last - 1))
     length = one_text(tokens, at_least=2).shape[1]
-    rows = DUAL * pass_flops(model, (most + background) * longest, logits=(most + background) * longest)
-    each = Work(rows + DUAL * pass_flops(model, length, logits=length))
+    rows = BOTH * pass_flops(model, (most + background) * longest, logits=(most + background) * longest)
+    each = Work(rows + BOTH * pass_flops(model, length, logits=length))
     files = sum(checkpoints.open_weights(checkpoints.locate(one)).nbytes for one in run[:-1])
     return each.times(len(run) - 1) + Work(0, read=files)
 
