@@ -109,7 +109,8 @@ def views_of(bench, request):
         next(iter(attribution.PATCHED_SITES)),
         next(iter(attribution.MEASURES)),
     )
-    yield from (hidden_states.lens_view(bench, request, what) for what in hidden_states.LENS)
+    of_one_lens = [what for what in hidden_states.LENS if what != hidden_states.BOTH]  # there is no tuned lens here
+    yield from (hidden_states.lens_view(bench, request, what) for what in of_one_lens)
     yield from (hidden_states.states_view(bench, request, what) for what in hidden_states.STATES)
     yield from (compare.difference_view(bench, request, other, what) for what in compare.DIFFERENCES)
     yield compare.by_token_view(bench, request, other, next(iter(compare.BY_TOKEN)))

@@ -117,7 +117,7 @@ def test_two_checkpoints_stand_side_by_side(page):
     frame.locator(".plane").nth(2).press("End")
     frame.locator(".cell .weight").nth(2).wait_for()
     shown = frame.locator(".cell .weight").evaluate_all("parts => parts.map(part => Number(part.title))")
-    expected = [b.values[0, -1, -1], a.values[0, -1, -1], b.values[0, -1, -1] - a.values[0, -1, -1]]
+    expected = [b.values[0, -1, -1], a.values[0, -1, -1], a.values[0, -1, -1] - b.values[0, -1, -1]]
     assert shown == [float(weight) for weight in expected]
     assert "one & other" in frame.locator(".about").inner_text()
     with pytest.raises(WorkbenchError, match="different heads or tokens"):
