@@ -84,6 +84,8 @@ class Operations(TorchDispatchMode):
     ) -> Any:
         found, formula = function(*args, **(kwargs or {})), flop_registry.get(function._overloadpacket)
         self.count += 0 if formula is None else formula(*args, **(kwargs or {}), out_val=found)
+        if function._overloadpacket is torch.ops.mkldnn._linear_pointwise:  # of `hooks.compat.times`: no formula
+            self.count += 2 * args[0].numel() * len(args[1])
         return found
 
 
