@@ -1,5 +1,6 @@
 """The commands that read a set of texts: the numbers of the analyses, a row a label, one table a file."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +20,14 @@ from workbench.analyses.compare_behaviour import behaviour_summary, compare_beha
 from workbench.analyses.direct_logit_attribution import mean_attribution
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.logit_lens import logit_lens
+from workbench.analyses.support.labels import labels_of
+from workbench.analyses.support.mean_loss import loss_sums
 from workbench.analyses.support.translators import TunedLens
 from workbench.analyses.text_overview import mean_losses, text_overview
 from workbench.analyses.token_losses import token_losses
 from workbench.analyses.tuned_lens import tuned_lens
 from workbench.command_line import main
+from workbench.command_line.spelling import in_options
 from workbench.errors import WorkbenchError
 from workbench.text_pairs import TextPairs
 from workbench.texts import Texts
@@ -103,9 +107,24 @@ def test_a_broken_model_is_said_with_the_numbers_of_the_texts(given, monkeypatch
 
     monkeypatch.setattr(command, "text_overview", broken)
     assert run(given, "texts", *labelled(given)) == 0
-    assert (
-        "Left out, because their loss is not a number (check the checkpoint): 2 texts, 0, 3." in capsys.readouterr().out
-    )
+    said = f"2 texts (0, 3: {given / 'texts.jsonl'}, lines 1, 4)."
+    assert f"loss is not a number (check the checkpoint): {said}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_losses_that_are_no_numbers_are_named_by_file_and_line(given):
+    model, _, texts = read(given)
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[9] = torch.nan
+    for some, numbers in ((texts, "1, 3"), (texts.by_label()["b"], "0, 1")):
+        with pytest.raises(WorkbenchError) as refused:
+            loss_sums(model, some)
+        sentence = f"the loss of 2 texts ({numbers}: {given / 'texts.jsonl'}, lines 2, 4) is not a finite number"
+        assert str(refused.value).startswith(sentence)
+    with pytest.raises(WorkbenchError, match=r"the loss of text 1 \(.*texts.jsonl, line 4\) is not"):
+        loss_sums(model, texts[[2, 3]])
+    with pytest.raises(WorkbenchError, match=r"the loss of text 1 is not"):
+        loss_sums(model, Texts(texts.ids[:3], texts.mask[:3]))
 
 
 def test_ablate_has_the_numbers_of_each_label(given, tmp_path):
@@ -269,6 +288,10 @@ def test_several_tables_are_several_files_and_the_first_is_printed(given, tmp_pa
         (["patch", "--texts", "{}/texts.jsonl"], "line 1: no column 'clean'"),
         (["patch", "--texts", "{}/pairs.csv", "--site", "nowhere"], "no site 'nowhere'"),
         (["attribute", "--texts", "{}/texts.jsonl", "--text-column", "prompt", "--answer", "w1 w2"], "is 2 tokens"),
+        (
+            ["probe", "--texts", "{}/texts.jsonl", "--text-column", "prompt"],
+            "the texts have no labels; name the column of the labels with --label\n",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said(given, arguments, sentence, capsys):
@@ -281,5 +304,24 @@ def test_texts_that_are_too_long_are_named_and_can_be_cut(given, tmp_path, capsy
     path = tmp_path / "long.txt"
     path.write_text("w1 w2\n" + "w5 " * 100 + "\n")
     assert run(given, "texts", "--texts", str(path)) == 1
-    assert "long.txt, line 2: the text has 100 tokens and the model takes at most 64" in capsys.readouterr().err
+    assert "long.txt, line 2: the text has 100 tokens and the model takes at most 64; shorten it, or cut all texts" in (
+        said := capsys.readouterr().err
+    )
+    assert said.endswith("first 64 tokens with --cut 64\n")
     assert run(given, "texts", "--texts", str(path), "--cut", "64") == 0
+
+
+def test_sentences_for_python_are_said_in_options(given):
+    model, texts, labels = read(given)[0], Texts(torch.ones(1, 5, dtype=torch.long)), "name the column of the labels"
+    for call, said in (
+        (lambda: texts.by_label(), f"the texts have no labels; {labels} with --label"),
+        (lambda: labels_of(texts), f"the texts have no labels; {labels} with --label"),
+        (lambda: ablation(model, texts, method="resample"), "no other text to resample from; give more texts"),
+        (
+            lambda: ablation(model, [torch.ones(n, dtype=torch.long) for n in (3, 4)], method="resample"),
+            "position by position; cut them to equal length, or use --method mean",
+        ),
+    ):
+        with pytest.raises(WorkbenchError) as refused:
+            call()
+        assert in_options(str(refused.value)).endswith(said)

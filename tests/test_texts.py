@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from workbench.errors import WorkbenchError
+from workbench.text_files import named
 from workbench.texts import Texts, as_texts
 
 ROWS = [torch.tensor([5, 6, 7]), torch.tensor([8]), torch.tensor([9, 10, 11])]
@@ -248,6 +249,20 @@ def test_long_texts_are_named_or_cut(tmp_path: Path, tokenizer: PreTrainedTokeni
     assert [ids.tolist() for ids in Texts.read(path, tokenizer, longest=2, cut=2)] == [[5], [6, 7]]
     with pytest.raises(WorkbenchError, match="cut is 0"):
         Texts.read(path, tokenizer, cut=0)
+
+
+def test_texts_of_a_file_have_their_places(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("w5\n\nw6 w7 w8\nw9\n")
+    texts = Texts.read(path, tokenizer)
+    assert texts.places is not None and list(texts.places.lines) == [1, 3, 4] and texts.places.file == path
+    assert named([1], texts.places) == f"text 1 ({path}, line 3)" and named([1]) == "text 1"
+    assert named([0, 2], texts.places) == f"2 texts (0, 2: {path}, lines 1, 4)"
+    for some in (texts[[2, 1]], texts[torch.tensor([False, True, True])], *Texts.stream(path, tokenizer, texts=2)):
+        assert some.places is not None and len(some.places.lines) == len(some)
+        for ids, line in zip(some, some.places.lines, strict=True):
+            assert tokenizer.decode(ids) == path.read_text().split("\n")[line - 1]
+    assert Texts.of(tokenizer, ["w1"]).places is None
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "txt"])

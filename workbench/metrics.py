@@ -496,7 +496,7 @@ def _kl(model: OlmoForCausalLM, tokens: TextsLike, reference: np.ndarray) -> Sco
         last = torch.tensor(reference[start : start + len(ids)])
         sums[row] = (last.exp() * (last - mine)).sum(dtype=torch.float64).clamp_min(0)
         start += len(ids)
-    refuse_undefined(sums, "KL divergence")
+    refuse_undefined(sums, "KL divergence", texts)
     return means_by_label(texts, sums, texts.mask.sum(1).cpu())
 
 

@@ -5,6 +5,7 @@ Files are read row by row, so a file may be larger than the memory. Every error 
 
 import csv
 import json
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,6 +18,7 @@ LINES = "text"
 """The only column of a txt file."""
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 AT_A_TIME = 1000  # rows of a parquet file
+NAMED = 6  # texts that a sentence names
 
 
 class Row(NamedTuple):
@@ -80,9 +82,34 @@ def columns_of(path: Source) -> tuple[str, ...]:
     return tuple(next((found for found, _ in _of_jsonl(path, ())), ())) if kind == ".jsonl" else (LINES,)
 
 
-def place(path: Source, line: int) -> str:
-    """A line of a file, for messages."""
-    return f"{path}, {'row' if path.suffix.lower() == '.parquet' else 'line'} {line}"
+class FileLines(NamedTuple):
+    """The lines (in parquet the rows) of a file from which texts were read, one for each text, counted from 1."""
+
+    file: Source
+    lines: Sequence[int]
+
+    def chosen(self, texts: Sequence[int]) -> "FileLines":
+        """Those of some texts, by their numbers."""
+        return FileLines(self.file, array("Q", (self.lines[text] for text in texts)))
+
+
+def named(texts: Sequence[int], places: FileLines | None = None, kind: str = "text") -> str:
+    """Texts by their numbers, for messages: `text 7 (set.csv, line 9)`, or `2 texts (7, 8: set.csv, lines 9, 11)`.
+
+    Without `places`, the numbers only.
+    """
+    first, more = texts[:NAMED], ", …" if len(texts) > NAMED else ""
+    numbers = ", ".join(map(str, first)) + more
+    lines = "" if places is None else place(places.file, *(places.lines[text] for text in first)) + more
+    if len(texts) == 1:
+        return f"{kind} {numbers}" + (f" ({lines})" if lines else "")
+    return f"{len(texts)} {kind}s ({numbers}" + (f": {lines})" if lines else ")")
+
+
+def place(path: Source, *lines: int) -> str:
+    """One or more lines of a file, for messages."""
+    unit = "row" if path.suffix.lower() == ".parquet" else "line"
+    return f"{path}, {unit if len(lines) == 1 else f'{unit}s'} {', '.join(map(str, lines))}"
 
 
 def _cell(path: Source, found: Mapping[str, object], column: str, line: int) -> str:

@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from workbench import embedded_texts, text_files
 from workbench.errors import WorkbenchError
-from workbench.text_files import Row
+from workbench.text_files import FileLines, Row
 
 ID_DTYPES = (torch.int64, torch.int32)
 PADDING = 0.2  # largest share of padding in a batch
@@ -47,6 +47,7 @@ class Texts:
         ids: token ids, batch pos; 0 at padding.
         mask: boolean, batch pos; True at tokens, False at padding. Default: True everywhere.
         labels: one string for each text, or None.
+        places: the file and line of each text, for texts that `read` and `stream` found there; None for others.
 
     Errors: WorkbenchError if `ids` is not a LongTensor of ids, a text has no tokens, there is padding between the
     tokens of a text, or the number of labels is not the number of texts.
@@ -55,6 +56,7 @@ class Texts:
     ids: Tensor
     mask: Tensor = None  # type: ignore[assignment]  # never None after __post_init__
     labels: tuple[str, ...] | None = None
+    places: FileLines | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _check_ids(self.ids)
@@ -116,16 +118,18 @@ class Texts:
         use `stream`).
         """
         source = _Source(path, text, label)
-        ids, labels = _Ids(tokenizer, cut), array("Q")
+        ids, labels, lines = _Ids(tokenizer, cut), array("Q"), array("Q")
         names: dict[str, int] = {}  # of the labels, which are few
         for rows in source.pieces(AT_A_TIME):
             _check_lengths(source.path, ids.add(rows), longest)
             _check_fits(source.path, rows[-1].line, ids)
             labels.extend(names.setdefault(row.cells[1], len(names)) for row in rows if source.label)
+            lines.extend(row.line for row in rows)
         if not ids.lengths:
             raise WorkbenchError(f"{source.path} holds no texts")
         said = tuple(names)
-        return cls(*ids.padded(), labels=tuple(said[number] for number in labels) if source.label else None)
+        of_texts = tuple(said[number] for number in labels) if source.label else None
+        return cls(*ids.padded(), of_texts, places=FileLines(source.path, lines))
 
     @classmethod
     def stream(
@@ -150,7 +154,8 @@ class Texts:
         for rows in source.pieces(texts):
             ids = _Ids(tokenizer, cut)
             _check_lengths(source.path, ids.add(rows), longest)
-            yield cls(*ids.padded(), labels=tuple(row.cells[1] for row in rows) if source.label else None)
+            of_texts = tuple(row.cells[1] for row in rows) if source.label else None
+            yield cls(*ids.padded(), of_texts, places=FileLines(source.path, array("Q", (row.line for row in rows))))
         if not rows:
             raise WorkbenchError(f"{source.path} holds no texts")
 
@@ -210,7 +215,8 @@ class Texts:
         if not chosen:
             raise WorkbenchError(f"{which!r} selects none of the {len(self)} texts")
         labels = None if self.labels is None else tuple(self.labels[row] for row in chosen)
-        return Texts(self.ids[chosen], self.mask[chosen], labels)
+        places = None if self.places is None else self.places.chosen(chosen)
+        return Texts(self.ids[chosen], self.mask[chosen], labels, places=places)
 
     def to(self, device: torch.device | str) -> "Texts":
         """A copy with the ids on a device; the mask stays where it is."""

@@ -130,7 +130,7 @@ def _changes(
         done += batch.ids.numel()
     rows = torch.tensor([row for batch in batches for row in batch.rows])
     changes = torch.cat(found)[rows.argsort()]
-    refuse_undefined(changes, "loss with one part ablated")
+    refuse_undefined(changes, "loss with one part ablated", texts)
     return changes
 
 

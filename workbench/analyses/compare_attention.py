@@ -112,7 +112,7 @@ def _layers(
     places = ((batch.rows, layer) for batch in batches for layer in layers)
     for (rows, layer), pair in zip(places, pieces, strict=True):
         for patterns_of, name in zip(pair, "AB", strict=True):
-            refuse_undefined(patterns_of.sum(-1), f"attention of layer {layer} in {name}", rows)
+            refuse_undefined(patterns_of.sum(-1), f"attention of layer {layer} in {name}", texts, rows)
         yield rows, layer, *pair
 
 

@@ -87,7 +87,7 @@ def compare_behaviour(
 def _refuse_undefined(found: Mapping[str, Tensor], texts: Texts) -> None:
     """Raise WorkbenchError, with the texts, for a loss of A or B that is not a number. found: text pos each."""
     for name, of in (("loss_a", "A"), ("loss_b", "B")):
-        refuse_undefined(found[name].where(texts.mask.cpu(), 0)[:, 1:], f"loss in {of}")
+        refuse_undefined(found[name].where(texts.mask.cpu(), 0)[:, 1:], f"loss in {of}", texts)
 
 
 def behaviour_summary(measures: Measures, *, unit: str | None = None) -> Scores:

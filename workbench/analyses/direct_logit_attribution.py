@@ -96,7 +96,7 @@ def mean_attribution(
         )
         parts = direct_logit_attribution(model, ids, asked, against, tokenizer=tokenizer)
         effects = torch.from_numpy(parts.values.copy())[None]
-        refuse_undefined(effects, "direct effect", [number])
+        refuse_undefined(effects, "direct effect", texts, [number])
         means.add(effects)
         total += (parts.total or 0.0) / len(texts)
     assert parts is not None  # there is a text

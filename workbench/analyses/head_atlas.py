@@ -97,7 +97,7 @@ def _text_statistics(
         found = _statistics(model, ids, statistics)[..., 1:].double()  # layer stat batch head query
         entropy = found[:, statistics.names.index("entropy")].movedim(1, 0)  # batch layer head query
         there = texts.mask[rows, None, None, 1 : ids.shape[1]].to(found.device)
-        refuse_undefined(entropy.where(there, 0), "attention", rows)
+        refuse_undefined(entropy.where(there, 0), "attention", texts, rows)
         is_padding = ~texts.mask[rows, None, 1 : ids.shape[1]].to(found.device)  # batch 1 query
         found = found.masked_fill(is_padding, float("nan"))
         sums, counts = found.nansum(-1), found.isfinite().sum(-1)  # layer stat batch head

@@ -49,7 +49,7 @@ def hidden_state_pca(
         run = model.run(ids, capture=site, captures_only=True)
         for row, state in zip(rows, run[site], strict=True):
             states[row] = state[skip:].double()  # pos d_model
-    refuse_undefined(torch.stack([state.sum() for state in states]), f"state after layer {layer}")
+    refuse_undefined(torch.stack([state.sum() for state in states]), f"state after layer {layer}", texts)
     points, shares = principal_components(torch.cat(states), components)
     return Points(
         points,

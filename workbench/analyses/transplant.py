@@ -77,7 +77,8 @@ def transplant(
             _sums(model.run(ids), ids, target),
             _sums(_with_part(model, ids, donor, number, part), ids, target),
         )
-        refuse_undefined(torch.cat([before, after], dim=-1), f"prediction with {part} of A or without", batch.rows)
+        both = torch.cat([before, after], dim=-1)
+        refuse_undefined(both, f"prediction with {part} of A or without", texts, batch.rows)
         means.add(torch.stack([before, after, after - before], dim=-1), _counts(ids, target)[:, None])
     names = [
         name
@@ -135,7 +136,7 @@ def transplant_parts(
         for one in steps(grid, stage(progress, *ends), "transplanting parts"):
             run = _with_part(model, ids, donor, number, one, own[f"blocks.{one.layer}.resid_pre"])
             rows.append(_sums(run, ids, target) - before)  # text 1|2
-        refuse_undefined(torch.stack(rows, dim=1), "effect of A's parts", batch.rows)
+        refuse_undefined(torch.stack(rows, dim=1), "effect of A's parts", texts, batch.rows)
         effects.add(torch.stack(rows, dim=1), _counts(ids, target)[None])
     values, errors = (
         None if means is None else means.T.reshape(-1, len(layers), len(columns))

@@ -38,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_output()
         return run(understood(given), [*program(), *given])
-    except (WorkbenchError, OSError) as error:  # the user can correct errors of the operating system
+    except WorkbenchError as error:
+        complain(WorkbenchError(imported("spelling").in_options(str(error))))
+        return 1
+    except OSError as error:  # the user can correct errors of the operating system
         complain(error)
         return 1
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """Loss and predicted answer of each text of a set, and the mean loss of each label."""
 
 import argparse
+from array import array
 
 import pandas as pd
 
@@ -13,7 +14,9 @@ from workbench.command_line.common import (
     opened_checkpoint,
     texts_in_pieces,
 )
+from workbench.embedded_texts import path_of
 from workbench.report import Report, Section
+from workbench.text_files import FileLines, named
 
 EXAMPLES = """
   python -m workbench texts
@@ -34,17 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Report:
     """A table of means with a row for each label, and a table with a row for each text."""
     subject = opened_checkpoint(args, args.checkpoint)
-    pieces, done = [], 0
+    pieces, lines, done = [], array("Q"), 0
     for texts in texts_in_pieces(args, subject):
         piece = text_overview(subject.model, texts, tokenizer=subject.tokenizer, progress=bar(args))
         pieces.append(piece.assign(text=piece["text"] + done))
+        lines.extend(() if texts.places is None else texts.places.lines)
         done += len(texts)
     table = pd.concat(pieces, ignore_index=True)
     means, lost = mean_losses(table), without_loss(table)
     note = "Mean −log p of the tokens except the first of each text; the standard error is over texts."
     if lost:
-        said = ", ".join(map(str, lost[:6])) + (", …" if len(lost) > 6 else "")
-        note += f" Left out, because their loss is not a number (check the checkpoint): {len(lost)} texts, {said}."
+        said = named(lost, FileLines(path_of(args.texts), lines))
+        note += f" Left out, because their loss is not a number (check the checkpoint): {said}."
     begins = table["content"].str.slice(0, BEGINNING).str.replace(r"\s+", " ", regex=True)
     shown = table.assign(begins=begins)[[name for name in SHOWN if name in (*table, "begins")]]
     sections = [

@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 
 from hooks import OlmoForCausalLM
 from workbench.errors import WorkbenchError
+from workbench.text_files import named
 from workbench.texts import Texts, TextsLike, as_texts
 
 
@@ -19,7 +20,8 @@ def texts_for(model: OlmoForCausalLM | PreTrainedConfig, tokens: TextsLike, at_l
     on_device = isinstance(model, OlmoForCausalLM)
     texts = as_texts(tokens, model.config if on_device else model)
     if min(texts.lengths) < at_least:
-        which = f"text {texts.lengths.index(min(texts.lengths))}" if len(texts) > 1 else "the text"
+        shortest = texts.lengths.index(min(texts.lengths))
+        which = named([shortest], texts.places) if len(texts) > 1 else "the text"
         raise WorkbenchError(f"{which} has {min(texts.lengths)} tokens; this needs at least {at_least}")
     return texts.to(model.device) if on_device else texts
 

@@ -30,7 +30,7 @@ def loss_sums(model: OlmoForCausalLM, texts: Texts) -> Tensor:
         losses = next_token_statistics(model.run(ids).logits[:, :-1], ids[:, 1:])["loss"].double()
         there = texts.mask[rows, 1 : ids.shape[1]].to(losses.device)
         found[rows] = losses.where(there, 0).sum(1).cpu()
-    refuse_undefined(found, "loss")
+    refuse_undefined(found, "loss", texts)
     return found
 
 

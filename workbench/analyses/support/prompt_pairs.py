@@ -233,7 +233,7 @@ def ends_of(contrast: Contrast, pairs: Pairs, clean: Tensor, corrupted: Tensor) 
     log_clean = log_probabilities(clean)
     lasts = [logits[:, -1].detach() for logits in (clean, corrupted)]  # text vocab
     for last, version in zip(lasts, ("clean", "corrupted"), strict=True):
-        refuse_undefined(last, f"prediction after the {version} prompt", pairs.rows, kind="pair")
+        refuse_undefined(last, f"prediction after the {version} prompt", rows=pairs.rows, kind="pair")
     first, second = ({name: x[0] for name, x in measured(contrast, pairs, log_clean, z[None]).items()} for z in lasts)
     noises = [rounding(contrast, pairs, log_clean, last) for last in lasts]
     return Ends(first, second, {name: torch.maximum(*(noise[name] for noise in noises)) for name in contrast.measures})

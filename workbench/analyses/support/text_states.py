@@ -13,6 +13,7 @@ from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a
 from workbench.analyses.support.undefined import refuse_undefined
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
+from workbench.text_files import named
 from workbench.texts import Texts
 
 MEAN = "mean"
@@ -49,7 +50,7 @@ def text_states(
         for number, site in enumerate(sites):
             states = run[site].float()  # batch pos d_model, or batch pos 1 d_model for one head
             found[number, rows] = states.mean(1).reshape(len(rows), width).cpu()
-    refuse_undefined(found.movedim(1, 0), "hidden state")
+    refuse_undefined(found.movedim(1, 0), "hidden state", texts)
     return found
 
 
@@ -81,5 +82,5 @@ def text_positions(texts: Texts, position: Position) -> Tensor | None:
         raise WorkbenchError(f"there are {len(texts)} texts and {len(wanted)} positions; give one for each text")
     for number, (place, length) in enumerate(zip(wanted, texts.lengths, strict=True)):
         if not -length <= place < length:
-            raise WorkbenchError(f"text {number} has {length} tokens, so no position {place}")
+            raise WorkbenchError(f"{named([number], texts.places)} has {length} tokens, so no position {place}")
     return torch.tensor([place % length for place, length in zip(wanted, texts.lengths, strict=True)])
