@@ -26,6 +26,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from hooks import Olmo2Config, Olmo3Config, OlmoConfig, OlmoForCausalLM
+from workbench.texts import Texts, as_texts
 
 # One thread for each test process and its subprocesses: two processes with two threads each on two cores mostly wait
 # for each other.
@@ -200,6 +201,14 @@ def pair(case: str) -> Iterator[Pair]:
 def tokens() -> Tensor:
     """Two random texts, without padding: batch pos."""
     return torch.randint(1, VOCAB, (2, POSITIONS), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def many_texts() -> Texts:
+    """23 random texts of different lengths, 24 tokens in the first four and 175 in all."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = [5, 9, 3, 7, *range(4, 12), *(6, 13) * 3, 8, 10, 4, 5, 7]
+    return as_texts([torch.randint(1, VOCAB, (length,), generator=generator) for length in lengths])
 
 
 @pytest.fixture(scope="session")

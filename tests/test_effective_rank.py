@@ -1,5 +1,7 @@
 """RankMe counts directions: one for copies of a state, all of them for orthogonal ones."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.effective_rank import effective_rank, rankme
+from workbench.analyses.support.jackknife import jackknife_errors, text_groups
+from workbench.texts import Texts
 
 
 def rank(states: Tensor) -> float:
@@ -50,3 +54,30 @@ def test_texts_at_once_or_one_by_one_are_the_same(
     together = effective_rank(model, tokens).values
     monkeypatch.setattr("workbench.analyses.effective_rank.AT_MOST", 1)
     np.testing.assert_allclose(effective_rank(model, tokens).values, together, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [4, 23])  # fewer tokens than dimensions, and more
+def test_errors_are_those_of_the_rank_without_groups_of_texts(
+    model: OlmoForCausalLM, many_texts: Texts, count: int
+) -> None:
+    texts = many_texts[:count]
+    groups = text_groups(count, 10)
+    found = effective_rank(model, texts)
+    assert (texts.tokens < model.config.hidden_size) == (count == 4) and found.texts == count
+    without = [effective_rank(model, texts[groups != n], groups=0) for n in range(int(groups.max()) + 1)]
+    assert without[0].errors is None
+    wanted = jackknife_errors(torch.tensor(found.values), torch.tensor(np.array([w.values for w in without])), groups)
+    np.testing.assert_allclose(found.errors, wanted, rtol=1e-2, atol=1e-4)
+    assert effective_rank(model, texts[0]).errors is None
+
+
+def test_errors_are_the_spread_of_the_rank_over_sets_of_texts(make_model: Callable[..., OlmoForCausalLM]) -> None:
+    """Sets drawn alike, of texts that repeat one word of their own: few directions a text, so sets differ."""
+    model, generator = make_model("olmo2", num_hidden_layers=2), torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(25):
+        words = torch.randint(1, 99, (40, 1), generator=generator)
+        found.append(effective_rank(model, torch.cat([words, words, words], dim=1)))
+    spread = np.std([one.values[0] for one in found], axis=0, ddof=1)
+    stated = np.mean([one.errors[0] for one in found], axis=0)
+    assert (0.6 * spread < stated).all() and (stated < 1.7 * spread).all()

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.hidden_state_pca import hidden_state_pca, principal_components
+from workbench.analyses.support.jackknife import jackknife_errors, text_groups
 from workbench.errors import WorkbenchError
+from workbench.texts import Texts
 
 
 def test_components_are_those_of_scikit_learn(model: OlmoForCausalLM, tokens: Tensor) -> None:
@@ -16,7 +18,24 @@ def test_components_are_those_of_scikit_learn(model: OlmoForCausalLM, tokens: Te
     theirs = PCA(3, svd_solver="full").fit(states)
     points = hidden_state_pca(model, tokens, 2, components=3)
     np.testing.assert_allclose(np.abs(points.values), np.abs(theirs.transform(states)), atol=1e-3)
-    assert points.axes == tuple(f"PC{n} ({s:.1%})" for n, s in enumerate(theirs.explained_variance_ratio_, 1))
+    shares = [f"{share:.1%}" for share in theirs.explained_variance_ratio_]
+    errors = [f"{error:.1%}" for error in points.share_errors]
+    assert points.axes == tuple(f"PC{n} ({s} ± {e} over 2 texts)" for n, (s, e) in enumerate(zip(shares, errors), 1))
+    np.testing.assert_allclose(points.shares, theirs.explained_variance_ratio_, atol=1e-5)
+
+
+def test_errors_of_shares_are_those_of_the_components_without_groups_of_texts(
+    model: OlmoForCausalLM, many_texts: Texts
+) -> None:
+    groups = text_groups(len(many_texts), 10)
+    rests = [many_texts[groups != group] for group in range(10)]
+    without = [hidden_state_pca(model, rest, 2, skip=1).shares for rest in rests]
+    found = hidden_state_pca(model, many_texts, 2, skip=1)
+    wanted = jackknife_errors(torch.tensor(found.shares), torch.tensor(np.array(without)), groups)
+    np.testing.assert_allclose(found.share_errors, wanted, rtol=1e-3)
+    assert found.texts == 23 and f"± {wanted[0]:.1%} over 23 texts" in found.axes[0]
+    alone = hidden_state_pca(model, many_texts[0], 2)
+    assert alone.share_errors is None and "±" not in alone.axes[0]
 
 
 def test_all_components_hold_all_variance() -> None:

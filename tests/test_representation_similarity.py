@@ -10,8 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.representation_similarity import hsic, representation_similarity
+from workbench.analyses.representation_similarity import hsic, hsic_and_without, representation_similarity
+from workbench.analyses.support.jackknife import jackknife_errors, text_groups
 from workbench.errors import WorkbenchError
+from workbench.texts import Texts
 
 
 def gram(states: Tensor) -> Tensor:
@@ -132,8 +134,8 @@ def test_a_sample_stands_for_what_does_not_fit(
     monkeypatch.setattr("workbench.analyses.representation_similarity.HELD", 1200 * 4 * 5 * 32)
     seen: list[int] = []
     monkeypatch.setattr(
-        "workbench.analyses.representation_similarity.hsic",
-        lambda x, y: (seen.append(x.shape[-1]), hsic(x, y))[1],
+        "workbench.analyses.representation_similarity.hsic_and_without",
+        lambda x, *others: (seen.append(x.shape[-1]), hsic_and_without(x, *others))[1],
     )
     similarity = representation_similarity(model, sorted_texts).values
     assert seen == [600] * 6
@@ -174,3 +176,24 @@ def test_checkpoints_by_name_give_the_same_as_models(
     by_name = representation_similarity(str(tmp_path / "a"), sorted_texts, str(tmp_path / "b"))
     side_by_side = representation_similarity(two[0], sorted_texts, two[1])
     np.testing.assert_array_equal(by_name.values, side_by_side.values)
+
+
+def test_errors_are_those_of_the_similarity_without_groups_of_texts(
+    make_model: Callable[..., OlmoForCausalLM], model: OlmoForCausalLM, many_texts: Texts
+) -> None:
+    """Up to a thousand tokens, where the similarity is exact; of one model and of two of different depth."""
+    for other in (None, make_model("olmo2", seed=5, num_hidden_layers=2, hidden_size=16)):
+        groups = text_groups(len(many_texts), 10)
+        rests = [many_texts[groups != group] for group in range(10)]
+        without = np.array([representation_similarity(model, rest, other).values for rest in rests])
+        found = representation_similarity(model, many_texts, other)
+        wanted = jackknife_errors(torch.tensor(found.values), torch.tensor(without), groups).numpy()
+        np.testing.assert_allclose(found.errors, wanted, rtol=1e-3, atol=1e-5)
+        assert found.texts == 23 and found.errors.max() > 0.001
+    assert representation_similarity(model, many_texts[0]).errors is None
+
+
+def test_a_layer_is_like_itself_without_error(model: OlmoForCausalLM, sorted_texts: Tensor) -> None:
+    found = representation_similarity(model, sorted_texts)
+    np.testing.assert_allclose(found.errors.diagonal(), 0, atol=1e-6)
+    assert (found.errors[np.triu_indices(len(found.errors), 1)] > 0).all()

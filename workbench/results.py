@@ -323,6 +323,9 @@ class Points(Labelled):
         axes: names of the two or three axes.
         colour: a number for each point, shown as its colour; or None.
         colour_name: name of these numbers.
+        shares: the share of the variance of all points along each axis, or None.
+        share_errors: the standard error of each share over texts; None if none is known.
+        texts: the number of texts that the points come from, or None.
     """
 
     values: Values  # point axis
@@ -330,6 +333,9 @@ class Points(Labelled):
     axes: Names
     colour: Values | None = field(default=None, kw_only=True)  # point
     colour_name: str = field(default="position", kw_only=True)
+    shares: Values | None = field(default=None, kw_only=True)  # axis
+    share_errors: Values | None = field(default=None, kw_only=True)  # axis
+    texts: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         values, names, axes = frozen_array(self.values), labels(self.names), labels(self.axes)
@@ -339,6 +345,10 @@ class Points(Labelled):
         if self.colour is not None:
             self._keep(colour=frozen_array(self.colour))
             check_shape(self.colour, (len(names),), count(names, "point"), what="colours")
+        for name in ("shares", "share_errors"):
+            if getattr(self, name) is not None:
+                self._keep(**{name: frozen_array(getattr(self, name))})
+                check_shape(getattr(self, name), (len(axes),), f"{len(axes)} axes", what=name.replace("_", " of "))
         self._keep(values=values, names=names, axes=axes)
 
     def table(self) -> pd.DataFrame:

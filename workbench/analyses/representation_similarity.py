@@ -8,6 +8,7 @@ from torch import Tensor
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.jackknife import GROUPS, jackknife_errors, text_groups
 from workbench.analyses.support.memory import Reader, budget, peak_bytes, run_bytes, tokens_at_a_time
 from workbench.analyses.support.residual_stream import residuals
 from workbench.analyses.support.two_models import ModelOrName, config_of, loaded_model, pair_name, reader, side_by_side
@@ -45,8 +46,9 @@ def representation_similarity(
     tokens of the embedded series. If the hidden states of all tokens take more than `HELD` bytes, or more than half of
     the memory budget, a random sample of the tokens is used. `seed` decides every random choice.
 
-    There is no standard error over texts: a bootstrap would hold copies of the same tokens, which the unbiased HSIC
-    takes for different samples. For the spread over texts, measure disjoint parts of the set.
+    The standard errors are over texts, from the CKA without each of at most `GROUPS` groups of texts
+    (`jackknife_errors`), all from the same minibatches; None for a single text. A bootstrap would hold copies of the
+    same tokens, which the unbiased HSIC takes for different samples.
 
     `skip` leaves out the first tokens of each text, whose very large norms would dominate the result. The two models
     must share a tokenizer but may differ in width. They may be models, entries of a series or ids. Checkpoints that are
@@ -66,20 +68,25 @@ def representation_similarity(
     minibatches = _minibatches(int(drawn.sum()), generator)
     batches = texts.batches(_tokens(subjects, texts.longest, int(drawn.sum())))
     held = _hidden_states(model, other, batches, drawn, part(progress, 0.0, 0.8))
-    both, first, second = torch.zeros(()), torch.zeros(()), torch.zeros(())
+    of_texts = text_groups(len(texts), GROUPS)
+    of_tokens, count = _groups_of_tokens(batches, drawn, of_texts), int(of_texts.max()) + 1
+    both, first, second = torch.zeros(()), torch.zeros(()), torch.zeros(())  # 1+group layer layer, 1+group layer each
     for samples in steps(minibatches, part(progress, 0.8, 1.0), "similarity of representations"):
         grams = [_gram(each[:, samples]) for each in held]
         x, y = grams[0], grams[-1]
-        both, first, second = both + hsic(x, y), first + hsic(x, x).diagonal(), second + hsic(y, y).diagonal()
-    similarity = both / (first.sqrt()[:, None] * second.sqrt())
+        found = [hsic_and_without(*two, of_tokens[samples], count) for two in ((x, y), (x, x), (y, y))]
+        both, first, second = both + found[0], first + _own(found[1]), second + _own(found[2])
+    similarity = (both / (first.sqrt()[:, :, None] * second.sqrt()[:, None])).cpu()
     return Grid(
-        similarity,
+        similarity[0],
         *(["embed", *range(count - 1)] for count in similarity.shape),
         row_name="layer" if other is None else "layer of A",
         column_name="layer" if other is None else "layer of B",
         title="Similarity of representations" + ("" if other is None else pair_name(model, other)),
         value_name="debiased linear CKA",
         value_when_equal=1.0,
+        errors=jackknife_errors(similarity[0], similarity[1:], of_texts) if count > 1 else None,
+        texts=len(texts),
     )
 
 
@@ -90,11 +97,51 @@ def hsic(x: Tensor, y: Tensor) -> Tensor:
     1ᵀL1 / ((n−1)(n−2)) − 2 · 1ᵀKL1 / (n−2)) / (n (n−3)); Song et al. 2012, "Feature selection via dependence
     maximization", equation 5.
     """
-    n = x.shape[-1]
-    x_rows, y_rows = x.sum(-1), y.sum(-1)  # layer sample
-    trace = x.flatten(1) @ y.flatten(1).T
+    return _unbiased(_trace(x, y), x.sum(-1), y.sum(-1))
+
+
+def _unbiased(trace: Tensor, x_rows: Tensor, y_rows: Tensor) -> Tensor:
+    """HSIC from tr KL, layer layer, and the sums of the rows of K and L, layer sample; NaN for fewer than 4 samples."""
+    n = x_rows.shape[-1]
+    if n < 4:
+        return torch.full_like(trace, torch.nan)
     product = x_rows.sum(-1)[:, None] * y_rows.sum(-1) / ((n - 1) * (n - 2))
     return (trace + product - 2 * (x_rows @ y_rows.T) / (n - 2)) / (n * (n - 3))
+
+
+def hsic_and_without(x: Tensor, y: Tensor, groups: Tensor, count: int) -> Tensor:
+    """The `hsic` of all samples, then that without the samples of each group: 1+group layer layer.
+
+    `x` and `y` are those of `hsic`; groups: sample, numbers below `count`. One group is not left out: 1 layer layer. NaN
+    where fewer than 4 samples are left. The sums over pairs of samples are made once: those without a group are those of
+    all samples, less twice the pairs of a sample of the group with any, plus the pairs within the group, which the former
+    count twice.
+    """
+    members = [groups == group for group in range(count)]
+    traces = torch.stack([_trace(x[:, inside], y[:, inside]) for inside in members])
+    x_rows, y_rows = x.sum(-1), y.sum(-1)  # layer sample
+    found = [_unbiased(traces.sum(0), x_rows, y_rows)]
+    for inside, trace in zip(members, traces, strict=True) if count > 1 else ():
+        within = _trace(x[:, inside][:, :, inside], y[:, inside][:, :, inside])
+        rows = (sums - each[:, :, inside].sum(-1) for each, sums in ((x, x_rows), (y, y_rows)))
+        found.append(_unbiased(traces.sum(0) - 2 * trace + within, *(sums[:, ~inside] for sums in rows)))
+    return torch.stack(found)
+
+
+def _trace(x: Tensor, y: Tensor) -> Tensor:
+    """The sum of the products of the entries of every matrix of `x` with those of every matrix of `y`: layer layer."""
+    return x.flatten(1) @ y.flatten(1).T
+
+
+def _own(values: Tensor) -> Tensor:
+    """The HSIC of each layer with itself: 1+group layer."""
+    return values.diagonal(dim1=1, dim2=2)
+
+
+def _groups_of_tokens(batches: Sequence[Batch], drawn: Tensor, of_texts: Tensor) -> Tensor:
+    """The group of the text of each drawn token, in the order of the hidden states: token."""
+    places = (drawn[batch.rows, : batch.ids.shape[1]].nonzero()[:, 0] for batch in batches)
+    return torch.cat([of_texts[batch.rows][rows] for batch, rows in zip(batches, places, strict=True)])
 
 
 def _drawn(counted: Tensor, subjects: Sequence[ModelOrName], generator: torch.Generator) -> Tensor:
