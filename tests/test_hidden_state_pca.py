@@ -18,9 +18,8 @@ def test_components_are_those_of_scikit_learn(model: OlmoForCausalLM, tokens: Te
     theirs = PCA(3, svd_solver="full").fit(states)
     points = hidden_state_pca(model, tokens, 2, components=3)
     np.testing.assert_allclose(np.abs(points.values), np.abs(theirs.transform(states)), atol=1e-3)
-    shares = [f"{share:.1%}" for share in theirs.explained_variance_ratio_]
-    errors = [f"{error:.1%}" for error in points.share_errors]
-    assert points.axes == tuple(f"PC{n} ({s} ± {e} over 2 texts)" for n, (s, e) in enumerate(zip(shares, errors), 1))
+    pairs = zip(theirs.explained_variance_ratio_, points.share_errors, strict=True)
+    assert points.axes == tuple(f"PC{n} ({s:.1%} ± {e:.1%} over 2 texts)" for n, (s, e) in enumerate(pairs, 1))
     np.testing.assert_allclose(points.shares, theirs.explained_variance_ratio_, atol=1e-5)
 
 

@@ -79,7 +79,7 @@ def representation_similarity(
     similarity = (both / (first.sqrt()[:, :, None] * second.sqrt()[:, None])).cpu()
     return Grid(
         similarity[0],
-        *(["embed", *range(count - 1)] for count in similarity.shape),
+        *(["embed", *range(size - 1)] for size in similarity.shape[1:]),
         row_name="layer" if other is None else "layer of A",
         column_name="layer" if other is None else "layer of B",
         title="Similarity of representations" + ("" if other is None else pair_name(model, other)),
@@ -112,10 +112,10 @@ def _unbiased(trace: Tensor, x_rows: Tensor, y_rows: Tensor) -> Tensor:
 def hsic_and_without(x: Tensor, y: Tensor, groups: Tensor, count: int) -> Tensor:
     """The `hsic` of all samples, then that without the samples of each group: 1+group layer layer.
 
-    `x` and `y` are those of `hsic`; groups: sample, numbers below `count`. One group is not left out: 1 layer layer. NaN
-    where fewer than 4 samples are left. The sums over pairs of samples are made once: those without a group are those of
-    all samples, less twice the pairs of a sample of the group with any, plus the pairs within the group, which the former
-    count twice.
+    `x` and `y` are those of `hsic`; groups: sample, numbers below `count`. One group is not left out: 1 layer layer.
+    NaN where fewer than 4 samples are left. The sums over pairs of samples are made once: the sum without a group is
+    that of all samples, less twice the pairs of a sample of the group with any sample, plus the pairs within the group,
+    which would else be taken away twice.
     """
     members = [groups == group for group in range(count)]
     traces = torch.stack([_trace(x[:, inside], y[:, inside]) for inside in members])

@@ -18,11 +18,12 @@ def jackknife_errors(whole: Tensor, without: Tensor, groups: Tensor) -> Tensor:
     """The standard errors over texts of `whole` (…), a number of all texts, from the same number `without` each group
     of texts (group …).
 
-    With T texts, t of them in a group, h = T / t, and g groups: the pseudo-values are p = h whole − (h − 1) without, the
-    estimate is J = g whole − Σ (1 − t/T) without, and the variance is 1/g Σ (p − J)² / (h − 1) (Busing, Meijer and
-    van der Leeden 1999, "Delete-m jackknife for unequal m"; Quenouille 1956, Tukey 1958). For groups of equal size this
-    is (g − 1)/g Σ (without − mean)²; for the mean of one number a text, deleted one by one, the standard deviation over
-    √T. No text is counted twice, as in a bootstrap. The number should change smoothly with the texts.
+    With T texts, t of them in a group, h = T / t, and g groups: the pseudo-values are p = h whole − (h − 1) without,
+    the estimate is J = g whole − Σ (1 − t/T) without, and the variance is 1/g Σ (p − J)² / (h − 1) (Busing, Meijer and
+    van der Leeden 1999, "Delete-m jackknife for unequal m"; Quenouille 1956, Tukey 1958). For groups of equal size
+    this is (g − 1)/g Σ (without − mean)²; for the mean of one number of each text, deleted one by one, it gives the
+    standard deviation over √T. No text is counted twice, unlike in a bootstrap. The number should change smoothly with
+    the texts.
 
     groups: text, as `text_groups` gives them. NaN where a number is undefined without one of the groups.
     """
