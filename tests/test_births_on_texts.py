@@ -11,6 +11,7 @@ from tests.test_dictionaries import random_dictionary
 from workbench import WorkbenchError, features
 from workbench.features import Dictionary, Gate
 from workbench.features.births_on_texts import BirthSums
+from workbench.features.compare_sources import SourceSums
 from workbench.features.families import clusters, families_of, random_groups
 from workbench.texts import as_texts
 
@@ -72,6 +73,13 @@ def births_of(dictionary, x):
     return sums.result()
 
 
+def compared_ends(dictionary, x):
+    """The table of `compare_sources` for both ends, by feature."""
+    sums = SourceSums(dictionary, 0, 1)
+    sums.add(x)
+    return sums.table().sort_values("feature")
+
+
 RIGHT = [*((number, number) for number in range(SHARED)), (None, PLANTED)]
 
 
@@ -104,6 +112,32 @@ def test_a_shared_feature_that_was_split_in_two_is_found_in_the_reconstruction()
     assert abs(found.in_error[0, 0]) < 0.1 and found.in_reconstruction[0, 0] > 0.9
     assert (found.twin[0], found.twin[-1]) == (len(found) - 1, 0) and found.likeness[0] > 0.8
     assert np.flatnonzero(found.exclusive).tolist() == [PLANTED]
+
+
+@pytest.mark.parametrize("columns", [RIGHT, [(None, 0), *RIGHT[1:]], [(None, 0), *RIGHT[1:], (0, None)]])
+def test_a_comparison_of_two_ends_names_the_features_that_are_exclusive_among_ends(columns):
+    x, directions = planted_activations()
+    dictionary = of_columns(columns, directions)
+    found, compared = births_of(dictionary, x), compared_ends(dictionary, x)
+    assert np.flatnonzero(compared["only"] == "B").tolist() == np.flatnonzero(found.exclusive).tolist() == [PLANTED]
+    smaller = range(len(found)), found.end_norms.argmin(1)
+    for name in ("in_error", "in_reconstruction"):
+        np.testing.assert_allclose(compared[name], getattr(found, name)[smaller], atol=1e-4)
+
+
+@pytest.mark.parametrize(("share", "is_new"), [(0.2, False), (0.9, True)])
+def test_a_feature_is_in_one_end_only_if_the_activations_have_half_of_what_is_written_there(share, is_new):
+    """The last feature is active with direction 3, and writes in the first end what stands there in part."""
+    x, directions = planted_activations()
+    unused = torch.linalg.qr(directions.T, mode="complete").Q[:, -1]
+    x[:, 0] += share * (x[:, 0] @ directions[3])[:, None] * unused
+    dictionary = of_columns([*RIGHT, (3, 3)], directions)
+    dictionary.decoder[-1] = torch.cat([unused, torch.zeros(WIDTH)])
+    found, compared = births_of(dictionary, x), compared_ends(dictionary, x)
+    assert found.refit[-1] == pytest.approx(share, abs=0.05) and abs(found.in_error[-1, 1]) < 0.1
+    assert bool(found.exclusive[-1]) is is_new and (compared["only"].iloc[-1] == "A") is is_new
+    np.testing.assert_allclose(compared["refit_a"].iloc[-1], share * compared["size_a"].iloc[-1], rtol=0.1)
+    np.testing.assert_allclose(found.refit[:-1], 1, atol=0.1)
 
 
 def test_births_after_scaling_are_those_of_the_scaled_norms_and_rare_features_have_none():

@@ -152,6 +152,7 @@ EXAMPLES = {
         density=ODD[2:4].reshape(2, 1),
         mean=ODD[4:6].reshape(2, 1),
         scaled=ODD[6:8].reshape(2, 1),
+        refit=ODD[8:10],
         in_error=ODD[8:10].reshape(2, 1),
         in_reconstruction=ODD[:2].reshape(2, 1),
         twin=np.array([1, -1]),

@@ -16,15 +16,12 @@ from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.features.births import SHARE, FeatureBirths, births, revision_of, sizes_of
 from workbench.features.dictionary import Dictionary
 from workbench.features.families import families_of
+from workbench.features.latent_scaling import LEAST_PLACES, ScalingSums, is_exclusive
 from workbench.features.reading import by_source
 from workbench.progress import Progress, steps
 from workbench.texts import TextsLike
 
 WHAT = "births on texts"
-LEAST_PLACES = 30
-"""A feature that is active at fewer tokens gets no latent scaling and no family."""
-IN_ERROR, IN_RECONSTRUCTION = 0.2, 0.5
-"""Exclusive to some ends if both shares of latent scaling are below these in the others (Minder et al.)."""
 NOTHING = np.zeros((0, 0), dtype=np.float32)
 
 
@@ -44,10 +41,9 @@ class MeasuredBirths(FeatureBirths):
       feature writes all that goes with it; above it, where the crosscoder left something in its error ("complete
       shrinkage"). The product of two fits, one on every second text, is taken, so that noise does not add to it.
       `after_scaling()` has the births by these norms.
-    - `in_error`, `in_reconstruction`: at the ends, β of min ‖β f u − y‖² with u the direction at the end of the largest
-      norm and y the error with the feature's own part put back, or the reconstruction less the mean activation; as a
-      share of the β of that end. The second also finds what other features write in its place ("latent decoupling").
-      Near 1: the feature is there too. Near 0: it is not.
+    - `refit`, `in_error`, `in_reconstruction`: how much of the feature each end has, as a share of what the end of the
+      largest norm has (see `LatentScaling`). The last one also finds what other features write in its place ("latent
+      decoupling"). Near 1: the feature is there too. Near 0: it is not.
 
     Attributes:
         tokens: the number of tokens of the texts.
@@ -56,6 +52,7 @@ class MeasuredBirths(FeatureBirths):
         mean: the mean amount over the tokens at which the feature is active, in sizes of the activations: feature
             source; 0 for one that is never active.
         scaled: the norms after latent scaling: feature source; NaN for one that is active at fewer than 30 tokens.
+        refit: feature; NaN as `scaled`.
         in_error, in_reconstruction: feature end; NaN as `scaled`.
         twin, likeness: the feature whose activations correlate most with its own, and the correlation: feature. A
             feature that is born when its twin dies may be the twin in another place. −1 and 0 for one that is never
@@ -71,6 +68,7 @@ class MeasuredBirths(FeatureBirths):
     density: np.ndarray
     mean: np.ndarray
     scaled: np.ndarray
+    refit: np.ndarray
     in_error: np.ndarray
     in_reconstruction: np.ndarray
     twin: np.ndarray
@@ -100,10 +98,8 @@ class MeasuredBirths(FeatureBirths):
 
     @property
     def exclusive(self) -> np.ndarray:
-        """Whether a feature is in some ends and not in all, also after latent scaling: feature, boolean."""
-        missing = ~self.holding_ends
-        gone = (self.in_error < IN_ERROR) & (self.in_reconstruction < IN_RECONSTRUCTION)
-        return missing.any(1) & (gone | ~missing).all(1)
+        """Whether a feature is in some ends and not in all, by `latent_scaling.is_exclusive`: feature, boolean."""
+        return is_exclusive(self.end_norms, self.refit, self.in_error, self.in_reconstruction)
 
     def table(self) -> pd.DataFrame:
         """One row for each feature, in their order: the columns of `FeatureBirths.table`, and
@@ -185,7 +181,8 @@ def births_on_texts(
     texts, dictionary = texts_for(first, texts), dictionary.to(first.device)
     sums = BirthSums(dictionary, sizes_of(dictionary, sizes), [dictionary.source(name) for name in born.sources], born)
     sites = list(dict.fromkeys((dictionary.reads, dictionary.writes)))
-    per_token = run_bytes(first, capture=sites, grad=need, logits=3 * need) * len(named) + 16 * len(dictionary)
+    fitted = 4 * (dictionary.gate.k or 64) * dictionary.width  # by `ScalingSums.add`
+    per_token = run_bytes(first, capture=sites, grad=need, logits=3 * need) * len(named) + 16 * len(dictionary) + fitted
     size = tokens_at_a_time(first, WHAT, per_token, texts.longest)
     for rows, ids in steps(texts.padded_batches(size), progress, WHAT):
         there = texts.mask[rows, : ids.shape[1]].to(first.device)
@@ -226,11 +223,9 @@ class BirthSums:
         self.norms = self.directions.norm(dim=-1)  # feature source
         self.units = self.directions / self.norms.clamp_min(1e-12)[..., None]
         self.ends = list(range(len(order) - len(born.ends), len(order)))
-        at = self.norms[:, self.ends].argmax(1) if self.ends else self.norms.argmax(1)
-        self.at_end = at  # feature: the number of the end of the largest norm
-        self.of_end = self.directions[
-            torch.arange(len(dictionary), device=at.device), at + (self.ends[0] if self.ends else 0)
-        ]
+        at = self.norms[:, self.ends].argmax(1) + self.ends[0] if self.ends else self.norms.argmax(1)
+        unit = self.units[torch.arange(len(dictionary), device=at.device), at]
+        self.scaling = ScalingSums(self.directions[:, self.ends], unit)
         n, sources = self.norms.shape
         self.tokens, self.has_needs = 0, False
         zeros = partial(torch.zeros, device=dictionary.decoder.device)
@@ -241,8 +236,6 @@ class BirthSums:
         self.fires, self.amounts = zeros(n, sources), zeros(n, sources)
         self.errors = zeros(2, *self.directions.shape)  # Σ f · error, by half
         self.needs = zeros(n, sources)  # −Σ f ⟨slope, direction⟩
-        self.rebuilt = zeros(n, len(self.ends))  # Σ f ⟨u, reconstruction⟩
-        self.activation = zeros(sources, self.directions.shape[-1])  # Σ x
 
     def add(self, read: Tensor, written: Tensor, slopes: Tensor | None, second: Tensor) -> None:
         """Tokens: what is read, what stands where the crosscoder writes, and the gradient of the loss by it, each token
@@ -256,7 +249,7 @@ class BirthSums:
         self.counts += active.sum(0)
         self.total += f.sum(0)
         self.alike += f.T @ f
-        self.activation += x.sum(0)
+        self.scaling.add(firing, made[:, self.ends], x[:, self.ends])
         for half in (0, 1):
             some = second == half
             self.squares[half] += f[some].square().sum(0)
@@ -272,8 +265,6 @@ class BirthSums:
             slopes = slopes[:, self.order] * self.sizes
             for source in range(len(self.order)):
                 self.needs[:, source] -= (f * (slopes[:, source] @ self.directions[:, source].T)).sum(0)
-        for number, source in enumerate(self.ends):
-            self.rebuilt[:, number] += (f * (made[:, source] @ self.of_end.T)).sum(0)
 
     def result(self) -> MeasuredBirths:
         """The measures."""
@@ -284,8 +275,7 @@ class BirthSums:
         likeness = self._likeness()
         best = likeness.clone().fill_diagonal_(-1).max(1)
         families = families_of(likeness.numpy(), self.born.born, enough.numpy())
-        in_error, in_reconstruction = self._ratios()
-        born = self.born
+        scaling, born = self.scaling.result(), self.born
         return MeasuredBirths(
             dictionary=born.dictionary,
             checkpoints=born.checkpoints,
@@ -298,8 +288,9 @@ class BirthSums:
             density=(self.fires / self.tokens).numpy(),
             mean=(self.amounts / self.counts.clamp_min(1)[:, None]).numpy(),
             scaled=self._scaled().where(enough[:, None], torch.nan).numpy(),
-            in_error=in_error.where(enough[:, None], torch.nan).numpy(),
-            in_reconstruction=in_reconstruction.where(enough[:, None], torch.nan).numpy(),
+            refit=scaling.refit,
+            in_error=scaling.in_error,
+            in_reconstruction=scaling.in_reconstruction,
             twin=best.indices.where(best.values > 0, -1).numpy(),
             likeness=best.values.numpy(),
             family=families,
@@ -318,21 +309,3 @@ class BirthSums:
         """The norms after latent scaling: feature source."""
         fits = self.errors / self.squares.clamp_min(1e-12)[..., None, None] + self.directions
         return (fits[0] * fits[1]).sum(-1).clamp_min(0).sqrt()
-
-    def _ratios(self) -> tuple[Tensor, Tensor]:
-        """(the share of β in the error, in the reconstruction), each feature end."""
-        u, ends = self.of_end, self.ends
-        squares = self.squares.sum(0)
-        errors = self.errors.sum(0)[:, ends]
-        own = torch.einsum("fsd,fd->fs", self.directions[:, ends], u) * squares[:, None]
-        in_error = torch.einsum("fsd,fd->fs", errors, u) + own
-        means = self.activation[ends] / max(1, self.tokens)
-        in_reconstruction = self.rebuilt - self.total[:, None] * (u @ means.T)
-        return _shares(in_error, self.at_end), _shares(in_reconstruction, self.at_end)
-
-
-def _shares(beta: Tensor, at: Tensor) -> Tensor:
-    """β of each end as a share of that of one end: feature end."""
-    if not beta.shape[1]:
-        return beta
-    return beta / beta.gather(1, at[:, None])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -10,15 +11,15 @@ from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
-from workbench.features.compare_firing import LEAST, beyond_first, largest_difference
+from workbench.features.births import sizes_of
+from workbench.features.compare_firing import beyond_first, largest_difference
 from workbench.features.dictionary import Dictionary
+from workbench.features.latent_scaling import ScalingSums
 from workbench.features.reading import Models, by_source, read_by
 from workbench.progress import Progress, steps
 from workbench.texts import TextsLike
 
 WHAT = "a comparison by a crosscoder"
-TIMES = 5
-"""A feature is in one checkpoint only if its size there is this many times that in the other, or more."""
 
 
 @torch.no_grad()
@@ -42,21 +43,22 @@ def compare_sources(
     - `feature`: its number.
     - `density`: the share of the tokens at which it is active.
     - `size_a`, `size_b`: mean over all tokens of ‖f d_s‖, in units of the root mean square distance of the source's
-      activations from their mean, so that sources of different scales can be compared; `size_change` is B − A.
+      activations from their mean, so that sources of different scales can be compared; `size_change` is B − A. That
+      unit is the one that the crosscoder knows from its training (`sizes`, as for `births`), else that of these texts.
     - `size_floor`: the largest difference of the size between any two of the `finals`.
-    - `refit_a`, `refit_b`: the size by the activations, and not by the weights. With u the unit vector along the larger
-      of the two directions and e_s the error of the reconstruction, it is the mean of f, times the least-squares amount
-      ⟨u, d_s⟩ + Σ f ⟨u, e_s⟩ / Σ f² that is there along u if all other features stay. Signed, in the units of the size.
+    - `refit_a`, `refit_b`: the size by the activations, and not by the weights: the mean of f, times the least-squares
+      amount along the larger of the two directions (`LatentScaling.amount`). Signed, in the units of the size.
+    - `in_error`, `in_reconstruction`: what the activations of the checkpoint with the smaller size have of the feature,
+      as a share of that in the other one: near 1, it is there too (see `LatentScaling`).
     - `beyond`: |size_change| − size_floor; above 0 if data order alone did not make so large a difference.
-    - `only`: "A" if it is in A and not in B by this rule: its size in A is at least `TIMES` that in B, so is its
-      `refit_a` against |`refit_b`|, it is active at `LEAST` tokens or more, and `beyond` is above 0. "B" for the
-      reverse, else "".
+    - `only`: "A" if it is in A and not in B by the rule of `latent_scaling.is_exclusive`, which `births_on_texts` has
+      too, and `beyond` is above 0. "B" for the reverse, else "".
 
     The rows with the largest `beyond` come first. `size_floor` and `beyond` are undefined (NaN) with fewer than two
-    `finals`.
+    `finals`, and both shares with fewer than `latent_scaling.LEAST_PLACES` tokens; such a feature is in no one only.
 
-    A crosscoder is known to give a feature a direction near zero in a model that has it nevertheless ("complete
-    shrinkage"); the refit is the test for that, after the latent scaling of Minder et al. (arXiv 2504.02922).
+    A crosscoder is known to give a feature a direction near zero in a model that has it nevertheless; latent scaling is
+    the test for that (Minder et al., arXiv 2504.02922).
 
     Args:
         models: all sources of the crosscoder by id.
@@ -103,59 +105,58 @@ class SourceSums:
     """
 
     def __init__(self, crosscoder: Dictionary, a: int, b: int) -> None:
-        self.crosscoder, self.a, self.b, self.tokens = crosscoder, a, b, 0
-        n, sources, d_model = crosscoder.directions.shape
-        self.total, self.squares, self.count = torch.zeros(3, n, dtype=torch.float64)
-        self.along_error = torch.zeros(2, n, dtype=torch.float64)
+        self.crosscoder, self.pair, self.tokens = crosscoder, [a, b], 0
+        _, sources, d_model = crosscoder.directions.shape
         self.mean = torch.zeros(sources, d_model, dtype=torch.float64)
-        self.size = torch.zeros(sources, dtype=torch.float64)
-        pair = crosscoder.directions[:, [a, b]]  # feature pair d_model
-        larger = pair.norm(dim=-1).argmax(-1)
-        self.unit = torch.nn.functional.normalize(pair[torch.arange(n), larger], dim=-1)  # feature d_model
-        self.along = torch.einsum("fpd,fd->pf", pair, self.unit).double().cpu()
+        self.square = torch.zeros(sources, dtype=torch.float64)
+        known = crosscoder.provenance.get("sizes") is not None
+        self.spread = sizes_of(crosscoder).double().cpu() * d_model**0.5 if known else None  # source
+        directions = crosscoder.directions[:, self.pair] / crosscoder.scale  # feature pair d_model
+        norms = directions.norm(dim=-1)
+        larger = (norms / sizes_of(crosscoder)[self.pair] if known else norms).argmax(-1)
+        along = directions[torch.arange(len(directions), device=directions.device), larger]
+        self.scaling = ScalingSums(directions, torch.nn.functional.normalize(along, dim=-1))
 
     def add(self, x: Tensor) -> None:
         """Add activations: row source d_model."""
-        firing = self.crosscoder.encode(x)
-        error = (x.float() - self.crosscoder.decode(firing))[:, [self.a, self.b]]  # row pair d_model
-        indices, values = firing.indices.flatten().cpu(), firing.values.double().cpu()
+        x, firing = x.float(), self.crosscoder.encode(x)
         self.tokens += len(x)
         self.mean += x.double().sum(0).cpu()
-        self.size += x.double().square().sum((0, 2)).cpu()
-        for sums, parts in ((self.total, values), (self.squares, values.square()), (self.count, values > 0)):
-            sums.index_add_(0, indices, parts.flatten().double())
-        for number in range(2):
-            dots = torch.einsum("rsd,rd->rs", self.unit[firing.indices], error[:, number])
-            self.along_error[number].index_add_(0, indices, (values * dots.double().cpu()).flatten())
+        self.square += x.double().square().sum((0, 2)).cpu()
+        self.scaling.add(firing, self.crosscoder.decode(firing)[:, self.pair], x[:, self.pair])
 
     def table(self, finals: Sequence[int] = ()) -> pd.DataFrame:
         """The table of `compare_sources`; `finals` are numbers of sources."""
-        scale = self.crosscoder.scale
-        mean = self.mean / self.tokens
-        spread = (self.size / self.tokens - mean.square().sum(-1)).clamp_min(0).sqrt()  # source
-        norms = self.crosscoder.directions.norm(dim=-1).double().cpu() / scale / spread.clamp_min(1e-12)
-        sizes = (self.total / self.tokens)[:, None] * norms  # feature source
-        amount = self.along / scale + self.along_error / self.squares.clamp_min(1e-12)
-        refits = amount * self.total / self.tokens / spread[[self.a, self.b], None].clamp_min(1e-12)
+        spread = self._measured() if self.spread is None else self.spread
+        norms = self.crosscoder.directions.norm(dim=-1).double().cpu() / self.crosscoder.scale / spread
+        mean = self.scaling.total / self.tokens
+        sizes = mean[:, None] * norms  # feature source
+        scaling = self.scaling.result(spread[self.pair])
+        refits = mean[:, None].numpy() * scaling.amount  # feature pair
+        smaller = (range(len(sizes)), scaling.norms.argmin(1))
         floor = largest_difference([sizes[:, number] for number in finals], len(sizes))
-        size_a, size_b = sizes[:, self.a], sizes[:, self.b]
+        size_a, size_b = sizes[:, self.pair].unbind(1)
         beyond = (size_b - size_a).abs() - floor
-        often = (self.count >= LEAST) & ~(beyond <= 0)
-        only_a = often & (size_a >= TIMES * size_b) & (refits[0] >= TIMES * refits[1].abs())
-        only_b = often & (size_b >= TIMES * size_a) & (refits[1] >= TIMES * refits[0].abs())
-        pairs = zip(only_a.tolist(), only_b.tolist(), strict=True)
+        larger = np.where(scaling.norms[:, 0] > scaling.norms[:, 1], "A", "B")
         table = pd.DataFrame(
             {
                 "feature": range(len(sizes)),
-                "density": (self.count / self.tokens).numpy(),
+                "density": (self.scaling.count / self.tokens).numpy(),
                 "size_a": size_a.numpy(),
                 "size_b": size_b.numpy(),
                 "size_change": (size_b - size_a).numpy(),
                 "size_floor": floor.numpy(),
-                "refit_a": refits[0].numpy(),
-                "refit_b": refits[1].numpy(),
+                "refit_a": refits[:, 0],
+                "refit_b": refits[:, 1],
+                "in_error": scaling.in_error[smaller],
+                "in_reconstruction": scaling.in_reconstruction[smaller],
                 "beyond": beyond.numpy(),
-                "only": ["A" if in_a else "B" if in_b else "" for in_a, in_b in pairs],
+                "only": np.where(scaling.exclusive & ~(beyond <= 0).numpy(), larger, ""),
             }
         )
         return beyond_first(table, "size_change")
+
+    def _measured(self) -> Tensor:
+        """The root mean square distance of the activations from their mean on these texts: source."""
+        mean = self.mean / self.tokens
+        return (self.square / self.tokens - mean.square().sum(-1)).clamp_min(0).sqrt().clamp_min(1e-12)

@@ -36,6 +36,7 @@ SIZES = {
     "size_floor": ("by data order", "number"),
     "refit_a": ("refit A", "number"),
     "refit_b": ("refit B", "number"),
+    "in_reconstruction": ("written by others", "number"),
 }
 FIRING_NOTE = (
     "The share of tokens at which each feature is active in A and in B, and the largest difference that data order "
@@ -43,7 +44,8 @@ FIRING_NOTE = (
 )
 SIZES_NOTE = (
     "The mean size of what each feature writes in A and in B, relative to the spread of the activations there. The "
-    "refit is that size by the activations themselves: where it is large in both, the feature is not new."
+    "refit is that size by the activations themselves: where it is large in both, the feature is not new. Nor is it "
+    "where other features write it in the smaller of the two: near 1 in the last column."
 )
 
 
