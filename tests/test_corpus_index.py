@@ -257,6 +257,27 @@ def test_the_command_counts_and_traces(small_series: list[str], capsys) -> None:
     assert spans["a source"].item() == "A" and spans["count"].item() == 2  # with the space before it
 
 
+def test_a_row_that_holds_copies_counts_once(small_series: list[str], capsys) -> None:
+    """Each document is one sentence three times, and rows with repeats hold spans again."""
+    index, tokenizer = corpus.open("tiny-olmo"), tokenizer_of("tiny-olmo")
+    for text in (" are", " dog", " the dog are"):
+        ids = tokenizer(text)["input_ids"]
+        held = {(one.step, one.row): [] for one in index.rows_with(ids).itertuples()}
+        for one in index.rows_with(ids).itertuples():
+            held[one.step, one.row].append(one.position)
+        copies = sum(map(len, held.values()))
+        rows = corpus.chosen_rows("tiny-olmo", list(held))
+        for positions, row in zip(held.values(), rows, strict=True):  # the rows themselves have it there
+            assert all(row[at : at + len(ids)].tolist() == ids for at in positions)
+            assert len(set(positions)) == len(positions)
+        table = printed(capsys, "count", text)
+        assert (table["rows"].item(), table["copies"].item()) == (len(held), copies)
+        assert table["count"].item() == index.count(ids)
+        spans = printed(capsys, "trace", text, "--shortest", str(len(ids)))
+        assert spans["rows"].item() == len(held) and spans["count"].item() == index.count(ids)
+    assert copies > len(held) > 0, "no row holds it twice"
+
+
 def test_the_command_ranks_rows_by_influence(small_series: list[str], capsys) -> None:
     text = "The river and the dog are here."
     options = ["--rows", "4", "--random", "6", "--predicted", "3"]

@@ -16,6 +16,7 @@ from workbench.command_line.common import add_seed, bar, checked_seed, ids_of, n
 from workbench.corpus.excerpts import excerpt
 from workbench.corpus.explaining_rows import candidates
 from workbench.corpus.replay import MAIN, order_of
+from workbench.corpus.row_map import distinct_rows
 from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
 from workbench.report import Report, Section
@@ -104,34 +105,45 @@ def build(args: argparse.Namespace) -> Report:
 
 
 def count(args: argparse.Namespace) -> Report:
-    """Tables of the count, of documents, of what follows, and of the rows that held the n-gram."""
+    """Tables of the count, of documents, of what follows, and of the rows that held the n-gram.
+
+    `count` is how often it occurs in the text, `rows` the number of rows that held it, and `copies` how often it stood
+    in them: more than `rows` if a row held it twice.
+    """
     text, tokenizer = corpus.open(args.series), needed(tokenizer_of(args.series), args.series)
     ids = asked(args, tokenizer)
     rows, places = text.rows_with(ids, order_of(args.series)), text.places(ids)
-    numbers = {"n-gram": args.prompt, "tokens": len(ids), "count": len(places), "rows": len(rows)}
+    numbers = {"n-gram": args.prompt, "tokens": len(ids), "count": len(places)}
+    numbers |= {"rows": len(distinct_rows(rows)), "copies": len(rows)}
     numbers |= {"first step": rows["step"].min(), "last step": rows["step"].max()} if len(rows) else {}
     found = text.continuations(ids)
     follows = found.table().assign(token=lambda table: [tokenizer.decode([token]) for token in table["id"]])
     shown = [in_document(text, tokenizer, int(place), len(ids)) for place in text.places(ids, MOST_DOCUMENTS)]
     sections = [
-        Section("Count", pd.DataFrame([numbers])),
+        Section("Count", pd.DataFrame([numbers]), note="copies: how often it stood in the rows that held it."),
         Section(f"What follows the last {found.suffix} tokens", follows[["token", "id", "count", "probability"]]),
         Section(
             "Documents", pd.DataFrame(shown, columns=["document", "source", "licence", "before", "match", "after"])
         ),
-        Section("Rows that held it", rows, note="Step s leads from checkpoint step s to step s + 1."),
+        Section(
+            "Rows that held it",
+            rows,
+            note="A line for each copy in a row. Step s leads from checkpoint step s to step s + 1.",
+        ),
     ]
     return Report(f"{args.prompt!r} in the training text of {args.series}", sections, provenance(args))
 
 
 def trace(args: argparse.Namespace) -> Report:
-    """A table with each maximal span that occurs verbatim, its count, one document, and the steps of its rows."""
+    """A table with each maximal span that occurs verbatim, its count, one document, the number of rows that held it,
+    each counted once, and their steps."""
     text, tokenizer = corpus.open(args.series), needed(tokenizer_of(args.series), args.series)
     ids = asked(args, tokenizer)
     found = []
     for span in text.spans(ids, args.shortest):
         piece = ids[span.start : span.end]
-        rows, document = text.rows_with(piece, order_of(args.series)), text.document(int(text.places(piece, 1)[0]))
+        rows = distinct_rows(text.rows_with(piece, order_of(args.series)))
+        document = text.document(int(text.places(piece, 1)[0]))
         steps = (rows["step"].min(), rows["step"].max()) if len(rows) else (None, None)
         found.append([span.start, span.length, tokenizer.decode(piece), span.count, len(rows), *steps, document.source])
     columns = ["position", "tokens", "text", "count", "rows", "first step", "last step", "a source"]

@@ -13,6 +13,7 @@ from workbench.corpus.chosen_rows import chosen_rows
 from workbench.corpus.excerpts import plain_text
 from workbench.corpus.influence import influence, quantiles, random_places
 from workbench.corpus.replay import MAIN
+from workbench.corpus.row_map import distinct_rows
 from workbench.corpus.suffix_index import SuffixIndex
 from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
@@ -155,7 +156,7 @@ def candidates(
         for start in sorted(starts):
             table = index.rows_with(ids[start : start + length], order)
             table = table[(table["step"] >= between.start) & (table["step"] < between.stop)]
-            for row in table[["step", "row"]].drop_duplicates().itertuples(index=False):
+            for row in distinct_rows(table).itertuples(index=False):
                 found.setdefault((int(row.step), int(row.row)), (start, start + length))
                 if len(found) == most:
                     return found

@@ -33,7 +33,7 @@ class RowMap:
     pieces: np.ndarray
 
     def rows_with(self, places: Sequence[int] | np.ndarray, length: int, order: int = MAIN) -> pd.DataFrame:
-        """The rows that held an n-gram, by step: columns place, step, row, position.
+        """The rows that held an n-gram, by step: columns place, step, row, position; a line for each copy in a row.
 
         A row holds an n-gram if one of its pieces has all its tokens. A row has one token more than the stage's length:
         the first is not predicted and the last is not read.
@@ -65,6 +65,15 @@ class RowMap:
     @cached_property
     def _longest(self) -> int:
         return int(self.pieces["length"].max(initial=0))
+
+
+def distinct_rows(held: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table of `RowMap.rows_with`, each once, by step: columns step, row.
+
+    A row that holds several copies of an n-gram has several lines in that table: a row with repeats, or one that took
+    two places of the n-gram from the text.
+    """
+    return held[["step", "row"]].drop_duplicates(ignore_index=True)
 
 
 def map_rows(replay: Replay, orders: Sequence[int], progress: Progress | None = None) -> RowMap:

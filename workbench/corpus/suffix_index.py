@@ -88,7 +88,8 @@ class SuffixIndex(CorpusIndex):
         """The rows that held an n-gram at any of its places, by step: columns place, step, row, position.
 
         Step `s` takes checkpoint `step{s}` to `step{s + 1}`: a later checkpoint has read the row, an earlier one not.
-        Rows with repeats hold copies of a span, each of which counts. Errors: WorkbenchError for an unknown data order.
+        A row that holds several copies has a line for each; `row_map.distinct_rows` of the table has each row once.
+        Errors: WorkbenchError for an unknown data order.
         """
         return self.row_map.rows_with(self.places(ids), len(ids), self._known(order))
 

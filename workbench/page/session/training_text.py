@@ -11,6 +11,7 @@ import torch
 from workbench import corpus, interventions
 from workbench.corpus.excerpts import excerpt, plain_text
 from workbench.corpus.replay import order_of
+from workbench.corpus.row_map import distinct_rows
 from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
 from workbench.page.session.arguments import IdsOf, IndexOf, ModelOf, TokenizerOf
@@ -239,7 +240,7 @@ def read_ngram(bench: Bench, checkpoint: str, prompt: Prompt, token: int | None)
     end = len(ids) if token is None or token >= len(ids) else token + 1
     length = index.continuations(ids[:end]).suffix
     ngram = ids[end - max(length, 1) : end]
-    rows = index.rows_with(ngram)[["step", "row"]].drop_duplicates()
+    rows = distinct_rows(index.rows_with(ngram))
     places = tuple((int(step), int(row)) for step, row in rows.itertuples(index=False))
     return ReadNgram(plain_text(ngram, bench.tokenizer(checkpoint)).strip(), length, places)
 
@@ -256,8 +257,7 @@ def rows_that_held(bench: Bench, index: corpus.SuffixIndex, ngram: Sequence[int]
     `before` counts the rows that the checkpoint has read: those of steps below its own.
     """
     opened, recipe = bench.checkpoint(checkpoint), RECIPES[bench.series_of(checkpoint)]
-    held = index.rows_with(ngram, order_of(checkpoint))[["step", "row"]].drop_duplicates()  # a row may hold copies
-    steps = held["step"].to_numpy()
+    steps = distinct_rows(index.rows_with(ngram, order_of(checkpoint)))["step"].to_numpy()
     unique = np.unique(steps)
     counts, _ = np.histogram(steps, BINS, (0, recipe.steps))
     at = recipe.steps if opened.step is None else opened.step
