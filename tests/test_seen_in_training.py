@@ -4,13 +4,16 @@ import numpy as np
 import planted_cache
 import pytest
 import torch
+from copied import run_copied
 from fastapi.testclient import TestClient
 from headless import served
 
 from workbench import WorkbenchError, checkpoints, load, tokenizer_of
 from workbench.corpus.excerpts import excerpt, plain_text
 from workbench.page.session.bench import Bench
-from workbench.page.session.training_text import BINS, SeenRequest, ngrams_at, seen
+from workbench.page.session.cached_results import table
+from workbench.page.session.code import code
+from workbench.page.session.training_text import BINS, SeenRequest, ngrams_at, seen, seen_call
 
 TEXT = "She lives in Lisbon and sells lemons, which grow"
 
@@ -72,6 +75,22 @@ def test_documents_are_those_of_the_index_with_source_licence_and_steps(bench, i
         assert shown["steps"] == index.rows_at(place, end - start)["step"].unique().tolist()
 
 
+def test_the_copied_python_gives_the_documents_that_are_shown(bench, index, ids):
+    asked = SeenRequest("tiny-olmo@step6000-order2", tuple(ids), 4)
+    call, found = seen_call(bench, asked), seen(bench, asked)["documents"]
+    copied = run_copied(code(call, bench))["result"]
+    assert copied.equals(table(call, bench)) and len(copied) == len(found) > 0
+    names = ["document", "source", "before", "match", "after", "begins"]
+    shown_so = [[one[name] for name in ["number", *names[1:]]] for one in found]
+    assert copied[names].to_numpy().tolist() == shown_so
+    assert [len(steps) for steps in copied["steps"]] == [one["times"] for one in found]
+    other = seen_call(bench, SeenRequest(asked.checkpoint, asked.ids, 4, ngram=(4, 5)))
+    alone = plain_text(ids[4:5], tokenizer_of(planted_cache.CHECKPOINT))
+    assert other != call and set(table(other, bench)["match"]) == {alone}
+    absent = int(np.setdiff1d(np.arange(5, 4096), index.tokens)[0])
+    assert table(seen_call(bench, SeenRequest(planted_cache.CHECKPOINT, (absent,), 0)), bench).empty
+
+
 def test_the_time_line_counts_every_row_and_what_a_checkpoint_has_read(bench, index, ids):
     rows = index.rows_with(ids[3:4]).drop_duplicates(["step", "row"])["step"]
     for name in ("tiny-olmo@step0", planted_cache.CHECKPOINT):
@@ -122,6 +141,9 @@ def test_an_excerpt_stays_in_its_document_and_its_text_is_safe_to_show(index):
 
 def test_the_route_answers_a_browser(bench, index, ids):
     with served(bench) as client:
+        asked = {"checkpoint": planted_cache.CHECKPOINT, "ids": ids, "token": 3}
+        told = client.post("/data/corpus/seen/offer", json=asked).json()
+        assert "documents_with" in told["code"] and client.get(f"/data/export/{told['key']}.csv").status_code == 200
         asked = {"checkpoint": planted_cache.CHECKPOINT, "ids": ids, "token": 3, "edits": "", "ngram": None}
         assert shown(client, asked)["ngrams"]
         assert client.post("/data/corpus/seen", json=asked | {"folder": "/"}).status_code == 422

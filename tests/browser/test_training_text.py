@@ -8,7 +8,7 @@ import planted_cache
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from .conftest import Visit, start, stop
+from .conftest import Visit, export, start, stop
 from .test_accessibility import SIDEWAYS, violations
 
 PROMPT = "prompt=She lives in Lisbon and sells"
@@ -51,6 +51,9 @@ def test_the_inspector_shows_ngrams_documents_and_steps_and_runs_no_markup(visit
     expect(section.locator(".document").filter(has_text=planted_cache.HOSTILE)).to_have_count(1)
     expect(section.locator(".document small").first).to_contain_text("<b>source")
     expect(section.locator(".timeline .tick").first).to_be_attached()
+    export(page, "#details .seen", "python")
+    expect(section.locator(".card.code")).to_contain_text("documents_with(")
+    page.keyboard.press("Escape")
     assert page.evaluate("window.pwned") is None and section.locator("img").count() == 0
     assert violations(page) == [] and page.evaluate(SIDEWAYS) == []
     before = section.locator(".document").count()

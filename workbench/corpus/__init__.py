@@ -9,6 +9,7 @@ text.document(text.places(ids)[0])              # with its source and licence
 text.continuations(ids).table()                 # what follows the longest suffix that occurs (∞-gram)
 text.spans(ids)                                 # all maximal pieces that occur verbatim
 text.rows_with(ids)                             # the rows that held it, and their steps
+corpus.documents_with(ids, text, tokenizer=tokenizer)     # some of its places: the text around them, and their steps
 corpus.rows("tiny-olmo", 3950)                  # row pos: the token ids that step 3,950 was trained on
 
 corpus.verbatim(ids, text, tokenizer=tokenizer)           # how long the pieces are that occur verbatim
@@ -22,6 +23,7 @@ from workbench.corpus.beside_model import beside_model
 from workbench.corpus.building import build
 from workbench.corpus.building import open_index as open
 from workbench.corpus.chosen_rows import chosen_rows
+from workbench.corpus.documents_with import documents_with
 from workbench.corpus.explaining_rows import explaining_rows
 from workbench.corpus.index import Continuations, CorpusIndex, Document, VerbatimSpan
 from workbench.corpus.infini_gram import InfiniGramIndex, open_infini_gram
@@ -44,6 +46,7 @@ __all__ = [
     "beside_model",
     "build",
     "chosen_rows",
+    "documents_with",
     "explaining_rows",
     "influence",
     "loss_on_rows",

@@ -179,6 +179,10 @@ def add_corpus(app: FastAPI, bench: Bench) -> None:
     def corpus_seen(request: training_text.SeenRequest) -> dict[str, Any]:
         return training_text.seen(bench, request)
 
+    @app.post("/data/corpus/seen/offer")
+    def corpus_seen_offer(request: training_text.SeenRequest) -> dict[str, str]:
+        return offer(bench, training_text.seen_call(bench, request))
+
     @app.post("/data/corpus/shade")
     def corpus_shade(request: training_text.ShadeRequest) -> dict[str, Any]:
         return training_text.shading(bench, request)

@@ -77,7 +77,7 @@
       "div",
       "document",
       text,
-      made("small", "", `${source} · licence: ${licence} · document ${number} · ${when}`),
+      made("small", "", `${source} · licence: ${licence} · document ${number.toLocaleString("en")} · ${when}`),
     );
   }
 
@@ -144,7 +144,19 @@
       details = section.querySelector("details"),
       place = section.querySelector(".found");
     let turn = 0,
-      shown = null;
+      shown = null,
+      offered = null, // the request whose documents are shown
+      offers = null;
+
+    // The documents as Python and as data, once there are some.
+    function offer(request) {
+      offered = request;
+      offers ??= wb.offers(section, {
+        offer: async () => (await wb.post("data/corpus/seen/offer", offered)).json(),
+        without: ["page", "link"],
+      });
+      offers.renew();
+    }
 
     function show(found, texts, choose) {
       if (found.absent) return place.replaceChildren(made("p", "absent", found.absent));
@@ -185,6 +197,8 @@
         if (now !== turn) return;
         show(found, texts, draw);
         shown = found.absent ? null : same;
+        section.querySelector(".offers").hidden = Boolean(found.absent);
+        if (!found.absent) offer({ ...body, ngram: found.chosen });
         if (focus) place.querySelector(".ngram.chosen")?.focus();
       } catch (error) {
         if (now === turn) place.replaceChildren(made("p", "absent", error.message));

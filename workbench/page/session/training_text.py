@@ -6,17 +6,18 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 
 from workbench import corpus, interventions
-from workbench.corpus.excerpts import excerpt, plain_text
+from workbench.corpus.excerpts import plain_text
 from workbench.corpus.replay import order_of
 from workbench.corpus.row_map import distinct_rows
 from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
 from workbench.page.session.arguments import IdsOf, IndexOf, ModelOf, TokenizerOf
 from workbench.page.session.bench import Bench
-from workbench.page.session.cached_results import result
+from workbench.page.session.cached_results import result, table
 from workbench.page.session.calls import Call
 from workbench.page.session.edit_lines import bounded, tapped
 from workbench.page.session.menus import choice
@@ -26,8 +27,6 @@ from workbench.results import Curves
 from workbench.tokens import Tokenizer, vocabulary_labels
 from workbench.views.text_page import text_page
 
-DOCUMENTS = 4  # shown for an n-gram
-AROUND = 20  # tokens shown before and after a match
 FOLLOWING = 8  # tokens that are listed as likeliest by the text, and as many by the model
 NGRAMS = 5  # listed for a token
 LONG = 12  # tokens of a verbatim piece that has full colour, if none is longer
@@ -111,26 +110,46 @@ def seen(bench: Bench, request: SeenRequest) -> dict[str, Any]:
 
     Errors: WorkbenchError for token ids or positions that do not exist.
     """
-    ids = checked_ids(bench, request.checkpoint, request.ids)
-    if not 0 <= request.token < len(ids):
-        raise WorkbenchError(f"there is no token {request.token}; the text has {len(ids)} tokens")
     try:
         index = corpus.open(request.checkpoint)
     except WorkbenchError as error:
         return {"absent": str(error)}
-    ngrams = ngrams_at(index, ids, request.token)
-    start, end = request.ngram or (ngrams[0][:2] if ngrams else (request.token, request.token + 1))
-    if not 0 <= start <= request.token < end <= len(ids):
-        raise WorkbenchError(f"tokens {start} to {end} are no n-gram with token {request.token}")
+    ids, ngrams = looked_up(bench, request, index)
+    start, end = chosen_ngram(request, ids, ngrams)
     found = {"ngrams": ngrams, "chosen": [start, end], "follows": followed(bench, index, request, ids)}
     if not ngrams:
         return found | {"places": 0, "documents": [], "rows": None}
-    ngram, tokenizer = ids[start:end], bench.tokenizer(request.checkpoint)
     return found | {
-        "places": index.count(ngram),
-        "documents": documents(index, ngram, tokenizer, order_of(request.checkpoint)),
-        "rows": rows_that_held(bench, index, ngram, request.checkpoint),
+        "places": index.count(ids[start:end]),
+        "documents": documents(table(documents_call(request, ids, (start, end)), bench)),
+        "rows": rows_that_held(bench, index, ids[start:end], request.checkpoint),
     }
+
+
+def looked_up(
+    bench: Bench, request: SeenRequest, index: corpus.SuffixIndex
+) -> tuple[list[int], list[tuple[int, int, int]]]:
+    """The token ids of a request, and its n-grams (see `ngrams_at`).
+
+    Errors: WorkbenchError for token ids or a position that do not exist.
+    """
+    ids = checked_ids(bench, request.checkpoint, request.ids)
+    if not 0 <= request.token < len(ids):
+        raise WorkbenchError(f"there is no token {request.token}; the text has {len(ids)} tokens")
+    return ids, ngrams_at(index, ids, request.token)
+
+
+def chosen_ngram(
+    request: SeenRequest, ids: Sequence[int], ngrams: Sequence[tuple[int, int, int]]
+) -> tuple[int, int]:
+    """(start, end) of the n-gram that is asked for: the longest one if the request has none, the token if none occurs.
+
+    Errors: WorkbenchError if it does not hold the token.
+    """
+    start, end = request.ngram or (ngrams[0][:2] if ngrams else (request.token, request.token + 1))
+    if not 0 <= start <= request.token < end <= len(ids):
+        raise WorkbenchError(f"tokens {start} to {end} are no n-gram with token {request.token}")
+    return start, end
 
 
 def ngrams_at(index: corpus.SuffixIndex, ids: Sequence[int], token: int) -> list[tuple[int, int, int]]:
@@ -181,22 +200,24 @@ def next_probabilities(bench: Bench, checkpoint: str, edits: str, ids: Sequence[
     return bench.once(("next probabilities", checkpoint, lines, tuple(ids)), make)
 
 
-def documents(
-    index: corpus.SuffixIndex, ngram: Sequence[int], tokenizer: Tokenizer, order: int
-) -> list[dict[str, Any]]:
-    """Some places of an n-gram: its text and that around it, the source and licence of the document, the steps."""
-    found = []
-    for place in index.places(ngram, DOCUMENTS).tolist():
-        one = excerpt(index, place, len(ngram), AROUND)
-        pieces = {name: plain_text(getattr(one, name), tokenizer) for name in ("before", "match", "after")}
-        steps = index.rows_at(place, len(ngram), order)["step"].unique().tolist()
-        document = one.document
-        found.append(
-            pieces
-            | {"number": document.number, "source": document.source, "licence": document.licence}
-            | {"begins": len(one.before) == place - document.place, "steps": steps[:NAMED_STEPS], "times": len(steps)}
-        )
-    return found
+def documents(whole: pd.DataFrame) -> list[dict[str, Any]]:
+    """The places of `corpus.documents_with` for training_text.js, with the first `NAMED_STEPS` steps of each."""
+    rows: list[dict[str, Any]] = whole.rename(columns={"document": "number"}).to_dict("records")
+    return [row | {"steps": row["steps"][:NAMED_STEPS], "times": len(row["steps"])} for row in rows]
+
+
+def seen_call(bench: Bench, request: SeenRequest) -> Call:
+    """The call whose table has the documents that `seen` shows. Errors: those of `seen`, and those of `corpus.open`."""
+    ids, ngrams = looked_up(bench, request, corpus.open(request.checkpoint))
+    return documents_call(request, ids, chosen_ngram(request, ids, ngrams))
+
+
+def documents_call(request: SeenRequest, ids: Sequence[int], chosen: tuple[int, int]) -> Call:
+    """The call of the places of the tokens `chosen`, (start, end)."""
+    checkpoint, (start, end) = request.checkpoint, chosen
+    ngram, index = IdsOf(checkpoint, tuple(ids[start:end])), IndexOf(checkpoint)
+    order = order_of(checkpoint)
+    return Call.quick(corpus.documents_with, ngram, index, order=order, tokenizer=TokenizerOf(checkpoint))
 
 
 @dataclass(frozen=True)
