@@ -1,6 +1,7 @@
 """Rows between two checkpoints: candidates against the rows themselves, scores against `influence`."""
 
 import importlib
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,7 +13,15 @@ import torch
 from workbench import WorkbenchError, checkpoints, corpus, load, tokenizer_of
 from workbench.analyses.support.cost import planned
 from workbench.checkpoints import Checkpoint
-from workbench.corpus.explaining_rows import candidates, first_and_last_step, random_between
+from workbench.corpus.excerpts import plain_text
+from workbench.corpus.explaining_rows import (
+    BESIDE,
+    MOST_SHOWN,
+    candidates,
+    first_and_last_step,
+    piece_of_row,
+    random_between,
+)
 from workbench.corpus.training_text import RECIPES
 from workbench.page.build.panel import View
 from workbench.page.build.slot import guarded
@@ -102,6 +111,33 @@ def test_scores_are_influences_and_the_random_rows_lie_between(index, run, ids):
     assert found["score"].values[-2] == pytest.approx(beside["score"].values.max(), rel=1e-4)
     expected = [(beside["score"].values < score).mean() for score in scores]
     assert found["quantile"].values[:-2] == pytest.approx(expected, abs=0.07)  # ties count half
+
+
+def test_a_name_has_the_piece_of_the_row_with_the_ngram_in_quotation_marks(index, run, ids, replay):
+    tokenizer = tokenizer_of(planted_cache.CHECKPOINT)
+    held = candidates(index, ids, range(9), 1, 10_000)
+    for (step, number), (start, end) in held.items():
+        row = replay.rows(step)[number]
+        piece = piece_of_row(ids[start:end], torch.tensor(row), index.end, tokenizer)
+        left, match, right = re.fullmatch("(.*?)“(.*)”(.*)", piece).groups()
+        assert len(left) <= BESIDE + 1 and len(right) <= BESIDE + 1 and len(match) <= MOST_SHOWN
+        whole = plain_text(row, tokenizer)
+        assert match.removeprefix("…") in plain_text(ids[start:end], tokenizer)
+        assert left.removeprefix("…") in whole and right.removesuffix("…") in whole
+
+
+def test_a_piece_of_a_row_stays_in_its_document_and_is_safe_to_show(index):
+    tokenizer = tokenizer_of(planted_cache.CHECKPOINT)
+    hostile, lemons = ([*tokenizer(planted_cache.TEXTS[n])["input_ids"], index.end] for n in (2, 1))
+    sells = tokenizer(" sells")["input_ids"]
+    row = torch.tensor(hostile + lemons)
+    assert piece_of_row(sells, row, index.end, tokenizer) == f"… in Lisbon “sells” {planted_cache.HOSTILE[:10]}…"
+    last = lemons[-3:-1]
+    piece = piece_of_row(last, torch.tensor(lemons + hostile), index.end, tokenizer)
+    assert piece.endswith("”") and "markup" not in piece
+    override = tokenizer("\u202enothing")["input_ids"]
+    assert "\u202e" not in (piece := piece_of_row(override, row, index.end, tokenizer)) and "U+202E" in piece
+    assert piece_of_row(sells, row, index.end, None) == repr(sells)
 
 
 def test_the_price_is_that_of_passes_over_all_rows_at_all_but_the_last_checkpoint(index, run, ids):

@@ -1,8 +1,10 @@
 """Which training rows between two checkpoints explain best how their predictions of a text differ."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
+from torch import Tensor
 
 from workbench import checkpoints
 from workbench.analyses.support.arguments import one_text
@@ -24,6 +26,8 @@ from workbench.tokens import Tokenizer
 
 BOTH = 3  # the work of a forward and a backward pass, in forward passes
 MOST_SHOWN = 28  # characters of an n-gram in a name
+BESIDE = 12  # characters of its row on either side
+AROUND = 6  # tokens of its row on either side
 SHORTEST = 2  # tokens of an n-gram that makes a row a candidate
 RowPlace = tuple[int, int]
 """The step and the number of a row."""
@@ -47,8 +51,9 @@ def explaining_rows(
     n-gram of the text that they held. Their influence (see `influence`) on the mean loss of all predicted tokens of the
     text is summed over all checkpoints of `run` but the last.
 
-    Returns two Scores, the most helpful row first, named by the n-gram (token ids without a tokenizer), step and row.
-    The last two names are the highest and the median of `background` random rows of the same steps:
+    Returns two Scores, the most helpful row first. A name has a piece of the row with the n-gram in quotation marks (the
+    token ids of the n-gram without a tokenizer), step and row. The last two names are the highest and the median of
+    `background` random rows of the same steps:
 
     - `score`: how much a training step on the row lowers the loss, to first order, in nats. Negative: it raises it.
     - `quantile`: the share of the random rows with a lower score, 0 to 1.
@@ -77,10 +82,10 @@ def explaining_rows(
     text = [one_text(tokens)[0]]
     found = influence(run[:-1], text, rows, predicted=None, loading=loading, progress=progress)["score"]
     scores, beside = found.values[: len(held)], found.values[len(held) :]
-    order = np.argsort(-scores, kind="stable")
+    order, labels = np.argsort(-scores, kind="stable"), (rows.labels or ())[: len(held)]
     names = [
-        f"{_shown(ids[start:end], tokenizer)} · {label}"
-        for (start, end), label in zip(held.values(), (rows.labels or ())[: len(held)], strict=True)
+        f"{piece_of_row(ids[start:end], row, index.end, tokenizer)} · {label}"
+        for (start, end), row, label in zip(held.values(), [*rows][: len(held)], labels, strict=True)
     ]
     ends = np.array([beside.max(), np.median(beside)])
     ordered = [
@@ -170,9 +175,29 @@ def random_between(run: Sequence[Checkpoint], count: int, seed: int) -> list[Row
     return [(first + step, row) for step, row in random_places(rows, min(count, sum(rows)), seed)]
 
 
-def _shown(ids: Sequence[int], tokenizer: Tokenizer | None) -> str:
-    """An n-gram for a name: of a long one, its end."""
+def piece_of_row(ngram: Sequence[int], row: Tensor, end: int, tokenizer: Tokenizer | None) -> str:
+    """An n-gram in quotation marks in the piece of a row that held it: sells “lemons, which” nobody t…
+
+    It is safe to show. Of a long n-gram it has the end, and of the row at most `BESIDE` characters of the same document
+    on either side. Without a tokenizer: the token ids of the n-gram.
+
+    Args:
+        row: token ids of the row, pos.
+        end: the id of the token that ends a document.
+    """
     if tokenizer is None:
-        return repr(list(ids))
-    text = plain_text(ids, tokenizer).strip()
-    return f"“{text}”" if len(text) <= MOST_SHOWN else f"“…{text[1 - MOST_SHOWN :]}”"
+        return repr(list(ngram))
+    ids, length = row.tolist(), len(ngram)
+    at = next((n for n in range(len(ids) - length + 1) if ids[n : n + length] == [*ngram]), None)
+    sides: tuple[list[int], list[int]] = ([], [])
+    if at is not None:
+        sides = ids[max(0, at - AROUND) : at], ids[at + length : at + length + AROUND]
+    before, after = sides[0][::-1], sides[1]
+    before, after = ([*takewhile(lambda token: token != end, side)] for side in (before, after))
+    left, match, right = (plain_text(part, tokenizer) for part in (before[::-1], ngram, after))
+    left = left if len(left) <= BESIDE else f"…{left[1 - BESIDE :]}"
+    right = right if len(right) <= BESIDE else f"{right[: BESIDE - 1]}…"
+    text = match.strip()
+    begin, stop = match[: len(match) - len(match.lstrip())], match[len(match.rstrip()) :]
+    text = text if len(text) <= MOST_SHOWN else f"…{text[1 - MOST_SHOWN :]}"
+    return f"{left}{begin}“{text}”{stop}{right}".strip()
