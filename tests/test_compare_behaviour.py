@@ -83,6 +83,9 @@ def test_the_summary_is_the_mean_of_what_is_defined(two, tokens):
     parts = behaviour_summary(measures, unit="nats"), behaviour_summary(measures, unit="")
     assert [part.unit for part in parts] == ["nats", ""] and parts[1].names == ("overlap", "flip")
     assert summary == {name: value for part in parts for name, value in zip(part.names, part.values, strict=True)}
+    words = behaviour_summary(measures, in_words=True)
+    assert words.names[:3] == ("loss of B − loss of A", "loss of A", "loss of B")
+    assert not any("_" in name for name in words.names) and np.array_equal(words.values, [*summary.values()])
     with pytest.raises(WorkbenchError, match="unit='bits'; choices: 'nats', ''"):
         behaviour_summary(measures, unit="bits")
 

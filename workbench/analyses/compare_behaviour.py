@@ -31,6 +31,10 @@ NAMES = {
     "overlap": ("share of the likeliest tokens in common", ""),
     "flip": ("1 where the likeliest token differs", ""),
 }
+MEANS = {name: words for name, (words, _) in NAMES.items()} | {
+    "flip": "share of positions with another likeliest token"
+}
+"""What the means are called in words."""
 BEHAVIOUR_WHEN_EQUAL = {"overlap": 1.0, "loss_a": math.nan, "loss_b": math.nan}
 
 
@@ -90,11 +94,12 @@ def _refuse_undefined(found: Mapping[str, Tensor], texts: Texts) -> None:
         refuse_undefined(found[name].where(texts.mask.cpu(), 0)[:, 1:], f"loss in {of}", texts)
 
 
-def behaviour_summary(measures: Measures, *, unit: str | None = None) -> Scores:
+def behaviour_summary(measures: Measures, *, unit: str | None = None, in_words: bool = False) -> Scores:
     """The mean over all tokens of each measure of `compare_behaviour`, to compare pairs of checkpoints.
 
     It has its standard error over texts. `unit` chooses the measures in one unit, which a plot can show on one axis:
-    "nats", or "" for shares between 0 and 1; None takes all.
+    "nats", or "" for shares between 0 and 1; None takes all. With `in_words`, the means are named in words ("loss of A"),
+    else by the measures ("loss_a").
 
     Errors: WorkbenchError for a unit that no measure has.
     """
@@ -106,7 +111,7 @@ def behaviour_summary(measures: Measures, *, unit: str | None = None) -> Scores:
     means = means_over_texts(np.nansum(found.astype(np.float64), axis=1), (~np.isnan(found)).sum(1))
     return Scores(
         means.values,
-        list(measures),
+        [MEANS[name] if in_words else name for name in measures],
         title="Mean over tokens",
         value_name="mean",
         unit=unit or "",

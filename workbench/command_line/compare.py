@@ -162,9 +162,9 @@ def _predictions(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
     if "label" in table:
         shown.insert(1, "token", table["label"].loc[shown.index])
     note = (
-        "Means over the tokens of the text. loss_difference: loss of B minus loss of A; kl, js: divergence of the two "
-        "distributions; overlap: share of the ten likeliest tokens that both have in common; flip: share of positions "
-        "where the likeliest next token differs."
+        "Means over the tokens of the text. loss_a, loss_b: loss of A, of B; loss_difference: loss of B minus loss of "
+        "A; kl, js: divergence of the two distributions; overlap: share of the ten likeliest tokens that both have in "
+        "common; flip: share of positions where the likeliest next token differs."
     )
     note += " The standard errors are over texts." if is_set else ""
     return [

@@ -328,7 +328,8 @@ def set_view(bench: Bench, request: TabRequest, other: str, unit: str = next(ite
     )
     texts = TextsOf(a, found.name)
     same_texts(bench, a, b, found.name)
-    call = Call.quick(behaviour_summary, Call.of(compare_behaviour, model_a, model_b, texts), unit=unit)
+    compared_by_token = Call.of(compare_behaviour, model_a, model_b, texts)
+    call = Call.quick(behaviour_summary, compared_by_token, unit=unit, in_words=True)
     note = (
         f"Means over the tokens of {found.counted}; bars are standard errors over texts. Other panels show the prompt."
     )
