@@ -118,10 +118,10 @@ def test_a_name_has_the_piece_of_the_row_with_the_ngram_in_quotation_marks(index
     held = candidates(index, ids, range(9), 1, 10_000)
     for (step, number), (start, end) in held.items():
         row = replay.rows(step)[number]
-        piece = piece_of_row(ids[start:end], torch.tensor(row), index.end, tokenizer)
+        piece = piece_of_row(ids[start:end], row, index.end, tokenizer)
         left, match, right = re.fullmatch("(.*?)“(.*)”(.*)", piece).groups()
         assert len(left) <= BESIDE + 1 and len(right) <= BESIDE + 1 and len(match) <= MOST_SHOWN
-        whole = plain_text(row, tokenizer)
+        whole = plain_text(row.tolist(), tokenizer)
         assert match.removeprefix("…") in plain_text(ids[start:end], tokenizer)
         assert left.removeprefix("…") in whole and right.removesuffix("…") in whole
 
@@ -131,7 +131,7 @@ def test_a_piece_of_a_row_stays_in_its_document_and_is_safe_to_show(index):
     hostile, lemons = ([*tokenizer(planted_cache.TEXTS[n])["input_ids"], index.end] for n in (2, 1))
     sells = tokenizer(" sells")["input_ids"]
     row = torch.tensor(hostile + lemons)
-    assert piece_of_row(sells, row, index.end, tokenizer) == f"… in Lisbon “sells” {planted_cache.HOSTILE[:10]}…"
+    assert piece_of_row(sells, row, index.end, tokenizer) == f"… Lisbon and “sells” {planted_cache.HOSTILE[:10]}…"
     last = lemons[-3:-1]
     piece = piece_of_row(last, torch.tensor(lemons + hostile), index.end, tokenizer)
     assert piece.endswith("”") and "markup" not in piece

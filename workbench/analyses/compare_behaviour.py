@@ -98,8 +98,8 @@ def behaviour_summary(measures: Measures, *, unit: str | None = None, in_words: 
     """The mean over all tokens of each measure of `compare_behaviour`, to compare pairs of checkpoints.
 
     It has its standard error over texts. `unit` chooses the measures in one unit, which a plot can show on one axis:
-    "nats", or "" for shares between 0 and 1; None takes all. With `in_words`, the means are named in words ("loss of A"),
-    else by the measures ("loss_a").
+    "nats", or "" for shares between 0 and 1; None takes all. With `in_words`, the means are named in words ("loss of
+    A"), else by the measures ("loss_a").
 
     Errors: WorkbenchError for a unit that no measure has.
     """

@@ -43,5 +43,5 @@ def documents_with(
         about = [one.document.number, one.document.source, one.document.licence]
         begins = len(one.before) == place - one.document.place
         texts = [plain_text(part, tokenizer) for part in (one.before, one.match, one.after)]
-        found.append([*about, begins, *texts, steps.unique().tolist()])
+        found.append([*about, begins, *texts, tuple(steps.unique().tolist())])
     return pd.DataFrame(found, columns=COLUMNS)

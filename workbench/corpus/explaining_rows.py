@@ -27,7 +27,7 @@ from workbench.tokens import Tokenizer
 BOTH = 3  # the work of a forward and a backward pass, in forward passes
 MOST_SHOWN = 28  # characters of an n-gram in a name
 BESIDE = 12  # characters of its row on either side
-AROUND = 6  # tokens of its row on either side
+AROUND = 12  # tokens of its row on either side
 SHORTEST = 2  # tokens of an n-gram that makes a row a candidate
 RowPlace = tuple[int, int]
 """The step and the number of a row."""
@@ -51,9 +51,9 @@ def explaining_rows(
     n-gram of the text that they held. Their influence (see `influence`) on the mean loss of all predicted tokens of the
     text is summed over all checkpoints of `run` but the last.
 
-    Returns two Scores, the most helpful row first. A name has a piece of the row with the n-gram in quotation marks (the
-    token ids of the n-gram without a tokenizer), step and row. The last two names are the highest and the median of
-    `background` random rows of the same steps:
+    Returns two Scores, the most helpful row first. A name has a piece of the row with the n-gram in quotation marks
+    (without a tokenizer: the token ids of the n-gram), step and row. The last two names are the highest and the median
+    of `background` random rows of the same steps:
 
     - `score`: how much a training step on the row lowers the loss, to first order, in nats. Negative: it raises it.
     - `quantile`: the share of the random rows with a lower score, 0 to 1.

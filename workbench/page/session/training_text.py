@@ -24,7 +24,7 @@ from workbench.page.session.menus import choice
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.text_requests import checked_ids
 from workbench.results import Curves
-from workbench.tokens import Tokenizer, vocabulary_labels
+from workbench.tokens import vocabulary_labels
 from workbench.views.text_page import text_page
 
 FOLLOWING = 8  # tokens that are listed as likeliest by the text, and as many by the model
@@ -139,9 +139,7 @@ def looked_up(
     return ids, ngrams_at(index, ids, request.token)
 
 
-def chosen_ngram(
-    request: SeenRequest, ids: Sequence[int], ngrams: Sequence[tuple[int, int, int]]
-) -> tuple[int, int]:
+def chosen_ngram(request: SeenRequest, ids: Sequence[int], ngrams: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
     """(start, end) of the n-gram that is asked for: the longest one if the request has none, the token if none occurs.
 
     Errors: WorkbenchError if it does not hold the token.
@@ -203,7 +201,7 @@ def next_probabilities(bench: Bench, checkpoint: str, edits: str, ids: Sequence[
 def documents(whole: pd.DataFrame) -> list[dict[str, Any]]:
     """The places of `corpus.documents_with` for training_text.js, with the first `NAMED_STEPS` steps of each."""
     rows: list[dict[str, Any]] = whole.rename(columns={"document": "number"}).to_dict("records")
-    return [row | {"steps": row["steps"][:NAMED_STEPS], "times": len(row["steps"])} for row in rows]
+    return [row | {"steps": [*row["steps"][:NAMED_STEPS]], "times": len(row["steps"])} for row in rows]
 
 
 def seen_call(bench: Bench, request: SeenRequest) -> Call:
