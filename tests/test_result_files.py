@@ -121,7 +121,17 @@ EXAMPLES = {
     QKAttribution: QKAttribution(ODD.reshape(2, 6), HOSTILE[:2], HOSTILE[:6], score=-0.0, weight=math.nan, **SHARED),
     Curves: Curves(**CURVES, **SHARED),
     Faithfulness: Faithfulness(**CURVES, **SHARED, deviation=ODD[3:9]),
-    Points: Points(ODD.reshape(4, 3), HOSTILE[:4], ["a", "b", "c"], colour=ODD[:4], colour_name="file", **SHARED),
+    Points: Points(
+        ODD.reshape(4, 3),
+        HOSTILE[:4],
+        ["a", "b", "c"],
+        colour=ODD[:4],
+        colour_name="file",
+        shares=ODD[4:7],
+        share_errors=ODD[6:9],
+        texts=2,
+        **SHARED,
+    ),
     Measures: Measures(file=GRID, header=dataclasses.replace(GRID, text=None), self=GRID),
     Written: Written(
         ODD[:3],
