@@ -55,8 +55,8 @@ def last(bench, request, proofs=None, measure=MEASURE):
 
 def test_the_graph_holds_the_scores_of_the_analysis_and_its_first_proof(bench, request_of, by_hand):
     model, pairs, options = by_hand
-    first, (value, button) = list(tab.circuit_view(bench, request_of, PAIRS, MEASURE))
-    assert first[0]["proof"] == [] and button["visible"] is False
+    first, (value, button, drawn) = list(tab.circuit_view(bench, request_of, PAIRS, MEASURE))
+    assert first[0]["proof"] == [] and button["visible"] is False and first[2] == drawn == value["key"]
     found = circuit(model, *pairs, **options)
     assert value["every"] == len(found.names) and value["effect"] == found.effect and value["unit"] == "logits"
     names, scores, errors, exact = zip(*value["edges"], strict=True)
@@ -113,8 +113,8 @@ def test_an_expensive_circuit_states_its_price(bench, request_of, monkeypatch):
         raise Expensive(price)
 
     monkeypatch.setattr(tab, "agree", refuse)
-    (value, button), *more = list(tab.circuit_view(bench, request_of, PAIRS, "whole prediction (KL)"))
-    assert more == [] and "edges" not in value and "48 pairs" in value["empty"]
+    (value, button, drawn), *more = list(tab.circuit_view(bench, request_of, PAIRS, "whole prediction (KL)"))
+    assert more == [] and drawn == "" and "edges" not in value and "48 pairs" in value["empty"]
     assert button["visible"] and str(price) in button["value"]
 
 

@@ -360,6 +360,28 @@ def circuit_shares(effect: Curves) -> Curves:
     )
 
 
+def strongest_lines(curves: Curves, count: int) -> Curves:
+    """The `count` lines with the largest absolute value at any point, the largest first.
+
+        strongest_lines(trajectory(series, edge_scores(pairs, tokenizer)), 8)
+
+    These are the edges that carry most at some checkpoint, also if they carry nothing at the last one.
+
+    Errors: WorkbenchError for a count below 1.
+    """
+    if count < 1:
+        raise WorkbenchError(f"no choice of {count} lines; give 1 or more")
+    largest = np.nan_to_num(np.abs(curves.values)).max(1)
+    places = np.argsort(-largest, kind="stable")[:count]
+    return replace(
+        curves,
+        values=curves.values[places],
+        lines=[curves.lines[place] for place in places],
+        errors=None if curves.errors is None else curves.errors[places],
+        texts=[curves.texts[place] for place in places] if np.ndim(curves.texts) else curves.texts,
+    )
+
+
 def needed_from(curve: Curves, floor: float | str, line: int = 0) -> float | None:
     """The position on the axis from which a line stays above `floor` until the end; None if its last value is not above
     it. `floor` is a number, or the name of another line.

@@ -7,7 +7,8 @@
 //   proof: [[edges, best, error, without, random, deviation, magnitude, nodes, connected], …], shares of the effect, and
 //     how many of the edges lie on a path of them; may be empty
 //   prices: {point, curve, edge}, what the buttons cost; curve: the offer of the curve, null if it is not drawn
-//   along: {slider, names, scores: [[score of each edge], …], needed} along checkpoints; then nothing is proved here
+//   along: {slider, at, names, scores: [[score of each edge], …], edges, needed}, or absent: the graph at each checkpoint of
+//     a run; at is the number of the first one shown, from 1, edges the number of edges at first; then nothing is proved
 // Events: `prove` ({edges}), `whole` ({}) for the whole curve, `patch` ({edge}).
 const wb = window.workbench;
 const SPACE = "http://www.w3.org/2000/svg";
@@ -475,7 +476,7 @@ function draw() {
   if (!isThere) return find(".proof").replaceChildren();
   const kept = before === value.key ? chosen() : atFirst();
   if (before !== value.key) locked = null;
-  moment = value.along ? value.along.scores.length - 1 : null;
+  moment = value.along ? value.along.at - 1 : null;
   numbers = stops();
   choose(kept);
   find(".whole").hidden = !value.prices?.curve;

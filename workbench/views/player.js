@@ -1,6 +1,7 @@
 // Chooses a checkpoint of a run, and moves along the run by itself, a step whenever the view has painted the one before.
 // value: {names, at, slider, view, chart}: the name of each checkpoint, the number of the present one from 1, and the ids
 //   of the slider whose value it sets, of what paints, and of the panel whose plot gets a line at the present checkpoint.
+//   Without names it is hidden.
 const PAUSE = 500; // milliseconds a step stands at least
 const play = element.querySelector(".play"),
   at = element.querySelector(".at"),
@@ -54,6 +55,7 @@ function turn(on) {
 }
 
 function draw() {
+  element.querySelector(".player").hidden = !names().length;
   at.max = Math.max(2, names().length);
   if (props.value.at) at.value = props.value.at;
   tell();

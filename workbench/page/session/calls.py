@@ -15,6 +15,7 @@ import pandas as pd
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.heads import head_name
+from workbench.analyses.trajectory import Metric
 from workbench.checkpoints import Checkpoint
 from workbench.metrics import intervened
 from workbench.page.session.arguments import (
@@ -135,6 +136,11 @@ class Call:
     def returns_model(self) -> bool:
         """Whether the call's value is a model, such as one with a part of another."""
         return inspect.signature(self.function).return_annotation is OlmoForCausalLM
+
+    @property
+    def returns_metric(self) -> bool:
+        """Whether the call's value is a metric for `trajectory`. Making one runs no model."""
+        return inspect.signature(self.function).return_annotation is Metric
 
     @property
     def returns_table(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from workbench.analyses.support.cost import Work, is_planned, planned
 from workbench.checkpoints import Checkpoint
-from workbench.page.session.arguments import Argument, ModelOf, ModelsOf, ResidOf, TokenizerOf
+from workbench.page.session.arguments import Argument, ModelOf, ModelsOf, ResidOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Between, Call
 from workbench.page.session.requests import TabRequest
@@ -119,8 +119,6 @@ class Planner:
             return {one: self._model(one) for one in part.ids}
         if isinstance(part, ResidOf):
             return True  # that it is given
-        if isinstance(part, TokenizerOf):
-            return None  # labels are not planned
         if isinstance(part, Between):
             return self._between(part)
         if isinstance(part, Call):
@@ -139,7 +137,7 @@ class Planner:
         if found is not None:
             return found
         models = [self.value(needed) for needed in call.needs() if isinstance(needed, ModelOf)]
-        if models:
+        if models and not call.returns_metric:
             return models[-1]
         options = {name: self.value(part) for name, part in call.options}
         return call.function(*map(self.value, call.arguments), **options)

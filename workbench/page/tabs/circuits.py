@@ -5,22 +5,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
+from workbench import metrics
 from workbench.analyses.circuit import Circuit, circuit
 from workbench.analyses.faithfulness import Faithfulness, faithfulness
+from workbench.analyses.trajectory import trajectory
 from workbench.embedded_texts import pair_sets
 from workbench.errors import WorkbenchError
 from workbench.page import components
-from workbench.page.build.panel import menu, offer
+from workbench.page.build.panel import Panel, View, menu, offer
 from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.arguments import ModelOf, PairsOf, TokenizerOf
-from workbench.page.session.bench import Bench
+from workbench.page.session.bench import Bench, label
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.menus import choice
 from workbench.page.session.prices import Expensive, agree, price_of, priced
 from workbench.page.session.requests import TabRequest
+from workbench.page.tabs.training import absent, loading_of, moment_slider, series_run, too_few
 from workbench.progress import Progress, part
+from workbench.results import Curves
 
 TITLE = "Circuits"
 HOW = (
@@ -35,6 +40,12 @@ MEASURES = {
 }
 FIRST = 60  # edges that are proved without a click, if this is cheap
 MOST_DRAWN = 1000  # edges that the browser gets
+ASSEMBLY = {"scores of the strongest edges": "scores", "what the circuit keeps": "shares"}
+DRAWS = 5  # random circuits beside the circuit, at each checkpoint
+MOST_CURVES = 8
+HIGHEST = "highest of random edges"
+PLAYS = {"slider": "circuit-moment", "view": "assembling", "chart": "assembly"}
+FOR_CIRCUIT = "This follows the circuit above along training; compute that first."
 
 
 @dataclass(frozen=True)
@@ -69,10 +80,25 @@ def build(slot: Slot) -> None:
     graph = components.circuit_graph(elem_id="circuit")
     proofs = gr.State(Proofs())
     controls = [pairs, measure, proofs]
+    drawn = gr.State("")  # the key of the circuit in the picture; a change of it draws the panel below
     shown = {"notice": notice, "agreement": button, "with_progress": True}
-    slot.shows(circuit_view, inputs=controls, outputs=[graph, button], **shown)
+    slot.shows(circuit_view, inputs=controls, outputs=[graph, button, drawn], **shown)
     for event, more in ((graph.prove, more_edges), (graph.whole, whole_curve), (graph.patch, exact_edge)):
         slot.on(event, more, inputs=controls, outputs=[proofs])
+    build_assembly(slot, [pairs, measure, drawn])
+
+
+def build_assembly(slot: Slot, controls: Sequence[Component]) -> None:
+    """The panel that follows the circuit along training: curves, and a player that shows the graph at a checkpoint."""
+    of = slot.link("assembly", menu(ASSEMBLY, "Along training"))
+    panel = Panel("assembly", "How did it assemble?", menus=[of], height=320)
+    panel.draws(slot, assembly_view, inputs=[*controls, of], with_progress=True)
+    moment = slot.link("circuit_moment", moment_slider(slot.bench, PLAYS["slider"]))
+    player = components.player({}, elem_id="assembly-player")
+    graph = components.circuit_graph(elem_id=PLAYS["view"])
+    inputs, outputs = [*controls, moment], [player, graph]
+    how = {"redraws": controls, "notice": panel.notice, "agreement": panel.agreement, "with_progress": True}
+    slot.shows(graph_along_training, inputs=inputs, outputs=outputs, **how)
 
 
 def circuit_view(
@@ -83,12 +109,12 @@ def circuit_view(
     proofs: Proofs | None = None,
     progress: Progress | None = None,
 ) -> Iterator[list[Any]]:
-    """The values of the graph and of the button that agrees to its price; the graph first, then with its proof."""
+    """The values of the graph, of the button that agrees to its price, and the graph's key; first without its proof."""
     call = circuit_call(request, pairs, measure)
     try:
         price = agree(bench, request, call)
     except Expensive as expensive:
-        yield [{"empty": about_pairs(pairs)}, asked(expensive.price)]
+        yield [{"empty": about_pairs(pairs)}, asked(expensive.price), ""]
         return
     proofs = (proofs or Proofs()).about(key_of(request, pairs, measure))
     found: Circuit = result(call, bench, priced(progress, price))
@@ -100,7 +126,7 @@ def circuit_view(
     is_cheap = price_of(bench, first).seconds <= bench.asks_above
     calls += [first] if is_cheap and first not in calls and not proofs.whole else []
     if calls or proofs.edges:
-        yield [value, asked(None)]
+        yield [value, asked(None), value["key"]]
     curves = [
         result(one, bench, part(progress, number / len(calls), (number + 1) / len(calls)))
         for number, one in enumerate(calls)
@@ -112,7 +138,7 @@ def circuit_view(
     if whole in calls:
         prices = {name: price for name, price in prices.items() if name != "curve"}
         proved |= {"curve": offer(bench, whole), "prices": prices}
-    yield [value | proved, asked(None)]
+    yield [value | proved, asked(None), value["key"]]
 
 
 def circuit_value(bench: Bench, request: TabRequest, found: Circuit, pairs: str, measure: str) -> dict[str, Any]:
@@ -126,7 +152,7 @@ def circuit_value(bench: Bench, request: TabRequest, found: Circuit, pairs: str,
         "edge": price_of(bench, circuit_call(request, pairs, measure, (edges[0][0],))),
     }
     return {
-        "key": " ".join(map(str, key_of(request, pairs, measure))),
+        "key": key_text(request, pairs, measure),
         "title": found.title,
         "note": noted(request, pairs, found),
         "layers": layers,
@@ -140,6 +166,151 @@ def circuit_value(bench: Bench, request: TabRequest, found: Circuit, pairs: str,
         "offer": offer(bench, call),
         "curve": None,
     }
+
+
+def assembly_view(
+    bench: Bench,
+    request: TabRequest,
+    pairs: str,
+    measure: str,
+    drawn: str,
+    of: str,
+    *,
+    progress: Progress | None = None,
+) -> View | str:
+    """The strongest edges' scores along the run, or what the circuit keeps; the note says from when on it is needed.
+
+    Only a sentence if the circuit is not in the cache, or fewer than two checkpoints are here.
+    """
+    of, checkpoint = choice(of, ASSEMBLY, "numbers along training"), request.query.checkpoint
+    if len(bench.run_here(checkpoint)) < 2:
+        return too_few(bench, checkpoint)
+    found = circuit_in_cache(bench, request, pairs, measure, drawn)
+    if found is None:
+        return FOR_CIRCUIT
+    scores, effect = along_training(bench, request, pairs, measure, found, progress)
+    shares = Call.quick(metrics.circuit_shares, effect)
+    strongest = Call.quick(metrics.strongest_lines, scores, MOST_CURVES)
+    here, whole = bench.run_here(checkpoint), bench.run_of(checkpoint)
+    unit = "" if measure == next(iter(MEASURES)) else "All of this is in logits, whatever the measure above."
+    told = needed(result(shares, bench), size_of(found)), unit, absent(whole, here)
+    note = " ".join(filter(None, told))
+    return View(shares if of == "shares" else strongest, note)
+
+
+def graph_along_training(
+    bench: Bench,
+    request: TabRequest,
+    pairs: str,
+    measure: str,
+    drawn: str,
+    moment: float,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """The values of the player and of the graph at each checkpoint; empty ones before somebody agreed to the price."""
+    run = bench.run_here(request.query.checkpoint)
+    found = circuit_in_cache(bench, request, pairs, measure, drawn)
+    if found is None or len(run) < 2:
+        return [{}, {}]
+    try:
+        scores, effect = along_training(bench, request, pairs, measure, found, progress)
+    except Expensive:
+        return [{}, {}]
+    curves, whole = result(scores, bench), result(effect, bench)
+    layers, heads = bench.shape_of(request.query.checkpoint)
+    names, at = [label(checkpoint) for checkpoint in run], min(max(int(moment), 1), len(run))
+    shares = result(Call.quick(metrics.circuit_shares, effect), bench)
+    along = {
+        "slider": PLAYS["slider"],
+        "at": at,
+        "names": names,
+        "scores": curves.values.T.tolist(),
+        "edges": size_of(found),
+        "needed": needed(shares, size_of(found)),
+    }
+    value = {
+        "key": f"{drawn} along",
+        "title": curves.title,
+        "note": "Thickness: the score at this checkpoint, on one scale for all checkpoints. Nodes keep their places.",
+        "layers": layers,
+        "heads": heads,
+        "every": len(found.names),
+        "effect": float(whole.values[0, -1]),
+        "unit": curves.unit,
+        "edges": [[line, score, None, None] for line, score in zip(curves.lines, curves.values[:, -1], strict=True)],
+        "proof": [],
+        "prices": {},
+        "offer": offer(bench, scores),
+        "curve": None,
+        "along": along,
+    }
+    return [PLAYS | {"names": names, "at": at}, value]
+
+
+def circuit_in_cache(bench: Bench, request: TabRequest, pairs: str, measure: str, drawn: str) -> Circuit | None:
+    """The circuit that is drawn, if its key is that of the request and the cache has it."""
+    is_drawn = drawn == key_text(request, pairs, measure)
+    return bench.results.get(circuit_call(request, pairs, measure)) if is_drawn else None
+
+
+def along_training(
+    bench: Bench, request: TabRequest, pairs: str, measure: str, found: Circuit, progress: Progress | None
+) -> tuple[Call, Call]:
+    """The calls of the edges' scores and of the circuit's effect at each checkpoint of the run, with their results in
+    the cache.
+
+    Raises Expensive, whatever the price, if they are not in the cache and the request does not agree to it.
+    """
+    scores, effect = scores_call(bench, request, pairs, found), effect_call(bench, request, pairs, measure, found)
+    price = price_of(bench, scores, effect)
+    if not request.agreed and any(bench.results.get(call) is None for call in (scores, effect)):
+        raise Expensive(price)
+    for number, call in enumerate((scores, effect)):
+        result(call, bench, part(priced(progress, price), number / 2, (number + 1) / 2))
+    return scores, effect
+
+
+def scores_call(bench: Bench, request: TabRequest, pairs: str, found: Circuit) -> Call:
+    """The scores of all edges along the run; of the circuit's best ones, if there are more than can be drawn."""
+    few = {"edges": found.top(FIRST).names} if len(found.names) > MOST_DRAWN else {}
+    return along_run(bench, request, Call.quick(metrics.edge_scores, *pairs_of(request, pairs), **few))
+
+
+def effect_call(bench: Bench, request: TabRequest, pairs: str, measure: str, found: Circuit) -> Call:
+    """The effect of the circuit's best edges along the run, beside that of all edges and of random ones."""
+    of, (prompts, reads) = circuit_call(request, pairs, measure), pairs_of(request, pairs)
+    metric = Call.quick(metrics.circuit_effect, of, size_of(found), prompts, reads, draws=DRAWS)
+    return along_run(bench, request, metric)
+
+
+def along_run(bench: Bench, request: TabRequest, metric: Call) -> Call:
+    """A metric at the checkpoints of the run that are on this machine."""
+    run = series_run(bench, bench.run_here(request.query.checkpoint))
+    return Call.of(trajectory, run, metric, log_x=True, **loading_of(bench))
+
+
+def pairs_of(request: TabRequest, pairs: str) -> tuple[PairsOf, TokenizerOf]:
+    """A set of pairs, and the tokenizer that reads its answers."""
+    checkpoint = request.query.checkpoint
+    return PairsOf(checkpoint, choice(pairs, PAIRS, "set of pairs")), TokenizerOf(checkpoint)
+
+
+def size_of(found: Circuit) -> int:
+    """The number of edges of the circuit that is followed along training."""
+    return min(FIRST, len(found.names))
+
+
+def needed(shares: Curves, size: int) -> str:
+    """From which step on the circuit keeps more of the effect than every random circuit, with both shares there."""
+    step = metrics.needed_from(shares, HIGHEST)
+    place = -1 if step is None else shares.x.tolist().index(step)
+    own, _, random, highest = (float(share) + 0.0 for share in shares.values[:, place].round(2))  # no −0.00
+    if own != own:
+        return "At the last checkpoint the effect of all edges is too small to divide by it."
+    kept = f"{own:.2f} of the effect; {DRAWS} random circuits keep {random:.2f}, at most {highest:.2f}"
+    if step is None:
+        return f"Not above random circuits at the last checkpoint: there the {size} best edges alone keep {kept}."
+    return f"Needed from step {step:,.0f}: there the {size} best edges alone keep {kept}."
 
 
 def edge_rows(found: Circuit) -> list[list[Any]]:
@@ -193,6 +364,11 @@ def about_pairs(pairs: str) -> str:
 def key_of(request: TabRequest, pairs: str, measure: str) -> tuple[object, ...]:
     """What a circuit is of."""
     return request.query.checkpoint, pairs, measure
+
+
+def key_text(request: TabRequest, pairs: str, measure: str) -> str:
+    """The same as one string."""
+    return " ".join(map(str, key_of(request, pairs, measure)))
 
 
 def circuit_call(request: TabRequest, pairs: str, measure: str, exact: tuple[str, ...] = ()) -> Call:

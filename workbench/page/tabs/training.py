@@ -84,8 +84,7 @@ def build(slot: Slot) -> None:
         render=False,
     )
     marks = slot.link("marks", gr.Checkbox(False, label="Mark when read", min_width=120, scale=0, render=False))
-    each_series = {checkpoint.name: name for name, checkpoint in slot.bench.known.items()}.values()
-    some_absent = any(slot.bench.run_of(name) != slot.bench.run_here(name) for name in each_series)
+    some_absent = any(slot.bench.run_of(name) != slot.bench.run_here(name) for name in of_each_series(slot.bench))
     more = gr.Button("Fetch the others", size="sm", min_width=150, scale=0, visible=some_absent, render=False)
     with gr.Row(elem_classes="panels", elem_id="along"):
         panel = Panel("training", "When did it form?", menus=[metric, axis, over, words, marks, more], height=290)
@@ -100,8 +99,7 @@ def build(slot: Slot) -> None:
     work = guarded(lambda request, _, *more, **to: fetch(slot.bench, request, *more, **to), 1, True, slot.token_of)
     downloads = {"concurrency_limit": 1, "concurrency_id": DOWNLOADS}  # so model runs do not wait for them
     more.click(work, [slot.request, fetched], [slot.notice, fetched], show_progress_on=slot.notice, **downloads)
-    most = max(2, *(len(slot.bench.run_of(name)) for name in each_series))  # a slider needs at least two values
-    moment = gr.Slider(1, most, most, step=1, label="Checkpoint of the main run", elem_id="moment", visible="hidden")
+    moment = moment_slider(slot.bench, PLAYS["slider"])
     with gr.Row(elem_classes="tools", elem_id="playing"):
         player = components.player(PLAYS, elem_id="player")
         opened = gr.Button("Open it on all tabs", size="sm", min_width=150, scale=0)
@@ -110,6 +108,17 @@ def build(slot: Slot) -> None:
     slot.shows(head_through_training, inputs=[moment], outputs=outputs, agreement=button, with_progress=True)
     slot.runs(panel.tools.select, clicked, outputs=[moment, slot.checkpoint])
     slot.runs(opened.click, checkpoint_at, inputs=[moment], outputs=[slot.checkpoint])
+
+
+def of_each_series(bench: Bench) -> list[str]:
+    """The id of one checkpoint of each series."""
+    return list({checkpoint.name: name for name, checkpoint in bench.known.items()}.values())
+
+
+def moment_slider(bench: Bench, elem_id: str) -> gr.Slider:
+    """The hidden slider that a player moves: the number of a checkpoint of the main run, from 1."""
+    most = max(2, *(len(bench.run_of(name)) for name in of_each_series(bench)))  # a slider needs at least two values
+    return gr.Slider(1, most, most, step=1, label="Checkpoint of the main run", elem_id=elem_id, visible="hidden")
 
 
 def fitting_controls(metric: object) -> list[Component]:
@@ -189,15 +198,13 @@ def metric_view(
     axis, log = choice(axis, X_AXES, "axis")
     run, whole = bench.run_here(request.query.checkpoint), bench.run_of(request.query.checkpoint)
     if len(run) < 2:
-        why = absent(whole, run) or "it has only one checkpoint."
-        return f"There are no checkpoints to compare in {bench.series_of(request.query.checkpoint)}: {why}"
+        return too_few(bench, request.query.checkpoint)
     found = measured_on(bench, request, run[-1], metric, continuation, over, rows)
     if isinstance(found, str):
         return found
     measured, told = found
-    ids = () if run == bench.main_run(run[-1].name) else tuple(one.id for one in run)
     options = {"axis": axis, **({"log_x": True} if log else {}), **loading_of(bench)}
-    call = Call.of(trajectory, SeriesRun(run[-1].name, ids), measured, **options)
+    call = Call.of(trajectory, series_run(bench, run), measured, **options)
     asked_in_vain = choice(over, OVER, "text") and metric not in (*OF_SETS, "probe")
     unused = "This does not depend on the set of texts." if asked_in_vain else ""
     note = " ".join(filter(None, (Planner(bench).value(measured).note, told, unused, absent(whole, run))))
@@ -261,6 +268,18 @@ def set_of(bench: Bench, request: TabRequest, metric: str, over: str) -> TextSet
     """The set of texts that a metric is measured on; None if that is the prompt, or text that the metric chooses."""
     is_chosen = metric in OF_SETS and choice(over, OVER, "text")
     return bench.sets.get(request.selection.texts) if is_chosen or metric == "probe" else None
+
+
+def series_run(bench: Bench, run: Sequence[Checkpoint]) -> SeriesRun:
+    """The checkpoints of a run as an argument: without ids if they are the whole main run."""
+    name = run[-1].name
+    return SeriesRun(name, () if run == bench.main_run(name) else tuple(one.id for one in run))
+
+
+def too_few(bench: Bench, checkpoint: str) -> str:
+    """A sentence that says why the main run of a checkpoint's series cannot be shown: fewer than two checkpoints."""
+    why = absent(bench.run_of(checkpoint), bench.run_here(checkpoint)) or "it has only one checkpoint."
+    return f"There are no checkpoints to compare in {bench.series_of(checkpoint)}: {why}"
 
 
 def absent(whole: list[Checkpoint], here: list[Checkpoint]) -> str:
