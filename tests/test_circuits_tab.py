@@ -8,7 +8,7 @@ import pytest
 from copied import run_copied
 from small_series import PROMPT, small_bench
 
-from workbench import TextPairs, circuit, embedded_texts, faithfulness
+from workbench import TextPairs, checkpoints, circuit, embedded_texts, faithfulness, metrics, trajectory
 from workbench.errors import WorkbenchError
 from workbench.page.session.cached_results import report_of_call, result
 from workbench.page.session.code import code
@@ -17,6 +17,7 @@ from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.result_cache import ResultCache
 from workbench.page.tabs import circuits as tab
 from workbench.report import as_csv
+from workbench.results import Curves
 
 PAIRS, MEASURE = "repeat-pairs", "logit difference"
 ROWS = [
@@ -31,6 +32,7 @@ def bench(tmp_path_factory, make_model, tokenizer):
     (folder / f"{PAIRS}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedded_texts, "FOLDER", folder)
+        patch.setitem(trajectory.__kwdefaults__, "cache", None)
         yield small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer)
 
 
@@ -126,3 +128,75 @@ def test_the_copied_python_gives_the_same_numbers(bench, request_of):
         np.testing.assert_array_equal(names["result"].values, result(call, bench).values)
         assert "pairs" in result(call, bench).provenance
         assert len(as_csv(report_of_call(call, bench)).splitlines()) > 10
+
+
+SCORES, SHARES = tab.ASSEMBLY
+
+
+def agreed(bench, request):
+    """The same request with an agreement to prices, and the key of the circuit, which is computed."""
+    key = last(bench, request)[2]
+    return replace(request, agreed=True), key
+
+
+def test_the_assembly_waits_for_a_click_and_then_shows_the_numbers_of_the_analysis(bench, request_of, by_hand):
+    request, key = agreed(bench, request_of)
+    assert tab.assembly_view(bench, request, PAIRS, MEASURE, "", SCORES) == tab.FOR_CIRCUIT
+    with pytest.raises(Expensive) as asked:
+        tab.assembly_view(bench, request_of, PAIRS, MEASURE, key, SCORES)
+    assert 0 < asked.value.price.seconds < 100
+    assert tab.graph_along_training(bench, request_of, PAIRS, MEASURE, key, 1) == [{}, {}]
+
+    steps: list[float] = []
+    view = tab.assembly_view(
+        bench, request, PAIRS, MEASURE, key, SCORES, progress=lambda fraction, _: steps.append(fraction)
+    )
+    assert steps == sorted(steps) and steps[-1] == 1
+    shares = tab.assembly_view(bench, request_of, PAIRS, MEASURE, key, SHARES)  # nothing is left to agree to
+    assert view.note == shares.note
+
+    model, _, options = by_hand
+    series, pairs = checkpoints.series(bench.series_of(bench.default)), TextPairs.read(f"tiny-olmo/{PAIRS}", **options)
+    scores = trajectory(series, metrics.edge_scores(pairs, **options), cache=None)
+    found = result(view.call, bench)
+    assert found.lines == metrics.strongest_lines(scores, 8).lines and found.log_x
+    np.testing.assert_array_equal(found.values, metrics.strongest_lines(scores, 8).values)
+
+    player, value = tab.graph_along_training(bench, request_of, PAIRS, MEASURE, key, 1)
+    assert player["names"] == value["along"]["names"] and len(player["names"]) == 2 and player["at"] == 1
+    np.testing.assert_array_equal(value["along"]["scores"], scores.values.T)
+    assert [edge for edge, *_ in value["edges"]] == list(scores.lines) and value["every"] == len(scores.lines)
+    assert value["along"]["needed"] in view.note and value["unit"] == "logits"
+    assert json.loads(json.dumps(value)) == value  # no NaN
+
+
+def test_the_copied_python_of_the_assembly_gives_the_same_numbers(bench, request_of):
+    request, key = agreed(bench, request_of)
+    for of in (SCORES, SHARES):
+        call = tab.assembly_view(bench, request, PAIRS, MEASURE, key, of).call
+        names = run_copied(code(call, bench))
+        np.testing.assert_array_equal(names["result"].values, result(call, bench).values)
+        assert "pairs" in result(call, bench).provenance
+        assert len(as_csv(report_of_call(call, bench)).splitlines()) > 8
+
+
+def test_more_edges_than_can_be_drawn_are_not_followed(bench, request_of, monkeypatch):
+    monkeypatch.setattr(tab, "MOST_DRAWN", 100)
+    request, key = agreed(bench, request_of)
+    _, value = tab.graph_along_training(bench, request, PAIRS, MEASURE, key, 99)
+    assert len(value["edges"]) == tab.FIRST < value["every"] and value["along"]["at"] == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ([np.nan, 0.1, 0.9, 0.8], "Needed from step 200: there the 60 best edges alone keep 0.90 of the effect; "),
+        ([np.nan, 0.1, 0.9, 0.1], "Not above random circuits at the last checkpoint: there the 60 best edges alone "),
+        ([0.9, 0.9, 0.9, np.nan], "At the last checkpoint the effect of all edges is too small to divide by it."),
+    ],
+)
+def test_a_sentence_says_from_which_step_the_circuit_is_needed(own, words):
+    rest = [[0.0] * 4, [-0.001] * 4, [0.2] * 4]
+    lines = ["the circuit", "all other edges", "random edges", tab.HIGHEST]
+    said = tab.needed(Curves([own, *rest], lines, [0, 100, 200, 300]), 60)
+    assert said.startswith(words) and ("too small" in said or said.endswith("keep 0.00, at most 0.20."))

@@ -128,3 +128,15 @@ def test_the_need_of_a_head_is_the_transplant_of_its_first_state(series, tokens)
 )
 def test_a_head_is_needed_from_where_it_stays_above_the_floor(values, place):
     assert metrics.needed_from(Curves([values], ["need"], [0, 100, 200, 300, 400]), floor=0.2) == place
+
+
+def test_the_strongest_lines_are_those_with_the_largest_value_anywhere():
+    values = [[0, 1, 0], [-9, 0, 0], [2, 2, np.nan]]
+    curves = Curves(values, ["a", "b", "c"], [0, 1, 2], errors=np.abs(values), texts=[3, 4, 5])
+    found = metrics.strongest_lines(curves, 2)
+    assert found.lines == ("b", "c") and found.texts == (4, 5)
+    np.testing.assert_array_equal(found.values, values[1:])
+    np.testing.assert_array_equal(found.errors, np.abs(values[1:]))
+    assert metrics.strongest_lines(curves, 9).lines == ("b", "c", "a")
+    with pytest.raises(WorkbenchError, match="no choice of 0 lines"):
+        metrics.strongest_lines(curves, 0)

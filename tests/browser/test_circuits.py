@@ -16,6 +16,14 @@ def edges(page: Page) -> int:
     return page.locator(f"{GRAPH} .edge").count()
 
 
+def width(page: Page) -> float:
+    """The width of the widest edge of the graph along training."""
+    widths = page.locator("#assembling .edge").evaluate_all(
+        "(all) => all.map((edge) => edge.getAttribute('stroke-width'))"
+    )
+    return max(map(float, widths))
+
+
 def test_a_circuit_is_drawn_lit_proved_and_saved(visit: Visit):
     page = visit.open("tab=Circuits&pairs=number-pairs")
     expect(page.locator("#circuit .proof")).to_contain_text("of the effect with 60 of 927 edges")
@@ -54,6 +62,24 @@ def test_a_circuit_is_drawn_lit_proved_and_saved(visit: Visit):
     assert violations(page) == []
     picture = Path(saved(page, "#circuit .heading", "svg").path()).read_text()
     assert "L1H5" in picture and picture.count("stroke-width") == number
+
+    page.locator("#assembly-price").click()  # it waits for a click, whatever the price
+    expect(page.locator("#assembly .note")).to_contain_text(
+        re.compile(r"Needed from step [\d,]+: there the 60 best edges")
+    )
+    expect(page.locator("#assembling .proof")).to_contain_text("Needed from step")
+    places = "[...document.querySelectorAll('#assembling .node rect')].map((node) => [node.x.baseVal.value, node.y.baseVal.value])"
+    still, widest = page.evaluate(places), width(page)
+    at, play = page.locator("#assembly-player .at"), page.locator("#assembly-player .play")
+    at.press("Home")
+    expect(page.locator("#assembling .proof")).to_contain_text("step 0: the ")
+    assert page.evaluate(places) == still and width(page) < widest / 2
+    at.press("End")
+    at.press("ArrowLeft")
+    play.click()
+    expect(play).to_have_text("Play")
+    assert at.evaluate("(at) => at.value === at.max") and width(page) == widest
+
     page.set_viewport_size({"width": 420, "height": 900})
     settle(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and page.evaluate(SIDEWAYS) == []
