@@ -155,7 +155,7 @@ def test_the_assembly_waits_for_a_click_and_then_shows_the_numbers_of_the_analys
     shares = tab.assembly_view(bench, request_of, PAIRS, MEASURE, key, SHARES)  # nothing is left to agree to
     assert view.note == shares.note
 
-    model, _, options = by_hand
+    options = by_hand[2]
     series, pairs = checkpoints.series(bench.series_of(bench.default)), TextPairs.read(f"tiny-olmo/{PAIRS}", **options)
     scores = trajectory(series, metrics.edge_scores(pairs, **options), cache=None)
     found = result(view.call, bench)

@@ -9,6 +9,9 @@ from .conftest import Visit, saved
 from .test_accessibility import SIDEWAYS, settle, violations
 
 GRAPH = "#circuit .graph"
+PLACES = (
+    "[...document.querySelectorAll('#assembling .node rect')].map(({ x, y }) => [x.baseVal.value, y.baseVal.value])"
+)
 
 
 def edges(page: Page) -> int:
@@ -68,12 +71,11 @@ def test_a_circuit_is_drawn_lit_proved_and_saved(visit: Visit):
         re.compile(r"Needed from step [\d,]+: there the 60 best edges")
     )
     expect(page.locator("#assembling .proof")).to_contain_text("Needed from step")
-    places = "[...document.querySelectorAll('#assembling .node rect')].map((node) => [node.x.baseVal.value, node.y.baseVal.value])"
-    still, widest = page.evaluate(places), width(page)
+    still, widest = page.evaluate(PLACES), width(page)
     at, play = page.locator("#assembly-player .at"), page.locator("#assembly-player .play")
     at.press("Home")
     expect(page.locator("#assembling .proof")).to_contain_text("step 0: the ")
-    assert page.evaluate(places) == still and width(page) < widest / 2
+    assert page.evaluate(PLACES) == still and width(page) < widest / 2
     at.press("End")
     at.press("ArrowLeft")
     play.click()
