@@ -237,7 +237,9 @@ def graph_along_training(
         "every": len(found.names),
         "effect": float(whole.values[0, -1]),
         "unit": curves.unit,
-        "edges": [[line, score, None, None] for line, score in zip(curves.lines, curves.values[:, -1], strict=True)],
+        "edges": [
+            [line, score, None, None] for line, score in zip(curves.lines, curves.values[:, -1].tolist(), strict=True)
+        ],
         "proof": [],
         "prices": {},
         "offer": offer(bench, scores),
