@@ -166,7 +166,7 @@ def test_the_assembly_waits_for_a_click_and_then_shows_the_numbers_of_the_analys
     assert player["names"] == value["along"]["names"] and len(player["names"]) == 2 and player["at"] == 1
     np.testing.assert_array_equal(value["along"]["scores"], scores.values.T)
     assert [edge for edge, *_ in value["edges"]] == list(scores.lines) and value["every"] == len(scores.lines)
-    assert value["along"]["needed"] in view.note and value["unit"] == "logits"
+    assert value["unit"] == "logits" and set(value["along"]) == {"slider", "at", "names", "scores", "edges"}
     assert json.loads(json.dumps(value)) == value  # no NaN
 
 

@@ -7,8 +7,8 @@
 //   proof: [[edges, best, error, without, random, deviation, magnitude, nodes, connected], …], shares of the effect, and
 //     how many of the edges lie on a path of them; may be empty
 //   prices: {point, curve, edge}, what the buttons cost; curve: the offer of the curve, null if it is not drawn
-//   along: {slider, at, names, scores: [[score of each edge], …], edges, needed}, or absent: the graph at each checkpoint of
-//     a run; at is the number of the first one shown, from 1, edges the number of edges at first; then nothing is proved
+//   along: {slider, at, names, scores: [[score of each edge], …], edges}, or absent: the graph at each checkpoint of a run;
+//     at is the number of the first one shown, from 1, edges the number of edges at first; then nothing is proved
 // Events: `prove` ({edges}), `whole` ({}) for the whole curve, `patch` ({edge}).
 const wb = window.workbench;
 const SPACE = "http://www.w3.org/2000/svg";
@@ -252,8 +252,7 @@ function saidOfProof() {
 }
 
 function saidOfMoment() {
-  const { names, needed } = value.along;
-  return `${names[moment]}: the ${counted(chosen())} strongest edges of ${counted(value.every)}. ${needed ?? ""}`;
+  return `${value.along.names[moment]}: the ${counted(chosen())} strongest edges of ${counted(value.every)}.`;
 }
 
 function tell() {

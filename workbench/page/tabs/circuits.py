@@ -219,14 +219,12 @@ def graph_along_training(
     curves, whole = result(scores, bench), result(effect, bench)
     layers, heads = bench.shape_of(request.query.checkpoint)
     names, at = [label(checkpoint) for checkpoint in run], min(max(int(moment), 1), len(run))
-    shares = result(Call.quick(metrics.circuit_shares, effect), bench)
     along = {
         "slider": PLAYS["slider"],
         "at": at,
         "names": names,
         "scores": curves.values.T.tolist(),
         "edges": size_of(found),
-        "needed": needed(shares, size_of(found)),
     }
     value = {
         "key": f"{drawn} along",
