@@ -68,7 +68,7 @@ def test_a_circuit_is_drawn_lit_proved_and_saved(visit: Visit):
 
     page.locator("#assembly-price").click()  # it waits for a click, whatever the price
     expect(page.locator("#assembly .note")).to_contain_text(
-        re.compile(r"Needed from step [\d,]+: there the 60 best edges")
+        re.compile(r"Needed from step [\d,]+ on: there the 60 best edges")
     )
     expect(page.locator("#assembling .proof")).to_contain_text("the 60 strongest edges of 927")
     still, widest = page.evaluate(PLACES), width(page)

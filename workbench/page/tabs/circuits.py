@@ -193,7 +193,8 @@ def assembly_view(
     strongest = Call.quick(metrics.strongest_lines, scores, MOST_CURVES)
     here, whole = bench.run_here(checkpoint), bench.run_of(checkpoint)
     unit = "" if measure == next(iter(MEASURES)) else "All of this is in logits, whatever the measure above."
-    told = needed(result(shares, bench), size_of(found)), unit, absent(whole, here)
+    gaps = "Gaps: the effect of all edges is too small to divide by it." if of == "shares" else ""
+    told = needed(result(shares, bench), size_of(found)), gaps, unit, absent(whole, here)
     note = " ".join(filter(None, told))
     return View(shares if of == "shares" else strongest, note)
 
@@ -310,7 +311,7 @@ def needed(shares: Curves, size: int) -> str:
     kept = f"{own:.2f} of the effect; {DRAWS} random circuits keep {random:.2f}, at most {highest:.2f}"
     if step is None:
         return f"Not above random circuits at the last checkpoint: there the {size} best edges alone keep {kept}."
-    return f"Needed from step {step:,.0f}: there the {size} best edges alone keep {kept}."
+    return f"Needed from step {step:,.0f} on: there the {size} best edges alone keep {kept}."
 
 
 def edge_rows(found: Circuit) -> list[list[Any]]:
