@@ -153,7 +153,7 @@ def test_the_assembly_waits_for_a_click_and_then_shows_the_numbers_of_the_analys
     )
     assert steps == sorted(steps) and steps[-1] == 1
     shares = tab.assembly_view(bench, request_of, PAIRS, MEASURE, key, SHARES)  # nothing is left to agree to
-    assert shares.note.startswith(view.note) and "Gaps" in shares.note
+    assert shares.note.startswith(view.note) and "Not drawn where" in shares.note
 
     options = by_hand[2]
     series, pairs = checkpoints.series(bench.series_of(bench.default)), TextPairs.read(f"tiny-olmo/{PAIRS}", **options)

@@ -193,7 +193,7 @@ def assembly_view(
     strongest = Call.quick(metrics.strongest_lines, scores, MOST_CURVES)
     here, whole = bench.run_here(checkpoint), bench.run_of(checkpoint)
     unit = "" if measure == next(iter(MEASURES)) else "All of this is in logits, whatever the measure above."
-    gaps = "Gaps: the effect of all edges is too small to divide by it." if of == "shares" else ""
+    gaps = "Not drawn where the effect of all edges is too small to divide by it." if of == "shares" else ""
     told = needed(result(shares, bench), size_of(found)), gaps, unit, absent(whole, here)
     note = " ".join(filter(None, told))
     return View(shares if of == "shares" else strongest, note)
