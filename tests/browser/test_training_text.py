@@ -8,7 +8,7 @@ import planted_cache
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from .conftest import Visit, export, start, stop
+from .conftest import Visit, export, plotted, start, stop
 from .test_accessibility import SIDEWAYS, violations
 
 PROMPT = "prompt=She lives in Lisbon and sells"
@@ -22,8 +22,14 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def indexed(cache: Path) -> Iterator[str]:
-    process, address = start(XDG_CACHE_HOME=str(cache))
+def hold(tmp_path_factory) -> Path:
+    """While this file exists, the server does not begin with an influence of rows."""
+    return tmp_path_factory.mktemp("hold") / "hold"
+
+
+@pytest.fixture(scope="module")
+def indexed(cache: Path, hold: Path) -> Iterator[str]:
+    process, address = start(program=("tests/browser/page_with_rows.py", str(hold)), XDG_CACHE_HOME=str(cache))
     yield address
     stop(process)
 
@@ -64,7 +70,9 @@ def test_the_inspector_shows_ngrams_documents_and_steps_and_runs_no_markup(visit
     assert section.locator(".document").count() >= before
 
 
-def test_without_an_index_the_section_says_how_to_make_one(chromium: Browser, indexed: str, cache: Path):
+def test_without_an_index_the_section_says_how_and_with_one_rows_are_ranked_for_a_price(
+    chromium: Browser, indexed: str, cache: Path, hold: Path
+):
     (folder,) = (cache / "tiny-olmo").glob("index-*")
     shutil.move(folder, cache / "elsewhere")
     visit = Visit(chromium, indexed)
@@ -74,7 +82,29 @@ def test_without_an_index_the_section_says_how_to_make_one(chromium: Browser, in
     opened_again = visit.page.locator("#details .seen .ngrams")
     visit.page.locator("#spine .token").nth(2).click()  # nothing has to be reloaded
     expect(opened_again).to_be_visible()
+    ranked_for_a_price(visit, hold)
     visit.close()
+
+
+def ranked_for_a_price(visit: Visit, hold: Path) -> None:
+    """Compare: the rows between two checkpoints have a price, Stop ends their ranking, Run offers it again."""
+    two = "checkpoint=tiny-olmo@step50&other=tiny-olmo@step0"
+    page = visit.open(f"{PROMPT}&tab=Compare&{two}")
+    price, said = page.locator("#explaining-price"), page.locator("#explaining > .block.problem")
+    expect(price).to_contain_text("Compute (")
+    hold.touch()
+    price.click()
+    expect(said).to_contain_text("the first row")
+    page.locator("#stop").click()
+    expect(said.locator("p")).to_have_text("stopped")
+    hold.unlink()
+    page.locator("#run").click()  # offers it again
+    price.click()
+    plotted(page, "#explaining")
+    names = page.evaluate("document.querySelector('#explaining .js-plotly-plot').layout.yaxis.ticktext")
+    assert any("Lisbon and sells”" in name and " · step" in name for name in names[:-2])
+    assert names[-1].startswith("median of")
+    assert page.evaluate("window.pwned") is None and page.locator("#explaining img").count() == 0
 
 
 def test_a_written_text_shows_its_verbatim_pieces_and_a_click_opens_their_documents(visit: Visit):
