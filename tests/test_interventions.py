@@ -9,9 +9,10 @@ from workbench.analyses.support.part_swap import Part
 from workbench.analyses.trajectory import trajectory
 from workbench.checkpoints import series
 from workbench.errors import WorkbenchError
-from workbench.interventions import Target, canonical, check_text, edits_of, read, toward
+from workbench.interventions import Target, canonical, check_text, edits_of, read, set_or_file, toward
 from workbench.metrics import _need, _of_part, mean_loss
 from workbench.results import Curves, Grid, Scores, change
+from workbench.texts import Texts
 
 OTHER = "w9 w8 w7 w6 w5 w4 w3 w2"
 
@@ -30,14 +31,24 @@ SPELLINGS = {
     f'patch blocks.*.mlp_out "{OTHER}" positions=1': [f'blocks.*.mlp_out positions=1 from "{OTHER}"'],
     "add embed 2 w5 positions=3": [],
     "zero blocks.1.attn.pattern heads=1": [],
+    "+4 label a/set/odd at layer 2": ["+ 4 Label a/set/odd at  layer 2"],
+    "-0.5 label a/set/odd against two words at the embedding": ["-.5 label a/set/odd against two words at embedding"],
 }
+
+
+def labelled_set(name, tokenizer):
+    """The sets of these tests: words of several lengths, with three labels."""
+    assert name == "a/set"
+    return Texts.of(
+        tokenizer, ["w1 w2", "w3 w4 w5", "w6 w7", "w8", "w9 w1"], ["odd", "two words", "odd", "even", "even"]
+    )
 
 
 @pytest.mark.parametrize("line", SPELLINGS)
 def test_a_line_is_written_as_it_is_read(line, tokenizer):
-    (found,) = read(line, tokenizer)
-    assert str(found) == line and read(str(found), tokenizer) == (found,)
-    assert [canonical(other, tokenizer) for other in SPELLINGS[line]] == [line] * len(SPELLINGS[line])
+    (found,) = read(line, tokenizer, labelled_set)
+    assert str(found) == line and read(str(found), tokenizer, labelled_set) == (found,)
+    assert [canonical(one, tokenizer, labelled_set) for one in SPELLINGS[line]] == [line] * len(SPELLINGS[line])
 
 
 def test_numbers_and_prompts_keep_every_digit_and_mark(tokenizer):
@@ -86,6 +97,48 @@ def test_a_direction_raises_its_token(model):
     assert after > before and toward(model, 9, -2.0).norm().item() == pytest.approx(2)
 
 
+@pytest.mark.parametrize("place", ["layer 2", "the embedding"])
+def test_the_direction_of_a_label_is_added_at_all_tokens(model, tokens, tokenizer, place):
+    site = "embed" if place == "the embedding" else "blocks.2.resid_post"
+    texts = labelled_set("a/set", tokenizer)
+    last = {}
+    for ids, label in zip(texts, texts.labels, strict=True):
+        last.setdefault(label, []).append(model.run(ids[None], capture=site)[site][0, -1])
+    odd, even, other = (torch.stack(last[label]) for label in ("odd", "even", "two words"))
+    for against, rest in (("", torch.cat([other, even])), (" against even", even)):
+        change = read(f"-3 label a/set/odd{against} at {place}", tokenizer, labelled_set)
+        wanted = edits.add(site, -3 * (odd.mean(0) - rest.mean(0)))
+        found, by_hand = (model.run(tokens, edits=each).logits for each in (edits_of(model, change), [wanted]))
+        torch.testing.assert_close(found, by_hand, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(found, model.run(tokens).logits, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("+1 label a/set/none at layer 1", "none"),
+        ("+1 label a/set/odd against none at layer 1", "none"),
+        ("+much label a/set/odd at layer 1", "'much' in .* is not a number"),
+        ("+1 label odd at layer 1", "is not an edit"),
+        ("+1 label a/set/odd", "is not an edit"),
+    ],
+)
+def test_a_label_that_no_text_has_is_refused(line, said, tokenizer):
+    with pytest.raises(WorkbenchError, match=said):
+        read(line, tokenizer, labelled_set)
+
+
+def test_sets_are_built_in_or_for_the_command_line_files(tmp_path, tokenizer):
+    path = tmp_path / "set.csv"
+    path.write_text("text,label\nw1 w2,a\nw3,b\n")
+    with pytest.raises(WorkbenchError, match="with labels; choices: tiny-olmo/english, tiny-olmo/repeats"):
+        read(f"+1 label {path}/a at layer 1", tokenizer)
+    (change,) = read(f"+1 label {path}/a at layer 1", tokenizer, set_or_file)
+    assert change.labels.texts.labels == ("a", "b") and str(change) == f"+1 label {path}/a at layer 1"
+    with pytest.raises(WorkbenchError, match="tiny-olmo/code' with labels; choices"):
+        set_or_file("tiny-olmo/code", tokenizer)
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -112,7 +165,7 @@ def test_a_line_that_is_no_change_is_refused_with_a_sentence(line, said, tokeniz
         read(line, tokenizer)
 
 
-@pytest.mark.parametrize("line", ["+8 w9 at layer 2", 'L1H1 from "w1 w2"'])
+@pytest.mark.parametrize("line", ["+8 w9 at layer 2", 'L1H1 from "w1 w2"', "+1 label a/set/odd at layer 1"])
 def test_a_text_in_a_line_needs_a_tokenizer(line):
     assert read("L2H5 off")[0].target == Target("blocks.2.attn.z", (5,))
     with pytest.raises(WorkbenchError, match="pass tokenizer="):

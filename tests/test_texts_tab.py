@@ -21,14 +21,17 @@ from workbench.analyses.linear_probe import linear_probe, misread, probe_layer
 from workbench.analyses.steering import steering
 from workbench.analyses.support.labels import halves
 from workbench.analyses.text_overview import mean_losses, text_overview
+from workbench.analyses.token_losses import token_losses
 from workbench.analyses.trajectory import trajectory
 from workbench.errors import WorkbenchError
 from workbench.page.build.desk import heads
 from workbench.page.guard import MOST_SET_BYTES, SET_ROUTE
 from workbench.page.session import text_sets
-from workbench.page.session.arguments import TextsOf
+from workbench.page.session.arguments import ModelOf, TextsOf, TokensOf
 from workbench.page.session.cached_results import result
+from workbench.page.session.calls import Call
 from workbench.page.session.code import code
+from workbench.page.session.edit_lines import checked_edits
 from workbench.page.session.menus import SET
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.steered import telling_answers
@@ -272,6 +275,33 @@ def test_the_direction_is_that_of_the_command_and_leaves_out_its_prompts(bench, 
         assert np.allclose(result(view.call, bench).values, found[measure].values, atol=1e-6), effect
     copied = run_copied(code(view.call, bench), "steering")["result"]
     assert np.allclose(copied.values, result(view.call, bench).values, atol=1e-6)
+
+
+def test_the_direction_is_offered_as_an_edit_of_the_page(bench, own):
+    request, effect = request_for(bench, own.name, layer=1), next(iter(tab.EFFECTS))
+    view = tab.steering_view(bench, request, effect, "the selected layer", "odd", "", "w9", "w10")
+    assert view.edit == f"+1 label {own.name}/odd at layer 1"
+    opened = bench.read(bench.default, PROMPT)
+    assert checked_edits(bench, opened, view.edit.replace("+1", "+ 3")) == view.edit.replace("+1", "+3")
+    with pytest.raises(WorkbenchError, match="no set of texts|is not an edit"):
+        checked_edits(bench, opened, "+1 label /etc/passwd/x at layer 1")
+    model, tokenizer = bench.load(bench.default)
+    direction = label_direction(model, Texts.of(tokenizer, TEXTS, LABELS), "odd", layer=1)
+    edited = Call.of(token_losses, ModelOf(bench.default, view.edit), TokensOf(bench.default, PROMPT))["loss"]
+    with model.tapped(edits=direction.edit()):
+        wanted = token_losses(model, opened.ids)["loss"].values
+    np.testing.assert_allclose(result(edited, bench).values, wanted, atol=1e-5)
+    copied = run_copied(code(edited, bench), "edited")["result"]
+    np.testing.assert_allclose(copied.values, wanted, atol=1e-5)
+
+
+def test_labels_that_no_line_can_hold_are_not_offered(bench):
+    rows = "".join(f"{text},{label}/x\n" for text, label in zip(TEXTS, LABELS, strict=True))
+    found = bench.sets.add("slashes.csv", f"text,label\n{rows}")
+    assert tab.label_edit(bench, bench.default, found, "odd/x", None, "layer 1") == ""
+    three = bench.sets.add("three.csv", "text,label\nw1,a\nw2,b\nw3,c\n")
+    line = tab.label_edit(bench, bench.default, three, "a", "c", "the embedding")
+    assert line == f"+1 label {three.name}/a against c at the embedding"
 
 
 def test_without_typed_answers_they_are_those_by_which_the_labels_differ_most(bench, own):

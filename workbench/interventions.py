@@ -22,24 +22,34 @@ How it is changed:
     … from "another prompt"       replaced by its value in a run on another prompt
     +8 ▁lemon at layer 2          a vector of length 8 is added, in the direction that raises the token's logit
     +8 feature DICTIONARY/417     a feature is made more active by 8, at all tokens
+    +2 label SET/LABEL at layer 2     the direction of a label of a set of texts is added twice, at all tokens: the mean
+                                      state of its texts at their last token, less that of all others (label_direction)
+    +2 label SET/LABEL against OTHER at the embedding    the same, less that of the texts with another label
 
 The same with the verb first: `zero SITE`, `scale SITE FACTOR`, `patch SITE "prompt"`, `add SITE LENGTH TOKEN`.
-Positions count from the start of each text that the model reads.
+Positions count from the start of each text that the model reads. A SET is a built-in one, tiny-olmo/number; the command
+line also takes a file with the columns text and label.
 """
 
 import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from hooks import Edit, HooksError, OlmoForCausalLM, edits
 from workbench import features
+from workbench.analyses.directions import label_direction
+from workbench.analyses.support.direction import Direction
+from workbench.analyses.support.labels import labels_of, two_groups
+from workbench.embedded_texts import SETS
 from workbench.errors import WorkbenchError
+from workbench.texts import Texts
 from workbench.tokens import VISIBLE, Tokenizer, is_whole, token_id
 
 CHOICES = (
@@ -50,6 +60,7 @@ CHOICES = (
     "+8 ▁lemon at layer 2",
     "feature DICTIONARY/417 off",
     "+8 feature DICTIONARY/417",
+    "+2 label SET/LABEL at layer 2",
     "zero SITE",
     "scale SITE FACTOR",
     'patch SITE "prompt"',
@@ -66,11 +77,15 @@ PATCHED = re.compile(r"(.*\S)\s+from\s+(\S.*)", re.I | re.S)
 PLACES = re.compile(rf"(.*\S)\s+at\s+tokens?\s+{LIST}", re.I | re.A)
 FEATURE = re.compile(r"feature\s+(?:(\S+)/)?(\d{1,9})", re.I | re.A)
 STEERED = re.compile(rf"([+-])\s*(\S+)\s+(feature\s+(?:\S+/)?\d{{1,9}}(?:\s+at\s+tokens?\s+{LIST})?)", re.I | re.A)
+LABELLED = re.compile(
+    rf"([+-])\s*(\S+)\s+label\s+(\S.*)/([^/]+?)(?:\s+against\s+(\S.*?))?\s+at\s+(?:layer\s+{PLACE}|(?:the\s+)?embedding)",
+    re.I | re.A,
+)
 STREAM = re.compile(rf"tokens?\s+{LIST}\s+at\s+(?:layer\s+{PLACE}|(?:the\s+)?embedding)", re.I | re.A)
 HEADS = re.compile(rf"L{PLACE}((?:H\d{{1,6}})+)", re.I | re.A)
 SUBLAYER = re.compile(rf"(MLP|attention)\s+{PLACE}|L{PLACE}\s+(MLP|attention)", re.I | re.A)
 SUBLAYERS = {"mlp": "mlp_out", "attention": "attn_out"}
-WORDS = 7
+WORDS = 8
 """The number of `CHOICES` in words."""
 QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“", "«": "»"}
 
@@ -83,6 +98,8 @@ class ReadingTokenizer(Tokenizer, Protocol):
 
 
 LoadDictionary = Callable[[str], features.Dictionary]
+ReadSet = Callable[[str, Any], Texts]
+"""Reads a set of texts with labels by its name, with a tokenizer."""
 
 
 class Target(NamedTuple):
@@ -98,15 +115,30 @@ class Target(NamedTuple):
 
 
 @dataclass(frozen=True)
+class LabelContrast:
+    """A label of a set of texts against another label, or against all others."""
+
+    name: str
+    toward: str
+    against: str | None
+    texts: Texts = field(compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.toward}" + (f" against {self.against}" if self.against else "")
+
+
+@dataclass(frozen=True)
 class Intervention:
     """One change of a model. `str` gives its line; `read` makes one from a line.
 
     Attributes:
-        kind: "zero", "scale", "add" or "patch", as in `hooks.edits`.
+        kind: "zero", "scale", "add" or "patch", as in `hooks.edits`; "label" adds the direction of a label.
         target: what is changed.
-        number: the factor of "scale"; of "add", the length of the vector, or the activation that a feature gets more.
+        number: the factor of "scale"; of "add", the length of the vector, or the activation that a feature gets more;
+            of "label", how often the direction is added.
         text: the token of "add", as typed; the prompt of "patch".
         ids: the token's id, or the ids of the prompt.
+        labels: of "label", the set of texts and its labels.
     """
 
     kind: str
@@ -114,8 +146,11 @@ class Intervention:
     number: float = 1.0
     text: str = ""
     ids: tuple[int, ...] = ()
+    labels: LabelContrast | None = None
 
     def __str__(self) -> str:
+        if self.labels is not None:
+            return f"{_signed(self.number)} label {self.labels} at {_place_of(self.target.site)}"
         words = in_words(self.target)
         if self.kind == "add" and self.target.feature is not None:
             return f"{_signed(self.number)} {words}"
@@ -140,6 +175,8 @@ class Intervention:
             return self._of_feature(model, load)
         self.check(model, load)
         site, *where, _ = self.target
+        if self.labels is not None:
+            return self._direction(model, self.labels).edit(self.number)
         match self.kind:
             case "zero":
                 return edits.zero(site, *where)
@@ -164,6 +201,14 @@ class Intervention:
         except HooksError as error:
             raise WorkbenchError(f"“{self}” does not fit this model: {error.args[0]}") from error
 
+    def _direction(self, model: OlmoForCausalLM, labels: LabelContrast) -> Direction:
+        layer = re.match(r"blocks\.(\d+)\.", self.target.site)
+        place: int | str = "embed" if layer is None else int(layer[1])
+        try:
+            return label_direction(model, labels.texts, labels.toward, labels.against, layer=place)
+        except WorkbenchError as error:
+            raise WorkbenchError(f"“{self}” cannot be done: {error}") from error
+
     def _of_feature(self, model: OlmoForCausalLM, load: LoadDictionary) -> Edit:
         name, _, positions, feature = self.target
         assert feature is not None
@@ -180,15 +225,33 @@ class Intervention:
             raise WorkbenchError(f"“{self}” cannot be done: {error}") from error
 
 
-def read(text: str, tokenizer: ReadingTokenizer | None = None) -> tuple[Intervention, ...]:
+def built_in_set(name: str, tokenizer: Any) -> Texts:  # noqa: ANN401 - any tokenizer of transformers
+    """A built-in set of texts with labels. Errors: WorkbenchError for another name."""
+    labelled = [each for each, found in SETS.items() if found.label is not None]
+    if name not in labelled:
+        raise WorkbenchError(f"no set of texts {name!r:.60} with labels; choices: {', '.join(labelled)}")
+    return Texts.read(name, tokenizer)
+
+
+def set_or_file(name: str, tokenizer: Any) -> Texts:  # noqa: ANN401 - any tokenizer of transformers
+    """A built-in set of texts with labels, or those of a file with the columns text and label.
+
+    Errors: those of `built_in_set` and `Texts.read`.
+    """
+    return Texts.read(name, tokenizer, label="label") if Path(name).is_file() else built_in_set(name, tokenizer)
+
+
+def read(
+    text: str, tokenizer: ReadingTokenizer | None = None, read_set: ReadSet = built_in_set
+) -> tuple[Intervention, ...]:
     """The changes that a text describes, one a line, in order; lines that start with `#` are left out.
 
-    `tokenizer` is needed for lines that name a token or a prompt. The text of a change is its canonical line, so
-    `read("\\n".join(map(str, changes)), tokenizer) == changes`.
+    `tokenizer` is needed for lines that name a token, a prompt or a set of texts; `read_set` reads the sets. The text
+    of a change is its canonical line, so `read("\\n".join(map(str, changes)), tokenizer) == changes`.
 
     Errors: WorkbenchError, with the line, for a line that is no change.
     """
-    return tuple(_read_line(line, tokenizer) for line in active_lines(text))
+    return tuple(_read_line(line, tokenizer, read_set) for line in active_lines(text))
 
 
 def active_lines(text: str) -> list[str]:
@@ -196,9 +259,9 @@ def active_lines(text: str) -> list[str]:
     return [line for line in map(str.strip, text.split("\n")) if line and not line.startswith("#")]
 
 
-def canonical(text: str, tokenizer: ReadingTokenizer | None = None) -> str:
+def canonical(text: str, tokenizer: ReadingTokenizer | None = None, read_set: ReadSet = built_in_set) -> str:
     """The active lines of a text in the spelling of `str(Intervention)`. Errors: those of `read`."""
-    return "\n".join(map(str, read(text, tokenizer)))
+    return "\n".join(map(str, read(text, tokenizer, read_set)))
 
 
 def edits_of(
@@ -260,6 +323,12 @@ def in_words(target: Target) -> str | None:
     return f"{name} at {places}" if places else name
 
 
+def _place_of(site: str) -> str:
+    """The residual stream after a layer, or the embedding, in words."""
+    layer = re.match(r"blocks\.(\d+)\.", site)
+    return "the embedding" if layer is None else f"layer {layer[1]}"
+
+
 def _numbered(positions: Sequence[int]) -> str:
     return f"token{'s' if len(positions) > 1 else ''} {','.join(map(str, positions))}"
 
@@ -284,7 +353,7 @@ def _quoted(prompt: str) -> str:
     return json.dumps(prompt, ensure_ascii=False)
 
 
-def _read_line(line: str, tokenizer: ReadingTokenizer | None) -> Intervention:
+def _read_line(line: str, tokenizer: ReadingTokenizer | None, read_set: ReadSet) -> Intervention:
     verb = line.split(maxsplit=1)[0].lower()
     if verb in VERBS:
         return _with_verb(verb, line, tokenizer)
@@ -295,6 +364,8 @@ def _read_line(line: str, tokenizer: ReadingTokenizer | None) -> Intervention:
     if found := STEERED.fullmatch(line):
         number = _number(found[2], line) * (-1 if found[1] == "-" else 1)
         return Intervention("add", _target(found[3], line), number)
+    if found := LABELLED.fullmatch(line):
+        return _labelled(found, line, tokenizer, read_set)
     if found := PATCHED.fullmatch(line):
         return _patched(_target(found[1], line), found[2], line, tokenizer)
     if found := OFF.fullmatch(line):
@@ -367,6 +438,15 @@ def _dictionary(name: str | None, line: str) -> str:
 
 def _added(target: Target, length: float, token: str, line: str, tokenizer: ReadingTokenizer | None) -> Intervention:
     return Intervention("add", target, length, token, (typed_token(token, _needed(tokenizer, line)),))
+
+
+def _labelled(found: re.Match[str], line: str, tokenizer: ReadingTokenizer | None, read_set: ReadSet) -> Intervention:
+    sign, times, name, toward, against, layer = found.groups()
+    number = _number(times, line) * (-1 if sign == "-" else 1)
+    texts = read_set(name, _needed(tokenizer, line))
+    two_groups(labels_of(texts), toward, against)  # an error for a label that no text has
+    site = "embed" if layer is None else f"blocks.{int(layer)}.resid_post"
+    return Intervention("label", Target(site), number, labels=LabelContrast(name, toward, against, texts))
 
 
 def _patched(target: Target, quoted: str, line: str, tokenizer: ReadingTokenizer | None) -> Intervention:

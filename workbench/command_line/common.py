@@ -49,7 +49,8 @@ class LoadedCheckpoint:
 
     def provenance(self, args: argparse.Namespace) -> dict[str, Any]:
         """The provenance of numbers from this checkpoint."""
-        changes = interventions.read("\n".join(getattr(args, "edit", [])), self.tokenizer)
+        lines = "\n".join(getattr(args, "edit", []))
+        changes = interventions.read(lines, self.tokenizer, interventions.set_or_file)
         edits = {"edits": "; ".join(map(str, changes))} if changes else {}
         return provenance(args, {"checkpoint": self.id, "dtype": dtype_name(self.model.dtype)} | edits)
 
@@ -140,7 +141,7 @@ def add_edits(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="EDIT",
         help="change the model: 'L2H5 off', 'MLP 3 × 0.5', '+8 ▁lemon at layer 2', 'token 7 at layer 2 off', "
-        "'L2H5 from \"another prompt\"'; may be repeated, in order",
+        "'L2H5 from \"another prompt\"', '+2 label tiny-olmo/number/plural at layer 2'; may be repeated, in order",
     )
 
 
@@ -150,7 +151,7 @@ def edited(args: argparse.Namespace, subject: LoadedCheckpoint, tokens: Tensor) 
 
     Errors: WorkbenchError, with the edit, for one that is none, or does not fit the model or the text.
     """
-    changes = interventions.read("\n".join(args.edit), subject.tokenizer)
+    changes = interventions.read("\n".join(args.edit), subject.tokenizer, interventions.set_or_file)
     interventions.check_text(changes, tokens.shape[1])
     with subject.model.tapped(edits=interventions.edits_of(subject.model, changes)):
         yield

@@ -1,8 +1,9 @@
 // The heading of a picture: the question that it answers, its title, how to read it, and what it offers (see offers.js).
-// value: {panel, question, title, note, key, file, code, definition, about, wide, chooses, pick, table}
+// value: {panel, question, title, note, key, file, code, definition, about, wide, chooses, pick, edit, table}
 //   panel is the id of what holds the picture, which is `wide` if it may not shrink to a narrow window, or a `table`;
 //   chooses = {token|layer|head: [axis, shift, count]} says what a click on the picture selects;
-//   pick = {label, options: [[text, {layer, head, tuned}], …], chosen} is a menu that selects the same.
+//   pick = {label, options: [[text, {layer, head, tuned}], …], chosen} is a menu that selects the same;
+//   edit is a line that a button puts on the stack of edits (see interventions.js).
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 const pick = find(".pick"),
@@ -55,6 +56,8 @@ const { renew } = wb.offers(element, {
 });
 menu.addEventListener("change", () => wb.select({ ...props.value.pick.options[menu.selectedIndex][1] }, "plot"));
 
+find(".put-on").addEventListener("click", () => wb.intervene(props.value.edit));
+
 // A click on the plot selects the token, layer or head that it names.
 function clicked({ points: [point] }) {
   const places = {},
@@ -99,6 +102,8 @@ function draw() {
   element.dataset.drawn = value.key ?? "";
   panel.classList.toggle("wide", Boolean(value.wide));
   withKeys(panel.querySelector(".figure"), value);
+  find(".put-on").hidden = !value.edit;
+  find(".put-on").textContent = `Edit: ${value.edit ?? ""}`;
   pick.hidden = !value.pick;
   if (!value.pick) return;
   pick.querySelector("span").textContent = value.pick.label;

@@ -61,6 +61,7 @@ class View:
         line: name of the curve that is emphasised among many.
         marks: places on the x axis of curves that get a tick.
         scale: the call whose result sets the colour scale; None means this call.
+        edit: an edit in words (see `workbench.interventions`) that a button puts on the page's stack; "" for no button.
     """
 
     call: Call
@@ -71,6 +72,7 @@ class View:
     line: str | None = None
     marks: tuple[float, ...] = ()
     scale: Call | None = None
+    edit: str = ""
 
 
 def menu(entries: Iterable[str], label: str, visible: bool = True) -> gr.Dropdown:
@@ -190,6 +192,7 @@ class Panel:
             "wide": is_wide(found),
             "chooses": dict(view.chooses),
             "pick": None if view.pick is None else asdict(view.pick),
+            "edit": view.edit,
         }
         return [picture, about | offer(bench, view.call)]
 

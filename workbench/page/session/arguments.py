@@ -10,7 +10,7 @@ import torch
 
 from workbench import corpus, interventions
 from workbench.page.session.bench import Bench
-from workbench.page.session.edit_lines import tapped
+from workbench.page.session.edit_lines import sets_of, tapped
 from workbench.page.session.prompts import Prompt, ids_code, typed_text
 
 
@@ -198,7 +198,7 @@ class InterventionsOf(Argument):
     text: str
 
     def value(self, bench: Bench) -> object:
-        changes = interventions.read(self.text, bench.tokenizer(self.name))
+        changes = interventions.read(self.text, bench.tokenizer(self.name), sets_of(bench, self.name))
         for change in changes:
             if change.target.feature is not None:
                 bench.dictionary(change.target.site)  # an error for one that was not named at start

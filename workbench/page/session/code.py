@@ -21,7 +21,7 @@ from workbench.page.session.arguments import (
 )
 from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Between, Call, model_of
-from workbench.page.session.edit_lines import edit_code
+from workbench.page.session.edit_lines import edit_code, sets_of
 from workbench.plots import plot
 
 LOADED = ModelOf | TokenizerOf | TokensOf | IdsOf | TextsOf | PairsOf | InterventionsOf
@@ -38,6 +38,7 @@ def code(call: Call, bench: Bench) -> str:
     imports = {"from workbench import checkpoints", *(imported(part.function) for part in call.calls())}
     for name, line in (
         ("corpus", "from workbench import corpus"),
+        ("directions", "from workbench.analyses import directions"),
         ("features", "from workbench import features"),
         ("edits", "from hooks import edits"),
         ("interventions", "from workbench import interventions"),
@@ -193,8 +194,8 @@ class Variables:
     def _edits(self, text: str, checkpoint: str, model: str) -> Iterator[str]:
         tokenizer = f"tokenizer{self.ending(TokenizerOf(checkpoint))}"
         device = f", device={model}.device" if self.elsewhere else ""
-        for change in interventions.read(text, self.bench.load(checkpoint)[1]):
-            yield edit_code(change, model, tokenizer, device)
+        for change in interventions.read(text, self.bench.load(checkpoint)[1], sets_of(self.bench, checkpoint)):
+            yield edit_code(change, model, tokenizer, device, self.bench.sets)
 
     def _list(self, expressions: tuple[str, ...]) -> str:
         inside = ", ".join(expressions)

@@ -11,6 +11,7 @@ from workbench.errors import WorkbenchError
 from workbench.interventions import Intervention
 from workbench.page.session.bench import Bench, OpenedPrompt
 from workbench.page.session.prompts import Prompt, for_browser
+from workbench.page.session.text_sets import TextSets
 
 SHOWN = ("edited", "change", "unedited")  # what a page shows: the edited model, its change, or the unedited one
 MOST_EDITS, MOST_CHARACTERS = 16, 4096
@@ -36,7 +37,7 @@ def tapped(bench: Bench, *edited: tuple[OlmoForCausalLM, str, str]) -> Iterator[
     """
     with ExitStack() as blocks:
         for model, checkpoint, text in {id(each[0]): each for each in edited if each[2]}.values():
-            changes = interventions.read(text, bench.load(checkpoint)[1])
+            changes = interventions.read(text, bench.load(checkpoint)[1], sets_of(bench, checkpoint))
             edits = interventions.edits_of(model, changes, bench.dictionary)
             blocks.enter_context(model.tapped(edits=edits))
         yield
@@ -48,11 +49,24 @@ def checked_edits(bench: Bench, opened: OpenedPrompt, text: object) -> str:
     Errors: WorkbenchError for too many edits, a line that is no edit, or an edit that does not fit.
     """
     text = bounded(text)
-    changes = interventions.read(text, opened.tokenizer)
+    changes = interventions.read(text, opened.tokenizer, sets_of(bench, opened.checkpoint))
     for change in changes:
         change.check(opened.model, bench.dictionary)
     interventions.check_text(changes, opened.ids.shape[1])
     return "\n".join(map(str, changes))
+
+
+def sets_of(bench: Bench, checkpoint: str) -> interventions.ReadSet:
+    """Reads the page's sets of texts, built-in, named at start or people's own, for a checkpoint."""
+    return lambda name, tokenizer: bench.texts(checkpoint, name)
+
+
+def canonical_edits(bench: Bench, checkpoint: str, text: object) -> str:
+    """Interventions that a browser sent, in their canonical spelling, without a check that they fit the model.
+
+    Errors: those of `bounded`, and WorkbenchError for a line that is no edit.
+    """
+    return interventions.canonical(bounded(text), bench.load(checkpoint)[1], sets_of(bench, checkpoint))
 
 
 def bounded(text: object) -> str:
@@ -92,13 +106,19 @@ def in_force(lines: Iterable[str], shown: object) -> str:
     return "" if shown == "unedited" else "\n".join(interventions.active_lines("\n".join(lines)))
 
 
-def edit_code(change: Intervention, model: str, tokenizer: str, device: str = "") -> str:
-    """An intervention as a Python expression: a call of `hooks.edits` or `features`.
+def edit_code(change: Intervention, model: str, tokenizer: str, device: str = "", sets: TextSets | None = None) -> str:
+    """An intervention as a Python expression: a call of `hooks.edits`, `features` or `label_direction`.
 
     `model` and `tokenizer` are the names of variables, `device` is an argument of `torch.tensor`, such as
-    ", device=model.device", or empty.
+    ", device=model.device", or empty. `sets` are those of the page, for the direction of a label.
     """
     target, arguments = change.target, [repr(change.target.site)]
+    if change.labels is not None:
+        name, toward, against = change.labels.name, change.labels.toward, change.labels.against
+        texts = (sets or TextSets()).get(name).expression(tokenizer)
+        layer = "'embed'" if target.site == "embed" else target.site.split(".")[1]
+        labels = repr(toward) if against is None else f"{toward!r}, {against!r}"
+        return f"directions.label_direction({model}, {texts}, {labels}, layer={layer}).edit({change.number!r})"
     if target.feature is not None:
         function = {"zero": "switch_off", "scale": "scale", "add": "steer"}[change.kind]
         arguments = [f"features.load({target.site!r})", str(target.feature)]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from workbench import generation, interventions
+from workbench import generation
 from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
 from workbench.errors import WorkbenchError
@@ -14,7 +14,7 @@ from workbench.page.session.arguments import IdsOf, ModelOf, TokenizerOf, Tokens
 from workbench.page.session.bench import MOST_TOKENS, Bench, OpenedPrompt, most_tokens
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
-from workbench.page.session.edit_lines import bounded
+from workbench.page.session.edit_lines import canonical_edits
 from workbench.page.session.lenses import lens_for
 from workbench.page.session.prompts import Prompt
 from workbench.results import change
@@ -67,7 +67,7 @@ class TokenRequest:
 def text_call(bench: Bench, request: TextRequest) -> Call:
     """The call that answers a text request: it computes the surprisal of each token that is read or generated."""
     opened = bench.read(request.checkpoint, request.prompt)
-    model = ModelOf(opened.checkpoint, interventions.canonical(bounded(request.edits), opened.tokenizer))
+    model = ModelOf(opened.checkpoint, canonical_edits(bench, opened.checkpoint, request.edits))
     tokenizer = TokenizerOf(opened.checkpoint)
     start: TokensOf | IdsOf = TokensOf(opened.checkpoint, request.prompt)
     if request.branch:
@@ -91,7 +91,7 @@ def text_call(bench: Bench, request: TextRequest) -> Call:
 def look_call(bench: Bench, request: TokenRequest) -> Call:
     """The call that answers a token request."""
     ids = IdsOf(request.checkpoint, tuple(checked_ids(bench, request.checkpoint, request.ids)))
-    edits = interventions.canonical(bounded(request.edits), bench.load(request.checkpoint)[1])
+    edits = canonical_edits(bench, request.checkpoint, request.edits)
     model, tokenizer = ModelOf(request.checkpoint, edits), TokenizerOf(request.checkpoint)
     lens = lens_for(bench, request.checkpoint) if request.tuned else None
     through = {} if lens is None else {"lens": lens}

@@ -52,16 +52,25 @@ class TextSet:
         return f"{self.title} ({len(self.strings):,} text{'' if len(self.strings) == 1 else 's'})"
 
     def code(self, tokenizer: str) -> str:
-        """A Python expression that gives the `Texts`; `tokenizer` is the name of a variable.
+        """`expression`, with a comment where a file is needed.
 
         For a large set of one's own, the expression reads a file, under whose name the set must be saved.
         """
-        if self.is_own and sum(map(len, self.strings)) <= WRITTEN_OUT:
+        needs_file = self.is_own and not self._is_written_out
+        told = "  # your own set: put its file here under this name" if needs_file else ""
+        return self.expression(tokenizer) + told
+
+    def expression(self, tokenizer: str) -> str:
+        """A Python expression that gives the `Texts`; `tokenizer` is the name of a variable."""
+        if self._is_written_out:
             labels = "" if self.labels is None else f", labels={list(self.labels)!r}"
             return f"Texts.of({tokenizer}, {list(self.strings)!r}{labels})"
         columns = "".join(f", {name}={value!r}" for name, value in self.columns)
-        told = "  # your own set: put its file here under this name" if self.is_own else ""
-        return f"Texts.read({(self.title if self.is_own else self.name)!r}, {tokenizer}{columns}){told}"
+        return f"Texts.read({(self.title if self.is_own else self.name)!r}, {tokenizer}{columns})"
+
+    @property
+    def _is_written_out(self) -> bool:
+        return self.is_own and sum(map(len, self.strings)) <= WRITTEN_OUT
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from workbench import corpus, interventions
+from workbench import corpus
 from workbench.corpus.excerpts import plain_text
 from workbench.corpus.replay import order_of
 from workbench.corpus.row_map import distinct_rows
@@ -19,7 +19,7 @@ from workbench.page.session.arguments import IdsOf, IndexOf, ModelOf, TokenizerO
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result, table
 from workbench.page.session.calls import Call
-from workbench.page.session.edit_lines import bounded, tapped
+from workbench.page.session.edit_lines import canonical_edits, tapped
 from workbench.page.session.menus import choice
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.text_requests import checked_ids
@@ -75,7 +75,7 @@ def shade_call(bench: Bench, request: ShadeRequest) -> Call:
     if shade == "verbatim":
         call = Call.quick(corpus.verbatim, ids, index, shortest=SHORTEST, tokenizer=tokenizer)["length"]
     else:
-        edits = interventions.canonical(bounded(request.edits), bench.load(request.checkpoint)[1])
+        edits = canonical_edits(bench, request.checkpoint, request.edits)
         call = Call.of(corpus.beside_model, ModelOf(request.checkpoint, edits), ids, index, tokenizer=tokenizer)[shade]
     return call.shown_by(text_page)
 
@@ -187,8 +187,8 @@ def followed(bench: Bench, index: corpus.SuffixIndex, request: SeenRequest, ids:
 
 def next_probabilities(bench: Bench, checkpoint: str, edits: str, ids: Sequence[int]) -> np.ndarray:
     """The probability of each next token of a text by a checkpoint with interventions: float64, vocab."""
-    model, tokenizer = bench.load(checkpoint)
-    lines = interventions.canonical(bounded(edits), tokenizer)
+    model = bench.load(checkpoint)[0]
+    lines = canonical_edits(bench, checkpoint, edits)
 
     def make() -> np.ndarray:
         with tapped(bench, (model, checkpoint, lines)), torch.no_grad():

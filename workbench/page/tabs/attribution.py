@@ -22,7 +22,7 @@ from workbench.page.session.arguments import TokenizerOf, TokensOf
 from workbench.page.session.bench import Bench, OpenedPrompt
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call, prompt_arguments, texts_arguments
-from workbench.page.session.edit_lines import tapped
+from workbench.page.session.edit_lines import sets_of, tapped
 from workbench.page.session.menus import OVER, PROMPT, choice
 from workbench.page.session.prices import agree
 from workbench.page.session.prompts import Prompt, contents, prompt_ids, prompt_like, with_contents
@@ -138,7 +138,7 @@ def direct_view(bench: Bench, request: TabRequest, token: str, against: str, wha
 
 def uncounted(bench: Bench, opened: OpenedPrompt, edits: str) -> str:
     """A sentence on the edits that change the residual stream between the parts; empty if there are none."""
-    changes = read(edits, opened.tokenizer)
+    changes = read(edits, opened.tokenizer, sets_of(bench, opened.checkpoint))
     of_features = {
         change: bench.dictionary(change.target.site).writes for change in changes if change.target.feature is not None
     }

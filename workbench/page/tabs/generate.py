@@ -165,7 +165,8 @@ def steps(
         stop_at=ends_of(opened) if ends else [],
         read=read,
     )
-    changes = interventions.edits_of(opened.model, interventions.read(edits, opened.tokenizer), bench.dictionary)
+    lines = interventions.read(edits, opened.tokenizer, sets_of(bench, opened.checkpoint))
+    changes = interventions.edits_of(opened.model, lines, bench.dictionary)
     while True:
         with bench.turn(), opened.model.tapped(edits=changes):  # a block for each step, as steps may change threads
             step = next(stream, None)

@@ -13,13 +13,14 @@ import pandas as pd
 from workbench.analyses.linear_probe import Probe, linear_probe, misread, probe_layer
 from workbench.analyses.text_overview import mean_losses, text_overview, without_loss
 from workbench.errors import WorkbenchError
-from workbench.interventions import typed_token
+from workbench.interventions import read, typed_token
 from workbench.page import components
 from workbench.page.build.panel import Panel, View, menu, offer
 from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import origin, result, table
 from workbench.page.session.calls import Call, texts_arguments, tokenizer_argument
+from workbench.page.session.edit_lines import sets_of
 from workbench.page.session.menus import choice
 from workbench.page.session.prices import Expensive, agree, priced
 from workbench.page.session.requests import Selection, TabRequest
@@ -187,9 +188,21 @@ def steering_view(
         f"The direction is the mean state of {labels[0]!r} minus that of {labels[1]!r} at the last token after "
         f"{after}, from one half of {found.counted}; it is added, times the strength, to all tokens of the other half. "
         f"Answer {shown[0]}, other answer {shown[1]}: {said}. Only what lies outside of the random directions of the "
-        "same norm is an effect of this one. The edits of the page have no such direction; its Python has."
+        "same norm is an effect of this one. The edit adds the direction from all texts of the set, once."
     )
-    return View(call, note)
+    against_all = None if len(names) == 2 else labels[1]
+    return View(call, note, edit=label_edit(bench, request.query.checkpoint, found, labels[0], against_all, after))
+
+
+def label_edit(bench: Bench, checkpoint: str, found: TextSet, toward: str, against: str | None, place: str) -> str:
+    """The edit that adds the direction of a label of a set once; "" for labels that cannot be written in a line."""
+    line = f"+1 label {found.name}/{toward}{'' if against is None else f' against {against}'} at {place}"
+    try:
+        (change,) = read(line, bench.tokenizer(checkpoint), sets_of(bench, checkpoint))
+    except WorkbenchError:
+        return ""
+    fits = change.labels is not None and (change.labels.toward, change.labels.against) == (toward, against)
+    return line if fits else ""
 
 
 def layer_of(bench: Bench, request: TabRequest, progress: Progress | None = None) -> int | str:
