@@ -283,7 +283,7 @@ def test_the_direction_is_offered_as_an_edit_of_the_page(bench, own):
     assert view.edit == f"+1 label {own.name}/odd at layer 1"
     opened = bench.read(bench.default, PROMPT)
     assert checked_edits(bench, opened, view.edit.replace("+1", "+ 3")) == view.edit.replace("+1", "+3")
-    with pytest.raises(WorkbenchError, match="no set of texts|is not an edit"):
+    with pytest.raises(WorkbenchError, match=r"no set of texts|is not an edit"):
         checked_edits(bench, opened, "+1 label /etc/passwd/x at layer 1")
     model, tokenizer = bench.load(bench.default)
     direction = label_direction(model, Texts.of(tokenizer, TEXTS, LABELS), "odd", layer=1)

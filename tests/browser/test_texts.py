@@ -37,6 +37,13 @@ def test_a_set_is_chosen_and_a_row_becomes_the_prompt(visit: Visit):
     page.wait_for_function("(text) => document.querySelector('#prompt textarea').value === text", arg=text)
     tokens = row.locator("td.count").nth(1).inner_text()
     expect(page.locator("#spine .token")).to_have_count(int(tokens))
+    offered = page.locator("#steering-tools .put-on")  # the direction between the labels
+    expect(offered).to_contain_text("Edit: +1 label tiny-olmo/language/")
+    edit = offered.inner_text().removeprefix("Edit: ")
+    offered.click()
+    expect(page.locator("#interventions .toggle")).to_have_text([edit])
+    page.wait_for_function("(edit) => new URL(location).searchParams.get('edits') === edit", arg=edit)
+    expect(page.locator("#steering-tools .note")).to_contain_text(f"With {edit}.")
 
 
 def test_a_pasted_set_is_shown_as_text_and_is_not_in_the_link(visit: Visit, tmp_path: Path):

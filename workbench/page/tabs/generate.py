@@ -16,6 +16,7 @@ from workbench.errors import WorkbenchError
 from workbench.page import components
 from workbench.page.build.slot import Slot
 from workbench.page.session.bench import Bench, OpenedPrompt
+from workbench.page.session.edit_lines import sets_of
 from workbench.page.session.requests import TabRequest
 from workbench.page.session.strips import turn_marks
 from workbench.page.session.text_requests import (
