@@ -382,7 +382,7 @@ def test_two_checkpoints_are_compared_over_the_set(bench, own):
         mean_losses(text_overview(bench.load(name)[0], bench.texts(name, own.name))).values[0]
         for name in (first, bench.default)
     ]
-    assert (shown["loss_a"], shown["loss_b"]) == pytest.approx(losses, rel=1e-5)
+    assert (shown["loss of A"], shown["loss of B"]) == pytest.approx(losses, rel=1e-5)
     assert np.allclose(run_copied(code(call, bench), "compared")["result"].values, result(call, bench).values)
 
 
