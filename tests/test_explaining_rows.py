@@ -131,7 +131,7 @@ def test_a_piece_of_a_row_stays_in_its_document_and_is_safe_to_show(index):
     hostile, lemons = ([*tokenizer(planted_cache.TEXTS[n])["input_ids"], index.end] for n in (2, 1))
     sells = tokenizer(" sells")["input_ids"]
     row = torch.tensor(hostile + lemons)
-    assert piece_of_row(sells, row, index.end, tokenizer) == f"… Lisbon and “sells” {planted_cache.HOSTILE[:10]}…"
+    assert piece_of_row(sells, row, index.end, tokenizer) == f"…bon and “sells” {planted_cache.HOSTILE[:6]}…"
     last = lemons[-3:-1]
     piece = piece_of_row(last, torch.tensor(lemons + hostile), index.end, tokenizer)
     assert piece.endswith("”") and "markup" not in piece

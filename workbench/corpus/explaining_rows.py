@@ -26,7 +26,7 @@ from workbench.tokens import Tokenizer
 
 BOTH = 3  # the work of a forward and a backward pass, in forward passes
 MOST_SHOWN = 28  # characters of an n-gram in a name
-BESIDE = 12  # characters of its row on either side
+BESIDE = 8  # characters of its row on either side
 AROUND = 12  # tokens of its row on either side
 SHORTEST = 2  # tokens of an n-gram that makes a row a candidate
 RowPlace = tuple[int, int]
@@ -176,7 +176,7 @@ def random_between(run: Sequence[Checkpoint], count: int, seed: int) -> list[Row
 
 
 def piece_of_row(ngram: Sequence[int], row: Tensor, end: int, tokenizer: Tokenizer | None) -> str:
-    """An n-gram in quotation marks in the piece of a row that held it: sells “lemons, which” nobody t…
+    """An n-gram in quotation marks in the piece of a row that held it: …d sells “lemons, which” nobody…
 
     It is safe to show. Of a long n-gram it has the end, and of the row at most `BESIDE` characters of the same document
     on either side. Without a tokenizer: the token ids of the n-gram.

@@ -357,9 +357,11 @@ def explaining_view(bench: Bench, request: TabRequest, other: str, progress: Pro
         return str(error)
     if bench.results.get(call) is None and not request.agreed:
         raise Expensive(price)
+    several = len(run) - 1
     note = (
         "Of the rows that B has read and A has not, those with the longest n-grams of the prompt: how much a step on "
-        f"the row lowers the prompt's loss, to first order, summed over {len(run) - 1} checkpoints. Random rows last."
+        f"the row lowers the prompt's loss, to first order, summed over {several} checkpoint{'s' * (several > 1)}. "
+        "Random rows last."
     )
     return View(call, note)
 
