@@ -208,7 +208,7 @@ def graph_along_training(
     moment: float,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """The values of the player and of the graph at each checkpoint; empty ones before somebody agreed to the price."""
+    """The values of the player and of the graph at each checkpoint; empty ones until the price is agreed to."""
     run = bench.run_here(request.query.checkpoint)
     found = circuit_in_cache(bench, request, pairs, measure, drawn)
     if found is None or len(run) < 2:
