@@ -232,6 +232,8 @@ def test_a_change_of_a_result_is_the_difference_of_its_numbers():
     assert moved.values.tolist() == [[2.0, 0.0]] and moved.signed and not moved.log and moved.text is not None
     assert change(Scores([3.0], ["a"], total=4.0), Scores([1.0], ["a"], total=1.0)).total == 3.0
     lines = Curves([[1.0, 2.0]], ["a"], [0, 1], errors=[[0.1, 0.1]])
-    assert change(lines, lines).values.tolist() == [[0.0, 0.0]] and change(lines, lines).errors is None
+    means = Grid([[1.0, 2.0]], [0], ["a", "b"], errors=[[0.1, 0.1]], texts=3)
+    for known in (lines, means):
+        assert change(known, known).values.tolist() == [[0.0, 0.0]] and change(known, known).errors is None
     with pytest.raises(ValueError, match="cannot be subtracted"):
         change(after, Grid([[1.0]], [0], ["a"]))

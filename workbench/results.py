@@ -376,7 +376,7 @@ def change(after: Shape, before: Shape) -> Shape:
     if type(after) is not type(before) or not _frame(after).equals(_frame(before)) or isinstance(after, Points):
         raise ValueError(f"{after!r} and {before!r} cannot be subtracted: they differ in shape or labels")
     others: dict[str, Any] = {name: False for name in ("log", "log_y", "surprisal") if hasattr(after, name)}
-    others |= {"errors": None} if isinstance(after, Curves) else {}
+    others |= {"errors": None} if isinstance(after, Estimated) else {}
     if isinstance(after, Scores) and isinstance(before, Scores) and None not in (after.total, before.total):
         others["total"] = float(after.total or 0) - float(before.total or 0)
     return dataclasses.replace(
