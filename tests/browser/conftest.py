@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Download, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Download, Page, ViewportSize, expect, sync_playwright
 
 from tests.conftest import launch_chromium
 
@@ -115,7 +115,8 @@ class Visit:
         self.address = address
         self.wrong: list[str] = []
         self.leaving = False
-        self.context = browser.new_context(viewport={"width": width, "height": height}, has_touch=touch)
+        self.size: ViewportSize = {"width": width, "height": height}
+        self.context = browser.new_context(viewport=self.size, has_touch=touch)
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(SECONDS * 1000)
         self.page.on("console", self._read)
@@ -148,10 +149,12 @@ class Visit:
         assert self.wrong == []
 
     def leave(self) -> None:
-        """Leave the page, and forget what the browser keeps of it and what leaving wrote to the console."""
+        """Leave the page at its first size, and forget what the browser keeps of it and what leaving wrote to the
+        console."""
         for other in self.context.pages[1:]:
             other.close()
         self.page.mouse.move(0, 0)
+        self.page.set_viewport_size(self.size)
         self.page.goto(f"{self.address}/healthz")
         self.page.evaluate("[sessionStorage, localStorage].forEach((storage) => storage.clear())")
         self.context.clear_cookies()

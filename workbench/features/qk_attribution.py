@@ -112,6 +112,7 @@ def qk_attribution(
     (layer,) = chosen([layer], model.config.num_hidden_layers, "layer")
     (head,) = chosen([head], model.config.num_attention_heads, "head")
     (query,) = chosen([query], ids.shape[1], "position")
+    _peak(model, ids.shape[1])  # refused before anything runs
     report(progress, 0.0, QK_WHAT)
     scores, weights = _row(model, ids, layer, head, query)
     wanted = [int(weights.argmax())] if key is None else chosen([key], ids.shape[1], "position")
@@ -247,11 +248,17 @@ def _written(model: OlmoForCausalLM, run: Run, mlps: Sequence[ReplacedMLP], plac
     return names, torch.cat(parts)
 
 
+def _peak(model: OlmoForCausalLM, length: int) -> float:
+    """The peak memory besides the model for a text of this length, in bytes."""
+    return peak_bytes(
+        model, QK_WHAT, run_bytes(model, capture=["blocks.*.mlp_in", "blocks.*.mlp_out"], length=length), length
+    )
+
+
 @work_of(qk_attribution)
 def _work(model: OlmoForCausalLM, tokens: TextsLike, layer: int, *_: object, **__: object) -> Work:
     length = one_text(tokens, model).shape[1]
-    sites, config = ["blocks.*.mlp_in", "blocks.*.mlp_out"], model.config
-    nbytes = peak_bytes(model, QK_WHAT, run_bytes(model, capture=sites, length=length), length)
+    config = model.config
     heads = config.num_attention_heads + 2 * config.num_key_value_heads
     last = 2 * length * config.hidden_size * heads * model.sites.sizes["d_head"]  # queries, keys and values
-    return Work(2 * (pass_flops(model, length, layer % config.num_hidden_layers) + last), nbytes=nbytes)
+    return Work(2 * (pass_flops(model, length, layer % config.num_hidden_layers) + last), nbytes=_peak(model, length))
