@@ -115,7 +115,7 @@ def test_halves_have_no_text_in_common() -> None:
     [
         (["probe", "--folds", "20"], "has 12 texts; with 20 folds"),
         (["probe", "--layer", "9"], "no layer 9; choices: embed, 0 to 3"),
-        (["probe", "--position", "-7"], "text 0 has 6 tokens, so no position -7"),
+        (["probe", "--position", "-7"], "texts.jsonl, line 1) has 6 tokens, so no position -7"),
         (["probe", "--along", "no-such-series"], "no-such-series"),
         (["steer", *STEER[2:], "--toward", "prime"], "no text has the label 'prime'; labels: even, odd"),
         (["steer", *STEER, "--instead", "w5"], "is given twice"),
