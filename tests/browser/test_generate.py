@@ -7,7 +7,7 @@ import pandas as pd
 import psutil
 from playwright.sync_api import Browser, Page, expect
 
-from .conftest import Visit, ask, export, saved
+from .conftest import Visit, ask, export, saved, tab
 
 NEW = "#written .token:not(.given)"
 
@@ -64,6 +64,12 @@ def test_a_token_of_the_prompt_is_chosen_everywhere(visit: Visit):
     expect(page.locator("#spine .token").nth(5)).to_have_attribute("aria-selected", "true")
     page.locator("#spine .token").nth(7).click()
     looked_at(page, 7)
+    tab(page, "Attention")
+    page.locator("#spine .token").nth(9).click()
+    looked_at(page, 9)
+    tab(page, "Generate")
+    expect(page.locator("#written .token").nth(9)).to_have_attribute("aria-selected", "true")
+    looked_at(page, 9)
 
 
 def test_a_written_text_becomes_the_prompt(visit: Visit):

@@ -32,6 +32,7 @@ let value = {},
   shade = null, // what the training text says of the tokens, if it is asked for (see training_text.js)
   shading = 0,
   chosen = null,
+  told = null, // the token that the page said last to be selected
   turn = null, // the selected turn, whose last token is chosen
   pointed = null;
 
@@ -412,13 +413,15 @@ wb.hear("tab", () => {
   else if (value.look?.main && value.final && chosen !== null && element.offsetParent) inspect(chosen);
 });
 wb.hear("selection", ({ token, from }) => {
+  const isNew = token !== told;
+  told = token;
   if (value.spine) {
     if (from === "spine" || token === chosen || token >= count()) return;
     mark(token);
     inspectPrompt();
-  } else if (value.look?.main && from !== element && token !== null && token < value.given && element.offsetParent) {
-    mark(token);
-    inspect(token);
+  } else if (value.look?.main && from !== element && token !== null && token < value.given) {
+    if (element.offsetParent || isNew) mark(token); // out of sight, a written token stays chosen until another one is
+    if (element.offsetParent) inspect(token);
   }
 });
 wb.hear("shade", reshade);
