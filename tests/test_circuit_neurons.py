@@ -1,4 +1,4 @@
-"""Circuits in which single neurons are nodes: sums over an MLP, exact runs, and the choice of neurons."""
+"""Circuits with single neurons as nodes: scores add up to the MLP's, are derivatives of exact runs, rank neurons."""
 
 import numpy as np
 import pytest

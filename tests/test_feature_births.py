@@ -110,7 +110,8 @@ def test_what_has_no_births_is_refused(change, sentence):
 
 
 def test_two_columns_of_one_checkpoint_have_exactly_equal_norms(make_model):
-    models = {f"run@step{step}": make_model("olmo2", seed=step % 2) for step in (0, 1, 2)}  # two are the same model
+    # Steps 0 and 2 have the same weights.
+    models = {f"run@step{step}": make_model("olmo2", seed=step % 2) for step in (0, 1, 2)}
     rows = torch.randint(1, 99, (40, 12), generator=torch.Generator().manual_seed(4))
     settings = features.TrainingSettings(30, 3, batches=20, warmup=2)
     trained = features.train(features.Streamed(models, rows, SITE, batch_tokens=60), settings)

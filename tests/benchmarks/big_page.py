@@ -89,7 +89,7 @@ class Server:
         (self._folder / "clear_refs").write_text("5")
 
     def peak(self) -> float:
-        """The peak since `reset`, in GB beyond what was held with the model loaded; `most` is the largest so far."""
+        """Peak memory since `reset`, less what was held with the model loaded, in GB; `most` keeps the maximum."""
         found = self._read("VmHWM") - self.held
         self.most = max(self.most, found)
         return found

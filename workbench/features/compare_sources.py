@@ -126,7 +126,7 @@ class SourceSums:
         self.scaling.add(firing, self.crosscoder.decode(firing)[:, self.pair], x[:, self.pair])
 
     def table(self, finals: Sequence[int] = ()) -> pd.DataFrame:
-        """The table of `compare_sources`; `finals` are numbers of sources."""
+        """The table that `compare_sources` returns; `finals` are the indices of the sources that give its floor."""
         spread = self._measured() if self.spread is None else self.spread
         norms = self.crosscoder.directions.norm(dim=-1).double().cpu() / self.crosscoder.scale / spread
         mean = self.scaling.total / self.tokens

@@ -99,7 +99,7 @@ def cumulative(influence: np.ndarray) -> np.ndarray:
 
 
 def _largest(values: np.ndarray, share: float) -> np.ndarray:
-    """Which values are among the largest that make up a share of the sum, boolean."""
+    """Whether each value is among the fewest largest ones whose sum is at least `share` of the whole sum, boolean."""
     flat = values.ravel()
     order = np.argsort(-flat, kind="stable")
     sums = np.cumsum(flat[order])

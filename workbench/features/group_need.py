@@ -82,7 +82,7 @@ def group_need(
 
 
 def _chosen(texts: Texts, last: int | None) -> Tensor:
-    """Whether the loss of a token counts: text pos."""
+    """Whether each token is one of those whose loss is averaged (the last ones of each text): text pos, boolean."""
     position, lengths = torch.arange(texts.longest), torch.tensor(texts.lengths)[:, None]
     first = 1 if last is None else lengths - last
     return (position >= first) & (position < lengths)

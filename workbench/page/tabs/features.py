@@ -372,7 +372,7 @@ def clicked_active(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -
 
 
 def opened_feature(event: gr.EventData) -> list[object]:
-    """The dictionary, the number and the listing that show a feature that was clicked on another tab."""
+    """New values of three controls, for a feature that was clicked on another tab: dictionary, feature, and list."""
     data = event_data(event)
     name, number = data.get("dictionary"), data.get("feature")
     if not isinstance(name, str) or not isinstance(number, int):
