@@ -21,7 +21,7 @@ from tests.preloaded import ROOT, Forked, python
 from workbench import checkpoints
 from workbench.analyses.logit_lens import logit_lens
 from workbench.analyses.token_losses import token_losses
-from workbench.command_line import COMMANDS, CONSOLE_SCRIPT, imported, main, parser
+from workbench.command_line import COMMANDS, CONSOLE_SCRIPT, main, parser, submodule
 from workbench.command_line import trajectory as trajectory_command
 from workbench.report import Report, Section, as_html, as_text
 from workbench.result_files import load_result
@@ -67,7 +67,7 @@ def test_help_has_examples_that_parse(command, capsys):
         main([command, "--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    examples = [line.strip() for line in imported(command).EXAMPLES.splitlines() if line.strip()]
+    examples = [line.strip() for line in submodule(command).EXAMPLES.splitlines() if line.strip()]
     assert examples and all(example in shown for example in examples)
     for example in examples:
         words = shlex.split(re.sub(r" (<|\|\|) .*", "", example).replace("--html ", "--html ./"))
@@ -208,7 +208,7 @@ def test_a_file_that_cannot_be_finished_stays_what_it_was(option, series, tmp_pa
 
 def test_the_command_runs_as_a_module_and_without_gradio():
     code = (
-        "import sys; from workbench.command_line import *; [*map(imported, COMMANDS)]; print('gradio' in sys.modules)"
+        "import sys; from workbench.command_line import *; [*map(submodule, COMMANDS)]; print('gradio' in sys.modules)"
     )
     assert python("-c", code).stdout == "False\n"
     done = python("-m", "workbench", "check", "nothing")

@@ -115,7 +115,7 @@ def test_the_command_line_says_what_can_be_mended(monkeypatch, capsys, error):
     def run(args):
         raise error
 
-    lens = command_line.imported("lens")
+    lens = command_line.submodule("lens")
     monkeypatch.setattr(lens, "run", run)
     if isinstance(error, MENDABLE):
         assert command_line.main(["lens", "a text"]) == 1

@@ -1,12 +1,12 @@
-"""The workbench without its page: `python -m workbench COMMAND`. One file a command, each with
+"""The workbench without its page: `python -m workbench COMMAND`. Each command is a module of this package, with
 
 - a docstring, whose first line is the command's summary;
-- `EXAMPLES`, shown by `--help` below it;
+- `EXAMPLES`, which `--help` shows at its end;
 - `add_arguments(parser)`;
 - `run(arguments) -> Report`;
-- `SAVES = False` if its reports have no results that `--save` could write.
+- `SAVES = False` if its reports hold tables only, so that `--save` would have no results to write.
 
-Only the given command's module is imported, so that `--help` and usage errors appear at once.
+Only the module of the given command is imported, so that `--help` and usage errors appear at once.
 """
 
 import argparse
@@ -37,16 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         check_output()
-        return run(understood(given), [*program(), *given])
+        return run_command(parsed(given), [*program(), *given])
     except WorkbenchError as error:
-        complain(WorkbenchError(imported("spelling").in_options(str(error))))
+        complain(WorkbenchError(submodule("spelling").in_options(str(error))))
         return 1
     except OSError as error:  # the user can correct errors of the operating system
         complain(error)
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as error:
+    except Exception as error:  # the classes of `mendable` are imported only if an error occurs
         if not isinstance(error, mendable()):
             raise
         complain(error)
@@ -58,8 +58,9 @@ def program() -> tuple[str, ...]:
     return (CONSOLE_SCRIPT,) if Path(sys.argv[0]).stem == CONSOLE_SCRIPT else PROGRAM
 
 
-def understood(given: Sequence[str]) -> argparse.Namespace:
-    """The parsed arguments. Errors: WorkbenchError for one that is no text; SystemExit for help or a usage error."""
+def parsed(given: Sequence[str]) -> argparse.Namespace:
+    """The arguments as a namespace. Errors: WorkbenchError for an argument that is not text; SystemExit after help or a
+    usage error."""
     for word in given:
         try:
             word.encode()
@@ -72,13 +73,13 @@ def understood(given: Sequence[str]) -> argparse.Namespace:
         print_out()
 
 
-def run(args: argparse.Namespace, command: Sequence[str]) -> int:
+def run_command(args: argparse.Namespace, command: Sequence[str]) -> int:
     """Check that results can be written, run a command and write its results; returns the exit code."""
-    output = imported("output")
-    output.check(args)
+    output = submodule("output")
+    output.check_files(args)
     with unwound_on_interrupt():
-        report = imported(args.command).run(args)
-        output.write(report, args, command)
+        report = submodule(args.command).run(args)
+        output.write_report(report, args, command)
     return 0 if report.ok else 1
 
 
@@ -87,14 +88,14 @@ def mendable() -> tuple[type[Exception], ...]:
     return import_module("workbench.mendable").MENDABLE
 
 
-def imported(name: str) -> ModuleType:
-    """A module of this package, imported without garbage collection."""
+def submodule(name: str) -> ModuleType:
+    """A module of this package, imported with garbage collection switched off, which is faster."""
     with uncollected():
         return import_module(f"{__name__}.{name}")
 
 
 def parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser of the command line; only commands among the given words have their arguments."""
+    """The parser of the command line. Arguments are added only to commands that are named among the given words."""
     start = " ".join(program())
     listed = "\n".join(f"  {name:<12}{summary(name)}" for name in COMMANDS)
     top = argparse.ArgumentParser(
@@ -107,15 +108,15 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
     for name in COMMANDS:
         sub = commands.add_parser(name, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name in given:
-            command = imported(name)
+            command = submodule(name)
             examples = command.EXAMPLES.rstrip().replace(" ".join(PROGRAM), start)
             sub.description, sub.epilog = command.__doc__, f"examples:\n{examples}\n\n{CODES}"
             command.add_arguments(sub)
-            imported("output").add_arguments(sub, saves=getattr(command, "SAVES", True))
+            submodule("output").add_output_arguments(sub, saves=getattr(command, "SAVES", True))
     return top
 
 
 def summary(name: str) -> str:
-    """The summary of a command: the first line of its module's docstring, read without an import."""
+    """The summary of a command: the first line of its module's docstring, read from the source."""
     source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
     return str(ast.get_docstring(ast.parse(source))).splitlines()[0]

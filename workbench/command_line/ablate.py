@@ -30,7 +30,7 @@ SHOWN = 12  # parts that are listed for each label
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments: a set of texts, and how a part is replaced."""
+    """Add the arguments: a set of texts, and the method that replaces a part."""
     add_texts(parser, "tiny-olmo/repeats")
     parser.add_argument("--method", choices=METHODS, default="mean", help="what replaces a part (default: its mean)")
     parser.add_argument(

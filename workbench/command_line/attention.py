@@ -39,8 +39,8 @@ PICTURED = ("induction", "previous", "first", "entropy")
 NOTE = (
     "previous, first, self, duplicate: mean weight of the text's queries on the previous token, the first token (high "
     "for attention sinks), the token itself and its earlier copies; induction: weight from the second copy of a token "
-    "on the token after its first copy, in random text; entropy in nats, 0 if a head always looks at one token; "
-    "distance: mean distance in tokens."
+    "on the token after its first copy, in random text; entropy in nats, 0 if all weight is on one token; distance: "
+    "distance from query to key in tokens, mean weighted by attention."
 )
 SHOWN = 12  # heads that are listed
 KEYS = 3  # keys that are listed for each query
@@ -71,8 +71,8 @@ def head(name: str) -> tuple[int, int]:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """A table of all heads with their scores, and for each chosen head the keys of most weight at each query. Of a set
-    of texts, the means of all texts and of those of each label.
+    """A table of all heads with their scores, and for each chosen head the keys with most weight at each query. For a
+    set of texts, mean scores over all texts and over those of each label.
     """
     is_set = reads_a_set(args, head=args.head)
     seed, subject = checked_seed(args), opened_checkpoint(args, args.checkpoint)
@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> Report:
         atlas = head_atlas(subject.model, tokens, seed=seed, progress=bar(args))
         ranked = ranking(atlas, args.by)
         best = ranked.iloc[0]
-        looked_at = args.head or [(int(best["layer"]), int(best["head"]))]
-        shown = [_head_section(subject, tokens, *one) for one in dict.fromkeys(looked_at)]
+        chosen = args.head or [(int(best["layer"]), int(best["head"]))]
+        shown = [_head_section(subject, tokens, *one) for one in dict.fromkeys(chosen)]
     pictures = [atlas[name] for name in dict.fromkeys([args.by, *PICTURED]) if name in atlas]
     sections = [
         Section(f"Heads by {args.by}", ranked, pictures, NOTE, shown=ranked.head(SHOWN), results={"heads": atlas}),
@@ -101,7 +101,7 @@ def _of_set(args: argparse.Namespace, subject: LoadedCheckpoint, seed: int) -> R
     with edited_for(args, subject, texts):
         random = head_atlas(subject.model, texts, seed=seed) if args.by == "induction" else None
         found = by_label(lambda some, told: head_atlas(subject.model, some, samples=0, progress=told), texts, bar(args))
-    if random is not None:  # on random tokens, so the same for all labels
+    if random is not None:  # measured on random tokens, so equal for all labels
         scores = {name: random[name] for name in ("induction", "induction_error")}
         found = {label: Measures(**atlas, **scores) for label, atlas in found.items()}
     table = table_by_label(found).drop(columns=["row", "column"])
@@ -124,7 +124,7 @@ def _head_section(subject: LoadedCheckpoint, tokens: Tensor, layer: int, which: 
     maps = attention_maps(subject.model, tokens, layers=[layer], heads=[which], tokenizer=subject.tokenizer)
     note = "A row is a query token, a column is a key token; each row sums to 1."
     return Section(
-        f"Where {maps.heads[0]} looks",
+        f"What {maps.heads[0]} attends to",
         maps.table(),
         [maps],
         note,
@@ -134,12 +134,12 @@ def _head_section(subject: LoadedCheckpoint, tokens: Tensor, layer: int, which: 
 
 
 def strongest_keys(maps: Maps) -> pd.DataFrame:
-    """A row for each query of a single head, with the keys of most weight. Raises WorkbenchError for several heads."""
+    """A row for each query of one head, with the keys of most weight. Errors: WorkbenchError if there are several."""
     if len(maps.heads) != 1:
-        raise WorkbenchError(f"this lists one head, not {len(maps.heads)}")
+        raise WorkbenchError(f"the keys of one head are listed, and the maps hold {len(maps.heads)} heads")
     rows = []
     for query, weights in zip(maps.queries, maps.values[0], strict=True):
         keys = (-weights[: query + 1]).argsort(kind="stable")[:KEYS]
         named = "   ".join(f"{key} {maps.tokens[key]} {weights[key]:.2f}" for key in keys)
         rows.append((query, maps.tokens[query], named))
-    return pd.DataFrame(rows, columns=["query", "token", "looks at"])
+    return pd.DataFrame(rows, columns=["query", "token", "attends to"])

@@ -29,7 +29,9 @@ SHOWN = 15  # parts that are listed
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a set of texts, and the answers."""
     add_texts(parser, "tiny-olmo/number")
-    parser.add_argument("--answer", metavar="TOKEN", help="the token to explain (default: each text's likeliest next)")
+    parser.add_argument(
+        "--answer", metavar="TOKEN", help="the token to explain (default: the likeliest next token of each text)"
+    )
     parser.add_argument("--against", metavar="TOKEN", help="explain the logit of the answer minus that of this token")
     add_checkpoint(parser)
     add_loading_arguments(parser)

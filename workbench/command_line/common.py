@@ -1,4 +1,4 @@
-"""Functions that the commands share: arguments, loading of checkpoints, reading of texts, progress, provenance."""
+"""What several commands need: arguments, loading of checkpoints, reading of texts, progress bars, provenance."""
 
 import argparse
 from collections.abc import Iterator, Mapping
@@ -56,7 +56,7 @@ class LoadedCheckpoint:
 
 
 def add_prompt(parser: argparse.ArgumentParser, *, or_texts: bool = False) -> None:
-    """Add the arguments: a text, and the checkpoint that reads it; with `or_texts` also --texts, in place of a text."""
+    """Add TEXT and --checkpoint; with `or_texts` also --texts, which can be given in place of TEXT."""
     optional = "?" if or_texts else None
     parser.add_argument("prompt", nargs=optional, metavar="TEXT", help="the text; - reads it from standard input")
     add_checkpoint(parser)
@@ -65,10 +65,14 @@ def add_prompt(parser: argparse.ArgumentParser, *, or_texts: bool = False) -> No
 
 
 def reads_a_set(args: argparse.Namespace, **only_for_a_text: object) -> bool:
-    """Whether --texts names a set of texts to read, in place of one text.
+    """Whether the command reads a set (--texts) and not a single text (TEXT).
 
-    Errors: WorkbenchError if there are both or neither, or if one of the options of a single text is given with a set;
-    these are keyword arguments, None or False if they are not given.
+    Args:
+        args: the parsed arguments.
+        only_for_a_text: the values of options that are for a single text, by name; None or False if not given.
+
+    Errors: WorkbenchError if TEXT and --texts are both given or both missing, or if an option for a single text is
+    given with --texts.
     """
     if args.texts is not None and args.prompt is not None:
         raise WorkbenchError(f"TEXT and --texts {args.texts} both name what to read; give one of them")
@@ -96,7 +100,7 @@ def add_texts(parser: argparse.ArgumentParser, default: str | None = None, *, is
     Args:
         parser: the parser of the command.
         default: the built-in set that is read without --texts; None for none.
-        is_required: whether the command cannot do without --texts.
+        is_required: whether --texts must be given.
     """
     group = parser.add_argument_group("set of texts")
     group.add_argument(
@@ -104,7 +108,7 @@ def add_texts(parser: argparse.ArgumentParser, default: str | None = None, *, is
         metavar="FILE",
         default=default,
         required=is_required,
-        help="csv, jsonl, parquet or txt (a text per line), or a built-in set: "
+        help="file of texts: csv, jsonl, parquet or txt (one text a line); or a built-in set: "
         + ", ".join(name for name, found in SETS.items() if not found.pairs)
         + (f" (default: {default})" if default else ""),
     )
@@ -122,8 +126,8 @@ def add_pairs(parser: argparse.ArgumentParser) -> None:
         "--texts",
         metavar="FILE",
         default=built_in[0],
-        help="csv, jsonl or parquet with the columns clean, corrupted, answer and, if wanted, other; or a built-in "
-        f"set: {', '.join(built_in)} (default: {built_in[0]})",
+        help="file of pairs: csv, jsonl or parquet with the columns clean, corrupted, answer and optionally other; or "
+        f"a built-in set: {', '.join(built_in)} (default: {built_in[0]})",
     )
 
 
@@ -147,9 +151,14 @@ def add_edits(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def edited(args: argparse.Namespace, subject: LoadedCheckpoint, tokens: Tensor) -> Iterator[None]:
-    """Make the changes of --edit in a model, while the `with` block is open. tokens: the text that it reads, 1 pos.
+    """Apply the edits of --edit to every run of the model within the `with` block.
 
-    Errors: WorkbenchError, with the edit, for one that is none, or does not fit the model or the text.
+    Args:
+        args: the parsed arguments.
+        subject: the checkpoint whose model is changed.
+        tokens: the text that the model reads, 1 pos; positions of edits must be in it.
+
+    Errors: WorkbenchError that quotes the edit, if it cannot be parsed or does not fit the model or the text.
     """
     changes = interventions.read("\n".join(args.edit), subject.tokenizer, interventions.set_or_file)
     interventions.check_text(changes, tokens.shape[1])
@@ -159,13 +168,13 @@ def edited(args: argparse.Namespace, subject: LoadedCheckpoint, tokens: Tensor) 
 
 @contextmanager
 def edited_for(args: argparse.Namespace, subject: LoadedCheckpoint, texts: Texts) -> Iterator[None]:
-    """`edited` for a set of texts: positions of --edit must be in each of them."""
+    """Apply the edits of --edit, as `edited` does; their positions must be in every text of the set."""
     with edited(args, subject, texts.ids[:, : min(texts.lengths)]):
         yield
 
 
 def add_text(parser: argparse.ArgumentParser) -> None:
-    """Add --text, a longer text to measure on."""
+    """Add --text, a file with the text on which a measure is computed."""
     parser.add_argument(
         "--text",
         metavar="FILE",
@@ -174,7 +183,7 @@ def add_text(parser: argparse.ArgumentParser) -> None:
 
 
 def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that set how checkpoints are loaded."""
+    """Add --dtype, --device and --quantize, which set how checkpoints are loaded."""
     parser.add_argument(
         "--dtype", choices=DTYPES, help="dtype of the weights (default: float32 on a CPU, else auto, the files' dtype)"
     )
@@ -188,7 +197,7 @@ def add_seed(parser: argparse.ArgumentParser, use: str) -> None:
 
 
 def whole(text: str) -> int:
-    """A whole number. Only the first 30 characters count, since longer numbers are out of every range anyway."""
+    """Parse a whole number. Only the first 30 characters are read: a longer number is too large for every option."""
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
@@ -196,7 +205,7 @@ def whole(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1."""
+    """Parse a whole number of at least 1."""
     number = whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is below 1; it should be a whole number from 1")
@@ -204,7 +213,7 @@ def positive(text: str) -> int:
 
 
 def checked_seed(args: argparse.Namespace) -> int:
-    """The seed. Errors: WorkbenchError if it is negative or above `LAST_SEED`."""
+    """The value of --seed. Errors: WorkbenchError if it is negative or above `LAST_SEED`."""
     if not 0 <= args.seed <= LAST_SEED:
         raise WorkbenchError(f"seed is {args.seed}; it should be a whole number from 0 to {LAST_SEED:,}")
     return args.seed
@@ -216,41 +225,43 @@ def bar(args: argparse.Namespace) -> Progress | None:
 
 
 def loading(args: argparse.Namespace) -> Loading:
-    """The arguments that set how checkpoints are loaded, as a `Loading`."""
+    """The values of --dtype, --device and --quantize as a `Loading`."""
     return Loading(args.dtype, args.device, args.quantize)
 
 
-def load(
+def load_as_given(
     args: argparse.Namespace, checkpoint: str, check_finite: bool = True
 ) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase | None]:
-    """A checkpoint's model and tokenizer, loaded as the arguments say. Errors: those of `checkpoints.load`."""
+    """A checkpoint's model and tokenizer, loaded with --dtype, --device and --quantize. Errors: those of
+    `checkpoints.load`."""
     how = {"dtype": args.dtype, "device": args.device, "quantize": args.quantize, "check_finite": check_finite}
     return checkpoints.load(checkpoint, **how, progress=bar(args))
 
 
 def opened_checkpoint(args: argparse.Namespace, checkpoint: str) -> LoadedCheckpoint:
     """A checkpoint, loaded with its tokenizer. Errors: WorkbenchError if it is not found or has no tokenizer."""
-    model, tokenizer = load(args, checkpoint)
-    return LoadedCheckpoint(full_id(checkpoint), model, needed(tokenizer, checkpoint))
+    model, tokenizer = load_as_given(args, checkpoint)
+    return LoadedCheckpoint(full_id(checkpoint), model, required_tokenizer(tokenizer, checkpoint))
 
 
-def needed(tokenizer: PreTrainedTokenizerBase | None, checkpoint: str) -> PreTrainedTokenizerBase:
-    """The given tokenizer. Errors: WorkbenchError if it is None."""
+def required_tokenizer(tokenizer: PreTrainedTokenizerBase | None, checkpoint: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, unchanged. Errors: WorkbenchError if it is None."""
     if tokenizer is None:
         raise WorkbenchError(f"{checkpoint} has no tokenizer.json, which is needed to read a text")
     return tokenizer
 
 
 def full_id(checkpoint: str) -> str:
-    """A checkpoint's id with its revision; if it has none, with the name of its folder. A path stays as it is."""
+    """The id of a checkpoint as `name@revision`. If no revision is given, it is the name of the checkpoint's folder. A
+    path is returned unchanged."""
     folder = checkpoints.locate(checkpoint)
     return checkpoint if "@" in checkpoint or Path(checkpoint) == folder else f"{checkpoint}@{folder.name}"
 
 
 def text_or_sample(source: str | None) -> str:
-    """The text of a file or of standard input; without either, the built-in sample.
+    """The text of a file; of standard input for `-`; the built-in sample for None.
 
-    Errors: WorkbenchError if it cannot be read or is not UTF-8.
+    Errors: WorkbenchError if the file or standard input cannot be read or is not UTF-8.
     """
     if source is None:
         return SAMPLE_TEXT
@@ -279,13 +290,14 @@ def texts_of(args: argparse.Namespace, subject: LoadedCheckpoint) -> Texts:
 
 
 def texts_in_pieces(args: argparse.Namespace, subject: LoadedCheckpoint) -> Iterator[Texts]:
-    """The texts of `texts_of` in pieces, for a set that may not fit into memory. Errors: those of `Texts.stream`."""
+    """The texts of `texts_of`, some at a time, for a set that may not fit into memory. Errors: those of
+    `Texts.stream`."""
     longest = subject.model.config.max_position_embeddings
     return Texts.stream(args.texts, subject.tokenizer, args.text_column, args.label, longest=longest, cut=args.cut)
 
 
 def prompt_of(args: argparse.Namespace) -> str:
-    """The text given on the command line, or on standard input."""
+    """The text given as TEXT; that of standard input if TEXT is `-`."""
     return standard_input() if args.prompt == "-" else args.prompt
 
 
@@ -297,9 +309,10 @@ def provenance(args: argparse.Namespace, first: Mapping[str, Any]) -> dict[str, 
 
 
 def rows_of(ids: Tensor, length: int) -> Tensor:
-    """A text in rows of equal length, pos -> batch pos; remaining tokens at the end are left out.
+    """A text cut into rows of `length` tokens, or into one row if it is shorter: pos -> batch pos.
 
-    Errors: WorkbenchError for a length or a text of fewer than 2 tokens.
+    The tokens after the last full row are left out. Errors: WorkbenchError for a length or a text of fewer than 2
+    tokens.
     """
     length = min(length, len(ids))
     if length < 2:

@@ -26,9 +26,9 @@ from workbench.command_line.common import (
     bar,
     full_id,
     ids_of,
-    needed,
     opened_checkpoint,
     provenance,
+    required_tokenizer,
     rows_of,
     text_or_sample,
 )
@@ -64,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--noise-floor",
         action="store_true",
-        help="also show how much the final checkpoints of A's series differ, which saw the same data in other orders",
+        help="also show the differences between final checkpoints of A's series, which were trained on the same data "
+        "in different orders",
     )
     parser.add_argument(
         "--length", type=int, default=128, help="tokens in each row that the text is cut into (default: 128)"
@@ -94,7 +95,15 @@ def run(args: argparse.Namespace) -> Report:
 
 @dataclass(frozen=True)
 class ModelPair:
-    """Two models (or their names), a text or a set, and checkpoints whose differences are the noise floor, if any."""
+    """Two models (or their names), and the texts on which they are compared.
+
+    Attributes:
+        a, b: the models or names.
+        texts: the set, or a single text.
+        tokenizer: of A, which reads the texts.
+        dtype: of A's weights.
+        finals: checkpoints whose differences are the noise floor; empty for no noise floor.
+    """
 
     a: ModelOrName
     b: ModelOrName
@@ -113,21 +122,22 @@ def _pair(args: argparse.Namespace, finals: Sequence[Checkpoint]) -> ModelPair:
             raise WorkbenchError(
                 "--one-at-a-time loads in float32 on the CPU; leave out --dtype, --device and --quantize"
             )
-        tokenizer = needed(tokenizer_of(checkpoints.locate(args.a)), args.a)
+        tokenizer = required_tokenizer(tokenizer_of(checkpoints.locate(args.a)), args.a)
         return ModelPair(args.a, args.b, _texts(args, tokenizer), tokenizer, suited_dtype(), finals)
     a, b = opened_checkpoint(args, args.a), opened_checkpoint(args, args.b)
     return ModelPair(a.model, b.model, _texts(args, a.tokenizer), a.tokenizer, dtype_name(a.model.dtype), finals)
 
 
 def _texts(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Texts:
-    """The set of --texts, or one text."""
+    """The set that --texts names; without it, the text of --text as one row."""
     if args.texts is not None:
         return Texts.read(args.texts, tokenizer, args.text_column, args.label, cut=args.cut)
     return Texts(ids_of(tokenizer, text_or_sample(args.text))[None])
 
 
 def _finals(checkpoint: str) -> Sequence[Checkpoint]:
-    """The last checkpoints of a series, which differ in data order only. Errors: WorkbenchError if fewer than two."""
+    """The final checkpoints of a checkpoint's series, which differ in data order only. Errors: WorkbenchError if there
+    are fewer than two."""
     name, _ = split_id(checkpoint)
     found = checkpoints.finals(checkpoints.series(name))
     if len(found) < 2:
@@ -136,7 +146,7 @@ def _finals(checkpoint: str) -> Sequence[Checkpoint]:
 
 
 def _predictions(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
-    """Means over the tokens, of all texts and of those of each label, and the tokens whose loss differs most."""
+    """Two sections: mean measures over all tokens and over those of each label; the tokens whose loss differs most."""
 
     def compared(a: ModelOrName, b: ModelOrName, some: Texts, progress: Progress | None = None) -> Measures:
         return compare_behaviour(a, b, some, window=args.length, tokenizer=pair.tokenizer, progress=progress)
@@ -186,7 +196,7 @@ def _predictions(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
 
 
 def _weights(finals: Sequence[Checkpoint], args: argparse.Namespace) -> list[Section]:
-    """The matrices with the largest change relative to their norm, read from files."""
+    """A section with the matrices that changed most, relative to their norm. The weights are read from files."""
     measures = compare_weights(args.a, args.b, progress=bar(args))
     floor = noise_floor(finals, compare_weights, progress=bar(args))["relative_change"] if finals else None
     note = "‖B − A‖ / ‖A‖ of each matrix: 0 if nothing changed, √2 for unrelated matrices of equal norm."
@@ -194,17 +204,20 @@ def _weights(finals: Sequence[Checkpoint], args: argparse.Namespace) -> list[Sec
 
 
 def _attention(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
-    """The heads of which the largest share of attention weight moved."""
+    """A section with the heads that moved the largest share of their attention weight to other tokens."""
     rows = pair.texts if args.texts is not None else rows_of(pair.texts.ids[0], args.length)
     measures, floor = compare_attention(pair.a, pair.b, rows, progress=bar(args)), None
     if pair.finals:
         floor = noise_floor(pair.finals, lambda a, b: compare_attention(a, b, rows), progress=bar(args))["moved"]
-    note = "moved: share of a head's weight that is on other tokens in B, 0 to 1; js: Jensen–Shannon divergence, nats."
+    note = (
+        "moved: share of a head's weight that is on other tokens in B, 0 to 1; js: Jensen–Shannon divergence in nats."
+    )
     return [_grid_section("Attention", measures, "moved", floor, note)]
 
 
 def _grid_section(title: str, measures: Measures, by: str, floor: Grid | None, note: str) -> Section:
-    """A section on grids, sorted by the magnitude of one measure, with its noise floor if given."""
+    """A section with all measures, sorted by the magnitude of the measure `by`, beside the noise floor of that measure
+    if it is given."""
     table = measures.table()
     if floor is not None:
         table["noise floor"] = floor.values.ravel()

@@ -37,10 +37,10 @@ EXAMPLES = """
   python -m workbench features born tiny-olmo --csv births.csv
   python -m workbench features born tiny-olmo --without 469 949 252 --html births.html
 """
-SAVES = False  # its findings are tables and folders
+SAVES = False  # the reports hold tables only
 BORN_ON = ("tiny-olmo/english", "tiny-olmo/code", "tiny-olmo/repeats")  # texts of `born` without --texts
 ROW = 128  # tokens of a row of the training text
-HELD_OUT = 10  # one text in so many is held out of training
+HELD_OUT = 10  # one text of every ten is held out of training
 SHOWN_OF_BIRTHS = ("feature", "born", "born scaled", "died", "largest", "apart", "ends", "count", "family")
 SHOWN = 20  # features and examples that are shown on the terminal
 
@@ -54,29 +54,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help="train: a checkpoint, or several for a crosscoder; scan: a dictionary (embedded, in a folder, or of the "
-        "hub); card: a dictionary and the number of a feature; born: a crosscoder, or a series with an embedded one "
-        "(default: tiny-olmo)",
+        help="train: a checkpoint, or several for a crosscoder; scan: a dictionary (embedded, a folder, or a "
+        "repository of the hub); card: a dictionary and the number of a feature; born: a crosscoder, or a series "
+        "with an embedded one (default: tiny-olmo)",
     )
     add_texts(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="where the dictionary or the scan is written, and gone on with"
+        "--out", type=Path, metavar="FOLDER", help="folder of the dictionary or scan; an interrupted run goes on there"
     )
     train = parser.add_argument_group("train")
-    train.add_argument("--site", metavar="SITE", help="the site that is read, blocks.2.resid_post")
-    train.add_argument("--writes", metavar="SITE", help="of a transcoder: the site that is written")
+    train.add_argument("--site", metavar="SITE", help="the site that is read, such as blocks.2.resid_post")
+    train.add_argument("--writes", metavar="SITE", help="the site that a transcoder writes (default: --site, an SAE)")
     train.add_argument(
         "--features", type=positive, default=2048, metavar="N", help="number of features (default: 2048)"
     )
-    train.add_argument("--k", type=positive, default=16, metavar="N", help="active features of a token (default: 16)")
-    train.add_argument("--gate", choices=("batchtopk", "topk"), default="batchtopk", help="(default: batchtopk)")
+    train.add_argument("--k", type=positive, default=16, metavar="N", help="active features per token (default: 16)")
+    train.add_argument(
+        "--gate",
+        choices=("batchtopk", "topk"),
+        default="batchtopk",
+        help="active features: the k × tokens largest of a batch, or the k largest of each token (default: batchtopk)",
+    )
     train.add_argument(
         "--tokens", type=positive, default=3_276_800, metavar="N", help="tokens to train on (default: 3,276,800)"
     )
-    train.add_argument("--learning-rate", type=float, default=3e-3, metavar="X", help="of Adam (default: 0.003)")
-    train.add_argument("--half", action="store_true", help="products of the encoder in bfloat16: faster")
+    train.add_argument(
+        "--learning-rate", type=float, default=3e-3, metavar="X", help="learning rate of Adam (default: 0.003)"
+    )
+    train.add_argument("--half", action="store_true", help="compute the encoder in bfloat16, which is faster")
     card = parser.add_argument_group("card")
-    card.add_argument("--prompt", metavar="TEXT", help="a text that is continued with the feature steered")
+    card.add_argument("--prompt", metavar="TEXT", help="a text to continue while the feature is steered")
     card.add_argument(
         "--strengths",
         type=float,
@@ -85,9 +92,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="strengths to steer with, as multiples of the feature's largest activation (default: 0 1 2)",
     )
-    card.add_argument("--others", nargs="+", default=[], metavar="NAME", help="dictionaries to look for neighbours in")
+    card.add_argument(
+        "--others", nargs="+", default=[], metavar="NAME", help="further dictionaries in which neighbours are searched"
+    )
     born = parser.add_argument_group("born")
-    born.add_argument("--weights-only", action="store_true", help="only what the weights say: no model runs")
+    born.add_argument(
+        "--weights-only", action="store_true", help="births from the weights alone, without running models"
+    )
     born.add_argument("--sort", default="born", metavar="COLUMN", help="column to sort the features by (default: born)")
     born.add_argument("--need", action="store_true", help="estimate the loss without each feature at each checkpoint")
     born.add_argument(
@@ -96,24 +107,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="N",
-        help="features to take away together: the loss without them at each checkpoint, beside random groups",
+        help="features to ablate together: the loss without them at each checkpoint, beside random groups",
     )
     born.add_argument(
-        "--last", type=positive, metavar="N", help="--without: count the last N tokens of each text (default: all)"
+        "--last",
+        type=positive,
+        metavar="N",
+        help="for --without: measure only the last N tokens of each text (default: all)",
     )
     add_seed(parser, "seed of the weights, of the order of texts and of random groups")
     add_loading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
-    """The report of the action. Errors: WorkbenchError without the names that it needs."""
+    """The report of the action. Errors: WorkbenchError if NAME is missing."""
     if not args.names and args.action != "born":
-        raise WorkbenchError(f"{args.action} needs a name; see python -m workbench features --help")
+        raise WorkbenchError(f"features {args.action} needs a NAME; see python -m workbench features --help")
     return ACTIONS[args.action](args)
 
 
 def train(args: argparse.Namespace) -> Report:
-    """The measures of a dictionary on held-out texts, after it was trained and written."""
+    """Train a dictionary and write it; returns its measures on held-out texts."""
     if not args.site:
         raise WorkbenchError("train needs a --site, such as blocks.2.resid_post")
     seed, batch = checked_seed(args), 2048
@@ -138,16 +152,16 @@ def train(args: argparse.Namespace) -> Report:
     found = features.quality(dictionary, models, held_out, progress=bar(args))
     table = pd.concat([one.table().assign(checkpoint=name) for name, one in found.items()]).set_index("checkpoint")
     note = (
-        "On held-out texts. explained: share of the variance; l0: active features of a token; dead: features that are "
-        "active at none of the tokens; loss, replaced, ablated: of the model, with the reconstruction and with the "
-        "mean in place of the activations, in nats; recovered: (ablated − replaced) / (ablated − loss)."
+        "On held-out texts. explained: share of the variance; l0: active features per token; dead: features that are "
+        "active at no token; loss: of the model, in nats; replaced, ablated: the same with the reconstruction, or the "
+        "mean, in place of the activations; recovered: (ablated − replaced) / (ablated − loss)."
     )
     origin = provenance(args, {"checkpoints": ", ".join(one.id for one in subjects), "folder": str(folder)})
     return Report(f"{dictionary!r} in {folder}", [Section("Measures", table.reset_index(), note=note)], origin)
 
 
 def texts_to_train_on(args: argparse.Namespace, subject: LoadedCheckpoint, seed: int) -> tuple[Texts, Texts]:
-    """(texts to train on, held-out texts): of --texts, or of the training text of the series."""
+    """(texts to train on, held-out texts), from --texts or from the training text of the series."""
     generator = torch.Generator().manual_seed(seed)
     if args.texts is not None:
         texts = texts_of(args, subject)
@@ -190,7 +204,7 @@ def scan(args: argparse.Namespace) -> Report:
 
 
 def card(args: argparse.Namespace) -> Report:
-    """Tables of the card of a feature."""
+    """The card of a feature as tables: numbers, examples, logits, neighbours, and steered texts."""
     if len(args.names) != 2 or not args.names[1].isascii() or not args.names[1].isdecimal():
         raise WorkbenchError("card takes a dictionary and the number of a feature, as in: card DICTIONARY 417")
     dictionary, subjects = of_dictionary(args, args.names[0])
@@ -214,10 +228,14 @@ def card(args: argparse.Namespace) -> Report:
         Section(
             "Numbers",
             numbers,
-            note="loss_change: of the loss without the feature, in nats, mean over the tokens of the texts of the "
-            "examples; loss_change_next: over the tokens after a place where it is active.",
+            note="loss_change: how much the loss rises without the feature, in nats, mean over the tokens of the texts "
+            "of the examples; loss_change_next: the same over the tokens that follow one where the feature is active.",
         ),
-        Section("Examples", found.table(), note="top: the strongest, one for each text; quantile: evenly over ranks."),
+        Section(
+            "Examples",
+            found.table(),
+            note="top: the strongest, at most one of each text; quantile: evenly spaced by rank.",
+        ),
         Section("Logits", pd.DataFrame(effects, columns=["raised", "by", "lowered", "by (lowered)"])),
     ]
     if found.neighbours:
@@ -229,7 +247,7 @@ def card(args: argparse.Namespace) -> Report:
 
 
 def born(args: argparse.Namespace) -> Report:
-    """Tables of births: of each feature, of each checkpoint and of families; and the need of a group of features."""
+    """Tables of births by feature, by checkpoint and by family, and with --without the need of a group of features."""
     name = crosscoder_of(args)
     dictionary = features.load(name)
     found, sections = features.births(dictionary), list[Section]()
@@ -237,17 +255,19 @@ def born(args: argparse.Namespace) -> Report:
         subjects = of_sources(args, name, dictionary)
         models, texts = models_of(dictionary, subjects), born_on(args, subjects[0])
         found = features.births_on_texts(dictionary, models, texts, need=args.need, progress=bar(args))
-        together = "Features that are born at one checkpoint, and whose activations correlate by 0.3 or more."
+        together = "Features born at the same checkpoint whose activations correlate by 0.3 or more."
         sections.append(Section("Families", found.families(), note=together))
         if args.without:
             how = {"last": args.last, "seed": checked_seed(args), "progress": bar(args)}
             curves = features.group_need(dictionary, models, args.without, texts, **how)
             table = pd.DataFrame(curves.values.T, columns=curves.lines).assign(step=found.steps)
             shown = table[["step", *curves.lines]]
-            note = "Mean loss in nats, and how much it rises without the group and without random groups as active."
+            note = (
+                "Mean loss in nats, and its rise without the group, and without random groups that are as often active."
+            )
             sections.append(Section(curves.title, shown, [curves], note))
     elif args.need or args.without:
-        raise WorkbenchError("--need and --without run the models, and --weights-only does not; leave one out")
+        raise WorkbenchError("--need and --without run models, which --weights-only forbids; leave one of them out")
     origin = provenance(args, {"dictionary": name, "texts": "none" if args.weights_only else born_texts(args)})
     return Report(f"Births in {found!r}", [*births_sections(args, found), *sections], origin)
 
@@ -266,16 +286,18 @@ def births_sections(args: argparse.Namespace, found: features.FeatureBirths) -> 
         Section(
             f"Features, by {args.sort}",
             table,
-            note="born, died: steps; largest: the step of the largest norm; apart: how far the ends differ, "
-            "which differ in data order only; ends: how many of them hold it; born scaled: after latent scaling, which "
-            "finds features that were there before their norm says so, for those of 30 active tokens or more.",
+            note="A checkpoint holds a feature if its norm there is at least half of its largest one. born: the "
+            "first step of the stretch of checkpoints that hold it; died: the first step after it; largest: the step "
+            "of the largest norm; ends: the number of final checkpoints, which differ in data order only, that hold "
+            "it; apart: how far its norms in them differ, 0 to 1; born scaled: birth by latent scaling, which also "
+            "finds a feature whose norm is still small (only for features with at least 30 active tokens).",
             shown=table[few].head(SHOWN),
         ),
         Section(
             "Checkpoints",
             steps,
-            note=f"A norm differs between ends by less than {found.floor:.3f} in 99 of 100 features. born in all ends: "
-            "those of the born that live at the last checkpoint, and that all ends hold.",
+            note=f"For 99 % of features, norms differ by less than {found.floor:.3f} between the ends (final "
+            "checkpoints). born in all ends: features born here that the last checkpoint and all ends hold.",
         ),
     ]
 
@@ -307,7 +329,7 @@ ACTIONS = {"train": train, "scan": scan, "card": card, "born": born}
 
 
 def of_dictionary(args: argparse.Namespace, name: str) -> tuple[features.Dictionary, list[LoadedCheckpoint]]:
-    """A dictionary, and the checkpoints that it reads."""
+    """A dictionary, and the checkpoints whose activations it reads."""
     if args.action == "scan" and len(args.names) != 1:
         raise WorkbenchError(f"scan takes one dictionary, and {len(args.names)} are given")
     dictionary = features.load(name)
@@ -315,27 +337,27 @@ def of_dictionary(args: argparse.Namespace, name: str) -> tuple[features.Diction
 
 
 def of_sources(args: argparse.Namespace, name: str, dictionary: features.Dictionary) -> list[LoadedCheckpoint]:
-    """The checkpoints that a dictionary reads. Errors: WorkbenchError if it does not say them."""
+    """The checkpoints whose activations a dictionary reads. Errors: WorkbenchError if it does not name them."""
     ids = dictionary.sources or (dictionary.model,)
     if ids == ("",):
-        raise WorkbenchError(f"{name} does not say which model it is for")
+        raise WorkbenchError(f"{name} does not name the model that it was trained on")
     return [opened_checkpoint(args, one) for one in ids]
 
 
 def models_of(dictionary: features.Dictionary, subjects: list[LoadedCheckpoint]) -> dict[str, OlmoForCausalLM]:
-    """The models by the names that the dictionary has for them."""
+    """The models, by the names of the dictionary's sources; "" if it has only one model."""
     return {name: one.model for name, one in zip(dictionary.sources or ("",), subjects, strict=True)}
 
 
 def given_texts(args: argparse.Namespace) -> str:
-    """The name of the texts that are scanned."""
+    """The name of the set to scan: --texts, or the built-in English set."""
     return args.texts or "tiny-olmo/english"
 
 
 def scanned(
     args: argparse.Namespace, dictionary: features.Dictionary, subjects: list[LoadedCheckpoint]
 ) -> features.FeatureScan:
-    """The scan of the texts."""
+    """The scan of the set `given_texts`. Sets `args.texts` to its name."""
     args.texts = given_texts(args)
     texts = texts_of(args, subjects[0])
     return features.of(models_of(dictionary, subjects), texts, dictionary, args.out, progress=bar(args))

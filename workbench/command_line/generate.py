@@ -27,7 +27,7 @@ EXAMPLES = """
   python -m workbench generate - --chat --system "Answer briefly." --checkpoint ./instruct < turns.txt
 """
 NOTE = "Probability is the model's own, before temperature, top-k and top-p; surprisal = −log probability, in nats."
-LIKELIEST = 5  # likeliest tokens that are listed for each token
+LIKELIEST = 5  # alternatives that are listed for each new token
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """The given text with its continuation, and a row for each new token; files also have rows for given tokens."""
+    """The text with its continuation, and a row for each new token. Files also have rows for the tokens of the text."""
     subject = opened_checkpoint(args, args.checkpoint)
     given = given_text(args, subject)
     with edited(args, subject, given.tokens):
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> Report:
 
 
 def _new_tokens(written: Written) -> pd.DataFrame:
-    """A row for each new token, with the likeliest tokens in its place."""
+    """A row for each new token, with the likeliest alternatives."""
     new = slice(written.given, None)
     return pd.DataFrame(
         {

@@ -13,7 +13,14 @@ from workbench.errors import WorkbenchError
 
 @dataclass(frozen=True)
 class GivenText:
-    """A text and its tokens, 1 pos; for a conversation, also its turns and their tokens."""
+    """A text and its tokens, 1 pos.
+
+    Attributes:
+        text: as it was typed.
+        tokens: their ids; of a conversation, those of the chat template too.
+        turns: of a conversation.
+        conversation: the turns as the chat template writes them; None for plain text.
+    """
 
     text: str
     tokens: Tensor
@@ -21,7 +28,7 @@ class GivenText:
     conversation: Conversation | None = None
 
     def continued(self, more: str) -> str:
-        """The text with a generated continuation; of a conversation, all turns as text, with the reply."""
+        """The text followed by the generated text `more`; of a conversation, all turns, with `more` as the last one."""
         return self.text + more if self.conversation is None else typed(replied(self.turns, more))
 
     def whose(self, position: int) -> str:
@@ -29,8 +36,8 @@ class GivenText:
         return "" if (found := self._turn(position)) is None else f", in turn {found[0]} ({found[1].role})"
 
     def with_turns(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A table with a row for each token, and for a conversation three more columns: the number of its turn, its
-        role, and whether the template wrote it. Tokens after those given belong to the last turn."""
+        """A table with a row for each token; for a conversation with three more columns: the number of the turn, its
+        role, and whether the token is part of the chat template. Generated tokens belong to the last turn."""
         if self.conversation is None:
             return table
         turns = [self._turn(position) for position in range(len(table))]
@@ -52,7 +59,7 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chat",
         action="store_true",
-        help="TEXT is a conversation, written by the tokenizer's chat template: a line that begins with system:, user: "
+        help="read TEXT as a conversation, with the tokenizer's chat template: a line that begins with system:, user: "
         "or assistant: begins a turn (\\user: does not); text before the first such line is a user's turn",
     )
     parser.add_argument("--system", metavar="TEXT", help="the system prompt of a conversation; implies --chat")
@@ -61,8 +68,8 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
 def given_text(args: argparse.Namespace, subject: LoadedCheckpoint) -> GivenText:
     """The text of the arguments, read by a checkpoint.
 
-    Errors: WorkbenchError if it is empty or longer than the model's context; those of `Conversation.of`; if a
-    conversation has a system prompt besides --system.
+    Errors: WorkbenchError if it is empty or longer than the model's context, or if a conversation has a system prompt
+    and --system gives another one; those of `Conversation.of`.
     """
     text = prompt_of(args)
     if not args.chat and args.system is None:

@@ -1,4 +1,4 @@
-"""By which features of transcoders a prompt leads to its prediction (an attribution graph)."""
+"""Which transcoder features lead from a prompt to its prediction (attribution graph)."""
 
 import argparse
 from pathlib import Path
@@ -26,15 +26,15 @@ EXAMPLES = """
 """
 SHOWN = 20  # nodes and edges that are listed
 NODES = (
-    "Features and errors of the pruned graph. effect: what the first logit loses along all paths without the node, "
-    "with attention, norms and errors held; measured: what it loses in the model, and held: with attention and "
-    "norms held, for the strongest nodes of the whole graph."
+    "Features and errors of the pruned graph. effect: how much the first logit falls without the node, along all "
+    "paths, with attention, norms and errors frozen; measured: how much it falls in the model, and held: in the "
+    "model with attention and norms frozen, both for the strongest nodes of the whole graph."
 )
-EDGES = "Direct effects between the nodes of the pruned graph, and their share of all that enters the target."
+EDGES = "Direct effects between nodes of the pruned graph, and their share of the sum that enters the target."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments: a prompt, tokens, dictionaries, and what is kept."""
+    """Add the arguments: a prompt, the tokens to explain, dictionaries, and how the graph is pruned."""
     parser.add_argument("prompt", metavar="TEXT", help="the text; - reads it from standard input")
     add_chat(parser)
     add_checkpoint(parser)
@@ -46,13 +46,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="transcoders of MLPs: embedded, in folders or of the hub, at most one of each layer (default: the "
         "embedded ones of the checkpoint)",
     )
-    parser.add_argument("--token", metavar="TOKEN", help="the next token to explain (default: the likeliest, to 95 %%)")
-    parser.add_argument("--against", metavar="TOKEN", help="explain the logit of --token less that of this token")
     parser.add_argument(
-        "--most", type=positive, default=4096, metavar="N", help="the most features that are nodes (default: 4096)"
+        "--token",
+        metavar="TOKEN",
+        help="the next token to explain (default: the likeliest tokens, up to a probability of 95 %% together)",
+    )
+    parser.add_argument("--against", metavar="TOKEN", help="explain the logit of --token minus that of this token")
+    parser.add_argument(
+        "--most",
+        type=positive,
+        default=4096,
+        metavar="N",
+        help="largest number of features in the graph (default: 4096)",
     )
     parser.add_argument(
-        "--checks", type=whole, default=20, metavar="N", help="nodes that are taken away in the model (default: 20)"
+        "--checks", type=whole, default=20, metavar="N", help="nodes to ablate in the model, as a check (default: 20)"
     )
     for name, share in (("nodes", 0.8), ("edges", 0.98)):
         parser.add_argument(

@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """A row for each layer at one position; files and pictures hold every position. Of a set of texts, means over the
-    texts at that position, of all of them and of those of each label.
+    """A row for each layer at one position; files and pictures hold every position. For a set of texts, means over all
+    texts and over those of each label at that position.
     """
     is_set = reads_a_set(args, chat=args.chat, system=args.system)
     subject = opened_checkpoint(args, args.checkpoint)

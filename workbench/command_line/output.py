@@ -19,12 +19,12 @@ from workbench.whole_files import cannot_write, check_writable, is_same_file, wh
 PRINTED = Path("-")
 
 
-def add_arguments(parser: argparse.ArgumentParser, saves: bool = True) -> None:
-    """Add the arguments that set where results go besides the terminal; `saves`: whether there are results to save."""
+def add_output_arguments(parser: argparse.ArgumentParser, saves: bool = True) -> None:
+    """Add the arguments that name the files to write; --save only if `saves`, the `SAVES` of the command."""
     for name, use in (
         (
             "--csv",
-            "write all numbers to a CSV file, further tables to files of their own beside it; - prints the first table",
+            "write all numbers to a CSV file, and each further table to a file beside it; - prints the first table",
         ),
         ("--html", "write a self-contained HTML page with plots; - prints it"),
     ):
@@ -41,17 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser, saves: bool = True) -> None:
     )
 
 
-def check(args: argparse.Namespace) -> None:
+def check_files(args: argparse.Namespace) -> None:
     """Check the output files before anything is computed.
 
     Errors: WorkbenchError for a file that cannot be written, or that is given twice.
     """
-    given = files(args)
+    given = files_to_write(args)
     for (one, path), (other, same) in combinations(given.items(), 2):
         if is_same_file(path, same):
             raise WorkbenchError(f"{one} {path} and {other} {same} are the same file; give two different files")
     if given.get("--save") == PRINTED:
-        raise WorkbenchError("--save - would print bytes that are no text; name a file")
+        raise WorkbenchError("--save writes binary data, which cannot be printed; name a file")
     for path in set(given.values()) - {PRINTED}:
         try:
             check_writable(path)
@@ -59,13 +59,13 @@ def check(args: argparse.Namespace) -> None:
             raise cannot_write(path, error) from error
 
 
-def files(args: argparse.Namespace) -> dict[str, Path]:
-    """The files to write, by the argument that names them; `-` prints."""
+def files_to_write(args: argparse.Namespace) -> dict[str, Path]:
+    """The files to write, by the argument that names them; `-` stands for standard output."""
     found = {f"--{name}": getattr(args, name, None) for name in ("csv", "html", "save", "json")}
     return {name: path for name, path in found.items() if path is not None}
 
 
-def write(report: Report, args: argparse.Namespace, command: Sequence[str]) -> None:
+def write_report(report: Report, args: argparse.Namespace, command: Sequence[str]) -> None:
     """Write a report's files, and print it; its provenance includes the command.
 
     Errors: WorkbenchError for a file that cannot be written; an existing file is then unchanged.
@@ -79,14 +79,15 @@ def write(report: Report, args: argparse.Namespace, command: Sequence[str]) -> N
             elif path is not None:
                 write_file(file, text_of(report))
     if getattr(args, "save", None) is not None:
-        save(report, args.save)
+        save_report(report, args.save)
     show(printed)
 
 
 def csv_files(report: Report, path: Path | None) -> dict[Path, Callable[[Report], str]]:
-    """The files of a report's tables, with functions that make their content: `path`, and for each further table a file
-    beside it that is named after its section. If `path` is no ordinary file (`-`, /dev/stdout), the other tables are
-    left out, and a message says so.
+    """The files of a report's tables, each with the function that returns its content.
+
+    The first table goes to `path`, each further table to a file beside it that is named after its section. If `path` is
+    not a regular file (`-`, /dev/stdout), only the first table is written, and a message on standard error says so.
     """
     if path is None:
         return {}
@@ -104,8 +105,8 @@ def slug(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def save(report: Report, path: Path) -> None:
-    """Write the results of a report, with its provenance: a single result, or several by name."""
+def save_report(report: Report, path: Path) -> None:
+    """Write the results of a report to an .npz file, with its provenance: a single result, or several by name."""
     results = {name: found.with_provenance(report.provenance) for name, found in report.results.items()}
     if len(results) == 1:
         next(iter(results.values())).save(path)

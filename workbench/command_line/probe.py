@@ -1,4 +1,4 @@
-"""The layers from which a label of a text can be read (linear probe)."""
+"""How well the label of a text can be read from each layer (linear probe)."""
 
 import argparse
 
@@ -35,13 +35,13 @@ SET = "tiny-olmo/number"
 LINES = {"held-out texts": "accuracy", "shuffled labels": "shuffled", "most frequent label": "most frequent"}
 NOTE = (
     "accuracy: share of texts whose label a linear classifier, trained on other texts, reads from the residual stream "
-    "after a layer; error: its standard error over texts; shuffled: the same with shuffled labels, from which there is "
+    "after a layer; error: its standard error over texts; shuffled: the same with shuffled labels, where there is "
     "nothing to learn; most frequent: the accuracy of always guessing the most frequent label."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments: labelled texts, the token that is read, and a layer to show in full."""
+    """Add the arguments: labelled texts, the token that is read, and a layer to show in detail."""
     add_texts(parser, SET)
     add_checkpoint(parser)
     add_position(parser)
@@ -49,10 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layer",
         type=layer_name,
         metavar="L",
-        help="layer to show in full: a number, or embed (default: the first of highest accuracy)",
+        help="layer to show in detail: a number, or embed (default: the first layer of highest accuracy)",
     )
     parser.add_argument("--folds", type=positive, default=5, help="folds of the cross-validation (default: 5)")
-    parser.add_argument("--along", metavar="SERIES", help="also probe every checkpoint of a series: layer × step")
+    parser.add_argument(
+        "--along", metavar="SERIES", help="also probe every checkpoint of a series, as a heat map of layer × step"
+    )
     add_seed(parser, "seed of the folds and of the shuffled labels")
     add_loading_arguments(parser)
 
@@ -69,17 +71,17 @@ def add_position(parser: argparse.ArgumentParser) -> None:
 
 
 def position_name(text: str) -> int | str:
-    """A position: a whole number, or "mean"."""
+    """Parse a position: a whole number, or "mean"."""
     return text if text == "mean" else whole(text)
 
 
 def layer_name(text: str) -> int | str:
-    """A layer: a whole number, or "embed"."""
+    """Parse a layer: a whole number, or "embed"."""
     return text if text == "embed" else whole(text)
 
 
 def run(args: argparse.Namespace) -> Report:
-    """A row for each layer, the confusion of labels at one layer, its wrong texts, and a heat map along a series."""
+    """Accuracy by layer; at one layer, the confusion matrix and the texts read wrongly; with --along, a heat map."""
     seed, subject = checked_seed(args), opened_checkpoint(args, args.checkpoint)
     texts = texts_of(args, subject)
     how = {"position": args.position, "folds": args.folds, "seed": seed}
@@ -102,7 +104,7 @@ def best_layer(curves: Curves) -> int | str:
 
 
 def _wide(curves: Curves) -> pd.DataFrame:
-    """A row for each layer."""
+    """The accuracies as a table with a row for each layer."""
     table = pd.DataFrame({"layer": curves.x_labels})
     for line, values in zip(curves.lines, curves.values, strict=True):
         table[LINES[line]] = values
@@ -114,7 +116,7 @@ def _wide(curves: Curves) -> pd.DataFrame:
 def _layer_sections(
     args: argparse.Namespace, subject: LoadedCheckpoint, texts: Texts, layer: int | str, how: dict[str, object]
 ) -> list[Section]:
-    """The confusion of labels at one layer, and the texts that are read wrongly."""
+    """Two sections on one layer: its confusion matrix, and the texts whose label is read wrongly."""
     found = probe_layer(subject.model, texts, layer=layer, **how, progress=bar(args))  # type: ignore[arg-type]
     table = found.texts.assign(words=["".join(token_labels(ids, subject.tokenizer)) for ids in texts])
     wide = pd.DataFrame(found.confusion.values, columns=[f"read as {name}" for name in found.confusion.columns])

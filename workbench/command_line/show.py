@@ -1,4 +1,4 @@
-"""Show a result that was saved by `--save`, or by `save` in Python."""
+"""Show a result that was saved with --save, or with `save` in Python."""
 
 import argparse
 from pathlib import Path

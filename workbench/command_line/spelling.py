@@ -1,11 +1,11 @@
-"""Sentences of errors in the words of the command line: `--cut 2048` where the function's argument is `cut=2048`.
+"""Error messages for the command line: `--cut 2048` where Python has the argument `cut=2048`.
 
-The functions write their sentences for Python, where most people meet them. This is the one place that knows both.
+The messages of functions name the arguments of Python. The tables of this file translate them to options.
 """
 
 import re
 
-OPTIONS = ("by", "cut", "dtype", "method", "quantize")  # arguments of functions that are options of the same name
+OPTIONS = ("by", "cut", "dtype", "method", "quantize")  # arguments of functions that have an option of the same name
 OPTION = re.compile(rf"\b({'|'.join(OPTIONS)})=(?:'([^']*)'|([\w.-]+))")
 LABELS = "name the column of the labels with --label"
 PHRASES = {
@@ -18,7 +18,7 @@ PHRASES = {
 
 
 def in_options(sentence: str) -> str:
-    """The sentence of an error, with options where it names arguments of Python."""
+    """An error message in which options stand in place of arguments of Python."""
     for phrase, spoken in PHRASES.items():
         sentence = sentence.replace(phrase, spoken)
     return OPTION.sub(lambda found: f"--{found[1]} {found[2] or found[3]}", sentence)

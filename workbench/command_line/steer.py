@@ -1,4 +1,4 @@
-"""What adding a direction between two labels does to the answers."""
+"""How answers change when the direction between two labels is added (steering)."""
 
 import argparse
 from collections.abc import Sequence
@@ -40,11 +40,11 @@ EXAMPLES = """
 """
 NOTE = (
     "log odds: log p(answers) − log p(instead), in nats, mean over prompts; answers: the probability of both sets; "
-    "loss: mean −log p of the tokens of an unrelated text, which rises with the harm that steering does. The direction "
+    "loss: mean −log p of the tokens of an unrelated text, which rises if steering harms the model. The direction "
     "is the mean state of one label minus that of the other; random directions have the same norm."
 )
 ROW = 128  # tokens in each row of the unrelated text
-WRITTEN = 5  # strengths at which texts are written: both ends, both halves, and none
+WRITTEN = 5  # strengths at which texts are written: lowest, highest, 0, and those half-way
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_position(parser)
     parser.add_argument(
-        "--answers", nargs="+", required=True, metavar="TEXT", help="answers that fit the label; mind leading spaces"
+        "--answers",
+        nargs="+",
+        required=True,
+        metavar="TEXT",
+        help="answers that fit the label, with their leading spaces",
     )
     parser.add_argument(
         "--instead", nargs="+", metavar="TEXT", help="answers that fit the other label (default: everything else)"
@@ -68,7 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--controls", type=positive, default=5, help="number of random directions (default: 5)")
     parser.add_argument(
-        "--write", action="append", default=[], metavar="TEXT", help="prompt to continue, steered and not; repeatable"
+        "--write",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="prompt to continue, with and without steering; may be repeated",
     )
     parser.add_argument("--tokens", type=positive, default=24, help="new tokens for each --write (default: 24)")
     add_text(parser)
@@ -77,8 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """A row for each strength, and the texts that are written. The direction comes from every second text of a label;
-    the others are the prompts.
+    """A row for each strength, and the generated texts. Every second text of each label makes the direction, and the
+    others are the prompts.
     """
     seed, subject = checked_seed(args), opened_checkpoint(args, args.checkpoint)
     made_of, prompts = halves(texts_of(args, subject), args.toward, args.against)
@@ -108,7 +116,7 @@ def run(args: argparse.Namespace) -> Report:
             subject.model,
             written,
             direction,
-            _some(args.strengths),
+            _strengths_to_write(args.strengths),
             max_new_tokens=args.tokens,
             tokenizer=subject.tokenizer,
             progress=bar(args),
@@ -133,8 +141,8 @@ def _ids(subject: LoadedCheckpoint, answers: Sequence[str]) -> list[Tensor]:
     return [torch.tensor(subject.tokenizer.encode(answer, add_special_tokens=False)) for answer in answers]
 
 
-def _some(strengths: Sequence[float]) -> list[float]:
-    """At most `WRITTEN` of the strengths, the ends included, and 0, in order."""
+def _strengths_to_write(strengths: Sequence[float]) -> list[float]:
+    """The strengths at which texts are written, in order: at most `WRITTEN`, evenly spaced by rank, and 0."""
     ordered = sorted({*strengths, 0.0})
     places = torch.linspace(0, len(ordered) - 1, min(WRITTEN, len(ordered))).round().int().tolist()
     return sorted({*(ordered[place] for place in places), 0.0})

@@ -24,7 +24,7 @@ EXAMPLES = """
   python -m workbench texts --texts prompts.csv --text-column prompt --label answer --csv losses.csv
 """
 SHOWN = ("text", "tokens", "label", "loss", "answer", "probability", "begins")
-BEGINNING = 30  # characters of a text that are listed
+BEGINNING = 30  # characters of each text that are listed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> Report:
     note = "Mean −log p of the tokens except the first of each text; the standard error is over texts."
     if lost:
         said = named(lost, FileLines(path_of(args.texts), lines))
-        note += f" Left out, because their loss is not a number (check the checkpoint): {said}."
+        note += f" Left out because their loss is not a number (run `check` on the checkpoint): {said}."
     begins = table["content"].str.slice(0, BEGINNING).str.replace(r"\s+", " ", regex=True)
     shown = table.assign(begins=begins)[[name for name in SHOWN if name in (*table, "begins")]]
     sections = [

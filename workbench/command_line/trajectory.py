@@ -21,9 +21,9 @@ from workbench.command_line.common import (
     bar,
     ids_of,
     loading,
-    needed,
     positive,
     provenance,
+    required_tokenizer,
     rows_of,
     text_or_sample,
 )
@@ -49,9 +49,13 @@ METRICS: dict[str, Callable[[Texts], Metric]] = {
     "rank": metrics.effective_rank,
     "change": lambda texts: metrics.weight_change(),
 }
-BY_HEAD = ("previous", "induction", "sinks")  # a line for each head; the summary has the highest
-BY_LAYER = ("norms", "rank")  # a line for each layer; the summary has the last
-LINES = 8  # lines that are listed, and heads that are drawn: those with the highest peaks
+BY_HEAD = (
+    "previous",
+    "induction",
+    "sinks",
+)  # metrics with a line for each head; the summary has the head with the highest peak
+BY_LAYER = ("norms", "rank")  # metrics with a line for each layer; the summary has the last layer
+LINES = 8  # lines that are listed and heads that are drawn, those with the highest peaks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache",
         default=os.fspath(CACHE),
         metavar="FOLDER",
-        help="folder of the result cache; none turns the cache off",
+        help="folder of the result cache; `none` switches the cache off",
     )
     add_text(parser)
     add_texts(parser)
@@ -90,16 +94,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """A table with a row for each checkpoint and a column for each metric; the page and files have all lines."""
+    """A table with a row for each checkpoint and a column for each metric. Files and the page hold all lines."""
     found = checkpoints.series(args.series)
     series = checkpoints.main_run(found)
     if args.checkpoints is not None:
         series = checkpoints.pick(series, args.checkpoints)
-    tokenizer = needed(tokenizer_of(checkpoints.locate(series[-1])), args.series)
+    tokenizer = required_tokenizer(tokenizer_of(checkpoints.locate(series[-1])), args.series)
     texts = _texts(args, tokenizer)
     measured = {name: METRICS[name](texts) for name in args.metrics}
     curves = {name: _measured(series, metric, args) for name, metric in measured.items()}
-    sections = [Section("At each checkpoint", summary(series, curves, args.axis), note=found.note)]
+    sections = [Section("At each checkpoint", by_checkpoint(series, curves, args.axis), note=found.note)]
     sections += [
         Section(
             f"{curve.value_name[0].upper()}{curve.value_name[1:]}",
@@ -144,9 +148,9 @@ def _measured(series: list[Checkpoint], metric: Metric, args: argparse.Namespace
     )
 
 
-def summary(series: list[Checkpoint], curves: dict[str, Curves], axis: str) -> pd.DataFrame:
-    """A row for each checkpoint, and a column for each metric: its highest head, its last layer, or its only line. Of
-    labelled texts, a metric of one number has a column for each label too.
+def by_checkpoint(series: list[Checkpoint], curves: dict[str, Curves], axis: str) -> pd.DataFrame:
+    """A row for each checkpoint and a column for each metric: of the head with the highest peak, of the last layer, or
+    of the only line. For labelled texts, a metric that is one number also has a column for each label.
     """
     table = pd.DataFrame({"revision": [c.revision or c.id for c in series], axis: [c.place(axis) for c in series]})
     for name, curve in curves.items():
