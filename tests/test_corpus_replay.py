@@ -88,7 +88,7 @@ def small_text(tmp_path, monkeypatch) -> dict[str, np.ndarray]:
 
 
 def test_a_text_with_the_kept_digests_is_accepted(small_text) -> None:
-    text = training_text.checked("tiny-olmo", small_text)
+    text = training_text.checked_text("tiny-olmo", small_text)
     assert (
         text.tokens["code"] is small_text["train-code"] and text.held_out["english"] is small_text["held_out-english"]
     )
@@ -99,7 +99,7 @@ def test_another_text_is_refused_with_both_digests(small_text, key) -> None:
     other = small_text[key].copy()
     other[2] += 1
     with pytest.raises(WorkbenchError, match=f"{key} is not the text") as error:
-        training_text.checked("tiny-olmo", small_text | {key: other})
+        training_text.checked_text("tiny-olmo", small_text | {key: other})
     assert training_text.digest(other) in str(error.value)
     assert training_text.digest(small_text[key]) in str(error.value)
 

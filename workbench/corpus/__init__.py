@@ -1,4 +1,4 @@
-"""The training text of a series: what stands in it, and which rows of it were read at which step.
+"""The training text of a series: its contents, and the training step at which each row was read.
 
 from workbench import corpus
 
@@ -8,12 +8,12 @@ text.count(ids), text.places(ids)               # of any n-gram, within document
 text.document(text.places(ids)[0])              # with its source and licence
 text.continuations(ids).table()                 # what follows the longest suffix that occurs (∞-gram)
 text.spans(ids)                                 # all maximal pieces that occur verbatim
-text.rows_with(ids)                             # the rows that held it, and their steps
-corpus.documents_with(ids, text, tokenizer=tokenizer)     # some of its places: the text around them, and their steps
+text.rows_with(ids)                             # the training rows that hold it, and their steps
+corpus.documents_with(ids, text, tokenizer=tokenizer)     # some of its places, with text around them and steps
 corpus.rows("tiny-olmo", 3950)                  # row pos: the token ids that step 3,950 was trained on
 
-corpus.verbatim(ids, text, tokenizer=tokenizer)           # how long the pieces are that occur verbatim
-corpus.beside_model(model, ids, text)                     # where the model says what its text says (∞-gram)
+corpus.verbatim(ids, text, tokenizer=tokenizer)           # length of the verbatim piece around each token
+corpus.beside_model(model, ids, text)                     # the model beside its training text (∞-gram)
 corpus.row_losses("tiny-olmo", rows)                      # the loss on rows along the run
 corpus.influence("tiny-olmo", ids, rows, predicted=None)  # how much training on each row helped a prediction
 corpus.explaining_rows(run, ids, text)                    # rows between two checkpoints that explain their difference

@@ -1,4 +1,4 @@
-"""Where a model says what its training text says, and where it goes beyond it: the ∞-gram beside the model.
+"""Where a model predicts as its training text does (∞-gram), and where it differs.
 
     beside_model(model, tokens, corpus.open("tiny-olmo"), tokenizer=tokenizer)["difference"]
 
@@ -29,17 +29,18 @@ def beside_model(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """The probability of each token of one text by its training text and by the model: Curves over positions.
+    """The probability of each token of one text, from the training text and from the model: Curves over positions.
 
     - `text`: count(suffix + token) / count(suffix), where suffix is the longest one of the tokens before that occurs in
       the training text; with the empty suffix, the frequency of the token. 0 to 1.
     - `model`: the probability by the model, 0 to 1.
-    - `difference`: `model` − `text`, −1 to 1. Near 1 the model knows the token from elsewhere than this longest match,
-      for example from the prompt; near −1 it does not follow the match; near 0 both agree.
+    - `difference`: `model` − `text`, −1 to 1. Near 1, the model predicts the token for another reason than
+      this longest match, for example the prompt; near −1, it does not follow the match; near 0, both agree.
     - `suffix`: the number of tokens of the suffix.
 
-    The values at the first position are undefined (NaN), and those of the text also where nothing follows the suffix
-    (only after the end of a document). A suffix reaches back to the last token that ends a document.
+    The values at the first position are undefined (NaN); those of the text also where no token follows the suffix in
+    the training text, which is the case only after the end of a document. A suffix does not reach back beyond the last
+    token that ends a document.
 
     Errors: WorkbenchError for several texts, fewer than two tokens, or token ids that the index does not have.
     """

@@ -2,8 +2,8 @@
 
     python -m workbench corpus build tiny-olmo
 
-The folder in the cache gets one file for each stage, written completely or not at all, and `index.json` last. A build
-that was stopped goes on with the first stage whose file is missing; a folder without `index.json` is no index.
+Each stage of a build writes one file to a folder of the cache, completely or not at all; the last one is `index.json`.
+An interrupted build resumes at the first stage whose file is missing. A folder without `index.json` is not an index.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ Origins = Mapping[str, Sequence[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class IndexBuild:
-    """What an index is made from.
+    """The inputs of an index.
 
     Attributes:
         text: the training text.
@@ -91,7 +91,7 @@ def build_index(made: IndexBuild, folder: Path, progress: Progress | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
-            for left in folder.glob(".*.part"):  # of a build that was killed
+            for left in folder.glob(".*.part"):  # left by a build that was killed
                 left.unlink()
             _write_stages(made, folder, progress)
     except OSError as error:
@@ -127,7 +127,7 @@ def open_folder(folder: Path) -> SuffixIndex:
 
 
 def index_folder(name: str) -> Path:
-    """The folder of a series' index in the cache; another text, or another format of the index, has another folder."""
+    """The folder of a series' index in the cache; its name depends on the text and on the format of the index."""
     kept = json.dumps([FORMAT, digests(EMBEDDED[name])], sort_keys=True)
     return data.default_cache() / f"index-{hashlib.sha256(kept.encode()).hexdigest()[:12]}"
 

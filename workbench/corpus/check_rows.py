@@ -1,7 +1,7 @@
 """Check the replay of rows against the weights: a checkpoint has a lower loss on rows that it has read.
 
-python -m workbench.corpus.check_rows               # step4000 around its step, beside step2000, which read neither
-python -m workbench.corpus.check_rows --finals      # the three ends on the last rows of each data order
+python -m workbench.corpus.check_rows               # step4000 on rows before and after its step; step2000 read none
+python -m workbench.corpus.check_rows --finals      # the final checkpoints on the last rows of each data order
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """The dot products of the gradients of many rows with one direction, without the gradients themselves.
 
-The dot product of a row's gradient with a direction V is the derivative of the row's loss by a number s, at s = 0, if
-each weight W is replaced by W + s V. Each row of a batch has its own s, so one backward pass gives the numbers of all
-rows: a linear layer adds the sum over tokens of δᵀ V x, where x is its input and δ the gradient by its output. No
-gradient by a weight is computed.
+The dot product of a row's gradient with a direction V is the derivative of the row's loss with respect to a number s,
+at s = 0, if each weight W is replaced by W + s V. Each row of a batch has its own s, so one backward pass gives the
+numbers of all rows: a linear layer adds the sum over tokens of δᵀ V x, where x is its input and δ the gradient with
+respect to its output. No gradient with respect to a weight is computed.
 
-Where the direction is the gradient of a short text, V is a sum of as many outer products as the text has tokens: two
-thin matrices in its place make the products with it cheap.
+If the direction is the gradient of a short text, V is a sum of one outer product for each token. It is then replaced by
+two thin matrices, so that products with it are cheap.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,13 +28,13 @@ from workbench.progress import Progress, steps
 from workbench.texts import Texts
 
 TOKENS = 2048
-"""The most tokens at a time: more take longer on a CPU."""
+"""Largest number of tokens at a time. More are slower on a CPU."""
 
 CPU_LOGITS = 2**20
-"""The most logits at a time on a CPU: what stays in its cache."""
+"""Largest number of logits at a time on a CPU, so that they stay in its cache."""
 
 EXACT = 2e-6
-"""The largest error of two thin matrices, as a share of the norm of the matrix for which they stand."""
+"""Largest error of two thin matrices, as a share of the norm of the matrix that they replace."""
 
 Context: TypeAlias = Any
 """What an autograd function keeps from its forward to its backward pass."""
@@ -65,8 +65,8 @@ def directional_derivatives(
 def factors(matrix: Tensor) -> Factors:
     """The factors of a matrix (out in): two thin ones if its rank is low, else the identity and itself.
 
-    The thin ones come from the range of the matrix on random vectors (Halko et al. 2011), twice as many until the
-    error is at most `EXACT`; directions that are not needed for it are left out.
+    The thin ones span the image of random vectors under the matrix (Halko et al. 2011). The number of vectors is
+    doubled until the error is at most `EXACT`; directions that this error does not need are then left out.
     """
     generator, rank = torch.Generator().manual_seed(0), 16
     while rank <= min(matrix.shape) // 3 and matrix.dtype in (torch.float32, torch.float64):
@@ -119,8 +119,8 @@ class _Direction:
         return of_others + of_unembedding
 
     def _loss_slopes(self, hidden: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of the losses by the final hidden states (batch pos d_model), and their derivatives along the
-        direction of the unembedding (batch). Logits are computed in chunks and not kept.
+        """The gradient of the losses with respect to the final hidden states (batch pos d_model), and the derivatives
+        of the losses along the direction of the unembedding (batch). Logits are computed in chunks and not kept.
         """
         layer = self.linear[id(self.model.lm_head.weight)]
         slopes, derivatives = torch.zeros_like(hidden), hidden.new_zeros(len(hidden))
@@ -151,20 +151,21 @@ class _Linear:
         return times(x, self.weight)
 
     def back(self, slope: Tensor) -> Tensor:
-        """The gradient by the input, from that by the output: … out -> … in."""
+        """The gradient with respect to the input, from that with respect to the output: … out -> … in."""
         return times(slope, self.transposed)
 
     def read(self, x: Tensor) -> Tensor:
-        """What `along` needs to know of the input: … in -> … rank."""
+        """What `along` needs of the input: … in -> … rank."""
         return x if self.inner is None else times(x, self.inner)
 
     def along(self, read: Tensor, slope: Tensor) -> Tensor:
-        """δᵀ V x of each token, from what was read of its input (… rank) and the gradient by its output (… out)."""
+        """δᵀ V x of each token, from `read(x)` (… rank) and the gradient with respect to its output (… out)."""
         return (times(slope, self.outer) * read).sum(-1)
 
 
 class _LinearStep(torch.autograd.Function):
-    """The output of a linear layer (batch pos out), with its derivative by the amount of the direction (batch)."""
+    """The output of a linear layer (batch pos out), with its derivative with respect to the amount of the direction
+    (batch)."""
 
     @staticmethod
     def forward(ctx: Context, x: Tensor, amount: Tensor, layer: _Linear) -> Tensor:
@@ -192,7 +193,7 @@ class _Step(torch.autograd.Function):
 
 
 class _Tracked(TorchFunctionMode):
-    """Lets each function that reads a parameter know its derivative by the amount of the direction."""
+    """Replaces functions that read a parameter by ones that also compute the derivative along the direction."""
 
     def __init__(self, direction: _Direction, amount: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Places of an n-gram in the training text, as a table: the text around each, its document, and when it was read."""
+"""Places of an n-gram in the training text as a table: text around each, its document, and the steps that read it."""
 
 import pandas as pd
 

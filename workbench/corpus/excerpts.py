@@ -1,4 +1,4 @@
-"""An n-gram where it stands: the tokens of its document before and after it, and the text of token ids."""
+"""An n-gram in its document, with the tokens before and after it; and token ids as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Excerpt:
     Attributes:
         document: the document that holds it.
         place: place of its first token.
-        before: token ids of the document before it, at most as many as were asked for.
+        before: token ids of the document before it.
         match: its token ids; the token that ends a document is left out.
         after: token ids of the document after it.
     """
@@ -45,7 +45,7 @@ def excerpt(index: CorpusIndex, place: int, length: int, around: int) -> Excerpt
 def plain_text(ids: Sequence[int], tokenizer: Tokenizer) -> str:
     """The text of token ids, safe to show: spaces stay, and other white space and invisible characters are visible.
 
-    Bytes that are no character are shown as �.
+    Bytes that are not a valid character are shown as �.
     """
     pieces = token_bytes(ids, tokenizer)
     text = b"".join(piece or b"" for piece in pieces).decode("utf-8", "replace")

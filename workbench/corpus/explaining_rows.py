@@ -58,7 +58,7 @@ def explaining_rows(
     - `score`: how much a training step on the row lowers the loss, to first order, in nats. Negative: it raises it.
     - `quantile`: the share of the random rows with a lower score, 0 to 1.
 
-    It explains only what these rows can: a difference may come from many rows that hold no n-gram of the text.
+    A difference may also come from many rows that share no n-gram with the text; these are not candidates.
 
     Args:
         run: checkpoints of one run in order, from A to B.
@@ -176,10 +176,10 @@ def random_between(run: Sequence[Checkpoint], count: int, seed: int) -> list[Row
 
 
 def piece_of_row(ngram: Sequence[int], row: Tensor, end: int, tokenizer: Tokenizer | None) -> str:
-    """An n-gram in quotation marks in the piece of a row that held it: …d sells “lemons, which” nobody…
+    """The piece of a row around an n-gram, which is in quotation marks: …d sells “lemons, which” nobody…
 
-    It is safe to show. Of a long n-gram it has the end, and of the row at most `BESIDE` characters of the same document
-    on either side. Without a tokenizer: the token ids of the n-gram.
+    Safe to show. A long n-gram is cut to its end. On either side there are at most `BESIDE` characters of the row, from
+    the same document. Without a tokenizer: the token ids of the n-gram.
 
     Args:
         row: token ids of the row, pos.

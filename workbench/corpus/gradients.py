@@ -1,4 +1,4 @@
-"""Gradients of losses by the model's parameters, by backward passes: of a prediction, and of rows one by one."""
+"""Gradients of losses with respect to the model's parameters: of a prediction, and of rows one at a time."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ Gradient = dict[str, Tensor]
 def gradient_of(model: OlmoForCausalLM, prediction: TextsLike, predicted: int | None = 1) -> Gradient:
     """The gradient of the mean −log p, in nats, of the last `predicted` tokens of one text.
 
-    With `predicted=None`, of all its tokens except the first, which nothing predicts.
+    With `predicted=None`, of all its tokens except the first, which has no prediction.
 
     Errors: WorkbenchError for several texts, or if `predicted` is not between 1 and the number of tokens less one.
     """

@@ -1,4 +1,4 @@
-"""What every index of a training text answers, whatever its format: counts, places, documents, continuations, spans."""
+"""The interface of all indexes of a training text: counts, places, documents, continuations, verbatim spans."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Document:
         place: place of its first token.
         ids: its token ids, without the token that ends it.
         source: what it comes from, for example "HellaSwag".
-        licence: under which terms, to our knowledge.
+        licence: its terms of use, as far as we know them.
     """
 
     number: int
@@ -79,8 +79,8 @@ class VerbatimSpan:
 class CorpusIndex(ABC):
     """An index of a training text.
 
-    A place is the position of a token in the text, from 0. N-grams stay within one document: the token that ends a
-    document belongs to it as its last, and nothing follows it.
+    A place is the position of a token in the text, from 0. An n-gram lies within one document. The last token of a
+    document is the one that ends it; no n-gram goes on beyond it.
     """
 
     @property

@@ -25,7 +25,7 @@ from workbench.errors import WorkbenchError
 FILES = ("tokenized", "offset", "table")
 WIDTHS = {"u16": 2, "u32": 4}
 MOST_READ = 10_000_000
-"""The most occurrences of which the following tokens are counted: the engine may read each of them."""
+"""Largest number of occurrences whose following tokens are counted, since the engine may read each of them."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,9 @@ def open_infini_gram(folder: str | Path, *, end: int, vocab: int, token_type: st
 
 
 def _shard_sizes(folder: Path, width: int) -> Iterator[int]:
-    """The number of tokens of each shard, after a check of its files: the engine ends the process over wrong ones."""
+    """The number of tokens of each shard, after a check of its files: the engine would end the process if they were
+    wrong.
+    """
     shards = sorted(int(path.suffix[1:]) for path in folder.glob("tokenized.*") if path.suffix[1:].isdecimal())
     for shard in shards or [0]:
         for name in FILES:

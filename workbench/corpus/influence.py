@@ -71,8 +71,8 @@ def influence(
             of its second moment. The optimiser's own moments are not published, so the second moment is the mean of the
             squared gradients of at most 64 background rows (rows if there is no background), an estimate of larger
             size than that of Adam, which squares the mean over a batch.
-        cosine: divides each dot product by the norms of both gradients, in the metric of P: rows of large gradient no
-            longer score high for everything. It needs one backward pass for each row.
+        cosine: divides each dot product by the norms of both gradients, in the metric of P, so that a row
+            with a large gradient does not score high for every prediction. It needs one backward pass for each row.
         loading: how checkpoints are loaded.
         progress: called after each batch.
 

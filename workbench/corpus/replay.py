@@ -1,7 +1,7 @@
 """The rows of each training step, drawn again from the recipe without a model.
 
 The recipe draws positions of the text at random, and the draws do not depend on the tokens. So the recipe's own code
-also runs on a text whose "tokens" are its positions, and then says for each token of each row where it came from.
+also runs on a text whose "tokens" are its positions; each token of a row is then its position in the text.
 
     rows("tiny-olmo", 3950)                      # row pos: what the main run read at step 3,950
     rows("tiny-olmo@step6000-order2", 5000)      # of the run with the second data order

@@ -1,4 +1,4 @@
-"""The loss on training rows along a run: learned, kept or forgotten?
+"""The loss on training rows along a run: whether a row is learned, kept or forgotten.
 
 corpus.row_losses("tiny-olmo", corpus.rows("tiny-olmo", 778), read=[778] * 32)
 """

@@ -22,7 +22,7 @@ SHARED = 0  # data order of the steps before the branch, which the runs of all o
 
 @dataclass(frozen=True)
 class RowMap:
-    """Which rows held which places.
+    """The rows that hold each place of the training text.
 
     Attributes:
         pieces: one record of `PIECE` for each piece, sorted by place: the place of its first token, number of tokens,

@@ -1,8 +1,8 @@
 """The training text of a series, fetched and prepared by its recipe and compared with the digests kept with the series.
 
-A digest is the SHA-256 of the prepared token ids (uint16, little-endian) of one part and source. The digests stand in
-`training_text.json` beside the checkpoints; the text itself is not in the repository. The code half may have blanks in
-the place of the files that the build of an interpreter writes (`tiny_olmo.build_files`); it has a digest then, too.
+A digest is the SHA-256 of the prepared token ids (uint16, little-endian) of one part and source. The digests are in
+`training_text.json` beside the checkpoints; the text itself is not in the repository. In the code half, the files that
+the build of an interpreter writes may be blanks (`tiny_olmo.build_files`); the text with blanks has its own digest.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ def prepared_text(name: str) -> TrainingText:
             f"the training text of {name} is not at hand: there is no {missing[0]}; "
             f"fetch and index it with `python -m workbench corpus build {name}`"
         )
-    return checked(name, {f"{part}-{source}": np.load(path) for (part, source), path in files.items()})
+    return checked_text(name, {f"{part}-{source}": np.load(path) for (part, source), path in files.items()})
 
 
 def fetched_text(name: str, library: Path | None = None) -> TrainingText:
@@ -88,7 +88,7 @@ def fetched_text(name: str, library: Path | None = None) -> TrainingText:
     return prepared_text(name)
 
 
-def checked(name: str, tokens: Mapping[str, np.ndarray]) -> TrainingText:
+def checked_text(name: str, tokens: Mapping[str, np.ndarray]) -> TrainingText:
     """The training text of a series from its token arrays by part and source, such as `train-english`.
 
     Errors: WorkbenchError with both digests if an array is not the one that the series was trained on.

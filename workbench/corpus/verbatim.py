@@ -1,4 +1,4 @@
-"""Which tokens of a text stand in a piece that occurs verbatim in the training text, and how long that piece is."""
+"""Which tokens of a text are in a piece that occurs verbatim in the training text, and how long that piece is."""
 
 import numpy as np
 
@@ -15,7 +15,8 @@ def verbatim(
     """The longest verbatim piece that holds each token of one text (see `CorpusIndex.spans`): Curves over positions.
 
     - `length`: its number of tokens; 0 for a token that is in no piece of at least `shortest` tokens.
-    - `count`: how often it occurs in the training text; 0 likewise. Of pieces of one length, the first one counts.
+    - `count`: how often it occurs in the training text; 0 likewise. If several pieces have
+      this length, it is the count of the first one.
 
     Source: Liu et al. 2025, OLMoTrace, arXiv:2504.07096. Errors: WorkbenchError for several texts, or token ids that
     the index does not have.

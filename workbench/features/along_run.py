@@ -1,4 +1,6 @@
-"""Measures of one feature at one checkpoint of a run, for `trajectory`: how often it fires, and what it is worth."""
+"""Measures of one feature at one checkpoint of a run, for `trajectory`: how often it fires, and how much the loss rises
+without it.
+"""
 
 import torch
 from torch import Tensor
@@ -40,7 +42,7 @@ def density_at(model: OlmoForCausalLM, dictionary: Dictionary, feature: int, tok
 
 @torch.no_grad()
 def need_at(model: OlmoForCausalLM, dictionary: Dictionary, feature: int, tokens: TextsLike | FeatureScan) -> float:
-    """The rise of the summed loss when a feature is taken away at one checkpoint and the error kept, for each token at
+    """The rise of the summed loss when a feature is removed at one checkpoint and the error kept, for each token at
     which it is active, in nats; 0 for one that is never active.
 
     For a crosscoder, `tokens` must be a scan of it, and the model one of its sources, as for `density_at`.
@@ -136,7 +138,7 @@ def _fires(model: OlmoForCausalLM, dictionary: Dictionary, feature: int, scan: F
     longest = scan.texts.longest
     index_of = torch.full((len(scan.texts) * longest,), -1)
     index_of[text * longest + position] = torch.arange(len(text))
-    here = index_of[scan.text.long() * longest + scan.position]  # of each entry: which place it is at, or −1
+    here = index_of[scan.text.long() * longest + scan.position]  # the number of the place of each entry, or −1
     feature_of = torch.arange(len(scan)).repeat_interleave(scan.counts)[here >= 0].to(directions.device)
     bias = dictionary.decoder_bias.unflatten(0, (len(size), -1))[number] / dictionary.scale
     made = bias.cpu().repeat(len(text), 1)  # place d_model

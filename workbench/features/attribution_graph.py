@@ -1,4 +1,4 @@
-"""`attribution_graph`: by which features of which layers and positions a prompt leads to its prediction."""
+"""`attribution_graph`: which features, at which layers and positions, lead from a prompt to its prediction."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ def attribution_graph(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> AttributionGraph:
-    """By which features a prompt leads to the prediction after its last token (Ameisen et al. 2025, "Circuit Tracing").
+    """Which features lead from a prompt to its next-token prediction (Ameisen et al. 2025, "Circuit Tracing").
 
     Nodes, in this order:
 

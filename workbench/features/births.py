@@ -1,4 +1,4 @@
-"""`births`: when each feature of a crosscoder appears in a run, and when it goes.
+"""`births`: when each feature of a crosscoder appears in a run, and when it disappears.
 
     born = features.births(features.load("tiny-olmo@step6000/crosscoder.blocks.2.resid_post"))
     born.table().sort_values("born")        # one row for each feature: its step of birth, its step of death, its norms
@@ -30,7 +30,7 @@ from workbench.results import Curves
 SHARE = 0.5
 """A checkpoint holds a feature if the norm is at least this share of the largest norm along the run."""
 FLOOR_QUANTILE = 0.99
-"""The floor is the difference of norms between ends that this share of the features stays below."""
+"""For this share of the features, norms differ by less than the floor between ends."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,8 +46,8 @@ class FeatureBirths(Storable):
     - It is *born* at the first checkpoint of the stretch of checkpoints that hold it and that includes its largest
       norm. It *dies* at the first checkpoint after this stretch.
     - The *ends* are finals of the run that differ in the order of data only: `others`, and the last checkpoint if it is
-      as old. The `floor` is the difference of norms between two ends that 99 % of the features stay below: what a
-      difference between two checkpoints is to be compared with.
+      as old. For 99 % of the features, norms differ by less than the `floor` between any two ends. Differences
+      between checkpoints are to be compared with it.
 
     Attributes:
         dictionary: the crosscoder in words.
@@ -110,7 +110,7 @@ class FeatureBirths(Storable):
 
     @cached_property
     def floor(self) -> float:
-        """The difference of norms between two ends that 99 % of the features stay below; 0 with fewer than two ends."""
+        """For 99 % of the features, norms differ by less than this between any two ends; 0 with fewer than two ends."""
         pairs = list(combinations(range(len(self.ends)), 2))
         if not pairs:
             return 0.0
@@ -196,7 +196,7 @@ class FeatureBirths(Storable):
     def by_step(self) -> pd.DataFrame:
         """How many features are born and die at each checkpoint, and how many it holds: a row for each checkpoint.
 
-        `born in all ends` counts those of the born that live at the last checkpoint and that all ends hold.
+        `born in all ends` counts the features born there that the last checkpoint and all ends hold.
         """
         survives = np.isnan(self.died) & self.holding_ends.all(1)
         rows = []
@@ -286,7 +286,7 @@ def sizes_of(dictionary: Dictionary, sizes: Sequence[float] | None = None) -> to
 
 
 def place_of(checkpoint: Checkpoint) -> int:
-    """The step of a checkpoint in the whole run, over all stages."""
+    """The step of a checkpoint, counted over all stages of the run."""
     place = checkpoint.place("step")
     assert place is not None  # `sources_along_run` refuses checkpoints without a step
     return place

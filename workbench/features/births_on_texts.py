@@ -1,4 +1,4 @@
-"""What texts say about the births of features: firing at each checkpoint, latent scaling, families."""
+"""Births of features measured on texts: firing at each checkpoint, latent scaling, families."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,12 +27,12 @@ NOTHING = np.zeros((0, 0), dtype=np.float32)
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class MeasuredBirths(FeatureBirths):
-    """Births of features with what texts say about them; all that `FeatureBirths` has, and more.
+    """Births of features with measures on texts, besides all that `FeatureBirths` has.
 
-    The crosscoder has one activation f of a feature for all sources, so its firing in one source is read there. The
-    *amount* is what the crosscoder writes along the feature's direction in that source, f · norm, plus what its error
-    has along it. A source *fires* at a token where f > 0 and the amount is at least half of f times the largest norm
-    of all sources.
+    The crosscoder has one activation f of a feature for all sources. Whether a feature fires in one source is read from
+    the activations of that source: the *amount* is what the crosscoder writes along the feature's direction there, f ·
+    norm, plus the component of its error along this direction. A source *fires* at a token where f > 0 and the amount
+    is at least half of f times the largest norm of all sources.
 
     *Latent scaling* (Minder et al., arXiv 2504.02922) tells whether a feature with a small norm is really missing. It
     fits how much of the activation goes with f although the feature does not write it:
@@ -58,7 +58,7 @@ class MeasuredBirths(FeatureBirths):
             feature that is born when its twin dies may be the twin in another place. −1 and 0 for one that is never
             active.
         family: the number of its family, −1 for none: feature. See `families`.
-        need: the rise of the summed loss when the feature is taken away and the error kept, for each token at which it
+        need: the rise of the summed loss when the feature is removed and the error kept, for each token at which it
             is active, to first order: −Σ f ⟨∂loss/∂x, direction⟩ / count, in nats: feature source; 0 for one that is
             never active. Empty if it was not asked for. `token_losses_without` computes it exactly.
     """
@@ -167,9 +167,9 @@ def births_on_texts(
     Args:
         dictionary: a crosscoder over checkpoints of one run, as for `births`.
         models: all of its sources by id.
-        texts: what the features are active at; the more tokens, the more features get latent scaling.
-        need: whether to estimate what each feature is worth to each model, which takes a backward pass of each model
-            and several times as long.
+        texts: the texts to measure on; with more tokens, more features get latent scaling.
+        need: whether to estimate the rise of each model's loss without each feature. It takes a backward pass of each
+            model, and several times as long.
         sizes: as for `births`.
         progress: called after each batch.
 
@@ -211,7 +211,7 @@ def _run(model: OlmoForCausalLM, ids: Tensor, sites: list[str], there: Tensor, n
 
 
 class BirthSums:
-    """Sums over tokens that all measures of births follow from; activations are in units of their sizes.
+    """Sums over tokens from which all measures of births are computed; activations are in units of their sizes.
 
     `order` are the numbers of the sources of `born` in the dictionary.
     """
@@ -238,8 +238,8 @@ class BirthSums:
         self.needs = zeros(n, sources)  # −Σ f ⟨slope, direction⟩
 
     def add(self, read: Tensor, written: Tensor, slopes: Tensor | None, second: Tensor) -> None:
-        """Tokens: what is read, what stands where the crosscoder writes, and the gradient of the loss by it, each token
-        source d_model; `second` says which tokens are of every second text."""
+        """Add tokens: the activations that are read, those of the site that is written, and the gradient of the loss
+        with respect to the latter, each token source d_model; `second` marks the tokens of every second text."""
         firing = self.dictionary.encode(read)
         made = self.dictionary.decode(firing, read)[:, self.order] / self.sizes
         x = written[:, self.order] / self.sizes

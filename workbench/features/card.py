@@ -1,4 +1,4 @@
-"""`card`: what one feature of a dictionary is: where it is active, what it predicts, and what depends on it."""
+"""`card`: a description of one feature of a dictionary: where it is active, and its effect on logits, loss and text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_labels, vocabulary_labels
 
 RESIDUAL_SITES = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-"""Sites whose activations are, or are added to, the residual stream, so that directions reach the logits directly."""
+"""Sites of the residual stream, or whose activations are added to it: their directions reach the logits directly."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Steered:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FeatureCard:
-    """What a feature is.
+    """A description of a feature.
 
     Attributes:
         dictionary: the dictionary in words.
@@ -79,7 +79,7 @@ class FeatureCard:
             when what the feature writes is added at the last layer, through the final norm, less the mean change over
             the vocabulary; mean over the places of `top`. Empty for a site outside the residual stream.
         neighbours: the nearest features of other dictionaries.
-        loss_change: the change of the loss when the feature is taken away, in nats, mean over all tokens (but the
+        loss_change: the change of the loss when the feature is removed, in nats, mean over all tokens (but the
             first) of the texts of `top`; None if it is never active.
         loss_change_next: the same over the tokens that follow a place where it is active.
         steered: texts written with the feature steered.
@@ -132,15 +132,15 @@ def card(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> FeatureCard:
-    """What a feature is.
+    """A description of a feature: where it is active, and its effect on logits, loss and generated text.
 
     Args:
         models: the model; for a crosscoder all of its sources by id.
         dictionary: where the feature is from.
         feature: its number.
-        texts: the texts to look at, or a scan of them, which makes a card quick.
-        source: for a crosscoder, the source whose model is asked for logits and losses; the last if not given.
-        others: dictionaries to look for near features in, by name; those of another width are left out.
+        texts: the texts in which examples are searched, or a scan of them, with which a card takes less time.
+        source: for a crosscoder, the source whose model gives logits and losses; the last if not given.
+        others: dictionaries in which near features are searched, by name; those of another width are left out.
         prompt: token ids, 1 pos, that the steered texts continue.
         strengths: the strengths to steer with, as multiples of the feature's peak.
         examples: the number of examples of each kind.
@@ -240,7 +240,7 @@ class _Shown:
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """What a card of one feature is computed from.
+    """The inputs of a card of one feature.
 
     `model` is the model that the feature acts in. A crosscoder has several; `number` says which of its sources it is.
     """
@@ -265,7 +265,7 @@ class _Asked:
         return d.added(x, amounts, self.feature)
 
     def without(self, ids: Tensor) -> Edit:
-        """The edit that takes away what the feature writes in these texts."""
+        """The edit that removes what the feature writes in these texts."""
         site = self.dictionary.writes
         shape = self.model.run(ids[:1, :1], capture=site)[site].shape[2:]
         return edits.add(site, -self.written(ids).unflatten(-1, shape))
@@ -314,7 +314,7 @@ class _Asked:
     def steered(
         self, prompt: Tensor | None, strengths: Sequence[float], peak: float, tokenizer: Tokenizer | None
     ) -> tuple[Steered, ...]:
-        """What the model writes after the prompt, the likeliest token each time."""
+        """The texts that the steered model generates after the prompt, with the likeliest token at each step."""
         if prompt is None:
             return ()
         source = self.dictionary.sources[self.number] if self.dictionary.sources else None

@@ -17,7 +17,7 @@ from workbench.tokens import Tokenizer
 from workbench.whole_files import cannot_write, whole_file
 
 GRAPH_INDEX = "graph-metadata.json"
-"""The file beside the graphs of a folder that lists them."""
+"""The file that lists the graphs of its folder."""
 TYPES = {FEATURE: "cross layer transcoder", ERROR: "mlp reconstruction error", TOKEN: "embedding", LOGIT: LOGIT}
 
 
@@ -72,11 +72,11 @@ def as_circuit_tracer(
     labels: Mapping[str, str] | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> dict[str, Any]:
-    """What `write_circuit_tracer` writes, as an object of JSON.
+    """The content of the file that `write_circuit_tracer` writes, as a JSON object.
 
     `influence` of a node is cumulative, as the viewer expects: the share of all influence that nodes of at least its
     influence have. A difference of two logits has the probability 1, because the viewer reads one in every logit.
-    `scores` in the metadata is our own.
+    `scores` in the metadata is not part of circuit-tracer's layout.
     """
     shares = dict(zip(graph.names, cumulative(graph.nodes["influence"].to_numpy()).tolist(), strict=True))
     small = graph.pruned(nodes, edges)

@@ -46,8 +46,8 @@ def compare_firing(a: FeatureScan, b: FeatureScan, finals: Sequence[FeatureScan]
     `finals`; `only` then follows from the densities alone. Three finals give three pairs, which is only a rough bound.
 
     A dictionary describes the model that it was trained on. In a model that is far from it, many features are active
-    for no reason. So `only` is left empty if `active_a` and `active_b` differ by more than a factor of `ALIKE`. A
-    crosscoder that was trained on both is the right instrument then (`compare_sources`).
+    where they describe nothing. So `only` is left empty if `active_a` and `active_b` differ by more than a factor of
+    `ALIKE`. Use a crosscoder that was trained on both then (`compare_sources`).
 
     Errors: WorkbenchError if the scans differ in their texts or in their number of features.
     """

@@ -55,7 +55,7 @@ def compare_sources(
       too, and `beyond` is above 0. "B" for the reverse, else "".
 
     The rows with the largest `beyond` come first. `size_floor` and `beyond` are undefined (NaN) with fewer than two
-    `finals`, and both shares with fewer than `latent_scaling.LEAST_PLACES` tokens; such a feature is in no one only.
+    `finals`, and both shares with fewer than `latent_scaling.LEAST_PLACES` tokens; `only` is empty for such a feature.
 
     A crosscoder is known to give a feature a direction near zero in a model that has it nevertheless; latent scaling is
     the test for that (Minder et al., arXiv 2504.02922).
@@ -99,9 +99,9 @@ def _per_token(model: object, crosscoder: Dictionary) -> float:
 
 
 class SourceSums:
-    """Sums over activations that say how large the features of a crosscoder are in each source.
+    """Sums over activations, from which the sizes of a crosscoder's features in each source are computed.
 
-    `compare_sources` says what the numbers of its `table` are.
+    The columns of its `table` are described in `compare_sources`.
     """
 
     def __init__(self, crosscoder: Dictionary, a: int, b: int) -> None:

@@ -124,7 +124,7 @@ class Dictionary:
 
     @property
     def kind(self) -> Kind:
-        """What it is called."""
+        """The kind of dictionary in a word."""
         if self.sources:
             return "crosscoder"
         return "SAE" if self.reads == self.writes else "transcoder"
@@ -211,7 +211,7 @@ class Dictionary:
         return written.unflatten(-1, (len(self.sources), -1)) if self.sources else written
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """What the dictionary makes of activations: decode(encode(x)), in float32."""
+        """The reconstruction of activations: decode(encode(x)), in float32."""
         return self.decode(self.encode(x), x)
 
     def error(self, x: Tensor, target: Tensor | None = None) -> Tensor:
@@ -224,7 +224,7 @@ class Dictionary:
         return (x if target is None else target).float() - self.reconstruct(x)
 
     def added(self, x: Tensor, amounts: Tensor, feature: int) -> Tensor:
-        """What changes at the site it writes if a feature is `amounts` (…) more active: … d_model, float32."""
+        """The change at the site that it writes if a feature is `amounts` (…) more active: … d_model, float32."""
         direction = self.decoder[feature].to(amounts.device)
         size = self._undo(self._rows(x))[1]  # row 1, or a number
         written = amounts[..., None] * direction
@@ -282,7 +282,7 @@ class Dictionary:
         return rows if self.scale == 1.0 else rows * self.scale
 
     def _undo(self, rows: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """(mean, size): what is decoded, times size, plus mean, belongs to rows of activations."""
+        """(mean, size) of rows of activations: decoded vectors are multiplied by size, then mean is added."""
         if self.norming == "none" or self.reads != self.writes:
             return 0.0, 1 / self.scale
         if self.norming == "layer_norm":
@@ -295,7 +295,7 @@ class Dictionary:
 
 
 def site_width(model: OlmoForCausalLM, site: str) -> int:
-    """The numbers of one token's activation at a site. Errors: those of hooks for an unknown site."""
+    """How many numbers the activation of one token at a site has. Errors: those of hooks for an unknown site."""
     [name] = model.sites.match(site)
     sizes: Sequence[int] = [model.sites.sizes[word] for word in model.sites[name].split()[2:]]
     width = 1

@@ -1,7 +1,8 @@
 """Edits that change features during a run: `model.run(ids, edits=[features.steer(sae, 417, 8.0)])`.
 
-All of them keep the error term: what the dictionary does not explain stays as it is, and only what the changed feature
-writes is added or removed. So a change of 0 changes no bit. `replace` alone can leave the error out.
+All of them keep the error term: only what the changed feature writes is added or removed, and the part of the
+activation that the dictionary does not explain stays. So a change of 0 changes no bit. Only `replace` can leave the
+error out.
 """
 
 import math
@@ -45,7 +46,7 @@ def steer(
 
 
 def switch_off(dictionary: Dictionary, feature: int, positions: Where = None) -> Edit:
-    """The edit that takes away what a feature writes, where it is active; other positions do not change a bit.
+    """The edit that removes what a feature writes, where it is active; other positions do not change a bit.
 
     The dictionary reads the activations of the same run, after earlier edits.
 

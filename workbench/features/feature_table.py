@@ -45,9 +45,9 @@ def feature_table(
       through the final norm with its scale frozen, without effects through later layers. The scale differs between
       places, and the order of the tokens does not depend on it. Empty for a site outside the residual stream.
 
-    `texts` may be a scan of the texts (`features.of`), which makes the table quick. A crosscoder needs one, since its
-    scan reads all of its sources; `model` is then that of the `source` whose directions are shown, the last if not
-    given.
+    `texts` may be a scan of the texts (`features.of`), with which the table takes less time. For a
+    crosscoder it must be a scan, since a scan reads all of its sources; `model` is then that of the `source` whose
+    directions are shown, the last if not given.
 
     Errors: those of `features.of`, and WorkbenchError for an unknown source.
     """

@@ -26,8 +26,8 @@ def load(name: str | Path, *, reads: str = "", writes: str = "") -> Dictionary:
         features.load("saes/layers.5")                               # a folder
         features.load("owner/repository@revision/layers.5")          # of the hub, or its local cache
 
-    The files are those of SAELens, sparsify or Gemma Scope; which, is seen from their names. The result says which site
-    was taken (`reads`, `writes`), its `layer`, and the index of the site in transformers' `hidden_states`.
+    The files are those of SAELens, sparsify or Gemma Scope, recognised by their names. The result has the sites that it
+    reads and writes (`reads`, `writes`), its `layer`, and the index of the site in transformers' `hidden_states`.
 
     Args:
         name: the name of an embedded dictionary, a folder, or a repository, with the folder in it.
@@ -64,8 +64,8 @@ def save(
     Args:
         dictionary: its `scale` is folded into the weights.
         folder: created if it does not exist. For sparsify, it should have the name of a module, `layers.5`.
-        form: the format. A file that SAELens or sparsify writes has the same settings and tensors; what they have no
-            setting for (sources, family) stands in an entry of its own.
+        form: the format. The settings and tensors are those that SAELens or sparsify write; settings that they do not
+            have (sources, family) are in an entry of this workbench.
         dtype: of the stored numbers.
 
     Errors: WorkbenchError for a dictionary that the format cannot hold, or a folder that cannot be written.

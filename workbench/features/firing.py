@@ -63,8 +63,8 @@ class Gate:
     - `relu`: max(p, 0).
     - `topk`: max(p, 0) of the k largest p of an activation, 0 of the others (Gao et al. 2024).
     - `batchtopk`: p where p > threshold, one number for all features. In training, the k · n largest of a batch of n
-      activations are kept, and the threshold is a running mean of the smallest (Bussmann et al. 2024). So what a
-      trained dictionary makes of an activation does not depend on its batch.
+      activations are kept, and the threshold is a running mean of the smallest (Bussmann et al. 2024). So the
+      features of an activation in a trained dictionary do not depend on its batch.
     - `jumprelu`: max(p, 0) where p > threshold, one number for each feature (Rajamanoharan et al. 2024).
 
     Attributes:

@@ -1,8 +1,8 @@
-"""A run whose attention patterns, norm divisors and MLP outputs are held, so that every site is linear in what writes.
+"""A run with frozen attention patterns, norm divisors and MLP outputs, in which every site is linear in the writers.
 
-What is left between the writers (embedding, MLPs, biases) and a reader is the residual stream, the OV circuits of
-attention and the norms with constant divisors. So the gradient of a reader with respect to a writer is the same
-everywhere, and gradient · output is the exact direct effect.
+Between the writers (embedding, MLPs, biases) and a reader there are then only the residual stream, the OV circuits of
+attention, and norms with constant divisors. So the gradient of a reader with respect to a writer is constant, and
+gradient · output is the exact direct effect.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from workbench.features.dictionary import Dictionary
 from workbench.features.replaced_mlps import ReplacedMLP
 
 HELD = ("blocks.*.attn.pattern", "blocks.*.ln1.scale", "blocks.*.ln2.scale", "ln_final.scale")
-"""The sites whose activations are held at those of the clean run."""
+"""The sites whose activations are frozen at those of the clean run."""
 LAST = "ln_final.normalized"
 
 
@@ -93,7 +93,7 @@ def constant_sites(model: OlmoForCausalLM) -> list[str]:
 
 
 def _constants(model: OlmoForCausalLM, clean: Run) -> dict[str, Tensor]:
-    """What attention adds at a site whatever it reads: biases (… of the site), and values that are clipped."""
+    """What attention adds at a site independently of its input: biases (… of the site), and values that are clipped."""
     found: dict[str, Tensor] = {}
     for layer, block in enumerate(model.model.blocks):
         at, attention = f"blocks.{layer}", block.self_attn
@@ -107,7 +107,7 @@ def _constants(model: OlmoForCausalLM, clean: Run) -> dict[str, Tensor]:
 
 
 def _cut(mlp: ReplacedMLP) -> Edit:
-    """The edit that makes what an MLP writes a constant, but for what the skip of its transcoder reads."""
+    """The edit that makes the output of an MLP constant, except for the skip of its transcoder."""
     dictionary = mlp.transcoder
     if dictionary is None or dictionary.skip is None:
         return edits.apply(mlp.writes, torch.detach)

@@ -51,10 +51,11 @@ class AttributionGraph(Labelled):
             - `constant`: the part of the value that no edge carries;
             - `weight`: the probability of a logit, or 1 for a difference; 0 otherwise;
             - `influence` on the logits, along all paths of normalised absolute edges;
-            - `effect`: what the first logit loses along all paths if the node is taken away, with attention, norms and
-              errors held, and active features responding linearly;
-            - `measured`: what it loses in the model, where everything responds; NaN for a node that was not taken away;
-            - `held`: the same with attention patterns and divisors of norms held.
+            - `effect`: how much the first logit falls along all paths if the node is removed, with attention, norms and
+              errors frozen, and active features responding linearly;
+            - `measured`: how much it falls in the model, where everything responds; NaN for a node that was not
+              removed;
+            - `held`: the same with attention patterns and divisors of norms frozen.
         tokens: labels of the tokens of the prompt.
         logits: names of the logit nodes.
         transcoders: the name of the dictionary of each layer; "" for a layer without one.
@@ -114,7 +115,7 @@ class AttributionGraph(Labelled):
 
     @property
     def agreement(self) -> float:
-        """Pearson's correlation of `effect` and `measured` over the nodes that were taken away; NaN with fewer than
+        """Pearson's correlation of `effect` and `measured` over the nodes that were removed; NaN with fewer than
         two.
         """
         known = self.nodes.dropna(subset="measured")
@@ -122,8 +123,8 @@ class AttributionGraph(Labelled):
 
     @property
     def verdicts(self) -> pd.Series:
-        """What the model says of each node's effect: "confirmed" if `measured` has its sign and is within a factor of
-        2; "in part" if it has its sign only; "contradicted" otherwise; "" for a node that was not taken away.
+        """The check of each node's effect in the model: "confirmed" if `measured` has its sign and is within a factor
+        of 2; "in part" if it has its sign only; "contradicted" otherwise; "" for a node that was not removed.
         """
         effect, measured = self.nodes["effect"], self.nodes["measured"]
         ratio = (measured / effect).to_numpy()
@@ -132,7 +133,7 @@ class AttributionGraph(Labelled):
         return pd.Series(said, index=self.nodes.index, dtype=object)
 
     def said(self) -> str:
-        """What the runs without a node say, in words."""
+        """The result of the runs without a node, in words."""
         counts = self.verdicts.value_counts()
         checked = sum(counts.get(name, 0) for name in (CONFIRMED, IN_PART, CONTRADICTED))
         return (

@@ -1,4 +1,4 @@
-"""What the model's logit loses if what one node writes is taken away, in runs in which everything else may respond."""
+"""How much a logit of the model falls if the output of one node is removed, in runs in which all else may respond."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def losses_without(
     *,
     held: Sequence[Edit] = (),
 ) -> Tensor:
-    """What a logit after the last token loses without each of the outputs, one at a time: node, float32 on the CPU.
+    """How much a logit after the last token falls without each of the outputs, one at a time: node, float32 on the CPU.
 
     The output is subtracted at its site; attention, norms and MLPs respond as they do in the model.
 
@@ -46,7 +46,7 @@ def losses_without(
         ids: the text, 1 pos.
         read_out: the vector that reads the logit (or a difference) from the output of the final norm: d_model.
         at_once: the number of runs in a batch.
-        held: edits of all runs, that hold some activations.
+        held: edits of all runs that freeze some activations.
     """
     site = "ln_final.normalized"
     whole = model.run(ids, capture=site, captures_only=True)[site][0, -1].float() @ read_out
@@ -60,7 +60,7 @@ def losses_without(
 
 
 def _taken_away(outputs: Sequence[NodeOutput], ids: Tensor) -> list[Edit]:
-    """The edits that take the n-th output away in the n-th text of a batch."""
+    """The edits that remove the n-th output in the n-th text of a batch."""
     changes: dict[str, Tensor] = {}
     for text, output in enumerate(outputs):
         shape = len(outputs), ids.shape[1], len(output.written)

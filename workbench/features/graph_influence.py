@@ -1,4 +1,4 @@
-"""How much each node of an attribution graph takes part in its logits, and what pruning by this keeps.
+"""The influence of each node of an attribution graph on its logits, and pruning by influence.
 
 The formulas are those of Ameisen et al. 2025, "Circuit Tracing", appendices on pruning and on graph scores. A matrix
 `edges` has a row for each target and a column for each source; `weights` has a number for each node, the probability of
@@ -55,7 +55,7 @@ def scores(edges: np.ndarray, weights: np.ndarray, errors: np.ndarray, tokens: n
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """What pruning keeps.
+    """The nodes and edges that pruning keeps.
 
     Attributes:
         nodes: node, boolean.
@@ -71,7 +71,7 @@ def prune(edges: np.ndarray, weights: np.ndarray, always: np.ndarray, targets: n
 
     Nodes are kept in descending order of influence until they have the share `shares[0]` of its sum; edges likewise by
     the normalised edge times the influence of its target, with `shares[1]`. Then nodes without an edge to a later node,
-    and targets without an edge from an earlier one, are taken away until there are none.
+    and targets without an edge from an earlier one, are removed until none is left.
 
     Args:
         always: nodes that are kept whatever their influence (tokens and logits), boolean.

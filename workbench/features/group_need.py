@@ -1,4 +1,4 @@
-"""`group_need`: what a group of features is worth to the model at each checkpoint, beside random groups."""
+"""`group_need`: how much the loss rises without a group of features at each checkpoint, beside random groups."""
 
 from collections.abc import Mapping, Sequence
 
@@ -32,7 +32,7 @@ def group_need(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Curves:
-    """The rise of the loss along the run when a group of features is taken away, with the error kept.
+    """The rise of the loss along the run when a group of features is removed, with the error kept.
 
     Returns lines over the steps, in nats a token: the `loss` of the unchanged models, its rise without the group, and
     its lowest and highest rise without one of `draws` random groups of as many features that are about as often active

@@ -2,7 +2,8 @@
 
 A crosscoder is known to give a feature a direction near zero in a model that has it nevertheless. It leaves the feature
 in its error there ("complete shrinkage"), or lets other features write it ("latent decoupling"). So a small direction
-is no proof that a feature is new. Latent scaling asks the activations (Minder et al., arXiv 2504.02922).
+does not prove that a feature is missing. Latent scaling measures it in the activations (Minder et al., arXiv
+2504.02922).
 """
 
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from workbench.features.firing import Firing
 LEAST_PLACES = 30
 """A feature that is active at fewer tokens gets no latent scaling."""
 IN_ERROR, IN_RECONSTRUCTION = 0.2, 0.5
-"""Missing in a source only if both shares of latent scaling are below these there (Minder et al.)."""
+"""A feature is missing in a source only if both shares of latent scaling are below these (Minder et al.)."""
 REFIT = 0.5
-"""And only if the refit where the feature is largest is at least this share of its norm."""
+"""A feature is exclusive only if its refit, in the source of its largest norm, is at least this share of the norm."""
 
 
 def is_exclusive(
@@ -43,7 +44,7 @@ def is_exclusive(
 
 @dataclass(frozen=True, eq=False)
 class LatentScaling:
-    """How much of each feature the activations of some sources have.
+    """How large each feature is in the activations of each source.
 
     With f the activations of the feature, u the unit vector along its direction in the source of its largest norm, and
     e_s and y_s the error and the reconstruction in source s:
@@ -53,8 +54,8 @@ class LatentScaling:
     - `refit`: `amount` in the source of the largest norm, as a share of that norm: feature. Near 1: the feature is
       there, as large as it says.
     - `in_error`: `amount` as a share of that in the source of the largest norm: feature source.
-    - `in_reconstruction`: β of min Σ ‖y_s − mean − β f u‖² as such a share. It also finds what other features write in
-      the place of this one: feature source.
+    - `in_reconstruction`: β of min Σ ‖y_s − mean − β f u‖² as such a share. It also counts what other features write in
+      place of this one: feature source.
 
     The shares are near 1 in a source that has the feature, and near 0 in one that does not. All but `amount` are NaN
     for a feature that is active at fewer than `LEAST_PLACES` tokens.
@@ -73,7 +74,7 @@ class LatentScaling:
 
 
 class ScalingSums:
-    """Sums over tokens that latent scaling follows from.
+    """Sums over tokens from which latent scaling is computed.
 
     `directions` are those of the sources to compare: feature source d_model. `unit` are the unit vectors along which
     amounts are fitted: feature d_model.

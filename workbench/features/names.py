@@ -1,9 +1,9 @@
-"""Names that people give to features, in one JSON file of theirs: `feature-names.json` in the cache folder.
+"""Names that the user gives to features, in one JSON file: `feature-names.json` in the cache folder.
 
     features.name_feature(sae, 417, "names of cities")
     features.names_of(sae)                  # {417: "names of cities"}
 
-A dictionary is known by its weights, so names stay with it if its folder moves, and a newly trained one has none.
+A dictionary is recognised by its weights: names stay valid if its folder moves, and a retrained dictionary has none.
 """
 
 import json
@@ -37,7 +37,7 @@ def names_of(dictionary: Dictionary) -> dict[int, str]:
 
 
 def name_feature(dictionary: Dictionary, feature: int, name: str) -> None:
-    """Give a feature a name, or take it away with an empty one.
+    """Give a feature a name; an empty one deletes its name.
 
     Errors: WorkbenchError for an unknown feature, a name of more than 80 characters or of several lines, or a file that
     is damaged or cannot be written.

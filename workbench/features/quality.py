@@ -1,4 +1,4 @@
-"""How good a dictionary is: what it explains, how sparse it is, and what the model loses with it."""
+"""Measures of a dictionary: explained variance, sparsity, and the loss of the model with its reconstruction."""
 
 from dataclasses import asdict, dataclass
 

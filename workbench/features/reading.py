@@ -36,6 +36,6 @@ def captured(models: Mapping[str, OlmoForCausalLM], site: str, ids: Tensor) -> T
 
 
 def read_by(dictionary: Dictionary, models: Mapping[str, OlmoForCausalLM], ids: Tensor) -> Tensor:
-    """What a dictionary encodes: batch pos d_model, in a crosscoder batch pos source d_model."""
+    """The activations that a dictionary encodes: batch pos d_model, in a crosscoder batch pos source d_model."""
     found = captured(models, dictionary.reads, ids)
     return found if dictionary.sources else found[:, :, 0]

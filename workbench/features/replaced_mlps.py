@@ -1,4 +1,4 @@
-"""The MLPs of one run as sums: what the features of transcoders, their biases and their errors write."""
+"""The output of each MLP of one run as a sum: features of its transcoder, bias, skip and error."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -84,7 +84,7 @@ def sites_of(transcoders: Mapping[int, tuple[str, Dictionary]], layers: Sequence
 
 
 def writes(transcoders: Mapping[int, tuple[str, Dictionary]], layer: int) -> str:
-    """The site of a layer at which its MLP is taken apart."""
+    """The site of a layer at which the output of its MLP is written as a sum."""
     return transcoders[layer][1].writes if layer in transcoders else f"blocks.{layer}.mlp_out"
 
 
@@ -150,7 +150,7 @@ def _replaced(layer: int, dictionary: Dictionary | None, site: str, run: Run) ->
 def encoder_slopes(dictionary: Dictionary, rows: Tensor, features: Tensor) -> Tensor:
     """The gradient of a feature's pre-activation with respect to each row that it reads: row d_read.
 
-    What the dictionary divides activations by (`norming`) is held at its value for this row, so that the
+    The number by which the dictionary divides activations (`norming`) is frozen at its value for this row, so that the
     pre-activation less its bias is the product of row and gradient.
 
     Args:

@@ -4,8 +4,9 @@
     text, position, value = scan.places(417)     # strongest first
     scan.density, scan.peak                      # of each feature
 
-The texts run in batches, and each batch leaves a file; a scan that was stopped goes on with the first batch that has
-none. At the end the files become one table in the order of the features, so that a feature is read without the rest.
+The texts run in batches, and the result of each batch is a file. An interrupted scan resumes at the first batch without
+a file. At the end the files are merged into one table, ordered by feature, so that one feature is read without the
+others.
 """
 
 import json
@@ -36,7 +37,7 @@ from workbench.whole_files import cannot_write
 WHAT = "a scan of features"
 TABLE = "by_feature.safetensors"
 BATCH_TOKENS = 2**14
-"""Tokens of one file: what a stopped scan loses."""
+"""Tokens of one file. An interrupted scan loses at most the work on one file."""
 COLUMNS = {"feature": torch.int32, "text": torch.int32, "position": torch.int32, "value": torch.float32}
 
 
@@ -117,8 +118,8 @@ def of(
         tokens: the texts.
         dictionary: any of the three kinds.
         folder: where the table is kept; None for a folder in the cache (`$XDG_CACHE_HOME/olmo-workbench`, else
-            `~/.cache/olmo-workbench`). A scan of the same model, texts and dictionary that is there is read, or gone on
-            with.
+            `~/.cache/olmo-workbench`). If it holds a scan of the same model, texts and dictionary, that scan is read,
+            or resumed.
         progress: called after each batch.
 
     Errors: WorkbenchError if the folder holds another scan or cannot be written; those of `by_source`.
@@ -204,7 +205,7 @@ def _by_feature(found: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
 
 
 def _mark(dictionary: Dictionary, weights: list[str], texts: Texts) -> str:
-    """What a scan is of: a digest."""
+    """A digest of what is scanned: dictionary, weights and texts."""
     gate = dictionary.gate
     tensors = {"encoder": dictionary.encoder, "bias": dictionary.encoder_bias, "decoder_bias": dictionary.decoder_bias}
     if gate.threshold is not None:

@@ -1,6 +1,7 @@
-"""Where the activations come from that a dictionary is trained on: a model that runs, or a recording on disk.
+"""The sources of activations on which a dictionary is trained: running models, or a recording on disk.
 
-Batch number i of a source depends only on its arguments and i, so a training that was stopped goes on as if it had not.
+Batch number i of a source depends only on its arguments and i, so a resumed training gives the same weights as one that
+was never interrupted.
 """
 
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ class ActivationSource(Protocol):
         reads, writes: the sites.
         checkpoints: the ids of the models, in order.
         family: the `model_type` of the models; "" if unknown.
-        identity: says what the activations are of: digests of weights and texts.
+        identity: digests of the weights and texts that the activations are of.
     """
 
     reads: str
@@ -46,7 +47,7 @@ class ActivationSource(Protocol):
     identity: Mapping[str, object]
 
     def batch(self, number: int) -> ReadAndWritten:
-        """Batch number 0, 1, 2, …, without an end: after all texts they come again, in another order."""
+        """Batch number 0, 1, 2, …, without an end: after a round over all texts, the next round has another order."""
         ...
 
 
@@ -58,8 +59,8 @@ class Streamed:
         Streamed({id: load(id)[0] for id in ids}, texts, "blocks.2.resid_post")      # for a crosscoder
 
     Texts of equal length run together; give many texts of one length (rows of 128 tokens), so that batches are alike.
-    With `keep`, the activations are kept in memory in float16 once they were computed, for the next round; so all
-    batches, those of the first round too, have numbers of that precision.
+    With `keep`, activations are kept in memory in float16 for the next round. The batches of the first round then have
+    this precision too.
 
     Errors: WorkbenchError for no models, or models of different families; those of hooks for a site.
     """

@@ -1,4 +1,4 @@
-"""`token_losses_without`: the loss of each token with groups of features taken away, in each model of a dictionary."""
+"""`token_losses_without`: the loss of each token without groups of features, in each model of a dictionary."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ def token_losses_without(
     sources: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """−log p of each token with what a group of features writes taken away, and the error kept.
+    """−log p of each token when what a group of features writes is removed, and the error kept.
 
     Returns a tensor of the shape group source text pos, float32, in nats: one model at a time is changed, and all
     features of a group at once. NaN at the first token of a text and after its end. An empty group changes nothing.

@@ -4,9 +4,9 @@
     sae = features.train(source, features.TrainingSettings(features=2048, k=16), folder="sae/")
 
 Activations are scaled so that their mean squared norm about their mean is their width, for each checkpoint. The loss is
-the squared error of the reconstruction over the variance, plus `auxiliary` times the same for what the dead features
-alone make of the error (AuxK). The directions of a feature begin alike in all sources of a crosscoder. Adam; the rows
-of the decoder keep norm 1, and gradients along them are removed.
+the squared error of the reconstruction over the variance, plus `auxiliary` times the same for the reconstruction of the
+error by dead features alone (AuxK). The initial directions of a feature are equal in all sources of a crosscoder. The
+optimiser is Adam; the rows of the decoder keep norm 1, and gradients along them are removed.
 
 Sources: Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (TopK, AuxK, initialisation); Bussmann et al.
 2024, "BatchTopK sparse autoencoders"; Bricken et al. 2023, "Towards monosemanticity" (norm of the decoder); Dunefsky et
@@ -34,7 +34,7 @@ from workbench.whole_files import cannot_write, whole_file
 STATE, PLAN = "training.pt", "training.json"
 SLOTS = 4
 """BatchTopK: the most active features of one activation, as a multiple of k."""
-FIRST = 8  # batches of which the mean and the variance are taken, and the threshold of BatchTopK
+FIRST = 8  # batches at the start that give mean and variance, and at the end that give the threshold of BatchTopK
 PARAMETERS = ("encoder", "encoder_bias", "decoder", "decoder_bias")
 
 
@@ -90,7 +90,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What is done to the activations of each source before training: (x − mean) / size.
+    """The scaling of the activations of each source before training: (x − mean) / size.
 
     Attributes:
         mean: source d_model.
@@ -181,7 +181,7 @@ class _Trainer:
         return top.indices[active], top.values[active], counts.cumsum(0) - counts
 
     def _auxiliary(self, pre: Tensor, error: Tensor) -> Tensor | float:
-        """AuxK: what the dead features with the largest pre-activations make of the error."""
+        """AuxK: the loss of the reconstruction of the error by the dead features with the largest pre-activations."""
         dead = (self.silent > self.settings.dead_after).nonzero()[:, 0]
         if not len(dead) or not self.settings.auxiliary:
             return 0.0
@@ -204,12 +204,12 @@ class _Trainer:
         decoder.copy_(F.normalize(decoder, dim=1))
 
     def state(self) -> dict[str, Any]:
-        """Everything that changes."""
+        """Everything that changes during training, for `restore`."""
         weights = {name: tensor.detach() for name, tensor in self.weights.items()}
         return {"step": self.step, "weights": weights, "adam": self.adam.state_dict(), "silent": self.silent}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a state that `state` returned."""
         self.step, self.silent = int(state["step"]), state["silent"].to(self.device)
         with torch.no_grad():
             for name, tensor in self.weights.items():
@@ -254,7 +254,7 @@ class _Trainer:
         )
 
     def _threshold(self) -> Tensor:
-        """The pre-activation above which k features are active in the mean, on the last batches."""
+        """The pre-activation above which k features are active on average, over the last batches."""
         values = []
         for number in range(max(0, self.step - FIRST), max(self.step, 1)):
             pre = self._pre(self.reading(self.source.batch(number).read))
@@ -275,12 +275,13 @@ def train(
     crosscoder if it has several checkpoints.
 
     With the same source and settings, the weights are the same, bit for bit, on the same machine and number of threads;
-    also if the training was stopped in between.
+    also if the training was interrupted.
 
     Args:
         source: the activations.
         settings: how to train.
-        folder: where the state is saved now and then; a training that was stopped goes on from there. None: nowhere.
+        folder: where the state is saved every `save_every` batches; an interrupted training resumes there. None:
+            nowhere.
         progress: called after each batch.
 
     Errors: WorkbenchError if the folder holds another training, with what differs; if it cannot be written.

@@ -2,7 +2,7 @@
 
 Source: Lieberum et al. 2024, "Gemma Scope", and its tutorial. The name of the repository tells the site: `-res` is
 `resid_post`, `-mlp` is `mlp_out`, `-att` is `attn.z`, and `-transcoders` read the MLP's input. A `cfg.json` beside it,
-which Gemma Scope does not have, may say it too.
+which Gemma Scope does not have, may name the site too.
 """
 
 import re
@@ -52,7 +52,9 @@ def read(folder: Path, repository: str = "") -> Dictionary:
 
 
 def _place(path: str) -> tuple[str, str, str]:
-    """(model, reads, writes) as the names of the repository and of the folders tell them; "" where they do not."""
+    """(model, reads, writes) from the names of the repository and of the folders; "" for those that they do not
+    contain.
+    """
     layer = re.search(r"layer_(\d+)", path)
     scope = re.search(r"gemma-scope-(\w+(?:-it|-pt)*)-(res|mlp|att|transcoders)", path)
     if not layer or not scope:

@@ -1,4 +1,4 @@
-"""What a dictionary says of itself beyond the settings of a format: an entry of its own in `cfg.json`."""
+"""Settings of a dictionary that a format does not have, in an entry of this workbench in `cfg.json`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,7 +25,9 @@ def said_of(dictionary: Dictionary) -> dict[str, Any]:
 
 
 def with_own(dictionary: Dictionary, said: object, path: object) -> Dictionary:
-    """The dictionary with what its entry says. Errors: WorkbenchError if the entry is not one that `said_of` made."""
+    """The dictionary with the settings of its entry. Errors: WorkbenchError if the entry is not one that `said_of`
+    made.
+    """
     if said is None:
         return dictionary
     try:

@@ -1,4 +1,4 @@
-"""Names of sites in other libraries' files, and the families of models that their names tell."""
+"""Names of sites in the files of other libraries, and families of models by the names of models."""
 
 import re
 
@@ -9,7 +9,7 @@ FAMILIES = ("gemma", "gpt2", "gpt-2", "gpt-neox", "llama", "mistral", "phi", "py
 """Words in the names of models of other families."""
 NOT_THE_SAME = {*THEIRS, *REFUSED_NORM_FIRST, *REFUSED_POST_NORM}
 """Names of TransformerLens whose tensor, in some family, is not that of our name."""
-MODULES = {  # modules of transformers -> (what they read, what they put out)
+MODULES = {  # modules of transformers -> (site of the input, site of the output)
     "": ("resid_pre", "resid_post"),
     "mlp": ("mlp_in", "mlp_out_raw"),
     "self_attn": ("attn_in", "attn_out_raw"),
@@ -35,7 +35,7 @@ def hook_of_site(site: str) -> str:
 
 
 def sites_of_module(name: str) -> tuple[str, str] | None:
-    """(what it reads, what it puts out): the sites of a module of transformers; None for other modules.
+    """(input, output): the sites of a module of transformers; None for other modules.
 
     `layers.5` is (`blocks.5.resid_pre`, `blocks.5.resid_post`); an MLP's output is taken before a norm that follows it.
     """
@@ -60,7 +60,7 @@ def module_of_site(site: str) -> str | None:
 
 
 def family_of_name(model: str) -> str:
-    """The `model_type` of transformers that the name of a model tells, or a word of `FAMILIES`; "" for other names."""
+    """The `model_type` of transformers by the name of a model, or a word of `FAMILIES`; "" for other names."""
     name = model.lower()
     if found := OLMO_NUMBER.search(name):
         return f"olmo{found[1]}"

@@ -115,7 +115,7 @@ def _encoder(
         options = config.get("activation_fn_kwargs")
         k = number(options if "k" not in config and isinstance(options, dict) else config, "k", path)
         return encoder, bias, Gate("topk", k)
-    if kind.endswith("batchtopk"):  # as it is in training
+    if kind.endswith("batchtopk"):  # as in training
         threshold = named_tensor(tensors, "topk_threshold", weights).flatten()[0]
         return encoder, bias, Gate("batchtopk", number(config, "k", path), threshold)
     if kind.startswith("jumprelu"):

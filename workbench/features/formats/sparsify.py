@@ -24,7 +24,7 @@ from workbench.features.formats.tensors import (
 )
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
-RUN_CONFIG = "config.json"  # in the folder above: what was trained on
+RUN_CONFIG = "config.json"  # in the folder above: the model and site of the training
 
 
 def read(folder: Path) -> Dictionary:
