@@ -171,6 +171,11 @@ def token_id(token: int | str, tokenizer: Tokenizer | None, vocab_size: int) -> 
     return token
 
 
+def counted(tokens: int) -> str:
+    """A number of tokens in words: "1 token", "1,200 tokens"."""
+    return f"{tokens:,} token{'' if tokens == 1 else 's'}"
+
+
 def is_whole(text: str) -> bool:
     """Whether a text is a whole number of at most 16 ASCII digits, without a sign."""
     return text.isascii() and text.isdecimal() and len(text) < 17

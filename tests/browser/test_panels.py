@@ -205,7 +205,7 @@ def test_an_error_of_a_field_stands_at_the_field_once(visit: Visit):
     expect(reason).to_contain_text("token")
     for panel in ("#direct", "#ablation", "#sources", "#saliency", "#patching"):
         expect(page.locator(f"{panel} > .block.problem p")).to_have_text(
-            "“Next token” cannot be used; the reason stands there."
+            "“Next token” cannot be used; the reason is shown below it."
         )
     assert page.get_by_text(reason.inner_text(), exact=True).count() == 1
     assert dimmed(page, "#direct > .figure") == (0.5, True)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from hooks.olmo import OlmoRMSNorm
+from hooks.olmo import OlmoRMSNorm, d_head_of
 from hooks.weights import Factored
 from workbench.analyses.support.arguments import chosen
 from workbench.analyses.support.cost import Work, work_of
@@ -92,7 +92,7 @@ def _work(model: Reader, *_: object, **__: object) -> Work:
     config = reader_config(model)
     vocabulary = 2 * config.vocab_size * config.hidden_size
     heads = config.num_attention_heads
-    d_head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    d_head = d_head_of(config)
     return Work(
         vocabulary * (1 + 2 * heads * d_head),
         nbytes=4
@@ -129,7 +129,7 @@ def copying_scores(model: OlmoForCausalLM, *, progress: Progress | None = None) 
 def _work_of_scores(model: Reader, **_: object) -> Work:
     config = reader_config(model)
     heads, width = config.num_attention_heads, config.hidden_size
-    d_head = getattr(config, "head_dim", None) or width // heads
+    d_head = d_head_of(config)
     of_head = 2 * d_head * width**2 + 2 * d_head**2 * width
     return Work(
         2 * config.vocab_size * width**2 + config.num_hidden_layers * heads * of_head,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
+from hooks.olmo import d_head_of
 from hooks.weights import Factored
 from workbench.analyses.support.cost import Work, work_of
 from workbench.analyses.support.head_matrices import centred, head_matrices
@@ -90,7 +91,7 @@ def head_composition(
 def _work(model: Reader, *, samples: int = 100, **_: object) -> Work:
     config = reader_config(model)
     layers, heads, width = config.num_hidden_layers, config.num_attention_heads, config.hidden_size
-    d_head = getattr(config, "head_dim", None) or width // heads
+    d_head = d_head_of(config)
     pairs = heads**2 * layers * (layers - 1) / 2
     of_pairs = 3 * pairs * (2 * d_head**2 * width + 4 * d_head**3)
     of_grams = layers * heads * 4 * 2 * d_head**2 * width

@@ -52,7 +52,7 @@ def too_large(path: str) -> JSONResponse:
 
 
 def most_bytes(path: str) -> int:
-    """The most bytes of a body of a request for this path."""
+    """Largest size of the body of a request for this path, in bytes."""
     return MOST_SET_BYTES if path == SET_ROUTE else MOST_BYTES
 
 
@@ -60,7 +60,8 @@ BROKEN = refused(500, "the server failed to answer this request; the error is in
 
 
 def trusted_hosts(host: str) -> frozenset[str]:
-    """The Host headers that are accepted: names of this machine only, so that no other site's name can lead here.
+    """The Host headers that are accepted: names of this machine only, so that the name of another
+    site that points to this machine is refused.
 
     A `Guard` also accepts the address at which a connection arrived, which belongs to this machine, too.
     """
@@ -140,7 +141,7 @@ class Body:
 
     @property
     def is_large(self) -> bool:
-        """Whether more bytes have arrived than may."""
+        """Whether more bytes have arrived than are allowed."""
         return self._seen > self._most
 
     async def receive(self) -> Message:

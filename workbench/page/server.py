@@ -197,16 +197,16 @@ def add_edits(app: FastAPI, bench: Bench) -> None:
 
     @app.post("/data/edits")
     def edits(request: EditRequest) -> dict[str, Any]:
-        """The edits in their canonical spelling, or a sentence on why they are none or do not fit."""
+        """The edits in their canonical spelling, or a sentence on what is wrong with them."""
         opened = bench.read(request.checkpoint, request.prompt)
         try:
             return {"lines": active_lines(checked_edits(bench, opened, request.edits))}
-        except WorkbenchError as error:  # an answer to what is typed, and no failed request
+        except WorkbenchError as error:  # a normal response to typed text
             return {"lines": [], "problem": message(error)}
 
 
 def add_sets(app: FastAPI, bench: Bench) -> None:
-    """The route that takes a set of texts of one's own, which stays in memory."""
+    """The route to which a user sends a set of texts, which stays in memory."""
 
     @app.post(SET_ROUTE)
     def take_set(request: SetRequest) -> dict[str, Any]:
@@ -293,7 +293,7 @@ def event_check(page: gr.Blocks) -> Callable[[Request], Coroutine[Any, Any, None
 
 
 def event_problem(page: gr.Blocks, event: object) -> str | None:
-    """Why a request is no event of a page; None if it is one. The reason quotes no input: browsers read it as HTML."""
+    """Why a request is not an event of a page; None if it is. The reason quotes no input: browsers read it as HTML."""
     if not isinstance(event, dict):
         return "an event must be a JSON object"
     number, values, name = (event.get(key) for key in ("fn_index", "data", "session_hash"))

@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from hooks import OlmoForCausalLM
+from hooks.olmo import d_head_of
 from workbench.checkpoints.loading import free_memory, readable
 from workbench.errors import WorkbenchError
 
@@ -113,7 +114,7 @@ def _most_tokens(model: Reader, per_token: float, fixed: float, allowed: int) ->
 
 def block_products(config: PreTrainedConfig) -> int:
     """Multiplications of one block for one token, without those of attention scores: the number of its weights."""
-    d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    d_head = d_head_of(config)
     heads = 2 * (config.num_attention_heads + config.num_key_value_heads)
     return config.hidden_size * (heads * d_head + 3 * config.intermediate_size)
 

@@ -1,4 +1,4 @@
-"""What stands beside the tabs: the rail of all heads on the left, the inspector of the selection on the right."""
+"""The columns beside the tabs: the rail of all heads on the left, the inspector of the selection on the right."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -45,10 +45,10 @@ class Desk:
 def heads(
     bench: Bench, request: TabRequest, over: str = PROMPT, progress: Progress | None = None
 ) -> Iterator[list[Any]]:
-    """The values of the rail, of the head's card, of the button that agrees to the price of the scores, and a sentence
+    """The values of the rail, of the head's card, and of the button that agrees to the price of the scores; a sentence
     on what the scores are means over.
 
-    If the scores take longer than a moment, the rail is first shown without them.
+    If the scores are expensive, the rail is first shown without them.
     """
     query = request.query
     found = bench.sets.get(request.selection.texts) if choice(over, OVER, "text") else None

@@ -1,4 +1,4 @@
-"""A text box of a tab whose errors stand below it, once, however many views read it."""
+"""A text box of a tab with its errors below it. An error is shown once, even if several views read the text box."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ class FieldError(WorkbenchError):
     """A text box of a tab has a value that cannot be used. Views raise it; the reason is shown at the text box."""
 
     def __init__(self, label: str) -> None:
-        super().__init__(f"“{label}” cannot be used; the reason stands there.")
+        super().__init__(f"“{label}” cannot be used; the reason is shown below it.")
 
 
 class TextField:

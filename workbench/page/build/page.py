@@ -37,7 +37,7 @@ from workbench.page.session.edit_lines import SHOWN, in_force, refused_stack, st
 from workbench.page.session.prompts import typed_prompt, typed_text
 from workbench.page.session.requests import NUMBERS, Query, RunRequest, Selection, TabRequest
 from workbench.page.session.strips import surprisal_strip
-from workbench.tokens import is_whole
+from workbench.tokens import counted, is_whole
 
 EXAMPLES = (
     "Old Marta lives in Lisbon and sells oranges. Young Pedro lives in Porto and sells lemons. Old Marta lives in",
@@ -373,11 +373,6 @@ def remembered(controls: Mapping[str, Component]) -> dict[str, Any]:
     """The arguments of an event that writes the values of controls into the page's address."""
     names = f"(...values) => workbench.remember({list(controls)!r}, values)"
     return {"fn": None, "inputs": list(controls.values()), "js": names}
-
-
-def counted(tokens: int) -> str:
-    """A number of tokens in words."""
-    return f"{tokens:,} token{'' if tokens == 1 else 's'}"
 
 
 def from_address(text: str, component: Component) -> object:

@@ -91,7 +91,7 @@ def menu(entries: Iterable[str], label: str, visible: bool = True) -> gr.Dropdow
 
 
 def shown_if(visible: bool) -> bool | Literal["hidden"]:
-    """The visibility of a control. One that is not shown stays on the page, so that it keeps its value."""
+    """The visibility of a control. A hidden control keeps its value."""
     return visible or "hidden"
 
 
@@ -198,8 +198,8 @@ class Panel:
 
 
 def of_edits(view: View, query: Query) -> View:
-    """A view with a sentence on the interventions that are switched on; if the change by them is asked for, and the
-    result is one of numbers that can be subtracted, the view of the change."""
+    """A view with a sentence on the interventions that are switched on. If the page shows the change that they make,
+    and results of this kind can be subtracted, the view of the change."""
     if not query.edits or is_saved(view.call):
         return view
     if not view.call.edits:
@@ -208,7 +208,7 @@ def of_edits(view: View, query: Query) -> View:
         return replace(view, note=f"{view.note} The edits do not affect this: {why}.")
     edits = ", ".join(view.call.edits.split("\n"))
     note = f"{view.note} With {edits}."
-    if query.change and inspect.signature(view.call.function).return_annotation in (Points, Written):
+    if query.change and view.call.returns(Points, Written):
         note = f"{note} This cannot be subtracted from the unedited result."
     elif query.change:
         scale = None if view.scale is None else change_of(view.scale)

@@ -28,7 +28,7 @@ log = logging.getLogger("workbench")
 
 PROGRESS_BAR = gr.Progress()  # for an argument with this default, Gradio passes the event's own bar
 MODEL_QUEUE, DOWNLOADS = "model", "downloads"
-END = object()  # what `frames` takes in place of a frame after the last one
+END = object()  # marks the end of an iterator of frames
 IN_MODEL_QUEUE = {"concurrency_limit": 1, "concurrency_id": MODEL_QUEUE}  # for every event that runs a model
 NOT_QUEUED = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": None}  # no model is run
 
@@ -101,7 +101,7 @@ class Slot:
         agreement: gr.Button | None = None,
         with_progress: bool = False,
     ) -> Dependency:
-        """Draw a view when the tab's request changes, when one of its controls does, or when its price is agreed to.
+        """Draw a view when the tab's request or one of its controls changes, or when the user agrees to its price.
 
         Args:
             render: called as `render(bench, request, *inputs)` with a `TabRequest`; returns or yields the value of the

@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+import pandas as pd
+
 from workbench.page.session.arguments import (
     IdsOf,
     ModelOf,
@@ -51,7 +53,7 @@ def table(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  #
 
 def report_of_call(call: Call, bench: Bench) -> Report:
     """The report of a call's value, for downloads."""
-    if not call.returns_table:
+    if not call.returns(pd.DataFrame):
         return report_of(result(call, bench))
     title = call.function.__name__
     return Report(title, [Section(title, table(call, bench))], origin(call, bench))

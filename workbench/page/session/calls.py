@@ -11,11 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pandas as pd
-
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.heads import head_name
-from workbench.analyses.trajectory import Metric
 from workbench.checkpoints import Checkpoint
 from workbench.metrics import intervened
 from workbench.page.session.arguments import (
@@ -132,20 +129,9 @@ class Call:
             options=tuple((name, changed(part)) for name, part in self.options),
         )
 
-    @property
-    def returns_model(self) -> bool:
-        """Whether the call's value is a model, such as one with a part of another."""
-        return inspect.signature(self.function).return_annotation is OlmoForCausalLM
-
-    @property
-    def returns_metric(self) -> bool:
-        """Whether the call's value is a metric for `trajectory`. Making one runs no model."""
-        return inspect.signature(self.function).return_annotation is Metric
-
-    @property
-    def returns_table(self) -> bool:
-        """Whether the call's value is a table, and not a result with a plot."""
-        return inspect.signature(self.function).return_annotation is pd.DataFrame
+    def returns(self, *kinds: type) -> bool:
+        """Whether the function is annotated to return one of these types. Nothing is computed."""
+        return inspect.signature(self.function).return_annotation in kinds
 
     @property
     def file_name(self) -> str:
@@ -225,7 +211,7 @@ def run(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # n
 def model_of(part: object) -> ModelOf | None:
     """The model that an argument stands for. For a call whose value is a model, this is the last of its models, of
     which the value is a copy with some part changed; its interventions hold for the value."""
-    if isinstance(part, Call) and part.returns_model:
+    if isinstance(part, Call) and part.returns(OlmoForCausalLM):
         return next((source for source in reversed(part.parts) if isinstance(source, ModelOf)), None)
     return part if isinstance(part, ModelOf) else None
 
@@ -254,4 +240,4 @@ def tokenizer_argument(request: TabRequest) -> TokenizerOf:
 
 
 prompt_of, texts_of, tokenizer_of = prompt_arguments, texts_arguments, tokenizer_argument
-"""The former names, by which tabs of others may know them."""
+"""Former names, kept for tabs outside of this project."""

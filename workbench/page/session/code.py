@@ -7,6 +7,9 @@ from dataclasses import replace
 from textwrap import indent
 from typing import Any
 
+import pandas as pd
+
+from hooks import OlmoForCausalLM
 from workbench import interventions, results
 from workbench.page.session.arguments import (
     Argument,
@@ -50,7 +53,7 @@ def code(call: Call, bench: Bench) -> str:
     lines = [
         *(["import torch", ""] if variables.prompts else []),
         *sorted(imports),
-        *([imported(call.show)] if call.show and not call.returns_table else []),
+        *([imported(call.show)] if call.show and not call.returns(pd.DataFrame) else []),
         "",
         *body,
         shown(call),
@@ -60,7 +63,7 @@ def code(call: Call, bench: Bench) -> str:
 
 def shown(call: Call) -> str:
     """The line that shows the result."""
-    if call.returns_table:
+    if call.returns(pd.DataFrame):
         return "print(result.to_string(index=False))"
     return f"{called(call.show)}(result).show()" if call.show else "print(result.table())"
 
@@ -75,7 +78,7 @@ def statements(call: Call, name: str, variables: "Variables") -> Iterator[str]:
         yield f"{name} = {variables.write(call)}"
         return
     for part in [part for each in call.calls() for part in each.parts]:
-        if isinstance(part, Call) and part.returns_model and part not in variables.named:
+        if isinstance(part, Call) and part.returns(OlmoForCausalLM) and part not in variables.named:
             yield f"mixed = {variables.write(part)}"
             variables.named[part] = "mixed"
         if isinstance(part, Between) and part.edits:

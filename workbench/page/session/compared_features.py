@@ -1,4 +1,4 @@
-"""The features of a dictionary in two checkpoints: the calls, and what their table says."""
+"""The features of a dictionary in two checkpoints: the calls that compare them, and the table of the result."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +51,7 @@ SIZES_NOTE = (
 
 @dataclass(frozen=True)
 class FeaturePair:
-    """What is compared: two checkpoints, the dictionary by its name, and the text or texts that they read.
+    """Two checkpoints to compare, the name of the dictionary, and the text or texts that they read.
 
     `finals` are the checkpoints that differ by data order only; of a crosscoder, those among its sources.
     """

@@ -57,7 +57,7 @@ def checked_edits(bench: Bench, opened: OpenedPrompt, text: object) -> str:
 
 
 def sets_of(bench: Bench, checkpoint: str) -> interventions.ReadSet:
-    """Reads the page's sets of texts, built-in, named at start or people's own, for a checkpoint."""
+    """Returns a function that reads the page's sets of texts, built-in or not, for a checkpoint."""
     return lambda name, tokenizer: bench.texts(checkpoint, name)
 
 

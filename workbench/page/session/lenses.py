@@ -1,4 +1,4 @@
-"""The tuned lenses that a page knows, and which of them reads a checkpoint."""
+"""The tuned lenses that a page knows, and which of them fits a checkpoint."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ class LensOf(Argument):
 def lens_for(bench: Bench, checkpoint: str) -> LensOf | None:
     """The tuned lens that reads a checkpoint; None if no lens fits.
 
-    One made for this very checkpoint comes before one that its series shares, and both before one of another model of
+    A lens of this checkpoint comes before one that its series shares, and both come before a lens of another model of
     its shape.
     """
     series, ranks = bench.series_of(checkpoint), {}
@@ -63,8 +63,8 @@ def divergence_call(request: TabRequest, lens: LensOf) -> Call:
 
 
 def lens_in_words(bench: Bench, request: TabRequest, lens: LensOf) -> str:
-    """Which lens it is, and the mean over layers of both lenses' KL from the final distribution on the set of texts,
-    unless that takes long to compute."""
+    """The name of the lens, and the mean over layers of both lenses' KL from the final distribution on the set of
+    texts, unless that takes long to compute."""
     call = divergence_call(request, lens)
     told = f"Read through {bench.lens(lens.chosen).title}."
     if price_of(bench, call).seconds > bench.asks_above:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.analyses.support.cost import Work, is_planned, planned
+from workbench.analyses.trajectory import Metric
 from workbench.checkpoints import Checkpoint
 from workbench.page.session.arguments import Argument, ModelOf, ModelsOf, ResidOf
 from workbench.page.session.bench import Bench
@@ -35,7 +36,7 @@ class Price:
 
 
 class Expensive(Exception):
-    """Raised in place of the computation of a view whose price nobody has agreed to."""
+    """Raised instead of computing a view whose price the user has not agreed to."""
 
     def __init__(self, price: Price) -> None:
         super().__init__(str(price))
@@ -137,7 +138,7 @@ class Planner:
         if found is not None:
             return found
         models = [self.value(needed) for needed in call.needs() if isinstance(needed, ModelOf)]
-        if models and not call.returns_metric:
+        if models and not call.returns(Metric):
             return models[-1]
         options = {name: self.value(part) for name, part in call.options}
         return call.function(*map(self.value, call.arguments), **options)

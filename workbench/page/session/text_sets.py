@@ -1,6 +1,6 @@
-"""Sets of texts on the page: those that come with the workbench, one named at start, and people's own.
+"""Sets of texts on the page: those that come with the workbench, one named at start, and those that users send.
 
-People's own sets are kept in memory only, and only the most recent ones.
+Sets of users are kept in memory only, and only the most recent ones.
 """
 
 import hashlib
@@ -15,12 +15,12 @@ from workbench.errors import WorkbenchError
 from workbench.text_files import InMemory, Source, columns_of, read_rows
 
 OWN = "own:"
-"""How the names of people's own sets begin; after it comes a digest."""
+"""Prefix of the names of sets that users send; a digest follows."""
 FIRST = "tiny-olmo/number"
 MOST_OWN_BYTES = 1_000_000  # of a set that a browser sends, as UTF-8
-MOST_KEPT = 32  # sets of one's own
+MOST_KEPT = 32  # sets of users
 MOST_TEXTS = 10_000
-WRITTEN_OUT = 20_000  # characters of a set of one's own that the copied Python contains
+WRITTEN_OUT = 20_000  # characters of a set of a user that the copied Python contains
 GONE = "this set is no longer in memory; paste it, or open its file, once more"
 NO_LABELS = "This set has no labels, so there is nothing to read: choose one with labels, or name their column."
 
@@ -30,7 +30,7 @@ class TextSet:
     """A set of texts as strings, with a label for each text or without labels.
 
     Attributes:
-        name: what `Texts.read` takes; of one's own, `OWN` and a digest.
+        name: what `Texts.read` takes; for a set of a user, `OWN` and a digest.
         title: the name that is shown.
         columns: how `Texts.read` finds the columns of texts and labels, such as {"label": "answer"}.
     """
@@ -43,7 +43,7 @@ class TextSet:
 
     @property
     def is_own(self) -> bool:
-        """Whether a browser sent it."""
+        """Whether a user sent it."""
         return self.name.startswith(OWN)
 
     @property
@@ -54,7 +54,7 @@ class TextSet:
     def code(self, tokenizer: str) -> str:
         """`expression`, with a comment where a file is needed.
 
-        For a large set of one's own, the expression reads a file, under whose name the set must be saved.
+        For a large set of a user, the expression reads a file; the user must save the set under its name.
         """
         needs_file = self.is_own and not self._is_written_out
         told = "  # your own set: put its file here under this name" if needs_file else ""
@@ -121,7 +121,7 @@ def format_of(content: str) -> str:
 
 
 class TextSets:
-    """The sets of a page, by name: the built-in ones, `named` at start, and the most recent ones of people's own.
+    """The sets of a page, by name: the built-in ones, `named` at start, and the most recent ones that users sent.
 
     `default` is the name of the set that a page opens with: the one named at start, or `FIRST`.
     """
@@ -133,7 +133,7 @@ class TextSets:
         self.default = FIRST if named is None else named.name
 
     def choices(self) -> list[dict[str, Any]]:
-        """The sets that are not people's own, in groups: {group, sets: [[name, title, about]]}."""
+        """The sets that users did not send, in groups: {group, sets: [[name, title, about]]}."""
         built_in = [[name, name.rpartition("/")[2], found.about] for name, found in SETS.items() if not found.pairs]
         named = [[name, found.title, found.counted] for name, found in self._kept.items() if name not in SETS]
         return [
@@ -144,7 +144,7 @@ class TextSets:
     def get(self, name: object) -> TextSet:
         """The set with a name; the default for an empty name.
 
-        Errors: WorkbenchError for a name that is not on the page, or a set of one's own that is no longer kept.
+        Errors: WorkbenchError for a name that is not on the page, or a set of a user that is no longer kept.
         """
         name = name or self.default
         with self._lock:
@@ -161,7 +161,7 @@ class TextSets:
         return self._kept[name]
 
     def add(self, file: str, content: str, text: str = "", label: str = "") -> TextSet:
-        """Read and keep a set of one's own.
+        """Read and keep a set that a user sent.
 
         Args:
             file: the name of its file; empty for a pasted text, whose format is then recognised.
@@ -191,7 +191,7 @@ def named_set(path: str, text: str = "text", label: str | None = None) -> TextSe
 
 
 def check_size(nbytes: int) -> None:
-    """Raise WorkbenchError for a set of one's own that is too large."""
+    """Raise WorkbenchError for a set of a user that is too large."""
     if nbytes > MOST_OWN_BYTES:
         raise WorkbenchError(
             f"the set has {nbytes:,} bytes; the page takes at most {MOST_OWN_BYTES:,}: send a part of it, or name the "

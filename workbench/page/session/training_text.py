@@ -24,7 +24,7 @@ from workbench.page.session.menus import choice
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.text_requests import checked_ids
 from workbench.results import Curves
-from workbench.tokens import vocabulary_labels
+from workbench.tokens import counted, vocabulary_labels
 from workbench.views.text_page import text_page
 
 FOLLOWING = 8  # tokens that are listed as likeliest by the text, and as many by the model
@@ -37,7 +37,8 @@ NAMED_STEPS = 12
 
 @dataclass(frozen=True)
 class SeenRequest:
-    """A request for what the training text says of a token: a checkpoint reads `ids`, and `token` is a position.
+    """A request for the occurrences of a token's n-grams in the training text: a checkpoint reads `ids`, and `token` is
+    a position.
 
     `ngram` is (start, end) of the n-gram whose documents and steps are asked for; None means the longest one.
     """
@@ -64,7 +65,8 @@ class ShadeRequest:
 
 
 SHADES = ("verbatim", "text", "difference")
-"""The verbatim pieces of a text; the probability of its tokens by the ∞-gram; and that by the model less it."""
+"""The verbatim pieces of a text; the probability of its tokens by the ∞-gram; the probability by the model minus that.
+"""
 
 
 def shade_call(bench: Bench, request: ShadeRequest) -> Call:
@@ -239,7 +241,7 @@ class ReadNgram:
 
     @property
     def told(self) -> str:
-        """What was read when, in a sentence."""
+        """The steps at which rows with the n-gram were read, in a sentence."""
         if not self.length:
             return f"“{self.text}” does not occur in the training text."
         if not self.places:
@@ -262,11 +264,6 @@ def read_ngram(bench: Bench, checkpoint: str, prompt: Prompt, token: int | None)
     rows = distinct_rows(index.rows_with(ngram))
     places = tuple((int(step), int(row)) for step, row in rows.itertuples(index=False))
     return ReadNgram(plain_text(ngram, bench.tokenizer(checkpoint)).strip(), length, places)
-
-
-def counted(tokens: int) -> str:
-    """A number of tokens in words."""
-    return f"{tokens:,} token{'' if tokens == 1 else 's'}"
 
 
 def rows_that_held(bench: Bench, index: corpus.SuffixIndex, ngram: Sequence[int], checkpoint: str) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Texts: what the model makes of each text of a set, from which layer on the labels of the texts can be read, and what
-the direction between two labels does."""
+"""Texts: the loss of each text of a set, the layers from which the labels can be read, and the effect of the direction
+between two labels."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -178,7 +178,7 @@ def ticks(bench: Bench, request: TabRequest, axis: str, read: Sequence[int]) -> 
 
 
 def spread(there: int, most: int) -> list[int]:
-    """Indices of at most `most` of the items that are there, evenly spread."""
+    """Indices of at most `most` of `there` items, evenly spaced."""
     return np.unique(np.linspace(0, there - 1, min(there, most)).astype(int)).tolist()  # type: ignore[no-any-return]
 
 
