@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from texts_of_analyses import transcoders, unscored
+from texts_of_analyses import no_lens, ones, transcoders, unscored
 from torch import Tensor
 
 import workbench.analyses
@@ -40,9 +40,7 @@ from workbench.analyses.path_patching import path_patching
 from workbench.analyses.representation_similarity import representation_similarity
 from workbench.analyses.residual_norms import residual_norms
 from workbench.analyses.steering import steering, steering_effect
-from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.part_swap import Part
-from workbench.analyses.support.translators import TunedLens
 from workbench.analyses.text_overview import text_overview
 from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
@@ -65,15 +63,6 @@ class Given:
     folder: str
     ids: Tensor
     others: Tensor
-
-
-def ones(model: OlmoForCausalLM) -> Direction:
-    return Direction("blocks.1.resid_post", torch.ones(model.config.hidden_size))
-
-
-def no_lens(model: OlmoForCausalLM) -> TunedLens:
-    layers, width = model.config.num_hidden_layers, model.config.hidden_size
-    return TunedLens(torch.zeros(layers, width, width), torch.zeros(layers, width))
 
 
 Analysis = Callable[[Given, Progress], Any]

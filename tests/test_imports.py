@@ -153,6 +153,28 @@ def test_private_parts_of_libraries_are_behind_one_door(module):
     assert read == set()
 
 
+@pytest.mark.parametrize("module", SOURCES)
+def test_private_names_of_libraries_are_not_imported(module):
+    """No `from torch._x import y`, `from gradio.x import _y` or `getattr(x, "_y")` outside the two `compat.py`."""
+    if module in ("hooks.compat", "workbench.page.compat"):
+        return
+    imported = [name for name in imports_of(module) if not within(name, "hooks") and not within(name, "workbench")]
+    named = [
+        alias.name
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.ImportFrom) and source_of(module, node) not in SOURCES
+        for alias in node.names
+    ]
+    looked_up = [
+        str(node.args[1].value)
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr")
+        if isinstance(node.args[1], ast.Constant)
+    ]
+    parts = [part for name in (*imported, *named, *looked_up) for part in name.split(".")]
+    assert [part for part in parts if re.match(r"_[^_]", part)] == []
+
+
 def test_a_class_or_a_type_has_a_name_of_its_own():
     """Names of classes and of types are found in one module only; type variables and constants are not looked at."""
     places: dict[str, list[str]] = {}

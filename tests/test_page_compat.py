@@ -61,6 +61,16 @@ def test_the_page_can_see_that_an_event_runs():
             assert {*asked} <= {compat.PROGRESS_MARK.replace('"', "")}, path.name
 
 
+def test_the_classes_that_the_style_sheet_refers_to_exist():
+    """Where a class is gone, the style sheet has no effect there, and nothing else would say so."""
+    assets = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
+    shipped = "".join(path.read_text(encoding="utf-8") for path in assets.glob("*.css"))
+    styled = (VIEWS / "page.css").read_text(encoding="utf-8")
+    for name in compat.STYLED_CLASSES:
+        assert re.search(rf"\.{name}(?![\w-])", styled), f"{name} is not in page.css: remove it from STYLED_CLASSES"
+        assert re.search(rf"\.{name}(?![\w-])", shipped), f"{CHANGED}STYLED_CLASSES: {name}"
+
+
 def queued(demo, page, number=0):
     """An event of a page, waiting in its queue."""
     function = list(demo.fns.values())[number]

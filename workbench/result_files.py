@@ -59,7 +59,8 @@ class Storable:
 
     def with_provenance(self, provenance: Mapping[str, Any]) -> Self:
         """A copy of the result, with these entries added to its provenance."""
-        raise NotImplementedError
+        own: Mapping[str, Any] = self.provenance  # type: ignore[attr-defined] # a field of every dataclass but `Measures`
+        return dataclasses.replace(self, provenance={**own, **provenance})  # type: ignore[type-var]
 
     def stored_fields(self) -> Mapping[str, Any]:
         """What is written, by name."""

@@ -62,10 +62,6 @@ class Labelled(Storable):
         """The figure, for a notebook; outside of a notebook, nothing."""
         return self.plot()._repr_mimebundle_(include, exclude)
 
-    def with_provenance(self, provenance: Mapping[str, Any]) -> Self:
-        """A copy of the result, with these entries added to its provenance."""
-        return dataclasses.replace(self, provenance={**self.provenance, **provenance})
-
     def __repr__(self) -> str:
         shape = " × ".join(str(n) for n in self.values.shape)
         return f"<{type(self).__name__} {self.title!r}: {shape} of {self.value_label}>"

@@ -1,9 +1,8 @@
 """One token of a text: how its prediction formed, what it attends to, and which later tokens attend to it."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import pandas as pd
 import torch
@@ -50,10 +49,6 @@ class Inspection(Storable):
     following: pd.DataFrame = field(default_factory=pd.DataFrame)
     title: str = "One token"
     provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def with_provenance(self, provenance: Mapping[str, Any]) -> Self:
-        """The same result with these entries added to its provenance."""
-        return dataclasses.replace(self, provenance={**self.provenance, **provenance})
 
     def table(self) -> pd.DataFrame:
         """All numbers in one table; the column `part` names the attribute that a row comes from."""

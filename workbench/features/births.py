@@ -10,11 +10,11 @@ Bayazit et al., arXiv 2509.05291, Ge et al., arXiv 2509.17196). All of this is i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -83,10 +83,6 @@ class FeatureBirths(Storable):
 
     def __len__(self) -> int:
         return len(self.norms)
-
-    def with_provenance(self, provenance: Mapping[str, Any]) -> Self:
-        """The same result with these entries added to its provenance."""
-        return replace(self, provenance={**self.provenance, **provenance})
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -18,6 +18,11 @@ PROGRESS_MARK = 'data-testid="status-tracker"'
 page, that an event runs.
 """
 
+STYLED_CLASSES = ("fillable", "wrap", "wrap-inner", "translucent", "generating", "hide", "progress-bar")
+"""Undocumented CSS classes inside Gradio's components to which `views/page.css` refers, because there is no documented
+way to set the size of a menu, to dim an old result, or to draw the progress bar without a delay.
+"""
+
 LINGER = 2.0
 """Seconds for which the stream of messages to a page stays open after the page's last event (see `keep_stream`)."""
 

@@ -63,10 +63,6 @@ class Direction(Storable):
         """The cosine of the angle to another direction, −1 to 1."""
         return float(self.vector @ other.vector) / (self.norm * other.norm)
 
-    def with_provenance(self, provenance: Mapping[str, Any]) -> "Direction":
-        """A copy of the direction, with these entries added to its provenance."""
-        return replace(self, provenance={**self.provenance, **provenance})
-
     def table(self) -> pd.DataFrame:
         """One row for each component of the vector."""
         return pd.DataFrame({"component": range(len(self.vector)), "value": self.vector.numpy()})
