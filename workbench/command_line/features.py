@@ -267,7 +267,7 @@ def born(args: argparse.Namespace) -> Report:
             )
             sections.append(Section(curves.title, shown, [curves], note))
     elif args.need or args.without:
-        raise WorkbenchError("--need and --without run models, which --weights-only forbids; leave one of them out")
+        raise WorkbenchError("--need and --without run the models, which --weights-only forbids; leave one of them out")
     origin = provenance(args, {"dictionary": name, "texts": "none" if args.weights_only else born_texts(args)})
     return Report(f"Births in {found!r}", [*births_sections(args, found), *sections], origin)
 

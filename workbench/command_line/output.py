@@ -51,7 +51,7 @@ def check_files(args: argparse.Namespace) -> None:
         if is_same_file(path, same):
             raise WorkbenchError(f"{one} {path} and {other} {same} are the same file; give two different files")
     if given.get("--save") == PRINTED:
-        raise WorkbenchError("--save writes binary data, which cannot be printed; name a file")
+        raise WorkbenchError("--save - would print bytes that are not text; name a file")
     for path in set(given.values()) - {PRINTED}:
         try:
             check_writable(path)

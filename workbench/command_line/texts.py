@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> Report:
     note = "Mean −log p of the tokens except the first of each text; the standard error is over texts."
     if lost:
         said = named(lost, FileLines(path_of(args.texts), lines))
-        note += f" Left out because their loss is not a number (run `check` on the checkpoint): {said}."
+        note += f" Left out, because their loss is not a number (check the checkpoint): {said}."
     begins = table["content"].str.slice(0, BEGINNING).str.replace(r"\s+", " ", regex=True)
     shown = table.assign(begins=begins)[[name for name in SHOWN if name in (*table, "begins")]]
     sections = [
