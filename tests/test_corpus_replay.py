@@ -81,7 +81,7 @@ def small_text(tmp_path, monkeypatch) -> dict[str, np.ndarray]:
     """The arrays of a text whose digests stand beside a series."""
     keys = [f"{part}-{name}" for part in data.CORPUS_PARTS for name in data.SOURCES]
     tokens = {key: np.arange(number + 5, dtype=np.uint16) for number, key in enumerate(keys)}
-    kept = {key: {"tokens": len(ids), "sha256": training_text.digest(ids)} for key, ids in tokens.items()}
+    kept = {key: {"tokens": len(ids), "sha256": training_text.digest_of_ids(ids)} for key, ids in tokens.items()}
     (tmp_path / training_text.DIGESTS).write_text(json.dumps(kept))
     monkeypatch.setitem(EMBEDDED, "tiny-olmo", tmp_path)
     return tokens
@@ -100,8 +100,8 @@ def test_another_text_is_refused_with_both_digests(small_text, key) -> None:
     other[2] += 1
     with pytest.raises(WorkbenchError, match=f"{key} is not the text") as error:
         training_text.checked_text("tiny-olmo", small_text | {key: other})
-    assert training_text.digest(other) in str(error.value)
-    assert training_text.digest(small_text[key]) in str(error.value)
+    assert training_text.digest_of_ids(other) in str(error.value)
+    assert training_text.digest_of_ids(small_text[key]) in str(error.value)
 
 
 def test_the_digests_of_the_embedded_series_are_complete() -> None:

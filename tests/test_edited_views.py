@@ -26,7 +26,7 @@ from workbench.page.session.edit_lines import checked_edits
 from workbench.page.session.map_requests import MapRequest, head_map, map_call, thumbnails
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.result_cache import ResultCache
-from workbench.page.session.text_requests import TextRequest, TokenRequest, look_call, text_call
+from workbench.page.session.text_requests import TextRequest, TokenRequest, text_call, token_call
 from workbench.page.tabs import attention, attribution, compare, hidden_states, training
 from workbench.results import Measures
 
@@ -168,9 +168,9 @@ def test_the_strip_thumbnails_and_heads_are_of_the_edited_model(bench, edited, m
     assert np.allclose(head_map(bench, request), maps[2 * 4 + 1], atol=1e-5)
     plain, changed = (thumbnails(bench, MapRequest(bench.default, PROMPT, edits=text)) for text in ("", EDITS))
     assert plain.pixels != changed.pixels
-    value = attention.attention(bench, edited)
+    value = attention.attention_value(bench, edited)
     assert value["edits"] == EDITS
-    plain = attention.attention(bench, TabRequest(Query(bench.default, PROMPT, 1), Selection()))
+    plain = attention.attention_value(bench, TabRequest(Query(bench.default, PROMPT, 1), Selection()))
     assert value["orders"] != plain["orders"] and plain["edits"] == ""
 
 
@@ -205,7 +205,7 @@ def test_a_checkpoint_compared_with_itself_is_edited_once(bench):
 
 def test_a_token_is_looked_at_with_the_edits(bench):
     ids = tuple(bench.read(bench.default, PROMPT).ids[0].tolist())
-    found, plain = (result(look_call(bench, TokenRequest(bench.default, ids, 5, text)), bench) for text in (EDITS, ""))
+    found, plain = (result(token_call(bench, TokenRequest(bench.default, ids, 5, text)), bench) for text in (EDITS, ""))
     model, tokenizer = bench.load(bench.default)
     whole = model.run(torch.tensor([ids]), edits=by_hand(model, tokenizer), capture="blocks.*.attn.pattern")
     likely = whole.logits[0, 4].softmax(-1).topk(10).values.tolist()

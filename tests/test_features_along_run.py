@@ -9,7 +9,7 @@ import torch
 from tests.test_dictionaries import random_dictionary
 from workbench import Texts, WorkbenchError, checkpoints, features, metrics, trajectory
 from workbench.activations.recording import weights_digest
-from workbench.features.along_run import source_of
+from workbench.features.along_run import source_with_weights_of
 
 SITE = "blocks.1.resid_post"
 
@@ -85,7 +85,7 @@ def test_of_an_sae_each_checkpoint_is_encoded(series, texts):
 def test_sources_are_known_by_their_weights_in_any_dtype(series, crosscoder):
     for number, one in enumerate(series[:2]):
         for dtype in ("float32", "bfloat16"):
-            assert source_of(crosscoder, checkpoints.load(one, dtype=dtype)[0]) == number
+            assert source_with_weights_of(crosscoder, checkpoints.load(one, dtype=dtype)[0]) == number
 
 
 def test_what_cannot_be_measured_is_refused(series, texts, crosscoder, tmp_path):
@@ -95,7 +95,7 @@ def test_what_cannot_be_measured_is_refused(series, texts, crosscoder, tmp_path)
         metrics.feature_density(random_dictionary(), 80, texts)
     model = checkpoints.load(series[0])[0]
     with pytest.raises(WorkbenchError, match="does not know the weights"):
-        source_of(replace(crosscoder, provenance={}), model)
+        source_with_weights_of(replace(crosscoder, provenance={}), model)
     scan = features.of(model, texts, random_dictionary("relu"), tmp_path / "scan")
     few = random_dictionary("topk", SITE, SITE, crosscoder.sources, provenance=crosscoder.provenance)
     short = replace(few, encoder=few.encoder[:, :9], encoder_bias=few.encoder_bias[:9], decoder=few.decoder[:9])

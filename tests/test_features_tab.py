@@ -17,7 +17,7 @@ from workbench.features.explain_token import explain_token
 from workbench.features.feature_table import examples, feature_table, read_by_logits
 from workbench.page.session.arguments import InterventionsOf, TokenizerOf
 from workbench.page.session.bench import Bench
-from workbench.page.session.cached_results import report_of_call, result, table
+from workbench.page.session.cached_results import cached_value, report_of_call, result
 from workbench.page.session.calls import Call, prompt_arguments
 from workbench.page.session.code import code
 from workbench.page.session.dictionaries import chosen_dictionary, fitting
@@ -75,7 +75,7 @@ def by_hand(bench, dictionary):
 def test_the_table_is_that_of_a_scan_by_hand(bench, request_for_set, folder):
     value, _ = tab.features_value(bench, request_for_set, "")
     dictionary = bench.dictionary(str(folder / "sae"))
-    whole = table(tab.table_call(bench, request_for_set, str(folder / "sae")), bench)
+    whole = cached_value(tab.table_call(bench, request_for_set, str(folder / "sae")), bench)
     active = by_hand(bench, dictionary)
     assert len(value["rows"]) == FEATURES and value["summary"].startswith(str(folder / "sae"))
     np.testing.assert_allclose(whole["density"], (active > 0).float().mean(0), rtol=1e-5)
@@ -112,7 +112,7 @@ def test_the_card_is_that_of_the_library_and_its_python_gives_the_same(bench, re
     name = str(folder / "sae")
     value, _ = tab.card_view(bench, request_for_set, "", 41.0)
     call = tab.card_call(bench, request_for_set, name, 41)
-    found = table(call, bench)
+    found = cached_value(call, bench)
     activations = by_hand(bench, bench.dictionary(name))[:, 41]
     assert dict((label, number) for label, number, _ in value["facts"])["tokens"] == int((activations > 0).sum())
     assert sum(value["counts"]) == int((activations > 0).sum())
@@ -124,7 +124,7 @@ def test_the_card_is_that_of_the_library_and_its_python_gives_the_same(bench, re
     assert as_csv(report_of_call(taken, bench)).count("\n") > len(examples(found))
     for shown_call, wanted in (
         (taken, examples(found)),
-        (listed := tab.table_call(bench, request_for_set, name), table(listed, bench)),
+        (listed := tab.table_call(bench, request_for_set, name), cached_value(listed, bench)),
     ):
         source = code(shown_call, bench).replace(*python_of_set(bench, request_for_set))
         assert run_copied(source)["result"].equals(wanted)
@@ -163,7 +163,7 @@ def test_a_token_is_explained_by_all_dictionaries_that_fit_and_with_the_edits(be
         update, _ = tab.active_view(bench, request, list(tab.LISTS)[1])
         value, call = update["value"], tab.explaining_call(bench, request, fitting(bench, bench.default))
         whole = run_copied(code(call, bench))["result"]
-        assert whole.equals(table(call, bench)) and len(value["rows"]) == len(whole)
+        assert whole.equals(cached_value(call, bench)) and len(value["rows"]) == len(whole)
         assert set(whole["dictionary"]) == {str(folder / "sae"), str(folder / "transcoder")}
         assert "token 2" in value["summary"] and (text in value["summary"])
         assert {row[1] for row in value["rows"]} == {"sae", "transcoder"}
@@ -217,10 +217,10 @@ def test_hostile_tokens_stay_text(bench, request_for_set, monkeypatch):
 
     name = bench.sets.add("", f"{HOSTILE[0]}\nw1 w2").name
     request = TabRequest(request_for_set.query, Selection(texts=name))
-    assert tab.text_at(bench, request, {"text": 0}) == HOSTILE[0]
+    assert tab.clicked_example(bench, request, {"text": 0}) == HOSTILE[0]
     for wrong in (2, -1, None, "0"):
         with pytest.raises(WorkbenchError, match="has 2"):
-            tab.text_at(bench, request, {"text": wrong})
+            tab.clicked_example(bench, request, {"text": wrong})
 
 
 def test_a_dictionary_that_does_not_fit_is_refused_with_those_that_do(bench, folder):
@@ -410,7 +410,7 @@ def own_names(tmp_path, monkeypatch):
 def test_names_are_kept_by_weights_and_travel_in_exports(bench, request_for_set, folder, own_names):
     name, hostile = str(folder / "sae"), "<b>cities</b> & “towns”"
     data = {"dictionary": name, "feature": 41, "name": f" {hostile} "}
-    card, update = tab.named(bench, request_for_set, data, tab.ALL_FEATURES)
+    card, update = tab.name_given(bench, request_for_set, data, tab.ALL_FEATURES)
     assert card["called"] == hostile
     assert {row[0]: row[-1] for row in update["value"]["rows"]} == {n: hostile * (n == 41) for n in range(FEATURES)}
     assert hostile in own_names.read_text(encoding="utf-8")
@@ -422,8 +422,8 @@ def test_names_are_kept_by_weights_and_travel_in_exports(bench, request_for_set,
         call = bench.offered[offered["key"]]
         assert hostile.replace('"', '""') in as_csv(report_of_call(call, bench))
         source = code(call, bench).replace(*python_of_set(bench, request_for_set))
-        assert run_copied(source)["result"].equals(table(call, bench))
-    card, update = tab.named(bench, request_for_set, data | {"name": ""}, tab.ALL_FEATURES)
+        assert run_copied(source)["result"].equals(cached_value(call, bench))
+    card, update = tab.name_given(bench, request_for_set, data | {"name": ""}, tab.ALL_FEATURES)
     assert card["called"] == "" and features.names_of(features.load(name)) == {}
 
 
@@ -436,7 +436,7 @@ def test_a_bad_name_or_a_damaged_file_is_refused_and_nothing_is_lost(bench, requ
             features.name_feature(dictionary, 4, wrong)
     for data in ({"feature": FEATURES, "name": "a"}, {"feature": 1, "name": None}, {"feature": "1", "name": "a"}):
         with pytest.raises(WorkbenchError, match=r"no (feature|name)"):
-            tab.named(bench, request_for_set, {"dictionary": name, **data}, tab.ALL_FEATURES)
+            tab.name_given(bench, request_for_set, {"dictionary": name, **data}, tab.ALL_FEATURES)
     assert own_names.read_bytes() == before
     for content in ("{oops", "[1]", '{"key": {"names": {"x": "y"}}}', '{"key": 3}'):
         own_names.write_text(content)

@@ -17,9 +17,9 @@ from workbench.tiny_olmo.leave_out_runs import (
     Variant,
     machine,
     run_at,
+    run_without_repeats,
     trained,
     without_as_many,
-    without_repeats,
     without_rows,
 )
 from workbench.tiny_olmo.plant import planted
@@ -83,7 +83,7 @@ def test_a_row_that_is_left_out_has_no_weight_and_the_others_keep_theirs(setting
 
 
 def test_rows_with_repeats_are_those_that_are_no_piece_of_the_text(setting):
-    replay, keeps = Replay.of(setting.source, SHORT), without_repeats(setting).keeps
+    replay, keeps = Replay.of(setting.source, SHORT), run_without_repeats(setting).keeps
     assert keeps is not None
     for step in range(SHORT.steps):
         natural = (np.diff(replay.place_rows(step)) == 1).all(1)
@@ -91,7 +91,7 @@ def test_rows_with_repeats_are_those_that_are_no_piece_of_the_text(setting):
 
 
 def test_the_control_of_fewer_rows_leaves_out_as_many_drawn_from_all(setting):
-    without, fewer = without_repeats(setting).keeps, without_as_many(setting).keeps
+    without, fewer = run_without_repeats(setting).keeps, without_as_many(setting).keeps
     assert without is not None and fewer is not None
     kept = np.stack([fewer(step) for step in range(SHORT.steps)])
     assert kept.sum(1).tolist() == [without(step).sum() for step in range(SHORT.steps)]

@@ -17,7 +17,7 @@ from workbench.page.session.code import code
 from workbench.page.session.prices import Planner
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.training_text import read_ngram
-from workbench.page.tabs.training import ON_ROWS, X_AXES, ticks, training_view
+from workbench.page.tabs.training import ON_ROWS, X_AXES, reading_ticks, training_view
 from workbench.plots import marked
 
 STEPS = ("step0", "step2000", "step6000")
@@ -70,9 +70,11 @@ def test_the_chart_gets_a_tick_for_each_step_of_the_selected_token(bench, index)
         assert isinstance(view, View) and view.marks == read.steps and read.told in view.note
         plain = training_view(bench, request(token), "held-out loss", STEP_AXIS, "")
         assert plain.call == view.call and plain.marks == ()
-    tokens = ticks(bench, request(), TOKEN_AXIS, read.steps)
+    tokens = reading_ticks(bench, request(), TOKEN_AXIS, read.steps)
     assert tokens == tuple(RECIPES["tiny-olmo"].tokens(step) for step in read.steps)
-    assert ticks(bench, request(), STEP_AXIS, [3, 5999, 6000]) == (3, 5999), "step 6,000 is after the last checkpoint"
+    assert reading_ticks(bench, request(), STEP_AXIS, [3, 5999, 6000]) == (3, 5999), (
+        "step 6,000 is after the last checkpoint"
+    )
 
 
 def test_the_loss_on_rows_is_that_of_row_losses(bench, index, tmp_path):

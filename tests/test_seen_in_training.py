@@ -11,7 +11,7 @@ from headless import served
 from workbench import WorkbenchError, checkpoints, load, tokenizer_of
 from workbench.corpus.excerpts import excerpt, plain_text
 from workbench.page.session.bench import Bench
-from workbench.page.session.cached_results import table
+from workbench.page.session.cached_results import cached_value
 from workbench.page.session.code import code
 from workbench.page.session.training_text import BINS, SeenRequest, ngrams_at, seen, seen_call
 
@@ -79,16 +79,16 @@ def test_the_copied_python_gives_the_documents_that_are_shown(bench, index, ids)
     asked = SeenRequest("tiny-olmo@step6000-order2", tuple(ids), 4)
     call, found = seen_call(bench, asked), seen(bench, asked)["documents"]
     copied = run_copied(code(call, bench))["result"]
-    assert copied.equals(table(call, bench)) and len(copied) == len(found) > 0
+    assert copied.equals(cached_value(call, bench)) and len(copied) == len(found) > 0
     names = ["document", "source", "before", "match", "after", "begins"]
     shown_so = [[one[name] for name in ["number", *names[1:]]] for one in found]
     assert copied[names].to_numpy().tolist() == shown_so
     assert [len(steps) for steps in copied["steps"]] == [one["times"] for one in found]
     other = seen_call(bench, SeenRequest(asked.checkpoint, asked.ids, 4, ngram=(4, 5)))
     alone = plain_text(ids[4:5], tokenizer_of(planted_cache.CHECKPOINT))
-    assert other != call and set(table(other, bench)["match"]) == {alone}
+    assert other != call and set(cached_value(other, bench)["match"]) == {alone}
     absent = int(np.setdiff1d(np.arange(5, 4096), index.tokens)[0])
-    assert table(seen_call(bench, SeenRequest(planted_cache.CHECKPOINT, (absent,), 0)), bench).empty
+    assert cached_value(seen_call(bench, SeenRequest(planted_cache.CHECKPOINT, (absent,), 0)), bench).empty
 
 
 def test_the_time_line_counts_every_row_and_what_a_checkpoint_has_read(bench, index, ids):

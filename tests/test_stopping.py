@@ -129,7 +129,7 @@ def test_another_token_is_no_reason_to_draw_anew(cancellations, tab_request):
 @pytest.mark.parametrize(
     ("view", "controls"),
     [
-        (attention.attention, lambda bench: []),
+        (attention.attention_value, lambda bench: []),
         (compare.compare_maps, lambda bench: [next(iter(bench.known))]),
         (training.head_through_training, lambda bench: [1]),
     ],

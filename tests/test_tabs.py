@@ -19,7 +19,7 @@ from workbench.analyses.support.translators import TunedLens
 from workbench.analyses.trajectory import trajectory
 from workbench.errors import WorkbenchError
 from workbench.page.build.page import Page, build, from_address
-from workbench.page.build.panel import Panel, definition, keep, noted, strip_of_result
+from workbench.page.build.panel import Panel, definition, keep, note_of, strip_of_result
 from workbench.page.build.slot import asked, guarded
 from workbench.page.session.arguments import ModelOf, ResidOf, TokensOf
 from workbench.page.session.bench import Bench, amount, label
@@ -164,7 +164,7 @@ def test_what_an_analysis_warns_of_stands_by_its_picture(bench, tab_request, tmp
     monkeypatch.setitem(trajectory.__kwdefaults__, "cache", tmp_path / "file")
     view = training.training_view(bench, tab_request, "norm of the residual stream", next(iter(training.X_AXES)), "")
     with pytest.warns(UserWarning, match="not kept"):
-        said = noted(view, result(view.call, bench))
+        said = note_of(view, result(view.call, bench))
     assert said.startswith(view.note) and said.endswith("file cannot be written: the results are not kept.")
 
 
@@ -281,7 +281,7 @@ def test_nothing_is_downloaded_unasked(bench, tab_request, monkeypatch):
         bench, tab_request, bench.default, "attention of each head"
     )
     assert training.checkpoint_at(bench, tab_request, {}, 2) == bench.default
-    assert list(training.fetch(bench, tab_request, 0)) == [1] and asked == [1]
+    assert list(training.download_missing(bench, tab_request, 0)) == [1] and asked == [1]
     assert len(result(training.training_view(bench, tab_request, metric, "step", "").call, bench).x) == 2
 
 

@@ -71,7 +71,7 @@ def test_the_sets_numbers_are_those_of_the_analysis(bench, own):
     texts = Texts.of(tokenizer, TEXTS, LABELS)
     request = request_for(bench, own.name)
     table = text_overview(model, texts, tokenizer=tokenizer)
-    value, button = tab.table_view(bench, request)
+    value, button = tab.set_table_view(bench, request)
     titles = [title for title, _ in value["columns"]]
     loss = [row[1 + titles.index("loss")] for row in value["rows"]]
     assert np.allclose(loss, table["loss"]) and [row[0] for row in value["rows"]] == list(range(24))
@@ -108,7 +108,7 @@ def test_both_tables_are_exported_in_full(bench, client, capsys):
     whole = text_overview(model, Texts.of(tokenizer, TEXTS, labels), tokenizer=tokenizer)
     probe = probe_layer(model, Texts.of(tokenizer, TEXTS, labels), layer=0, folds=tab.FOLDS)
     assert probe.wrong
-    views = tab.table_view(bench, request)[0], tab.wrong_view(bench, request)[0]
+    views = tab.set_table_view(bench, request)[0], tab.wrong_view(bench, request)[0]
     for value, expected in zip(views, (whole, misread(probe)), strict=True):
         sent = client.get(f"data/export/{value['offer']['key']}.csv")
         assert sent.headers["Content-Disposition"].endswith(f'{value["offer"]["file"]}.csv"')
@@ -145,12 +145,12 @@ def test_a_clicked_row_is_the_whole_text(bench, own):
     long = " ".join(["w5"] * 200)
     name = bench.sets.add("", f"{long}\n{HOSTILE}").name
     request = request_for(bench, name)
-    value, _ = tab.table_view(bench, request)
+    value, _ = tab.set_table_view(bench, request)
     assert len(value["rows"][0][-1]) == tab.SHOWN and value["rows"][1][-1] == HOSTILE  # text_table.js sets textContent
-    assert tab.text_at(bench, request, {"text": 0}) == long
+    assert tab.clicked_text(bench, request, {"text": 0}) == long
     for number in (2, -1, None, "0"):
         with pytest.raises(WorkbenchError, match="has 2"):
-            tab.text_at(bench, request, {"text": number})
+            tab.clicked_text(bench, request, {"text": number})
 
 
 def test_without_labels_it_says_what_is_missing(bench):
@@ -158,7 +158,7 @@ def test_without_labels_it_says_what_is_missing(bench):
     request = request_for(bench, name)
     assert "no labels" in tab.probe_view(bench, request) and "no labels" in tab.means_view(bench, request)
     assert tab.wrong_view(bench, request)[0] == {}
-    value, _ = tab.table_view(bench, request)
+    value, _ = tab.set_table_view(bench, request)
     assert value["rows"][2][3] is None and "label" not in [title for title, _ in value["columns"]]  # NaN is not JSON
     json.dumps(value, allow_nan=False)
 
@@ -389,9 +389,9 @@ def test_two_checkpoints_are_compared_over_the_set(bench, own):
 def test_an_expensive_set_waits_for_a_click(bench, own, monkeypatch):
     monkeypatch.setattr(bench, "asks_above", 0.0)
     request = request_for(bench, bench.sets.add("", "w11 w12 w13\nw14 w15").name)
-    value, button = tab.table_view(bench, request)
+    value, button = tab.set_table_view(bench, request)
     assert value == {"summary": "pasted.txt (2 texts)"} and button["visible"] and "Compute (" in button["value"]
-    value, button = tab.table_view(bench, replace(request, agreed=True))
+    value, button = tab.set_table_view(bench, replace(request, agreed=True))
     assert len(value["rows"]) == 2 and not button["visible"]
 
 

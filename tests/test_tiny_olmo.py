@@ -14,7 +14,7 @@ from workbench.tiny_olmo.recipe import RECIPE, Recipe, config
 from workbench.tiny_olmo.rows import Stage, TrainingTokens
 
 SERIES = measure.SERIES
-REVISIONS = [name for name, _, _ in measure.revisions(SERIES)]
+REVISIONS = [name for name, _, _ in measure.checkpoint_folders(SERIES)]
 REQUIRED = {"step0", "step50", "step100", "step200", "step400", "step4000", "step6000"}
 LIMIT = 80_000_000
 SHAPE = (
@@ -119,9 +119,9 @@ def test_no_document_is_the_beginning_of_another() -> None:
 
 def test_a_question_is_completed_with_its_right_answer() -> None:
     doc = {"query": "Question: What is wet?\nAnswer:", "choices": ["fire", "water"], "gold": 1}
-    assert data.text_of("csqa/rc_0shot", {"doc": doc}) == "Question: What is wet?\nAnswer: water"
+    assert data.completed_question("csqa/rc_0shot", {"doc": doc}) == "Question: What is wet?\nAnswer: water"
     doc = {"sentence": "The cup fell as the _ shook.", "option1": "table", "option2": "cup", "answer": "1"}
-    assert data.text_of("winogrande/rc_0shot", {"doc": doc}) == "The cup fell as the table shook."
+    assert data.completed_question("winogrande/rc_0shot", {"doc": doc}) == "The cup fell as the table shook."
 
 
 HOSTILE = [
@@ -201,7 +201,7 @@ def test_training_is_deterministic_and_goes_on_where_it_stopped(few_tokens: Trai
 def test_another_order_branches_off_the_main_run(few_tokens: TrainingTokens, tmp_path: Path) -> None:
     main = minute_run(few_tokens, tmp_path)
     list(train.train(main, MINUTE.branch))
-    train.keep(main)
+    train.save_due(main)
     branch = minute_run(few_tokens, tmp_path, order=2)
     assert branch.step == MINUTE.branch and same(weights(branch), weights(main))
     assert list(train.train(branch, 5)) != list(train.train(main, 5))
@@ -210,7 +210,7 @@ def test_another_order_branches_off_the_main_run(few_tokens: TrainingTokens, tmp
 def test_a_saved_checkpoint_is_the_model_in_bfloat16(few_tokens: TrainingTokens, tmp_path: Path) -> None:
     run = minute_run(few_tokens, tmp_path)
     train.save_checkpoint(run)
-    saved = measure.load(tmp_path / "checkpoints" / "step0").state_dict()
+    saved = measure.load_float32(tmp_path / "checkpoints" / "step0").state_dict()
     assert same(saved, {name: tensor.bfloat16().float() for name, tensor in run.model.state_dict().items()})
 
 
@@ -226,7 +226,7 @@ def test_scores_of_perfect_heads_are_one() -> None:
             key = np.flatnonzero(tokens == tokens[query])[0] + 1
             pattern[0, row, 1, query, key] = 1
     assert measure.best_head(measure.previous_token_scores(pattern)) == ("L0H0", 1.0)
-    assert measure.best_head(measure.induction_scores(pattern, random)) == ("L0H1", 1.0)
+    assert measure.best_head(measure.second_copy_weights(pattern, random)) == ("L0H1", 1.0)
 
 
 def test_probes_hold_two_copies_after_gaps_that_vary() -> None:
@@ -250,7 +250,7 @@ def test_a_committed_checkpoint_has_the_stated_shape(revision: str) -> None:
     tensors = load_file(SERIES / revision / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
     assert sum(tensor.numel() for tensor in tensors.values()) == 2_555_904
-    model, shape = measure.load(SERIES / revision), config()
+    model, shape = measure.load_float32(SERIES / revision), config()
     assert all(getattr(model.config, name) == getattr(shape, name) for name in SHAPE)
     assert all(torch.isfinite(tensor.float()).all() for tensor in tensors.values())
     assert "/" not in (SERIES / revision / "config.json").read_text()
@@ -272,7 +272,7 @@ def small_probes() -> probes.Probes:
 
 
 def test_heads_form_along_the_series(small_probes: probes.Probes) -> None:
-    first, last = (measure.measure(measure.load(SERIES / name), small_probes) for name in ("step0", "step6000"))
+    first, last = (measure.measure(measure.load_float32(SERIES / name), small_probes) for name in ("step0", "step6000"))
     assert first.previous_score < 0.1 and first.induction_score < 0.1
     assert last.previous_score > 0.8 and last.induction_score > 0.5
     assert last.second_copy_loss < last.first_copy_loss - 0.5

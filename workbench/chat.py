@@ -131,7 +131,7 @@ def ending(turns: Sequence[Turn]) -> dict[str, bool]:
     return {"continue_final_message" if turns[-1].role == "assistant" else "add_generation_prompt": True}
 
 
-def written(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> str:
+def templated(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> str:
     """The text of a conversation.
 
     Errors: those of `Conversation.of`, except for a turn that the template leaves out.

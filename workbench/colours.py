@@ -26,7 +26,7 @@ _STEPS = 256
 _EQUAL = 0.179  # the luminance with equal contrast to black and to white
 
 
-def scale(stops: tuple[str, ...]) -> list[list[float | str]]:
+def plotly_scale(stops: tuple[str, ...]) -> list[list[float | str]]:
     """Stops at equal distances as a plotly colour scale."""
     return [[n / (len(stops) - 1), stop] for n, stop in enumerate(stops)]
 

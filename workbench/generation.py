@@ -149,7 +149,7 @@ def generate(
     ):
         steps.append(step)
         report(progress, len(steps) / (len(ids) - 1 + max_new_tokens), "generating")
-    return written(ids, steps, tokenizer)
+    return written_result(ids, steps, tokenizer)
 
 
 @work_of(generate)
@@ -230,7 +230,7 @@ def _mean_surprisal(model: OlmoForCausalLM, ids: Tensor, new: Sequence[int]) -> 
     return float(next_token_statistics(logits, targets)["loss"].mean())
 
 
-def written(given: Sequence[int], steps: Sequence[Step], tokenizer: Tokenizer | None) -> Written:
+def written_result(given: Sequence[int], steps: Sequence[Step], tokenizer: Tokenizer | None) -> Written:
     """The result from the prompt ids and the steps: one for each prompt token after the first, then the new tokens'."""
     ids = [*given, *(step.id for step in steps[len(given) - 1 :])]
     names = iter(vocabulary_labels([i for step in steps for i, _ in step.alternatives], tokenizer))

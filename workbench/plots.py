@@ -23,7 +23,7 @@ from workbench.colours import BLUE, FAINT, GREY, LINES, ORANGE
 from workbench.results import Curves, Estimated, Grid, Maps, Measures, Points, Result, Scores
 from workbench.tokens import escape
 
-SEQUENTIAL, DIVERGING = palette.scale(palette.SEQUENTIAL), palette.scale(palette.DIVERGING)
+SEQUENTIAL, DIVERGING = palette.plotly_scale(palette.SEQUENTIAL), palette.plotly_scale(palette.DIVERGING)
 NARROW = 300  # pixels that the cells of a grid have in a narrow column
 CELL, LEAST_CELL = 28, 4  # pixels of a cell's height
 WIDTH, HEIGHT = 620, 560  # pixels that the cells of a grid take at most: Python does not know the window
@@ -76,7 +76,7 @@ def plot_grid(grid: Grid) -> go.Figure:
     Cells keep their shape: squares, or as wide as their texts.
     """
     rows, columns = [escape(r) for r in grid.rows], [escape(c) for c in grid.columns]
-    room = clamp(ROW_CHARACTERS // len(columns), LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS)
+    room = limited(ROW_CHARACTERS // len(columns), LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS)
     texts = None if grid.text is None or len(columns) > MAX_TEXT_COLUMNS else cell_texts(grid.text, room)
     shown = np.log10(grid.values) if grid.log else grid.values
     low, high = value_range(shown, grid.signed)
@@ -100,7 +100,7 @@ def plot_grid(grid: Grid) -> go.Figure:
     shape = 1.0 if texts is None else (CHARACTER * room + 8) / CELL  # width by height
     fitting = fitting_cell(len(rows), len(columns), shape)
     keeps_shape = not wide and fitting >= LEAST_CELL
-    cell = clamp(fitting if keeps_shape else HEIGHT / len(rows), LEAST_CELL, CELL)
+    cell = limited(fitting if keeps_shape else HEIGHT / len(rows), LEAST_CELL, CELL)
     figure = with_bar(finish(go.Figure(heatmap), grid, height=HEIGHT), grid.value_label)
     figure.update_traces(xgap=1 if cell > 6 else 0, ygap=1 if cell > 6 else 0)
     across = CELL_WIDTH if wide else cell * shape if keeps_shape else WIDTH / len(columns)
@@ -122,7 +122,7 @@ def plot_maps(maps: Maps) -> go.Figure:
     down = ceil(len(maps.heads) / across)
     queries = np.array(maps.queries)
     single = len(maps.heads) == 1
-    tall = clamp(20 * len(queries), 120, 620) if single else clamp(20 * len(queries), 40, 200)  # pixels of one map
+    tall = limited(20 * len(queries), 120, 620) if single else limited(20 * len(queries), 40, 200)  # pixels of one map
     whole = tall * down + BETWEEN_MAPS * (down - 1)
     figure = make_subplots(
         down,
@@ -505,7 +505,7 @@ def shortened(text: str, room: int) -> str:
 
 def hover_texts(grid: Grid) -> np.ndarray:
     """What each cell says under the pointer, row column, escaped: its place, its whole text, its number with a unit."""
-    places = [[place_of(grid, row, column) for column in range(len(grid.columns))] for row in range(len(grid.rows))]
+    places = [[cell_name(grid, row, column) for column in range(len(grid.columns))] for row in range(len(grid.rows))]
     texts = np.full(grid.values.shape, "", object) if grid.text is None else grid.text
 
     def told(place: str, text: str, value: float, error: str) -> str:
@@ -517,7 +517,7 @@ def hover_texts(grid: Grid) -> np.ndarray:
     return np.vectorize(told, otypes=[object])(np.array(places, object), texts, grid.values, said_errors(grid))
 
 
-def place_of(grid: Grid, row: int, column: int) -> str:
+def cell_name(grid: Grid, row: int, column: int) -> str:
     """The name of a cell, escaped: "L2H5", "L2 MLP", "layer 2<br>token 5 ▁the", or both labels with their names."""
     names = grid.rows[row], grid.columns[column]
     if grid.row_name == "layer" and grid.column_name in ("head", "part"):
@@ -597,7 +597,7 @@ def column_ticks(names: Sequence[str], apart: float) -> dict[str, object]:
     """
     upright = label_height(names, apart) > SHORTEST
     room = SHORTEST if upright else TICK_CHARACTER * max(map(len, names)) + 4
-    limit = max(1, int(len(names) * min(1, apart / room))) if upright or numbers(names) else len(names)
+    limit = max(1, int(len(names) * min(1, apart / room))) if upright or are_whole(names) else len(names)
     return ticks(names, limit) | {"tickangle": -90 if upright else 0}
 
 
@@ -616,10 +616,10 @@ def part_ticks(names: Sequence[str], apart: float) -> dict[str, object]:
 def label_height(names: Sequence[str], apart: float) -> float:
     """Pixels that labels of a horizontal axis take below it, without its title."""
     widest = TICK_CHARACTER * max(map(len, names))
-    return SHORTEST if widest <= apart or numbers(names) else widest
+    return SHORTEST if widest <= apart or are_whole(names) else widest
 
 
-def numbers(names: Sequence[str]) -> bool:
+def are_whole(names: Sequence[str]) -> bool:
     """Whether all labels are whole numbers."""
     return all(name.isdigit() for name in names)
 
@@ -660,7 +660,7 @@ def narrowed(figure: go.Figure) -> go.Figure:
         return figure
     rows, columns = figure.data[0].z.shape
     shape = 1 / figure.layout.yaxis.scaleratio
-    excess = clamp(fitting_cell(rows, columns, shape), LEAST_CELL, CELL) - max(LEAST_CELL, NARROW / columns / shape)
+    excess = limited(fitting_cell(rows, columns, shape), LEAST_CELL, CELL) - max(LEAST_CELL, NARROW / columns / shape)
     return figure.update_layout(height=round(figure.layout.height - rows * max(0.0, excess)))
 
 
@@ -684,7 +684,7 @@ def aliased(names: Sequence[str], limit: int = 16) -> dict[str, object]:
     return {"tickmode": "linear", "tick0": 0, "dtick": ceil(len(names) / limit), "labelalias": alias}
 
 
-def clamp(value: Number, low: Number, high: Number) -> Number:
+def limited(value: Number, low: Number, high: Number) -> Number:
     """The value limited to low … high."""
     return max(low, min(high, value))
 

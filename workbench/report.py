@@ -122,7 +122,7 @@ def aligned(table: pd.DataFrame) -> list[str]:
 
 def _column(column: pd.Series) -> list[str]:
     """The name and the cells of a column, padded to one width."""
-    cells = [str(column.name), *(number(cell) for cell in column)]
+    cells = [str(column.name), *(cell_text(cell) for cell in column)]
     width = max(map(len, cells))
     return [cell.ljust(width) if is_words(column) else cell.rjust(width) for cell in cells]
 
@@ -156,7 +156,7 @@ def plotted(found: Storable) -> list[Labelled]:
 
 
 def as_csv(report: Report, number: int = 0) -> str:
-    """One table of the report in full as CSV, that of section `number`, after `#` lines with the provenance.
+    """One table of the report in full as CSV, that of section `cell_text`, after `#` lines with the provenance.
 
     Numbers are written with the fewest digits that restore them exactly in their precision; a column of whole numbers
     has no decimal points. Texts are unchanged and in double quotes, so that `#`, commas and line breaks in tokens are
@@ -182,13 +182,13 @@ def csv_rows(table: pd.DataFrame) -> Iterator[str]:
 def csv_cells(column: pd.Series) -> list[str]:
     """The cells of a column as CSV."""
     if pd.api.types.is_float_dtype(column):
-        text = whole_text if is_whole(column) else str
+        text = whole_text if holds_whole_numbers(column) else str
         return ["" if number != number else text(number) for number in column.to_numpy()]
     codes, distinct = pd.factorize(column, use_na_sentinel=False)
     return np.array([csv_cell(cell) for cell in distinct], dtype=object)[codes].tolist()
 
 
-def is_whole(column: pd.Series) -> bool:
+def holds_whole_numbers(column: pd.Series) -> bool:
     """Whether all defined numbers of a column are whole, and small enough to be exact."""
     numbers = column.dropna().to_numpy()
     return bool((abs(numbers) < 2**53).all() and (numbers % 1 == 0).all())
@@ -248,7 +248,7 @@ def _table(table: pd.DataFrame) -> str:
     words = ['class="words"' if is_words(table[name]) else "" for name in table]
     head = "".join(f"<th {kind}>{html.escape(str(name))}</th>" for name, kind in zip(table, words, strict=True))
     rows = [
-        "".join(f"<td {kind}>{html.escape(number(cell))}</td>" for cell, kind in zip(row, words, strict=True))
+        "".join(f"<td {kind}>{html.escape(cell_text(cell))}</td>" for cell, kind in zip(row, words, strict=True))
         for row in table.head(PAGE_ROWS).itertuples(index=False)
     ]
     body = "".join(f"<tr>{row}</tr>" for row in rows)
@@ -261,7 +261,7 @@ def _provenance(provenance: Mapping[str, Any]) -> str:
     return f"<dl>{''.join(terms)}</dl>"
 
 
-def number(cell: object) -> str:
+def cell_text(cell: object) -> str:
     """A cell as text: a float with four significant digits, a whole one in full, NaN as "", others as `str`."""
     if isinstance(cell, float):
         is_count = 1e4 <= abs(cell) < 1e9 and cell == int(cell)

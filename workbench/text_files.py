@@ -68,7 +68,9 @@ def read_rows(path: Source, texts: Sequence[str], labels: Sequence[str] = ()) ->
     for found, line in readers[kind](path, columns):
         for column in texts:
             if isinstance(found.get(column), int | float) and found[column] == found[column]:
-                raise WorkbenchError(f"{place(path, line)}: {column!r} is {found[column]!r:.40}; it should be a string")
+                raise WorkbenchError(
+                    f"{place_in_file(path, line)}: {column!r} is {found[column]!r:.40}; it should be a string"
+                )
         yield Row(tuple(_cell(path, found, column, line) for column in columns), line)
 
 
@@ -100,13 +102,13 @@ def named(texts: Sequence[int], places: FileLines | None = None, kind: str = "te
     """
     first, more = texts[:NAMED], ", …" if len(texts) > NAMED else ""
     numbers = ", ".join(map(str, first)) + more
-    lines = "" if places is None else place(places.file, *(places.lines[text] for text in first)) + more
+    lines = "" if places is None else place_in_file(places.file, *(places.lines[text] for text in first)) + more
     if len(texts) == 1:
         return f"{kind} {numbers}" + (f" ({lines})" if lines else "")
     return f"{len(texts)} {kind}s ({numbers}" + (f": {lines})" if lines else ")")
 
 
-def place(path: Source, *lines: int) -> str:
+def place_in_file(path: Source, *lines: int) -> str:
     """One or more lines of a file, for messages."""
     unit = "row" if path.suffix.lower() == ".parquet" else "line"
     return f"{path}, {unit if len(lines) == 1 else f'{unit}s'} {', '.join(map(str, lines))}"
@@ -115,13 +117,13 @@ def place(path: Source, *lines: int) -> str:
 def _cell(path: Source, found: Mapping[str, object], column: str, line: int) -> str:
     """One cell as text. Errors: WorkbenchError if it is missing, empty, or has parts of its own."""
     if column not in found:
-        raise WorkbenchError(f"{place(path, line)}: no column {column!r}; columns: {_listed(found)}")
+        raise WorkbenchError(f"{place_in_file(path, line)}: no column {column!r}; columns: {_listed(found)}")
     cell = found[column]
     if cell is None or cell != cell or cell == "":  # NaN is not equal to itself
-        raise WorkbenchError(f"{place(path, line)}: {column!r} is empty; fill it in, or leave out the row")
+        raise WorkbenchError(f"{place_in_file(path, line)}: {column!r} is empty; fill it in, or leave out the row")
     if not isinstance(cell, str | int | float):
-        raise WorkbenchError(f"{place(path, line)}: {column!r} is {cell!r:.40}; it should be a string")
-    return encodable(str(cell), place(path, line))
+        raise WorkbenchError(f"{place_in_file(path, line)}: {column!r} is {cell!r:.40}; it should be a string")
+    return encodable(str(cell), place_in_file(path, line))
 
 
 def encodable(text: str, where: str) -> str:

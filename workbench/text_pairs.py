@@ -65,7 +65,7 @@ class TextPairs:
         clean, corrupted = (Texts.of(tokenizer, [row.cells[side] for row in rows]) for side in (0, 1))
         lengths = (array("q", clean.lengths), array("q", corrupted.lengths))
         for number, row in enumerate(rows):
-            where = text_files.place(file, row.line)
+            where = text_files.place_in_file(file, row.line)
             _check_pair(where, row.cells, (lengths[0][number], lengths[1][number]), longest)
             _check_answers(where, row.cells[2:], tokenizer)
         answers, *others = (tuple(row.cells[place] for row in rows) for place in range(2, len(columns)))

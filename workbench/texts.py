@@ -462,11 +462,11 @@ def _check_lengths(path: Path, rows: Sequence[tuple[Row, int]], longest: int | N
     """Raise WorkbenchError for a text without tokens, or with more than `longest`."""
     for row, length in rows:
         if length == 0:
-            raise WorkbenchError(f"{text_files.place(path, row.line)}: {row.cells[0]!r:.40} has no tokens")
+            raise WorkbenchError(f"{text_files.place_in_file(path, row.line)}: {row.cells[0]!r:.40} has no tokens")
         if longest is not None and length > longest:
             raise WorkbenchError(
-                f"{text_files.place(path, row.line)}: the text has {length:,} tokens and the model takes at most "
-                f"{longest:,}; shorten it, or cut all texts to their first {longest:,} tokens with cut={longest}"
+                f"{text_files.place_in_file(path, row.line)}: the text has {length:,} tokens and the model takes at "
+                f"most {longest:,}; shorten it, or cut all texts to their first {longest:,} tokens with cut={longest}"
             )
 
 

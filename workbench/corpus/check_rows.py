@@ -27,7 +27,7 @@ def loss_on_steps(model: OlmoForCausalLM, replay: Replay, steps: Iterable[int], 
     return float(np.mean([mean_loss(model, replay.rows(step, order)) for step in steps]))
 
 
-def table(revisions: Sequence[str], windows: Sequence[tuple[int, range]]) -> pd.DataFrame:
+def loss_table(revisions: Sequence[str], windows: Sequence[tuple[int, range]]) -> pd.DataFrame:
     """Mean loss of checkpoints (rows) on the rows of (data order, steps) (columns), in nats."""
     replay = replay_of(SERIES)
     names = [f"order {order}, steps {steps[0]:,}–{steps[-1]:,}" for order, steps in windows]
@@ -45,9 +45,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every Nth step (default: 1)")
     options = parser.parse_args()
     if options.finals:
-        found = table(ENDS, [(order_of(f"{SERIES}@{end}"), range(5900, 6000, options.every)) for end in ENDS])
+        found = loss_table(ENDS, [(order_of(f"{SERIES}@{end}"), range(5900, 6000, options.every)) for end in ENDS])
     else:
-        found = table(AROUND, [(1, range(begin, begin + 100, options.every)) for begin in (3900, 4000)])
+        found = loss_table(AROUND, [(1, range(begin, begin + 100, options.every)) for begin in (3900, 4000)])
     print(found.round(4).to_string())
 
 

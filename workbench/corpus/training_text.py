@@ -94,7 +94,7 @@ def checked_text(name: str, tokens: Mapping[str, np.ndarray]) -> TrainingText:
     Errors: WorkbenchError with both digests if an array is not the one that the series was trained on.
     """
     for key, kept in digests(EMBEDDED[name]).items():
-        found = digest(tokens[key])
+        found = digest_of_ids(tokens[key])
         if found not in (kept["sha256"], digest_with_blanks(EMBEDDED[name]) if key == "train-code" else None):
             raise WorkbenchError(
                 f"{key} is not the text that {name} was trained on: {len(tokens[key]):,} tokens with digest {found} "
@@ -110,7 +110,7 @@ def digests(folder: Path) -> dict[str, dict]:
     return records
 
 
-def digest(tokens: np.ndarray) -> str:
+def digest_of_ids(tokens: np.ndarray) -> str:
     """The SHA-256 of token ids as little-endian uint16, in hexadecimal."""
     return hashlib.sha256(np.ascontiguousarray(tokens, dtype="<u2").tobytes()).hexdigest()
 

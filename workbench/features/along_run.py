@@ -36,7 +36,7 @@ def density_at(model: OlmoForCausalLM, dictionary: Dictionary, feature: int, tok
     if not dictionary.sources:
         texts = _texts(model, tokens)
         return float((_amounts(model, dictionary, feature, texts) > 0).sum() / texts.tokens)
-    scan, number = _scan(dictionary, tokens), source_of(dictionary, model)
+    scan, number = _scan(dictionary, tokens), source_with_weights_of(dictionary, model)
     return float(_fires(model, dictionary, feature, scan, number).sum() / scan.texts.tokens)
 
 
@@ -52,7 +52,7 @@ def need_at(model: OlmoForCausalLM, dictionary: Dictionary, feature: int, tokens
     dictionary = dictionary.to(model.device)
     dictionary.check_feature(feature)
     if dictionary.sources:
-        scan, number = _scan(dictionary, tokens), source_of(dictionary, model)
+        scan, number = _scan(dictionary, tokens), source_with_weights_of(dictionary, model)
         texts = scan.texts.to(model.device)
         amounts = _amounts_of(scan, feature).to(model.device)
         direction = dictionary.directions[feature, number] / dictionary.scale
@@ -76,7 +76,7 @@ def need_at(model: OlmoForCausalLM, dictionary: Dictionary, feature: int, tokens
     return rise / active
 
 
-def source_of(dictionary: Dictionary, model: OlmoForCausalLM) -> int:
+def source_with_weights_of(dictionary: Dictionary, model: OlmoForCausalLM) -> int:
     """The number of the source of a crosscoder whose weights a model has.
 
     Errors: WorkbenchError if it has those of none, or the crosscoder does not know the weights of its sources.

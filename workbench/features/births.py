@@ -221,7 +221,7 @@ def births(dictionary: Dictionary, *, sizes: Sequence[float] | None = None) -> F
     return FeatureBirths(
         dictionary=repr(dictionary),
         checkpoints=tuple(one.id for one in run),
-        steps=tuple(place_of(one) for one in run),
+        steps=tuple(step_in_run(one) for one in run),
         others=tuple(one.id for one in others),
         norms=norms[:, order].cpu().numpy(),
         at_end=at_end,
@@ -281,7 +281,7 @@ def sizes_of(dictionary: Dictionary, sizes: Sequence[float] | None = None) -> to
     return torch.tensor(list(given), dtype=torch.float32, device=dictionary.decoder.device)
 
 
-def place_of(checkpoint: Checkpoint) -> int:
+def step_in_run(checkpoint: Checkpoint) -> int:
     """The step of a checkpoint, counted over all stages of the run."""
     place = checkpoint.place("step")
     assert place is not None  # `sources_along_run` refuses checkpoints without a step

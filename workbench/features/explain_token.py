@@ -75,7 +75,9 @@ def explain_token(
             continue
         effects, raises = [float("nan")] * len(numbers), [""] * len(numbers)
         if reaches_logits(dictionary):
-            logits = read_by_logits(model, written(dictionary, read, numbers, values), run["ln_final.scale"][0, 0])
+            logits = read_by_logits(
+                model, written_by_features(dictionary, read, numbers, values), run["ln_final.scale"][0, 0]
+            )
             effects = (logits[:, target] - logits.mean(-1)).tolist()
             most = logits.topk(min(TOKENS, logits.shape[-1])).indices.tolist()
             raises = [" · ".join(vocabulary_labels(ids, tokenizer)) for ids in most]
@@ -99,7 +101,7 @@ def _work(model: OlmoForCausalLM, tokens: TextsLike, dictionaries: Mapping[str, 
     return Work(pass_flops(model, length, logits=1), nbytes=nbytes)
 
 
-def written(dictionary: Dictionary, read: Tensor, numbers: list[int], values: Tensor) -> Tensor:
+def written_by_features(dictionary: Dictionary, read: Tensor, numbers: list[int], values: Tensor) -> Tensor:
     """What features write for one activation `read` (1 d_read), given their activations: feature d_write, float32."""
     pairs = zip(numbers, values, strict=True)
     return torch.cat([dictionary.added(read, amount[None], feature) for feature, amount in pairs])

@@ -70,15 +70,15 @@ PAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)  # Gradio's session hash of an 
 
 def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] | None = None) -> FastAPI:
     """The whole application. `auth` is a name and a password that every request must carry."""
-    whole = Depends(check_text)
+    whole = Depends(check_body)
     app = FastAPI(title="OLMo workbench", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[whole])
-    add_status(app, bench)
-    add_attention(app, bench)
-    add_texts(app, bench)
-    add_corpus(app, bench)
-    add_edits(app, bench)
-    add_sets(app, bench)
-    add_exports(app, bench)
+    add_status_routes(app, bench)
+    add_attention_routes(app, bench)
+    add_text_routes(app, bench)
+    add_corpus_routes(app, bench)
+    add_edit_routes(app, bench)
+    add_set_routes(app, bench)
+    add_export_routes(app, bench)
     for kind in MENDABLE:
         app.add_exception_handler(kind, refuse)
     page = build(bench, (saved, *TABS) if bench.saved else TABS)
@@ -111,7 +111,7 @@ def serve(app: FastAPI, host: str, port: int) -> None:
     uvicorn.run(app, host=host, port=port, proxy_headers=False, log_level="warning", timeout_graceful_shutdown=2)
 
 
-def add_status(app: FastAPI, bench: Bench) -> None:
+def add_status_routes(app: FastAPI, bench: Bench) -> None:
     """Routes that report the state of the server."""
 
     @app.get("/healthz")
@@ -123,7 +123,7 @@ def add_status(app: FastAPI, bench: Bench) -> None:
         return bench.status()
 
 
-def add_attention(app: FastAPI, bench: Bench) -> None:
+def add_attention_routes(app: FastAPI, bench: Bench) -> None:
     """Routes of the attention view: pictures, exact numbers, offers (see `offer`) and the stand-alone page."""
 
     @app.post("/data/attention/map")
@@ -153,7 +153,7 @@ def add_attention(app: FastAPI, bench: Bench) -> None:
         return attachment(page, f"{call.file_name}.html", "text/html")
 
 
-def add_texts(app: FastAPI, bench: Bench) -> None:
+def add_text_routes(app: FastAPI, bench: Bench) -> None:
     """Routes of the token strips: the details of a token, and offers (see `offer`)."""
 
     @app.post("/data/text/offer")
@@ -165,14 +165,14 @@ def add_texts(app: FastAPI, bench: Bench) -> None:
 
     @app.post("/data/text/token")
     def text_token(request: text_requests.TokenRequest) -> dict[str, Any]:
-        return text_requests.looked_at(bench, request)
+        return text_requests.token_details_value(bench, request)
 
     @app.post("/data/text/token/offer")
     def text_token_offer(request: text_requests.TokenRequest) -> dict[str, str]:
-        return offer(bench, text_requests.look_call(bench, request))
+        return offer(bench, text_requests.token_call(bench, request))
 
 
-def add_corpus(app: FastAPI, bench: Bench) -> None:
+def add_corpus_routes(app: FastAPI, bench: Bench) -> None:
     """Routes of the training text of a checkpoint's series."""
 
     @app.post("/data/corpus/seen")
@@ -192,7 +192,7 @@ def add_corpus(app: FastAPI, bench: Bench) -> None:
         return offer(bench, training_text.shade_call(bench, request))
 
 
-def add_edits(app: FastAPI, bench: Bench) -> None:
+def add_edit_routes(app: FastAPI, bench: Bench) -> None:
     """The route that reads typed edits."""
 
     @app.post("/data/edits")
@@ -205,7 +205,7 @@ def add_edits(app: FastAPI, bench: Bench) -> None:
             return {"lines": [], "problem": message(error)}
 
 
-def add_sets(app: FastAPI, bench: Bench) -> None:
+def add_set_routes(app: FastAPI, bench: Bench) -> None:
     """The route to which a user sends a set of texts, which stays in memory."""
 
     @app.post(SET_ROUTE)
@@ -214,7 +214,7 @@ def add_sets(app: FastAPI, bench: Bench) -> None:
         return {"name": found.name, "title": found.title, "counted": found.counted}
 
 
-def add_exports(app: FastAPI, bench: Bench) -> None:
+def add_export_routes(app: FastAPI, bench: Bench) -> None:
     """Routes that download the results of calls that the page has offered recently."""
 
     @app.get("/data/export/{key}.csv")
@@ -264,7 +264,7 @@ def pixels(picture: Picture) -> Response:
     return Response(zlib.compress(picture.pixels, 1), media_type="application/octet-stream", headers=headers)
 
 
-async def check_text(request: Request) -> None:
+async def check_body(request: Request) -> None:
     """Refuse a body that is not JSON, or that holds NaN, infinity or half a surrogate pair.
 
     JSON can spell half a surrogate pair, but it is no text and has no encoding.

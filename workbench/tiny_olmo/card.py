@@ -27,7 +27,7 @@ def markdown(lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def table(records: list[dict]) -> str:
+def main_table(records: list[dict]) -> str:
     """The main table of the data card, in Markdown: one row for each checkpoint."""
     lines = [list(COLUMNS.values()), ["---"] * len(COLUMNS)]
     lines += [[cell(record[key]) for key in COLUMNS] for record in records]
@@ -53,7 +53,7 @@ def put_between(text: str, marker: str, content: str) -> str:
 def with_tables(card: str, records: list[dict]) -> str:
     """The text of the data card with updated tables."""
     shown = [record for record in records if record["revision"] in SHOWN_BY_POSITION]
-    return put_between(put_between(card, "series", table(records)), "positions", position_table(shown))
+    return put_between(put_between(card, "series", main_table(records)), "positions", position_table(shown))
 
 
 LEAST_LOST = 0.1

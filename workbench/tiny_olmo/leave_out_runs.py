@@ -99,7 +99,7 @@ def losses_watched(setting: Setting, variant: Variant) -> dict[int, float]:
     return _watched(run_at(setting, variant))
 
 
-def without_repeats(setting: Setting) -> Variant:
+def run_without_repeats(setting: Setting) -> Variant:
     """The run without rows with repeats, of text and of random tokens: the natural rows of each step stay."""
 
     def keeps(step: int) -> np.ndarray:
@@ -111,7 +111,7 @@ def without_repeats(setting: Setting) -> Variant:
 def without_as_many(setting: Setting) -> Variant:
     """The run that leaves out as many rows of each step as have repeats, drawn from all its rows.
 
-    It says how much of what `without_repeats` changes is because fewer tokens were read.
+    It says how much of what `run_without_repeats` changes is because fewer tokens were read.
     """
 
     def keeps(step: int) -> np.ndarray:

@@ -28,7 +28,7 @@ HELD_OUT = ("tiny-olmo/english", "tiny-olmo/code")
 
 def main() -> None:
     last = checkpoints.load(LAST)[0]
-    lens = train_tuned_lens(last, rows(STEPS), learning_rate=LEARNING_RATE, name=LAST)
+    lens = train_tuned_lens(last, training_rows(STEPS), learning_rate=LEARNING_RATE, name=LAST)
     lens.save(EMBEDDED_LENSES / "step6000")
     print_divergences(lens, [LAST])
     make_shared()
@@ -37,12 +37,12 @@ def main() -> None:
 def make_shared() -> None:
     """Learn, write and measure the lens that the checkpoints share."""
     models = [checkpoints.load(name)[0] for name in SHARING]
-    lens = train_tuned_lens(models, rows(SHARED_STEPS), learning_rate=LEARNING_RATE, name=EMBEDDED_SERIES)
+    lens = train_tuned_lens(models, training_rows(SHARED_STEPS), learning_rate=LEARNING_RATE, name=EMBEDDED_SERIES)
     lens.save(EMBEDDED_LENSES / SHARED_LENS)
     print_divergences(lens, [checkpoint.id for checkpoint in checkpoints.series(EMBEDDED_SERIES)])
 
 
-def rows(of_steps: Iterable[int]) -> torch.Tensor:
+def training_rows(of_steps: Iterable[int]) -> torch.Tensor:
     """The training rows of some steps: row pos."""
     source = training_source(prepare(default_cache()))
     drawn = [batch(RECIPE.stage(step), source, (RECIPE.seed, 1), step) for step in of_steps]

@@ -53,7 +53,7 @@ def batches(rows: np.ndarray, size: int = 32) -> tuple[torch.Tensor, ...]:
     return torch.from_numpy(rows.astype(np.int64)).split(size)
 
 
-def token_losses(model: OlmoForCausalLM, rows: np.ndarray, size: int = 32) -> torch.Tensor:
+def losses_of_tokens(model: OlmoForCausalLM, rows: np.ndarray, size: int = 32) -> torch.Tensor:
     """Cross-entropy in nats of each token given the tokens before it: row pos-1."""
     return torch.cat(
         [
@@ -74,7 +74,7 @@ def previous_token_scores(pattern: torch.Tensor) -> torch.Tensor:
     return pattern.diagonal(offset=-1, dim1=-2, dim2=-1).mean(dim=(1, 3))
 
 
-def induction_scores(pattern: torch.Tensor, repeats: Repeats) -> torch.Tensor:
+def second_copy_weights(pattern: torch.Tensor, repeats: Repeats) -> torch.Tensor:
     """Mean attention weight of each head from a token's second copy to the token after its first copy: layer head.
 
     Source: Olsson et al. 2022, "In-context learning and induction heads"; here with random gaps between the copies. The
@@ -95,7 +95,7 @@ def best_head(scores: torch.Tensor) -> tuple[str, float]:
 def copy_losses(losses: torch.Tensor, repeats: Repeats) -> tuple[float, float]:
     """Mean loss on the first and on the second copy, without the first token of each, which is not predictable.
 
-    `losses` are row pos-1, as from `token_losses`.
+    `losses` are row pos-1, as from `losses_of_tokens`.
     """
     offset = np.arange(1, repeats.span)
     row = np.arange(len(repeats.rows))[:, None]
@@ -106,17 +106,17 @@ def copy_losses(losses: torch.Tensor, repeats: Repeats) -> tuple[float, float]:
 @torch.inference_mode()
 def measure(model: OlmoForCausalLM, probes: Probes) -> Measurement:
     """The losses and head scores of a model on the probes."""
-    english, code = (float(token_losses(model, probes.natural[name]).mean()) for name in ("english", "code"))
-    copies = copy_losses(token_losses(model, probes.text.rows), probes.text)
+    english, code = (float(losses_of_tokens(model, probes.natural[name]).mean()) for name in ("english", "code"))
+    copies = copy_losses(losses_of_tokens(model, probes.text.rows), probes.text)
     previous = best_head(previous_token_scores(patterns(model, probes.natural["english"])))
-    induction = best_head(induction_scores(patterns(model, probes.random.rows), probes.random))
+    induction = best_head(second_copy_weights(patterns(model, probes.random.rows), probes.random))
     return Measurement(english, code, *copies, *previous, *induction)
 
 
 @torch.inference_mode()
 def loss_by_position(model: OlmoForCausalLM, rows: np.ndarray) -> dict[str, float]:
     """Mean loss on each range of `POSITIONS`, for English rows of 2,048 tokens (row pos)."""
-    losses = token_losses(model, rows, size=4)
+    losses = losses_of_tokens(model, rows, size=4)
     return {f"{begin}-{end}": round(float(losses[:, begin - 1 : end - 1].mean()), 3) for begin, end in POSITIONS}
 
 
@@ -125,13 +125,13 @@ def as_record(measurement: Measurement) -> dict[str, Any]:
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(measurement).items()}
 
 
-def revisions(series: Path) -> list[tuple[str, int, int]]:
+def checkpoint_folders(series: Path) -> list[tuple[str, int, int]]:
     """(folder name, step, data order) of a series' checkpoints, the main run first."""
     found = [(path.name, re.fullmatch(r"step(\d+)(?:-order(\d+))?", path.name)) for path in series.glob("step*")]
     return sorted(((name, int(m[1]), int(m[2] or 1)) for name, m in found if m), key=lambda entry: (entry[2], entry[1]))
 
 
-def load(folder: Path) -> OlmoForCausalLM:
+def load_float32(folder: Path) -> OlmoForCausalLM:
     """The model of a checkpoint in float32, so that the only rounding of bfloat16 is that of the stored weights."""
     model: OlmoForCausalLM = OlmoForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval()
@@ -143,8 +143,8 @@ def measure_series(series: Path, cache: Path) -> list[dict[str, Any]]:
     probes = make_probes(held_out, ROWS)
     long_rows = natural_rows(held_out.tokens["english"], LONG_LENGTH, LONG_ROWS, np.random.default_rng(0))
     records = []
-    for name, step, order in revisions(series):
-        model = load(series / name)
+    for name, step, order in checkpoint_folders(series):
+        model = load_float32(series / name)
         numbers = as_record(measure(model, probes)) | {"loss_by_position": loss_by_position(model, long_rows)}
         records.append({"revision": name, "step": step, "order": order, "tokens": RECIPE.tokens(step)} | numbers)
         print(json.dumps(records[-1]), flush=True)

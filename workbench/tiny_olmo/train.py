@@ -153,7 +153,7 @@ def log(run: TrainingRun, probes: Probes, losses: list[float], seconds: float) -
     print(json.dumps(record), flush=True)
 
 
-def keep(run: TrainingRun) -> None:
+def save_due(run: TrainingRun) -> None:
     """Save the checkpoint or state that is due after the current step."""
     if is_checkpoint(run.step, run.recipe.steps):
         save_checkpoint(run)
@@ -166,12 +166,12 @@ def keep(run: TrainingRun) -> None:
 def train_and_log(run: TrainingRun, probes: Probes, until: int) -> None:
     """Train up to step `until`, save checkpoints and states, and measure every 100 steps."""
     if run.step == 0:
-        keep(run)
+        save_due(run)
     losses: list[float] = []
     since = time.monotonic()
     for loss in train(run, until):
         losses.append(loss)
-        keep(run)
+        save_due(run)
         if run.step % 100 == 0:
             log(run, probes, losses, (time.monotonic() - since) / len(losses))
             losses, since = [], time.monotonic()

@@ -16,9 +16,9 @@ from workbench.features.formats import own
 from workbench.features.formats.places import family_of_name, sites_of_module
 from workbench.features.formats.tensors import (
     named_tensor,
-    number,
     read_safetensors,
     setting,
+    whole_number,
     write_json,
     write_tensors,
 )
@@ -43,7 +43,7 @@ def read(folder: Path) -> Dictionary:
         named_tensor(tensors, "encoder.bias", weights),
         named_tensor(tensors, "W_dec", weights),
         named_tensor(tensors, "b_dec", weights),
-        Gate("topk", number(config, "k", path)),
+        Gate("topk", whole_number(config, "k", path)),
         reads if transcode else writes,
         writes,
         centred=not transcode,

@@ -211,7 +211,7 @@ class Page:
         }
         values["chat"] = gr.Checkbox(value=is_chat, visible=is_chat)
         return [
-            self._run(query.checkpoint, typed_text(query.prompt), is_chat, *edits_of(address), http),
+            self._run(query.checkpoint, typed_text(query.prompt), is_chat, *edits_in_address(address), http),
             title,
             selection,
             gr.Tabs(selected=title),
@@ -224,7 +224,7 @@ class Page:
         checkpoint = address.get("checkpoint", "")
         prompt = typed_prompt(address.get("prompt", EXAMPLES[0]), address.get("chat") == "true")
         checkpoint = checkpoint if checkpoint in self.bench.known else self.bench.default
-        edits, shown = edits_of(address)
+        edits, shown = edits_in_address(address)
         query = Query(checkpoint, prompt, 1, in_force([edits], shown), shown == "change")
         chosen: dict[str, Any] = {name: int(address[name]) for name in NUMBERS if is_whole(address.get(name, ""))}
         chosen |= {"texts": address["set"]} if address.get("set") else {}
@@ -364,7 +364,7 @@ class Page:
             return ""
 
 
-def edits_of(address: Mapping[str, str]) -> tuple[str, str]:
+def edits_in_address(address: Mapping[str, str]) -> tuple[str, str]:
     """The edits in an address, and what is shown of them (one of `SHOWN`)."""
     return address.get("edits", ""), address.get("shown", SHOWN[0])
 

@@ -188,7 +188,7 @@ class Panel:
             picture = picture if view.scale is None else same_colours(picture, plot(scale))
         about = self._about | {
             "title": view.title or found.title,
-            "note": noted(view, found),
+            "note": note_of(view, found),
             "wide": is_wide(found),
             "chooses": dict(view.chooses),
             "pick": None if view.pick is None else asdict(view.pick),
@@ -221,7 +221,7 @@ def change_of(call: Call) -> Call:
     return Call.quick(results.change, call, call.unedited).shown_by(call.show) if call.edits else call
 
 
-def noted(view: View, found: Result) -> str:
+def note_of(view: View, found: Result) -> str:
     """The note of a view, with the warning of the analysis, if any."""
     warning = found.provenance.get("warning")
     return view.note if warning is None else f"{view.note} Warning: {warning}."

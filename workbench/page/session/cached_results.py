@@ -40,13 +40,13 @@ def result(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  
         began, were_loaded = time.monotonic(), bool(names) and {*names} <= {*bench.residents.ids}
         found = run(call, bench, step)
         if were_loaded:
-            measure(call, bench, names[0], time.monotonic() - began - sum(waited))
+            count_time(call, bench, names[0], time.monotonic() - began - sum(waited))
         return found if is_saved(call) else found.with_provenance(origin(call, bench))
 
     return bench.once(call, make)
 
 
-def table(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # noqa: ANN401 - a table, or a probe
+def cached_value(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  # noqa: ANN401 - a table, or a probe
     """The value of a call that has no provenance of its own, such as a table; from the result cache if it is there."""
     return bench.once(call, lambda: run(call, bench, progress))
 
@@ -56,10 +56,10 @@ def report_of_call(call: Call, bench: Bench) -> Report:
     if not call.returns(pd.DataFrame):
         return report_of(result(call, bench))
     title = call.function.__name__
-    return Report(title, [Section(title, table(call, bench))], origin(call, bench))
+    return Report(title, [Section(title, cached_value(call, bench))], origin(call, bench))
 
 
-def measure(call: Call, bench: Bench, checkpoint: str, seconds: float) -> None:
+def count_time(call: Call, bench: Bench, checkpoint: str, seconds: float) -> None:
     """Count a call and the seconds that it took in the measured speed of runs, if the call states its work."""
     work = Planner(bench).work(call)
     if work.at_most == work.flops and not work.read:

@@ -38,7 +38,7 @@ def code(call: Call, bench: Bench) -> str:
     """
     variables = Variables(bench, call)
     body = [*variables.loads(), *statements(call, "result", variables)]
-    imports = {"from workbench import checkpoints", *(imported(part.function) for part in call.calls())}
+    imports = {"from workbench import checkpoints", *(import_line(part.function) for part in call.calls())}
     for name, line in (
         ("corpus", "from workbench import corpus"),
         ("directions", "from workbench.analyses import directions"),
@@ -53,15 +53,15 @@ def code(call: Call, bench: Bench) -> str:
     lines = [
         *(["import torch", ""] if variables.prompts else []),
         *sorted(imports),
-        *([imported(call.show)] if call.show and not call.returns(pd.DataFrame) else []),
+        *([import_line(call.show)] if call.show and not call.returns(pd.DataFrame) else []),
         "",
         *body,
-        shown(call),
+        show_line(call),
     ]
     return "\n".join(lines) + "\n"
 
 
-def shown(call: Call) -> str:
+def show_line(call: Call) -> str:
     """The line that shows the result."""
     if call.returns(pd.DataFrame):
         return "print(result.to_string(index=False))"
@@ -213,7 +213,7 @@ def called(function: Callable[..., Any]) -> str:
     return name if stands_alone(function) else f"{module}.{name}"
 
 
-def imported(function: Callable[..., Any]) -> str:
+def import_line(function: Callable[..., Any]) -> str:
     """The line that imports the name that `called` gives."""
     package, _, module = function.__module__.rpartition(".")
     if stands_alone(function):

@@ -12,7 +12,7 @@ from workbench.features.compare_sources import compare_sources
 from workbench.features.feature_table import logit_effects, with_effects
 from workbench.page.session.arguments import ModelOf, ModelsOf, TextsOf, TokenizerOf, TokensOf
 from workbench.page.session.bench import Bench
-from workbench.page.session.cached_results import table
+from workbench.page.session.cached_results import cached_value
 from workbench.page.session.calls import Call
 from workbench.page.session.dictionaries import NONE_FITS, DictionaryOf, why_not
 from workbench.progress import Progress, part
@@ -69,7 +69,7 @@ def pair_of_features(bench: Bench, a: str, b: str, name: str, texts: TextsOf | T
 
     Errors: WorkbenchError if none fits, or the named one does not.
     """
-    name = name or instrument(bench, a, b)
+    name = name or dictionary_for_pair(bench, a, b)
     found = bench.dictionary(name)
     if (why := why_not(bench, (a, b), found)) is not None:
         raise WorkbenchError(f"{name} is not used for {a} and {b}: {why}")
@@ -79,7 +79,7 @@ def pair_of_features(bench: Bench, a: str, b: str, name: str, texts: TextsOf | T
     return FeaturePair(a, b, name, texts, finals if len(finals) > 1 else ())
 
 
-def instrument(bench: Bench, a: str, b: str) -> str:
+def dictionary_for_pair(bench: Bench, a: str, b: str) -> str:
     """The name of the dictionary to compare with: a crosscoder that was trained on both, else one of B, else of A, else
     any that fits; sparse autoencoders before transcoders. Errors: WorkbenchError if none fits."""
     ranks = {}
@@ -128,8 +128,8 @@ def compared_features(bench: Bench, pair: FeaturePair, progress: Progress | None
     """The value of `comparison`. The scans are computed one after the other, so that one model is needed at a time."""
     parts = [call for call in to_compute(bench, pair) if call.function is scan.of]
     for number, call in enumerate(parts):
-        table(call, bench, part(progress, number / (len(parts) + 1), (number + 1) / (len(parts) + 1)))
-    return table(comparison(bench, pair), bench, progress if not parts else None)
+        cached_value(call, bench, part(progress, number / (len(parts) + 1), (number + 1) / (len(parts) + 1)))
+    return cached_value(comparison(bench, pair), bench, progress if not parts else None)
 
 
 def table_value(bench: Bench, pair: FeaturePair, whole: pd.DataFrame) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def table_value(bench: Bench, pair: FeaturePair, whole: pd.DataFrame) -> dict[st
     shown = whole[[name for name in columns if not (name.endswith("_floor") and whole[name].isna().all())]]
     cells = shown.astype(object).where(shown.notna(), None).to_numpy().tolist()
     return {
-        "summary": summary(bench, pair, whole),
+        "summary": compared_summary(bench, pair, whole),
         "columns": [columns[name] for name in shown],
         "rows": [[row[0], *row] for row in cells],
         "search": "Token, or number",
@@ -148,7 +148,7 @@ def table_value(bench: Bench, pair: FeaturePair, whole: pd.DataFrame) -> dict[st
     }
 
 
-def summary(bench: Bench, pair: FeaturePair, whole: pd.DataFrame) -> str:
+def compared_summary(bench: Bench, pair: FeaturePair, whole: pd.DataFrame) -> str:
     """How many features are beyond the floor, and in one checkpoint only; what the dictionary was trained on."""
     found = bench.dictionary(pair.dictionary)
     told = [f"{pair.dictionary}: {found.kind} of {len(found):,} features."]

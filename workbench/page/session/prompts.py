@@ -35,7 +35,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     """The token ids of a prompt. Errors, for turns: those of `Conversation.of`, except for turns that are left out."""
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
-    return tokenizer(chat.written(tokenizer, prompt), add_special_tokens=False)["input_ids"]
+    return tokenizer(chat.templated(tokenizer, prompt), add_special_tokens=False)["input_ids"]
 
 
 def ids_code(tokenizer: str, prompt: Prompt) -> str:

@@ -31,18 +31,18 @@ def surprisal_strip(
         "look": {"checkpoint": opened.checkpoint, "edits": edits},
         **turn_marks(opened, ids.shape[1], ids.shape[1]),
     }
-    scores = losses(bench, opened, edits) if known else np.full(1, np.nan)
+    scores = prompt_surprisals(bench, opened, edits) if known else np.full(1, np.nan)
     if not is_change:
         title = "Prompt: how surprising each token is, given those before it"
         return surprisals(opened.labels, ids[0].tolist(), scores.tolist(), title=title, **about)
     title = "Prompt: how much more surprising each token is with the edits; blue: less"
-    scores = scores - losses(bench, opened, "") if known else scores
+    scores = scores - prompt_surprisals(bench, opened, "") if known else scores
     high = float(np.nanmax(np.abs(scores), initial=0)) or 1.0
     about |= {"title": title, "signed": True, "measure": "change of surprisal", "high": high}
     return strip(opened.labels, ids[0].tolist(), scores.tolist(), **about)
 
 
-def losses(bench: Bench, opened: OpenedPrompt, edits: str) -> np.ndarray:
+def prompt_surprisals(bench: Bench, opened: OpenedPrompt, edits: str) -> np.ndarray:
     """The surprisal of each token of a prompt in the model with interventions, in nats.
 
     Errors: WorkbenchError if the model's predictions are NaN.

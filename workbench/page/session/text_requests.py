@@ -88,7 +88,7 @@ def text_call(bench: Bench, request: TextRequest) -> Call:
     return call.shown_by(text_page)
 
 
-def look_call(bench: Bench, request: TokenRequest) -> Call:
+def token_call(bench: Bench, request: TokenRequest) -> Call:
     """The call that answers a token request."""
     ids = IdsOf(request.checkpoint, tuple(checked_ids(bench, request.checkpoint, request.ids)))
     edits = canonical_edits(bench, request.checkpoint, request.edits)
@@ -98,26 +98,26 @@ def look_call(bench: Bench, request: TokenRequest) -> Call:
     return Call.of(token_inspection, model, ids, request.token, **through, tokenizer=tokenizer).shown_by(None)
 
 
-def looked_at(bench: Bench, request: TokenRequest) -> dict[str, Any]:
+def token_details_value(bench: Bench, request: TokenRequest) -> dict[str, Any]:
     """The details of one token, for token_details.js.
 
     Only the strongest attention weights are listed. The weight on the first token is given separately, as mean over
     heads. `tunable` says whether there is a tuned lens for the checkpoint.
     """
-    found = result(look_call(bench, request), bench)
+    found = result(token_call(bench, request), bench)
     weights = found.looks.values[:, 0]  # head key
     return {
         "expected": found.expected.values.tolist(),
         "lens": found.lens.values.tolist(),
         "tunable": lens_for(bench, request.checkpoint) is not None,
         "next": found.following.values[0].tolist(),
-        "looks": strongest_looks(weights[:, 1:], found.looks.heads, 1),
+        "looks": strongest_weights(weights[:, 1:], found.looks.heads, 1),
         "first": float(weights[:, 0].mean()),
-        "looked_at": strongest_looks(found.looked_at.values, found.looked_at.rows, found.position + 1),
+        "looked_at": strongest_weights(found.looked_at.values, found.looked_at.rows, found.position + 1),
     }
 
 
-def strongest_looks(weights: np.ndarray, heads: Sequence[str], first: int) -> list[tuple[str, int, float]]:
+def strongest_weights(weights: np.ndarray, heads: Sequence[str], first: int) -> list[tuple[str, int, float]]:
     """(head, place, weight) of the largest of `weights` (head place), largest first; places count from `first`."""
     best = np.argsort(-weights, axis=None, kind="stable")[:STRONGEST]
     rows, columns = np.unravel_index(best, weights.shape)

@@ -17,7 +17,7 @@ from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
 from workbench.page.session.arguments import IdsOf, IndexOf, ModelOf, TokenizerOf
 from workbench.page.session.bench import Bench
-from workbench.page.session.cached_results import result, table
+from workbench.page.session.cached_results import cached_value, result
 from workbench.page.session.calls import Call
 from workbench.page.session.edit_lines import canonical_edits, tapped
 from workbench.page.session.menus import choice
@@ -95,14 +95,14 @@ def shading(bench: Bench, request: ShadeRequest) -> dict[str, Any]:
         return {"absent": str(error)}
     whole = result(replace(call, measure=None), bench)
     found = whole[call.measure]
-    about = {"unit": found.unit, "signed": found.signed, "values": numbers(found)}
+    about = {"unit": found.unit, "signed": found.signed, "values": defined_numbers(found)}
     if request.shade == "verbatim":
         spans = [(one.start, one.end, one.count) for one in index.spans(list(request.ids), SHORTEST)]
         return about | {"spans": spans, "high": max([LONG, *(end - start for start, end, _ in spans)])}
-    return about | {name: numbers(whole[name]) for name in ("text", "model", "suffix")} | {"high": 1.0}
+    return about | {name: defined_numbers(whole[name]) for name in ("text", "model", "suffix")} | {"high": 1.0}
 
 
-def numbers(found: Curves) -> list[float | None]:
+def defined_numbers(found: Curves) -> list[float | None]:
     """The values of the only line of a result; None where undefined."""
     return [None if value != value else value for value in found.values[0].tolist()]
 
@@ -123,7 +123,7 @@ def seen(bench: Bench, request: SeenRequest) -> dict[str, Any]:
         return found | {"places": 0, "documents": [], "rows": None}
     return found | {
         "places": index.count(ids[start:end]),
-        "documents": documents(table(documents_call(request, ids, (start, end)), bench)),
+        "documents": documents(cached_value(documents_call(request, ids, (start, end)), bench)),
         "rows": rows_that_held(bench, index, ids[start:end], request.checkpoint),
     }
 

@@ -17,10 +17,10 @@ HOW = "Choose a head among the thumbnails; each row of its map shows where that 
 def build(slot: Slot) -> None:
     """The attention view."""
     view = components.attention_view(elem_id="attention")
-    slot.shows(attention, outputs=[view], with_progress=True)
+    slot.shows(attention_value, outputs=[view], with_progress=True)
 
 
-def attention(bench: Bench, request: TabRequest, progress: Progress | None = None) -> dict[str, Any]:
+def attention_value(bench: Bench, request: TabRequest, progress: Progress | None = None) -> dict[str, Any]:
     """The value of the attention view: tokens, sizes, and the best head unless that is expensive to find.
 
     The browser fetches the map.

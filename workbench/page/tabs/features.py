@@ -22,7 +22,7 @@ from workbench.page.build.slot import NOT_QUEUED, Slot, agreement_button, asked
 from workbench.page.compat import event_data
 from workbench.page.session.arguments import ModelOf, ModelsOf, TextsOf
 from workbench.page.session.bench import Bench
-from workbench.page.session.cached_results import table
+from workbench.page.session.cached_results import cached_value
 from workbench.page.session.calls import Call, prompt_arguments, tokenizer_argument
 from workbench.page.session.dictionaries import (
     NONE_FITS,
@@ -87,7 +87,12 @@ def build(slot: Slot) -> None:
     listed, button = components.text_table(elem_id="feature-table"), agreement_button("feature-table-price")
     outputs = [listed, button]
     slot.shows(
-        table_view, inputs=[chosen, listing], outputs=outputs, follows=["texts"], agreement=button, with_progress=True
+        features_table_view,
+        inputs=[chosen, listing],
+        outputs=outputs,
+        follows=["texts"],
+        agreement=button,
+        with_progress=True,
     )
     active, button = components.text_table(elem_id="active-table"), agreement_button("active-price")
     slot.shows(active_view, inputs=[listing], outputs=[active, button], follows=["token"], agreement=button)
@@ -107,11 +112,11 @@ def build(slot: Slot) -> None:
     slot.on(active.open, clicked_active, outputs=[chosen, number])
     slot.on(listed.open, clicked_feature, outputs=[number])
     slot.on(shown.open, clicked_neighbour, outputs=[chosen, number])
-    slot.on(shown.called, named, inputs=[listing], outputs=[shown, listed])
-    slot.runs(shown.use, text_at, outputs=[slot.prompt])
+    slot.on(shown.called, name_given, inputs=[listing], outputs=[shown, listed])
+    slot.runs(shown.use, clicked_example, outputs=[slot.prompt])
 
 
-def table_view(
+def features_table_view(
     bench: Bench, request: TabRequest, name: str, listing: str = ALL_FEATURES, progress: Progress | None = None
 ) -> list[Any]:
     """The values of the table of features, and of the button that agrees to its price; hidden for another listing."""
@@ -132,20 +137,22 @@ def features_value(
     try:
         found = scan_of(bench, request, chosen, call, progress)
     except Expensive as expensive:
-        return {"summary": summary(bench, request, chosen)}, asked(expensive.price)
-    whole = table(call, bench)
+        return {"summary": dictionary_summary(bench, request, chosen)}, asked(expensive.price)
+    whole = cached_value(call, bench)
     births = births_of(bench, request, chosen)
     if births is not None:
         call = Call.quick(with_births, call, births)
-        whole = table(call, bench)
+        whole = cached_value(call, bench)
     given = features.names_of(bench.dictionary(chosen))
     if given:
         call = Call.quick(with_names, call, NamesOf(request.query.checkpoint, tuple(given.items())))
         whole = with_names(whole, given)
     bench.results.put(call, whole)
-    curves = {"activations": histograms(found)} | ({} if births is None else {"norm": table(births, bench).run_norms})
+    curves = {"activations": histograms(found)} | (
+        {} if births is None else {"norm": cached_value(births, bench).run_norms}
+    )
     value = {
-        "summary": summary(bench, request, chosen, found),
+        "summary": dictionary_summary(bench, request, chosen, found),
         **columns_and_rows(whole, curves),
         "offer": offer(bench, call),
         "search": SEARCH,
@@ -179,7 +186,7 @@ def births_of(bench: Bench, request: TabRequest, name: str) -> Call | None:
     """The call that says when the features of a crosscoder are born; None where that is not known."""
     call = Call.quick(features.births, DictionaryOf(request.query.checkpoint, name))
     try:
-        table(call, bench)
+        cached_value(call, bench)
     except WorkbenchError:  # no crosscoder, or not one along a run
         return None
     return call
@@ -198,7 +205,7 @@ def active_view(bench: Bench, request: TabRequest, listing: str = ALL_FEATURES) 
         agree(bench, request, call)
     except Expensive as expensive:
         return [gr.update(value={"summary": ""}, visible=True), asked(expensive.price)]
-    whole = table(call, bench)
+    whole = cached_value(call, bench)
     short = whole.assign(dictionary=whole["dictionary"].map(last_parts(there)))
     cells = short.astype(object).where(short.notna(), None).to_numpy().tolist()
     value = {
@@ -258,13 +265,13 @@ def card_view(
         scan_of(bench, request, chosen, call, progress)
     except Expensive as expensive:
         return [{"empty": f"Feature {feature} of {chosen}"}, asked(expensive.price, "Show its card")]
-    found, called = table(call, bench), features.names_of(bench.dictionary(chosen)).get(feature, "")
+    found, called = cached_value(call, bench), features.names_of(bench.dictionary(chosen)).get(feature, "")
     taken = Call.quick(examples, call, called) if called else Call.quick(examples, call)
     bench.results.put(taken, examples(found, called))
     value = card_value(found, chosen, feature) | {"called": called, "offer": offer(bench, taken)}
     births = births_of(bench, request, chosen)
     if births is not None:
-        value["life"] = life_value(table(births, bench), feature)
+        value["life"] = life_value(cached_value(births, bench), feature)
     value["edits"] = not bench.dictionary(chosen).sources
     if not found.count:
         value["silent"] = f"It is active at none of the tokens of {set_of(bench, request).counted}."
@@ -299,7 +306,7 @@ def scan_of(bench: Bench, request: TabRequest, name: str, after: Call, progress:
     if bench.results.get(call) is None and are_loaded(bench, call.arguments[0]):
         model, texts, dictionary = (part.value(bench) for part in call.arguments)
         if scan.is_stored(model, texts, dictionary):
-            table(call, bench)
+            cached_value(call, bench)
     if bench.results.get(call) is None or bench.results.get(after) is None:
         rest = Planner(bench).work(after.replaced(lambda part: None if part == call else part))
         if after.function is card:
@@ -308,7 +315,7 @@ def scan_of(bench: Bench, request: TabRequest, name: str, after: Call, progress:
             models = max(1, len(bench.dictionary(name).sources))
             rest += Work(pass_flops(model, PASSES * tokens * models, logits=3 * tokens))
         progress = priced(progress, agree(bench, request, call, before=rest))
-    return table(call, bench, progress)
+    return cached_value(call, bench, progress)
 
 
 def are_loaded(bench: Bench, models: ModelOf | ModelsOf) -> bool:
@@ -364,7 +371,7 @@ def clicked_feature(bench: Bench, request: TabRequest, data: Mapping[str, Any]) 
 
 def clicked_active(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> list[object]:
     """The dictionary and the number of the feature of a clicked row."""
-    whole = table(explaining_call(bench, request, fitting(bench, request.query.checkpoint)), bench)
+    whole = cached_value(explaining_call(bench, request, fitting(bench, request.query.checkpoint)), bench)
     number = data.get("text")
     if not isinstance(number, int) or not 0 <= number < len(whole):
         raise WorkbenchError(f"no row {number!r}; the table has {len(whole):,}")
@@ -380,7 +387,7 @@ def opened_feature(event: gr.EventData) -> list[object]:
     return [name, number, ALL_FEATURES]
 
 
-def named(bench: Bench, request: TabRequest, data: Mapping[str, Any], listing: str) -> list[Any]:
+def name_given(bench: Bench, request: TabRequest, data: Mapping[str, Any], listing: str) -> list[Any]:
     """The values of the card and of the table, after a name was given on the card."""
     chosen = chosen_dictionary(bench, request.query.checkpoint, data.get("dictionary"))
     feature, name = checked_feature(bench.dictionary(chosen), data.get("feature")), data.get("name")
@@ -388,7 +395,7 @@ def named(bench: Bench, request: TabRequest, data: Mapping[str, Any], listing: s
         raise WorkbenchError(f"no name {name!r}")
     features.name_feature(bench.dictionary(chosen), feature, name)
     request = replace(request, agreed=True)  # both were shown, so their numbers are at hand
-    return [card_view(bench, request, chosen, feature)[0], table_view(bench, request, chosen, listing)[0]]
+    return [card_view(bench, request, chosen, feature)[0], features_table_view(bench, request, chosen, listing)[0]]
 
 
 def clicked_neighbour(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> list[object]:
@@ -397,7 +404,7 @@ def clicked_neighbour(bench: Bench, request: TabRequest, data: Mapping[str, Any]
     return [name, checked_feature(bench.dictionary(name), data.get("feature"))]
 
 
-def text_at(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
+def clicked_example(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
     """The text of a clicked example."""
     found, number = set_of(bench, request), data.get("text")
     if not isinstance(number, int) or not 0 <= number < len(found.strings):
@@ -405,7 +412,7 @@ def text_at(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
     return found.strings[number]
 
 
-def summary(bench: Bench, request: TabRequest, name: str, found: FeatureScan | None = None) -> str:
+def dictionary_summary(bench: Bench, request: TabRequest, name: str, found: FeatureScan | None = None) -> str:
     """What is shown: the dictionary, the texts, how many features are never active in them, and for which model."""
     dictionary, checkpoint = bench.dictionary(name), request.query.checkpoint
     place = dictionary.reads if dictionary.reads == dictionary.writes else f"{dictionary.reads} → {dictionary.writes}"

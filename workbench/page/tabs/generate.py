@@ -52,10 +52,10 @@ def build(slot: Slot) -> None:
         ]
     branched = slot.link("branch", gr.Textbox("", elem_id="branch", visible="hidden"))
     outputs = [*strips, branched]
-    slot.shows(generate, inputs=[branched, *settings], outputs=outputs, redraws=[])
+    slot.shows(stream_texts, inputs=[branched, *settings], outputs=outputs, redraws=[])
     slot.on(again.click, regenerate, inputs=settings, outputs=outputs)
     slot.on(slot.details.branch, branch, inputs=settings, outputs=outputs)
-    slot.runs(slot.details.use, text_of, outputs=[slot.prompt])
+    slot.runs(slot.details.use, whole_text, outputs=[slot.prompt])
 
 
 def sampling_controls(slot: Slot, prefix: str = "") -> list[Component]:
@@ -76,7 +76,7 @@ def sampling_controls(slot: Slot, prefix: str = "") -> list[Component]:
     return [length, temperature, top_p, top_k, seed, slot.link(prefix + "ends", ends)]
 
 
-def generate(bench: Bench, request: TabRequest, branch: str, *settings: float) -> Iterator[list[Any]]:
+def stream_texts(bench: Bench, request: TabRequest, branch: str, *settings: float) -> Iterator[list[Any]]:
     """Stream a continuation of the prompt into the strip and, with edits, another beside it.
 
     `branch` comes from the page's address and applies to the first run only.
@@ -110,7 +110,7 @@ def both(bench: Bench, request: TextRequest, edits: str, *settings: float) -> It
     opened = bench.read(request.checkpoint, request.prompt)
     request = replace(request, length=length, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     requests = [request, replace(request, edits=edits)] if edits else [request]
-    texts = [write(bench, opened, one, bool(ends)) for one in requests]
+    texts = [stream_strip(bench, opened, one, bool(ends)) for one in requests]
     shown: list[dict[str, Any]] = [{}] * len(requests)
     for frames in zip_longest(*texts):
         shown = [new or old for new, old in zip(frames, shown, strict=True)]
@@ -118,13 +118,13 @@ def both(bench: Bench, request: TextRequest, edits: str, *settings: float) -> It
         yield [*strips, request.branch]
 
 
-def write(bench: Bench, opened: OpenedPrompt, request: TextRequest, ends: bool) -> Iterator[dict[str, Any]]:
+def stream_strip(bench: Bench, opened: OpenedPrompt, request: TextRequest, ends: bool) -> Iterator[dict[str, Any]]:
     """Stream the strip of a text while it is generated: one every `PERIOD` seconds, for at most `MOST_SECONDS`."""
     start = start_of(bench, opened, request.branch)
     settings = (request.length, request.temperature, request.top_p, request.top_k, request.seed, ends)
     labels, ids, scores = list(opened.labels[: kept_of(opened, request.branch)]), start[:1], [float("nan")]
     sent = began = time.monotonic()
-    for step in steps(bench, opened, start, *settings, edits=request.edits, read=True):
+    for step in stream_steps(bench, opened, start, *settings, edits=request.edits, read=True):
         ids.append(step.id)
         scores.append(step.surprisal)
         now = time.monotonic()
@@ -141,7 +141,7 @@ def write(bench: Bench, opened: OpenedPrompt, request: TextRequest, ends: bool) 
     yield written | {"final": True}
 
 
-def steps(
+def stream_steps(
     bench: Bench,
     opened: OpenedPrompt,
     start: Sequence[int],
@@ -163,7 +163,7 @@ def steps(
         top_p=top_p,
         top_k=top_k,
         seed=seed,
-        stop_at=ends_of(opened) if ends else [],
+        stop_at=stop_tokens(opened) if ends else [],
         read=read,
     )
     lines = interventions.read(edits, opened.tokenizer, sets_of(bench, opened.checkpoint))
@@ -176,7 +176,7 @@ def steps(
         yield step
 
 
-def ends_of(opened: OpenedPrompt) -> Sequence[int]:
+def stop_tokens(opened: OpenedPrompt) -> Sequence[int]:
     """The tokens that end a generated text: the end of text, and in a conversation those that end a turn."""
     if opened.conversation is not None:
         return end_tokens(opened.tokenizer)
@@ -231,7 +231,7 @@ def beside(plain: dict[str, Any], edited: dict[str, Any], edits: str) -> list[An
     return [plain | {"parts": parts}, gr.update(value=edited | {"parts": parts, "title": title}, visible=True)]
 
 
-def text_of(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
+def whole_text(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
     """The whole generated text, for use as the next prompt; in a conversation, the turns with the reply.
 
     Errors: WorkbenchError, in a conversation, if the text is not the conversation with a reply.

@@ -18,7 +18,7 @@ from workbench.page import components
 from workbench.page.build.panel import Panel, View, menu, offer
 from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.bench import Bench
-from workbench.page.session.cached_results import origin, result, table
+from workbench.page.session.cached_results import cached_value, origin, result
 from workbench.page.session.calls import Call, texts_arguments, tokenizer_argument
 from workbench.page.session.edit_lines import sets_of
 from workbench.page.session.menus import choice
@@ -73,14 +73,14 @@ def build(slot: Slot) -> None:
     """The table of the set with its mean losses, and the probe of its labels."""
     table, button = components.text_table(elem_id="set-table"), agreement_button("set-price")
     outputs = [table, button]
-    slot.shows(table_view, outputs=outputs, follows=["texts"], agreement=button, with_progress=True)
+    slot.shows(set_table_view, outputs=outputs, follows=["texts"], agreement=button, with_progress=True)
     Panel("means", "Which texts are harder?", height=200).draws(slot, means_view, follows=["texts"])
     Panel("probe", "From which layer on can the label be read?").draws(slot, probe_view, follows=["texts"])
     wrong, button = components.text_table(elem_id="wrong-table"), agreement_button("wrong-price")
     outputs = [wrong, button]
     slot.shows(wrong_view, outputs=outputs, follows=["texts", "layer"], agreement=button, with_progress=True)
     for each in (table, wrong):
-        slot.runs(each.open, text_at, outputs=[slot.prompt])
+        slot.runs(each.open, clicked_text, outputs=[slot.prompt])
 
     effect = slot.link("steer_effect", menu(EFFECTS, "Effect of steering"))
     layer = slot.link("steer_layer", menu(LAYERS, "Layer of the direction"))
@@ -92,7 +92,7 @@ def build(slot: Slot) -> None:
     panel.draws(slot, steering_view, inputs=[effect, layer, *boxes], follows=["texts", "layer"], with_progress=True)
 
 
-def table_view(bench: Bench, request: TabRequest, progress: Progress | None = None) -> list[Any]:
+def set_table_view(bench: Bench, request: TabRequest, progress: Progress | None = None) -> list[Any]:
     """The values of the table of the set, and of the button that agrees to its price."""
     found = chosen_set(bench, request)
     try:
@@ -100,7 +100,7 @@ def table_view(bench: Bench, request: TabRequest, progress: Progress | None = No
     except Expensive as expensive:
         return [{"summary": found.counted}, asked(expensive.price)]
     means = mean_losses(overview) if np.isfinite(overview["loss"]).any() else None
-    about = summary(found, means, without_loss(overview))
+    about = set_summary(found, means, without_loss(overview))
     return [table_of(bench, overview_call(request), found, COLUMNS, about), asked(None)]
 
 
@@ -139,12 +139,12 @@ def wrong_view(bench: Bench, request: TabRequest, progress: Progress | None = No
     if not can_be_probed(found):
         return [{}, asked(None)]  # the panel above says why
     try:
-        layer = layer_of(bench, request, progress)
+        layer = probed_layer(bench, request, progress)
         call = Call.of(probe_layer, *texts_arguments(request), layer=layer, folds=FOLDS)
         price = agree(bench, request, call)
     except Expensive:
         return [{}, asked(None)]  # the panel above asks
-    probe, wrong = table(call, bench, priced(progress, price)), Call.quick(misread, call)
+    probe, wrong = cached_value(call, bench, priced(progress, price)), Call.quick(misread, call)
     bench.results.put(wrong, misread(probe))
     return [table_of(bench, wrong, found, WRONG, confused(probe, layer)), asked(None)]
 
@@ -173,7 +173,7 @@ def steering_view(
     first = toward or next(name for name in names if name != against)
     labels = first, against or next(name for name in names if name != first)
     best = best and can_be_probed(found)
-    where = layer_of(bench, replace(request, selection=Selection(texts=found.name)) if best else request, progress)
+    where = probed_layer(bench, replace(request, selection=Selection(texts=found.name)) if best else request, progress)
     agree(bench, request, steering_call(request, labels, where, (0, 1), measure))
     tokenizer = bench.tokenizer(request.query.checkpoint)
     answers = telling_answers(bench, request, labels) if not (answer and instead) else (0, 0)
@@ -205,7 +205,7 @@ def label_edit(bench: Bench, checkpoint: str, found: TextSet, toward: str, again
     return line if fits else ""
 
 
-def layer_of(bench: Bench, request: TabRequest, progress: Progress | None = None) -> int | str:
+def probed_layer(bench: Bench, request: TabRequest, progress: Progress | None = None) -> int | str:
     """The selected layer; without one, the layer from which the labels are read best, or "embed"; the last one if the
     labels cannot be probed."""
     layers, selected = bench.shape_of(request.query.checkpoint)[0], request.selection.layer
@@ -217,7 +217,7 @@ def layer_of(bench: Bench, request: TabRequest, progress: Progress | None = None
     return best - 1 if best else "embed"
 
 
-def text_at(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
+def clicked_text(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
     """The text of a clicked row."""
     found, number = chosen_set(bench, request), data.get("text")
     if not isinstance(number, int) or not 0 <= number < len(found.strings):
@@ -250,14 +250,14 @@ def overview_of(bench: Bench, request: TabRequest, progress: Progress | None = N
     """The table of the set, from the result cache if it is there. Raises Expensive if its price is not agreed to."""
     call = overview_call(request)
     price = agree(bench, request, call)
-    return table(call, bench, priced(progress, price))
+    return cached_value(call, bench, priced(progress, price))
 
 
 def table_of(
     bench: Bench, call: Call, found: TextSet, columns: Mapping[str, tuple[str, str]], about: str
 ) -> dict[str, Any]:
     """The value of the table of a call (see text_table.js): those columns of `columns` that the table has."""
-    whole = table(call, bench)
+    whole = cached_value(call, bench)
     shown = whole.assign(content=[found.strings[number][:SHOWN] for number in whole["text"]])
     names = [name for name in columns if name in shown]
     kept = shown[names].astype(object).where(shown[names].notna(), None)
@@ -266,7 +266,7 @@ def table_of(
     return {"summary": about, "columns": [columns[name] for name in names], "rows": rows, "offer": offer(bench, call)}
 
 
-def summary(found: TextSet, means: Scores | None, lost: list[int]) -> str:
+def set_summary(found: TextSet, means: Scores | None, lost: list[int]) -> str:
     """The set, its mean loss and that of each label, with standard errors."""
     if means is None:
         return f"{found.counted}: no text has a loss."

@@ -96,7 +96,9 @@ def build(slot: Slot) -> None:
     fetched = gr.State(0)
     controls, follows = [metric, axis, words, fetched, over, marks], ["token", "layer", "head", "texts"]
     panel.draws(slot, training_view, inputs=controls, follows=follows, with_progress=True)
-    work = guarded(lambda request, _, *more, **to: fetch(slot.bench, request, *more, **to), 1, True, slot.token_of)
+    work = guarded(
+        lambda request, _, *more, **to: download_missing(slot.bench, request, *more, **to), 1, True, slot.token_of
+    )
     downloads = {"concurrency_limit": 1, "concurrency_id": DOWNLOADS}  # so model runs do not wait for them
     more.click(work, [slot.request, fetched], [slot.notice, fetched], show_progress_on=slot.notice, **downloads)
     moment = moment_slider(slot.bench, PLAYS["slider"])
@@ -127,7 +129,7 @@ def fitting_controls(metric: object) -> list[Component]:
     return [gr.Textbox(visible=metric == FOLLOWED), gr.Dropdown(visible=shown_if(measured in OF_SETS))]
 
 
-def fetch(bench: Bench, request: TabRequest, times: int, progress: Progress | None = None) -> Iterator[int]:
+def download_missing(bench: Bench, request: TabRequest, times: int, progress: Progress | None = None) -> Iterator[int]:
     """Download the checkpoints of the run that are not on this machine; yields the number downloaded, plus `times`."""
     absent = [checkpoint for checkpoint in bench.run_of(request.query.checkpoint) if not is_here(checkpoint)]
     for done, checkpoint in enumerate(steps(absent, progress, "downloading"), 1):
@@ -165,10 +167,10 @@ def training_view(
     view = metric_view(bench, request, metric, axis, continuation, over, read.places, progress=progress)
     if isinstance(view, str):
         return view
-    return replace(view, marks=ticks(bench, request, axis, read.steps), note=f"{view.note} Ticks: {read.told}")
+    return replace(view, marks=reading_ticks(bench, request, axis, read.steps), note=f"{view.note} Ticks: {read.told}")
 
 
-def ticks(bench: Bench, request: TabRequest, axis: str, read: Sequence[int]) -> tuple[float, ...]:
+def reading_ticks(bench: Bench, request: TabRequest, axis: str, read: Sequence[int]) -> tuple[float, ...]:
     """Places on the axis of steps of the run: those that its checkpoints here have read, at most `MOST_MARKS`."""
     last = bench.run_here(request.query.checkpoint)[-1]
     recipe = RECIPES[last.name]
@@ -229,12 +231,12 @@ def measured_on(
         few = tuple(rows[n] for n in spread(len(rows), MOST_ROWS))
         losses = Call.quick(corpus.loss_on_rows, Call.quick(corpus.chosen_rows, last.name, few))
         told = f"{MOST_ROWS} of the {len(rows):,} rows, spread evenly over the run." if len(rows) > MOST_ROWS else ""
-        return intervened(losses, last.id, edits), told
+        return intervened_call(losses, last.id, edits), told
     if metric == "continuation":
         continuation = continuation or affordable_continuation(bench, request, last)
         told = f"The continuation is “{continuation}”; type another one above."
         return metric_call(prompt, metric, continuation, edits), told
-    chosen = set_of(bench, request, metric, over)
+    chosen = measured_set(bench, request, metric, over)
     if metric == "probe" and (chosen is None or chosen.labels is None):
         return NO_LABELS
     if chosen is not None:
@@ -258,13 +260,13 @@ def view_of_heads(
     if price.seconds:
         bench.residents.make_room(last)
     curves, shape = result(call, bench, priced(progress, price)), bench.shape_of(last.id)
-    pick = head_pick(request, shape, highest(curves, shape))
+    pick = head_pick(request, shape, highest_head(curves, shape))
     line = pick.options[pick.chosen][0]
     note = f"{note} {line} in front; click a line to choose its head."
     return View(call, note, pick=pick, line=line)
 
 
-def set_of(bench: Bench, request: TabRequest, metric: str, over: str) -> TextSet | None:
+def measured_set(bench: Bench, request: TabRequest, metric: str, over: str) -> TextSet | None:
     """The set of texts that a metric is measured on; None if that is the prompt, or text that the metric chooses."""
     is_chosen = metric in OF_SETS and choice(over, OVER, "text")
     return bench.sets.get(request.selection.texts) if is_chosen or metric == "probe" else None
@@ -300,10 +302,10 @@ def metric_call(tokens: TokensOf | TextsOf, metric: str, continuation: str, edit
     `tokens` are the prompt's or those of a set, by one checkpoint's tokenizer, since all share it.
     """
     plain = plain_metric(tokens, metric, continuation)
-    return plain if metric == "weights" else intervened(plain, tokens.name, edits)
+    return plain if metric == "weights" else intervened_call(plain, tokens.name, edits)
 
 
-def intervened(plain: Call, checkpoint: str, edits: str) -> Call:
+def intervened_call(plain: Call, checkpoint: str, edits: str) -> Call:
     """The call of a metric with interventions in each checkpoint, which the tokenizer of `checkpoint` reads."""
     return Call.quick(metrics.intervened, plain, InterventionsOf(checkpoint, edits)) if edits else plain
 
@@ -329,7 +331,7 @@ def plain_metric(tokens: TokensOf | TextsOf, metric: str, continuation: str) -> 
     return Call.quick(metrics.head_scores, tokens, metric, samples=INDUCTION_SAMPLES if metric == "induction" else 0)
 
 
-def highest(curves: Curves, shape: tuple[int, int]) -> tuple[int, int]:
+def highest_head(curves: Curves, shape: tuple[int, int]) -> tuple[int, int]:
     """The head with the highest score at the end of the run: layer, head."""
     return divmod(int(curves.values[:, -1].argmax()), shape[1])
 
