@@ -83,11 +83,31 @@ class Page:
         self.slots: dict[str, Slot] = {}
         self.cancellations = Cancellations()
         self.query, self.selection = gr.State(Query(bench.default, "")), gr.State(Selection())
+        self._add_header()
+        self.problem = components.sentence(elem_id="problem", elem_classes="problem")
+        self._add_strip()
+        details = components.token_details(elem_id="details", render=False)
+        linked = {"chat": self.chat, "edits": self.edits, "shown": self.shown, "pin": self.pins.text}
+        self.bar = Bar(
+            self.checkpoint,
+            self.prompt,
+            self.chat,
+            details,
+            quiet_state(),
+            gr.State(""),
+            linked,
+            self.cancellations,
+            self._reopened,
+        )
+        self._quiet = {"show_progress": "hidden", "show_progress_on": self.count, "trigger_mode": "always_last"}
+
+    def _add_header(self) -> None:
+        """Add the bar: checkpoint, prompt, Run and Stop, and the menus of sets, examples and history."""
         with gr.Row(elem_id="header"):
             gr.HTML(BRAND, elem_id="brand", apply_default_css=False, min_width=120)
             self.checkpoint = gr.Dropdown(
-                bench.choices(),
-                value=bench.default,
+                self.bench.choices(),
+                value=self.bench.default,
                 label="Checkpoint",
                 elem_id="checkpoint",
                 container=False,
@@ -106,7 +126,7 @@ class Page:
             self.run = gr.Button("Run", variant="primary", size="sm", elem_id="run", min_width=60)
             self.stop = gr.Button("Stop", size="sm", elem_id="stop", min_width=60)
             self.sets = components.text_sets(
-                {"groups": bench.sets.choices(), "chosen": bench.sets.default}, elem_id="sets"
+                {"groups": self.bench.sets.choices(), "chosen": self.bench.sets.default}, elem_id="sets"
             )
             self.examples = gr.Dropdown(
                 [("Examples", ""), *((text, text) for text in EXAMPLES)],
@@ -117,29 +137,17 @@ class Page:
                 min_width=100,
             )
             components.history(elem_id="history")
-        self.problem = components.sentence(elem_id="problem", elem_classes="problem")
+
+    def _add_strip(self) -> None:
+        """Add what is below the bar: the strip of the prompt's tokens, the stack of edits, the pinned prompt."""
         self.spine = components.token_strip(
             {"empty": "Run a prompt to see its tokens.", "spine": True}, elem_id="spine", label="prompt"
         )
         self.stack = components.interventions(elem_id="interventions")
         self.edits = gr.Textbox("", elem_id="edits", visible="hidden")
         self.shown = gr.Textbox(SHOWN[0], elem_id="shown", visible="hidden")
-        self.pins = Pins(bench)
+        self.pins = Pins(self.bench)
         self.chosen = components.selection()
-        details = components.token_details(elem_id="details", render=False)
-        linked = {"chat": self.chat, "edits": self.edits, "shown": self.shown, "pin": self.pins.text}
-        self.bar = Bar(
-            self.checkpoint,
-            self.prompt,
-            self.chat,
-            details,
-            quiet_state(),
-            gr.State(""),
-            linked,
-            self.cancellations,
-            self._reopened,
-        )
-        self._quiet = {"show_progress": "hidden", "show_progress_on": self.count, "trigger_mode": "always_last"}
 
     def add_desk(self) -> Desk:
         """Add the rail of heads, and prepare the inspector."""
