@@ -237,7 +237,7 @@ class Hookable(PreTrainedModel):
             self._check_resid(resid, input_ids)
         layers = self._layers(start_at_layer, stop_at_layer)
         sites = self.sites
-        captures, changes = _listed(capture, edits)
+        captures, changes = _as_lists(capture, edits)
         if captures_only and not captures:
             raise WrongValue("captures_only=True, but nothing is captured")
         around, output = laid_around(self).edits, None
@@ -303,7 +303,7 @@ class Hookable(PreTrainedModel):
         keys = [(threading.get_ident(), id(model)) for model in {self, self.base_model}]
         outer = laid_around(self)
         runs: list[Run] = []
-        captures, changes = _listed(capture, edits)
+        captures, changes = _as_lists(capture, edits)
         captures, changes, lists = outer.captures + captures, outer.edits + changes, [*outer.lists, runs]
 
         def started(recorded: dict[str, Tensor]) -> None:
@@ -364,7 +364,7 @@ class Hookable(PreTrainedModel):
             raise WrongValue(f"resid {tuple(resid.shape)} does not match input_ids {tuple(input_ids.shape)}")
 
 
-def _listed(capture: Captures, edits: Edits) -> tuple[list[Capture], list[Edit]]:
+def _as_lists(capture: Captures, edits: Edits) -> tuple[list[Capture], list[Edit]]:
     """Captures and edits as two lists, with the type of each item checked."""
     captures = [Capture(item) if isinstance(item, str) else item for item in _items(capture, str | Capture)]
     changes = list(_items(edits, Edit))

@@ -38,7 +38,7 @@ def dense(layer: nn.Module) -> Tensor:
     if weight is not None:
         return weight.detach()
     wide = int(layer.in_features)  # type: ignore[arg-type]
-    units = torch.eye(wide, dtype=_input_dtype(layer), device=_device(layer))
+    units = torch.eye(wide, dtype=_input_dtype(layer), device=_device_of_layer(layer))
     out = layer(units)
     return (out if layer.bias is None else out - layer.bias).T
 
@@ -48,7 +48,7 @@ def _input_dtype(layer: nn.Module) -> torch.dtype:
     return floating[0] if floating else torch.get_default_dtype()
 
 
-def _device(layer: nn.Module) -> torch.device:
+def _device_of_layer(layer: nn.Module) -> torch.device:
     devices = [parameter.device for parameter in layer.parameters() if parameter.device.type != "meta"]
     return devices[0] if devices else torch.device("cpu")  # an offloaded layer moves its input by itself
 
@@ -203,7 +203,7 @@ class WithWeights:
             "W_O",
             self.config.num_hidden_layers,
             heads,
-            lambda layer: dense(_attention(self, layer).o_proj).unflatten(1, (heads, -1)).permute(1, 2, 0),
+            lambda layer: dense(_attention_module(self, layer).o_proj).unflatten(1, (heads, -1)).permute(1, 2, 0),
         )
 
     @property
@@ -249,7 +249,7 @@ class WithWeights:
         return _of_mlp(self, "W_out", "down_proj")
 
 
-def _attention(model: _Model, layer: int) -> Any:  # noqa: ANN401 - `OlmoAttention`, which stands above this module
+def _attention_module(model: _Model, layer: int) -> Any:  # noqa: ANN401 - `OlmoAttention`, which stands above this module
     return model.model.layers[layer].self_attn
 
 
@@ -259,7 +259,7 @@ def _inputs(model: _Model, name: str, projection: str, heads: int) -> ByLayer[Te
         name,
         model.config.num_hidden_layers,
         heads,
-        lambda layer: dense(getattr(_attention(model, layer), projection)).unflatten(0, (heads, -1)).mT,
+        lambda layer: dense(getattr(_attention_module(model, layer), projection)).unflatten(0, (heads, -1)).mT,
     )
 
 

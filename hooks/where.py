@@ -70,7 +70,7 @@ def places(where: Where | Places, what: str) -> Chosen:
         raise WrongType(f"{what} must be whole numbers, a mask of bools, a slice or None, not {given}")
     items = [_plain(item) for item in given] if _is_list(given) else [given]
     by_text = any(_is_list(item) for item in items)
-    rows = tuple(_row(item, what) for item in (items if by_text else [items]))
+    rows = tuple(_whole_numbers(item, what) for item in (items if by_text else [items]))
     kinds = {type(number) for row in rows for number in row}
     if len(kinds) > 1 or len({len(row) for row in rows}) > 1:
         raise WrongValue(f"{what} must be only numbers or only bools, in rows of equal length; got {_shown(where)}")
@@ -88,7 +88,7 @@ def _is_list(where: object) -> bool:
     return isinstance(where, Iterable) and not isinstance(where, str | bytes)
 
 
-def _row(numbers: Any, what: str) -> tuple[int, ...]:  # noqa: ANN401
+def _whole_numbers(numbers: Any, what: str) -> tuple[int, ...]:  # noqa: ANN401
     try:
         return tuple(number if isinstance(number, bool) else index(number) for number in map(_plain, numbers))
     except TypeError:
@@ -128,7 +128,11 @@ def index_into(x: Tensor, shape: str, heads: Tensor | None, rows: Tensor | None)
         rows: indices along the position axis, of shape n (the same for all texts) or batch n (for each text); None
             means all.
     """
-    chosen = {axis: where for axis, word in enumerate(shape.split()) if (where := _of(word, heads, rows)) is not None}
+    chosen = {
+        axis: where
+        for axis, word in enumerate(shape.split())
+        if (where := _selection_of(word, heads, rows)) is not None
+    }
     if not chosen:
         return None
     by_text = rows is not None and rows.dim() == 2
@@ -144,7 +148,7 @@ def index_into(x: Tensor, shape: str, heads: Tensor | None, rows: Tensor | None)
     return tuple(index)
 
 
-def _of(word: str, heads: Tensor | None, rows: Tensor | None) -> Tensor | None:
+def _selection_of(word: str, heads: Tensor | None, rows: Tensor | None) -> Tensor | None:
     return heads if word in HEADS else rows if word in POSITIONS else None
 
 

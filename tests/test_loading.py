@@ -164,7 +164,7 @@ def test_quantising_takes_less_in_the_end_and_more_on_the_way(series):
 
 def test_what_does_not_fit_is_refused_with_both_numbers_before_it_is_read(series, monkeypatch):
     monkeypatch.setattr(loading, "free_memory", lambda device: 10_000)
-    monkeypatch.setattr(loading, "_read", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(loading, "_read_tensors", lambda *_: pytest.fail("it was read"))
     with pytest.raises(WorkbenchError, match=r"needs [\d.]+ kB to load, but 10 kB are free on cpu"):
         checkpoints.load(str(series))
 

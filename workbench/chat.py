@@ -82,8 +82,8 @@ class Conversation:
         Errors: WorkbenchError if there are no turns or a turn is empty; if the tokenizer has no chat template; if the
         template fails, for example because roles do not alternate, or leaves out a turn.
         """
-        _check(turns)
-        text, contents = _located(tokenizer, turns)
+        _check_turns(turns)
+        text, contents = _with_spans(tokenizer, turns)
         read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         offsets = read["offset_mapping"]
         starts = [start for start, _ in offsets]
@@ -136,7 +136,7 @@ def templated(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> str:
 
     Errors: those of `Conversation.of`, except for a turn that the template leaves out.
     """
-    _check(turns)
+    _check_turns(turns)
     return _rendered(tokenizer, turns, **ending(turns))
 
 
@@ -165,7 +165,7 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _check(turns: Sequence[Turn]) -> None:
+def _check_turns(turns: Sequence[Turn]) -> None:
     """Errors: WorkbenchError if there are no turns, or a turn is empty or not text."""
     if not turns:
         raise WorkbenchError("there are no turns; write, for example, “user: Hello”")
@@ -194,7 +194,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], **optio
         raise WorkbenchError(f"the chat template fails for these turns: {reason(error)}") from error
 
 
-def _located(
+def _with_spans(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], **options: bool
 ) -> tuple[str, list[tuple[int, int]]]:
     """The text of a conversation, and the characters of each turn's content in it: (start, stop).
@@ -216,7 +216,7 @@ def _located(
         )
         if text == plain:
             found = enumerate(zip(turns, marks, strict=True), 1)
-            return text, [_place(text, turn, number, *map(places.get, pair)) for number, (turn, pair) in found]
+            return text, [_content_span(text, turn, number, *map(places.get, pair)) for number, (turn, pair) in found]
     raise WorkbenchError("the chat template rewrites the turns, so it cannot be said which tokens are whose")
 
 
@@ -239,7 +239,7 @@ def _without_marks(text: str, marks: set[str]) -> tuple[str, dict[str, int]]:
     return kept, places
 
 
-def _place(text: str, turn: Turn, number: int, start: int | None, stop: int | None) -> tuple[int, int]:
+def _content_span(text: str, turn: Turn, number: int, start: int | None, stop: int | None) -> tuple[int, int]:
     """The characters of a turn's content between its marks; if the template cut off a mark, as far as the text agrees.
 
     Errors: WorkbenchError if neither mark is in the text.
@@ -292,7 +292,7 @@ def _head(tokenizer: PreTrainedTokenizerBase, role: str) -> str | None:
 def _probe(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str]) -> tuple[str, list[tuple[int, int]]] | None:
     """A finished conversation of short turns and the characters of its contents; None if the template refuses it."""
     try:
-        return _located(tokenizer, [Turn(role, "x") for role in roles], add_generation_prompt=False)
+        return _with_spans(tokenizer, [Turn(role, "x") for role in roles], add_generation_prompt=False)
     except WorkbenchError:
         return None
 

@@ -29,7 +29,7 @@ class DiskCache:
         """
         path = self._path(key)
         try:
-            return _read(path), True
+            return _unpickled(path), True
         except Exception:  # noqa: BLE001 - a damaged pickle can raise any error; it is replaced
             value = make()
         try:
@@ -54,6 +54,6 @@ class DiskCache:
         return self.folder / f"{key}.pickle"
 
 
-def _read(path: Path) -> Any:  # noqa: ANN401 - a stored value has any type
+def _unpickled(path: Path) -> Any:  # noqa: ANN401 - a stored value has any type
     with path.open("rb") as file:
         return pickle.load(file)

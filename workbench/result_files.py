@@ -144,7 +144,7 @@ def _name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _kind(name: str) -> type[Storable]:
+def _class_of(name: str) -> type[Storable]:
     """The class of a full name, whose module is imported if it is one of this package."""
     if name not in KINDS and re.fullmatch(r"workbench(\.[a-z]\w*)+\.\w+", name):
         with suppress(ImportError):
@@ -226,7 +226,7 @@ def _decoded(value: Any, archive: Mapping[str, np.ndarray]) -> Any:  # noqa: ANN
             columns = _decoded(content, archive)
             return pd.DataFrame({name: pd.Series(array, dtype=dtype) for name, dtype, array in columns})
         case "result":
-            return _kind(content).of_fields({name: _decoded(one, archive) for name, one in value["fields"].items()})
+            return _class_of(content).of_fields({name: _decoded(one, archive) for name, one in value["fields"].items()})
         case "path":
             return Path(content)
         case "dtype":

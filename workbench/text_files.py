@@ -117,7 +117,7 @@ def place_in_file(path: Source, *lines: int) -> str:
 def _cell(path: Source, found: Mapping[str, object], column: str, line: int) -> str:
     """One cell as text. Errors: WorkbenchError if it is missing, empty, or has parts of its own."""
     if column not in found:
-        raise WorkbenchError(f"{place_in_file(path, line)}: no column {column!r}; columns: {_listed(found)}")
+        raise WorkbenchError(f"{place_in_file(path, line)}: no column {column!r}; columns: {_in_words(found)}")
     cell = found[column]
     if cell is None or cell != cell or cell == "":  # NaN is not equal to itself
         raise WorkbenchError(f"{place_in_file(path, line)}: {column!r} is empty; fill it in, or leave out the row")
@@ -138,7 +138,7 @@ def encodable(text: str, where: str) -> str:
     return text
 
 
-def _listed(columns: Iterable[str]) -> str:
+def _in_words(columns: Iterable[str]) -> str:
     return ", ".join(map(str, columns)) or "none"
 
 
@@ -147,7 +147,7 @@ def _lines(path: Source) -> Iterator[tuple[str, int]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(_unmarked(path, file), 1):
-                yield _decoded(path, line, number), number
+                yield _decoded_line(path, line, number), number
     except OSError as error:
         raise WorkbenchError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -161,7 +161,7 @@ def _unmarked(path: Source, file: BinaryIO) -> BinaryIO:
     return file
 
 
-def _decoded(path: Source, line: bytes, number: int) -> str:
+def _decoded_line(path: Source, line: bytes, number: int) -> str:
     try:
         return line.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
@@ -206,12 +206,12 @@ def _of_csv(path: Source, columns: Sequence[str]) -> Iterator[tuple[Mapping[str,
         for column in columns:
             if names.count(column) != 1:
                 fault = "no column" if column not in names else "several columns"
-                raise WorkbenchError(f"{path}, line 1: {fault} {column!r}; columns: {_listed(names)}")
+                raise WorkbenchError(f"{path}, line 1: {fault} {column!r}; columns: {_in_words(names)}")
         line = reader.line_num + 1
         for cells in reader:
             if cells and len(cells) != len(names):
                 raise WorkbenchError(
-                    f"{path}, line {line}: {len(cells)} cells for the {len(names)} columns {_listed(names)}; a cell "
+                    f"{path}, line {line}: {len(cells)} cells for the {len(names)} columns {_in_words(names)}; a cell "
                     "with a comma in it needs quotes"
                 )
             if cells:
@@ -224,7 +224,7 @@ def _of_csv(path: Source, columns: Sequence[str]) -> Iterator[tuple[Mapping[str,
 def _of_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[Mapping[str, object], int]]:
     missing = [column for column in columns if column not in (there := columns_of(path))]
     if missing:
-        raise WorkbenchError(f"{path} has no column {missing[0]!r}; columns: {_listed(there)}")
+        raise WorkbenchError(f"{path} has no column {missing[0]!r}; columns: {_in_words(there)}")
     number = 0
     with _parquet(path, lambda file: file) as file:
         batches = file.iter_batches(batch_size=AT_A_TIME, columns=list(columns))

@@ -60,11 +60,11 @@ def _columns(stored: Activations, schema: Any) -> Iterator[list[Any]]:  # noqa: 
         if stored.labels is not None:
             columns.append(pa.array([stored.labels[number] for number in text.tolist()], pa.string()))
         for name, site in stored.items():
-            columns.append(pa.FixedSizeListArray.from_arrays(_numbers(site[rows]), type=schema.field(name).type))
+            columns.append(pa.FixedSizeListArray.from_arrays(_as_arrow(site[rows]), type=schema.field(name).type))
         yield columns
 
 
-def _numbers(values: Tensor) -> Any:  # noqa: ANN401 - an array of pyarrow
+def _as_arrow(values: Tensor) -> Any:  # noqa: ANN401 - an array of pyarrow
     import pyarrow as pa
 
     return pa.array((values.float() if values.dtype in AS_FLOAT32 else values).reshape(-1).numpy())

@@ -146,9 +146,9 @@ class Plan:
             digests = f" ({self.texts[:12]}, not {other.texts[:12]})" if self.texts != other.texts else ""
             said.append(f"{what}{digests}")
         if self.positions != other.positions:
-            said.append(f"positions {_listed(self.positions)}, not {_listed(other.positions)}")
+            said.append(f"positions {_positions_in_words(self.positions)}, not {_positions_in_words(other.positions)}")
         if dict(self.sites) != dict(other.sites):
-            said.append(f"{_sites(self.sites)}, not {_sites(other.sites)}")
+            said.append(f"{_sites_in_words(self.sites)}, not {_sites_in_words(other.sites)}")
         return said
 
     def write(self, folder: Path) -> None:
@@ -191,11 +191,11 @@ def _tuples(found: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
-def _listed(positions: Sequence[int] | None) -> str:
+def _positions_in_words(positions: Sequence[int] | None) -> str:
     return "of every token" if positions is None else str(list(positions))
 
 
-def _sites(sites: Mapping[str, Site]) -> str:
+def _sites_in_words(sites: Mapping[str, Site]) -> str:
     said = [
         f"{name} in {site.dtype}{'' if site.heads is None else f' of heads {site.heads}'}"
         for name, site in sites.items()

@@ -96,7 +96,7 @@ def record(
         plan = _agreed(folder, wanted)
         missing = _missing(folder, plan)
         _clear(folder)
-        _check_room(folder, sum(plan.shards[number] for number in missing) * plan.row_bytes)
+        _check_disk(folder, sum(plan.shards[number] for number in missing) * plan.row_bytes)
         if not _has_texts(folder, plan):
             write_shard(folder / TEXTS, _stored(texts), plan.texts_part_of)
         if not (folder / INDEX).exists():
@@ -144,7 +144,7 @@ def _planned(
         positions = tuple(int(position) for position in positions)
         if not positions:
             raise WorkbenchError("nothing to record: positions is empty")
-    sites = _sites(model, texts, captures)
+    sites = _stored_sites(model, texts, captures)
     plan = Plan(
         checkpoint=checkpoint,
         weights=weights_digest(model),
@@ -174,18 +174,18 @@ def _planned(
     return replace(plan, shards=shards, rows=sum(shards))
 
 
-def _sites(model: OlmoForCausalLM, texts: Texts, captures: Sequence[Capture]) -> dict[str, Site]:
+def _stored_sites(model: OlmoForCausalLM, texts: Texts, captures: Sequence[Capture]) -> dict[str, Site]:
     """What is stored of each site, found out by a run of one token."""
     run = model.run(texts.ids[:1, :1], capture=captures, captures_only=True)
     found = {}
     for capture in captures:
         tensor, shape = run[capture.site], model.sites[capture.site]
         dtype = str(tensor.dtype).removeprefix("torch.")
-        found[capture.site] = Site(shape, tuple(tensor.shape[2:]), dtype, _heads(model, capture))
+        found[capture.site] = Site(shape, tuple(tensor.shape[2:]), dtype, _captured_heads(model, capture))
     return found
 
 
-def _heads(model: OlmoForCausalLM, capture: Capture) -> tuple[int, ...] | None:
+def _captured_heads(model: OlmoForCausalLM, capture: Capture) -> tuple[int, ...] | None:
     """The numbers of the captured heads; None for all."""
     shape = model.sites[capture.site]
     axis = axis_of(shape, *HEADS)
@@ -246,7 +246,7 @@ def _clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def _check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise WorkbenchError(f"{folder} needs {readable(needed)} more on the disk, and {readable(free)} are free")

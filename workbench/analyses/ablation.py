@@ -79,14 +79,14 @@ def ablation(
             "scored counts from each text's first token; with padding, give the tokens as Texts, not as ids"
         )
     places = torch.tensor([position % length for length in texts.lengths])
-    outcome = Outcome(_counted(texts, scored), target, places)
+    outcome = Outcome(_counts_in_loss(texts, scored), target, places)
     sources = _sources(model, texts, method, reference, draws, seed)
     found = []
     for n, source in enumerate(sources):
         stage = part(progress, n / len(sources), (n + 1) / len(sources))
-        found.append(_changes(model, texts, outcome, source, stage, f"{method} ablation"))
+        found.append(_all_changes(model, texts, outcome, source, stage, f"{method} ablation"))
     name = None if target is None else vocabulary_labels([target], tokenizer)[0]
-    return _grids(torch.stack(found), outcome.counts(), method, name)
+    return _mean_grids(torch.stack(found), outcome.counts(), method, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ class Outcome:
         return torch.stack([losses, *([] if self.target is None else [torch.ones_like(losses)])], dim=1)
 
 
-def _changes(
+def _all_changes(
     model: OlmoForCausalLM, texts: Texts, outcome: Outcome, source: Replacements, progress: Progress | None, text: str
 ) -> Tensor:
     """The change of the sums over each text by each ablation: text layer part 1|2."""
@@ -126,7 +126,7 @@ def _changes(
     done, tokens = 0, sum(batch.ids.numel() for batch in batches)
     for batch in batches:
         stage = part(progress, done / tokens, (done + batch.ids.numel()) / tokens)
-        found.append(_sums(model, batch, outcome, source(batch), stage, text))
+        found.append(_batch_changes(model, batch, outcome, source(batch), stage, text))
         done += batch.ids.numel()
     rows = torch.tensor([row for batch in batches for row in batch.rows])
     changes = torch.cat(found)[rows.argsort()]
@@ -165,7 +165,7 @@ def _work(
     return Work(flops + (pass_flops(model, donors.tokens) if method == "mean" else 0), nbytes=peak)
 
 
-def _sums(
+def _batch_changes(
     model: OlmoForCausalLM,
     batch: Batch,
     outcome: Outcome,
@@ -186,7 +186,7 @@ def _sums(
     return rearrange(torch.stack(rows), "layer part text outcome -> text layer part outcome")
 
 
-def _counted(texts: Texts, scored: Tensor | None) -> Tensor:
+def _counts_in_loss(texts: Texts, scored: Tensor | None) -> Tensor:
     """Whether the loss of each next token counts: text pos-1."""
     mask = texts.mask.cpu()
     counted = mask if scored is None else scored.cpu()
@@ -211,7 +211,7 @@ def _sources(
         zeros = {site: torch.zeros(1, 1, *(sizes[word] for word in model.sites[site].split()[2:])) for site in sites}
         return [lambda batch: zeros]
     if method == "mean":
-        means = _means(model, texts if others is None else others)
+        means = _part_means(model, texts if others is None else others)
         return [lambda batch: means]
     if method == "resample":
         return [partial(_resampled, model, donors) for donors in _donors(texts, others, draws, seed)]
@@ -223,7 +223,7 @@ def _resampled(model: OlmoForCausalLM, donors: Tensor, batch: Batch) -> Run:
     return model.run(donors[batch.rows], capture=PARTS, captures_only=True)
 
 
-def _means(model: OlmoForCausalLM, texts: Texts) -> dict[str, Tensor]:
+def _part_means(model: OlmoForCausalLM, texts: Texts) -> dict[str, Tensor]:
     """The mean of every part over all tokens of all texts, by site: 1 1 …"""
     sums: dict[str, Tensor] = {}
     per_token = run_bytes(model, capture=PARTS) + 8 * 2 * model.config.hidden_size
@@ -270,7 +270,7 @@ def _any(reference: Tensor, n: int, generator: torch.Generator) -> Tensor:
     return reference[torch.randint(len(reference), (n,), generator=generator)]
 
 
-def _grids(changes: Tensor, counts: Tensor, method: str, target: str | None) -> Measures:
+def _mean_grids(changes: Tensor, counts: Tensor, method: str, target: str | None) -> Measures:
     """The mean over draws as Grids, and with several draws its standard error.
 
     changes: draw text layer part 1|2, sums over each text; counts: text 1|2, the numbers that were summed.

@@ -84,7 +84,7 @@ def attention_maps(
     report(progress, 1.0, "attention")
     values = np.concatenate(maps)
     values.setflags(write=False)  # so that the result keeps this array instead of a copy
-    names = [name for layer in layers for name in _names(layer, heads, combine)]
+    names = [name for layer in layers for name in _map_names(layer, heads, combine)]
     return Maps(
         values,
         names,
@@ -130,7 +130,7 @@ def _peak(model: OlmoForCausalLM, length: int, rows: int, weighting: str) -> flo
     return peak_bytes(model, "attention maps", per_token, length, fixed=kept)
 
 
-def _names(layer: int, heads: list[int], combine: str | None) -> list[str]:
+def _map_names(layer: int, heads: list[int], combine: str | None) -> list[str]:
     """The names of the maps of one layer."""
     return [head_name(layer, head) for head in heads] if combine is None else [f"L{layer} {combine}"]
 

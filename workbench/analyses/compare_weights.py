@@ -121,7 +121,7 @@ def compare_weights(
     known = [named for named in _tensors(first, second) if named.layer is not None]
     if heads_of is None:
         rows = list(dict.fromkeys(named.matrix for named in known))
-        found = {(n.matrix, n.layer): s.total().measures() for n, s in _changes(first, second, known, progress)}
+        found = {(n.matrix, n.layer): s.total().measures() for n, s in _all_sums(first, second, known, progress)}
         columns = [str(layer) for layer in range(first.config.num_hidden_layers)]
         return _grids(
             {m: [[found[row, int(c)][m][0] for c in columns] for row in rows] for m in UNITS},
@@ -131,7 +131,7 @@ def compare_weights(
     if heads_of not in HEADED:
         raise WorkbenchError(f"heads_of={heads_of!r}; choices: {', '.join(HEADED)}")
     mine = [named for named in known if named.matrix == heads_of]
-    layers = [sums.measures() for _, sums in _changes(first, second, mine, progress)]
+    layers = [sums.measures() for _, sums in _all_sums(first, second, mine, progress)]
     heads = range(len(layers[0]["distance"]))
     return _grids(
         {m: np.stack([layer[m] for layer in layers]) for m in UNITS},
@@ -157,7 +157,7 @@ def weight_table(a: WeightsLike, b: WeightsLike, *, progress: Progress | None = 
     """
     first, second = weights_of(a), weights_of(b)
     rows = []
-    for named, sums in _changes(first, second, _tensors(first, second), progress):
+    for named, sums in _all_sums(first, second, _tensors(first, second), progress):
         place = {"tensor": named.tensor, "layer": named.layer, "matrix": named.matrix}
         rows.append({**place, "head": "", **{m: values[0] for m, values in sums.total().measures().items()}})
         if named.layer is not None and len(sums.a) > 1:
@@ -237,7 +237,7 @@ def _named(tensor: str) -> Named:
     return Named(int(layer), MATRICES[part] + ending, tensor)
 
 
-def _changes(
+def _all_sums(
     a: NamedTensors, b: NamedTensors, tensors: list[Named], progress: Progress | None
 ) -> Iterator[tuple[Named, Sums]]:
     """The sums of each tensor, one after the other. Progress is measured in numbers read."""
@@ -245,7 +245,7 @@ def _changes(
     with _workers() as pool:
         for named in tensors:
             report(progress, done / total, f"comparing weights: {named.tensor}")
-            yield named, _sums(a, b, named, pool)
+            yield named, _squared_norms(a, b, named, pool)
             done += math.prod(a.shape(named.tensor))
     report(progress, 1.0, "compared weights")
 
@@ -265,7 +265,7 @@ def _workers() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def _sums(a: NamedTensors, b: NamedTensors, named: Named, pool: ThreadPoolExecutor) -> Sums:
+def _squared_norms(a: NamedTensors, b: NamedTensors, named: Named, pool: ThreadPoolExecutor) -> Sums:
     """Squared norms for each head if the tensor has heads, otherwise for the whole tensor; read in blocks of rows."""
     rows, *inner = a.shape(named.tensor)
     config = a.config

@@ -140,7 +140,7 @@ def by_layer(parts: Scores) -> Scores:
     """The result of `direct_logit_attribution` with heads and bias of each attention sublayer added up; same total."""
     sums: dict[str, float] = {}
     for name, value in zip(parts.names, parts.values.astype(float), strict=True):
-        layer, kind = _place(name)
+        layer, kind = _layer_and_kind(name)
         key = name if layer is None or kind == "MLP" else f"L{layer} attention"
         sums[key] = sums.get(key, 0.0) + value
     return replace(without_errors(parts), values=list(sums.values()), names=list(sums))
@@ -152,7 +152,9 @@ def by_head(parts: Scores) -> Grid:
     The embedding and the attention biases are left out.
     """
     errors = [None] * len(parts.names) if parts.errors is None else parts.errors.tolist()
-    found = {_place(name): pair for name, *pair in zip(parts.names, parts.values.tolist(), errors, strict=True)}
+    found = {
+        _layer_and_kind(name): pair for name, *pair in zip(parts.names, parts.values.tolist(), errors, strict=True)
+    }
     found = {(layer, kind): value for (layer, kind), value in found.items() if layer is not None and kind != "bias"}
     layers, columns = (list(dict.fromkeys(keys)) for keys in zip(*found, strict=True))
     values, errors = ([[found[layer, column][side] for column in columns] for layer in layers] for side in (0, 1))
@@ -170,7 +172,7 @@ def by_head(parts: Scores) -> Grid:
     )
 
 
-def _place(name: str) -> tuple[int | None, str]:
+def _layer_and_kind(name: str) -> tuple[int | None, str]:
     """Layer and kind of a part: (0, "3") for `L0H3`, (0, "MLP") for `L0 MLP`, (None, "embed") for `embed`."""
     match = re.fullmatch(r"L(\d+)(?:H| )(\w+)", name)
     return (None, name) if match is None else (int(match[1]), match[2])

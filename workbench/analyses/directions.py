@@ -48,7 +48,7 @@ def label_direction(
     """
     texts, site = texts_for(model, tokens), residual_site(model, layer)
     states = text_states(model, texts, [Capture(site)], position, "label direction", progress)[0]  # text d_model
-    return _difference(site, states, labels_of(texts, labels), toward, against, position, "mean states")
+    return _difference_of_means(site, states, labels_of(texts, labels), toward, against, position, "mean states")
 
 
 def head_direction(
@@ -80,8 +80,10 @@ def head_direction(
     if toward is None:
         if against is not None:
             raise WorkbenchError(f"against is {str(against)!r}, but there is no label toward")
-        return Direction(site, states.mean(0), f"{what}, {len(texts)} texts", {"position": _said(position)})
-    return _difference(site, states, labels_of(texts, labels), toward, against, position, what)
+        return Direction(
+            site, states.mean(0), f"{what}, {len(texts)} texts", {"position": _position_in_words(position)}
+        )
+    return _difference_of_means(site, states, labels_of(texts, labels), toward, against, position, what)
 
 
 @work_of(label_direction)
@@ -116,7 +118,7 @@ def token_direction(model: OlmoForCausalLM, token: int, *, layer: int | str | No
     return Direction(residual_site(model, layer), through, made, {"token": token})
 
 
-def _difference(
+def _difference_of_means(
     site: str,
     states: Tensor,
     labels: tuple[str, ...],
@@ -129,9 +131,9 @@ def _difference(
     ours, theirs = two_groups(labels, toward, against)
     other = "all other labels" if against is None else repr(str(against))
     made = f"{what}: {str(toward)!r} ({int(ours.sum())} texts) minus {other} ({int(theirs.sum())})"
-    origin = {"toward": str(toward), "against": other.strip("'"), "position": _said(position)}
+    origin = {"toward": str(toward), "against": other.strip("'"), "position": _position_in_words(position)}
     return Direction(site, states[ours].mean(0) - states[theirs].mean(0), made, origin)
 
 
-def _said(position: Position) -> int | str:
+def _position_in_words(position: Position) -> int | str:
     return position if isinstance(position, int | str) else "one for each text"

@@ -34,7 +34,7 @@ def effective_rank(
     for each layer and group.
     """
     texts = texts_for(model, tokens)
-    of_texts = text_groups(len(texts), _groups(model, texts, groups))
+    of_texts = text_groups(len(texts), _number_of_groups(model, texts, groups))
     count = int(of_texts.max()) + 1
     names, width = residual_names(model), model.config.hidden_size
     few, smaller = texts.tokens <= width, min(texts.tokens, width)
@@ -88,7 +88,7 @@ def _ranks(held: Tensor, of_tokens: Tensor, groups: int, few: bool) -> Tensor:
     return torch.stack(found)
 
 
-def _groups(model: OlmoForCausalLM, texts: Texts, groups: int) -> int:
+def _number_of_groups(model: OlmoForCausalLM, texts: Texts, groups: int) -> int:
     """The number of groups of texts, 1 where their matrices would take more than half of the memory budget."""
     groups = max(1, min(groups, len(texts)))
     return groups if _bytes(model, texts.tokens, groups)[1] <= budget(model) // 2 else 1
@@ -97,7 +97,7 @@ def _groups(model: OlmoForCausalLM, texts: Texts, groups: int) -> int:
 @work_of(effective_rank)
 def _work(model: OlmoForCausalLM, tokens: TextsLike, *, groups: int = GROUPS, **_: object) -> Work:
     texts, width = texts_for(model.config, tokens), model.config.hidden_size
-    groups = _groups(model, texts, groups)
+    groups = _number_of_groups(model, texts, groups)
     per_token, matrices = _bytes(model, texts.tokens, groups)
     peak = peak_bytes(model, "effective rank", per_token, texts.longest, texts.tokens, fixed=matrices, at_most=AT_MOST)
     layers, smaller = model.config.num_hidden_layers + 1, min(texts.tokens, width)

@@ -91,7 +91,7 @@ def layer_predictions(
     rows: list[dict[str, Tensor]] = []
     for layer in steps(range(len(resid)), progress, "logit lens"):
         chunks = [
-            _lens(model, *chunk, top_k)
+            _lens_measures(model, *chunk, top_k)
             for chunk in zip(
                 translated(resid[layer], layer).split(size), resid[-1].split(size), following.split(size), strict=True
             )
@@ -131,7 +131,7 @@ def mean_lens(
     size, means = max(1, CHUNK // model.config.vocab_size), {name: MeansOverTexts() for name in MEANS}
     for some in states.to(model.device, model.dtype).split(size, dim=1):
         final = unembed(model, some[-1]).argmax(-1)  # text
-        rows = [_lens(model, translated(layer, row), some[-1], final, 1) for row, layer in enumerate(some)]
+        rows = [_lens_measures(model, translated(layer, row), some[-1], final, 1) for row, layer in enumerate(some)]
         agrees = [(row["ids"][:, 0] == final).float() for row in rows]
         found = {"probability": [row["top"][:, 0] for row in rows], "agreement": agrees}
         found |= {name: [row[name] for row in rows] for name in ("entropy", "kl")}
@@ -174,7 +174,9 @@ def _peak(model: OlmoForCausalLM, length: int) -> float:
     return peak_bytes(model, "logit lens", residuals_bytes(model), length, fixed=logits)
 
 
-def _lens(model: OlmoForCausalLM, resid: Tensor, final: Tensor, following: Tensor, top_k: int) -> dict[str, Tensor]:
+def _lens_measures(
+    model: OlmoForCausalLM, resid: Tensor, final: Tensor, following: Tensor, top_k: int
+) -> dict[str, Tensor]:
     """The measures at some positions of one layer. resid, final: pos d_model."""
     logits = unembed(model, resid).float()  # pos vocab
     log_p, log_final = logits.log_softmax(-1), unembed(model, final).float().log_softmax(-1)

@@ -69,10 +69,10 @@ def patchscope(
     the model does not have, or more new tokens than the model has room for.
     """
     source = one_text(tokens, model)
-    reader = _target(model, target, tokenizer)
+    reader = _target_ids(model, target, tokenizer)
     where = chosen(positions, source.shape[1], "position in the source prompt")
     (place,) = chosen([target_position], reader.shape[1], "position in the target prompt")
-    _check_room(model, reader.shape[1], max_new_tokens)
+    _check_context(model, reader.shape[1], max_new_tokens)
     at_once = _cells_at_once(model, source, reader, len(where))
     states = residuals(model, source)[:, 0, where]  # layer position d_model
     own = model.run(source).logits[0, where].argmax(-1)  # position
@@ -83,8 +83,8 @@ def patchscope(
     chunks = [slice(start, start + at_once) for start in range(0, len(where), at_once)]
     for layer, some in steps(list(product(range(len(states)), chunks)), progress, "patchscope"):
         edit = edits.replace(sites[layer], states[layer, some, None], positions=[place])
-        log_p, ids = _read(model, reader.expand(len(own[some]), -1), edit, max_new_tokens)
-        measures[:, layer, some] = _measured(log_p, own[some], unpatched).cpu()
+        log_p, ids = _read_patched(model, reader.expand(len(own[some]), -1), edit, max_new_tokens)
+        measures[:, layer, some] = _patched_measures(log_p, own[some], unpatched).cpu()
         texts[layer, some] = [_text(model, row, tokenizer) for row in ids.tolist()]
     columns = [token_labels(source[0], tokenizer)[position] for position in where]
     return Measures(
@@ -116,7 +116,7 @@ def _work(
     tokenizer: Tokenizer | None = None,
     **_: object,
 ) -> Work:
-    length, reader = one_text(tokens).shape[1], _target(model, target, tokenizer).shape[1]
+    length, reader = one_text(tokens).shape[1], _target_ids(model, target, tokenizer).shape[1]
     columns = length if positions is None else len(positions)
     cells = (model.config.num_hidden_layers + 1) * columns
     per_token, fixed = _bytes(model, length, reader, columns)
@@ -126,7 +126,7 @@ def _work(
     return Work(ends + patched, nbytes=peak)
 
 
-def _target(model: OlmoForCausalLM, target: TextsLike | None, tokenizer: Tokenizer | None) -> Tensor:
+def _target_ids(model: OlmoForCausalLM, target: TextsLike | None, tokenizer: Tokenizer | None) -> Tensor:
     """The ids of the target prompt: 1 pos; by default, those of `IDENTITY`."""
     if target is not None:
         return one_text(target, model)
@@ -135,7 +135,7 @@ def _target(model: OlmoForCausalLM, target: TextsLike | None, tokenizer: Tokeniz
     return torch.tensor([tokenizer.encode(IDENTITY, add_special_tokens=False)], device=model.device)
 
 
-def _check_room(model: OlmoForCausalLM, length: int, new_tokens: int) -> None:
+def _check_context(model: OlmoForCausalLM, length: int, new_tokens: int) -> None:
     """Raise WorkbenchError if the new tokens do not fit behind the target prompt, or are fewer than one."""
     room = model.config.max_position_embeddings - length + 1  # the last new token is not read
     if not 1 <= new_tokens <= room:
@@ -159,7 +159,7 @@ def _bytes(model: OlmoForCausalLM, source: int, target: int, columns: int) -> tu
     return run_bytes(model) + cache + 6 * 4 * config.vocab_size / target, kept + 64 * columns
 
 
-def _read(model: OlmoForCausalLM, batch: Tensor, edit: Edit, new_tokens: int) -> tuple[Tensor, Tensor]:
+def _read_patched(model: OlmoForCausalLM, batch: Tensor, edit: Edit, new_tokens: int) -> tuple[Tensor, Tensor]:
     """The patched prediction after the target (batch vocab, log-probabilities), and the likeliest new tokens (batch
     new).
     """
@@ -172,7 +172,7 @@ def _read(model: OlmoForCausalLM, batch: Tensor, edit: Edit, new_tokens: int) ->
     return logits.float().log_softmax(-1), torch.stack(written, 1)
 
 
-def _measured(log_p: Tensor, own: Tensor, unpatched: Tensor) -> Tensor:
+def _patched_measures(log_p: Tensor, own: Tensor, unpatched: Tensor) -> Tensor:
     """The measures of patched predictions: measure position. log_p: position vocab; unpatched: 1 vocab."""
     kl = (unpatched.exp() * (unpatched - log_p)).sum(-1).clamp_min(0)
     return torch.stack([log_p.amax(-1).exp(), log_p.gather(-1, own[:, None])[:, 0].exp(), kl])

@@ -82,7 +82,7 @@ def path_patching(
     pair = contrast(model, clean, corrupted, token, against, position, tokenizer)
     if mlps not in MLPS:
         raise WorkbenchError(f"mlps={mlps!r}; choices: {', '.join(MLPS)}")
-    receivers = None if receivers is None else _present(model, receivers)
+    receivers = None if receivers is None else _receiver_places(model, receivers)
     readers = None if receivers is None else _readers(model, receivers, inputs)
     end = model.config.num_hidden_layers if readers is None else max(block_of(site) for site in readers)
     batches, tokens = _batches(model, pair)
@@ -143,7 +143,7 @@ def _work(
 ) -> Work:
     pair, layers = outlined(model, clean, corrupted, position), model.config.num_hidden_layers
     batches, size = _batches(model, pair)
-    read = None if receivers is None else sorted({layer for layer, _ in _present(model, receivers)})
+    read = None if receivers is None else sorted({layer for layer, _ in _receiver_places(model, receivers)})
     blocks = 0  # that one sender of each layer runs through
     for layer in range(layers if read is None else read[-1]):
         blocks += layers - layer if read is None else read[-1] + 1 - layer
@@ -156,7 +156,7 @@ def _work(
     return Work(flops, nbytes=kept * batch + of_cell * min(size, senders * batch))
 
 
-def _present(model: OlmoForCausalLM, receivers: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def _receiver_places(model: OlmoForCausalLM, receivers: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Receivers as (layer, head). Errors: WorkbenchError for heads that do not exist, or in layer 0."""
     if not receivers:
         raise WorkbenchError("receivers is empty; give receivers as (layer, head), or leave it out to use the logits")

@@ -49,7 +49,7 @@ def residual_norms(
     largest = torch.zeros(model.config.num_hidden_layers + 1, texts.longest)
     dimension = torch.zeros(largest.shape, dtype=torch.long)
     for rows, ids in steps(texts.batches(_size(model, texts.longest)), progress, WHAT):
-        numbers, which = _measured(residuals(model, ids).float())
+        numbers, which = _norm_measures(residuals(model, ids).float())
         there = torch.arange(texts.longest) < ids.shape[1]  # pos
         for name, mean in means.items():
             sums = torch.zeros(len(rows), *largest.shape)  # text layer pos
@@ -80,7 +80,7 @@ def residual_norms(
     )
 
 
-def _measured(resid: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def _norm_measures(resid: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """The measures by name, and the dimension of the largest entry: layer text pos each.
 
     resid: layer text pos d_model.

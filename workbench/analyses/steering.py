@@ -81,13 +81,13 @@ def steering(
     if against is not None:
         measures["answers"] = log_p.logsumexp(-1).exp()
     if others is not None:
-        measures["loss"] = _losses(model, others, directions, strengths, part(progress, share, 1.0))[..., None]
+        measures["loss"] = _losses_on(model, others, directions, strengths, part(progress, share, 1.0))[..., None]
     origin = {"direction": direction.made, "site": direction.site, "norm": direction.norm, "seed": seed}
     counted = f"{len(texts)} prompt{'s' if len(texts) > 1 else ''}, {controls} random directions"
     return Measures(
         **{
             name: Curves(
-                _lines(values.mean(-1)),
+                _plot_lines(values.mean(-1)),
                 LINES,
                 strengths,
                 x_name="strength",
@@ -211,7 +211,7 @@ def _log_probabilities(
     ]
     for cells, rows, ids in steps(some, progress, "steering"):
         added = vectors[cells]
-        edit = _edit(directions[0].site, added.repeat_interleave(len(ids), 0), positions, ids.shape[1])
+        edit = _edit_for_length(directions[0].site, added.repeat_interleave(len(ids), 0), positions, ids.shape[1])
         log_p = answer_log_probs(model, ids.repeat(len(added), 1), answers, [edit])  # (cell text) answer
         ours, theirs = log_p.split([len(sets[0]), len(sets[1])], dim=1)
         ours = ours.logsumexp(1).clamp_max(LARGEST)
@@ -222,7 +222,7 @@ def _log_probabilities(
     return found.unflatten(0, (len(directions), len(strengths)))
 
 
-def _losses(
+def _losses_on(
     model: OlmoForCausalLM,
     texts: Texts,
     directions: Sequence[Direction],
@@ -238,7 +238,7 @@ def _losses(
     return found
 
 
-def _edit(site: str, vectors: Tensor, positions: Positions, length: int) -> Edit:
+def _edit_for_length(site: str, vectors: Tensor, positions: Positions, length: int) -> Edit:
     """The edit that adds a vector to each text (text d_model) of one length. Positions from the end are counted from
     the start, as an answer may follow.
     """
@@ -247,7 +247,7 @@ def _edit(site: str, vectors: Tensor, positions: Positions, length: int) -> Edit
     return edits.add(site, vectors[:, None], positions=places)
 
 
-def _lines(values: Tensor) -> Tensor:
+def _plot_lines(values: Tensor) -> Tensor:
     """The lines of a plot from the values of each direction: direction strength -> line strength."""
     random = values[1:]
     return torch.stack([values[0], random.mean(0), random.amin(0), random.amax(0)])

@@ -96,11 +96,11 @@ def token_inspection(
     labels = token_labels(batch[0], tokenizer)
     return Inspection(
         position,
-        _expected(run.logits[0, -2:-1], top_k, tokenizer),
-        _lens(model, run, lens, batch[0, position : position + 1] if position else batch[0, :0], tokenizer),
+        _likeliest(run.logits[0, -2:-1], top_k, tokenizer),
+        _lens_table(model, run, lens, batch[0, position : position + 1] if position else batch[0, :0], tokenizer),
         Maps(run.stack("attn.pattern")[:, 0].flatten(0, 1), names, labels[: position + 1], queries=[position]),
         Grid(looked_at, names, labels[position + 1 :], row_name="head", value_name="attention"),
-        _expected(run.logits[0, -1:], top_k, tokenizer),
+        _likeliest(run.logits[0, -1:], top_k, tokenizer),
     )
 
 
@@ -121,7 +121,7 @@ def _peak(model: OlmoForCausalLM, length: int) -> float:
     return peak_bytes(model, "token inspection", per_token, length, fixed=lens)
 
 
-def _expected(logits: Tensor, top_k: int, tokenizer: Tokenizer | None) -> pd.DataFrame:
+def _likeliest(logits: Tensor, top_k: int, tokenizer: Tokenizer | None) -> pd.DataFrame:
     """The `top_k` likeliest tokens. logits: 1 vocab, or 0 vocab, which gives an empty table."""
     likely = logits.float().softmax(-1).topk(min(top_k, logits.shape[-1]))
     ids = likely.indices.flatten().tolist()
@@ -129,7 +129,7 @@ def _expected(logits: Tensor, top_k: int, tokenizer: Tokenizer | None) -> pd.Dat
     return pd.DataFrame(table)
 
 
-def _lens(
+def _lens_table(
     model: OlmoForCausalLM, run: Run, lens: TunedLens | None, target: Tensor, tokenizer: Tokenizer | None
 ) -> pd.DataFrame:
     """The prediction of each layer for one token. target: pos, of length 1, or 0 where nothing predicts the token."""

@@ -79,8 +79,8 @@ def token_saliency(
     tolerance = max(tolerance, torch.finfo(x.dtype).eps)
     integrated, used = _integrated(Line(model, origin, x, target, size), to_origin, points, tolerance, progress)
     labels, name = token_labels(ids[0], tokenizer), " over ".join(vocabulary_labels(target, tokenizer))
-    by_slope = _scores("gradient × input", (x[0] * slopes[0]).sum(-1), to_zeros, labels, name)
-    by_integral = _scores(f"integrated gradients on {used} points", integrated, to_origin, labels, name)
+    by_slope = _as_scores("gradient × input", (x[0] * slopes[0]).sum(-1), to_zeros, labels, name)
+    by_integral = _as_scores(f"integrated gradients on {used} points", integrated, to_origin, labels, name)
     return Measures(gradient_x_input=by_slope, integrated_gradients=by_integral)
 
 
@@ -96,7 +96,7 @@ def _work(
     length = one_text(tokens).shape[1]
     read = 1 + chosen([position], length, "position")[0]
     per_token, sums = _bytes(model, read)
-    counts = _counts(points)
+    counts = _numbers_of_points(points)
     peak = peak_bytes(model, "integrated gradients", per_token, 3 * read, counts[-1] * read, fixed=sums)
     least, most = (2 * pass_flops(model, (3 + total) * read, logits=3 + total) for total in (counts[0], sum(counts)))
     return Work(least, at_most=most, nbytes=peak)
@@ -110,7 +110,7 @@ def _bytes(model: OlmoForCausalLM, length: int) -> tuple[float, float]:
     return run_bytes(model, grad=True) + 40 * d_model, 40 * d_model * length
 
 
-def _counts(most: int) -> list[int]:
+def _numbers_of_points(most: int) -> list[int]:
     """The numbers of points to try, up to `most`."""
     return [*(count for count in DOUBLED if count < most), most]
 
@@ -144,7 +144,7 @@ def _integrated(line: Line, total: float, most: int, tolerance: float, progress:
     """The integral on the smallest tried number of points for which its sum is close enough to `total`, and that
     number; on `most` points if none is enough.
     """
-    counts = _counts(most)
+    counts = _numbers_of_points(most)
     for done, count in enumerate(counts):
         ends = (sum(counts[:n]) / sum(counts) for n in (done, done + 1))
         found = line.integral(count, part(progress, *ends))
@@ -164,7 +164,7 @@ def _slopes(model: OlmoForCausalLM, embeddings: Tensor, target: list[int]) -> tu
     return logit.detach(), slope.double()
 
 
-def _scores(method: str, values: Tensor, total: float, labels: tuple[str, ...], target: str) -> Scores:
+def _as_scores(method: str, values: Tensor, total: float, labels: tuple[str, ...], target: str) -> Scores:
     gap = float(values.sum()) - total
     return Scores(
         values,

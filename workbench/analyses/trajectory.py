@@ -160,7 +160,7 @@ def trajectory(
     the metric returns differ between checkpoints, or a checkpoint cannot be loaded.
     """
     run = checkpoints.main_run(series) if isinstance(series, checkpoints.Series) else list(series)
-    places = _places(run, axis)
+    places = _axis_places(run, axis)
     metric = metric if isinstance(metric, Metric) else of_model(metric)
     report(progress, 0.0, f"{metric.name} of {len(run)} checkpoints")
     store = None if cache is None else DiskCache(Path(cache).expanduser())
@@ -219,20 +219,20 @@ def _call(model: OlmoForCausalLM, function: Callable[[OlmoForCausalLM], Value]) 
     return function(model)
 
 
-def _places(run: Sequence[Checkpoint], axis: str) -> list[int]:
+def _axis_places(run: Sequence[Checkpoint], axis: str) -> list[int]:
     """The positions of the checkpoints on the axis. Checks that all are known and that the steps increase."""
     if not run:
         raise WorkbenchError("a series without checkpoints has no trajectory")
-    places = [_place(checkpoint, axis) for checkpoint in run]
+    places = [_axis_place(checkpoint, axis) for checkpoint in run]
     for one, other in pairwise(run):
-        if _place(one, "step") >= _place(other, "step"):
+        if _axis_place(one, "step") >= _axis_place(other, "step"):
             raise WorkbenchError(
                 f"{one.id} and {other.id} do not follow one another on one run; use checkpoints.main_run(series)"
             )
     return places
 
 
-def _place(checkpoint: Checkpoint, axis: str) -> int:
+def _axis_place(checkpoint: Checkpoint, axis: str) -> int:
     """The position of a checkpoint on an axis. Errors: WorkbenchError if it is not known."""
     place = checkpoint.place(axis)
     if place is None:
@@ -309,7 +309,7 @@ def _measure(
 
     def make() -> dict[str, Estimate]:
         given = {} if reference is None else {"reference": reference[1]()}
-        steps = None if previous is None else _place(run[index], "step") - _place(run[index - 1], "step")
+        steps = None if previous is None else _axis_place(run[index], "step") - _axis_place(run[index - 1], "step")
         read = (weights, previous, steps) if metric.reads == "weights" else (loading(run[index]),)
         try:
             return named_estimates(metric.function(*read, **metric.arguments, **given), metric.name)
@@ -323,7 +323,7 @@ def _measure(
 
 def _key_of(metric: Metric, loading: Loading, weights: Weights, previous: Weights | None, reference: str | None) -> str:
     """The cache key of a metric at one checkpoint."""
-    marks = (_mark(weights), _mark(previous) if previous else None, reference)
+    marks = (_weights_mark(weights), _weights_mark(previous) if previous else None, reference)
     return joblib.hash(([*Estimate.__annotations__], _key(metric), loading.key, marks))
 
 
@@ -336,7 +336,7 @@ def _reference(
     if metric.reference is None:
         return None
     at = run[metric.reference_at]
-    mark, make = _mark(_open(at)), functools.partial(_refer, metric.reference, metric.arguments, loading, at)
+    mark, make = _weights_mark(_open(at)), functools.partial(_refer, metric.reference, metric.arguments, loading, at)
     if store is None:
         return mark, functools.partial(_same, make())
     key = joblib.hash(("reference", _key(metric.reference), _key(metric.arguments), loading.key, mark))
@@ -366,7 +366,7 @@ def _open(checkpoint: Checkpoint) -> Weights:
     return checkpoints.open_weights(checkpoints.locate(checkpoint))
 
 
-def _mark(weights: Weights) -> str:
+def _weights_mark(weights: Weights) -> str:
     return checkpoints.fingerprint(weights)
 
 
@@ -385,7 +385,7 @@ def _work(
     left = list(range(len(run)))
     if cache is not None:
         store, before = DiskCache(Path(cache).expanduser()), metric.reads == "weights"
-        mark = None if metric.reference is None else _mark(opened[metric.reference_at])
+        mark = None if metric.reference is None else _weights_mark(opened[metric.reference_at])
         left = [
             index
             for index in left
@@ -440,7 +440,7 @@ def named_estimates(value: Value, name: str) -> dict[str, Estimate]:
     if isinstance(value, Estimated):
         errors = np.full(value.values.shape, math.nan) if value.errors is None else value.errors
         each = (one.ravel().tolist() for one in (value.values, errors, value.texts_of_values()))
-        return dict(zip(_names(value, name), map(Estimate, *each), strict=True))
+        return dict(zip(_value_names(value, name), map(Estimate, *each), strict=True))
     numbers = np.asarray(value.detach().float().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
     if numbers.ndim == 0:
         return {name: Estimate(float(numbers))}
@@ -453,7 +453,7 @@ def named_estimates(value: Value, name: str) -> dict[str, Estimate]:
     )
 
 
-def _names(value: Estimated, name: str) -> list[str]:
+def _value_names(value: Estimated, name: str) -> list[str]:
     """The names of a result's values, in their order. The mean of all texts has the metric's name if it is alone."""
     if isinstance(value, Scores):
         return [name] if value.names == (ALL,) else list(value.names)

@@ -74,12 +74,12 @@ def transplant(
     for number, batch in enumerate(steps(batches, stage(progress, 0.8, 1.0), f"transplanting {part}")):
         ids = batch.ids.to(model.device)
         before, after = (
-            _sums(model.run(ids), ids, target),
-            _sums(_with_part(model, ids, donor, number, part), ids, target),
+            _loss_sums(model.run(ids), ids, target),
+            _loss_sums(_with_part(model, ids, donor, number, part), ids, target),
         )
         both = torch.cat([before, after], dim=-1)
         refuse_undefined(both, f"prediction with {part} of A or without", texts, batch.rows)
-        means.add(torch.stack([before, after, after - before], dim=-1), _counts(ids, target)[:, None])
+        means.add(torch.stack([before, after, after - before], dim=-1), _divisors(ids, target)[:, None])
     names = [
         name
         for what, of_b in (("loss", "loss of B"), ("target", "target in B"))[: len(means.values)]
@@ -131,13 +131,13 @@ def transplant_parts(
     for number, batch in enumerate(batches):
         ids = batch.ids.to(model.device)
         own = model.run(ids, capture="blocks.*.resid_pre")
-        before, rows = _sums(own, ids, target), []
+        before, rows = _loss_sums(own, ids, target), []
         ends = (0.2 + 0.8 * n / len(batches) for n in (number, number + 1))
         for one in steps(grid, stage(progress, *ends), "transplanting parts"):
             run = _with_part(model, ids, donor, number, one, own[f"blocks.{one.layer}.resid_pre"])
-            rows.append(_sums(run, ids, target) - before)  # text 1|2
+            rows.append(_loss_sums(run, ids, target) - before)  # text 1|2
         refuse_undefined(torch.stack(rows, dim=1), "effect of A's parts", texts, batch.rows)
-        effects.add(torch.stack(rows, dim=1), _counts(ids, target)[None])
+        effects.add(torch.stack(rows, dim=1), _divisors(ids, target)[None])
     values, errors = (
         None if means is None else means.T.reshape(-1, len(layers), len(columns))
         for means in (effects.values, effects.errors)
@@ -293,7 +293,7 @@ def _edits(written: dict[str, Tensor], part: Part) -> list[Edit]:
     return [edits.replace(block + site, written[block + site]) for site in sites]
 
 
-def _sums(run: Run, ids: Tensor, target: int | None) -> Tensor:
+def _loss_sums(run: Run, ids: Tensor, target: int | None) -> Tensor:
     """The sum of the losses of all tokens of each text except the first, and with a target its log-probability after
     the last token: text 1|2, float64.
     """
@@ -305,6 +305,6 @@ def _sums(run: Run, ids: Tensor, target: int | None) -> Tensor:
     return torch.stack([losses, logits[:, -1].float().log_softmax(-1)[:, target].double()], dim=1).cpu()
 
 
-def _counts(ids: Tensor, target: int | None) -> Tensor:
+def _divisors(ids: Tensor, target: int | None) -> Tensor:
     """The number of losses and of targets in the sums over each text of a batch: 1|2."""
     return torch.tensor([ids.shape[1] - 1, 1][: 1 if target is None else 2], dtype=torch.float64)

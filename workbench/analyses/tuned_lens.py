@@ -100,7 +100,7 @@ def train_tuned_lens(
         optimizer.zero_grad()
         for each in models:
             resid = residuals(each, batches[index][1].to(each.device)).flatten(1, 2).float()  # layer+1 pos d_model
-            for loss in _losses(each, resid, weight, bias):
+            for loss in _divergences(each, resid, weight, bias):
                 (loss / (len(models) * resid.shape[1])).backward()
         optimizer.step()
     made = {"texts": len(texts), "tokens": texts.tokens, "epochs": epochs, "learning_rate": learning_rate, "seed": seed}
@@ -142,17 +142,17 @@ def _work_of_training(
     return Work(times * pass_flops(model, texts.tokens, logits=logits), nbytes=peak)
 
 
-def _losses(model: OlmoForCausalLM, resid: Tensor, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:
+def _divergences(model: OlmoForCausalLM, resid: Tensor, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:
     """Σ over tokens of KL(final ‖ layer), for each layer in turn. resid: layer+1 pos d_model."""
     with torch.no_grad():
         final = unembed(model, resid[-1].to(model.dtype)).float().log_softmax(-1)
     for layer in range(len(weight)):
         x = resid[layer]
-        logits = _read(model, x + x @ weight[layer].T + bias[layer])
+        logits = _logits_of_states(model, x + x @ weight[layer].T + bias[layer])
         yield F.kl_div(logits.log_softmax(-1), final, reduction="sum", log_target=True)
 
 
-def _read(model: OlmoForCausalLM, states: Tensor) -> Tensor:
+def _logits_of_states(model: OlmoForCausalLM, states: Tensor) -> Tensor:
     """The logits of states (pos d_model), with gradients for the states only: pos vocab."""
     frozen = {name: value.detach() for name, value in model.model.norm.named_parameters()}
     normed = torch.func.functional_call(model.model.norm, frozen, states)
@@ -176,7 +176,7 @@ def lens_divergence(
         resid = residuals(model, ids.to(model.device)).flatten(1, 2).float()
         for line, maps in enumerate(((lens.weight, lens.bias), nothing)):
             on_device = [part.to(resid.device) for part in maps]
-            total[line] += torch.stack(list(_losses(model, resid, *on_device))).double().cpu()
+            total[line] += torch.stack(list(_divergences(model, resid, *on_device))).double().cpu()
     return Curves(
         total / texts.tokens,
         ["tuned lens", "logit lens"],

@@ -103,7 +103,7 @@ class Series(list[Checkpoint]):
     """
 
     def __init__(self, checkpoints: Iterable[Checkpoint], name: str, source: str, notes: Iterable[str] = ()) -> None:
-        super().__init__(_counted(checkpoints))
+        super().__init__(_after_earlier_stages(checkpoints))
         self.name, self.source = name, source
         missing = [f"{gap.missing} between {gap.after.revision} and {gap.before.revision}" for gap in gaps(self)]
         more = [f"and {len(missing) - MOST_NAMED} more gaps"] if len(missing) > MOST_NAMED else []
@@ -264,7 +264,7 @@ def _checkpoint(
     )
 
 
-def _counted(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+def _after_earlier_stages(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     """Sorted checkpoints with `before` set: the sums of the largest step and token counts of all earlier stages.
 
     The sum of tokens is None if a token count is unknown.

@@ -61,13 +61,13 @@ def check(model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase | None = No
         *_identities(model, run),
         _norm_scales(run),
         *_rotations(model, run),
-        *_windows(run, windows, length),
-        *([] if tokenizer is None else _tokenizer(tokenizer, config.vocab_size)),
+        *_check_windows(run, windows, length),
+        *([] if tokenizer is None else _check_tokenizer(tokenizer, config.vocab_size)),
     ]
     return pd.DataFrame(findings)
 
 
-def _parameters(model: OlmoForCausalLM) -> Iterator[tuple[str, Tensor, nn.Module]]:
+def _all_parameters(model: OlmoForCausalLM) -> Iterator[tuple[str, Tensor, nn.Module]]:
     """Every parameter as (name, parameter, module); offloaded modules are brought into memory one at a time."""
     for path, layer in model.named_modules():
         with align_module_device(layer):
@@ -76,13 +76,15 @@ def _parameters(model: OlmoForCausalLM) -> Iterator[tuple[str, Tensor, nn.Module
 
 def _finite(model: OlmoForCausalLM) -> Finding:
     named = dict(model.named_parameters())  # has a tied parameter once
-    found = ((name, _numbers(parameter, layer)) for name, parameter, layer in _parameters(model) if name in named)
+    found = (
+        (name, _numbers_of(parameter, layer)) for name, parameter, layer in _all_parameters(model) if name in named
+    )
     bad = [name for name, numbers in found if not is_finite(numbers)]
     detail = f"NaN or Inf in {', '.join(bad[:4])} ({len(bad)} tensors)" if bad else f"{len(named)} tensors"
     return Finding("weights are finite", not bad, detail)
 
 
-def _numbers(parameter: Tensor, layer: nn.Module) -> Tensor:
+def _numbers_of(parameter: Tensor, layer: nn.Module) -> Tensor:
     """The numbers of a parameter; if bitsandbytes has quantised it, its scales, which are NaN if a weight was NaN.
 
     8-bit scales are stored on the parameter before the layer's first run, and on the layer after it.
@@ -95,7 +97,7 @@ def _numbers(parameter: Tensor, layer: nn.Module) -> Tensor:
 
 
 def _norm_weights(model: OlmoForCausalLM) -> Finding:
-    weights = {name: weight.detach().cpu() for name, weight, _ in _parameters(model) if "norm" in name}
+    weights = {name: weight.detach().cpu() for name, weight, _ in _all_parameters(model) if "norm" in name}
     if not weights:
         return Finding("norm weights", True, "none: this family's norms have no weights")
     dead = [name for name, weight in weights.items() if not weight.any()]
@@ -172,7 +174,7 @@ def _angles(run: Run, layer: int) -> Tensor:
     return (after.gather(0, head) / before.gather(0, head)).angle()[0]
 
 
-def _windows(run: Run, windows: list[int | None], length: int) -> list[Finding]:
+def _check_windows(run: Run, windows: list[int | None], length: int) -> list[Finding]:
     """Check, for each window size, that the last query attends to no more keys than the window has."""
     findings = []
     for window in dict.fromkeys(windows):
@@ -188,7 +190,7 @@ def _windows(run: Run, windows: list[int | None], length: int) -> list[Finding]:
     return findings
 
 
-def _tokenizer(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[Finding]:
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[Finding]:
     largest = max(tokenizer.get_vocab().values())
     ids = tokenizer(SAMPLE)["input_ids"]
     back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)

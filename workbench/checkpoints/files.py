@@ -258,14 +258,14 @@ def why_no_weights(folder: Path) -> str:
             f"{folder} is incomplete: it has {len(pieces)} shards ({pieces[0]}, …) but no index file "
             f"({' or '.join(INDEX_FILES)})"
         )
-    there = sorted(_listed(path) for path in folder.iterdir()) if folder.is_dir() else []
+    there = sorted(_name_and_kind(path) for path in folder.iterdir()) if folder.is_dir() else []
     return (
         f"no weights in {folder}: looked for {', '.join(INDEX_FILES + SINGLE_FILES)}; "
         f"found {', '.join(there[:12]) or 'nothing'}"
     )
 
 
-def _listed(path: Path) -> str:
+def _name_and_kind(path: Path) -> str:
     """The name of a file; for a folder or a broken link, the name and its kind."""
     return path.name if path.is_file() else f"{path.name} ({'a folder' if path.is_dir() else 'a broken link'})"
 

@@ -77,7 +77,7 @@ def load(
     weights = open_weights(folder)
     generation = generation_settings(folder)
     found = _dtype(dtype, device, quantize, weights)
-    needed = _need(weights, found, quantize)
+    needed = _bytes_to_load(weights, found, quantize)
     wanted, free = (needed.peak if device.type == "cpu" else needed.resident), free_memory(device)
     if wanted > free:
         raise WorkbenchError(
@@ -91,7 +91,7 @@ def load(
             "texts with the others are refused",
             stacklevel=2,
         )
-    tensors = _read(weights, found, check_finite, progress)
+    tensors = _read_tensors(weights, found, check_finite, progress)
     return _build(weights, tensors, found, device, quantize, generation), tokenizer
 
 
@@ -108,7 +108,7 @@ def estimate(
     Errors: WorkbenchError if the checkpoint is not found, is broken, or is not an OLMo.
     """
     weights = open_weights(locate(checkpoint))
-    return _need(weights, _dtype(dtype, device, quantize, weights), quantize)
+    return _bytes_to_load(weights, _dtype(dtype, device, quantize, weights), quantize)
 
 
 def outline(checkpoint: CheckpointLike, *, dtype: torch.dtype | str | None = None) -> OlmoForCausalLM:
@@ -200,12 +200,12 @@ def tokenizer_of(checkpoint: CheckpointLike) -> PreTrainedTokenizerBase | None:
     folder = checkpoint if isinstance(checkpoint, Path) else locate(checkpoint)
     for place in (folder, folder.parent):
         if is_there(place / "tokenizer.json"):
-            return _tokenizer(place)
+            return _open_tokenizer(place)
     warnings.warn(f"no tokenizer.json in {folder} or {folder.parent}: the tokenizer is None", stacklevel=3)
     return None
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def _open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     for name in TOKENIZER_FILES:
         is_there(folder / name)  # raises for a folder of that name, which transformers would ignore
     try:
@@ -228,7 +228,7 @@ def _why_no_tokenizer(folder: Path, error: Exception) -> str:
         (read_json if other.suffix == ".json" else read_text)(other)
     try:
         Tokenizer.from_str(read_text(path))
-    except Exception as broken:  # noqa: BLE001 - as above
+    except Exception as broken:  # noqa: BLE001 - the tokenizers library raises plain Exception
         return f"{path} is not a valid tokenizer: {reason(broken)}"
     names = " and ".join(other.name for other in others) or "no settings"
     return f"{path} with {names} is not a valid tokenizer: {reason(error)}"
@@ -254,7 +254,7 @@ def _choices(series: catalog.Series) -> str:
     return ", ".join(names if len(names) <= 24 else [*names[:12], "…", *names[-8:]])
 
 
-def _need(weights: Weights, dtype: torch.dtype, quantize: str | None) -> Need:
+def _bytes_to_load(weights: Weights, dtype: torch.dtype, quantize: str | None) -> Need:
     """Memory for loading. Peak: the loaded tensors plus the largest tensor as stored in its file.
 
     With quantisation, the peak also includes the whole model in `dtype`, which is kept until quantisation ends.
@@ -323,7 +323,9 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _read(weights: Weights, dtype: torch.dtype, check_finite: bool, progress: Progress | None) -> dict[str, Tensor]:
+def _read_tensors(
+    weights: Weights, dtype: torch.dtype, check_finite: bool, progress: Progress | None
+) -> dict[str, Tensor]:
     """All tensors by name, converted to `dtype`; progress is counted in bytes."""
     tensors, done, total = {}, 0, weights.nbytes
     for name in weights:

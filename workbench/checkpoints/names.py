@@ -61,9 +61,9 @@ def parse(name: str) -> Revision | None:
         name=name,
         step=int(step[1]) if step else None,
         tokens=round(float(tokens[1]) * UNITS[tokens[2].upper()]) if tokens else None,
-        stage=_number(STAGE, name),
-        ingredient=_number(INGREDIENT, name),
-        order=_number(ORDER, name),
+        stage=_number_in(STAGE, name),
+        ingredient=_number_in(INGREDIENT, name),
+        order=_number_in(ORDER, name),
     )
 
 
@@ -73,6 +73,6 @@ def split_id(checkpoint_id: str) -> tuple[str, str | None]:
     return (name, revision) if at and name else (checkpoint_id, None)
 
 
-def _number(pattern: re.Pattern[str], name: str) -> int | None:
+def _number_in(pattern: re.Pattern[str], name: str) -> int | None:
     found = pattern.search(name)
     return int(found[1]) if found else None

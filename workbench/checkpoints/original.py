@@ -244,12 +244,12 @@ def _parts(name: str, config: PreTrainedConfig) -> dict[str, tuple[int, int]]:
     block, _, part = path.removeprefix("blocks.").partition(".")
     if not path.startswith("blocks.") or part not in IN_BLOCK:
         return {}
-    ends = _ends(part, config)
+    ends = _ends_of_parts(part, config)
     spans = zip([0, *ends], [*ends, -1], strict=True)
     return {f"model.layers.{block}.{new}{ending}": span for new, span in zip(IN_BLOCK[part], spans, strict=True)}
 
 
-def _ends(part: str, config: PreTrainedConfig) -> list[int]:
+def _ends_of_parts(part: str, config: PreTrainedConfig) -> list[int]:
     """End rows of the parts of a fused matrix, without the last part."""
     if part == "att_proj":
         d_head = config.hidden_size // config.num_attention_heads

@@ -93,12 +93,12 @@ def open_weights(folder: str | Path) -> Weights:
     folder = Path(folder)
     settings, said_in = read_settings(folder)
     found = {key: file for file in tensor_files(folder) for key in file.entries}
-    with _of(said_in):
+    with _naming(said_in):
         config = config_from_settings(settings, set(found))
-    places = _places(found, config)
+    places = _tensor_places(found, config)
     _check_names(places, set(found), config, folder)
     _check_shapes(places, config)
-    with _of(said_in):
+    with _naming(said_in):
         check_that_it_makes_a_model(config)
     return Weights(folder, config, places)
 
@@ -126,7 +126,7 @@ def fingerprint(weights: Weights) -> str:
 
 
 @contextmanager
-def _of(said_in: Path) -> Iterator[None]:
+def _naming(said_in: Path) -> Iterator[None]:
     """Add the file name to a WorkbenchError about settings in the block."""
     try:
         yield
@@ -134,7 +134,7 @@ def _of(said_in: Path) -> Iterator[None]:
         raise WorkbenchError(f"{said_in}: {error}") from error
 
 
-def _places(found: Mapping[str, TensorFile], config: PreTrainedConfig) -> dict[str, TensorPlace]:
+def _tensor_places(found: Mapping[str, TensorFile], config: PreTrainedConfig) -> dict[str, TensorPlace]:
     """Location of each tensor by its name in transformers.
 
     Tensors that are not parameters are left out: a copy of a tied embedding, and the rotary angles of old checkpoints.
@@ -142,13 +142,13 @@ def _places(found: Mapping[str, TensorFile], config: PreTrainedConfig) -> dict[s
     keys = set(found)
     in_own_layout = original.is_original(keys)
     plan = original.plan(keys, config) if in_own_layout else {key: (key, 0, -1) for key in keys}
-    places = {name: _place(found[key], key, start, stop) for name, (key, start, stop) in sorted(plan.items())}
+    places = {name: _tensor_place(found[key], key, start, stop) for name, (key, start, stop) in sorted(plan.items())}
     if config.tie_word_embeddings and not in_own_layout:
         places.pop("lm_head.weight", None)
     return {name: place for name, place in places.items() if not name.endswith("rotary_emb.inv_freq")}
 
 
-def _place(file: TensorFile, key: str, start: int, stop: int) -> TensorPlace:
+def _tensor_place(file: TensorFile, key: str, start: int, stop: int) -> TensorPlace:
     entry = file.entries[key]
     if (start, stop) == (0, -1) or not entry.shape:
         return TensorPlace(entry.shape, entry.dtype, file, key, 0)

@@ -81,12 +81,12 @@ def run(args: argparse.Namespace) -> Report:
     finals = _finals(args.a) if args.noise_floor else []
     a, b = full_id(args.a), full_id(args.b)
     origin: dict[str, object] = {"A": a, "B": b}
-    makers = {"weights": partial(_weights, finals)}
+    makers = {"weights": partial(_weights_sections, finals)}
     if set(args.only) - {"weights"}:  # weights are read from files, so they need no loaded model
         pair = _pair(args, finals)
         origin |= {"dtype": pair.dtype, "tokens": pair.texts.tokens}
         origin |= {"texts": args.texts} if args.texts else {"text": args.text or "the built-in page"}
-        makers |= {"predictions": partial(_predictions, pair), "attention": partial(_attention, pair)}
+        makers |= {"predictions": partial(_predictions_sections, pair), "attention": partial(_attention_sections, pair)}
     sections = [section for part in PARTS if part in args.only for section in makers[part](args)]
     if finals:
         origin["noise floor"] = ", ".join(final.id for final in finals)
@@ -123,12 +123,14 @@ def _pair(args: argparse.Namespace, finals: Sequence[Checkpoint]) -> ModelPair:
                 "--one-at-a-time loads in float32 on the CPU; leave out --dtype, --device and --quantize"
             )
         tokenizer = required_tokenizer(tokenizer_of(checkpoints.locate(args.a)), args.a)
-        return ModelPair(args.a, args.b, _texts(args, tokenizer), tokenizer, suited_dtype(), finals)
+        return ModelPair(args.a, args.b, _texts_to_compare(args, tokenizer), tokenizer, suited_dtype(), finals)
     a, b = opened_checkpoint(args, args.a), opened_checkpoint(args, args.b)
-    return ModelPair(a.model, b.model, _texts(args, a.tokenizer), a.tokenizer, dtype_name(a.model.dtype), finals)
+    return ModelPair(
+        a.model, b.model, _texts_to_compare(args, a.tokenizer), a.tokenizer, dtype_name(a.model.dtype), finals
+    )
 
 
-def _texts(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Texts:
+def _texts_to_compare(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Texts:
     """The set that --texts names; without it, the text of --text as one row."""
     if args.texts is not None:
         return Texts.read(args.texts, tokenizer, args.text_column, args.label, cut=args.cut)
@@ -145,7 +147,7 @@ def _finals(checkpoint: str) -> Sequence[Checkpoint]:
     return found
 
 
-def _predictions(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
+def _predictions_sections(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
     """Two sections: mean measures over all tokens and over those of each label; the tokens whose loss differs most."""
 
     def compared(a: ModelOrName, b: ModelOrName, some: Texts, progress: Progress | None = None) -> Measures:
@@ -195,7 +197,7 @@ def _predictions(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
     ]
 
 
-def _weights(finals: Sequence[Checkpoint], args: argparse.Namespace) -> list[Section]:
+def _weights_sections(finals: Sequence[Checkpoint], args: argparse.Namespace) -> list[Section]:
     """A section with the matrices that changed most, relative to their norm. The weights are read from files."""
     measures = compare_weights(args.a, args.b, progress=bar(args))
     floor = noise_floor(finals, compare_weights, progress=bar(args))["relative_change"] if finals else None
@@ -203,7 +205,7 @@ def _weights(finals: Sequence[Checkpoint], args: argparse.Namespace) -> list[Sec
     return [_grid_section("Weights", measures, "relative_change", floor, note)]
 
 
-def _attention(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
+def _attention_sections(pair: ModelPair, args: argparse.Namespace) -> list[Section]:
     """A section with the heads that moved the largest share of their attention weight to other tokens."""
     rows = pair.texts if args.texts is not None else rows_of(pair.texts.ids[0], args.length)
     measures, floor = compare_attention(pair.a, pair.b, rows, progress=bar(args)), None

@@ -67,28 +67,28 @@ def run(args: argparse.Namespace) -> Report:
     is_set = reads_a_set(args, chat=args.chat, system=args.system)
     subject = opened_checkpoint(args, args.checkpoint)
     if is_set:
-        return _of_set(args, subject)
+        return _report_of_set(args, subject)
     given = given_text(args, subject)
     tokens = given.tokens
     (position,) = chosen([args.position], tokens.shape[1], "position")
     tuned = _tuned(args, subject)
     with edited(args, subject, tokens):
-        lens = _read(args, subject, tokens, tuned)
+        lens = _measures_of(args, subject, tokens, tuned)
     here = lens["probability"].columns[position]
     sections = [
         Section(
             f"After token {position}, {here}{given.whose(position)}",
             lens.table(),
             [lens["probability"], lens["entropy"]],
-            f"Each layer's residual stream after {_before(tuned)}the final norm and the unembedding. kl: divergence of "
-            "the final distribution from this one, in nats; rank: rank of the token that really follows, 1 is the "
-            "likeliest.",
+            f"Each layer's residual stream after {_translator_first(tuned)}the final norm and the unembedding. kl: "
+            "divergence of the final distribution from this one, in nats; rank: rank of the token that really "
+            "follows, 1 is the likeliest.",
             shown=_at(lens, position),
             results={"lens": lens},
         ),
     ]
-    origin = subject.provenance(args) | _named(tuned) | {"text": given.text, "tokens": tokens.shape[1]}
-    return Report(f"{_kind(tuned)} of {subject.id}", sections, origin)
+    origin = subject.provenance(args) | _lens_origin(tuned) | {"text": given.text, "tokens": tokens.shape[1]}
+    return Report(f"{_lens_kind(tuned)} of {subject.id}", sections, origin)
 
 
 def _tuned(args: argparse.Namespace, subject: LoadedCheckpoint) -> TunedLens | None:
@@ -96,20 +96,22 @@ def _tuned(args: argparse.Namespace, subject: LoadedCheckpoint) -> TunedLens | N
     return None if args.tuned is None else TunedLens.load(args.tuned or subject.id)
 
 
-def _kind(tuned: TunedLens | None) -> str:
+def _lens_kind(tuned: TunedLens | None) -> str:
     return "Logit lens" if tuned is None else "Tuned lens"
 
 
-def _before(tuned: TunedLens | None) -> str:
+def _translator_first(tuned: TunedLens | None) -> str:
     return "" if tuned is None else f"{tuned.title}, "
 
 
-def _named(tuned: TunedLens | None) -> dict[str, Any]:
+def _lens_origin(tuned: TunedLens | None) -> dict[str, Any]:
     """The lens in the provenance of numbers."""
     return {} if tuned is None else {"lens": tuned.title}
 
 
-def _read(args: argparse.Namespace, subject: LoadedCheckpoint, tokens: Tensor, tuned: TunedLens | None) -> Measures:
+def _measures_of(
+    args: argparse.Namespace, subject: LoadedCheckpoint, tokens: Tensor, tuned: TunedLens | None
+) -> Measures:
     """The logit lens, or a tuned lens."""
     how: dict[str, Any] = {"tokenizer": subject.tokenizer, "progress": bar(args)}
     if tuned is None:
@@ -117,7 +119,7 @@ def _read(args: argparse.Namespace, subject: LoadedCheckpoint, tokens: Tensor, t
     return tuned_lens(subject.model, tokens, tuned, **how)
 
 
-def _of_set(args: argparse.Namespace, subject: LoadedCheckpoint) -> Report:
+def _report_of_set(args: argparse.Namespace, subject: LoadedCheckpoint) -> Report:
     """A row for each layer, with means over the texts of the set."""
     texts, tuned = texts_of(args, subject), _tuned(args, subject)
     how: dict[str, Any] = {"position": args.position, "lens": tuned}
@@ -125,15 +127,15 @@ def _of_set(args: argparse.Namespace, subject: LoadedCheckpoint) -> Report:
         found = by_label(lambda some, told: mean_lens(subject.model, some, **how, progress=told), texts, bar(args))
     table = table_by_label(found).rename(columns={"name": "layer"})
     note = (
-        f"Each layer's residual stream after {_before(tuned)}the final norm and the unembedding, means over texts with "
-        "their standard errors. probability: of the layer's likeliest token; agreement: share of texts where that is "
-        "the model's; kl: divergence of the final distribution from this one, in nats."
+        f"Each layer's residual stream after {_translator_first(tuned)}the final norm and the unembedding, means over "
+        "texts with their standard errors. probability: of the layer's likeliest token; agreement: share of texts "
+        "where that is the model's; kl: divergence of the final distribution from this one, in nats."
     )
     pictures = [next(iter(found.values()))[name] for name in ("agreement", "kl")]
     section = Section(f"At position {args.position} of each text", table, pictures, note, results=found)
-    origin = subject.provenance(args) | _named(tuned)
+    origin = subject.provenance(args) | _lens_origin(tuned)
     origin |= {"texts": args.texts, "number of texts": len(texts), "position": args.position}
-    return Report(f"{_kind(tuned)} of {subject.id} on {args.texts}", [section], origin)
+    return Report(f"{_lens_kind(tuned)} of {subject.id} on {args.texts}", [section], origin)
 
 
 def _at(lens: Measures, position: int) -> pd.DataFrame:

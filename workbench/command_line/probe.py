@@ -88,7 +88,9 @@ def run(args: argparse.Namespace) -> Report:
     curves = linear_probe(subject.model, texts, **how, progress=bar(args))
     layer = best_layer(curves) if args.layer is None else args.layer
     sections = [
-        Section("Accuracy by layer", curves.table(), [curves], NOTE, shown=_wide(curves), results={"accuracy": curves}),
+        Section(
+            "Accuracy by layer", curves.table(), [curves], NOTE, shown=_by_layer(curves), results={"accuracy": curves}
+        ),
         *_layer_sections(args, subject, texts, layer, how),
     ]
     if args.along is not None:
@@ -103,7 +105,7 @@ def best_layer(curves: Curves) -> int | str:
     return layer_name(curves.x_labels[int(curves.values[0].argmax())])
 
 
-def _wide(curves: Curves) -> pd.DataFrame:
+def _by_layer(curves: Curves) -> pd.DataFrame:
     """The accuracies as a table with a row for each layer."""
     table = pd.DataFrame({"layer": curves.x_labels})
     for line, values in zip(curves.lines, curves.values, strict=True):

@@ -93,7 +93,9 @@ def run(args: argparse.Namespace) -> Report:
     direction = label_direction(
         subject.model, made_of, args.toward, args.against, layer=args.layer, position=args.position
     )
-    answers, instead = (None if texts is None else _ids(subject, texts) for texts in (args.answers, args.instead))
+    answers, instead = (
+        None if texts is None else _answer_ids(subject, texts) for texts in (args.answers, args.instead)
+    )
     assert answers is not None
     found = steering(
         subject.model,
@@ -108,7 +110,9 @@ def run(args: argparse.Namespace) -> Report:
         progress=bar(args),
     )
     sections = [
-        Section("By strength", found.table(), list(found.values()), NOTE, shown=_wide(found), results=dict(found))
+        Section(
+            "By strength", found.table(), list(found.values()), NOTE, shown=_by_strength(found), results=dict(found)
+        )
     ]
     if args.write:
         written = Texts.of(subject.tokenizer, args.write)
@@ -134,7 +138,7 @@ def run(args: argparse.Namespace) -> Report:
     return Report(f"Steering of {subject.id} toward {args.toward}", sections, origin)
 
 
-def _ids(subject: LoadedCheckpoint, answers: Sequence[str]) -> list[Tensor]:
+def _answer_ids(subject: LoadedCheckpoint, answers: Sequence[str]) -> list[Tensor]:
     """The token ids of answers: pos each. Errors: WorkbenchError for an empty answer."""
     if not all(answers):
         raise WorkbenchError("an answer is empty; an answer needs at least one token")
@@ -148,7 +152,7 @@ def _strengths_to_write(strengths: Sequence[float]) -> list[float]:
     return sorted({*(ordered[place] for place in places), 0.0})
 
 
-def _wide(found: Measures[Curves]) -> pd.DataFrame:
+def _by_strength(found: Measures[Curves]) -> pd.DataFrame:
     """A row for each strength: each measure of the direction, and the range of its log-odds for random directions."""
     odds = found["log_odds"]
     table = pd.DataFrame({"strength": odds.x, "log odds": odds.values[0], "error": odds.errors[0]})  # type: ignore[index]

@@ -100,9 +100,9 @@ def run(args: argparse.Namespace) -> Report:
     if args.checkpoints is not None:
         series = checkpoints.pick(series, args.checkpoints)
     tokenizer = required_tokenizer(tokenizer_of(checkpoints.locate(series[-1])), args.series)
-    texts = _texts(args, tokenizer)
+    texts = _texts_to_measure(args, tokenizer)
     measured = {name: METRICS[name](texts) for name in args.metrics}
-    curves = {name: _measured(series, metric, args) for name, metric in measured.items()}
+    curves = {name: _curves_of(series, metric, args) for name, metric in measured.items()}
     sections = [Section("At each checkpoint", by_checkpoint(series, curves, args.axis), note=found.note)]
     sections += [
         Section(
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> Report:
             curve.table(),
             [evenly(highest(curve, LINES) if name in BY_HEAD else curve, args.axis)],
             measured[name].note,
-            shown=_wide(curve, args.axis),
+            shown=_highest_by_checkpoint(curve, args.axis),
             page_only=True,
             results={name: curve},
         )
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> Report:
     return Report(f"{args.series} along its training", sections, provenance(args, origin))
 
 
-def _texts(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Texts:
+def _texts_to_measure(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Texts:
     """The set of --texts, or the rows that a text is cut into. Errors: WorkbenchError if both are given."""
     if args.texts is None:
         return Texts(rows_of(ids_of(tokenizer, text_or_sample(args.text)), args.length))
@@ -135,7 +135,7 @@ def _texts(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Text
     return Texts.read(args.texts, tokenizer, args.text_column, args.label, cut=args.cut)
 
 
-def _measured(series: list[Checkpoint], metric: Metric, args: argparse.Namespace) -> Curves:
+def _curves_of(series: list[Checkpoint], metric: Metric, args: argparse.Namespace) -> Curves:
     return trajectory(
         series,
         metric,
@@ -182,7 +182,7 @@ def evenly(curves: Curves, axis: str) -> Curves:
     return replace(curves, x=range(len(curves.x)), x_labels=places, x_name=f"{axis} (not to scale)")
 
 
-def _wide(curves: Curves, axis: str) -> pd.DataFrame:
+def _highest_by_checkpoint(curves: Curves, axis: str) -> pd.DataFrame:
     """A row for each checkpoint and a column for each of the `LINES` highest lines."""
     top = highest(curves, LINES)
     return pd.DataFrame({axis: top.x_labels} | dict(zip(top.lines, top.values, strict=True)))

@@ -28,12 +28,12 @@ def gradient_of(model: OlmoForCausalLM, prediction: TextsLike, predicted: int | 
     last = length - 1 if predicted is None else predicted
     if not 1 <= last < length:
         raise WorkbenchError(f"predicted={last}; a text of {length} tokens has 1 to {length - 1} predicted ones")
-    return _gradient(model, _parameters(model), ids.reshape(1, -1), last)
+    return _gradient(model, _leaf_parameters(model), ids.reshape(1, -1), last)
 
 
 def row_gradients(model: OlmoForCausalLM, rows: Texts, visit: Callable[[int, Gradient], None]) -> None:
     """Call `visit(number, gradient)` with the gradient of each row's loss, one row in memory at a time."""
-    parameters = _parameters(model)
+    parameters = _leaf_parameters(model)
     for number in range(len(rows)):
         ids = rows[number].reshape(1, -1).to(model.device)
         visit(number, _gradient(model, parameters, ids, ids.shape[1] - 1))
@@ -49,7 +49,7 @@ def zeros_like(model: OlmoForCausalLM) -> Gradient:
     return {name: torch.zeros_like(value) for name, value in model.named_parameters()}
 
 
-def _parameters(model: OlmoForCausalLM) -> Gradient:
+def _leaf_parameters(model: OlmoForCausalLM) -> Gradient:
     """Leaf copies of the parameters by name; tied ones once. The model's own tensors get no gradient."""
     return {name: value.detach().requires_grad_() for name, value in model.named_parameters()}
 

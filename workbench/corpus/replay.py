@@ -41,7 +41,7 @@ class Replay:
     @classmethod
     def of(cls, source: TrainingTokens, recipe: Recipe) -> "Replay":
         """The replay of a recipe on a prepared text."""
-        return cls(recipe, np.concatenate(list(source.tokens.values())), _places(source))
+        return cls(recipe, np.concatenate(list(source.tokens.values())), _as_places(source))
 
     def place_rows(self, step: int, order: int = MAIN) -> np.ndarray:
         """Where the tokens of a step's rows stand in the text: row pos, int64; `-1 - id` for a random token.
@@ -96,7 +96,7 @@ def order_of(series: str) -> int:
     return (parsed.order if parsed else None) or MAIN
 
 
-def _places(source: TrainingTokens) -> TrainingTokens:
+def _as_places(source: TrainingTokens) -> TrainingTokens:
     starts = np.cumsum([0, *map(len, source.tokens.values())])
     places = {
         name: np.arange(start, start + len(ids), dtype=np.int32)

@@ -64,7 +64,7 @@ def loss_on_rows(rows: TextsLike, *, read: Sequence[int | None] | None = None) -
     texts = as_texts(rows)
     if min(texts.lengths) < 2:
         raise WorkbenchError(f"a row has {min(texts.lengths)} token; a loss needs at least 2")
-    arguments = {"rows": Texts(texts.ids, texts.mask), "names": _names(texts, read)}
+    arguments = {"rows": Texts(texts.ids, texts.mask), "names": _row_names(texts, read)}
     note = "Mean −log p of the tokens of each row; a row can be learned from the checkpoint after its step on."
     return Metric("loss on rows", losses_of_rows, arguments, unit="nats", note=note)
 
@@ -81,7 +81,7 @@ def _work(model: OlmoForCausalLM, rows: TextsLike, **_: object) -> Work:
     return planned(token_losses, model, rows)
 
 
-def _names(texts: Texts, read: Sequence[int | None] | None) -> list[str]:
+def _row_names(texts: Texts, read: Sequence[int | None] | None) -> list[str]:
     """One name for each row; two rows of one name get their number too."""
     if read is not None and len(read) != len(texts):
         raise WorkbenchError(f"read has {len(read)} steps for {len(texts)} rows; give one for each row")

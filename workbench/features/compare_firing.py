@@ -51,7 +51,7 @@ def compare_firing(a: FeatureScan, b: FeatureScan, finals: Sequence[FeatureScan]
 
     Errors: WorkbenchError if the scans differ in their texts or in their number of features.
     """
-    _check([a, b, *finals])
+    _check_same_texts([a, b, *finals])
     tokens = a.texts.tokens
     table = pd.DataFrame({"feature": range(len(a))})
     for name, of in (("density", lambda scan: scan.counts.double()), ("mean", lambda scan: scan.total)):
@@ -89,7 +89,7 @@ def largest_difference(values: Sequence[Tensor], features: int) -> Tensor:
     return found.amax(0) - found.amin(0)
 
 
-def _check(scans: Sequence[FeatureScan]) -> None:
+def _check_same_texts(scans: Sequence[FeatureScan]) -> None:
     first = scans[0]
     for scan in scans[1:]:
         if len(scan) != len(first):

@@ -59,7 +59,7 @@ def explain_token(
     """
     batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
-    _check(model, dictionaries)
+    _check_fit(model, dictionaries)
     report(progress, 0.0, EXPLAINING)
     sites = dict.fromkeys(["ln_final.scale", *(dictionary.reads for dictionary in dictionaries.values())])
     keep = torch.tensor([position], device=model.device)
@@ -107,7 +107,7 @@ def written_by_features(dictionary: Dictionary, read: Tensor, numbers: list[int]
     return torch.cat([dictionary.added(read, amount[None], feature) for feature, amount in pairs])
 
 
-def _check(model: OlmoForCausalLM, dictionaries: Mapping[str, Dictionary]) -> None:
+def _check_fit(model: OlmoForCausalLM, dictionaries: Mapping[str, Dictionary]) -> None:
     if not dictionaries:
         raise WorkbenchError("no dictionaries are given; name at least one")
     for name, dictionary in dictionaries.items():

@@ -36,7 +36,7 @@ def load(name: str | Path, *, reads: str = "", writes: str = "") -> Dictionary:
     Errors: WorkbenchError if there is no such dictionary, with those that there are; if its files are damaged or do not
     say a site and none is given; if the hub cannot be reached and the cache does not have it.
     """
-    folder, repository = _located(str(name))
+    folder, repository = _folder_of(str(name))
     found = next((form for form, module in FORMATS.items() if (folder / module.WEIGHTS).exists()), None)
     if found is None:
         raise WorkbenchError(_why_none(str(name), folder))
@@ -82,7 +82,7 @@ def embedded() -> list[str]:
     return sorted(f"{SERIES}@{path.parent.name}/{path.name}" for path in folders)
 
 
-def _located(name: str) -> tuple[Path, str]:
+def _folder_of(name: str) -> tuple[Path, str]:
     """(the folder of a name, its repository or "")."""
     first, _, rest = name.partition("/")
     series, revision = split_id(first)

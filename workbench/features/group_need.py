@@ -58,7 +58,7 @@ def group_need(
         dictionary.check_feature(feature)
     born, named = births(dictionary), by_source(dictionary, models)
     read = texts_for(next(iter(named.values())), texts, at_least=1 + (last or 1))
-    counts = _counts(dictionary, named, read, last, part(progress, 0.0, 0.2))
+    counts = _active_counts(dictionary, named, read, last, part(progress, 0.0, 0.2))
     groups = [[], chosen, *random_groups(counts, chosen, draws, seed)]
     losses = token_losses_without(
         dictionary, models, groups, read, sources=born.checkpoints, progress=part(progress, 0.2, 1.0)
@@ -89,7 +89,7 @@ def _chosen(texts: Texts, last: int | None) -> Tensor:
 
 
 @torch.no_grad()
-def _counts(
+def _active_counts(
     dictionary: Dictionary,
     models: Mapping[str, OlmoForCausalLM],
     texts: Texts,

@@ -32,7 +32,7 @@ def names_of(dictionary: Dictionary) -> dict[int, str]:
 
     Errors: WorkbenchError if the file of names is damaged.
     """
-    found = _read().get(_key(dictionary), {}).get("names", {})
+    found = _all_names().get(_dictionary_key(dictionary), {}).get("names", {})
     return dict(sorted((int(number), str(name)) for number, name in found.items() if int(number) < len(dictionary)))
 
 
@@ -47,8 +47,8 @@ def name_feature(dictionary: Dictionary, feature: int, name: str) -> None:
     if len(name) > MOST_LETTERS or not (name.isprintable()):
         raise WorkbenchError(f"{name[:40]!r}… is no name: one line of at most {MOST_LETTERS} characters")
     with _writing:
-        everything = _read()
-        entry = everything.setdefault(_key(dictionary), {"dictionary": repr(dictionary), "names": {}})
+        everything = _all_names()
+        entry = everything.setdefault(_dictionary_key(dictionary), {"dictionary": repr(dictionary), "names": {}})
         entry["names"].pop(str(feature), None)
         if name:
             entry["names"][str(feature)] = name
@@ -63,7 +63,7 @@ def name_feature(dictionary: Dictionary, feature: int, name: str) -> None:
             raise cannot_write(path, error) from error
 
 
-def _read() -> dict[str, Any]:
+def _all_names() -> dict[str, Any]:
     path = names_file()
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -79,5 +79,5 @@ def _is_entry(entry: object) -> bool:
     return isinstance(names, dict) and all(number.isdecimal() for number in names)
 
 
-def _key(dictionary: Dictionary) -> str:
+def _dictionary_key(dictionary: Dictionary) -> str:
     return digest({"encoder": dictionary.encoder, "decoder": dictionary.decoder})[:24]

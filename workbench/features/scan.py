@@ -127,14 +127,14 @@ def of(
     named = by_source(dictionary, models)
     first = next(iter(named.values()))
     texts, dictionary = texts_for(first, tokens), dictionary.to(first.device)
-    mark = _mark(dictionary, [weights_digest(model) for model in named.values()], texts)
+    mark = _scan_digest(dictionary, [weights_digest(model) for model in named.values()], texts)
     place = _cached(mark) if folder is None else Path(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
         _claim(place, mark)
     except OSError as error:
         raise cannot_write(place, error) from error
-    if (table := _open(place / TABLE, mark)) is not None:
+    if (table := _tensors_in(place / TABLE, mark)) is not None:
         report(progress, 1.0, "scanning")
         return FeatureScan(texts.to("cpu"), **table)
     per_token = run_bytes(first, capture=[dictionary.reads]) * len(named) + 12 * len(dictionary)
@@ -144,7 +144,7 @@ def of(
     for number, batch in enumerate(batches):
         report(progress, number / len(batches), "scanning")
         path, part_of = place / f"part-{number:06d}.safetensors", f"{mark} {number}"
-        found = _open(path, part_of)
+        found = _tensors_in(path, part_of)
         if found is None:
             rows = max(1, size // batch.ids.shape[1])
             pieces = [
@@ -179,7 +179,9 @@ def is_stored(models: Models, tokens: TextsLike, dictionary: Dictionary) -> bool
     """Whether the cache holds the whole scan of these texts, so that `of` only reads it."""
     named = by_source(dictionary, models)
     texts = texts_for(next(iter(named.values())), tokens)
-    return (_cached(_mark(dictionary, [weights_digest(model) for model in named.values()], texts)) / TABLE).exists()
+    return (
+        _cached(_scan_digest(dictionary, [weights_digest(model) for model in named.values()], texts)) / TABLE
+    ).exists()
 
 
 def _active(firing: Firing, rows: list[int], start: int) -> dict[str, Tensor]:
@@ -204,7 +206,7 @@ def _by_feature(found: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
     return {"starts": starts, **{name: found[name][order].contiguous() for name in ("text", "position", "value")}}
 
 
-def _mark(dictionary: Dictionary, weights: list[str], texts: Texts) -> str:
+def _scan_digest(dictionary: Dictionary, weights: list[str], texts: Texts) -> str:
     """A digest of what is scanned: dictionary, weights and texts."""
     gate = dictionary.gate
     tensors = {"encoder": dictionary.encoder, "bias": dictionary.encoder_bias, "decoder_bias": dictionary.decoder_bias}
@@ -223,7 +225,7 @@ def _claim(folder: Path, mark: str) -> None:
     path.write_text(mark, encoding="utf-8")
 
 
-def _open(path: Path, part_of: str) -> dict[str, Tensor] | None:
+def _tensors_in(path: Path, part_of: str) -> dict[str, Tensor] | None:
     """The tensors of a file of this scan; None if there is no such file, or it is damaged."""
     return open_shard(path, part_of, None, check_digest=True)
 

@@ -105,7 +105,7 @@ class Streamed:
 
     def batch(self, number: int) -> ReadAndWritten:
         """Batch number 0, 1, 2, …, run now, or kept from an earlier round."""
-        place = _place(number, len(self.batches), self.seed)
+        place = _shuffled_place(number, len(self.batches), self.seed)
         if self.kept is None:
             return self._run(place)
         if place not in self.kept:
@@ -169,7 +169,7 @@ class Stored:
         return ReadAndWritten(read, written)
 
 
-def _place(number: int, count: int, seed: int) -> int:
+def _shuffled_place(number: int, count: int, seed: int) -> int:
     """Which of `count` things comes at a number: a new random order in each round."""
     epoch, place = divmod(number, count)
     return int(torch.randperm(count, generator=torch.Generator().manual_seed(_seed(seed, epoch)))[place])

@@ -51,7 +51,7 @@ def token_losses_without(
     texts, dictionary = texts_for(first, texts, at_least=2), dictionary.to(first.device)
     for feature in [one for group in groups for one in group]:
         dictionary.check_feature(feature)
-    numbers = _numbers(dictionary, sources)
+    numbers = _source_numbers(dictionary, sources)
     per_token = run_bytes(first, capture=[dictionary.reads], logits=3) * len(named) + 12 * len(dictionary)
     size = tokens_at_a_time(first, WHAT, per_token, texts.longest)
     found = torch.full((len(groups), len(numbers), len(texts), texts.longest), torch.nan)
@@ -98,7 +98,7 @@ def what_is_written(dictionary: Dictionary, firing: Firing, x: Tensor, group: Se
     return summed.view(*amounts.shape[:-1], -1)
 
 
-def _numbers(dictionary: Dictionary, sources: Sequence[str] | None) -> list[int]:
+def _source_numbers(dictionary: Dictionary, sources: Sequence[str] | None) -> list[int]:
     """The numbers of the sources whose models are changed."""
     if sources is None:
         return list(range(max(1, len(dictionary.sources))))

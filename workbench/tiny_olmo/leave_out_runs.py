@@ -103,7 +103,7 @@ def run_without_repeats(setting: Setting) -> Variant:
     """The run without rows with repeats, of text and of random tokens: the natural rows of each step stay."""
 
     def keeps(step: int) -> np.ndarray:
-        return np.arange(setting.recipe.stage(step).rows) >= _repeats(setting, step)
+        return np.arange(setting.recipe.stage(step).rows) >= _number_of_repeats(setting, step)
 
     return Variant("without-repeats", keeps)
 
@@ -117,12 +117,12 @@ def without_as_many(setting: Setting) -> Variant:
     def keeps(step: int) -> np.ndarray:
         rows = setting.recipe.stage(step).rows
         drawn = np.random.default_rng([setting.recipe.seed, FEWER, step]).permutation(rows)
-        return np.asarray(drawn >= _repeats(setting, step))
+        return np.asarray(drawn >= _number_of_repeats(setting, step))
 
     return Variant("without-as-many", keeps)
 
 
-def _repeats(setting: Setting, step: int) -> int:
+def _number_of_repeats(setting: Setting, step: int) -> int:
     return sum(repeats_in(setting.recipe.stage(step), (setting.recipe.seed, 1), step))
 
 

@@ -71,7 +71,7 @@ def attention(
     the weights up to the diagonal in float32: before compression 2 bytes × tokens² × heads, so it is for short texts.
     Errors: WorkbenchError unless the maps hold every head of every layer at every position.
     """
-    layers, heads = _places(maps)
+    layers, heads = _shape_of_maps(maps)
     if other is not None and (
         other.tokens != maps.tokens or other.heads != maps.heads or other.queries != maps.queries
     ):
@@ -119,7 +119,7 @@ def _triangles(maps: Maps) -> bytes:
     return maps.values[:, rows, columns].astype("<f4").tobytes()
 
 
-def _places(maps: Maps) -> tuple[int, int]:
+def _shape_of_maps(maps: Maps) -> tuple[int, int]:
     """(layers, heads of each layer) of maps. Raises WorkbenchError unless they hold every head and every query."""
     heads = sum(name.startswith("L0H") for name in maps.heads)
     layers = len(maps.heads) // heads if heads else 0

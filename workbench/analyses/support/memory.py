@@ -40,10 +40,10 @@ Reader: TypeAlias = OlmoForCausalLM | PreTrainedConfig
 
 def budget(model: Reader) -> int:
     """Bytes that an analysis may use in addition to the model: half of the free memory of its device."""
-    return free_memory(_device(model)) // 2
+    return free_memory(_device_of(model)) // 2
 
 
-def _device(model: Reader) -> torch.device:
+def _device_of(model: Reader) -> torch.device:
     on_device = isinstance(model, OlmoForCausalLM) and model.device.type != "meta"
     return model.device if on_device else torch.device("cpu")
 
@@ -76,8 +76,8 @@ def tokens_at_a_time(
     if least > allowed:
         raise WorkbenchError(
             f"{what} needs {readable(int(least))} of memory besides the model for a text of {length} tokens, but "
-            f"only {readable(allowed)} may be used (half of the free memory on {_device(model)}); use a shorter text "
-            "or a smaller dtype (bfloat16)"
+            f"only {readable(allowed)} may be used (half of the free memory on {_device_of(model)}); use a shorter "
+            "text or a smaller dtype (bfloat16)"
         )
     size = max(length, min(at_most or TOKENS, _most_tokens(model, per_token, fixed, allowed)))
     log.info(
@@ -106,7 +106,7 @@ def peak_bytes(
 
 def _most_tokens(model: Reader, per_token: float, fixed: float, allowed: int) -> int:
     """The tokens that fit into the budget, and on a CPU also into the limits of a batch."""
-    if _device(model).type != "cpu":
+    if _device_of(model).type != "cpu":
         return int((allowed - fixed) / per_token)
     fitting = (min(allowed, BATCH_BYTES) - fixed) / per_token
     return int(min(fitting, BATCH_PRODUCTS / block_products(reader_config(model))))

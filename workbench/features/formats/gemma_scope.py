@@ -34,7 +34,7 @@ def read(folder: Path, repository: str = "") -> Dictionary:
     """The dictionary of a folder. Errors: WorkbenchError for files of another form."""
     path = folder / WEIGHTS
     tensors = read_npz(path)
-    model, reads, writes = _place(f"{repository}/{folder}")
+    model, reads, writes = _model_and_sites(f"{repository}/{folder}")
     dictionary = Dictionary(
         named_tensor(tensors, "W_enc", path),
         named_tensor(tensors, "b_enc", path),
@@ -51,7 +51,7 @@ def read(folder: Path, repository: str = "") -> Dictionary:
     return own.with_own(dictionary, said, folder / CONFIG)
 
 
-def _place(path: str) -> tuple[str, str, str]:
+def _model_and_sites(path: str) -> tuple[str, str, str]:
     """(model, reads, writes) from the names of the repository and of the folders; "" for those that they do not
     contain.
     """

@@ -245,7 +245,7 @@ class Bench:
                 self.reading = None
         if not was_loaded:
             self.speed_of(known).loads.measured(self.file_bytes(known), time.monotonic() - began)
-        return model, _present(tokenizer, known)
+        return model, _required_tokenizer(tokenizer, known)
 
     def speed_of(self, name: object) -> Speed:
         """How fast the models of a checkpoint's series run and load here, from the runs and loads so far."""
@@ -323,7 +323,7 @@ class Bench:
             return self.load(known.id)[1]
         check_root(known)
         if known.id not in self._tokenizers:
-            self._tokenizers[known.id] = _present(tokenizer_of(known), known.id)
+            self._tokenizers[known.id] = _required_tokenizer(tokenizer_of(known), known.id)
         return self._tokenizers[known.id]
 
     def status(self) -> dict[str, Any]:
@@ -388,7 +388,7 @@ def _tokenised(
     return ids, conversation
 
 
-def _present(tokenizer: PreTrainedTokenizerBase | None, name: str) -> PreTrainedTokenizerBase:
+def _required_tokenizer(tokenizer: PreTrainedTokenizerBase | None, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint. Raises WorkbenchError if it has none."""
     if tokenizer is None:
         raise WorkbenchError(f"{name} has no tokenizer, so the page cannot tokenise a prompt for it")
