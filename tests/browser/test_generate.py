@@ -47,7 +47,7 @@ def test_look_at_a_token_and_branch_and_reopen_by_link(visit: Visit):
     option.click()
     expect(page.locator("#written .token").nth(place)).to_have_text(other)
     expect(page.locator("#written .token")).to_have_count(place + 1 + 24)
-    expect(page.locator("#written .title")).to_contain_text(f"gone on from token {place}")
+    expect(page.locator("#written .title")).to_contain_text(f"continued from token {place}")
     page.wait_for_function("new URL(location).searchParams.get('branch')?.includes(':')")
     written = page.locator("#written .tokens").inner_text()
     page.reload(wait_until="commit")

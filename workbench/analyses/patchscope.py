@@ -48,7 +48,7 @@ def patchscope(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Measures[Grid]:
-    """What a target prompt goes on with when the state of one of its tokens is replaced by a state of another prompt.
+    """How a target prompt continues when the state of one of its tokens is replaced by a state of another prompt.
 
     For every layer and position of the source prompt `tokens`, the state after this layer (`embed`: the embedding)
     replaces the target's state at `target_position`, after the same layer or after `target_layer` (Ghandeharioun et al.

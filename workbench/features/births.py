@@ -213,7 +213,7 @@ def births(dictionary: Dictionary, *, sizes: Sequence[float] | None = None) -> F
         sizes: the size of the activations of each source, in order: the root of their mean squared deviation from the
             mean, per dimension. Not needed for a crosscoder that `features.train` made, which knows them.
 
-    Errors: WorkbenchError for a dictionary that is no crosscoder, for sources without a step, or without sizes.
+    Errors: WorkbenchError for a dictionary that is not a crosscoder, for sources without a step, or without sizes.
     """
     run, others, at_end = sources_along_run(dictionary)
     norms = dictionary.directions.norm(dim=-1) / sizes_of(dictionary, sizes)  # feature source
@@ -244,7 +244,7 @@ def stretch(holds: np.ndarray, at: int) -> tuple[int | None, int | None]:
 def sources_along_run(dictionary: Dictionary) -> tuple[list[Checkpoint], list[Checkpoint], bool]:
     """(the checkpoints of the run in order, the other ends, whether the last checkpoint of the run is an end too).
 
-    Errors: WorkbenchError for a dictionary that is no crosscoder, or sources that do not say their steps.
+    Errors: WorkbenchError for a dictionary that is not a crosscoder, or sources that do not say their steps.
     """
     if not dictionary.sources:
         raise WorkbenchError(

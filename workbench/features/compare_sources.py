@@ -68,7 +68,7 @@ def compare_sources(
         finals: those of its sources that differ only by seed or data order.
         progress: called after each batch.
 
-    Errors: WorkbenchError for a dictionary that is no crosscoder, or a name that is not among its sources.
+    Errors: WorkbenchError for a dictionary that is not a crosscoder, or a name that is not among its sources.
     """
     if not crosscoder.sources:
         raise WorkbenchError(f"a {crosscoder.kind} has no sources; compare scans of two models with compare_firing")

@@ -83,7 +83,7 @@ def what_is_written(dictionary: Dictionary, firing: Firing, x: Tensor, group: Se
         firing: the active features: batch pos slot.
         x: the activations that were encoded.
         group: the features.
-        source: the number of the source; 0 if the dictionary is no crosscoder.
+        source: the number of the source; 0 if the dictionary is not a crosscoder.
     """
     if not dictionary.sources:
         parts = [dictionary.added(x, firing.of(feature), feature) for feature in group]

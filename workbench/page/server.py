@@ -267,7 +267,7 @@ def pixels(picture: Picture) -> Response:
 async def check_body(request: Request) -> None:
     """Refuse a body that is not JSON, or that holds NaN, infinity or half a surrogate pair.
 
-    JSON can spell half a surrogate pair, but it is no text and has no encoding.
+    JSON can spell half a surrogate pair, but it is not text and has no encoding.
     """
     if request.method == "POST":
         try:

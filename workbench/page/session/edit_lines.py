@@ -46,7 +46,7 @@ def tapped(bench: Bench, *edited: tuple[OlmoForCausalLM, str, str]) -> Iterator[
 def checked_edits(bench: Bench, opened: OpenedPrompt, text: object) -> str:
     """Interventions that a browser sent, in their canonical spelling, after a check that they fit the model and prompt.
 
-    Errors: WorkbenchError for too many edits, a line that is no edit, or an edit that does not fit.
+    Errors: WorkbenchError for too many edits, a line that is not an edit, or an edit that does not fit.
     """
     text = bounded(text)
     changes = interventions.read(text, opened.tokenizer, sets_of(bench, opened.checkpoint))
@@ -64,7 +64,7 @@ def sets_of(bench: Bench, checkpoint: str) -> interventions.ReadSet:
 def canonical_edits(bench: Bench, checkpoint: str, text: object) -> str:
     """Interventions that a browser sent, in their canonical spelling, without a check that they fit the model.
 
-    Errors: those of `bounded`, and WorkbenchError for a line that is no edit.
+    Errors: those of `bounded`, and WorkbenchError for a line that is not an edit.
     """
     return interventions.canonical(bounded(text), bench.load(checkpoint)[1], sets_of(bench, checkpoint))
 

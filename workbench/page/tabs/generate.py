@@ -199,7 +199,7 @@ def strip_of_writing(
     scores: Sequence[float],
 ) -> dict[str, Any]:
     """The strip of the text generated so far (see token_strip.js)."""
-    about = [f"gone on from token {len(start) - 1}"] if request.branch else []
+    about = [f"continued from token {len(start) - 1}"] if request.branch else []
     look = {"checkpoint": opened.checkpoint, "edits": request.edits, "main": not request.edits}
     return surprisals(
         labels,
