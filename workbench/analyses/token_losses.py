@@ -5,9 +5,8 @@ import torch
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
-from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
-from workbench.analyses.support.next_tokens import CHUNK_BYTES, LOGITS_AT_MOST, next_token_statistics
-from workbench.analyses.support.products import FastProducts
+from workbench.analyses.support.memory import peak_bytes, tokens_at_a_time
+from workbench.analyses.support.next_tokens import TOKENS_AT_MOST, text_statistics, text_statistics_bytes
 from workbench.progress import Progress, steps
 from workbench.results import Curves, Measures
 from workbench.texts import TextsLike
@@ -29,15 +28,12 @@ def token_losses(
     position, which nothing predicts, and after the end of a text that is shorter than others.
     """
     texts = texts_for(model, tokens, at_least=2)
-    at_most = LOGITS_AT_MOST if model.device.type == "cpu" else None
-    per_token = run_bytes(model, logits=2)
-    size = tokens_at_a_time(model, "token losses", per_token, texts.longest, fixed=CHUNK_BYTES, at_most=at_most)
+    at_most = TOKENS_AT_MOST if model.device.type == "cpu" else None
+    per_token, fixed = text_statistics_bytes(model)
+    size = tokens_at_a_time(model, "token losses", per_token, texts.longest, fixed=fixed, at_most=at_most)
     found = {name: torch.full(texts.ids.shape, float("nan")) for name in ("loss", "rank", "entropy")}
     for rows, ids in steps(texts.padded_batches(size), progress, "token losses"):
-        with FastProducts():
-            logits = model.run(ids).logits
-        statistics = next_token_statistics(logits[:, :-1], ids[:, 1:])
-        for name, values in statistics.items():
+        for name, values in text_statistics(model, ids).items():
             found[name][rows, 1 : ids.shape[1]] = values.cpu()
     for values in found.values():
         values[~texts.mask.cpu()] = float("nan")
@@ -61,6 +57,6 @@ def token_losses(
 
 @work_of(token_losses)
 def _work(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
-    texts, per_token = texts_for(model.config, tokens, at_least=2), run_bytes(model, logits=2)
-    peak = peak_bytes(model, "token losses", per_token, texts.longest, texts.tokens, fixed=CHUNK_BYTES)
+    texts, (per_token, fixed) = texts_for(model.config, tokens, at_least=2), text_statistics_bytes(model)
+    peak = peak_bytes(model, "token losses", per_token, texts.longest, texts.tokens, fixed=fixed)
     return Work(pass_flops(model, texts.tokens, logits=texts.tokens), nbytes=peak)

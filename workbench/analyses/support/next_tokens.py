@@ -1,11 +1,19 @@
 """Statistics of next-token distributions."""
 
+import math
+
 import torch
 from torch import Tensor
 
+from hooks import OlmoForCausalLM
+from workbench.analyses.support.memory import Reader, run_bytes, reader_config
+from workbench.analyses.support.products import FastProducts
+
 CHUNK = 2**22  # logits turned into probabilities at a time
 CPU_CHUNK = 2**18  # the same on a CPU: what stays in its cache
-LOGITS_AT_MOST = 1024  # tokens to run at a time on a CPU with all logits; memory for more is slow to get
+TOKENS_AT_MOST = 512  # to run at a time on a CPU for statistics of all tokens: what stays in its cache
+ROWS = 256  # the most logits of `text_statistics` at a time, in tokens
+LOG2_E = 1 / math.log(2)  # eˣ = 2^(x log₂ e)
 LEAST = torch.finfo(torch.float32).min  # in place of −∞, so that 0 · log 0 is 0
 CHUNK_BYTES = 4 * 4 * CHUNK  # of intermediate results for one chunk, in float32
 
@@ -20,10 +28,49 @@ def next_token_statistics(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     size = max(1, (CPU_CHUNK if flat.device.type == "cpu" else CHUNK) // flat.shape[-1])
     parts: dict[str, list[Tensor]] = {"loss": [], "rank": [], "entropy": []}
     for rows, target in zip(flat.split(size), wanted.split(size), strict=True):
-        log_p = rows.float().log_softmax(-1)
-        of_target = log_p.gather(-1, target[:, None])
-        parts["loss"].append(-of_target[:, 0])
-        parts["rank"].append(1 + (log_p > of_target).sum(-1, dtype=torch.int32))
-        p = log_p.exp()
-        parts["entropy"].append(-p.mul_(log_p.clamp_(min=LEAST)).sum(-1))  # half the time of `torch.special.entr`
-    return {name: torch.cat(chunks).float().reshape(targets.shape) for name, chunks in parts.items()}
+        for name, values in _statistics(rows.float(), target[:, None]).items():
+            parts[name].append(values[:, 0])
+    return {name: torch.cat(chunks).reshape(targets.shape) for name, chunks in parts.items()}
+
+
+def _statistics(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """`next_token_statistics` of logits (row vocab, float32) and targets (row 1): row 1 each.
+
+    With z the logits minus the largest: loss = log Σ eᶻ − z of the target, entropy = log Σ eᶻ − Σ z eᶻ / Σ eᶻ.
+    """
+    largest, own = logits.amax(-1, keepdim=True), logits.gather(-1, target)
+    z = logits - largest
+    other = torch.gt(logits, own, out=torch.empty_like(logits))  # one buffer for three tensors: all stay in the cache
+    rank = 1 + other.sum(-1, keepdim=True)
+    weights = torch.mul(z, LOG2_E, out=other).exp2_()  # `exp` takes four times as long on processors by AMD
+    total = weights.sum(-1, keepdim=True)
+    mean = weights.mul_(z.clamp_(min=LEAST)).sum(-1, keepdim=True) / total
+    return {"loss": total.log() - (own - largest), "rank": rank, "entropy": total.log() - mean}
+
+
+def text_statistics(model: OlmoForCausalLM, ids: Tensor) -> dict[str, Tensor]:
+    """`next_token_statistics` of each token of texts (batch pos) after the first: batch pos-1 each.
+
+    The logits of at most `ROWS` tokens are in memory at a time; no other logits are computed. Linear layers are those of
+    `FastProducts`.
+    """
+    after_blocks, size = f"blocks.{model.config.num_hidden_layers - 1}.resid_post", max(1, ROWS // ids.shape[1])
+    with FastProducts():
+        resid = model.run(ids, capture=after_blocks, captures_only=True)[after_blocks]
+        parts = [_unembedded(model, *some) for some in zip(resid.split(size), ids.split(size), strict=True)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _unembedded(model: OlmoForCausalLM, resid: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    """`text_statistics` of texts whose residual streams after the last block are `resid` (batch pos d_model)."""
+    parts = []
+    for positions in torch.arange(ids.shape[1] - 1, device=ids.device).split(ROWS):
+        end = model.run(resid=resid, start_at_layer=model.config.num_hidden_layers, logits_to_keep=positions)
+        parts.append(next_token_statistics(end.logits, ids[:, positions + 1]))
+    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+
+
+def text_statistics_bytes(model: Reader) -> tuple[float, int]:
+    """Memory of `text_statistics`: bytes for each token of a batch, and bytes that do not depend on its size."""
+    logits = 2 * ROWS * reader_config(model).vocab_size * 4
+    return run_bytes(model), CHUNK_BYTES + logits
