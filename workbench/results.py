@@ -358,6 +358,15 @@ class Points(Labelled):
 
 
 Result = Grid | Maps | Scores | Curves | Points
+LABELS: Mapping[type, tuple[str, ...]] = {
+    Grid: ("rows", "columns", "row_name", "column_name"),
+    Maps: ("heads", "tokens", "queries"),
+    Scores: ("names",),
+    Curves: ("lines", "x", "x_name", "x_labels"),
+    Points: ("names", "axes", "values", "colour", "colour_name"),
+}
+"""The fields that say what the values of each shape are about. Points are about the values on their own axes."""
+
 Shape = TypeVar("Shape", bound=Result)
 
 
@@ -369,7 +378,7 @@ def change(after: Shape, before: Shape) -> Shape:
 
     Errors: ValueError if the two differ in shape or labels, or are Points, whose axes are not comparable.
     """
-    if type(after) is not type(before) or not _frame(after).equals(_frame(before)) or isinstance(after, Points):
+    if not _alike(after, before) or isinstance(after, Points):
         raise ValueError(f"{after!r} and {before!r} cannot be subtracted: they differ in shape or labels")
     others: dict[str, Any] = {name: False for name in ("log", "log_y", "surprisal") if hasattr(after, name)}
     others |= {"errors": None} if isinstance(after, Estimated) else {}
@@ -405,7 +414,7 @@ class Measures(Storable, Mapping[str, Shape]):
     def __init__(self, /, **measures: Shape) -> None:
         first = next(iter(measures.values()))
         for name, measure in measures.items():
-            if type(measure) is not type(first) or not _frame(measure).equals(_frame(first)):
+            if not _alike(measure, first):
                 raise ValueError(f"measure {name!r} does not have the shape and labels of {next(iter(measures))!r}")
         self._measures = MappingProxyType(dict(measures))
 
@@ -473,6 +482,13 @@ class Measures(Storable, Mapping[str, Shape]):
         """A copy of the measures, with these entries added to the provenance of each."""
         said: dict[str, Any] = {name: measure.with_provenance(provenance) for name, measure in self.items()}
         return type(self)(**said)
+
+
+def _alike(one: Result, other: Result) -> bool:
+    """Whether two results have the same shape and labels."""
+    return type(one) is type(other) and all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in LABELS[type(one)]
+    )
 
 
 def _frame(measure: Result) -> pd.DataFrame:
