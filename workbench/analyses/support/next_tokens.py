@@ -12,7 +12,7 @@ from workbench.analyses.support.products import FastProducts
 CHUNK = 2**22  # logits turned into probabilities at a time
 CPU_CHUNK = 2**18  # the same on a CPU: what stays in its cache
 TOKENS_AT_MOST = 512  # to run at a time on a CPU for statistics of all tokens: what stays in its cache
-ROWS = 256  # the most logits of `text_statistics` at a time, in tokens
+ROWS = 512  # the most logits of `text_statistics` at a time, in tokens
 LOG2_E = 1 / math.log(2)  # eˣ = 2^(x log₂ e)
 LEAST = torch.finfo(torch.float32).min  # in place of −∞, so that 0 · log 0 is 0
 CHUNK_BYTES = 4 * 4 * CHUNK  # of intermediate results for one chunk, in float32
