@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooks import OlmoForCausalLM
-from workbench.analyses.support.next_tokens import next_token_statistics
+from hooks import OlmoForCausalLM, edits
+from workbench.analyses.support.next_tokens import next_token_statistics, text_statistics
 from workbench.analyses.token_losses import token_losses
 from workbench.errors import WorkbenchError
 
@@ -47,6 +47,26 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, values in next_token_statistics(logits, targets).items():
         assert values.shape == (3, 5)
         torch.testing.assert_close(values, whole[name])
+
+
+@pytest.mark.parametrize("rows", [1, 6, 40])
+def test_statistics_of_texts_are_those_of_all_their_logits(
+    model: OlmoForCausalLM, tokens: Tensor, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr("workbench.analyses.support.next_tokens.ROWS", rows)
+    sites = ("blocks.1.resid_post", "ln_final.normalized", "logits")
+    changes = [edits.scale(site, 1.5, positions=[3, -2]) for site in sites]
+    for change in ([], changes):
+        with model.tapped(edits=change):
+            found, logits = text_statistics(model, tokens), model.run(tokens).logits
+        for name, expected in next_token_statistics(logits[:, :-1], tokens[:, 1:]).items():
+            torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-5)
+
+
+def test_impossible_tokens_are_left_out_of_the_entropy() -> None:
+    logits = torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf]])
+    found = next_token_statistics(logits, torch.tensor([1]))
+    assert found["entropy"].item() == found["loss"].item() == pytest.approx(np.log(2)) and found["rank"].item() == 1
 
 
 def test_labels_are_the_tokens_of_a_single_text(model: OlmoForCausalLM, tokens: Tensor, tokenizer: object) -> None:

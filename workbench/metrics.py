@@ -36,7 +36,7 @@ from workbench.analyses.support.mean_loss import (
 )
 from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.named_tensors import ModelTensors
-from workbench.analyses.support.next_tokens import next_token_statistics
+from workbench.analyses.support.next_tokens import next_token_statistics, work_of_text_statistics
 from workbench.analyses.support.part_swap import Part, Tensors, grafted, part_tensors
 from workbench.analyses.support.text_states import Position
 from workbench.analyses.support.undefined import refuse_undefined
@@ -435,7 +435,7 @@ def _held_out(model: OlmoForCausalLM, tokens: TextsLike) -> Scores:
     return means_by_label(texts, loss_sums(model, texts), _predicted(texts))
 
 
-work_of(_held_out)(work_of_all_logits)
+work_of(_held_out)(work_of_text_statistics)
 
 
 def _predicted(texts: Texts) -> Tensor:

@@ -4,9 +4,8 @@ import torch
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
-from workbench.analyses.support.cost import Work, pass_flops, work_of
-from workbench.analyses.support.memory import peak_bytes, tokens_at_a_time
-from workbench.analyses.support.next_tokens import TOKENS_AT_MOST, text_statistics, text_statistics_bytes
+from workbench.analyses.support.cost import work_of
+from workbench.analyses.support.next_tokens import WHAT, text_batches, text_statistics, work_of_text_statistics
 from workbench.progress import Progress, steps
 from workbench.results import Curves, Measures
 from workbench.texts import TextsLike
@@ -28,11 +27,8 @@ def token_losses(
     position, which nothing predicts, and after the end of a text that is shorter than others.
     """
     texts = texts_for(model, tokens, at_least=2)
-    at_most = TOKENS_AT_MOST if model.device.type == "cpu" else None
-    per_token, fixed = text_statistics_bytes(model)
-    size = tokens_at_a_time(model, "token losses", per_token, texts.longest, fixed=fixed, at_most=at_most)
     found = {name: torch.full(texts.ids.shape, float("nan")) for name in ("loss", "rank", "entropy")}
-    for rows, ids in steps(texts.padded_batches(size), progress, "token losses"):
+    for rows, ids in steps(text_batches(model, texts), progress, WHAT):
         for name, values in text_statistics(model, ids).items():
             found[name][rows, 1 : ids.shape[1]] = values.cpu()
     for values in found.values():
@@ -55,8 +51,4 @@ def token_losses(
     )
 
 
-@work_of(token_losses)
-def _work(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
-    texts, (per_token, fixed) = texts_for(model.config, tokens, at_least=2), text_statistics_bytes(model)
-    peak = peak_bytes(model, "token losses", per_token, texts.longest, texts.tokens, fixed=fixed)
-    return Work(pass_flops(model, texts.tokens, logits=texts.tokens), nbytes=peak)
+work_of(token_losses)(work_of_text_statistics)

@@ -7,7 +7,12 @@ from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
-from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
+from workbench.analyses.support.next_tokens import (
+    CHUNK_BYTES,
+    text_batches,
+    text_statistics,
+    work_of_text_statistics,
+)
 from workbench.analyses.support.undefined import refuse_undefined
 from workbench.texts import Texts, TextsLike
 
@@ -26,15 +31,17 @@ def loss_sums(model: OlmoForCausalLM, texts: Texts) -> Tensor:
     Errors: WorkbenchError, with the text, for a loss that is not a number.
     """
     found = torch.empty(len(texts), dtype=torch.float64)
-    for rows, ids in texts.padded_batches(loss_tokens_at_a_time(model, texts)):
-        losses = next_token_statistics(model.run(ids).logits[:, :-1], ids[:, 1:])["loss"].double()
+    for rows, ids in text_batches(model, texts):
+        losses = text_statistics(model, ids)["loss"].double()
         there = texts.mask[rows, 1 : ids.shape[1]].to(losses.device)
         found[rows] = losses.where(there, 0).sum(1).cpu()
     refuse_undefined(found, "loss", texts)
     return found
 
 
-@work_of(mean_loss)
+work_of(mean_loss)(work_of_text_statistics)
+
+
 def work_of_all_logits(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
     """The work of one pass over texts with all their logits."""
     texts, (per_token, fixed) = texts_for(model.config, tokens), _bytes(model)

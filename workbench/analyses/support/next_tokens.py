@@ -1,13 +1,19 @@
 """Statistics of next-token distributions."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.support.memory import Reader, run_bytes, reader_config
+from workbench.analyses.support.arguments import texts_for
+from workbench.analyses.support.cost import Work, pass_flops
+from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.analyses.support.products import FastProducts
+from workbench.texts import Batch, Texts, TextsLike
+
+WHAT = "token losses"
 
 CHUNK = 2**22  # logits turned into probabilities at a time
 CPU_CHUNK = 2**18  # the same on a CPU: what stays in its cache
@@ -51,8 +57,7 @@ def _statistics(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
 def text_statistics(model: OlmoForCausalLM, ids: Tensor) -> dict[str, Tensor]:
     """`next_token_statistics` of each token of texts (batch pos) after the first: batch pos-1 each.
 
-    The logits of at most `ROWS` tokens are in memory at a time; no other logits are computed. Linear layers are those of
-    `FastProducts`.
+    The logits of at most `ROWS` tokens are in memory at a time. Linear layers are those of `FastProducts`.
     """
     after_blocks, size = f"blocks.{model.config.num_hidden_layers - 1}.resid_post", max(1, ROWS // ids.shape[1])
     with FastProducts():
@@ -70,7 +75,24 @@ def _unembedded(model: OlmoForCausalLM, resid: Tensor, ids: Tensor) -> dict[str,
     return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
 
-def text_statistics_bytes(model: Reader) -> tuple[float, int]:
-    """Memory of `text_statistics`: bytes for each token of a batch, and bytes that do not depend on its size."""
-    logits = 2 * ROWS * reader_config(model).vocab_size * 4
-    return run_bytes(model), CHUNK_BYTES + logits
+def text_batches(model: OlmoForCausalLM, texts: Texts) -> list[Batch]:
+    """Texts in the batches in which `text_statistics` is fastest. Errors: those of `tokens_at_a_time`."""
+    return texts.padded_batches(tokens_at_a_time(model, WHAT, **_sizes(model, texts)))
+
+
+def work_of_text_statistics(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
+    """The work of `text_statistics` of all texts, in `text_batches`."""
+    texts = texts_for(model.config, tokens, at_least=2)
+    peak = peak_bytes(model, WHAT, total=texts.tokens, **_sizes(model, texts))
+    return Work(pass_flops(model, texts.tokens, logits=texts.tokens), nbytes=peak)
+
+
+def _sizes(model: OlmoForCausalLM, texts: Texts) -> dict[str, Any]:
+    """The sizes that limit a batch of `text_statistics`, as arguments of `tokens_at_a_time`."""
+    logits = 2 * ROWS * model.config.vocab_size * 4
+    return {
+        "per_token": run_bytes(model),
+        "length": texts.longest,
+        "fixed": CHUNK_BYTES + logits,
+        "at_most": TOKENS_AT_MOST if model.device.type == "cpu" else None,
+    }
