@@ -8,7 +8,7 @@ from random_transcoders import transcoder, transcoders
 
 from hooks import edits
 from workbench import WorkbenchError, features
-from workbench.features.attribution_graph import attribution_graph
+from workbench.features.attribution_graph import attribution_graph, check_nodes
 from workbench.features.graph_influence import cumulative, influences, scores
 
 LENGTH = 7
@@ -171,6 +171,49 @@ def test_measured_effects_are_those_of_edits_of_features(model, tokens, graph):
         assert node["measured"] == pytest.approx(float(lost), abs=1e-3)
         run = model.run(tokens[:1, :LENGTH], edits=[*fixed, edit])
         assert node["held"] == pytest.approx(float((centred(clean) - centred(run))[first]), abs=1e-3)
+
+
+@pytest.mark.parametrize("case", ["olmo2"], indirect=True)
+def test_nodes_checked_later_have_the_numbers_of_those_checked_at_once(pair, tokens):
+    given = (pair.ours, tokens[0, :LENGTH], transcoders(pair.ours))
+    whole = attribution_graph(*given, 5, 6, checks=6)
+    found = attribution_graph(*given, 5, 6, checks=0)
+    assert found.against == 6 and found.nodes["measured"].isna().all()
+    found = check_nodes(*given, found, 4)
+    assert found.nodes["measured"].notna().sum() == 4
+    names = [whole.names[number] for number in whole.strongest_inner()[4:6]]
+    found = check_nodes(*given, found, names)
+    for name in ("measured", "held"):
+        np.testing.assert_allclose(found.nodes[name], whole.nodes[name], atol=1e-5)
+    few = attribution_graph(*given, 5, 6, most=9, checks=2)
+    again = check_nodes(*given, replace(few, nodes=few.nodes.assign(measured=np.nan, held=np.nan)), 2)
+    np.testing.assert_allclose(again.nodes["measured"], few.nodes["measured"], atol=1e-5)
+    for other, nodes, words in (
+        (found, ["L9 F1 @0"], "no feature or error 'L9 F1 @0' in this graph"),
+        (found, [found.names[-1]], "no feature or error 'logit 5"),
+        (found, -1, "nodes is -1; it cannot be negative"),
+        (found.pruned(), 2, "the graph has other nodes than this prompt, model and transcoders"),
+    ):
+        with pytest.raises(WorkbenchError, match=words):
+            check_nodes(*given, other, nodes)
+
+
+def test_the_strongest_edges_carry_all_paths(graph):
+    every = graph.strongest_edges(10**9)
+    assert len(every) == np.count_nonzero(graph.values) and every["influence"].is_monotonic_decreasing
+    few = graph.strongest_edges(7)
+    np.testing.assert_array_equal(few, every[:7])
+    assert graph.strongest_edges(0).empty
+    weights, influence = graph.nodes["weight"], graph.nodes["influence"]
+    into, out = (every.groupby(side)["influence"].sum() for side in ("target", "source"))
+    assert into[weights[weights > 0].index].sum() == pytest.approx(1)
+    inner = graph.nodes.index[graph.nodes["kind"] != "logit"]
+    assert out.reindex(inner, fill_value=0) * weights.sum() == pytest.approx(influence[inner])
+    features_into = into.reindex(graph.nodes.index[graph.nodes["kind"] == "feature"], fill_value=0)
+    assert (features_into * weights.sum()).to_numpy() == pytest.approx(influence[features_into.index].to_numpy())
+    columns = list(graph.edges())
+    both = every[columns].merge(graph.edges(), on=["source", "target"], suffixes=("", " of edges"))
+    assert len(both) == len(every) and (both["value"] == both["value of edges"]).all()
 
 
 def test_agreement_is_that_of_the_nodes_that_were_taken_away(graph):

@@ -6,7 +6,7 @@ firing = sae.encode(run["blocks.2.resid_post"])              # the active featur
 model.run(ids, edits=[features.steer(sae, 417, 8.0)])
 """
 
-from workbench.features.attribution_graph import attribution_graph
+from workbench.features.attribution_graph import attribution_graph, check_nodes
 from workbench.features.births import FeatureBirths, births
 from workbench.features.births_on_texts import MeasuredBirths, births_on_texts
 from workbench.features.card import FeatureCard, card, nearest
@@ -47,6 +47,7 @@ __all__ = [
     "births",
     "births_on_texts",
     "card",
+    "check_nodes",
     "compare_firing",
     "compare_sources",
     "embedded",

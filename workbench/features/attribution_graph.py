@@ -48,6 +48,7 @@ class LogitNodes:
         read_out: what each reads from the output of the final norm, float32: target d_model.
         values: of the clean run: target.
         weights: probabilities; 1 for a difference.
+        against: the token whose logit is subtracted; None for the mean logit.
     """
 
     ids: list[int]
@@ -55,6 +56,7 @@ class LogitNodes:
     read_out: Tensor
     values: Tensor
     weights: Tensor
+    against: int | None = None
 
 
 def attribution_graph(
@@ -129,13 +131,87 @@ def attribution_graph(
     edges, constants = _edges(model, ids, clean, mlps, target, copies, part(progress, 0.0, share))
     graph = _graph(ids, mlps, target, edges, constants, _names(named, len(mlps)), tokenizer)
     order = graph.strongest_inner()[:checks]
-    outputs = [_output(mlps, number) for number in order]
-    found = pd.DataFrame(np.nan, index=graph.nodes.index, columns=["measured", "held"])
-    for number, (name, held) in enumerate((("measured", []), ("held", [edits.patch(site, clean) for site in HELD]))):
-        stage = part(progress, share + 0.05 * number, share + 0.05 * (number + 1)) if outputs else None
-        lost = losses_without(model, ids, outputs, target.read_out[0], copies, stage, held=held)
-        found.loc[order, name] = lost.double().numpy()
-    return replace(graph, nodes=graph.nodes.assign(**found))
+    stage = part(progress, share, 1.0) if order else None
+    return _checked(graph, model, ids, clean, mlps, target.read_out[0], order, copies, stage)
+
+
+def check_nodes(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    transcoders: Mapping[str, Dictionary],
+    graph: AttributionGraph,
+    nodes: int | Sequence[str] = 20,
+    *,
+    progress: Progress | None = None,
+) -> AttributionGraph:
+    """The same graph, with `measured` and `held` of more nodes: each is taken away in the model (`attribution_graph`).
+
+    Args:
+        model, tokens, transcoders: those that the graph is of.
+        graph: the whole graph, not a pruned one.
+        nodes: the number of features and errors of the largest effect, or names of nodes (`L2 F417 @5`).
+        progress: called before and after each group of runs.
+
+    Errors: WorkbenchError if the graph has other features than this prompt, for a negative number, and for a name that
+    is not a feature or error of the graph.
+    """
+    ids = one_text(tokens, model)
+    order = _numbers(graph, nodes)
+    named, layers = transcoders_by_layer(model, transcoders), range(model.config.num_hidden_layers)
+    with torch.no_grad():
+        clean = model.run(ids, capture=list(dict.fromkeys([*HELD, LAST, *sites_of(named, layers)])), logits_to_keep=1)
+        mlps = with_most(replaced_mlps(model, clean, named, layers), (graph.nodes["kind"] == FEATURE).sum())
+        _check_same(graph, mlps, ids)
+        token = int(graph.nodes["feature"][graph.nodes["kind"] == LOGIT].iloc[0])
+        read_out = _target(model, clean, token, graph.against, None).read_out[0]
+    return _checked(graph, model, ids, clean, mlps, read_out, order, _copies(model, ids.shape[1]), progress)
+
+
+def _numbers(graph: AttributionGraph, nodes: int | Sequence[str]) -> list[int]:
+    """The numbers of the nodes to take away."""
+    if isinstance(nodes, int):
+        if nodes < 0:
+            raise WorkbenchError(f"nodes is {nodes}; it cannot be negative")
+        return graph.strongest_inner()[:nodes]
+    places = {name: number for number, name in enumerate(graph.names)}
+    inner = graph.nodes["kind"].isin([FEATURE, ERROR])
+    for name in nodes:
+        if name not in places or not inner[places[name]]:
+            raise WorkbenchError(f"no feature or error {name!r} in this graph; a name is, for example, L2 F417 @5")
+    return [places[name] for name in nodes]
+
+
+def _check_same(graph: AttributionGraph, mlps: Sequence[ReplacedMLP], ids: Tensor) -> None:
+    """Errors: WorkbenchError if the nodes of a graph are not those of this run."""
+    columns = ["layer", "position", "feature"]
+    found = [row for mlp in mlps for row in zip(mlp.positions.tolist(), mlp.features.tolist(), strict=True)]
+    layers = [mlp.layer for mlp in mlps for _ in range(len(mlp))]
+    of_graph = graph.nodes.loc[graph.nodes["kind"] == FEATURE, columns].to_numpy().tolist()
+    errors = int((graph.nodes["kind"] == ERROR).sum())
+    here = [[layer, *row] for layer, row in zip(layers, found, strict=True)]
+    if of_graph != here or errors != len(mlps) * ids.shape[1]:
+        raise WorkbenchError("the graph has other nodes than this prompt, model and transcoders; give the whole graph")
+
+
+def _checked(
+    graph: AttributionGraph,
+    model: OlmoForCausalLM,
+    ids: Tensor,
+    clean: Run,
+    mlps: Sequence[ReplacedMLP],
+    read_out: Tensor,
+    order: Sequence[int],
+    copies: int,
+    progress: Progress | None,
+) -> AttributionGraph:
+    """The graph with what the first logit loses without each of the nodes `order`."""
+    outputs, nodes = [_output(mlps, number) for number in order], graph.nodes.copy()
+    runs = {"measured": [], "held": [edits.patch(site, clean) for site in HELD]}
+    for number, (name, held) in enumerate(runs.items()):
+        stage = part(progress, 0.5 * number, 0.5 * (number + 1))
+        lost = losses_without(model, ids, outputs, read_out, copies, stage, held=held)
+        nodes.loc[order, name] = lost.double().numpy()
+    return replace(graph, nodes=nodes)
 
 
 def _names(named: Mapping[int, tuple[str, Dictionary]], layers: int) -> list[str]:
@@ -172,7 +248,8 @@ def _target(
         return LogitNodes(ids, names, rows - unembedding.float().mean(0), values - logits.mean(), weights)
     other = token_id(against, tokenizer, model.config.vocab_size)
     names = [f"{names[0]} − {vocabulary_labels([other], tokenizer)[0]}"]
-    return LogitNodes(ids, names, rows - unembedding[[other]].float(), values - logits[other], torch.ones_like(weights))
+    read_out = rows - unembedding[[other]].float()
+    return LogitNodes(ids, names, read_out, values - logits[other], torch.ones_like(weights), other)
 
 
 def _edges(
@@ -285,6 +362,7 @@ def _graph(
         transcoders=names,
         replacement_score=replacement,
         completeness_score=completeness,
+        against=target.against,
         title=f"Attribution graph of {' · '.join(target.names)}",
         value_name="direct effect",
         signed=True,
@@ -350,3 +428,20 @@ def _work(
     flops += sum(2.0 * length * (one.encoder.numel() + one.decoder.numel()) for _, one in named.values())
     matrix = 60 * (earlier + logits) ** 2
     return Work(flops, nbytes=_bytes(model, length) * copies * length + matrix + MINIMUM)
+
+
+@work_of(check_nodes)
+def _work_of_checks(
+    model: OlmoForCausalLM,
+    tokens: TextsLike,
+    transcoders: Mapping[str, Dictionary],
+    graph: AttributionGraph | None = None,
+    nodes: int | Sequence[str] = 20,
+    **_: object,
+) -> Work:
+    """Two runs without each of the nodes, beside the clean run and the transcoders."""
+    length, count = one_text(tokens, model).shape[1], nodes if isinstance(nodes, int) else len(nodes)
+    copies = min(_copies(model, length), max(1, count))
+    flops = pass_flops(model, length, logits=1) + 2 * pass_flops(model, length * (1 + count))
+    flops += sum(2.0 * length * (one.encoder.numel() + one.decoder.numel()) for one in transcoders.values())
+    return Work(flops, nbytes=_bytes(model, length) * copies * length + MINIMUM)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.errors import WorkbenchError
-from workbench.features.graph_influence import prune
+from workbench.features.graph_influence import normalized, prune
 from workbench.results import Labelled, Names, Scores, Values, check_shape, count, frozen_array, labels
 
 FEATURE, ERROR, TOKEN, LOGIT = "feature", "error", "token", "logit"
@@ -61,6 +61,7 @@ class AttributionGraph(Labelled):
         transcoders: the name of the dictionary of each layer; "" for a layer without one.
         replacement_score: of the influence of tokens and errors, the share of tokens: 0 … 1.
         completeness_score: of what enters the nodes, weighted by influence, the share that is no error: 0 … 1.
+        against: the id of the token whose logit is subtracted from the first logit; None if it is the mean logit.
     """
 
     values: Values  # target source
@@ -70,6 +71,7 @@ class AttributionGraph(Labelled):
     transcoders: Names = field(kw_only=True)
     replacement_score: float = field(kw_only=True)
     completeness_score: float = field(kw_only=True)
+    against: int | None = field(kw_only=True, default=None)
 
     def __post_init__(self) -> None:
         values, nodes = frozen_array(self.values), self.nodes.reset_index(drop=True)
@@ -153,13 +155,34 @@ class AttributionGraph(Labelled):
         names, `value`, and `share` of all absolute edges into the target.
         """
         target, source = self.values.nonzero()
+        table = self._edge_table(target, source, np.abs(self.values).sum(1))
+        return table.sort_values("value", key=np.abs, ascending=False, kind="stable", ignore_index=True)
+
+    def strongest_edges(self, n: int) -> pd.DataFrame:
+        """The `n` edges of the largest influence on the logits, the largest first: the columns of `edges`, and
+        `influence`.
+
+        The influence of an edge is its `share` times the influence of its target (for a logit, its weight), divided by
+        the weights of all logits: the part of all paths into the logits that takes this edge, from 0 to 1.
+        """
+        weights = self.nodes["weight"].to_numpy()
+        reached = (self.nodes["influence"].to_numpy() + weights) / weights.sum()
+        parts = normalized(self.values.astype(float)) * reached[:, None]
+        n = min(n, np.count_nonzero(parts))
+        order = np.argpartition(-parts, n - 1, axis=None)[:n] if n else np.zeros(0, dtype=int)
+        order = order[np.lexsort([order, -parts.ravel()[order]])]
+        target, source = np.unravel_index(order, parts.shape)
+        table = self._edge_table(target, source, np.abs(self.values).sum(1))
+        return table.assign(influence=parts[target, source])
+
+    def _edge_table(self, target: np.ndarray, source: np.ndarray, sums: np.ndarray) -> pd.DataFrame:
+        """The columns of `edges`, given the sums of absolute edges into each node."""
         names = np.array(self.names, dtype=object)
         table = pd.DataFrame({"source": source, "target": target})
         table["source_name"], table["target_name"] = names[source], names[target]
         table["value"] = self.values[target, source]
-        sums = np.abs(self.values).sum(1)
         table["share"] = np.abs(table["value"]) / sums[target]
-        return table.sort_values("value", key=np.abs, ascending=False, kind="stable", ignore_index=True)
+        return table
 
     def pruned(self, nodes: float = 0.8, edges: float = 0.98) -> "AttributionGraph":
         """The graph of the nodes that have this share of all influence, and of the edges between them likewise.

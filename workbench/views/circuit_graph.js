@@ -9,7 +9,9 @@
 //   prices: {point, curve, edge}, what the buttons cost; curve: the offer of the curve, null if it is not drawn
 //   along: {slider, at, names, scores: [[score of each edge], …], edges}, or absent: the graph at each checkpoint of a run;
 //     at is the number of the first one shown, from 1, edges the number of edges at first; then nothing is proved
-// Events: `prove` ({edges}), `whole` ({}) for the whole curve, `patch` ({edge}).
+//   nodes, tokens, checked, more: of an attribution graph of features, see feature_graph.js; its edges are described there
+// Events: `prove` ({edges}), `whole` ({}) for the whole curve, `patch` ({edge}); of features, edges is a number of nodes to
+//   take away, and edge the name of one.
 const wb = window.workbench;
 const SPACE = "http://www.w3.org/2000/svg";
 const FIRST = 60; // edges, if nothing is known about how many are enough
@@ -70,13 +72,22 @@ function atFirst() {
   return value.along ? value.along.edges : (enough?.[0] ?? Math.min(FIRST, value.edges.length));
 }
 
+function endsOf(name) {
+  if (!value.nodes) return wb.edgeEnds(name);
+  const [source, target] = name.split(" → ");
+  return { source, targets: [target], input: "" };
+}
+
+const planned = (width, height) =>
+  value.nodes ? wb.features.plan(value, shown, width, height) : wb.layered(value, width, height);
+
 // The strongest edges at the moment, as many as chosen.
 function strongest() {
   const places = value.edges.map((_, place) => place);
   if (moment !== null) places.sort((a, b) => Math.abs(scoreOf(b)) - Math.abs(scoreOf(a)));
   return places.slice(0, chosen()).map((place) => {
     const [name] = value.edges[place];
-    return { name, place, score: scoreOf(place), ...wb.edgeEnds(name) };
+    return { name, place, score: scoreOf(place), ...endsOf(name) };
   });
 }
 
@@ -91,27 +102,33 @@ const widthOf = (score, most, { column } = plan) => {
 };
 const lineOf = ([x, y, ...curves]) => `M${x} ${y}${curves.map((curve) => `C${curve.join(" ")}`).join("")}`;
 
+const SHAPES = {
+  box: ({ x, y, width, height }) => {
+    const place = { x: x - width / 2, y: y - height / 2, width, height };
+    return svg("rect", { ...place, rx: Math.min(6, height / 3), class: "shape" });
+  },
+  dot: ({ x, y, width }) => svg("circle", { cx: x, cy: y, r: width / 2, class: "shape" }),
+  diamond: ({ x, y, width, height }) => {
+    const points = `${x - width / 2},${y} ${x},${y - height / 2} ${x + width / 2},${y} ${x},${y + height / 2}`;
+    return svg("polygon", { points, class: "shape" });
+  },
+};
+
 function nodeMark(node, inside) {
-  const { name, x, y, width, height, layer } = node,
-    { small } = plan,
-    isHead = /H/.test(name),
-    wide = name === "embed" || name === "logits";
+  const { name, x, y, width, height, layer, text, ports, shape, mark: verdict } = node,
+    written = (attributes, words) => {
+      const made = svg("text", { "text-anchor": "middle", ...attributes });
+      made.textContent = words;
+      return made;
+    };
   const mark = svg("g", {
-    class: `node${inside ? " in" : ""}${small && !wide ? " small" : ""}${isHead ? "" : " plain"}`,
+    class: `node${inside ? " in" : ""}${text ? "" : " small"}${node.button ? "" : " plain"} ${value.nodes?.[name]?.kind ?? ""}`,
   });
-  const round = Math.min(6, height / 3);
-  mark.append(svg("title", {}, name));
-  mark.append(svg("rect", { x: x - width / 2, y: y - height / 2, width, height, rx: round }));
-  if (wide || !small) {
-    const ports = isHead && plan.size.height >= 30 && plan.size.width >= 40;
-    const text = svg("text", { class: "name", x, y: y + (ports ? -3 : 4), "text-anchor": "middle" });
-    text.textContent = wide ? { embed: "embedding of the tokens", logits: "logits" }[name] : name.replace(/^L\d+ /, "");
-    mark.append(text);
-    for (const [letter, side] of Object.entries(ports ? { q: -0.3, k: 0, v: 0.3 } : {})) {
-      const port = svg("text", { x: x + side * width, y: y + height / 2 - 4, "text-anchor": "middle" });
-      port.textContent = letter;
-      mark.append(port);
-    }
+  mark.append(svg("title", {}, name), SHAPES[shape](node));
+  if (text) mark.append(written({ class: "name", x, y: y + (ports ? -3 : 4) }, text));
+  if (verdict) mark.append(written({ class: "verdict", x: x + width / 2 + 1, y: y - height / 2 + 4 }, verdict));
+  for (const [letter, side] of Object.entries(ports ?? {})) {
+    mark.append(written({ x: x + side * width, y: y + height / 2 - 4 }, letter));
   }
   Object.assign(mark.dataset, { name, layer, column: node.column });
   mark.setAttribute("role", "button");
@@ -131,8 +148,8 @@ function labels() {
 function drawGraph() {
   const { width, height } = graph.getBoundingClientRect();
   if (!width || !value.edges) return;
-  plan = wb.layered(value, width, height);
   shown = strongest();
+  plan = planned(width, height);
   const most = largest(),
     inside = new Set(shown.flatMap(({ source, targets }) => [source, ...targets]));
   const lines = svg("g", { class: "lines" }),
@@ -152,7 +169,7 @@ function drawGraph() {
   graph.replaceChildren(lines, touches, ...labels(), nodes);
   graph.setAttribute("aria-label", `${value.title}: ${counted(shown.length)} edges. The table below lists them.`);
   markNodes();
-  if (focused && graph.querySelector(`[data-name="${focused}"]`)) focusNode(focused);
+  if (focused && markOf(focused)) focusNode(focused);
   light(locked);
 }
 
@@ -160,6 +177,7 @@ function drawGraph() {
 function saidOfEdge(name) {
   const place = value.edges.findIndex(([each]) => each === name);
   if (place < 0) return [name];
+  if (value.nodes) return wb.features.saidOfEdge(value.edges[place]);
   const score = scoreOf(place),
     [, , error, exact] = value.edges[place],
     share = value.effect && moment === null ? score / value.effect : null;
@@ -173,6 +191,7 @@ function saidOfEdge(name) {
 }
 
 function saidOfNode(name) {
+  if (value.nodes) return wb.features.saidOfNode(value, name, shown);
   const into = shown.filter(({ targets }) => targets.includes(name)),
     out = shown.filter(({ source }) => source === name);
   const part = (other, input, score) => `${other}${input ? ` (${input})` : ""} ${signed(score)}`;
@@ -218,10 +237,20 @@ function light(what) {
   for (const row of find("tbody").children) row.ariaCurrent = row.dataset.edge === edge ? "true" : null;
   const told = edge ? saidOfEdge(edge) : node ? saidOfNode(node) : [];
   reading.replaceChildren(...told.map((text, index) => make(index ? "p" : "b", "", text)));
+  offerMore(edge, node);
+}
+
+// The buttons below what is said: the exact effect of an edge; the card of a feature, and a run without the node.
+function offerMore(edge, node) {
   const patch = find(".patch"),
-    known = value.edges?.find(([name]) => name === edge);
-  patch.hidden = !(locked?.edge === edge && known && known[3] === null && value.prices?.edge);
-  patch.textContent = patch.hidden ? "" : `Patch it exactly (${value.prices.edge})`;
+    known = value.edges?.find(([name]) => name === edge),
+    about = locked?.node === node ? value.nodes?.[node] : null;
+  const isOpen = value.nodes
+    ? about?.verdict === "" && about.effect !== 0
+    : locked?.edge === edge && known?.[3] === null;
+  patch.hidden = !(isOpen && value.prices?.edge) || ["token", "logit"].includes(about?.kind);
+  patch.textContent = patch.hidden ? "" : `${value.nodes ? "Take it away" : "Patch it exactly"} (${value.prices.edge})`;
+  find(".card-of").hidden = about?.kind !== "feature";
 }
 
 function lock(what) {
@@ -233,6 +262,7 @@ function lock(what) {
 // The sentence of proof, for the number of edges that the slider has.
 function saidOfProof() {
   if (value.along) return saidOfMoment();
+  if (value.nodes) return wb.features.saidOfGraph(value, shown);
   const edges = chosen(),
     of = `${counted(edges)} of ${counted(value.every)} edges`;
   const at = value.proof.find(([each]) => each === edges);
@@ -260,14 +290,16 @@ function tell() {
   find(".count").textContent = `${counted(chosen())} of ${counted(value.every)}`;
   slider.setAttribute("aria-valuetext", `${counted(chosen())} of ${counted(value.every)} edges`);
   const prove = find(".prove"),
-    isKnown = value.proof.some(([edges]) => edges === chosen());
+    isKnown = value.proof.some(([edges]) => edges === chosen()),
+    what = value.nodes ? `Prove it with ${counted(value.more)} nodes` : `Prove it at ${counted(chosen())} edges`;
   prove.hidden = isKnown || !value.prices?.point;
-  prove.textContent = prove.hidden ? "" : `Prove it at ${counted(chosen())} edges (${value.prices.point})`;
+  prove.textContent = prove.hidden ? "" : `${what} (${value.prices.point})`;
 }
 
 function drawTable() {
   const along = moment !== null,
-    heads = along ? ["edge", `score${unit()}`] : ["edge", `score${unit()}`, "±", "share", "patched alone"];
+    ofCircuit = along ? ["edge", `score${unit()}`] : ["edge", `score${unit()}`, "±", "share", "patched alone"],
+    heads = value.nodes ? wb.features.COLUMNS : ofCircuit;
   find("thead tr").replaceChildren(...heads.map((text) => make("th", "", text)));
   if (!find(".listed").open) return find("tbody").replaceChildren();
   const rows = shown.map(({ name, place, score }) => {
@@ -278,11 +310,17 @@ function drawTable() {
     button.type = "button";
     edge.append(button);
     row.dataset.edge = name;
-    const cells = along ? [score] : [score, error, value.effect ? score / value.effect : null, exact];
+    const ofCircuit = along ? [score] : [score, error, value.effect ? score / value.effect : null, exact],
+      cells = value.nodes ? [Math.abs(score), error, exact] : ofCircuit;
+    const said = (number, index) => {
+      if (number === null) return "–";
+      if (value.nodes) return index === 1 ? signed(number) : wb.percent(number);
+      return index === 1 ? wb.digits(number) : signed(number);
+    };
     row.append(
       edge,
       ...cells.map((number, index) => {
-        const cell = make("td", "", number === null ? "–" : index === 1 ? wb.digits(number) : signed(number));
+        const cell = make("td", "", said(number, index));
         cell.title = number ?? "";
         return cell;
       }),
@@ -295,7 +333,7 @@ function drawTable() {
 // The curve of faithfulness: the number of edges on a logarithmic axis, the share of the effect upwards.
 function drawCurve() {
   const { width, height } = chart.getBoundingClientRect();
-  if (!width || value.along) return;
+  if (!width || value.along || value.nodes) return;
   const room = { left: 26, right: 8, top: 8, bottom: 30 };
   const shares = value.proof.flatMap(([, best, , without, random]) => [best, without, random]),
     high = Math.max(1, ...shares),
@@ -363,20 +401,21 @@ function markNodes() {
   for (const mark of graph.querySelectorAll(".node"))
     mark.classList.toggle("chosen", layer !== null && mark.dataset.name === name);
   const stop =
-    graph.querySelector(".node.chosen") ??
-    graph.querySelector(".node.in[data-name*=H]") ??
-    graph.querySelector(".node");
+    graph.querySelector(".node.chosen") ?? graph.querySelector(".node.in:not(.plain)") ?? graph.querySelector(".node");
   stop?.setAttribute("tabindex", "0");
 }
 
+const markOf = (name) => graph.querySelector(`.node[data-name="${CSS.escape(name)}"]`);
+
 function focusNode(name) {
   for (const mark of graph.querySelectorAll(".node[tabindex='0']")) mark.setAttribute("tabindex", "-1");
-  const mark = graph.querySelector(`[data-name="${name}"]`);
+  const mark = markOf(name);
   mark?.setAttribute("tabindex", "0");
   mark?.focus();
 }
 
 function select(name) {
+  if (value.nodes) return wb.select({ token: value.nodes[name].position }, "circuit");
   const head = /^L(\d+)H(\d+)$/.exec(name);
   if (head) wb.select({ layer: Number(head[1]), head: Number(head[2]) }, "circuit");
 }
@@ -407,19 +446,22 @@ graph.addEventListener("keydown", (event) => {
   }
   if (!STEPS[event.key]) return;
   event.preventDefault();
-  const [up, right] = STEPS[event.key],
-    layer = Number(here.dataset.layer) + up,
-    column = Number(here.dataset.column) + right;
-  const next =
-    layer < 0
-      ? "embed"
-      : layer >= value.layers
-        ? "logits"
-        : column === value.heads
-          ? `L${layer} MLP`
-          : `L${layer}H${column}`;
-  if (plan.nodes[next]) focusNode(next);
+  const next = beside(plan.nodes[here.dataset.name], STEPS[event.key]);
+  if (next) focusNode(next.name);
 });
+
+// The next node of a layer, or the nearest one of the next layer that has nodes.
+function beside(here, [up, right]) {
+  const all = Object.values(plan.nodes);
+  if (right) {
+    const row = all.filter(({ layer }) => layer === here.layer).sort((a, b) => a.x - b.x || a.y - b.y);
+    return row[row.indexOf(here) + right];
+  }
+  const further = all.filter(({ layer }) => (layer - here.layer) * up > 0),
+    nearest = Math.min(...further.map(({ layer }) => Math.abs(layer - here.layer)));
+  const row = further.filter(({ layer }) => Math.abs(layer - here.layer) === nearest);
+  return row.sort((a, b) => Math.abs(a.x - here.x) - Math.abs(b.x - here.x))[0];
+}
 find("tbody").addEventListener("click", ({ target }) => {
   const row = target.closest("tr");
   if (row) lock({ edge: row.dataset.edge });
@@ -435,24 +477,36 @@ chart.addEventListener("click", (event) => {
   choose(chart.placeOf(event));
   slider.dispatchEvent(new Event("input"));
 });
-find(".prove").addEventListener("click", () => trigger("prove", { edges: chosen() }));
+find(".prove").addEventListener("click", () => trigger("prove", { edges: value.nodes ? value.more : chosen() }));
 find(".whole").addEventListener("click", () => trigger("whole", {}));
-find(".patch").addEventListener("click", () => trigger("patch", { edge: locked.edge }));
+find(".patch").addEventListener("click", () => trigger("patch", { edge: locked.edge ?? locked.node }));
+find(".card-of").addEventListener("click", () => openCard(locked.node));
+graph.addEventListener("dblclick", (event) => openCard(under(event)?.node));
+
+function openCard(name) {
+  const { kind, dictionary, feature } = value.nodes?.[name] ?? {};
+  if (kind === "feature") wb.say("feature", { dictionary, feature });
+}
 
 // The picture for a file is wider than most windows, so that the nodes have room for their names.
 async function savePicture(format) {
-  const wide = wb.layered(value, 1000, Math.max(560, 30 * value.layers)),
+  const wide = planned(1000, Math.max(560, 30 * value.layers)),
     most = largest();
   const edges = [...shown].reverse().map(({ name, score }) => {
     return { name, width: widthOf(score, most, wide), against: !helps(score) };
   });
   const told = { title: value.title, said: find(".proof").textContent, about: value.offer.about };
-  wb.save(await wb.layeredPicture(format, wide, edges, told), `${value.offer.file}.${format}`);
+  const inside = new Set(shown.flatMap(({ source, targets }) => [source, ...targets]));
+  wb.save(await wb.layeredPicture(format, wide, edges, inside, told), `${value.offer.file}.${format}`);
 }
 
 const { renew } = wb.offers(find(".heading"), {
   offer: async () => value.offer,
-  more: { png: () => savePicture("png"), svg: () => savePicture("svg") },
+  more: {
+    png: () => savePicture("png"),
+    svg: () => savePicture("svg"),
+    json: () => wb.download(`data/export/${value.offer.key}.json`),
+  },
 });
 const ofCurve = wb.offers(find(".curve-offers"), {
   offer: async () => value.curve,
@@ -468,7 +522,8 @@ function draw() {
   find(".note").textContent = value.note ?? "";
   for (const part of [".amount", ".plates", ".listed"]) find(part).hidden = !isThere;
   find(".heading .offers").hidden = !value.offer;
-  find(".curve").hidden = !isThere || Boolean(value.along);
+  find(".curve").hidden = !isThere || Boolean(value.along) || Boolean(value.nodes);
+  find(".offers .json").hidden = !value.nodes;
   find(".curve-offers .offers").hidden = !value.curve;
   renew();
   ofCurve.renew();

@@ -1,7 +1,9 @@
 // The picture of a circuit: where each node of a model stands, and the path of each edge; and the picture for a file.
 //   const plan = wb.layered({ layers, heads }, width, height)
 //   plan.small: whether the nodes have no room for names; plan.labels, [{x, y, text}, …], then name rows and columns
-//   plan.nodes: {L1H5: {name, layer, column, x, y, width, height}, …}; columns are the heads, and the MLP behind them
+//   plan.nodes: {L1H5: {name, layer, column, x, y, width, height, shape, text, printed, ports, button}, …}; columns are the
+//     heads, and the MLP behind them; text stands in the node, `printed` in the picture for a file; ports are {q, k, v}, each
+//     a part of the width; button: whether a click selects something
 //   plan.path("L1H5 → L2H5 k"): numbers of cubic curves, [x, y, [x1, y1, x2, y2, x, y], …], from source to target
 {
   const PORTS = { q: -0.3, k: 0, v: 0.3 }; // of a head's width
@@ -23,24 +25,27 @@
       small = column < NAMED.column || height - MARGIN.top - MARGIN.bottom < NAMED.row * layers,
       bottom = MARGIN.bottom + (small ? 16 : 0), // the numbers of the heads stand there
       row = (height - MARGIN.top - bottom) / layers,
-      size = { width: Math.max(4, 0.66 * column), height: Math.max(3, Math.min(36, 0.46 * row)) };
+      size = { width: Math.max(4, 0.66 * column), height: Math.max(3, Math.min(36, 0.46 * row)) },
+      ports = !small && size.height >= 30 && size.width >= 40 ? PORTS : null;
     const nodes = {},
       middle = (width + MARGIN.left - MARGIN.right) / 2,
       wide = width - MARGIN.left - MARGIN.right;
     const put = (name, place) => {
-      nodes[name] = { name, ...place };
+      nodes[name] = { name, shape: "box", text: "", printed: small && place.height < 20 ? "" : name, ...place };
     };
-    put("embed", { layer: -1, column: 0, x: middle, y: height - 13, width: wide, height: 20 });
+    const whole = { column: 0, x: middle, width: wide, height: 20 };
+    put("embed", { layer: -1, y: height - 13, ...whole, text: "embedding of the tokens" });
     for (let layer = 0; layer < layers; layer++) {
       const y = height - bottom - (layer + 0.5) * row;
       for (let head = 0; head < heads; head++) {
         const x = MARGIN.left + (head + 0.5) * column;
-        put(`L${layer}H${head}`, { layer, column: head, x, y: y + 0.14 * row, ...size });
+        const text = small ? "" : `L${layer}H${head}`;
+        put(`L${layer}H${head}`, { layer, column: head, x, y: y + 0.14 * row, ...size, text, ports, button: true });
       }
       const x = MARGIN.left + (heads + 0.5) * column; // it reads the heads of its layer, so it stands above them
-      put(`L${layer} MLP`, { layer, column: heads, x, y: y - 0.16 * row, ...size });
+      put(`L${layer} MLP`, { layer, column: heads, x, y: y - 0.16 * row, ...size, text: small ? "" : "MLP" });
     }
-    put("logits", { layer: layers, column: 0, x: middle, y: 13, width: wide, height: 20 });
+    put("logits", { layer: layers, y: 13, ...whole, text: "logits" });
 
     // Long paths rise between two columns, so that they do not pass behind the nodes of the layers on their way.
     function path(edge) {
@@ -95,8 +100,9 @@
     AGAINST = "#2a66cf",
     FONT = "12px system-ui, sans-serif";
 
-  // The picture on white paper as a blob: "png" or "svg". edges: [{name, width, against}, …], the last ones on top.
-  async function layeredPicture(format, plan, edges, { title, said, about }) {
+  // The picture on white paper as a blob: "png" or "svg". edges: [{name, width, against}, …], the last ones on top; inside
+  // are the names of their nodes.
+  async function layeredPicture(format, plan, edges, inside, { title, said, about }) {
     const { wrapped, sheet } = window.workbench,
       probe = sheet("png", 1, 1);
     probe.font = FONT;
@@ -122,15 +128,15 @@
       pen.stroke();
     }
     pen.globalAlpha = 1;
-    const inside = new Set(edges.map(({ name }) => ends(name)).flatMap(({ source, targets }) => [source, ...targets]));
-    for (const { name, x, y, width, height } of Object.values(plan.nodes)) {
+    for (const { name, x, y, width, height, shape, printed } of Object.values(plan.nodes)) {
       const isIn = inside.has(name);
       pen.fillStyle = isIn ? DIM : FAINT;
-      pen.fillRect(x - width / 2, y - height / 2, width, height);
-      if (plan.small && height < 20) continue;
+      if (shape === "diamond") write("◆", x, y + 4, isIn ? DIM : FAINT, { align: "center" });
+      else pen.fillRect(x - width / 2, y - height / 2, width, height);
+      if (!printed) continue;
       pen.fillStyle = "#fff";
       pen.fillRect(x - width / 2 + 1, y - height / 2 + 1, width - 2, height - 2);
-      write(name, x, y + 4, isIn ? INK : FAINT, { align: "center" });
+      write(printed, x, y + 4, isIn ? INK : FAINT, { align: "center" });
     }
     for (const { x, y, text } of plan.labels) write(text, x, y, DIM, { align: "center" });
     return pen.blob();

@@ -3,7 +3,7 @@
 //   offer()     asks the server for {key, file, code, definition} of what is shown now
 //   tell(text)  shows a short message; by default beside the buttons, for a moment
 //   fail(text)  shows an error, and with "" removes it; by default it is a message
-//   more        actions of the view itself, {name: function}: `png` and `svg` are offered only if they are here
+//   more        actions of the view itself, {name: function}: `png`, `svg` and `json` are offered only if they are here
 //   without     names of what is not offered
 // Menu and cards are popovers, so no column clips them. On a page without a server only `more` is offered.
 // Returns {renew}, to be called when something else is shown.
@@ -11,6 +11,7 @@
   const ITEMS = {
     python: "Copy as Python",
     csv: "Data (CSV)",
+    json: "Graph for circuit-tracer (JSON)",
     png: "Picture (PNG)",
     svg: "Picture (SVG)",
     page: "Page (HTML)",
@@ -55,7 +56,7 @@
   function withKeys(menu) {
     menu.addEventListener("toggle", ({ newState }) => newState === "open" && menu.firstChild?.focus());
     menu.addEventListener("keydown", (event) => {
-      const items = [...menu.children],
+      const items = [...menu.children].filter(({ hidden }) => !hidden),
         here = items.indexOf(document.activeElement);
       const next = { ArrowDown: here + 1, ArrowUp: here - 1, Home: 0, End: -1 }[event.key];
       if (event.key === "Tab") menu.hidePopover();
@@ -71,7 +72,8 @@
     const { download, typeset } = window.workbench;
     const holder = root.querySelector(".offers");
     const names = Object.keys(ITEMS).filter(
-      (name) => !without.includes(name) && (name in more || !(window.standalone || ["png", "svg"].includes(name))),
+      (name) =>
+        !without.includes(name) && (name in more || !(window.standalone || ["png", "svg", "json"].includes(name))),
     );
     let shows = 0; // how often something else was shown
 

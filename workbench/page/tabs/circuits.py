@@ -13,13 +13,16 @@ from workbench.analyses.faithfulness import Faithfulness, faithfulness
 from workbench.analyses.trajectory import trajectory
 from workbench.embedded_texts import pair_sets
 from workbench.errors import WorkbenchError
+from workbench.features.attribution_graph import check_nodes
+from workbench.features.graph import AttributionGraph
 from workbench.page import components
-from workbench.page.build.panel import Panel, View, menu, offer
-from workbench.page.build.slot import Slot, agreement_button, asked
+from workbench.page.build.panel import Panel, View, keep, menu, offer, shown_if
+from workbench.page.build.slot import NOT_QUEUED, Slot, agreement_button, asked, message
 from workbench.page.session.arguments import ModelOf, PairsOf, TokenizerOf
 from workbench.page.session.bench import Bench, label
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
+from workbench.page.session.feature_graphs import CHECKED, SENTENCE, checks_call, graph_call, graph_value
 from workbench.page.session.menus import choice
 from workbench.page.session.prices import Expensive, agree, price_of, priced
 from workbench.page.session.requests import TabRequest
@@ -30,9 +33,10 @@ from workbench.results import Curves
 TITLE = "Circuits"
 HOW = (
     "Which connections carry the answer? The embedding is below, the logits are above. Hover a node to light its "
-    "paths; the sentence above the graph says what these edges do alone."
+    "paths; the sentence above the graph says what the model itself says of it."
 )
 PAIRS = {name.rpartition("/")[2]: name for name in reversed(pair_sets())}
+OF = {"heads and MLPs, over pairs": "heads", "features, of this prompt": "features"}
 MEASURES = {
     "logit difference": ("logit_difference", "logits"),
     "probability": ("probability", ""),
@@ -72,6 +76,8 @@ class Proofs:
 def build(slot: Slot) -> None:
     """The menus of pairs and measures, and the graph with its proof."""
     with gr.Row(elem_classes="panel-head"):
+        of = slot.link("circuit_of", menu(OF, "Nodes"))
+        of.render()
         pairs = slot.link("pairs", menu(PAIRS, "Pairs of prompts"))
         pairs.render()
         measure = slot.link("circuit_measure", menu(MEASURES, "Measure"))
@@ -79,13 +85,20 @@ def build(slot: Slot) -> None:
     notice, button = components.sentence(elem_classes="problem"), agreement_button("circuit-price")
     graph = components.circuit_graph(elem_id="circuit")
     proofs = gr.State(Proofs())
-    controls = [pairs, measure, proofs]
+    controls = [of, pairs, measure, proofs]
     drawn = gr.State("")  # the key of the circuit in the picture; a change of it draws the panel below
     shown = {"notice": notice, "agreement": button, "with_progress": True}
-    slot.shows(circuit_view, inputs=controls, outputs=[graph, button, drawn], **shown)
+    slot.shows(graph_view, inputs=controls, outputs=[graph, button, drawn], **shown)
     for event, more in ((graph.prove, more_edges), (graph.whole, whole_curve), (graph.patch, exact_edge)):
         slot.on(event, more, inputs=controls, outputs=[proofs])
-    build_assembly(slot, [pairs, measure, drawn])
+    with gr.Column() as below:
+        build_assembly(slot, [pairs, measure, drawn])
+    of.change(shown_for, of, [pairs, measure, below], **NOT_QUEUED)
+
+
+def shown_for(of: str) -> list[dict[str, Any]]:
+    """Updates of the menus and of the panel that are about pairs of prompts: hidden for a graph of features."""
+    return [gr.update(visible=shown_if(OF.get(of) != "features"))] * 3
 
 
 def build_assembly(slot: Slot, controls: Sequence[Component]) -> None:
@@ -99,6 +112,82 @@ def build_assembly(slot: Slot, controls: Sequence[Component]) -> None:
     inputs, outputs = [*controls, moment], [player, graph]
     how = {"redraws": controls, "notice": panel.notice, "agreement": panel.agreement, "with_progress": True}
     slot.shows(graph_along_training, inputs=inputs, outputs=outputs, **how)
+
+
+def graph_view(
+    bench: Bench,
+    request: TabRequest,
+    of: str,
+    pairs: str,
+    measure: str,
+    proofs: Proofs | None = None,
+    progress: Progress | None = None,
+) -> Iterator[list[Any]]:
+    """The values of the graph, of the button that agrees to its price, and the graph's key; first without its proof."""
+    if choice(of, OF, "kind of nodes") == "features":
+        yield from features_view(bench, request, proofs, progress)
+    else:
+        yield from circuit_view(bench, request, pairs, measure, proofs, progress)
+
+
+def features_view(
+    bench: Bench, request: TabRequest, proofs: Proofs | None = None, progress: Progress | None = None
+) -> Iterator[list[Any]]:
+    """The same for the attribution graph of the prompt; the key is empty, because it is not followed along training."""
+    try:
+        call = graph_call(bench, request)
+    except WorkbenchError as error:
+        yield [{"empty": f"{message(error)}."}, asked(None), ""]
+        return
+    try:
+        price = agree(bench, request, call)
+    except Expensive as expensive:
+        yield [{"empty": "The attribution graph of the prompt"}, asked(expensive.price), ""]
+        return
+    proofs = (proofs or Proofs()).about(key_of_features(request))
+    found: AttributionGraph = result(call, bench, priced(progress, price))
+    yield [features_value(bench, request, found, call), asked(None), ""]
+    first = checks_call(call, CHECKED)
+    if proofs.sizes:
+        call = checks_call(call, proofs.sizes[-1])
+    elif price_of(bench, first).seconds <= bench.asks_above:
+        call = first
+    call = checks_call(call, proofs.edges) if proofs.edges else call
+    if call.function is check_nodes:
+        found = result(call, bench, progress)
+        yield [features_value(bench, request, found, call), asked(None), ""]
+
+
+def features_value(bench: Bench, request: TabRequest, found: AttributionGraph, call: Call) -> dict[str, Any]:
+    """The value of the graph of features (see circuit_graph.js)."""
+    value, base = graph_value(bench, found, call, MOST_DRAWN), graph_call(bench, request)
+    checked = value["checked"]
+    more = min(value["checked"]["nodes"] + CHECKED, checked["inner"])
+    return value | {
+        "key": keep(bench, base),
+        "title": found.title,
+        "note": f"{SENTENCE}{edited(request)}",
+        "more": more,
+        "effect": 1.0,
+        "unit": "",
+        "proof": [],
+        "prices": {
+            "point": str(price_of(bench, checks_call(base, more))) if more > checked["nodes"] else "",
+            "edge": str(price_of(bench, checks_call(base, found.names[:1]))),
+        },
+        "offer": offer(bench, call),
+        "curve": None,
+    }
+
+
+def edited(request: TabRequest) -> str:
+    """Which edits the graph of the prompt is with, as a sentence."""
+    return f" With {', '.join(request.query.edits.splitlines())}." if request.query.edits else ""
+
+
+def key_of_features(request: TabRequest) -> tuple[object, ...]:
+    """What an attribution graph is of."""
+    return "features", request.query.checkpoint, request.query.prompt, request.query.edits
 
 
 def circuit_view(
@@ -401,27 +490,33 @@ def tokenizer(request: TabRequest) -> dict[str, TokenizerOf]:
 
 
 def more_edges(
-    bench: Bench, request: TabRequest, data: Mapping[str, Any], pairs: str, measure: str, proofs: Proofs
+    bench: Bench, request: TabRequest, data: Mapping[str, Any], of: str, pairs: str, measure: str, proofs: Proofs
 ) -> Proofs:
-    """The proofs after a click that asks for one more number of edges."""
-    size, proofs = data.get("edges"), proofs.about(key_of(request, pairs, measure))
+    """The proofs after a click that asks for one more number of edges, or of nodes of a graph of features."""
+    size, proofs = data.get("edges"), proofs.about(proven(request, of, pairs, measure))
     if not isinstance(size, int) or size < 1:
         raise WorkbenchError(f"no circuit of {size!r} edges")
     return replace(proofs, sizes=(*proofs.sizes, size))
 
 
 def whole_curve(
-    bench: Bench, request: TabRequest, data: Mapping[str, Any], pairs: str, measure: str, proofs: Proofs
+    bench: Bench, request: TabRequest, data: Mapping[str, Any], of: str, pairs: str, measure: str, proofs: Proofs
 ) -> Proofs:
     """The proofs after a click that asks for the whole curve."""
-    return replace(proofs.about(key_of(request, pairs, measure)), whole=True)
+    return replace(proofs.about(proven(request, of, pairs, measure)), whole=True)
 
 
 def exact_edge(
-    bench: Bench, request: TabRequest, data: Mapping[str, Any], pairs: str, measure: str, proofs: Proofs
+    bench: Bench, request: TabRequest, data: Mapping[str, Any], of: str, pairs: str, measure: str, proofs: Proofs
 ) -> Proofs:
-    """The proofs after a click that asks for the exact effect of an edge."""
-    edge, proofs = data.get("edge"), proofs.about(key_of(request, pairs, measure))
+    """The proofs after a click that asks for the exact effect of an edge, or of a node of a graph of features."""
+    edge, proofs = data.get("edge"), proofs.about(proven(request, of, pairs, measure))
     if not isinstance(edge, str):
         raise WorkbenchError(f"no edge {edge!r}")
     return replace(proofs, edges=(*proofs.edges, edge))
+
+
+def proven(request: TabRequest, of: str, pairs: str, measure: str) -> tuple[object, ...]:
+    """What is proved in the picture."""
+    is_features = choice(of, OF, "kind of nodes") == "features"
+    return key_of_features(request) if is_features else key_of(request, pairs, measure)

@@ -1,0 +1,149 @@
+"""Attribution graphs of the page's prompt: their calls, and the value of the picture (see circuit_graph.js)."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.errors import WorkbenchError
+from workbench.features.attribution_graph import attribution_graph, check_nodes
+from workbench.features.circuit_tracer import as_circuit_tracer
+from workbench.features.graph import CONFIRMED, CONTRADICTED, FEATURE, IN_PART, LOGIT, AttributionGraph
+from workbench.features.graph_labels import feature_labels
+from workbench.features.replaced_mlps import READS, WRITES
+from workbench.page.session.arguments import ModelOf
+from workbench.page.session.bench import Bench
+from workbench.page.session.cached_results import result
+from workbench.page.session.calls import Call, prompt_arguments, tokenizer_argument
+from workbench.page.session.dictionaries import DictionariesOf, fitting
+from workbench.page.session.requests import TabRequest
+
+CHECKED = 20  # nodes that a graph takes away in the model with one click
+SENTENCE = (
+    "Features of transcoders stand for the MLPs. Thickness: the part of all paths into the logits that an edge is in. "
+    "Orange raises its target, dashed blue lowers it. Diamonds are errors: what the transcoders leave out."
+)
+
+
+def transcoders_of(bench: Bench, checkpoint: str) -> DictionariesOf:
+    """The transcoders of a checkpoint's MLPs that the page has, at most one of each layer.
+
+    Errors: WorkbenchError if there are none, with the checkpoints that have some and the command that makes one.
+    """
+    found: dict[str, str] = {}
+    for name in fitting(bench, checkpoint):
+        dictionary = bench.dictionary(name)
+        if is_transcoder(dictionary.reads, dictionary.writes) and dictionary.model in ("", checkpoint):
+            found.setdefault(dictionary.writes.rpartition(".")[0], name)
+    if not found:
+        there = {bench.dictionary(name).model for name in bench.dictionaries if name.endswith(".mlp")}
+        other = f" Choose {' or '.join(sorted(there & {*bench.known}))}, or train some:" if there else " Train some:"
+        raise WorkbenchError(
+            f"there are no transcoders of {checkpoint}, and the features of this graph are theirs.{other} `python -m "
+            f"workbench features train {checkpoint} --site blocks.0.mlp_in --writes blocks.0.mlp_out --out FOLDER` "
+            "for each layer; then start the page with `python app.py --dictionary FOLDER …`"
+        )
+    return DictionariesOf(checkpoint, tuple(found[place] for place in sorted(found, key=layer_number)))
+
+
+def is_transcoder(reads: str, writes: str) -> bool:
+    """Whether a dictionary of these sites replaces an MLP."""
+    return reads.endswith(READS) and writes.endswith(WRITES)
+
+
+def layer_number(place: str) -> int:
+    """The number in `blocks.2`."""
+    return int(place.rpartition(".")[2])
+
+
+def graph_call(bench: Bench, request: TabRequest) -> Call:
+    """The attribution graph of the prompt, without a node taken away."""
+    transcoders = transcoders_of(bench, request.query.checkpoint)
+    options = {"checks": 0, "tokenizer": tokenizer_argument(request)}
+    return Call.of(attribution_graph, *prompt_arguments(request), transcoders, **options).shown_by(None)
+
+
+def checks_call(graph: Call, nodes: int | Sequence[str]) -> Call:
+    """A graph after some more of its nodes were taken away in the model, as `check_nodes`."""
+    given = nodes if isinstance(nodes, int) else tuple(nodes)
+    return Call.of(check_nodes, *graph.arguments[:3], graph, given).shown_by(None)
+
+
+def graph_value(bench: Bench, found: AttributionGraph, call: Call, most: int) -> dict[str, Any]:
+    """The nodes and the `most` strongest edges of a graph as a part of the value of the picture."""
+    edges = found.strongest_edges(most)
+    kept = sorted({*edges["source"], *edges["target"], *found.nodes.index[found.nodes["kind"] == LOGIT]})
+    counts = found.verdicts.value_counts()
+    signs = np.where(edges["value"] < 0, -1.0, 1.0)
+    names = edges["source_name"] + " → " + edges["target_name"]
+    columns = (signs * edges["influence"], edges["value"], edges["share"])
+    return {
+        "tokens": list(found.tokens),
+        "layers": len(found.transcoders),
+        "nodes": dict(node_rows(bench, found, call, kept)),
+        "edges": [list(row) for row in zip(names, *(column.tolist() for column in columns), strict=True)],
+        "every": int(np.count_nonzero(found.values)),
+        "checked": {
+            "nodes": int(counts.drop("", errors="ignore").sum()),
+            **{name: int(counts.get(name, 0)) for name in (CONFIRMED, IN_PART, CONTRADICTED)},
+            "correlation": None if np.isnan(found.agreement) else found.agreement,
+            "inner": len(found.strongest_inner()),
+        },
+    }
+
+
+def node_rows(
+    bench: Bench, found: AttributionGraph, call: Call, kept: Sequence[int]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The name of each kept node, and what the picture says of it."""
+    names, verdicts = found.names, found.verdicts
+    meanings = labels_of(bench, found, call, kept)
+    table = found.nodes.loc[list(kept)].astype(object)
+    total = found.nodes["weight"].sum()
+    logits = dict(zip(found.nodes.index[found.nodes["kind"] == LOGIT], found.logits, strict=True))
+    for number, node in table.where(table.notna(), None).to_dict("index").items():
+        said = {name: node[name] for name in ("kind", "layer", "position", "value", "effect", "measured", "held")}
+        said |= {"influence": node["influence"] / total, "weight": node["weight"] / total}
+        said |= {"meaning": meanings.get(names[number], ""), "verdict": verdicts[number]}
+        if node["kind"] == FEATURE:
+            said |= {"feature": node["feature"], "dictionary": found.transcoders[node["layer"]]}
+        if node["kind"] == LOGIT:
+            said |= {"text": logits[number], "probability": node["weight"]}
+        yield names[number], said
+
+
+def labels_of(bench: Bench, found: AttributionGraph, call: Call, kept: Sequence[int]) -> dict[str, str]:
+    """What the features among these nodes mean, by the names of the nodes."""
+    chosen = next(part for part in call.parts if isinstance(part, DictionariesOf))
+    small = AttributionGraph(
+        found.values[np.ix_(kept, kept)],
+        nodes=found.nodes.loc[list(kept)],
+        tokens=found.tokens,
+        logits=found.logits,
+        transcoders=found.transcoders,
+        replacement_score=found.replacement_score,
+        completeness_score=found.completeness_score,
+    )
+    return feature_labels(bench.load(chosen.name)[0], small, chosen.value(bench), bench.tokenizer(chosen.name))
+
+
+def is_graph(call: Call) -> bool:
+    """Whether the result of a call is an attribution graph."""
+    return call.function in (attribution_graph, check_nodes)
+
+
+def circuit_tracer_json(bench: Bench, call: Call) -> str:
+    """A graph that the page offers, pruned, in the JSON of circuit-tracer (see `write_circuit_tracer`).
+
+    Errors: WorkbenchError for a call whose result is no attribution graph.
+    """
+    if not is_graph(call):
+        raise WorkbenchError("only an attribution graph has the JSON of circuit-tracer")
+    found: AttributionGraph = result(call, bench)
+    pruned = found.pruned()
+    kept = found.nodes.index[pd.Index(found.names).isin(pruned.names)].tolist()
+    labels = labels_of(bench, found, call, kept)
+    tokenizer = bench.tokenizer(next(part.name for part in call.parts if isinstance(part, ModelOf)))
+    return json.dumps(as_circuit_tracer(found, call.file_name, labels=labels, tokenizer=tokenizer), allow_nan=False)
