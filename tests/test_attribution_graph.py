@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from random_transcoders import transcoder, transcoders
 
 from hooks import edits
 from workbench import WorkbenchError, features
 from workbench.features.attribution_graph import attribution_graph, check_nodes
-from workbench.features.graph_influence import cumulative, influences, scores
+from workbench.features.graph_influence import cumulative, influences, on_paths, scores
 
 LENGTH = 7
 COLUMNS = ["kind", "layer", "position", "feature", "value"]
@@ -198,22 +199,34 @@ def test_nodes_checked_later_have_the_numbers_of_those_checked_at_once(pair, tok
             check_nodes(*given, other, nodes)
 
 
-def test_the_strongest_edges_carry_all_paths(graph):
+def test_the_strongest_edges_are_whole_paths(graph):
     every = graph.strongest_edges(10**9)
-    assert len(every) == np.count_nonzero(graph.values) and every["influence"].is_monotonic_decreasing
-    few = graph.strongest_edges(7)
-    np.testing.assert_array_equal(few, every[:7])
-    assert graph.strongest_edges(0).empty
-    weights, influence = graph.nodes["weight"], graph.nodes["influence"]
+    weights, influence, kind = (graph.nodes[name] for name in ("weight", "influence", "kind"))
     into, out = (every.groupby(side)["influence"].sum() for side in ("target", "source"))
     assert into[weights[weights > 0].index].sum() == pytest.approx(1)
-    inner = graph.nodes.index[graph.nodes["kind"] != "logit"]
-    assert out.reindex(inner, fill_value=0) * weights.sum() == pytest.approx(influence[inner])
-    features_into = into.reindex(graph.nodes.index[graph.nodes["kind"] == "feature"], fill_value=0)
-    assert (features_into * weights.sum()).to_numpy() == pytest.approx(influence[features_into.index].to_numpy())
-    columns = list(graph.edges())
-    both = every[columns].merge(graph.edges(), on=["source", "target"], suffixes=("", " of edges"))
-    assert len(both) == len(every) and (both["value"] == both["value of edges"]).all()
+    inner = graph.nodes.index[kind != "logit"]
+    assert (out.reindex(inner, fill_value=0) * weights.sum()).to_numpy() == pytest.approx(influence[inner].to_numpy())
+    read = graph.nodes.index[kind == "feature"]
+    assert (into.reindex(read, fill_value=0) * weights.sum()).to_numpy() == pytest.approx(influence[read].to_numpy())
+    assert every["path"].is_monotonic_decreasing and (every["path"] <= every["influence"]).all()
+    assert len(every) == (graph.values[:, influence + weights > 0][influence + weights > 0] != 0).sum()
+
+    few = graph.strongest_edges(25)
+    pd.testing.assert_frame_equal(few, every[:25])
+    few = every[every["path"] >= few["path"].iloc[-1]]  # with all edges of the last path
+    assert set(few["source"]) <= set(few["target"]) | set(graph.nodes.index[kind.isin(["token", "error"])])
+    assert set(few["target"]) <= set(few["source"]) | set(graph.nodes.index[kind == "logit"])
+    assert graph.strongest_edges(0).empty
+
+
+def test_the_size_of_a_path_is_that_of_its_weakest_edge():
+    sizes = np.zeros((6, 6))  # tokens 0 and 1, features 2 to 4, logit 5; 4 is read by nothing
+    for source, target, size in ((0, 2, 0.5), (1, 2, 0.2), (2, 3, 0.3), (3, 5, 0.9), (2, 5, 0.1), (1, 4, 0.8)):
+        sizes[target, source] = size
+    paths = on_paths(sizes, np.arange(6), np.arange(6) == 5)
+    assert {(s, t): paths[t, s] for t, s in zip(*paths.nonzero(), strict=True)} == {
+        (0, 2): 0.3, (1, 2): 0.2, (2, 3): 0.3, (3, 5): 0.3, (2, 5): 0.1,
+    }  # fmt: skip
 
 
 def test_agreement_is_that_of_the_nodes_that_were_taken_away(graph):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.errors import WorkbenchError
-from workbench.features.graph_influence import normalized, prune
+from workbench.features.graph_influence import normalized, on_paths, prune
 from workbench.results import Labelled, Names, Scores, Values, check_shape, count, frozen_array, labels
 
 FEATURE, ERROR, TOKEN, LOGIT = "feature", "error", "token", "logit"
@@ -137,7 +137,7 @@ class AttributionGraph(Labelled):
     def said(self) -> str:
         """The result of the runs without a node, in words."""
         counts = self.verdicts.value_counts()
-        checked = sum(counts.get(name, 0) for name in (CONFIRMED, IN_PART, CONTRADICTED))
+        checked = sum(int(counts.get(name, 0)) for name in (CONFIRMED, IN_PART, CONTRADICTED))
         return (
             f"Of {checked} nodes that were taken away, the model confirms {counts.get(CONFIRMED, 0)}, "
             f"{counts.get(IN_PART, 0)} in part, and contradicts {counts.get(CONTRADICTED, 0)}; the correlation of "
@@ -159,21 +159,24 @@ class AttributionGraph(Labelled):
         return table.sort_values("value", key=np.abs, ascending=False, kind="stable", ignore_index=True)
 
     def strongest_edges(self, n: int) -> pd.DataFrame:
-        """The `n` edges of the largest influence on the logits, the largest first: the columns of `edges`, and
-        `influence`.
+        """The `n` edges to draw, those of the strongest paths first: the columns of `edges`, `influence` and `path`.
 
-        The influence of an edge is its `share` times the influence of its target (for a logit, its weight), divided by
-        the weights of all logits: the part of all paths into the logits that takes this edge, from 0 to 1.
+        `influence` is the `share` of an edge times the influence of its target (for a logit, its weight), divided by
+        the weights of all logits: the part of all paths into the logits that the edge is in, from 0 to 1. `path` is the
+        largest x such that the edge lies on a path from a token or error to a logit along edges of an influence of at
+        least x. The edges are in descending order of `path`, so that the first ones make whole paths.
         """
-        weights = self.nodes["weight"].to_numpy()
+        weights, layers = self.nodes["weight"].to_numpy(), self.nodes["layer"].to_numpy()
         reached = (self.nodes["influence"].to_numpy() + weights) / weights.sum()
         parts = normalized(self.values.astype(float)) * reached[:, None]
-        n = min(n, np.count_nonzero(parts))
-        order = np.argpartition(-parts, n - 1, axis=None)[:n] if n else np.zeros(0, dtype=int)
-        order = order[np.lexsort([order, -parts.ravel()[order]])]
-        target, source = np.unravel_index(order, parts.shape)
+        paths = on_paths(parts, np.argsort(layers, kind="stable"), weights > 0)
+        n = min(n, np.count_nonzero(paths))
+        least = np.partition(paths, paths.size - n, axis=None)[paths.size - n] if n else np.inf
+        target, source = (paths >= least).nonzero()
+        order = np.lexsort([source, target, -parts[target, source], -paths[target, source]])[:n]
+        target, source = target[order], source[order]
         table = self._edge_table(target, source, np.abs(self.values).sum(1))
-        return table.assign(influence=parts[target, source])
+        return table.assign(influence=parts[target, source], path=paths[target, source])
 
     def _edge_table(self, target: np.ndarray, source: np.ndarray, sums: np.ndarray) -> pd.DataFrame:
         """The columns of `edges`, given the sums of absolute edges into each node."""

@@ -53,6 +53,28 @@ def scores(edges: np.ndarray, weights: np.ndarray, errors: np.ndarray, tokens: n
     return float(influence[tokens].sum() / ends) if ends > 0 else float("nan"), float(complete)
 
 
+def on_paths(sizes: np.ndarray, order: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """For each edge, the largest x such that it lies on a whole path of edges of at least this size: target source.
+
+    A whole path goes from a node that nothing enters to one of the `ends`. So the edges of at least any size x by this
+    measure are whole paths, while those with `sizes` of at least x may lead nowhere.
+
+    Args:
+        sizes: of the edges, not negative: target source. Edges of size 0 are no edges.
+        order: the numbers of all nodes, each after those that it reads.
+        ends: which nodes are the ends, boolean.
+    """
+    entered, left = sizes.max(1), np.ascontiguousarray(sizes.T)
+    above, below = np.where(ends, np.inf, 0.0), np.where(entered > 0, 0.0, np.inf)
+    for node in order:
+        if entered[node] > 0:
+            below[node] = np.minimum(sizes[node], below).max()
+    for node in order[::-1]:
+        if not ends[node]:
+            above[node] = np.minimum(left[node], above).max()
+    return np.minimum(sizes, np.minimum(above[:, None], below))
+
+
 @dataclass(frozen=True, eq=False)
 class Kept:
     """The nodes and edges that pruning keeps.

@@ -126,7 +126,7 @@ function nodeMark(node, inside) {
   });
   mark.append(svg("title", {}, name), SHAPES[shape](node));
   if (text) mark.append(written({ class: "name", x, y: y + (ports ? -3 : 4) }, text));
-  if (verdict) mark.append(written({ class: "verdict", x: x + width / 2 + 1, y: y - height / 2 + 4 }, verdict));
+  if (verdict) mark.append(written({ class: "verdict", x: text ? x + width / 2 - 6 : x, y: y + 4 }, verdict));
   for (const [letter, side] of Object.entries(ports ?? {})) {
     mark.append(written({ x: x + side * width, y: y + height / 2 - 4 }, letter));
   }
@@ -235,7 +235,7 @@ function light(what) {
   for (const path of graph.querySelectorAll(".edge")) path.classList.toggle("on", on.has(path.dataset.edge));
   for (const mark of graph.querySelectorAll(".node")) mark.classList.toggle("on", ends.has(mark.dataset.name));
   for (const row of find("tbody").children) row.ariaCurrent = row.dataset.edge === edge ? "true" : null;
-  const told = edge ? saidOfEdge(edge) : node ? saidOfNode(node) : [];
+  const told = edge ? saidOfEdge(edge) : node ? saidOfNode(node) : value.nodes ? wb.features.LEGEND : [];
   reading.replaceChildren(...told.map((text, index) => make(index ? "p" : "b", "", text)));
   offerMore(edge, node);
 }
@@ -517,6 +517,7 @@ function draw() {
   const before = value.key;
   value = props.value ?? {};
   const isThere = Boolean(value.edges);
+  root.classList.toggle("of-features", Boolean(value.nodes));
   find(".none").textContent = value.empty ?? "";
   find(".title").textContent = value.title ?? "";
   find(".note").textContent = value.note ?? "";

@@ -98,7 +98,7 @@
           y: middle - (line - (high - 1) / 2) * (size.height + GAP),
           ...size,
           shape: of(name).kind === "error" ? "diamond" : named ? "box" : "dot",
-          text: named && of(name).kind === "feature" ? String(of(name).feature) : "",
+          text: named && of(name).kind === "feature" ? `${of(name).feature}` : "",
           mark: VERDICTS[of(name).verdict] ?? "",
         });
       }
@@ -199,7 +199,13 @@
     return `${proof}${counted(edges.length)} of ${counted(value.every)} edges: paths along them carry ${part} of the influence on the logits.`;
   }
 
+  const LEGEND = [
+    "Nodes that were taken away in the model",
+    "✓ confirmed: the logit loses what the graph says, within a factor of 2.",
+    "≈ in part: it changes in the same direction.",
+    "✗ contradicted: it does not.",
+  ];
   const COLUMNS = ["edge", "part of all paths", "direct effect", "share of its target"];
 
-  window.workbench.features = { plan: featurePlan, saidOfEdge, saidOfNode, saidOfGraph, COLUMNS };
+  window.workbench.features = { plan: featurePlan, saidOfEdge, saidOfNode, saidOfGraph, COLUMNS, LEGEND };
 }

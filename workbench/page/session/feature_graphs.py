@@ -101,7 +101,7 @@ def node_rows(
     names, verdicts = found.names, found.verdicts
     meanings = labels_of(bench, found, call, kept)
     table = found.nodes.loc[list(kept)].astype(object)
-    total = found.nodes["weight"].sum()
+    total = float(found.nodes["weight"].sum())
     logits = dict(zip(found.nodes.index[found.nodes["kind"] == LOGIT], found.logits, strict=True))
     for number, node in table.where(table.notna(), None).to_dict("index").items():
         said = {name: node[name] for name in ("kind", "layer", "position", "value", "effect", "measured", "held")}

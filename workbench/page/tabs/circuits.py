@@ -33,7 +33,7 @@ from workbench.results import Curves
 TITLE = "Circuits"
 HOW = (
     "Which connections carry the answer? The embedding is below, the logits are above. Hover a node to light its "
-    "paths; the sentence above the graph says what the model itself says of it."
+    "paths; the sentence above the graph says what runs of the model say of it."
 )
 PAIRS = {name.rpartition("/")[2]: name for name in reversed(pair_sets())}
 OF = {"heads and MLPs, over pairs": "heads", "features, of this prompt": "features"}
@@ -91,14 +91,14 @@ def build(slot: Slot) -> None:
     slot.shows(graph_view, inputs=controls, outputs=[graph, button, drawn], **shown)
     for event, more in ((graph.prove, more_edges), (graph.whole, whole_curve), (graph.patch, exact_edge)):
         slot.on(event, more, inputs=controls, outputs=[proofs])
-    with gr.Column() as below:
+    of.change(shown_for, of, [pairs, measure], **NOT_QUEUED)
+    with gr.Column(elem_id="along-training"):  # page.css hides it below a graph of features
         build_assembly(slot, [pairs, measure, drawn])
-    of.change(shown_for, of, [pairs, measure, below], **NOT_QUEUED)
 
 
 def shown_for(of: str) -> list[dict[str, Any]]:
-    """Updates of the menus and of the panel that are about pairs of prompts: hidden for a graph of features."""
-    return [gr.update(visible=shown_if(OF.get(of) != "features"))] * 3
+    """Updates of the menus that are about pairs of prompts: hidden for a graph of features."""
+    return [gr.update(visible=shown_if(OF.get(of) != "features"))] * 2
 
 
 def build_assembly(slot: Slot, controls: Sequence[Component]) -> None:
