@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from copied import run_copied
+from random_transcoders import transcoders
 from small_series import PROMPT, small_bench
 
-from workbench import TextPairs, checkpoints, circuit, embedded_texts, faithfulness, metrics, trajectory
+from workbench import TextPairs, checkpoints, circuit, embedded_texts, faithfulness, features, metrics, trajectory
 from workbench.errors import WorkbenchError
 from workbench.page.session.cached_results import report_of_call, result
 from workbench.page.session.code import code
+from workbench.page.session.feature_graphs import circuit_tracer_json, graph_call
 from workbench.page.session.prices import Expensive, Price
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.result_cache import ResultCache
@@ -20,6 +22,7 @@ from workbench.report import as_csv
 from workbench.results import Curves
 
 PAIRS, MEASURE = "repeat-pairs", "logit difference"
+HEADS, FEATURES = tab.OF
 ROWS = [
     {"clean": "w1 w2 w3 w1", "corrupted": "w1 w4 w3 w1", "answer": " w2", "other": " w4"},
     {"clean": "w5 w6 w7 w5", "corrupted": "w5 w8 w7 w5", "answer": " w6", "other": " w8"},
@@ -77,19 +80,19 @@ def test_the_graph_holds_the_scores_of_the_analysis_and_its_first_proof(bench, r
 
 def test_clicks_add_proofs_of_this_circuit_only(bench, request_of, by_hand):
     model, pairs, options = by_hand
-    proofs = tab.more_edges(bench, request_of, {"edges": 7}, PAIRS, MEASURE, tab.Proofs())
-    proofs = tab.more_edges(bench, request_of, {"edges": 9}, PAIRS, MEASURE, proofs)
+    proofs = tab.more_edges(bench, request_of, {"edges": 7}, HEADS, PAIRS, MEASURE, tab.Proofs())
+    proofs = tab.more_edges(bench, request_of, {"edges": 9}, HEADS, PAIRS, MEASURE, proofs)
     assert [row[0] for row in last(bench, request_of, proofs)[0]["proof"]][1:3] == [7, 9]
     other = last(bench, request_of, proofs, "probability")[0]
     assert not {7, 9} & {row[0] for row in other["proof"]} and other["unit"] == ""
 
     weak = circuit(model, *pairs, **options).top(30).names[-1]
-    proofs = tab.exact_edge(bench, request_of, {"edge": weak}, PAIRS, MEASURE, proofs)
+    proofs = tab.exact_edge(bench, request_of, {"edge": weak}, HEADS, PAIRS, MEASURE, proofs)
     row = next(row for row in last(bench, request_of, proofs)[0]["edges"] if row[0] == weak)
     patched = circuit(model, *pairs, **options, exact=[weak])
     assert row[3] == patched.exact[patched.names.index(weak)] and np.isfinite(patched.exact).sum() == 1
 
-    proofs = tab.whole_curve(bench, request_of, {}, PAIRS, MEASURE, proofs)
+    proofs = tab.whole_curve(bench, request_of, {}, HEADS, PAIRS, MEASURE, proofs)
     value = last(bench, request_of, proofs)[0]
     whole = result(tab.proof_call(request_of, PAIRS, MEASURE), bench)
     assert {row[0] for row in value["proof"]} == {7, 9, *whole.x.astype(int).tolist()} and "curve" not in value[
@@ -99,9 +102,9 @@ def test_clicks_add_proofs_of_this_circuit_only(bench, request_of, by_hand):
 
     for data, words in (({"edges": "7"}, "no circuit of '7' edges"), ({"edges": 0}, "no circuit of 0 edges")):
         with pytest.raises(WorkbenchError, match=words):
-            tab.more_edges(bench, request_of, data, PAIRS, MEASURE, proofs)
+            tab.more_edges(bench, request_of, data, HEADS, PAIRS, MEASURE, proofs)
     with pytest.raises(WorkbenchError, match="no edge None"):
-        tab.exact_edge(bench, request_of, {}, PAIRS, MEASURE, proofs)
+        tab.exact_edge(bench, request_of, {}, HEADS, PAIRS, MEASURE, proofs)
     with pytest.raises(WorkbenchError, match="no edge 'L9H9' in this model"):
         last(bench, request_of, replace(proofs, edges=("L9H9",)))
     with pytest.raises(WorkbenchError, match="no set of pairs 'mine'; choose from repeat-pairs, number-pairs"):
@@ -200,3 +203,110 @@ def test_a_sentence_says_from_which_step_the_circuit_is_needed(own, words):
     lines = ["the circuit", "all other edges", "random edges", tab.HIGHEST]
     said = tab.needed(Curves([own, *rest], lines, [0, 100, 200, 300]), 60)
     assert said.startswith(words) and ("too small" in said or said.endswith("keep 0.00, at most 0.20."))
+
+
+@pytest.fixture(scope="module")
+def folders(bench, tmp_path_factory):
+    """Folders of transcoders of the bench's default checkpoint, by the name of their layer."""
+    model, root = bench.load(bench.default)[0], tmp_path_factory.mktemp("transcoders")
+    found = {}
+    for name, one in transcoders(model).items():
+        features.save(replace(one, model=bench.default), root / name)
+        found[name] = str(root / name)
+    return found
+
+
+@pytest.fixture
+def graph_request(bench, request_of, folders, monkeypatch):
+    monkeypatch.setattr(bench, "dictionaries", tuple(folders.values()))
+    return request_of
+
+
+def of_features(bench, request, proofs=None):
+    """All values of the graph of features."""
+    return [value for value, *_ in tab.graph_view(bench, request, FEATURES, PAIRS, MEASURE, proofs)]
+
+
+def test_the_graph_of_features_holds_the_numbers_of_the_analysis(bench, graph_request, folders):
+    first, value = of_features(bench, graph_request)
+    model, tokenizer = bench.load(bench.default)
+    loaded = {path: features.load(path) for path in folders.values()}
+    found = features.attribution_graph(model, bench.tokens(bench.default, PROMPT), loaded, tokenizer=tokenizer)
+    assert first["checked"]["nodes"] == 0 and first["key"] == value["key"] and first["edges"] == value["edges"]
+    edges = found.strongest_edges(tab.MOST_DRAWN)
+    names, influence, direct, share = zip(*value["edges"], strict=True)
+    assert list(names) == (edges["source_name"] + " → " + edges["target_name"]).tolist()
+    np.testing.assert_allclose(np.abs(influence), edges["influence"])
+    np.testing.assert_allclose(direct, edges["value"], rtol=1e-5)
+    assert (np.sign(influence) == np.sign(direct)).all() and share == pytest.approx(edges["share"])
+    assert {end for name in names for end in name.split(" → ")} <= set(value["nodes"])
+
+    table = found.table().set_index("name")
+    for name, node in value["nodes"].items():
+        row = table.loc[name]
+        assert (node["kind"], node["layer"], node["position"]) == (row["kind"], row["layer"], row["position"])
+        assert node["verdict"] == row["verdict"]
+        if row["verdict"]:
+            assert node["measured"] == pytest.approx(row["measured"], rel=1e-4, abs=1e-5)
+        if node["kind"] == "feature":
+            assert node["dictionary"] == found.transcoders[node["layer"]] and node["meaning"].startswith("raises ")
+            assert node["feature"] == row["feature"]
+    counts = found.verdicts.value_counts()
+    assert value["checked"]["nodes"] == 20 == sum(value["checked"][name] for name in counts.index if name)
+    assert value["checked"]["correlation"] == pytest.approx(found.agreement, abs=1e-4)
+    assert json.loads(json.dumps(value)) == value and value["more"] == 40
+
+
+def test_clicks_take_more_nodes_away(bench, graph_request):
+    *_, before = of_features(bench, graph_request)
+    weak = next(name for name, node in before["nodes"].items() if node["verdict"] == "" and node["effect"])
+    proofs = tab.exact_edge(bench, graph_request, {"edge": weak}, FEATURES, PAIRS, MEASURE, tab.Proofs())
+    *_, value = of_features(bench, graph_request, proofs)
+    assert value["checked"]["nodes"] == 21 and value["nodes"][weak]["verdict"]
+    proofs = tab.more_edges(bench, graph_request, {"edges": 40}, FEATURES, PAIRS, MEASURE, proofs)
+    *_, value = of_features(bench, graph_request, proofs)
+    assert value["checked"]["nodes"] in (40, 41) and value["offer"]["key"] in bench.offered
+    other = replace(graph_request, query=replace(graph_request.query, prompt="w1 w2 w3"))
+    assert of_features(bench, other, proofs)[-1]["checked"]["nodes"] == 20
+    with pytest.raises(WorkbenchError, match="no feature or error 'L9 F1 @0' in this graph"):
+        of_features(bench, graph_request, replace(proofs, edges=("L9 F1 @0",)))
+
+
+def test_the_graph_can_be_taken_along(bench, graph_request):
+    *_, value = of_features(bench, graph_request)
+    call = bench.offered[value["offer"]["key"]]
+    names = run_copied(code(call, bench))
+    np.testing.assert_array_equal(names["result"].values, result(call, bench).values)
+    np.testing.assert_allclose(names["result"].nodes["measured"], result(call, bench).nodes["measured"], atol=1e-6)
+    assert len(as_csv(report_of_call(call, bench)).splitlines()) > 20
+    told = json.loads(circuit_tracer_json(bench, call))
+    assert {"metadata", "nodes", "links"} <= set(told)
+    kept = result(call, bench).pruned()
+    assert len(told["nodes"]) == len(kept.nodes) and len(told["links"]) == np.count_nonzero(kept.values)
+    assert any(node["clerp"].startswith("raises") for node in told["nodes"])
+    with pytest.raises(WorkbenchError, match="only an attribution graph"):
+        circuit_tracer_json(bench, tab.circuit_call(graph_request, PAIRS, MEASURE))
+
+
+def test_a_graph_of_features_needs_transcoders_of_the_checkpoint_and_an_agreement(bench, graph_request, monkeypatch):
+    other = replace(graph_request, query=replace(graph_request.query, checkpoint=next(iter(bench.known))))
+    assert other.query.checkpoint != bench.default
+    (told,) = of_features(bench, other)
+    assert told["empty"].startswith(f"there are no transcoders of {other.query.checkpoint}") and "edges" not in told
+    assert f"Choose {bench.default}, or train some" in told["empty"]
+    price = Price(120.0, 120.0, 0.0)
+
+    def refuse(*_, **__):
+        raise Expensive(price)
+
+    monkeypatch.setattr(tab, "agree", refuse)
+    ((value, button, key),) = list(tab.graph_view(bench, graph_request, FEATURES, PAIRS, MEASURE))
+    assert "edges" not in value and str(price) in button["value"] and key == ""
+
+
+def test_the_graph_of_a_changed_model_is_that_of_its_edits(bench, graph_request):
+    *_, plain = of_features(bench, graph_request)
+    edited = replace(graph_request, query=replace(graph_request.query, edits="L1H1 off"))
+    *_, value = of_features(bench, edited)
+    assert value["key"] != plain["key"] and value["edges"] != plain["edges"] and "With L1H1 off." in value["note"]
+    assert graph_call(bench, edited).edits == "L1H1 off"

@@ -1,5 +1,6 @@
 """The tab Circuits in a browser: the number of edges, the paths of a node, an edge by keyboard, a proof, a picture."""
 
+import json
 import re
 from pathlib import Path
 
@@ -85,3 +86,80 @@ def test_a_circuit_is_drawn_lit_proved_and_saved(visit: Visit):
     page.set_viewport_size({"width": 420, "height": 900})
     settle(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and page.evaluate(SIDEWAYS) == []
+
+
+FEATURES = "features, of this prompt"
+CAT = "prompt=The+cat+sat+on+the"
+
+
+def test_the_features_of_a_prompt_are_drawn_lit_proved_and_opened(visit: Visit):
+    page = visit.open(f"tab=Circuits&{CAT}")
+    expect(page.locator("#circuit .proof")).to_contain_text("of the effect with")
+    page.get_by_label("Nodes").click()
+    page.get_by_role("option", name=FEATURES).click()
+    proof = page.locator("#circuit .proof")
+    expect(proof).to_contain_text(re.compile(r"\d+ of 20 nodes confirmed .*, correlation 0\.\d\d \("))
+    expect(proof).to_contain_text(re.compile(r"60 of [\d,]+ edges: paths along them carry \d+ % of the influence"))
+    assert edges(page) == 60 and not page.locator("#assembly, #circuit .curve").first.is_visible()
+    verdicts = page.locator(f"{GRAPH} .verdict").count()
+    assert verdicts > 0
+
+    page.locator("#circuit summary").click()
+    expect(page.locator("#circuit tbody tr")).to_have_count(60)
+    slider = page.locator("#circuit .edges")
+    slider.focus()
+    slider.press("End")
+    expect(page.locator("#circuit .count")).to_contain_text("1,000 of")
+    slider.press("Home")
+    expect(page.locator("#circuit tbody tr")).to_have_count(1)
+    while edges(page) < 40:
+        slider.press("ArrowRight")
+    number = edges(page)
+
+    node = page.locator(f"{GRAPH} .node.feature.in:has(.verdict)").last
+    name = node.get_attribute("data-name")
+    node.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#circuit .reading")).to_contain_text("Taken away in the model: ")
+    expect(page.locator("#circuit .reading b")).to_have_text(name)
+    assert 0 < page.locator(f"{GRAPH} .edge.on").count() < number
+    page.wait_for_function("new URL(location).searchParams.get('token') !== null")
+    picture = Path(saved(page, "#circuit .heading", "svg").path()).read_text()
+    assert picture.count("stroke-width") == number
+    graph = json.loads(Path(saved(page, "#circuit .heading", "json").path()).read_text())
+    assert graph["metadata"]["prompt"].endswith("cat sat on the") and len(graph["nodes"]) > 40
+
+    slider.press("End")
+    new = page.locator(f"{GRAPH} .node.feature.in:not(:has(.verdict))").last
+    fresh = new.get_attribute("data-name")
+    new.focus()
+    page.keyboard.press("Enter")
+    page.locator("#circuit .patch").click()
+    expect(proof).to_contain_text(" of 21 nodes confirmed")
+    assert page.locator(f"{GRAPH} .node[data-name='{fresh}'] .verdict").count() == 1
+    page.locator("#circuit .prove").click()
+    expect(proof).to_contain_text(re.compile(r" of 4[01] nodes confirmed"))
+
+    page.locator(f"{GRAPH} .node.token.in").first.click()
+    page.wait_for_function("new URL(location).searchParams.get('token') === '0'")
+    settle(page)
+    assert violations(page) == []
+    page.set_viewport_size({"width": 420, "height": 900})
+    settle(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and page.evaluate(SIDEWAYS) == []
+    page.set_viewport_size(visit.size)
+
+    page = visit.open(page.url.partition("?")[2])  # the link brings the graph back
+    expect(proof).to_contain_text(" of 20 nodes confirmed")
+    expect(page.locator("#circuit .count")).to_contain_text("1,000 of")
+    page.locator(f"{GRAPH} .node[data-name='{name}']").dblclick()
+    layer, feature = re.fullmatch(r"L(\d+) F(\d+) @\d+", name).groups()
+    expect(page.locator("#feature-card .name")).to_have_text(f"Feature {feature}")
+    assert f"blocks.{layer}.mlp" in page.evaluate("new URL(location).searchParams.get('dictionary')")
+
+
+def test_a_checkpoint_without_transcoders_says_which_one_has_some(visit: Visit):
+    page = visit.open(f"tab=Circuits&{CAT}&circuit_of={FEATURES}&checkpoint=tiny-olmo@step4000")
+    expect(page.locator("#circuit .none")).to_contain_text("there are no transcoders of tiny-olmo@step4000")
+    expect(page.locator("#circuit .none")).to_contain_text("Choose tiny-olmo@step6000, or train some")
+    assert not page.locator("#circuit .graph").is_visible()

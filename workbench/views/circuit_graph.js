@@ -125,8 +125,8 @@ function nodeMark(node, inside) {
     class: `node${inside ? " in" : ""}${text ? "" : " small"}${node.button ? "" : " plain"} ${value.nodes?.[name]?.kind ?? ""}`,
   });
   mark.append(svg("title", {}, name), SHAPES[shape](node));
-  if (text) mark.append(written({ class: "name", x, y: y + (ports ? -3 : 4) }, text));
-  if (verdict) mark.append(written({ class: "verdict", x: text ? x + width / 2 - 6 : x, y: y + 4 }, verdict));
+  if (text) mark.append(written({ class: "name", x: verdict ? x - 5 : x, y: y + (ports ? -3 : 4) }, text));
+  if (verdict) mark.append(written({ class: "verdict", x: text ? x + width / 2 - 8 : x, y: y + 4 }, verdict));
   for (const [letter, side] of Object.entries(ports ?? {})) {
     mark.append(written({ x: x + side * width, y: y + height / 2 - 4 }, letter));
   }

@@ -96,7 +96,7 @@
           layer,
           x: centre(position) + ((index % across) - (ofLine - 1) / 2) * step,
           y: middle - (line - (high - 1) / 2) * (size.height + GAP),
-          ...size,
+          ...(of(name).kind === "error" ? { ...size, width: size.height } : size),
           shape: of(name).kind === "error" ? "diamond" : named ? "box" : "dot",
           text: named && of(name).kind === "feature" ? `${of(name).feature}` : "",
           mark: VERDICTS[of(name).verdict] ?? "",
@@ -145,6 +145,7 @@
 
   const wb = window.workbench;
   const signed = (number) => `${number > 0 ? "+" : ""}${wb.digits(number)}`.replace("-", "−");
+  const amount = (number) => wb.digits(number).replace("-", "−");
   const counted = (number) => number.toLocaleString("en");
   const list = (parts) => parts.slice(0, 5).join(", ") + (parts.length > 5 ? `, and ${parts.length - 5} more` : "");
 
@@ -161,10 +162,10 @@
   const first = (value) => Object.values(value.nodes).find(({ kind }) => kind === "logit").text;
 
   function saidOfCheck(value, { effect, measured, held, verdict }) {
-    if (!verdict) return `The graph says that ${first(value)} loses ${signed(effect)} without it. Not taken away yet.`;
+    if (!verdict) return `Without it, the graph says, ${first(value)} loses ${amount(effect)}. Not taken away yet.`;
     return (
-      `Taken away in the model: ${verdict}. ${first(value)} should lose ${signed(effect)} and loses ` +
-      `${signed(measured)}, or ${signed(held)} with attention and norms held.`
+      `Taken away in the model: ${verdict}. ${first(value)} should lose ${amount(effect)} and loses ` +
+      `${amount(measured)}, or ${amount(held)} with attention and norms held.`
     );
   }
 

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hooks.sites import layer_of
 from workbench.errors import WorkbenchError
+from workbench.features import Dictionary
 from workbench.features.attribution_graph import attribution_graph, check_nodes
 from workbench.features.circuit_tracer import as_circuit_tracer
 from workbench.features.graph import CONFIRMED, CONTRADICTED, FEATURE, IN_PART, LOGIT, AttributionGraph
@@ -32,30 +34,25 @@ def transcoders_of(bench: Bench, checkpoint: str) -> DictionariesOf:
 
     Errors: WorkbenchError if there are none, with the checkpoints that have some and the command that makes one.
     """
-    found: dict[str, str] = {}
-    for name in fitting(bench, checkpoint):
-        dictionary = bench.dictionary(name)
-        if is_transcoder(dictionary.reads, dictionary.writes) and dictionary.model in ("", checkpoint):
-            found.setdefault(dictionary.writes.rpartition(".")[0], name)
+    there = {name: bench.dictionary(name) for name in fitting(bench, checkpoint)}
+    found: dict[int, str] = {}
+    for name, one in there.items():
+        if is_transcoder(one) and one.model in ("", checkpoint):
+            found.setdefault(layer_of(one.writes), name)
     if not found:
-        there = {bench.dictionary(name).model for name in bench.dictionaries if name.endswith(".mlp")}
-        other = f" Choose {' or '.join(sorted(there & {*bench.known}))}, or train some:" if there else " Train some:"
+        others = sorted({one.model for one in there.values() if is_transcoder(one)} & {*bench.known})
+        advice = f"Choose {' or '.join(others)}, or train some:" if others else "Train some:"
         raise WorkbenchError(
-            f"there are no transcoders of {checkpoint}, and the features of this graph are theirs.{other} `python -m "
+            f"there are no transcoders of {checkpoint}, and the features of this graph are theirs. {advice} `python -m "
             f"workbench features train {checkpoint} --site blocks.0.mlp_in --writes blocks.0.mlp_out --out FOLDER` "
             "for each layer; then start the page with `python app.py --dictionary FOLDER …`"
         )
-    return DictionariesOf(checkpoint, tuple(found[place] for place in sorted(found, key=layer_number)))
+    return DictionariesOf(checkpoint, tuple(found[layer] for layer in sorted(found)))
 
 
-def is_transcoder(reads: str, writes: str) -> bool:
-    """Whether a dictionary of these sites replaces an MLP."""
-    return reads.endswith(READS) and writes.endswith(WRITES)
-
-
-def layer_number(place: str) -> int:
-    """The number in `blocks.2`."""
-    return int(place.rpartition(".")[2])
+def is_transcoder(dictionary: Dictionary) -> bool:
+    """Whether a dictionary replaces an MLP."""
+    return dictionary.reads.endswith(READS) and dictionary.writes.endswith(WRITES)
 
 
 def graph_call(bench: Bench, request: TabRequest) -> Call:
