@@ -170,7 +170,7 @@ class AttributionGraph(Labelled):
         reached = (self.nodes["influence"].to_numpy() + weights) / weights.sum()
         parts = normalized(self.values.astype(float)) * reached[:, None]
         paths = on_paths(parts, np.argsort(layers, kind="stable"), weights > 0)
-        n = min(n, np.count_nonzero(paths))
+        n = min(n, int(np.count_nonzero(paths)))
         least = np.partition(paths, paths.size - n, axis=None)[paths.size - n] if n else np.inf
         target, source = (paths >= least).nonzero()
         order = np.lexsort([source, target, -parts[target, source], -paths[target, source]])[:n]

@@ -1,6 +1,7 @@
 // Chooses a checkpoint of a run, and moves along the run by itself, a step whenever the view has painted the one before.
 // value: {names, at, slider, view, chart}: the name of each checkpoint, the number of the present one from 1, and the ids
-//   of the slider whose value it sets, of what paints, and of the panel whose plot gets a line at the present checkpoint.
+//   of the slider whose value it sets, of what paints, and of the panel whose plot gets a line at the present checkpoint;
+//   a click on a curve of it goes there.
 //   Without names it is hidden.
 const PAUSE = 500; // milliseconds a step stands at least
 const play = element.querySelector(".play"),
@@ -71,6 +72,10 @@ new MutationObserver(changed).observe(document.body, {
   subtree: true,
   childList: true,
   attributeFilter: ["data-drawn"],
+});
+// A click on a curve of the chart goes to its checkpoint; curves have a point for each.
+window.workbench.hear("point", ({ panel, place, of }) => {
+  if (panel === props.value.chart && of === names().length) move(place + 1);
 });
 watch("value", () => requestAnimationFrame(draw));
 draw();

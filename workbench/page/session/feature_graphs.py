@@ -37,8 +37,9 @@ def transcoders_of(bench: Bench, checkpoint: str) -> DictionariesOf:
     there = {name: bench.dictionary(name) for name in fitting(bench, checkpoint)}
     found: dict[int, str] = {}
     for name, one in there.items():
-        if is_transcoder(one) and one.model in ("", checkpoint):
-            found.setdefault(layer_of(one.writes), name)
+        layer, _ = layer_of(one.writes)
+        if layer is not None and is_transcoder(one) and one.model in ("", checkpoint):
+            found.setdefault(layer, name)
     if not found:
         others = sorted({one.model for one in there.values() if is_transcoder(one)} & {*bench.known})
         advice = f"Choose {' or '.join(others)}, or train some:" if others else "Train some:"
