@@ -272,6 +272,9 @@ def test_clicks_take_more_nodes_away(bench, graph_request):
     proofs = tab.more_edges(bench, graph_request, {"edges": 40}, FEATURES, PAIRS, MEASURE, proofs)
     *_, value = of_features(bench, graph_request, proofs)
     assert value["checked"]["nodes"] in (40, 41) and value["offer"]["key"] in bench.offered
+    proofs = replace(proofs, edges=(weak, "L1 error @7"))
+    first, value = of_features(bench, graph_request, proofs)
+    assert first["checked"]["nodes"] == 40 and value["nodes"][weak]["verdict"]
     other = replace(graph_request, query=replace(graph_request.query, prompt="w1 w2 w3"))
     assert of_features(bench, other, proofs)[-1]["checked"]["nodes"] == 20
     with pytest.raises(WorkbenchError, match="no feature or error 'L9 F1 @0' in this graph"):

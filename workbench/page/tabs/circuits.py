@@ -13,7 +13,6 @@ from workbench.analyses.faithfulness import Faithfulness, faithfulness
 from workbench.analyses.trajectory import trajectory
 from workbench.embedded_texts import pair_sets
 from workbench.errors import WorkbenchError
-from workbench.features.attribution_graph import check_nodes
 from workbench.features.graph import AttributionGraph
 from workbench.page import components
 from workbench.page.build.panel import Panel, View, keep, menu, offer, shown_if
@@ -145,24 +144,26 @@ def features_view(
         yield [{"empty": "The attribution graph of the prompt"}, asked(expensive.price), ""]
         return
     proofs = (proofs or Proofs()).about(key_of_features(request))
-    found: AttributionGraph = result(call, bench, priced(progress, price))
-    yield [features_value(bench, request, found, call), asked(None), ""]
-    first = checks_call(call, CHECKED)
+    result(call, bench, priced(progress, price))
+    first, whole = checks_call(call, CHECKED), call
     if proofs.sizes:
-        call = checks_call(call, proofs.sizes[-1])
+        whole = checks_call(call, proofs.sizes[-1])
     elif price_of(bench, first).seconds <= bench.asks_above:
-        call = first
-    call = checks_call(call, proofs.edges) if proofs.edges else call
-    if call.function is check_nodes:
-        found = result(call, bench, progress)
-        yield [features_value(bench, request, found, call), asked(None), ""]
+        whole = first
+    checked = checks_call(whole, proofs.edges) if proofs.edges else whole
+    earlier = [call, first, *(checks_call(call, size) for size in proofs.sizes)]
+    before = [one for one in earlier if bench.results.get(one) is not None][-1]
+    if bench.results.get(checked) is None:  # until then, what is known already
+        yield [features_value(bench, request, result(before, bench), before), asked(None), ""]
+    result(whole, bench, part(progress, 0.0, 0.9))  # it stays in the cache for the next click
+    yield [features_value(bench, request, result(checked, bench, part(progress, 0.9, 1.0)), checked), asked(None), ""]
 
 
 def features_value(bench: Bench, request: TabRequest, found: AttributionGraph, call: Call) -> dict[str, Any]:
     """The value of the graph of features (see circuit_graph.js)."""
     value, base = graph_value(bench, found, call, MOST_DRAWN), graph_call(bench, request)
     checked = value["checked"]
-    more = min(value["checked"]["nodes"] + CHECKED, checked["inner"])
+    more = min(CHECKED * (checked["nodes"] // CHECKED + 1), checked["inner"])
     return value | {
         "key": keep(bench, base),
         "title": found.title,
