@@ -63,9 +63,8 @@ def transcoders_by_layer(
     """
     found: dict[int, tuple[str, Dictionary]] = {}
     for name, dictionary in transcoders.items():
-        places = [layer_of(site) for site in (dictionary.reads, dictionary.writes)]
-        (layer, read), (other, written) = places
-        if dictionary.sources or layer is None or layer != other or read not in READS or written not in WRITES:
+        layer = layer_of_mlp(dictionary)
+        if layer is None:
             raise WorkbenchError(
                 f"{name} ({dictionary.reads} → {dictionary.writes}) is not a transcoder of one MLP: it should read "
                 f"blocks.N.{' or '.join(READS)} and write blocks.N.{' or '.join(WRITES)}"
@@ -75,6 +74,13 @@ def transcoders_by_layer(
             raise WorkbenchError(f"{found[layer][0]} and {name} are both transcoders of layer {layer}; give one")
         found[layer] = (name, dictionary)
     return found
+
+
+def layer_of_mlp(dictionary: Dictionary) -> int | None:
+    """The layer whose MLP a transcoder stands for; None for any other dictionary."""
+    (layer, read), (other, written) = layer_of(dictionary.reads), layer_of(dictionary.writes)
+    is_transcoder = layer == other and read in READS and written in WRITES and not dictionary.sources
+    return layer if is_transcoder else None
 
 
 def sites_of(transcoders: Mapping[int, tuple[str, Dictionary]], layers: Sequence[int]) -> list[str]:

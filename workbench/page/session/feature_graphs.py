@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hooks.sites import layer_of
 from workbench.errors import WorkbenchError
-from workbench.features import Dictionary
 from workbench.features.attribution_graph import attribution_graph, check_nodes
 from workbench.features.circuit_tracer import as_circuit_tracer
 from workbench.features.graph import CONFIRMED, CONTRADICTED, FEATURE, IN_PART, LOGIT, AttributionGraph
 from workbench.features.graph_labels import feature_labels
-from workbench.features.replaced_mlps import READS, WRITES
+from workbench.features.replaced_mlps import layer_of_mlp
 from workbench.page.session.arguments import ModelOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
@@ -35,13 +33,13 @@ def transcoders_of(bench: Bench, checkpoint: str) -> DictionariesOf:
     Errors: WorkbenchError if there are none, with the checkpoints that have some and the command that makes one.
     """
     there = {name: bench.dictionary(name) for name in fitting(bench, checkpoint)}
+    layers = {name: layer for name, one in there.items() if (layer := layer_of_mlp(one)) is not None}
     found: dict[int, str] = {}
-    for name, one in there.items():
-        layer, _ = layer_of(one.writes)
-        if layer is not None and is_transcoder(one) and one.model in ("", checkpoint):
+    for name, layer in layers.items():
+        if there[name].model in ("", checkpoint):
             found.setdefault(layer, name)
     if not found:
-        others = sorted({one.model for one in there.values() if is_transcoder(one)} & {*bench.known})
+        others = sorted({there[name].model for name in layers} & {*bench.known})
         advice = f"Choose {' or '.join(others)}, or train some:" if others else "Train some:"
         raise WorkbenchError(
             f"there are no transcoders of {checkpoint}, and the features of this graph are theirs. {advice} `python -m "
@@ -49,11 +47,6 @@ def transcoders_of(bench: Bench, checkpoint: str) -> DictionariesOf:
             "for each layer; then start the page with `python app.py --dictionary FOLDER …`"
         )
     return DictionariesOf(checkpoint, tuple(found[layer] for layer in sorted(found)))
-
-
-def is_transcoder(dictionary: Dictionary) -> bool:
-    """Whether a dictionary replaces an MLP."""
-    return dictionary.reads.endswith(READS) and dictionary.writes.endswith(WRITES)
 
 
 def graph_call(bench: Bench, request: TabRequest) -> Call:
