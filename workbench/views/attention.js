@@ -2,9 +2,9 @@
 // value: {checkpoint, other, prompt, run, edits, change, texts, layers, heads, best, title, about, weigh, note}
 //   one map when `other` is null; A, B and B − A when it is a checkpoint;
 //   `best` is the head that is opened if none is selected; of two checkpoints, the one that changed most;
-//   `weigh` is what the cells are on a page that cannot ask for others.
-// The head is the one that is selected on the page (see rail.js). What the chosen cell shows is said as "reading" (see
-// head_card.js). Colours come from bytes; every number that is written comes from the server exactly (wb.cells).
+//   `weigh` is the kind of weight of the cells, on a page without a server, where it cannot be changed.
+// The head is the one that is selected on the page (see rail.js). The view sends the numbers of the chosen cell as
+// "reading" (see head_card.js). Colours come from bytes; numbers that are shown come from the server (wb.cells).
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 const root = find(".attention"),
@@ -43,7 +43,7 @@ const make = (tag, className, text = "") => {
   return made;
 };
 const differs = () => (value.other ? "B − A" : "edited − unedited");
-// Which map each plane shows, as a question to the server.
+// The request to the server for the map of each plane.
 const asks = () => {
   const shown = {
     checkpoint: value.checkpoint,
@@ -100,7 +100,7 @@ function makePlane(title) {
   return { title, frame, plane, parts, axis, map: null, layout: null };
 }
 
-// Room for the axes' labels beside each map; again whenever the width changes.
+// Measures the room for the axes' labels beside each map; called whenever the width changes.
 function layOut() {
   for (const plane of planes) {
     const width = plane.frame.clientWidth;
@@ -198,7 +198,7 @@ function move(cell) {
   });
 }
 
-// What follows the cell at once: the rules and the axes' labels. Its numbers come when the server has answered.
+// Moves the rules and the axes' labels with the cell at once. Its numbers are shown when the server has answered.
 function follow() {
   for (const plane of planes) {
     rules(plane.parts);
@@ -220,7 +220,7 @@ function rules({ row, column }) {
   }
 }
 
-// One question at a time; when its answer is there, the cell and the maps may be others, and it is asked again.
+// One request at a time. If the cell or the maps have changed when it is answered, a new request follows.
 let reading = false;
 async function read() {
   if (reading || !planes.at(-1)?.map) return;
@@ -272,7 +272,7 @@ function numbers(cell, found) {
   wb.say("weights", { values: looks, signed, high, unit: "", share: unit() === "attention" && !signed, query, title });
 }
 
-// How to read what is drawn.
+// A sentence on how to read the maps.
 const TOGETHER = { one: "", mean: "Mean over the layer’s heads. ", max: "Maximum over the layer’s heads. " };
 const MOVED = "Size of the vector that each key moves into the query, ‖α v W_O‖.";
 const LOOKS = "Each row sums to 1: where the query token looks.";
@@ -349,7 +349,7 @@ function draw() {
 
 const within = (layer, index) => ({ layer: Math.min(layer, value.layers - 1), head: Math.min(index, value.heads - 1) });
 
-// Opens and locks what was chosen elsewhere: at once if the view is in sight, else when it comes into sight again.
+// Shows and locks what was selected elsewhere: at once if the view is visible, else when it becomes visible.
 function keepUp(from = null) {
   if (!size() || !element.offsetParent) return;
   const { layer, head: index, token } = wb.selection,
@@ -364,13 +364,13 @@ function keepUp(from = null) {
 
 find(".most").addEventListener("click", () => wb.select({ ...value.best }, element));
 
-// The thumbnails have the same shades (see rail.js), also those that are drawn later.
+// The thumbnails get the same colours (see rail.js), also those that are drawn later.
 function sayShades() {
   wb.shades = shades();
   wb.say("shades", wb.shades);
 }
 
-// The controls' settings stand in the page's address.
+// The controls' settings are kept in the page's address.
 const view = () => element.closest("[id]:not([id^='html-'])")?.id ?? ""; // not Gradio's own, which is another on every page
 for (const [key, box] of Object.entries(control)) {
   const given = wb.remembered(`${view()}_${key}`),

@@ -1,8 +1,8 @@
-// What the views share: numbers and tokens as text, data from the server, and the selection that travels between tabs.
+// Functions of all views: numbers and tokens as text, data from the server, and the selection that all tabs share.
 window.workbench = (() => {
   const dark = () => document.body.classList.contains("dark");
 
-  // One number as people read it: three significant digits; the exact value belongs into the title.
+  // A number with three significant digits; put the exact value into the title.
   function digits(value) {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     if (value === 0) return "0";
@@ -10,7 +10,7 @@ window.workbench = (() => {
     return size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(3))) : value.toExponential(2);
   }
 
-  // A probability as people read it: 53 %, 1.2 %, < 0.1 %. The exact value belongs into the title.
+  // A probability as a percentage: 53 %, 1.2 %, < 0.1 %. Put the exact value into the title.
   function percent(probability) {
     if (probability === null || probability === undefined || Number.isNaN(probability)) return "–";
     if (probability === 0 || probability === 1) return `${100 * probability} %`;
@@ -51,8 +51,8 @@ window.workbench = (() => {
     say("selection", { ...selection, from });
   }
 
-  // The page's address says what is shown, so that a link reopens it. What is run anew, or another branch of a text, is
-  // an entry of the browser's history (see history.js); a mere selection is not.
+  // The page's address describes what is shown, so that a link reopens it. A run, or another branch of a text, makes an
+  // entry in the browser's history (see history.js); a selection does not.
   function remember(names, values) {
     const address = new URL(location.href);
     names.forEach((name, index) => {
@@ -126,7 +126,7 @@ window.workbench = (() => {
     save(await reply.blob(), name);
   }
 
-  // Maps of bytes, one after another, and behind them their first columns without the first key, or null (see pixels.py).
+  // Maps of bytes, one after another; then their first columns without the first key, or null (see pixels.py).
   async function maps(path, body) {
     const reply = await post(path, body);
     const number = (name) => Number(reply.headers.get(name)),
@@ -138,7 +138,7 @@ window.workbench = (() => {
     return { ...parts, side, scale: number("X-Scale"), rest: number("X-Rest"), signed: number("X-Signed") === 1 };
   }
 
-  // One of several maps that came together.
+  // One map of a response that holds several.
   function mapAt(maps, place) {
     const part = (bytes, size) => bytes?.subarray(place * size, (place + 1) * size) ?? null;
     return { ...maps, bytes: part(maps.bytes, maps.side ** 2), second: part(maps.second, maps.side) };
@@ -148,6 +148,24 @@ window.workbench = (() => {
   async function cells({ query, key, ...body }) {
     const numbers = new Float32Array(await (await post(`data/attention/cells/${query}/${key}`, body)).arrayBuffer());
     return { row: numbers.subarray(0, numbers.length / 2), column: numbers.subarray(numbers.length / 2) };
+  }
+
+  // The value that this browser stores under a key, or `fallback`. area: "localStorage" or "sessionStorage".
+  function stored(area, key, fallback) {
+    try {
+      return JSON.parse(window[area].getItem(key)) ?? fallback;
+    } catch {
+      return fallback; // some browsers, such as private windows, refuse access
+    }
+  }
+
+  // Stores a value, as JSON; a browser that refuses it forgets the value.
+  function store(area, key, value) {
+    try {
+      window[area].setItem(key, JSON.stringify(value));
+    } catch (error) {
+      console.info(`not stored: ${error.message}`);
+    }
   }
 
   return {
@@ -173,5 +191,7 @@ window.workbench = (() => {
     mapAt,
     cells,
     dark,
+    stored,
+    store,
   };
 })();

@@ -158,7 +158,7 @@ function life({ steps, norms, born, died, floor, ends }) {
     `${when} Norms are relative to the size of the activations of each checkpoint.${rings}${dashes}`;
 }
 
-// What can be done to it: lines of the stack of edits. They say here which of them hold.
+// Buttons that put edits of the feature on the stack; they show which edits are on it.
 let lines = [];
 const named = () => `feature ${props.value.dictionary}/${props.value.feature}`;
 function hold() {
@@ -239,7 +239,7 @@ function draw() {
   );
 }
 
-// The last part of a dictionary's name, where no other neighbour's dictionary ends in it.
+// The last part of a dictionary's name, if no other neighbour's dictionary has the same last part.
 function short(name, neighbours) {
   const last = name.split("/").at(-1);
   return neighbours.every(([other]) => other === name || other.split("/").at(-1) !== last) ? last : name;

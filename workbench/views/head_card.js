@@ -1,5 +1,5 @@
-// The selected head: its scores, what can be done to it, and what the chosen cell of its map shows.
-// value: that of the rail (see rail.js). The cell comes from the attention view in sight, as "reading": {from, name,
+// The selected head: its scores, its actions, and the numbers of the chosen cell of its map.
+// value: that of the rail (see rail.js). The visible attention view sends the cell as "reading": {from, name,
 //   texts, signed, cell: {query, key} or null, query, weights: [[name of a map, weight], …], looks, looked, unit}; looks
 //   and looked hold a weight for each token: where the query looks, and who looks at the key.
 const wb = window.workbench;
@@ -85,7 +85,7 @@ function show(told) {
   for (const [title, weight] of told.weights) line.append(title ? `${title} ` : "", number("weight", weight));
 }
 
-// A reading belongs to the view that it came from: it goes when that view is out of sight.
+// A reading belongs to the view that sent it, and disappears when that view is no longer visible.
 function keep() {
   read.hidden = !reader?.offsetParent;
 }

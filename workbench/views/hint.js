@@ -1,19 +1,9 @@
-// A tab's hint in one sentence. Once it is put away, this browser does not show it again.
+// A tab's hint in one sentence. Once it is closed, this browser does not show it again.
 const key = `workbench hint: ${props.value}`;
-const seen = () => {
-  try {
-    return localStorage.getItem(key) !== null;
-  } catch {
-    return false; // a browser that keeps nothing shows the hint on each visit
-  }
-};
+const wb = window.workbench;
 
 function away() {
-  try {
-    localStorage.setItem(key, "seen");
-  } catch {
-    // see above
-  }
+  wb.store("localStorage", key, true);
   element.replaceChildren();
   element.closest(".block").hidden = true;
 }
@@ -29,5 +19,5 @@ function draw() {
   line.append(text, button);
   element.replaceChildren(line);
 }
-if (seen()) element.closest(".block").hidden = true;
+if (wb.stored("localStorage", key, false)) element.closest(".block").hidden = true;
 else draw();

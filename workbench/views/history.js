@@ -1,4 +1,4 @@
-// What was run in this visit, latest first: a menu that leads back to it. An entry is an address, the page's whole state.
+// A menu of the runs of this visit, latest first. An entry is the page's address at that run, with its whole state.
 const wb = window.workbench;
 const MOST = 50;
 const KEY = "workbench history";
@@ -7,29 +7,19 @@ const open = element.querySelector(".open"),
   menu = wb.withKeys(wb.popoverOf(open, element.querySelector(".runs")));
 open.popoverTargetElement = menu;
 
-function kept() {
-  try {
-    return JSON.parse(sessionStorage.getItem(KEY)) ?? [];
-  } catch {
-    return []; // a browser that keeps nothing has the Back button alone
-  }
-}
+const kept = () => wb.stored("sessionStorage", KEY, []);
 
 const parameters = (address) => new URL(address).searchParams;
 const keyOf = (address) => JSON.stringify(NAMES.map((name) => parameters(address).get(name) ?? ""));
 
-// The address of the present run is kept as it is by now; a run that was in the list keeps its place.
+// The entry of the current run holds the current address; a run that is in the list already keeps its place.
 function keep(address) {
   if (!address.searchParams.get("prompt")) return;
   const all = kept(),
     place = all.findIndex((entry) => keyOf(entry) === keyOf(address));
   if (place < 0) all.unshift(address.href);
   else all[place] = address.href;
-  try {
-    sessionStorage.setItem(KEY, JSON.stringify(all.slice(0, MOST)));
-  } catch {
-    // see above
-  }
+  wb.store("sessionStorage", KEY, all.slice(0, MOST));
 }
 
 function line(className, text) {

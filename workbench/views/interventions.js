@@ -1,7 +1,7 @@
-// The stack of edits of the model, which hold on every tab. value: {lines, shown, problem, checkpoint, prompt}
+// The stack of edits of the model, which apply on every tab. value: {lines, shown, problem, checkpoint, prompt}
 //   lines are in words, one for each edit; "# L2H5 off" is kept and switched off (see workbench/interventions.py);
 //   shown is "edited", "change" (edited minus unedited) or "unedited"; problem is a sentence, or "".
-// A view adds a line with wb.intervene("L2H5 off"), and hears the lines that hold: wb.hear("interventions", (lines) => …).
+// A view adds a line with wb.intervene("L2H5 off"), and gets the active lines by wb.hear("interventions", (lines) => …).
 // Event `edit` ({edits, shown}): the stack as text, after each change by the user.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
@@ -55,7 +55,7 @@ function tell() {
   wb.say("interventions", shown === "unedited" ? [] : lines.filter((text) => !isOff(text)));
 }
 
-// The server answers with a value, or with a sentence on what does not fit.
+// The server responds with a value, or with a sentence on what is wrong.
 function change(next, view = shown) {
   lines = next;
   shown = next.length ? view : "edited";
@@ -63,8 +63,8 @@ function change(next, view = shown) {
   trigger("edit", { edits: lines.join("\n"), shown });
 }
 
-// A line comes onto the stack in its canonical spelling, if it fits the model and the prompt; one that is there already
-// is switched on. Returns whether it fits; a sentence says why not.
+// Adds a line to the stack in its canonical spelling, if it fits the model and the prompt; a line that is on the stack
+// already is switched on. Returns whether it fits; if not, a sentence says why.
 async function add(text) {
   const { checkpoint, prompt } = props.value ?? {};
   let found = [text];

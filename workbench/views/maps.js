@@ -53,7 +53,7 @@ Object.assign(
       },
     };
 
-    // A map without its first key: of its column stays what else it stands for (`second`), which is nothing in small maps.
+    // A map without its first key. In large maps its column also stands for other keys, whose values are `second`.
     function withoutFirst(map) {
       const bytes = map.bytes.slice(),
         { side, second } = map;
@@ -103,7 +103,7 @@ Object.assign(
       return { ...map, side: pixels, bytes: pooled };
     }
 
-    // Paint a causal map (side²) into a canvas; what lies above the diagonal stays clear.
+    // Paint a causal map (side²) into a canvas; pixels above the diagonal stay transparent.
     function paint(canvas, map, { curve, skipFirst, pixels = 640, onDark = dark() }) {
       const asked = skipFirst ? withoutFirst(map) : map,
         shown = map.side > pixels ? pool(asked, pixels) : asked;
@@ -121,7 +121,7 @@ Object.assign(
       context.putImageData(image, 0, 0);
     }
 
-    // What a colour bar says: the colours from one end to the other, and the numbers at its ends and its middle.
+    // The content of a colour bar: colours from one end to the other, and the numbers at both ends and in the middle.
     function scaleOf(map, { curve, skipFirst, onDark = dark() }) {
       const top = skipFirst ? map.rest : map.scale,
         low = map.signed ? -1 : 0;
@@ -131,7 +131,7 @@ Object.assign(
       return { colours, numbers: [map.signed ? `−${digits(top)}` : least, middle, digits(top)] };
     }
 
-    // A canvas made crisp: its context, measured in CSS pixels.
+    // The context of a canvas at the screen's resolution, measured in CSS pixels.
     function crisp(canvas, width, height, ratio = window.devicePixelRatio || 1) {
       canvas.width = Math.round(width * ratio);
       canvas.height = Math.round(height * ratio);
@@ -274,7 +274,7 @@ Object.assign(
       context.fillText(SIDES, layout.side / 2, layout.side + 9);
     }
 
-    // Maps side by side for a paper: titles, axes, colour bars, and below where they come from. figures: [{map, title}].
+    // Maps side by side for a paper: titles, axes, colour bars, and their provenance below. figures: [{map, title}].
     // With `lines`, they are lines between tokens.
     async function picture(figures, texts, { title, measure, about, curve, skipFirst, lines, format = "png" }) {
       const sans = "system-ui, sans-serif",

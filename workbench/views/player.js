@@ -1,7 +1,7 @@
-// Chooses a checkpoint of a run, and moves along the run by itself, a step whenever the view has painted the one before.
+// Chooses a checkpoint of a run, or plays the run: each step follows when the view has painted the one before.
 // value: {names, at, slider, view, chart}: the name of each checkpoint, the number of the present one from 1, and the ids
-//   of the slider whose value it sets, of what paints, and of the panel whose plot gets a line at the present checkpoint;
-//   a click on a curve of it goes there.
+//   of the slider whose value it sets, of the view that paints, and of the panel whose plot gets a line at the present
+//   checkpoint; a click on a curve of the plot goes there.
 //   Without names it is hidden.
 const PAUSE = 500; // milliseconds a step stands at least
 const play = element.querySelector(".play"),
@@ -29,7 +29,7 @@ function line() {
   window.Plotly.relayout(plot, { shapes: [{ ...mark, line: { width: 2, dash: "dot", color: colour } }] });
 }
 
-// Gradio hears of a new value from its own slider, which is hidden.
+// Gradio gets the new value through its own slider, which is hidden.
 function move(place) {
   at.value = place;
   const range = slider();

@@ -1,4 +1,4 @@
-// What the attention views have around them on a page without a server: the weights that the page itself carries.
+// Takes the place of the server for the attention views of a stand-alone page, which holds the weights itself.
 // They are those of A, then of B if there is one: head by head the lower triangle, row by row.
 const { value, deflated } = JSON.parse(document.getElementById("data").textContent);
 const heads = value.heads,
@@ -16,7 +16,7 @@ const COMBINE = {
   max: (weights) => Math.max(...weights),
 };
 
-// The triangle that is asked for: a head's, or its layer's together; of A, of B, or of B less that of A.
+// The requested triangle: of a head, or of all heads of its layer together; of A, of B, or of B minus A.
 async function triangle({ checkpoint, other, layer, head, combine }) {
   const all = await inflated,
     sets = other ? [0, 1] : [value.other && checkpoint === value.other ? 1 : 0];

@@ -1,10 +1,10 @@
-// The quiet line beside the title: which models are in memory, what is being loaded, and how long a queue there is.
+// The line beside the title: the models in memory, the load in progress, and the length of the queue.
 (() => {
   const wb = window.workbench;
   const size = (bytes) => (bytes >= 1e9 ? `${wb.digits(bytes / 1e9)} GB` : `${wb.digits(bytes / 1e6)} MB`);
 
-  // Gradio writes "queue: 2/3" over what waits, where the first of the queue waits for the one that is being served.
-  // That one may be this page's own, whose views wait for each other: before you are only others, and only if it lasts.
+  // Gradio shows "queue: 2/3" over a waiting view; the first of the queue waits for the event that is running. That event
+  // may be of this page, whose views wait for each other. So only events of others are counted, and only after a while.
   let since = null;
   function ahead() {
     const trackers = [...document.querySelectorAll("[data-testid=status-tracker]:not(.hide)")];

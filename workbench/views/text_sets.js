@@ -1,7 +1,7 @@
-// The menu of sets of texts, and a card that takes one's own: pasted, or a file that the browser reads.
+// The menu of sets of texts, and a card to paste a set or to open a file of one.
 // value: {groups: [{group, sets: [[name, title, about], …]}, …], chosen: the name of the set at first}
-// The event `choose` tells the name of the chosen set. One's own sets are sent to the server, which keeps them in memory;
-// only the names of the other sets are in the page's address.
+// The event `choose` has the name of the chosen set. Sets of the user are sent to the server, which keeps them in memory;
+// the page's address only has names of the other sets.
 const wb = window.workbench;
 const MOST_BYTES = 1_000_000;
 const menu = element.querySelector(".chosen"),
@@ -11,25 +11,13 @@ const area = find("textarea"),
   file = find("input[type=file]"),
   problem = find(".problem");
 const KEY = "workbench sets"; // of this visit: {own: [[name, title, about], …], chosen: the name of one's own set in use}
-const kept = visit();
+const kept = wb.stored("sessionStorage", KEY, { own: [], chosen: null });
 const own = kept.own;
 let chosen = wb.remembered("set") ?? kept.chosen ?? props.value.chosen;
 
-function visit() {
-  try {
-    return JSON.parse(sessionStorage.getItem(KEY)) ?? { own: [], chosen: null };
-  } catch {
-    return { own: [], chosen: null }; // a browser that keeps nothing forgets the sets at the next reload
-  }
-}
-
 function keep() {
   const mine = own.some(([name]) => name === chosen) ? chosen : null;
-  try {
-    sessionStorage.setItem(KEY, JSON.stringify({ own, chosen: mine }));
-  } catch {
-    // see above
-  }
+  wb.store("sessionStorage", KEY, { own, chosen: mine });
 }
 
 function option([name, title, about]) {
@@ -108,7 +96,7 @@ card.addEventListener("submit", async (event) => {
 });
 watch("value", draw);
 draw();
-// After a reload, one's own set is chosen again: the address does not name it.
+// After a reload, the set of the user is chosen again, since the address does not name it.
 if (chosen === kept.chosen) {
   const ready = setInterval(() => {
     if (!document.body.dataset.ready) return;

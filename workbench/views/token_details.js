@@ -1,5 +1,5 @@
-// One token of a strip: what was expected in its place, how that formed through the layers, and which heads look where.
-// It hears `inspect` ({from, text: the strip's value, token}); the numbers come from the server, for these very ids.
+// One token of a strip: the tokens that were expected, the prediction of each layer, and the attention of heads.
+// It listens to `inspect` ({from, text: the strip's value, token}); the server computes the numbers for the ids.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 const root = find(".details"),
@@ -127,7 +127,7 @@ function choose() {
     line.classList.toggle("chosen", line.dataset.head === `L${layer}H${head}`);
 }
 
-// What is known before the server answers.
+// Shows what is known before the server responds.
 function heading() {
   const { text, token } = now,
     score = text.scores[token];
@@ -200,7 +200,7 @@ const { renew } = wb.offers(element, {
 const seen = wb.seen?.(find(".seen"), () => now && { ...body(), texts: now.text.texts });
 find(".seen").hidden = !seen;
 
-// Interventions on a token of the prompt, after the selected layer.
+// Buttons that add interventions on a token of the prompt, after the selected layer.
 const isOfPrompt = () => Boolean(now?.text.spine) || now?.token < now?.text.given;
 const state = () => `token ${now.token} at layer ${wb.selection.layer ?? 0}`;
 function offerActions() {

@@ -1,13 +1,13 @@
 // The token strip. value: {title, texts, ids, scores, unit, signed, high, measure, probability, given, parts, spine, ask, look, empty}
 //   scores[i] colours token i (null: no colour) and gives its bar; `given` tokens at the front were read, not written;
-//   at `parts` the text goes another way than the one beside it; `ask` says which call it is, for the buttons below it;
-//   `look` what its tokens are looked at with (see token_details.js): {checkpoint, edits, name};
+//   at the token `parts` the text begins to differ from the one beside it; `ask` is the request of the call, for the
+//   buttons below it; `look` is sent with requests for details of a token (see token_details.js): {checkpoint, edits, name};
 //   of a conversation, `turns` are [{role, start, stop}], and `template` the tokens that its template wrote.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 const list = find(".tokens"),
   readout = find(".readout");
-// What can be done with a prompt: the page pins it under the prompt that follows, and takes it up again.
+// Buttons of a prompt: pin it below the next prompt, or run the pinned one again.
 const ACTS = {
   spine: [["pin", "Pin", "Keep this prompt in sight, to compare it with another one"]],
   pinned: [
@@ -46,7 +46,7 @@ const shown = () =>
     unit: value.unit,
   };
 
-// Background and bar say the same thing twice: never colour alone.
+// Background and bar show the same number, so that colour is never the only sign.
 function colour(cell, score, { signed, high }) {
   const scored = score !== null && score !== undefined;
   cell.classList.toggle("scored", scored);
@@ -90,7 +90,7 @@ function legend() {
     `linear-gradient(to right, ${faded(left)}, ${signed ? "transparent," : ""} ${faded(right)})`;
 }
 
-// A label before each turn; every turn but the first starts a new line. To select it is to select the turn's tokens.
+// A label before each turn; every turn but the first starts a new line. Selecting a label selects the turn's tokens.
 function drawTurns() {
   for (const old of list.querySelectorAll(".turn, .break")) old.remove();
   (value.turns ?? []).forEach(({ role, start, stop }, number) => {
@@ -146,7 +146,7 @@ function recolour(from = 0) {
   legend();
 }
 
-// How many tokens at the front are as they were: a text that grows is drawn from there on.
+// The number of tokens at the front that have not changed: a growing text is redrawn only after them.
 function kept(before) {
   const same = (name, index) => before[name]?.[index] === value[name]?.[index];
   let index = 0;
@@ -190,7 +190,7 @@ function draw() {
   reshade();
 }
 
-// Ask what the training text says of these tokens, once the text is complete.
+// Request the shading by the training text, once the text is complete.
 const isShaded = () => Boolean(wb.strips && value.look && count() > 1 && (value.spine || value.final));
 const shadeBody = () => ({
   checkpoint: value.look.checkpoint,
@@ -223,12 +223,12 @@ if (wb.strips) {
   find(".shade").addEventListener("change", ({ target }) => wb.strips.choose(target.value));
 }
 
-// The inspector is about the text that is written, where one is in sight; else about the prompt's chosen or last token.
+// The inspector shows a token of the generated text if one is visible, else the prompt's selected or last token.
 function inspectPrompt(ngram = null) {
   if (value.look && count() && wb.tab() !== "Generate") inspect(chosen ?? count() - 1, ngram);
 }
 
-// What stands below goes on to be about this text: about the chosen token, or the first that was written.
+// The inspector below stays on this text: on the selected token, or on the first generated one.
 function inspectAgain(stays) {
   if (!stays) wb.say("inspect", { from: element, text: null });
   if (!value.final || (stays && !value.look.main)) return;
@@ -236,8 +236,8 @@ function inspectAgain(stays) {
   if (chosen !== null) inspect(chosen);
 }
 
-// What the inspector's card says of the selected token is not said a second time beside the strip; a screen reader, for
-// which this is the live region, has it still.
+// The line beside the strip is hidden while the inspector shows the same token; it stays for screen readers, whose live
+// region it is.
 const isRepeated = (index) =>
   index === chosen && Boolean(value.look) && !weights && !shade?.values && !window.standalone;
 
@@ -355,7 +355,7 @@ async function save(format, of = null) {
   wb.save(await picture(format, about ?? "", title), `${file}.${format}`);
 }
 
-// The whole text on white paper, with its title, its scale and where it comes from.
+// The whole text on white paper, with its title, its scale and its provenance.
 function picture(format, about, heading) {
   const dark = document.body.classList.contains("dark");
   document.body.classList.remove("dark"); // the colours of paper, until the next frame is painted

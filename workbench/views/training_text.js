@@ -1,5 +1,5 @@
-// What the training text says of a token, in a section of the inspector: n-grams with the token and how often they occur,
-// what follows in the text and by the model, documents with the match in bold, and when rows held it.
+// A token in the training text, in a section of the inspector: n-grams with the token and their counts, the tokens that
+// follow in the text and by the model, documents with the match in bold, and the steps whose rows hold it.
 //   const { renew, open } = wb.seen(section, ask)    ask(): the body of a request to data/corpus/seen, or null
 // It asks the server only while its <details> is open. Texts are set as text nodes, so none is read as markup.
 {
@@ -90,7 +90,7 @@
     return element;
   }
 
-  // The rows that held the n-gram along the run: the darker a tick, the more rows; a line at the chosen checkpoint.
+  // The rows that hold the n-gram, along the run: a darker tick stands for more rows; a line marks the checkpoint.
   function timeline({ bins, stages, at, end }) {
     const most = Math.max(...bins, 1),
       wide = WIDE / bins.length;
@@ -213,7 +213,7 @@
     return { renew: () => draw(), open };
   };
 
-  // What the strips of tokens are shaded by; "" is surprisal. The choice holds for all strips, and is in the address.
+  // The measure that shades the strips of tokens; "" is surprisal. It applies to all strips, and is in the address.
   const SHADES = {
     "": ["surprisal", "", ""],
     verbatim: ["verbatim in training", "Pieces that occur verbatim in the training text", "longest piece"],

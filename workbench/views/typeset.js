@@ -31,7 +31,7 @@
     return parts;
   }
 
-  // A sentence: `code` between backticks, formulas, and citations cut short, which `sources` takes in full.
+  // A sentence: `code` between backticks, formulas, and citations in short form; `sources` collects the full ones.
   function inline(text, sources) {
     const short = text.replace(CITATION, (_, cited) => {
       for (const source of cited.split("; ")) sources.add(source);

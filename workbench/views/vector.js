@@ -1,11 +1,11 @@
-// A sheet of paper to draw a picture on, saved as PNG or as SVG, and the lines below it that say where it comes from.
+// Draws a picture that is saved as PNG or as SVG, and the lines with its provenance below it.
 //   const pen = wb.sheet("svg", width, height); pen.fillText("a", 5, 5); wb.save(await pen.blob(), "a.svg")
 // The pen of an SVG has the part of a canvas context that the pictures use, so both are drawn by the same script.
 {
   const SPACE = "http://www.w3.org/2000/svg";
   const ANCHORS = { left: "start", center: "middle", right: "end" };
 
-  // A colour that every program reads: computed styles hold color(srgb r g b / a), which few do.
+  // A colour in a form that all programs read; computed styles hold color(srgb r g b / a), which few programs read.
   function plain(colour) {
     const parts = /^color\(srgb ([^)]*)\)$/.exec(colour)?.[1].split(/[ /]+/).map(Number);
     return parts ? `rgba(${parts.map((part, i) => (i < 3 ? Math.round(255 * part) : part)).join(", ")})` : colour;
