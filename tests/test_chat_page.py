@@ -137,7 +137,7 @@ def test_a_reply_ends_with_the_turn_and_goes_on_as_a_turn(bench, tab_request):
             "start": opened.conversation.spans[-1].start,
             "stop": len(strip["ids"]),
         }
-        prompt = generate.whole_text(bench, tab_request, {"ids": strip["ids"]})
+        prompt = generate.generated_text(bench, tab_request, {"ids": strip["ids"]})
         turns = turns_of(prompt)
         assert turns[:-1] == TURNS and turns[-1].role == "assistant"
         assert turns[-1].content == opened.tokenizer.decode(reply, skip_special_tokens=True)
@@ -147,7 +147,7 @@ def test_only_a_reply_to_the_whole_conversation_goes_on(bench, tab_request):
     ids = bench.read(bench.default, TURNS).ids[0].tolist()
     for wrong in (ids, [*ids[:5], 40, *ids[6:], 41]):
         with pytest.raises(WorkbenchError, match="not the conversation with a reply"):
-            generate.whole_text(bench, tab_request, {"ids": wrong})
+            generate.generated_text(bench, tab_request, {"ids": wrong})
 
 
 @pytest.mark.parametrize("branch", ["", "20:45.46"])

@@ -64,7 +64,7 @@ def history(*, elem_id: str) -> gr.HTML:
     return _component("history", None, elem_id=elem_id, label="History", min_width=90)
 
 
-def text_sets(value: Mapping[str, Any], *, elem_id: str) -> gr.HTML:
+def text_set_menu(value: Mapping[str, Any], *, elem_id: str) -> gr.HTML:
     """The menu of sets of texts, with a card to paste one or open a file; see text_sets.js.
 
     Event: `choose` ({texts: the name of a set}).

@@ -19,10 +19,10 @@ from workbench.features.firing import Gate
 from workbench.features.formats import own
 from workbench.features.formats.places import family_of_name, hook_of_site, site_of_hook
 from workbench.features.formats.tensors import (
+    integer_setting,
     named_tensor,
     read_safetensors,
     setting,
-    whole_number,
     write_json,
     write_tensors,
 )
@@ -113,11 +113,11 @@ def _encoder(
     bias = named_tensor(tensors, "b_enc", weights)
     if kind in ("topk", *OWN):
         options = config.get("activation_fn_kwargs")
-        k = whole_number(options if "k" not in config and isinstance(options, dict) else config, "k", path)
+        k = integer_setting(options if "k" not in config and isinstance(options, dict) else config, "k", path)
         return encoder, bias, Gate("topk", k)
     if kind.endswith("batchtopk"):  # as in training
         threshold = named_tensor(tensors, "topk_threshold", weights).flatten()[0]
-        return encoder, bias, Gate("batchtopk", whole_number(config, "k", path), threshold)
+        return encoder, bias, Gate("batchtopk", integer_setting(config, "k", path), threshold)
     if kind.startswith("jumprelu"):
         return encoder, bias, Gate("jumprelu", threshold=named_tensor(tensors, "threshold", weights))
     activation = setting(config, "activation_fn", "relu", path)

@@ -15,10 +15,10 @@ from workbench.features.firing import Gate
 from workbench.features.formats import own
 from workbench.features.formats.places import family_of_name, sites_of_module
 from workbench.features.formats.tensors import (
+    integer_setting,
     named_tensor,
     read_safetensors,
     setting,
-    whole_number,
     write_json,
     write_tensors,
 )
@@ -43,7 +43,7 @@ def read(folder: Path) -> Dictionary:
         named_tensor(tensors, "encoder.bias", weights),
         named_tensor(tensors, "W_dec", weights),
         named_tensor(tensors, "b_dec", weights),
-        Gate("topk", whole_number(config, "k", path)),
+        Gate("topk", integer_setting(config, "k", path)),
         reads if transcode else writes,
         writes,
         centred=not transcode,

@@ -54,7 +54,7 @@ def setting(config: Mapping[str, Any], name: str, default: Setting, path: Path) 
     return value
 
 
-def whole_number(config: Mapping[str, Any], name: str, path: Path) -> int:
+def integer_setting(config: Mapping[str, Any], name: str, path: Path) -> int:
     """A whole number, which must be there. Errors: WorkbenchError if it is not."""
     value: Any = config.get(name)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

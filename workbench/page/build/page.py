@@ -125,7 +125,7 @@ class Page:
             self.count = components.sentence(elem_id="count")
             self.run = gr.Button("Run", variant="primary", size="sm", elem_id="run", min_width=60)
             self.stop = gr.Button("Stop", size="sm", elem_id="stop", min_width=60)
-            self.sets = components.text_sets(
+            self.sets = components.text_set_menu(
                 {"groups": self.bench.sets.choices(), "chosen": self.bench.sets.default}, elem_id="sets"
             )
             self.examples = gr.Dropdown(

@@ -55,7 +55,7 @@ def build(slot: Slot) -> None:
     slot.shows(stream_texts, inputs=[branched, *settings], outputs=outputs, redraws=[])
     slot.on(again.click, regenerate, inputs=settings, outputs=outputs)
     slot.on(slot.details.branch, branch, inputs=settings, outputs=outputs)
-    slot.runs(slot.details.use, whole_text, outputs=[slot.prompt])
+    slot.runs(slot.details.use, generated_text, outputs=[slot.prompt])
 
 
 def sampling_controls(slot: Slot, prefix: str = "") -> list[Component]:
@@ -231,7 +231,7 @@ def beside(plain: dict[str, Any], edited: dict[str, Any], edits: str) -> list[An
     return [plain | {"parts": parts}, gr.update(value=edited | {"parts": parts, "title": title}, visible=True)]
 
 
-def whole_text(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
+def generated_text(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
     """The whole generated text, for use as the next prompt; in a conversation, the turns with the reply.
 
     Errors: WorkbenchError, in a conversation, if the text is not the conversation with a reply.
