@@ -1,7 +1,7 @@
 """Functions of upper layers that objects of lower layers call, such as the plot of a result.
 
-The lower layer calls `deferred("plot")(result)`. The package says where the function is; its module is imported at the
-first call. So the lower layer does not import the upper one.
+The lower layer calls `deferred("plot")(result)`. The package `workbench` registers the place of the function,
+whose module is imported at the first call. So the lower layer does not import the upper one.
 """
 
 from collections.abc import Callable

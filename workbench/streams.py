@@ -79,7 +79,7 @@ def discard(descriptor: int) -> None:
 
 
 def standard_input() -> str:
-    """The whole text of standard input, read as UTF-8 whatever the terminal's encoding.
+    """The whole text of standard input, read as UTF-8 independently of the terminal's encoding.
 
     Errors: WorkbenchError if standard input is closed, cannot be read, or is not UTF-8.
     """

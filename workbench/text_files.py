@@ -234,7 +234,7 @@ def _of_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[Mapping[st
 
 
 def _parquet(path: Path, use: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - pyarrow has no types
-    """What `use` makes of an opened parquet file."""
+    """The result of `use`, called with an opened parquet file."""
     import pyarrow.parquet  # only here: it takes 0.2 s to import
 
     return _parquet_step(path, lambda: use(pyarrow.parquet.ParquetFile(path)))

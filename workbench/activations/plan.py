@@ -95,12 +95,12 @@ class Plan:
         return folder / f"{number:05}.safetensors"
 
     def part_of(self, number: int) -> str:
-        """What the file of a shard says about itself: the digests of weights and texts, and the shard's number."""
+        """The metadata in the file of a shard: the digests of weights and texts, and the number of the shard."""
         return f"{self.weights} {self.texts} {number}"
 
     @property
     def texts_part_of(self) -> str:
-        """What the file of the texts says about itself."""
+        """The metadata in the file of the texts."""
         return f"{self.texts} texts"
 
     def open_texts(self, folder: Path, check_digest: bool = False) -> dict[str, Tensor] | None:

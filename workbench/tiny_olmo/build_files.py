@@ -1,8 +1,8 @@
 """The documents of the code half that the build of an interpreter writes: they differ on every machine.
 
-They hold the paths and compiler flags of one build. On a machine that has others, blanks stand in their place: as many
-padding tokens. So all other tokens keep their places, and rows are drawn at the same places as in training, because it
-is known where tokens that are kept out of repeated spans stand under the blanks.
+They hold the paths and compiler flags of one build. On a machine with another build they are replaced by blanks, the
+same number of padding tokens, so that all other tokens keep their places. Rows are then drawn at the same places as in
+training; for that, the positions of the replaced tokens that repeated spans must not contain are recorded.
 """
 
 import hashlib

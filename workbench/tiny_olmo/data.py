@@ -213,8 +213,8 @@ def _token_folder(cache: Path, tokenizer_folder: Path) -> Path:
 def prepare(cache: Path, tokenizer_folder: Path | None = None, library: Path | None = None) -> Corpus:
     """The corpus, from the cache if possible. Without `tokenizer_folder`, a tokenizer is trained and cached.
 
-    With the folder of a series, blanks stand in the place of the build files that it was trained on, unless `library`
-    has the same ones; see `build_files`.
+    With the folder of a series, the build files that it was trained on are replaced by blanks, unless `library` has the
+    same ones; see `build_files`.
 
     Args:
         cache: folder for fetched and prepared text.

@@ -1,12 +1,12 @@
-"""Train tiny-olmo without chosen rows, and compare with what influence and the index say about these rows.
+"""Train tiny-olmo without chosen rows, and compare with predictions from influence and from the index.
 
     python -m workbench.tiny_olmo.leave_out repeats --out runs/leave-out    # without rows with repeats
     python -m workbench.tiny_olmo.leave_out planted --out runs/leave-out    # a sentence read at three known steps
     python -m workbench.tiny_olmo.leave_out subsets --out runs/leave-out    # predicted and real changes of losses
 
-Every run has a control with all rows, made on the same machine: a run elsewhere is another run. A stopped command goes
-on from the last saved step. Each writes `<out>/<command>.json` with its seeds, processor and versions. A step takes 0.2
-to 0.6 seconds on two cores; `subsets` trains 20 runs beside the control.
+Every run has a control with all rows, made on the same machine, because another machine gives other weights. An
+interrupted command resumes at the last saved step. Each writes `<out>/<command>.json` with its seeds, processor and
+versions. A step takes 0.2 to 0.6 seconds on two cores; `subsets` trains 20 runs beside the control.
 """
 
 import argparse

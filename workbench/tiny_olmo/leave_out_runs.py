@@ -111,7 +111,7 @@ def run_without_repeats(setting: Setting) -> Variant:
 def without_as_many(setting: Setting) -> Variant:
     """The run that leaves out as many rows of each step as have repeats, drawn from all its rows.
 
-    It says how much of what `run_without_repeats` changes is because fewer tokens were read.
+    It shows how much of the change by `run_without_repeats` is due to the smaller number of tokens.
     """
 
     def keeps(step: int) -> np.ndarray:

@@ -77,7 +77,7 @@ def make_source(
 ) -> TrainingTokens:
     """Token arrays by source, prepared for drawing rows.
 
-    `hidden` has further positions by source that count as kept out, whatever token stands there.
+    `hidden` has further positions by source that count as kept out, independently of their tokens.
     """
     clean = {}
     for name, ids in tokens.items():

@@ -3,7 +3,7 @@
     python -m workbench.tiny_olmo.train --out runs/tiny                       # the main run
     python -m workbench.tiny_olmo.train --out runs/tiny --order 2             # branches off its step 4500
 
-Every step is a function of (seed, order, step), so a run that was stopped goes on where it last saved.
+Every step is a function of (seed, order, step), so an interrupted run resumes at its last saved step.
 """
 
 import argparse
