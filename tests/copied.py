@@ -3,8 +3,14 @@
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 from plotly.graph_objects import Figure
 
+from workbench.page.session.bench import Bench
+from workbench.page.session.cached_results import result
+from workbench.page.session.calls import Call
+from workbench.page.session.code import code
+from workbench.results import Measures
 from workbench.views.standalone import StandalonePage
 
 
@@ -18,3 +24,15 @@ def run_copied(source: str, name: str = "copied") -> dict[str, Any]:
     ):
         exec(compile(source, name, "exec"), names)
     return names | {"shown": shown}
+
+
+def check_copied(call: Call, bench: Bench, name: str = "copied") -> tuple[Any, dict[str, Any]]:
+    """Check that a call's copied Python gives the numbers that the page shows; returns (the result that is shown, the
+    variables of the program).
+    """
+    shown = result(call, bench)
+    names = run_copied(code(call, bench), name)
+    copied = names["result"]
+    assert type(copied) is type(shown) and not isinstance(shown, Measures), name
+    assert np.allclose(copied.values, shown.values, atol=1e-6, equal_nan=True), name
+    return shown, names

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from chat_templates import TEMPLATES, VOCAB, chat_tokenizer
-from copied import run_copied
+from copied import check_copied, run_copied
 from headless import Headless, served
 from pydantic import TypeAdapter
 
@@ -28,7 +28,6 @@ from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.strips import surprisal_strip
 from workbench.page.session.text_requests import TextRequest, text_call
 from workbench.page.tabs import attention, attribution, compare, generate, hidden_states, training
-from workbench.results import Measures
 
 TEXT = "system: Be brief.\nuser: The end is the end.\nassistant: Hi\nuser: the same"
 TURNS = turns_of(TEXT)
@@ -73,11 +72,7 @@ def calls(bench, request):
 def test_every_views_python_gives_the_same_numbers(bench, tab_request, tmp_path, monkeypatch):
     monkeypatch.setitem(trajectory.__kwdefaults__, "cache", tmp_path)
     for name, call in calls(bench, tab_request):
-        shown = result(call, bench)
-        names = run_copied(code(call, bench), name)
-        copied = names["result"]
-        assert type(copied) is type(shown) and not isinstance(shown, Measures), name
-        assert np.allclose(copied.values, shown.values, atol=1e-6, equal_nan=True), name
+        shown, _ = check_copied(call, bench, name)
         assert TEXT in shown.provenance["tokens"], name
 
 

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from copied import run_copied
+from copied import check_copied, run_copied
 from small_series import PROMPT, small_bench
 
 from hooks import edits
@@ -28,7 +28,6 @@ from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.result_cache import ResultCache
 from workbench.page.session.text_requests import TextRequest, TokenRequest, text_call, token_call
 from workbench.page.tabs import attention, attribution, compare, hidden_states, training
-from workbench.results import Measures
 
 SECOND = "w5 w17 w4 w42 w8 w5 w17 w3"
 EDITS = f"""L1H2 off
@@ -137,10 +136,7 @@ def test_every_view_is_of_the_edited_model_and_so_is_its_python(bench, edited, m
             assert shown.provenance["edits"].startswith("L1H2 off; MLP 2 × 0.5; +3 w9"), name
             assert "with_L1H2_off" in call.file_name or len(call.file_name) == 120, name
         assert call.unedited.edits == "" and call.unedited.file_name.count("_with_L1H2") == 0
-        names = run_copied(code(call, bench), name)
-        copied = names["result"]
-        assert type(copied) is type(shown) and not isinstance(shown, Measures), name
-        assert np.allclose(copied.values, shown.values, atol=1e-6, equal_nan=True), name
+        check_copied(call, bench, name)
 
 
 def test_a_mixed_model_is_edited_too(bench, edited):
