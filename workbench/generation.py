@@ -21,6 +21,7 @@ from workbench.analyses.support.cost import ALONE, Work, pass_flops, planned, wo
 from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.next_tokens import CHUNK, next_token_statistics
+from workbench.analyses.support.products import FastProducts
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, report, steps
 from workbench.results import Curves, Grid, Labelled, Values, check_shape, count, frozen_array, labels
@@ -294,7 +295,8 @@ def stream(
     def steps() -> Iterator[Step]:
         chance, ends = torch.Generator().manual_seed(seed), frozenset(stop_at)
         seen = {"past_key_values": DynamicCache(config=model.config), "edits": tuple(edits)}
-        logits = model.run(tokens, logits_to_keep=0 if read else 1, **seen).logits[0]  # pos vocab
+        with FastProducts():
+            logits = model.run(tokens, logits_to_keep=0 if read else 1, **seen).logits[0]  # pos vocab
         if read:
             yield from _read(logits[:-1], tokens[0, 1:])
         for left in reversed(range(max_new_tokens)):

@@ -9,6 +9,7 @@ from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
+from workbench.analyses.support.products import FastProducts
 from workbench.analyses.support.undefined import refuse_undefined
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
@@ -173,4 +174,5 @@ def _work(model: OlmoForCausalLM, tokens: TextsLike, *, samples: int = 64, **_: 
 def _statistics(model: OlmoForCausalLM, batch: Tensor, statistics: HeadStatistics) -> Tensor:
     """All statistics of all layers, computed without storing the patterns: layer stat batch head query."""
     capture = Capture("blocks.*.attn.pattern", reduce=statistics)
-    return model.run(batch, capture=capture, captures_only=True).stack("attn.pattern")
+    with FastProducts():
+        return model.run(batch, capture=capture, captures_only=True).stack("attn.pattern")
