@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from hooks import Capture, Edit, OlmoForCausalLM, Run, edits
 from hooks.sites import position_axis
+from workbench.analyses.support.products import FastProducts
 from workbench.analyses.support.residual_stream import block_of
 
 RESIDUALS = "blocks.*.resid_pre"
@@ -115,15 +116,16 @@ def run_cells(
     """
     layer, cells = block_of(swap.site), len(swap.masks)
     stop = model.config.num_hidden_layers if stop_at_layer is None else stop_at_layer
-    return model.run(
-        resid=entering(base, layer, start, cells) if resid is None else resid,
-        start_at_layer=layer,
-        stop_at_layer=stop,
-        edits=[swap.edit(model.sites[swap.site], start), *freeze],
-        capture=capture,
-        past_key_values=_cache(base, range(layer, stop), start, cells) if start else None,
-        logits_to_keep=logits_to_keep,
-    )
+    with FastProducts():
+        return model.run(
+            resid=entering(base, layer, start, cells) if resid is None else resid,
+            start_at_layer=layer,
+            stop_at_layer=stop,
+            edits=[swap.edit(model.sites[swap.site], start), *freeze],
+            capture=capture,
+            past_key_values=_cache(base, range(layer, stop), start, cells) if start else None,
+            logits_to_keep=logits_to_keep,
+        )
 
 
 def swept(model: OlmoForCausalLM, base: Run, swaps: Sequence[Swap], tokens: int, start: int = 0) -> Tensor:
