@@ -22,7 +22,8 @@ from workbench.report import as_csv
 from workbench.results import Curves
 
 PAIRS, MEASURE = "repeat-pairs", "logit difference"
-HEADS, FEATURES = tab.OF
+HEADS, NEURONS, FEATURES = tab.OF
+CHOSEN = tab.Chosen(PAIRS, MEASURE)
 ROWS = [
     {"clean": "w1 w2 w3 w1", "corrupted": "w1 w4 w3 w1", "answer": " w2", "other": " w4"},
     {"clean": "w5 w6 w7 w5", "corrupted": "w5 w8 w7 w5", "answer": " w6", "other": " w8"},
@@ -55,12 +56,12 @@ def by_hand(bench):
 
 def last(bench, request, proofs=None, measure=MEASURE):
     """The last values of the graph and of its button."""
-    return list(tab.circuit_view(bench, request, PAIRS, measure, proofs))[-1]
+    return list(tab.circuit_view(bench, request, tab.Chosen(PAIRS, measure), proofs))[-1]
 
 
 def test_the_graph_holds_the_scores_of_the_analysis_and_its_first_proof(bench, request_of, by_hand):
     model, pairs, options = by_hand
-    first, (value, button, drawn) = list(tab.circuit_view(bench, request_of, PAIRS, MEASURE))
+    first, (value, button, drawn) = list(tab.circuit_view(bench, request_of, CHOSEN))
     assert first[0]["proof"] == [] and button["visible"] is False and first[2] == drawn == value["key"]
     found = circuit(model, *pairs, **options)
     assert value["every"] == len(found.names) and value["effect"] == found.effect and value["unit"] == "logits"
@@ -94,7 +95,7 @@ def test_clicks_add_proofs_of_this_circuit_only(bench, request_of, by_hand):
 
     proofs = tab.whole_curve(bench, request_of, {}, HEADS, PAIRS, MEASURE, proofs)
     value = last(bench, request_of, proofs)[0]
-    whole = result(tab.proof_call(request_of, PAIRS, MEASURE), bench)
+    whole = result(tab.proof_call(request_of, CHOSEN), bench)
     assert {row[0] for row in value["proof"]} == {7, 9, *whole.x.astype(int).tolist()} and "curve" not in value[
         "prices"
     ]
@@ -108,7 +109,7 @@ def test_clicks_add_proofs_of_this_circuit_only(bench, request_of, by_hand):
     with pytest.raises(WorkbenchError, match="no edge 'L9H9' in this model"):
         last(bench, request_of, replace(proofs, edges=("L9H9",)))
     with pytest.raises(WorkbenchError, match="no set of pairs 'mine'; choose from repeat-pairs, number-pairs"):
-        list(tab.circuit_view(bench, request_of, "mine", MEASURE))
+        list(tab.circuit_view(bench, request_of, tab.Chosen("mine", MEASURE)))
 
 
 def test_an_expensive_circuit_states_its_price(bench, request_of, monkeypatch):
@@ -118,13 +119,15 @@ def test_an_expensive_circuit_states_its_price(bench, request_of, monkeypatch):
         raise Expensive(price)
 
     monkeypatch.setattr(tab, "agree", refuse)
-    (value, button, drawn), *more = list(tab.circuit_view(bench, request_of, PAIRS, "whole prediction (KL)"))
+    (value, button, drawn), *more = list(
+        tab.circuit_view(bench, request_of, tab.Chosen(PAIRS, "whole prediction (KL)"))
+    )
     assert more == [] and drawn == "" and "edges" not in value and "48 pairs" in value["empty"]
     assert button["visible"] and str(price) in button["value"]
 
 
 def test_the_copied_python_gives_the_same_numbers(bench, request_of):
-    for call in (tab.circuit_call(request_of, PAIRS, MEASURE), tab.proof_call(request_of, PAIRS, MEASURE, (5,))):
+    for call in (tab.circuit_call(request_of, CHOSEN), tab.proof_call(request_of, CHOSEN, (5,))):
         source = code(call, bench)
         assert f"pairs = TextPairs.read('tiny-olmo/{PAIRS}', tokenizer)" in source
         names = run_copied(source)
@@ -144,18 +147,18 @@ def agreed(bench, request):
 
 def test_the_assembly_waits_for_a_click_and_then_shows_the_numbers_of_the_analysis(bench, request_of, by_hand):
     request, key = agreed(bench, request_of)
-    assert tab.assembly_view(bench, request, PAIRS, MEASURE, "", SCORES) == tab.FOR_CIRCUIT
+    assert tab.assembly_view(bench, request, HEADS, PAIRS, MEASURE, "", SCORES) == tab.FOR_CIRCUIT
     with pytest.raises(Expensive) as asked:
-        tab.assembly_view(bench, request_of, PAIRS, MEASURE, key, SCORES)
+        tab.assembly_view(bench, request_of, HEADS, PAIRS, MEASURE, key, SCORES)
     assert 0 < asked.value.price.seconds < 100
-    assert tab.graph_along_training(bench, request_of, PAIRS, MEASURE, key, 1) == [{}, {}]
+    assert tab.graph_along_training(bench, request_of, HEADS, PAIRS, MEASURE, key, 1) == [{}, {}]
 
     steps: list[float] = []
     view = tab.assembly_view(
-        bench, request, PAIRS, MEASURE, key, SCORES, progress=lambda fraction, _: steps.append(fraction)
+        bench, request, HEADS, PAIRS, MEASURE, key, SCORES, progress=lambda fraction, _: steps.append(fraction)
     )
     assert steps == sorted(steps) and steps[-1] == 1
-    shares = tab.assembly_view(bench, request_of, PAIRS, MEASURE, key, SHARES)  # nothing is left to agree to
+    shares = tab.assembly_view(bench, request_of, HEADS, PAIRS, MEASURE, key, SHARES)  # nothing is left to agree to
     assert shares.note.startswith(view.note) and "Not drawn where" in shares.note
 
     options = by_hand[2]
@@ -165,7 +168,7 @@ def test_the_assembly_waits_for_a_click_and_then_shows_the_numbers_of_the_analys
     assert found.lines == metrics.strongest_lines(scores, 8).lines and found.log_x
     np.testing.assert_array_equal(found.values, metrics.strongest_lines(scores, 8).values)
 
-    player, value = tab.graph_along_training(bench, request_of, PAIRS, MEASURE, key, 1)
+    player, value = tab.graph_along_training(bench, request_of, HEADS, PAIRS, MEASURE, key, 1)
     assert player["names"] == value["along"]["names"] and len(player["names"]) == 2 and player["at"] == 1
     np.testing.assert_array_equal(value["along"]["scores"], scores.values.T)
     assert [edge for edge, *_ in value["edges"]] == list(scores.lines) and value["every"] == len(scores.lines)
@@ -176,7 +179,7 @@ def test_the_assembly_waits_for_a_click_and_then_shows_the_numbers_of_the_analys
 def test_the_copied_python_of_the_assembly_gives_the_same_numbers(bench, request_of):
     request, key = agreed(bench, request_of)
     for of in (SCORES, SHARES):
-        call = tab.assembly_view(bench, request, PAIRS, MEASURE, key, of).call
+        call = tab.assembly_view(bench, request, HEADS, PAIRS, MEASURE, key, of).call
         names = run_copied(code(call, bench))
         np.testing.assert_array_equal(names["result"].values, result(call, bench).values)
         assert "pairs" in result(call, bench).provenance
@@ -186,7 +189,7 @@ def test_the_copied_python_of_the_assembly_gives_the_same_numbers(bench, request
 def test_more_edges_than_can_be_drawn_are_not_followed(bench, request_of, monkeypatch):
     monkeypatch.setattr(tab, "MOST_DRAWN", 100)
     request, key = agreed(bench, request_of)
-    _, value = tab.graph_along_training(bench, request, PAIRS, MEASURE, key, 99)
+    _, value = tab.graph_along_training(bench, request, HEADS, PAIRS, MEASURE, key, 99)
     assert len(value["edges"]) == tab.FIRST < value["every"] and value["along"]["at"] == 2
 
 
@@ -294,7 +297,7 @@ def test_the_graph_can_be_taken_along(bench, graph_request):
     assert len(told["nodes"]) == len(kept.nodes) and len(told["links"]) == np.count_nonzero(kept.values)
     assert any(node["clerp"].startswith("raises") for node in told["nodes"])
     with pytest.raises(WorkbenchError, match="only an attribution graph"):
-        circuit_tracer_json(bench, tab.circuit_call(graph_request, PAIRS, MEASURE))
+        circuit_tracer_json(bench, tab.circuit_call(graph_request, CHOSEN))
 
 
 def test_a_graph_of_features_needs_transcoders_of_the_checkpoint_and_an_agreement(bench, graph_request, monkeypatch):
@@ -319,3 +322,16 @@ def test_the_graph_of_a_changed_model_is_that_of_its_edits(bench, graph_request)
     *_, value = of_features(bench, edited)
     assert value["key"] != plain["key"] and value["edges"] != plain["edges"] and "With L1H1 off." in value["note"]
     assert graph_call(bench, edited).edits == "L1H1 off"
+
+
+def test_neurons_can_be_nodes(bench, request_of, by_hand):
+    model, pairs, options = by_hand
+    *_, (value, _, key) = list(tab.graph_view(bench, request_of, NEURONS, PAIRS, MEASURE))
+    found = circuit(model, *pairs, **options, neurons=tab.NEURONS)
+    assert value["every"] == len(found.names) and [edge for edge, *_ in value["edges"]][:9] == list(found.top(9).names)
+    ends = {end.removesuffix(" q") for edge, *_ in value["edges"] for end in edge.split(" → ")}
+    assert {f"L{layer} N{neuron}" for layer, neuron in value["neurons"]} == {end for end in ends if " N" in end}
+    assert len(value["neurons"]) == tab.NEURONS and value["proof"]
+    request = replace(request_of, agreed=True)
+    _, along = tab.graph_along_training(bench, request, NEURONS, PAIRS, MEASURE, key, 1)
+    assert [edge for edge, *_ in along["edges"]] == list(found.top(tab.FIRST).names) and along["neurons"]

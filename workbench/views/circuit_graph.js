@@ -1,6 +1,6 @@
 // A circuit as a layered graph: the embedding below, the logits above, and between them the heads and the MLP of each
 // layer. value: {empty}, a sentence, or
-//   {key, title, note, layers, heads, every, effect, unit, edges: [[name, score, error, exact], …], proof, prices,
+//   {key, title, note, layers, heads, neurons: [[layer, neuron], …], every, effect, unit, edges: [[name, score, error, exact], …], proof, prices,
 //    offer, curve, along}
 //   edges: the strongest ones first; error and exact may be null. every: the number of all edges of the model
 //   effect: what all edges carry; an edge with a score of its sign carries the effect, one of the other works against it

@@ -1,8 +1,8 @@
 // The picture of a circuit: where each node of a model stands, and the path of each edge; and the picture for a file.
-//   const plan = wb.layered({ layers, heads }, width, height)
+//   const plan = wb.layered({ layers, heads, neurons }, width, height)
 //   plan.small: whether the nodes have no room for names; plan.labels, [{x, y, text}, …], then name rows and columns
 //   plan.nodes: {L1H5: {name, layer, column, x, y, width, height, shape, text, printed, ports, button}, …}; columns are the
-//     heads, and the MLP behind them; text stands in the node, `printed` in the picture for a file; ports are {q, k, v}, each
+//     heads, behind them the MLP, and then its neurons that are nodes; text stands in the node, `printed` in the picture for a file; ports are {q, k, v}, each
 //     a part of the width; button: whether a click selects something
 //   plan.path("L1H5 → L2H5 k"): numbers of cubic curves, [x, y, [x1, y1, x2, y2, x, y], …], from source to target
 {
@@ -20,8 +20,10 @@
     return { source, targets, input };
   }
 
-  function layered({ layers, heads }, width, height) {
-    const column = (width - MARGIN.left - MARGIN.right) / (heads + 1),
+  function layered({ layers, heads, neurons = [] }, width, height) {
+    const own = Array.from({ length: layers }, (_, layer) => neurons.filter(([place]) => place === layer)),
+      columnCount = heads + 1 + Math.max(0, ...own.map((some) => some.length)),
+      column = (width - MARGIN.left - MARGIN.right) / columnCount,
       small = column < NAMED.column || height - MARGIN.top - MARGIN.bottom < NAMED.row * layers,
       bottom = MARGIN.bottom + (small ? 16 : 0), // the numbers of the heads stand there
       row = (height - MARGIN.top - bottom) / layers,
@@ -44,6 +46,10 @@
       }
       const x = MARGIN.left + (heads + 0.5) * column; // it reads the heads of its layer, so it stands above them
       put(`L${layer} MLP`, { layer, column: heads, x, y: y - 0.16 * row, ...size, text: small ? "" : "MLP" });
+      for (const [index, [, neuron]] of own[layer].entries()) {
+        const place = { layer, column: heads + 1 + index, x: x + (index + 1) * column, y: y - 0.16 * row };
+        put(`L${layer} N${neuron}`, { ...place, ...size, text: small ? "" : `N${neuron}` });
+      }
     }
     put("logits", { layer: layers, y: 13, ...whole, text: "logits" });
 
@@ -61,19 +67,19 @@
       const bend = Math.min(0.5 * row, (y1 - y2) / 2),
         far = to.layer - from.layer > 1;
       if (source === "embed") {
-        x1 = far ? x2 + (x2 > to.x && to.column < heads ? 0.5 : -0.5) * column : x2;
+        x1 = far ? x2 + (x2 > to.x && to.column < columnCount - 1 ? 0.5 : -0.5) * column : x2;
         if (targets[0] === "logits") return [middle, y1, [middle, y1, middle, y2, middle, y2]];
         if (!far) return [x1, y1, [x1, y1 - bend, x2, y2 + bend, x2, y2]];
         const turn = Math.min(y1, y2 + 0.9 * row);
         return [x1, y1, [x1, y1, x1, turn, x1, turn], [x1, turn - bend, x2, y2 + bend, x2, y2]];
       }
       if (targets[0] === "logits") {
-        x2 = far ? x1 + (from.column === heads ? -0.5 : 0.5) * column : x1;
+        x2 = far ? x1 + (from.column === columnCount - 1 ? -0.5 : 0.5) * column : x1;
         if (!far) return [x1, y1, [x1, y1, x2, y2, x2, y2]];
         const turn = Math.max(y2, y1 - 0.9 * row);
         return [x1, y1, [x1, y1 - bend, x2, turn + bend, x2, turn], [x2, turn, x2, y2, x2, y2]];
       }
-      const aside = from.column === heads ? -0.8 : 0.8, // of one column: a bow, to the left at the right edge
+      const aside = from.column === columnCount - 1 ? -0.8 : 0.8, // of one column: a bow, to the left at the right edge
         near = Math.abs(x1 - x2) < 0.6 * column && far ? aside * column : 0;
       const rise = Math.max(bend, (y1 - y2) / 2.2);
       return [x1, y1, [x1 + near, y1 - rise, x2 + near, y2 + rise, x2, y2]];
@@ -89,6 +95,8 @@
       for (let head = 0; head < heads; head += columns)
         labels.push({ x: nodes[`L0H${head}`].x, y, text: String(head) });
       labels.push({ x: nodes["L0 MLP"].x, y, text: column < 30 ? "M" : "MLP" });
+      if (columnCount > heads + 1)
+        labels.push({ x: nodes["L0 MLP"].x + column, y, text: column < 60 ? "N" : "neurons" });
     }
     return { nodes, path, column, row, size, small, labels, width, height };
   }

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.components import Component
@@ -10,6 +10,7 @@ from gradio.components import Component
 from workbench import metrics
 from workbench.analyses.circuit import Circuit, circuit
 from workbench.analyses.faithfulness import Faithfulness, faithfulness
+from workbench.analyses.support.edge_graph import neurons_in
 from workbench.analyses.trajectory import trajectory
 from workbench.embedded_texts import pair_sets
 from workbench.errors import WorkbenchError
@@ -35,7 +36,12 @@ HOW = (
     "paths; the sentence above the graph says what runs of the model say of it."
 )
 PAIRS = {name.rpartition("/")[2]: name for name in reversed(pair_sets())}
-OF = {"heads and MLPs, over pairs": "heads", "features, of this prompt": "features"}
+OF = {
+    "heads and MLPs, over pairs": "heads",
+    "heads, MLPs and neurons, over pairs": "neurons",
+    "features, of this prompt": "features",
+}
+NEURONS = 16  # of the MLPs, that are nodes of their own
 MEASURES = {
     "logit difference": ("logit_difference", "logits"),
     "probability": ("probability", ""),
@@ -49,6 +55,19 @@ MOST_CURVES = 8
 HIGHEST = "highest of random edges"
 PLAYS = {"slider": "circuit-moment", "view": "assembling", "chart": "assembly"}
 FOR_CIRCUIT = "This follows the circuit above along training; compute that first."
+
+
+class Chosen(NamedTuple):
+    """What the menus say that a circuit is of: a set of pairs, a measure, and how many neurons are nodes."""
+
+    pairs: str
+    measure: str
+    neurons: int = 0
+
+
+def chosen_by(of: str, pairs: str, measure: str) -> Chosen:
+    """The circuit that three menus choose."""
+    return Chosen(pairs, measure, NEURONS if choice(of, OF, "kind of nodes") == "neurons" else 0)
 
 
 @dataclass(frozen=True)
@@ -92,7 +111,7 @@ def build(slot: Slot) -> None:
         slot.on(event, more, inputs=controls, outputs=[proofs])
     of.change(shown_for, of, [pairs, measure], **NOT_QUEUED)
     with gr.Column(elem_id="along-training"):  # page.css hides it below a graph of features
-        build_assembly(slot, [pairs, measure, drawn])
+        build_assembly(slot, [of, pairs, measure, drawn])
 
 
 def shown_for(of: str) -> list[dict[str, Any]]:
@@ -126,7 +145,7 @@ def graph_view(
     if choice(of, OF, "kind of nodes") == "features":
         yield from features_view(bench, request, proofs, progress)
     else:
-        yield from circuit_view(bench, request, pairs, measure, proofs, progress)
+        yield from circuit_view(bench, request, chosen_by(of, pairs, measure), proofs, progress)
 
 
 def features_view(
@@ -194,24 +213,23 @@ def key_of_features(request: TabRequest) -> tuple[object, ...]:
 def circuit_view(
     bench: Bench,
     request: TabRequest,
-    pairs: str,
-    measure: str,
+    chosen: Chosen,
     proofs: Proofs | None = None,
     progress: Progress | None = None,
 ) -> Iterator[list[Any]]:
     """The values of the graph, of the button that agrees to its price, and the graph's key; first without its proof."""
-    call = circuit_call(request, pairs, measure)
+    call = circuit_call(request, chosen)
     try:
         price = agree(bench, request, call)
     except Expensive as expensive:
-        yield [{"empty": about_pairs(pairs)}, asked(expensive.price), ""]
+        yield [{"empty": about_pairs(chosen.pairs)}, asked(expensive.price), ""]
         return
-    proofs = (proofs or Proofs()).about(key_of(request, pairs, measure))
+    proofs = (proofs or Proofs()).about(key_of(request, chosen))
     found: Circuit = result(call, bench, priced(progress, price))
-    value = circuit_value(bench, request, found, pairs, measure)
-    first = proof_call(request, pairs, measure, (min(FIRST, len(found.names)),))
-    calls = [proof_call(request, pairs, measure, (size,)) for size in proofs.sizes]
-    whole = proof_call(request, pairs, measure)
+    value = circuit_value(bench, request, found, chosen)
+    first = proof_call(request, chosen, (min(FIRST, len(found.names)),))
+    calls = [proof_call(request, chosen, (size,)) for size in proofs.sizes]
+    whole = proof_call(request, chosen)
     calls += [whole] if proofs.whole or bench.results.get(whole) is not None else []
     is_cheap = price_of(bench, first).seconds <= bench.asks_above
     calls += [first] if is_cheap and first not in calls and not proofs.whole else []
@@ -223,7 +241,7 @@ def circuit_view(
     ]
     edges, prices = value["edges"], value["prices"]
     for edge in proofs.edges:
-        edges = with_exact(edges, result(circuit_call(request, pairs, measure, (edge,)), bench), edge)
+        edges = with_exact(edges, result(circuit_call(request, chosen, (edge,)), bench), edge)
     proved = {"edges": edges, "proof": proof_rows(curves)}
     if whole in calls:
         prices = {name: price for name, price in prices.items() if name != "curve"}
@@ -231,25 +249,26 @@ def circuit_view(
     yield [value | proved, asked(None), value["key"]]
 
 
-def circuit_value(bench: Bench, request: TabRequest, found: Circuit, pairs: str, measure: str) -> dict[str, Any]:
+def circuit_value(bench: Bench, request: TabRequest, found: Circuit, chosen: Chosen) -> dict[str, Any]:
     """The value of the graph (see circuit_graph.js), without a proof."""
     layers, heads = bench.shape_of(request.query.checkpoint)
-    call = circuit_call(request, pairs, measure)
+    call = circuit_call(request, chosen)
     edges = edge_rows(found.top(MOST_DRAWN))
     prices = {
-        "point": price_of(bench, proof_call(request, pairs, measure, (1,))),
-        "curve": price_of(bench, proof_call(request, pairs, measure)),
-        "edge": price_of(bench, circuit_call(request, pairs, measure, (edges[0][0],))),
+        "point": price_of(bench, proof_call(request, chosen, (1,))),
+        "curve": price_of(bench, proof_call(request, chosen)),
+        "edge": price_of(bench, circuit_call(request, chosen, (edges[0][0],))),
     }
     return {
-        "key": key_text(request, pairs, measure),
+        "key": key_text(request, chosen),
         "title": found.title,
-        "note": noted(request, pairs, found),
+        "note": noted(request, chosen.pairs, found),
         "layers": layers,
         "heads": heads,
+        "neurons": neurons_in([name for name, *_ in edges]),
         "every": len(found.names),
         "effect": found.effect,
-        "unit": choice(measure, MEASURES, "measure")[1],
+        "unit": choice(chosen.measure, MEASURES, "measure")[1],
         "edges": edges,
         "proof": [],
         "prices": {name: str(price) for name, price in prices.items()},
@@ -261,10 +280,11 @@ def circuit_value(bench: Bench, request: TabRequest, found: Circuit, pairs: str,
 def assembly_view(
     bench: Bench,
     request: TabRequest,
+    of: str,
     pairs: str,
     measure: str,
     drawn: str,
-    of: str,
+    numbers: str,
     *,
     progress: Progress | None = None,
 ) -> View | str:
@@ -272,26 +292,28 @@ def assembly_view(
 
     Only a sentence if the circuit is not in the cache, or fewer than two checkpoints are here.
     """
-    of, checkpoint = choice(of, ASSEMBLY, "numbers along training"), request.query.checkpoint
+    numbers, checkpoint = choice(numbers, ASSEMBLY, "numbers along training"), request.query.checkpoint
+    chosen = chosen_by(of, pairs, measure)
     if len(bench.run_here(checkpoint)) < 2:
         return too_few(bench, checkpoint)
-    found = circuit_in_cache(bench, request, pairs, measure, drawn)
+    found = circuit_in_cache(bench, request, chosen, drawn)
     if found is None:
         return FOR_CIRCUIT
-    scores, effect = along_training(bench, request, pairs, measure, found, progress)
+    scores, effect = along_training(bench, request, chosen, found, progress)
     shares = Call.quick(metrics.circuit_shares, effect)
     strongest = Call.quick(metrics.strongest_lines, scores, MOST_CURVES)
     here, whole = bench.run_here(checkpoint), bench.run_of(checkpoint)
     unit = "" if measure == next(iter(MEASURES)) else "All of this is in logits, whatever the measure above."
-    gaps = "Not drawn where the effect of all edges is too small to divide by it." if of == "shares" else ""
+    gaps = "Not drawn where the effect of all edges is too small to divide by it." if numbers == "shares" else ""
     told = needed(result(shares, bench), size_of(found)), gaps, unit, absent(whole, here)
     note = " ".join(filter(None, told))
-    return View(shares if of == "shares" else strongest, note)
+    return View(shares if numbers == "shares" else strongest, note)
 
 
 def graph_along_training(
     bench: Bench,
     request: TabRequest,
+    of: str,
     pairs: str,
     measure: str,
     drawn: str,
@@ -299,12 +321,12 @@ def graph_along_training(
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """The values of the player and of the graph at each checkpoint; empty ones until the price is agreed to."""
-    run = bench.run_here(request.query.checkpoint)
-    found = circuit_in_cache(bench, request, pairs, measure, drawn)
+    run, chosen = bench.run_here(request.query.checkpoint), chosen_by(of, pairs, measure)
+    found = circuit_in_cache(bench, request, chosen, drawn)
     if found is None or len(run) < 2:
         return [{}, {}]
     try:
-        scores, effect = along_training(bench, request, pairs, measure, found, progress)
+        scores, effect = along_training(bench, request, chosen, found, progress)
     except Expensive:
         return [{}, {}]
     curves, whole = result(scores, bench), result(effect, bench)
@@ -323,6 +345,7 @@ def graph_along_training(
         "note": "Thickness: the score at this checkpoint, on one scale for all checkpoints. Nodes keep their places.",
         "layers": layers,
         "heads": heads,
+        "neurons": neurons_in(curves.lines),
         "every": len(found.names),
         "effect": float(whole.values[0, -1]),
         "unit": curves.unit,
@@ -338,21 +361,21 @@ def graph_along_training(
     return [PLAYS | {"names": names, "at": at}, value]
 
 
-def circuit_in_cache(bench: Bench, request: TabRequest, pairs: str, measure: str, drawn: str) -> Circuit | None:
+def circuit_in_cache(bench: Bench, request: TabRequest, chosen: Chosen, drawn: str) -> Circuit | None:
     """The circuit that is drawn, if its key is that of the request and the cache has it."""
-    is_drawn = drawn == key_text(request, pairs, measure)
-    return bench.results.get(circuit_call(request, pairs, measure)) if is_drawn else None
+    is_drawn = drawn == key_text(request, chosen)
+    return bench.results.get(circuit_call(request, chosen)) if is_drawn else None
 
 
 def along_training(
-    bench: Bench, request: TabRequest, pairs: str, measure: str, found: Circuit, progress: Progress | None
+    bench: Bench, request: TabRequest, chosen: Chosen, found: Circuit, progress: Progress | None
 ) -> tuple[Call, Call]:
     """The calls of the edges' scores and of the circuit's effect at each checkpoint of the run, with their results in
     the cache.
 
     Raises Expensive, whatever the price, if they are not in the cache and the request does not agree to it.
     """
-    scores, effect = scores_call(bench, request, pairs, found), effect_call(bench, request, pairs, measure, found)
+    scores, effect = scores_call(bench, request, chosen, found), effect_call(bench, request, chosen, found)
     price = price_of(bench, scores, effect)
     if not request.agreed and any(bench.results.get(call) is None for call in (scores, effect)):
         raise Expensive(price)
@@ -361,15 +384,16 @@ def along_training(
     return scores, effect
 
 
-def scores_call(bench: Bench, request: TabRequest, pairs: str, found: Circuit) -> Call:
-    """The scores of all edges along the run; of the circuit's best ones, if there are more than can be drawn."""
-    few = {"edges": found.top(FIRST).names} if len(found.names) > MOST_DRAWN else {}
-    return along_run(bench, request, Call.quick(metrics.edge_scores, *pairs_of(request, pairs), **few))
+def scores_call(bench: Bench, request: TabRequest, chosen: Chosen, found: Circuit) -> Call:
+    """The scores of all edges along the run; of the circuit's best ones, if some are of neurons, or if there are more
+    than can be drawn."""
+    few = {"edges": found.top(FIRST).names} if chosen.neurons or len(found.names) > MOST_DRAWN else {}
+    return along_run(bench, request, Call.quick(metrics.edge_scores, *pairs_of(request, chosen.pairs), **few))
 
 
-def effect_call(bench: Bench, request: TabRequest, pairs: str, measure: str, found: Circuit) -> Call:
+def effect_call(bench: Bench, request: TabRequest, chosen: Chosen, found: Circuit) -> Call:
     """The effect of the circuit's best edges along the run, beside that of all edges and of random ones."""
-    of, (prompts, reads) = circuit_call(request, pairs, measure), pairs_of(request, pairs)
+    of, (prompts, reads) = circuit_call(request, chosen), pairs_of(request, chosen.pairs)
     metric = Call.quick(metrics.circuit_effect, of, size_of(found), prompts, reads, draws=DRAWS)
     return along_run(bench, request, metric)
 
@@ -453,30 +477,29 @@ def about_pairs(pairs: str) -> str:
     return about[0].upper() + about[1:]
 
 
-def key_of(request: TabRequest, pairs: str, measure: str) -> tuple[object, ...]:
+def key_of(request: TabRequest, chosen: Chosen) -> tuple[object, ...]:
     """What a circuit is of."""
-    return request.query.checkpoint, pairs, measure
+    return request.query.checkpoint, *chosen
 
 
-def key_text(request: TabRequest, pairs: str, measure: str) -> str:
+def key_text(request: TabRequest, chosen: Chosen) -> str:
     """The same as one string."""
-    return " ".join(map(str, key_of(request, pairs, measure)))
+    return " ".join(map(str, key_of(request, chosen)))
 
 
-def circuit_call(request: TabRequest, pairs: str, measure: str, exact: tuple[str, ...] = ()) -> Call:
+def circuit_call(request: TabRequest, chosen: Chosen, exact: tuple[str, ...] = ()) -> Call:
     """The circuit of a set of pairs; with `exact`, these edges are patched in place of the strongest ones."""
-    measure = choice(measure, MEASURES, "measure")[0]
-    options = {"exact": exact} if exact else {}
-    return Call.of(circuit, *arguments(request, pairs), measure=measure, **tokenizer(request), **options)
+    measure = choice(chosen.measure, MEASURES, "measure")[0]
+    options: dict[str, Any] = {"exact": exact} if exact else {}
+    options |= {"neurons": chosen.neurons} if chosen.neurons else {}
+    return Call.of(circuit, *arguments(request, chosen.pairs), measure=measure, **tokenizer(request), **options)
 
 
-def proof_call(request: TabRequest, pairs: str, measure: str, sizes: tuple[int, ...] = ()) -> Call:
+def proof_call(request: TabRequest, chosen: Chosen, sizes: tuple[int, ...] = ()) -> Call:
     """The faithfulness of the circuit, for these numbers of edges, or for the default ones."""
-    model, *prompts = arguments(request, pairs)
+    model, *prompts = arguments(request, chosen.pairs)
     options = {"sizes": sizes} if sizes else {}
-    return Call.of(
-        faithfulness, model, circuit_call(request, pairs, measure), *prompts, **tokenizer(request), **options
-    )
+    return Call.of(faithfulness, model, circuit_call(request, chosen), *prompts, **tokenizer(request), **options)
 
 
 def arguments(request: TabRequest, pairs: str) -> list[Any]:
@@ -521,4 +544,4 @@ def exact_edge(
 def proven(request: TabRequest, of: str, pairs: str, measure: str) -> tuple[object, ...]:
     """What is proved in the picture."""
     is_features = choice(of, OF, "kind of nodes") == "features"
-    return key_of_features(request) if is_features else key_of(request, pairs, measure)
+    return key_of_features(request) if is_features else key_of(request, chosen_by(of, pairs, measure))
