@@ -49,7 +49,7 @@ from workbench.analyses.trajectory import trajectory
 from workbench.analyses.transplant import transplant, transplant_parts
 from workbench.analyses.tuned_lens import lens_divergence, train_tuned_lens, tuned_lens
 from workbench.errors import WorkbenchError
-from workbench.features.attribution_graph import attribution_graph
+from workbench.features.attribution_graph import attribution_graph, check_nodes
 from workbench.features.qk_attribution import qk_attribution
 from workbench.progress import Progress
 
@@ -73,6 +73,14 @@ ANALYSES: dict[str, Analysis] = {
     "attribution_graph": lambda g, p: attribution_graph(g.model, g.ids[0], transcoders(g.model), 5, progress=p),
     "attention_maps": lambda g, p: attention_maps(g.model, g.ids[0], progress=p),
     "attribution_patching": lambda g, p: attribution_patching(g.model, g.ids, g.others, 5, progress=p),
+    "check_nodes": lambda g, p: check_nodes(
+        g.model,
+        g.ids[0],
+        transcoders(g.model),
+        attribution_graph(g.model, g.ids[0], transcoders(g.model), 5, checks=0),
+        3,
+        progress=p,
+    ),
     "circuit": lambda g, p: circuit(g.model, g.ids, g.others, 5, steps=2, exact=3, neurons=2, progress=p),
     "compare_attention": lambda g, p: compare_attention(g.model, g.other, g.ids, progress=p),
     "compare_attention, one after the other": lambda g, p: compare_attention(g.model, g.folder, g.ids, progress=p),

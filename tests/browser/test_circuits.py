@@ -14,6 +14,14 @@ PLACES = (
     "[...document.querySelectorAll('#assembling .node rect')].map(({ x, y }) => [x.baseVal.value, y.baseVal.value])"
 )
 
+# The place in the window of a checkpoint's point on the first curve.
+POINT = """(number) => {
+  const plot = document.querySelector("#assembly .js-plotly-plot"), { xaxis, yaxis } = plot._fullLayout;
+  plot.scrollIntoView({ block: "center", behavior: "instant" });
+  const { x, y } = plot.calcdata.find(([first]) => first.trace.meta)[number], box = plot.getBoundingClientRect();
+  return [box.x + xaxis._offset + xaxis.c2p(x), box.y + yaxis._offset + yaxis.c2p(y)];
+}"""
+
 
 def edges(page: Page) -> int:
     """The number of edges in the picture."""
@@ -80,6 +88,11 @@ def test_a_circuit_is_drawn_lit_proved_and_saved(visit: Visit):
     play.click()
     expect(play).to_have_text("Play")
     assert at.evaluate("(at) => at.value === at.max") and width(page) == widest
+    spot = page.evaluate(POINT, 3)
+    page.mouse.move(*spot)
+    page.mouse.click(*spot)
+    expect(at).to_have_js_property("value", "4")
+    expect(page.locator("#assembling .proof")).to_contain_text(page.locator("#assembly-player .where").inner_text())
     settle(page)
     assert violations(page) == []
 
