@@ -90,6 +90,7 @@ def test_a_circuit_is_drawn_lit_proved_and_saved(visit: Visit):
     assert at.evaluate("(at) => at.value === at.max") and width(page) == widest
     spot = page.evaluate(POINT, 3)
     page.mouse.move(*spot)
+    expect(page.locator("#assembly .hovertext").first).to_be_visible()
     page.mouse.click(*spot)
     expect(at).to_have_js_property("value", "4")
     expect(page.locator("#assembling .proof")).to_contain_text(page.locator("#assembly-player .where").inner_text())

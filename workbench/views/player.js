@@ -73,7 +73,7 @@ new MutationObserver(changed).observe(document.body, {
   childList: true,
   attributeFilter: ["data-drawn"],
 });
-// A click on a curve of the chart goes to its checkpoint; curves have a point for each.
+// A click on a curve of the chart goes to its checkpoint; its curves have a point for each, and their places in `meta`.
 window.workbench.hear("point", ({ panel, place, of }) => {
   if (panel === props.value.chart && of === names().length) move(place + 1);
 });

@@ -68,7 +68,7 @@ function clicked({ points: [point] }) {
     if (Number.isInteger(place) && place >= 0 && place < count) places[name] = place;
   }
   wb.select(places, "plot");
-  wb.say("point", { panel: props.value.panel, place: point.pointNumber, of: point.data.x.length });
+  wb.say("point", { panel: props.value.panel, place: point.pointNumber, of: point.data.meta?.length });
   trigger("select", { point: point.pointNumber });
 }
 
