@@ -52,7 +52,7 @@ SENTENCE = (
 )
 
 
-def repeats(setting: Setting, probes: Probes) -> dict[str, Any]:
+def train_without_repeats(setting: Setting, probes: Probes) -> dict[str, Any]:
     """Train the control, the run that leaves out the rows with repeats, and one that leaves out as many random rows.
 
     Returns their losses and head scores by the name of the run; `measure.Measurement` says what each is.
@@ -205,7 +205,7 @@ def main() -> None:
     setting = Setting(RECIPE, config(), training_source(corpus), options.steps, options.out, SERIES)
     probes = make_probes(held_out_source(corpus), 256)
     if options.command == "repeats":
-        found = repeats(setting, probes)
+        found = train_without_repeats(setting, probes)
     elif options.command == "planted":
         found = plant(setting, np.array(corpus.tokenizer(SENTENCE)["input_ids"]), options.rows, seed=options.seed)
     else:

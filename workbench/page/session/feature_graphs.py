@@ -50,14 +50,14 @@ def transcoders_of(bench: Bench, checkpoint: str) -> DictionariesOf:
 
 
 def graph_call(bench: Bench, request: TabRequest) -> Call:
-    """The attribution graph of the prompt, without a node taken away."""
+    """The call of the attribution graph of the prompt, without removed nodes."""
     transcoders = transcoders_of(bench, request.query.checkpoint)
     options = {"checks": 0, "tokenizer": tokenizer_argument(request)}
     return Call.of(attribution_graph, *prompt_arguments(request), transcoders, **options).shown_by(None)
 
 
 def checks_call(graph: Call, nodes: int | Sequence[str]) -> Call:
-    """A graph after some more of its nodes were taken away in the model, as `check_nodes`."""
+    """The call of `check_nodes`: a graph with some more of its nodes removed in the model."""
     given = nodes if isinstance(nodes, int) else tuple(nodes)
     return Call.of(check_nodes, *graph.arguments[:3], graph, given).shown_by(None)
 
@@ -88,9 +88,9 @@ def graph_value(bench: Bench, found: AttributionGraph, call: Call, most: int) ->
 def node_rows(
     bench: Bench, found: AttributionGraph, call: Call, kept: Sequence[int]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The name of each kept node, and what the picture says of it."""
+    """The name of each kept node, and its description for the picture."""
     names, verdicts = found.names, found.verdicts
-    meanings = labels_of(bench, found, call, kept)
+    meanings = node_labels(bench, found, call, kept)
     table = found.nodes.loc[list(kept)].astype(object)
     total = float(found.nodes["weight"].sum())
     logits = dict(zip(found.nodes.index[found.nodes["kind"] == LOGIT], found.logits, strict=True))
@@ -105,7 +105,7 @@ def node_rows(
         yield names[number], said
 
 
-def labels_of(bench: Bench, found: AttributionGraph, call: Call, kept: Sequence[int]) -> dict[str, str]:
+def node_labels(bench: Bench, found: AttributionGraph, call: Call, kept: Sequence[int]) -> dict[str, str]:
     """What the features among these nodes mean, by the names of the nodes."""
     chosen = next(part for part in call.parts if isinstance(part, DictionariesOf))
     small = AttributionGraph(
@@ -135,6 +135,6 @@ def circuit_tracer_json(bench: Bench, call: Call) -> str:
     found: AttributionGraph = result(call, bench)
     pruned = found.pruned()
     kept = found.nodes.index[pd.Index(found.names).isin(pruned.names)].tolist()
-    labels = labels_of(bench, found, call, kept)
+    labels = node_labels(bench, found, call, kept)
     tokenizer = bench.tokenizer(next(part.name for part in call.parts if isinstance(part, ModelOf)))
     return json.dumps(as_circuit_tracer(found, call.file_name, labels=labels, tokenizer=tokenizer), allow_nan=False)

@@ -58,7 +58,7 @@ FOR_CIRCUIT = "This follows the circuit above along training; compute that first
 
 
 class Chosen(NamedTuple):
-    """What the menus say that a circuit is of: a set of pairs, a measure, and how many neurons are nodes."""
+    """The choices of the menus: a set of pairs, a measure, and how many neurons are nodes."""
 
     pairs: str
     measure: str
@@ -66,16 +66,16 @@ class Chosen(NamedTuple):
 
 
 def chosen_by(of: str, pairs: str, measure: str) -> Chosen:
-    """The circuit that three menus choose."""
+    """The choices of three menus."""
     return Chosen(pairs, measure, NEURONS if choice(of, OF, "kind of nodes") == "neurons" else 0)
 
 
 @dataclass(frozen=True)
 class Proofs:
-    """What was asked for beyond the circuit itself, by clicks that have seen the price.
+    """Further results of a circuit that the user requested with a click on their price.
 
     Attributes:
-        of: the circuit that it was asked for: its checkpoint, pairs and measure.
+        of: the key of the circuit: its checkpoint, pairs and measure.
         whole: whether the whole curve of faithfulness.
         sizes: further numbers of edges to run.
         edges: edges to patch exactly.
@@ -87,7 +87,7 @@ class Proofs:
     edges: tuple[str, ...] = ()
 
     def about(self, of: tuple[object, ...]) -> "Proofs":
-        """The same, for a circuit; nothing if it was asked for another one."""
+        """These results if they are of this circuit, else none."""
         return self if self.of == of else Proofs(of)
 
 
@@ -143,12 +143,12 @@ def graph_view(
 ) -> Iterator[list[Any]]:
     """The values of the graph, of the button that agrees to its price, and the graph's key; first without its proof."""
     if choice(of, OF, "kind of nodes") == "features":
-        yield from features_view(bench, request, proofs, progress)
+        yield from prompt_graph_view(bench, request, proofs, progress)
     else:
         yield from circuit_view(bench, request, chosen_by(of, pairs, measure), proofs, progress)
 
 
-def features_view(
+def prompt_graph_view(
     bench: Bench, request: TabRequest, proofs: Proofs | None = None, progress: Progress | None = None
 ) -> Iterator[list[Any]]:
     """The same for the attribution graph of the prompt; the key is empty, because it is not followed along training."""
@@ -173,12 +173,16 @@ def features_view(
     earlier = [call, first, *(checks_call(call, size) for size in proofs.sizes)]
     before = [one for one in earlier if bench.results.get(one) is not None][-1]
     if bench.results.get(checked) is None:  # until then, what is known already
-        yield [features_value(bench, request, result(before, bench), before), asked(None), ""]
+        yield [prompt_graph_value(bench, request, result(before, bench), before), asked(None), ""]
     result(whole, bench, part(progress, 0.0, 0.9))  # it stays in the cache for the next click
-    yield [features_value(bench, request, result(checked, bench, part(progress, 0.9, 1.0)), checked), asked(None), ""]
+    yield [
+        prompt_graph_value(bench, request, result(checked, bench, part(progress, 0.9, 1.0)), checked),
+        asked(None),
+        "",
+    ]
 
 
-def features_value(bench: Bench, request: TabRequest, found: AttributionGraph, call: Call) -> dict[str, Any]:
+def prompt_graph_value(bench: Bench, request: TabRequest, found: AttributionGraph, call: Call) -> dict[str, Any]:
     """The value of the graph of features (see circuit_graph.js)."""
     value, base = graph_value(bench, found, call, MOST_DRAWN), graph_call(bench, request)
     checked = value["checked"]
@@ -186,7 +190,7 @@ def features_value(bench: Bench, request: TabRequest, found: AttributionGraph, c
     return value | {
         "key": keep(bench, base),
         "title": found.title,
-        "note": f"{SENTENCE}{edited(request)}",
+        "note": f"{SENTENCE}{edits_sentence(request)}",
         "more": more,
         "effect": 1.0,
         "unit": "",
@@ -200,13 +204,13 @@ def features_value(bench: Bench, request: TabRequest, found: AttributionGraph, c
     }
 
 
-def edited(request: TabRequest) -> str:
-    """Which edits the graph of the prompt is with, as a sentence."""
+def edits_sentence(request: TabRequest) -> str:
+    """A sentence on the edits that the graph of the prompt is computed with."""
     return f" With {', '.join(request.query.edits.splitlines())}." if request.query.edits else ""
 
 
 def key_of_features(request: TabRequest) -> tuple[object, ...]:
-    """What an attribution graph is of."""
+    """The key of an attribution graph: what it is computed from."""
     return "features", request.query.checkpoint, request.query.prompt, request.query.edits
 
 
@@ -288,7 +292,8 @@ def assembly_view(
     *,
     progress: Progress | None = None,
 ) -> View | str:
-    """The strongest edges' scores along the run, or what the circuit keeps; the note says from when on it is needed.
+    """The strongest edges' scores along the run, or the share that the circuit keeps, with the step from which it is
+    needed.
 
     Only a sentence if the circuit is not in the cache, or fewer than two checkpoints are here.
     """
@@ -388,12 +393,12 @@ def scores_call(bench: Bench, request: TabRequest, chosen: Chosen, found: Circui
     """The scores of all edges along the run; of the circuit's best ones, if some are of neurons, or if there are more
     than can be drawn."""
     few = {"edges": found.top(FIRST).names} if chosen.neurons or len(found.names) > MOST_DRAWN else {}
-    return along_run(bench, request, Call.quick(metrics.edge_scores, *pairs_of(request, chosen.pairs), **few))
+    return along_run(bench, request, Call.quick(metrics.edge_scores, *chosen_pairs(request, chosen.pairs), **few))
 
 
 def effect_call(bench: Bench, request: TabRequest, chosen: Chosen, found: Circuit) -> Call:
     """The effect of the circuit's best edges along the run, beside that of all edges and of random ones."""
-    of, (prompts, reads) = circuit_call(request, chosen), pairs_of(request, chosen.pairs)
+    of, (prompts, reads) = circuit_call(request, chosen), chosen_pairs(request, chosen.pairs)
     metric = Call.quick(metrics.circuit_effect, of, size_of(found), prompts, reads, draws=DRAWS)
     return along_run(bench, request, metric)
 
@@ -404,7 +409,7 @@ def along_run(bench: Bench, request: TabRequest, metric: Call) -> Call:
     return Call.of(trajectory, run, metric, log_x=True, **loading_of(bench))
 
 
-def pairs_of(request: TabRequest, pairs: str) -> tuple[PairsOf, TokenizerOf]:
+def chosen_pairs(request: TabRequest, pairs: str) -> tuple[PairsOf, TokenizerOf]:
     """A set of pairs, and the tokenizer that reads its answers."""
     checkpoint = request.query.checkpoint
     return PairsOf(checkpoint, choice(pairs, PAIRS, "set of pairs")), TokenizerOf(checkpoint)
@@ -449,7 +454,8 @@ def with_exact(rows: Sequence[list[Any]], found: Circuit, edge: str) -> list[lis
 
 
 def proof_rows(curves: Sequence[Faithfulness]) -> list[list[float | None]]:
-    """What circuits of each size keep, from several results, in ascending order: see `proof` in circuit_graph.js."""
+    """The shares that circuits of each size keep, from several results, in ascending order; see `proof` in
+    circuit_graph.js."""
     rows: dict[int, list[float | None]] = {}
     for found in curves:
         errors = [None] * len(found.x) if found.errors is None else known(found.errors[0].tolist())
@@ -472,18 +478,18 @@ def noted(request: TabRequest, pairs: str, found: Circuit) -> str:
 
 
 def about_pairs(pairs: str) -> str:
-    """What a set of pairs holds."""
+    """A description of a set of pairs."""
     about = pair_sets()[choice(pairs, PAIRS, "set of pairs")]
     return about[0].upper() + about[1:]
 
 
 def key_of(request: TabRequest, chosen: Chosen) -> tuple[object, ...]:
-    """What a circuit is of."""
+    """The key of a circuit: what it is computed from."""
     return request.query.checkpoint, *chosen
 
 
 def key_text(request: TabRequest, chosen: Chosen) -> str:
-    """The same as one string."""
+    """The key of a circuit as one string."""
     return " ".join(map(str, key_of(request, chosen)))
 
 
@@ -492,17 +498,19 @@ def circuit_call(request: TabRequest, chosen: Chosen, exact: tuple[str, ...] = (
     measure = choice(chosen.measure, MEASURES, "measure")[0]
     options: dict[str, Any] = {"exact": exact} if exact else {}
     options |= {"neurons": chosen.neurons} if chosen.neurons else {}
-    return Call.of(circuit, *arguments(request, chosen.pairs), measure=measure, **tokenizer(request), **options)
+    return Call.of(
+        circuit, *analysis_arguments(request, chosen.pairs), measure=measure, **tokenizer(request), **options
+    )
 
 
 def proof_call(request: TabRequest, chosen: Chosen, sizes: tuple[int, ...] = ()) -> Call:
     """The faithfulness of the circuit, for these numbers of edges, or for the default ones."""
-    model, *prompts = arguments(request, chosen.pairs)
+    model, *prompts = analysis_arguments(request, chosen.pairs)
     options = {"sizes": sizes} if sizes else {}
     return Call.of(faithfulness, model, circuit_call(request, chosen), *prompts, **tokenizer(request), **options)
 
 
-def arguments(request: TabRequest, pairs: str) -> list[Any]:
+def analysis_arguments(request: TabRequest, pairs: str) -> list[Any]:
     """The model, without edits, and the prompts and answers of a set of pairs."""
     checkpoint, name = request.query.checkpoint, choice(pairs, PAIRS, "set of pairs")
     parts = ("clean", "corrupted", "answers", "others")
@@ -510,7 +518,7 @@ def arguments(request: TabRequest, pairs: str) -> list[Any]:
 
 
 def tokenizer(request: TabRequest) -> dict[str, TokenizerOf]:
-    """The option that reads the answers."""
+    """The option `tokenizer`, which reads the answers."""
     return {"tokenizer": TokenizerOf(request.query.checkpoint)}
 
 
