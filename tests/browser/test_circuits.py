@@ -114,7 +114,7 @@ def test_the_features_of_a_prompt_are_drawn_lit_proved_and_opened(visit: Visit):
     proof = page.locator("#circuit .proof")
     expect(proof).to_contain_text(re.compile(r"\d+ of 20 nodes confirmed .*, correlation 0\.\d\d \("))
     expect(proof).to_contain_text(re.compile(r"60 of [\d,]+ edges: paths along them carry \d+ % of the influence"))
-    assert edges(page) == 60 and not page.locator("#assembly, #circuit .curve").first.is_visible()
+    assert edges(page) == 60 and not page.locator("#assembly").is_visible()
     verdicts = page.locator(f"{GRAPH} .verdict").count()
     assert verdicts > 0
 
@@ -174,4 +174,4 @@ def test_a_checkpoint_without_transcoders_says_which_one_has_some(visit: Visit):
     page = visit.open(f"tab=Circuits&{CAT}&circuit_of={FEATURES}&checkpoint=tiny-olmo@step4000")
     expect(page.locator("#circuit .none")).to_contain_text("there are no transcoders of tiny-olmo@step4000")
     expect(page.locator("#circuit .none")).to_contain_text("Choose tiny-olmo@step6000, or train some")
-    assert not page.locator("#circuit .graph").is_visible()
+    assert not page.locator("#circuit .graph").is_visible() and not page.locator("#assembly").is_visible()

@@ -9,7 +9,7 @@
 //   prices: {point, curve, edge}, what the buttons cost; curve: the offer of the curve, null if it is not drawn
 //   along: {slider, at, names, scores: [[score of each edge], …], edges}, or absent: the graph at each checkpoint of a run;
 //     at is the number of the first one shown, from 1, edges the number of edges at first; then nothing is proved
-//   nodes, tokens, checked, more: of an attribution graph of features, see feature_graph.js; its edges are described there
+//   of: "features", nodes, tokens, checked, more: of an attribution graph of features, see feature_graph.js; its edges are described there
 // Events: `prove` ({edges}), `whole` ({}) for the whole curve, `patch` ({edge}); of features, edges is a number of nodes to
 //   take away, and edge the name of one.
 const wb = window.workbench;
@@ -517,7 +517,7 @@ function draw() {
   const before = value.key;
   value = props.value ?? {};
   const isThere = Boolean(value.edges);
-  root.classList.toggle("of-features", Boolean(value.nodes));
+  root.classList.toggle("of-features", value.of === "features");
   find(".none").textContent = value.empty ?? "";
   find(".title").textContent = value.title ?? "";
   find(".note").textContent = value.note ?? "";

@@ -155,12 +155,12 @@ def prompt_graph_view(
     try:
         call = graph_call(bench, request)
     except WorkbenchError as error:
-        yield [{"empty": f"{message(error)}."}, asked(None), ""]
+        yield [{"of": "features", "empty": f"{message(error)}."}, asked(None), ""]
         return
     try:
         price = agree(bench, request, call)
     except Expensive as expensive:
-        yield [{"empty": "The attribution graph of the prompt"}, asked(expensive.price), ""]
+        yield [{"of": "features", "empty": "The attribution graph of the prompt"}, asked(expensive.price), ""]
         return
     proofs = (proofs or Proofs()).about(key_of_features(request))
     result(call, bench, priced(progress, price))
@@ -188,6 +188,7 @@ def prompt_graph_value(bench: Bench, request: TabRequest, found: AttributionGrap
     checked = value["checked"]
     more = min(CHECKED * (checked["nodes"] // CHECKED + 1), checked["inner"])
     return value | {
+        "of": "features",
         "key": keep(bench, base),
         "title": found.title,
         "note": f"{SENTENCE}{edits_sentence(request)}",
