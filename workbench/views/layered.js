@@ -1,7 +1,7 @@
 // The picture of a circuit: where each node of a model stands, and the path of each edge; and the picture for a file.
 //   const plan = wb.layered({ layers, heads, neurons }, width, height)
 //   plan.small: whether the nodes have no room for names; plan.labels, [{x, y, text}, …], then name rows and columns
-//   plan.nodes: {L1H5: {name, layer, column, x, y, width, height, shape, text, printed, ports, button}, …}; columns are the
+//   plan.nodes: {L1H5: {name, layer, column, x, y, width, height, shape, text, printed, mark, ports, button}, …}; columns are the
 //     heads, behind them the MLP, and then its neurons that are nodes; text stands in the node, `printed` in the picture for a file; ports are {q, k, v}, each
 //     a part of the width; button: whether a click selects something
 //   plan.path("L1H5 → L2H5 k"): numbers of cubic curves, [x, y, [x1, y1, x2, y2, x, y], …], from source to target
@@ -136,15 +136,16 @@
       pen.stroke();
     }
     pen.globalAlpha = 1;
-    for (const { name, x, y, width, height, shape, printed } of Object.values(plan.nodes)) {
+    for (const { name, x, y, width, height, shape, printed, mark = "" } of Object.values(plan.nodes)) {
       const isIn = inside.has(name);
       pen.fillStyle = isIn ? DIM : FAINT;
       if (shape === "diamond") write("◆", x, y + 4, isIn ? DIM : FAINT, { align: "center" });
       else pen.fillRect(x - width / 2, y - height / 2, width, height);
+      if (mark && !printed) write(mark, x + width / 2 + 6, y + 4, DIM, { align: "center" });
       if (!printed) continue;
       pen.fillStyle = "#fff";
       pen.fillRect(x - width / 2 + 1, y - height / 2 + 1, width - 2, height - 2);
-      write(printed, x, y + 4, isIn ? INK : FAINT, { align: "center" });
+      write(`${printed} ${mark}`.trim(), x, y + 4, isIn ? INK : FAINT, { align: "center" });
     }
     for (const { x, y, text } of plan.labels) write(text, x, y, DIM, { align: "center" });
     return pen.blob();
