@@ -18,7 +18,7 @@ from workbench.page.session.prices import Expensive, Price
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.result_cache import ResultCache
 from workbench.page.tabs import circuits as tab
-from workbench.report import as_csv
+from workbench.report import as_csv, as_html
 from workbench.results import Curves
 
 PAIRS, MEASURE = "repeat-pairs", "logit difference"
@@ -291,6 +291,7 @@ def test_the_graph_can_be_taken_along(bench, graph_request):
     np.testing.assert_array_equal(names["result"].values, result(call, bench).values)
     np.testing.assert_allclose(names["result"].nodes["measured"], result(call, bench).nodes["measured"], atol=1e-6)
     assert len(as_csv(report_of_call(call, bench)).splitlines()) > 20
+    assert "Attribution graph of" in as_html(report_of_call(call, bench))
     told = json.loads(circuit_tracer_json(bench, call))
     assert {"metadata", "nodes", "links"} <= set(told)
     kept = result(call, bench).pruned()

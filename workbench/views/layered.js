@@ -1,9 +1,10 @@
 // The picture of a circuit: where each node of a model stands, and the path of each edge; and the picture for a file.
 //   const plan = wb.layered({ layers, heads, neurons }, width, height)
 //   plan.small: whether the nodes have no room for names; plan.labels, [{x, y, text}, …], then name rows and columns
-//   plan.nodes: {L1H5: {name, layer, column, x, y, width, height, shape, text, printed, mark, ports, button}, …}; columns are the
-//     heads, behind them the MLP, and then its neurons that are nodes; text stands in the node, `printed` in the picture for a file; ports are {q, k, v}, each
-//     a part of the width; button: whether a click selects something
+//   plan.nodes: {L1H5: {name, layer, column, x, y, width, height, shape, text, printed, mark, ports, button}, …}; columns
+//     are the heads, behind them the MLP, and then its neurons that are nodes; text stands in the node, `printed` in the
+//     picture for a file, and mark behind both; ports are {q, k, v}, each a part of the width; button: whether a click
+//     selects something
 //   plan.path("L1H5 → L2H5 k"): numbers of cubic curves, [x, y, [x1, y1, x2, y2, x, y], …], from source to target
 {
   const PORTS = { q: -0.3, k: 0, v: 0.3 }; // of a head's width
