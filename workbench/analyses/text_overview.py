@@ -1,5 +1,7 @@
 """A table of a set of texts, with what a model predicts for each, and the mean losses of the set."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -10,11 +12,12 @@ from workbench.analyses.support.by_label import ALL
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.means import MeansOverTexts, means_of, means_over_texts
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
-from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics
+from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics, tokens_at_most
+from workbench.analyses.support.products import FastProducts
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.results import Scores
-from workbench.texts import TextsLike
+from workbench.texts import Texts, TextsLike
 from workbench.tokens import Tokenizer, vocabulary_labels
 
 WHAT = "losses of texts"
@@ -35,11 +38,13 @@ def text_overview(
     `mean_losses` gives the means of this table.
     """
     texts = texts_for(model, tokens)
-    size = tokens_at_a_time(model, WHAT, run_bytes(model, logits=2), texts.longest, fixed=CHUNK_BYTES)
+    size = tokens_at_a_time(model, WHAT, **_sizes(model, texts))
     losses, probabilities = np.empty(len(texts)), np.empty(len(texts))
     answers = torch.empty(len(texts), dtype=torch.long)
     for rows, ids in steps(texts.padded_batches(size), progress, WHAT):
-        logits, there = model.run(ids).logits, texts.mask[rows, : ids.shape[1]].to(ids.device)  # batch pos vocab
+        with FastProducts():
+            logits = model.run(ids).logits  # batch pos vocab
+        there = texts.mask[rows, : ids.shape[1]].to(ids.device)  # batch pos
         each = next_token_statistics(logits[:, :-1], ids[:, 1:])["loss"].double()  # batch pos-1
         losses[rows] = (each.where(there[:, 1:], 0).sum(1) / there[:, 1:].sum(1)).cpu()
         best = logits[range(len(rows)), there.sum(1) - 1].float().softmax(-1).max(-1)
@@ -57,8 +62,14 @@ def text_overview(
 @work_of(text_overview)
 def _work(model: OlmoForCausalLM, tokens: TextsLike, **_: object) -> Work:
     texts = texts_for(model.config, tokens)
-    peak = peak_bytes(model, WHAT, run_bytes(model, logits=2), texts.longest, texts.tokens, fixed=CHUNK_BYTES)
+    peak = peak_bytes(model, WHAT, total=texts.tokens, **_sizes(model, texts))
     return Work(pass_flops(model, texts.tokens, logits=texts.tokens), nbytes=peak)
+
+
+def _sizes(model: OlmoForCausalLM, texts: Texts) -> dict[str, Any]:
+    """The sizes that limit a batch, as arguments of `tokens_at_a_time`."""
+    per_token, most = run_bytes(model, logits=2), tokens_at_most(model)
+    return {"per_token": per_token, "length": texts.longest, "fixed": CHUNK_BYTES, "at_most": most}
 
 
 def mean_losses(overview: pd.DataFrame) -> Scores:

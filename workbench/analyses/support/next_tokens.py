@@ -17,7 +17,7 @@ WHAT = "token losses"
 
 CHUNK = 2**22  # logits turned into probabilities at a time
 CPU_CHUNK = 2**18  # the same on a CPU: what stays in its cache
-TOKENS_AT_MOST = 512  # to run at a time on a CPU for statistics of all tokens: what stays in its cache
+CPU_TOKENS = 512  # to run at a time on a CPU for statistics of all tokens: what stays in its cache
 ROWS = 512  # the most logits of `text_statistics` at a time, in tokens
 LOG2_E = 1 / math.log(2)  # eˣ = 2^(x log₂ e)
 LEAST = torch.finfo(torch.float32).min  # in place of −∞, so that 0 · log 0 is 0
@@ -75,6 +75,11 @@ def _unembedded(model: OlmoForCausalLM, resid: Tensor, ids: Tensor) -> dict[str,
     return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
 
+def tokens_at_most(model: OlmoForCausalLM) -> int | None:
+    """The number of tokens of a batch above which statistics of all tokens become slower; None if there is none."""
+    return CPU_TOKENS if model.device.type == "cpu" else None
+
+
 def text_batches(model: OlmoForCausalLM, texts: Texts) -> list[Batch]:
     """Texts in the batches in which `text_statistics` is fastest. Errors: those of `tokens_at_a_time`."""
     return texts.padded_batches(tokens_at_a_time(model, WHAT, **_sizes(model, texts)))
@@ -94,5 +99,5 @@ def _sizes(model: OlmoForCausalLM, texts: Texts) -> dict[str, Any]:
         "per_token": run_bytes(model),
         "length": texts.longest,
         "fixed": CHUNK_BYTES + logits,
-        "at_most": TOKENS_AT_MOST if model.device.type == "cpu" else None,
+        "at_most": tokens_at_most(model),
     }
