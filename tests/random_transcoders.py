@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from hooks import OlmoForCausalLM
-from workbench.features import Dictionary, Gate
+from workbench.features import CrossLayerTranscoder, Dictionary, Gate
 
 FEATURES = 40
 GATES = (Gate("topk", 5), Gate("relu"), Gate("jumprelu", threshold=torch.full((FEATURES,), 0.5)))
@@ -36,3 +36,11 @@ def transcoders(model: OlmoForCausalLM, layers: Any = None, **options: Any) -> d
     """A random transcoder of each of these layers, or of all."""
     layers = range(model.config.num_hidden_layers) if layers is None else layers
     return {f"t{layer}": transcoder(model, layer, **options) for layer in layers}
+
+
+def cross_layer(model: OlmoForCausalLM, **options: Any) -> CrossLayerTranscoder:
+    """A random cross-layer transcoder."""
+    count, width = model.config.num_hidden_layers, model.config.hidden_size
+    generator = torch.Generator().manual_seed(7)
+    later = [0.2 * torch.randn(FEATURES, count - 1 - layer, width, generator=generator) for layer in range(count)]
+    return CrossLayerTranscoder(tuple(transcoders(model, **options).values()), tuple(later))

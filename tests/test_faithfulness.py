@@ -15,7 +15,7 @@ from workbench import TextPairs, Texts, WorkbenchError, checkpoints, metrics, tr
 from workbench.analyses.circuit import circuit, edge_scores
 from workbench.analyses.faithfulness import LINES, Faithfulness, faithfulness
 from workbench.analyses.support.edge_graph import Graph
-from workbench.analyses.support.edge_pairs import measured_cells, sides_of
+from workbench.analyses.support.edge_pairs import Study, measured_cells, sides_of
 from workbench.analyses.support.prompt_pairs import contrast
 from workbench.result_files import load_result
 
@@ -168,10 +168,9 @@ def test_edges_that_lead_nowhere_change_nothing(
     connected = graph.connected(kept, joined=joined, from_embedding=replacement == "counterfactual")
     assert 0 < connected.sum() < kept.sum()
     (batch,) = pair.batches(10**6)
-    both = sides_of(model, pair, replacement)(batch)
-    values, alone = (
-        torch.cat(list(measured_cells(model, pair, found.measure, both, one, 10**6))) for one in (kept, connected)
-    )
+    study = Study(model, pair, found.measure, sides_of(model, pair, replacement), [batch], 10**6)
+    both = study.sides(batch)
+    values, alone = (torch.cat(list(measured_cells(study, both, one))) for one in (kept, connected))
     torch.testing.assert_close(alone, values, rtol=0, atol=1e-4 * abs(found.effect) + 1e-5)
 
 

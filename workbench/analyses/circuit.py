@@ -15,7 +15,7 @@ from workbench.analyses.support.edge_graph import ARROW, Graph, edges_flops, hea
 from workbench.analyses.support.edge_neurons import NeuronsLike, choice_flops, chosen_neurons, spread_neurons
 from workbench.analyses.support.edge_pairs import (
     Sides,
-    SidesOf,
+    Study,
     measure_of,
     measured_cells,
     sides_bytes,
@@ -134,7 +134,7 @@ def circuit(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Circuit:
-    """The effect of every edge between the parts of a model on a measure, by integrated gradients (EAP-IG).
+    """One score for each edge of a model: its effect on a measure, by attribution with integrated gradients (EAP-IG).
 
     Nodes are the embedding, heads, MLPs and the logits. The residual stream is a sum of outputs of nodes, so each input
     of each node (q, k and v of a head, an MLP, the logits) reads the outputs of all earlier nodes: an edge is one of
@@ -176,29 +176,23 @@ def circuit(
     """
     pair = contrast(model, clean, corrupted, token, against, position, tokenizer, metric)
     measure = measure_of(pair, measure)
-    if steps < 0 or (isinstance(exact, int) and exact < 0):
-        raise WorkbenchError(f"steps is {steps} and exact is {exact}; neither can be negative")
-    if isinstance(neurons, int) and neurons < 0:
-        raise WorkbenchError(f"neurons is {neurons}; it cannot be negative")
+    _check_numbers(steps, exact, neurons)
     batches, size = _batches(model, pair, Graph.of(model, spread_neurons(model, neurons)))
     graph = Graph.of(model, chosen_neurons(model, pair, measure, batches, neurons))
     named = None if isinstance(exact, int) else np.array(graph.places(exact), dtype=int)
-    sides = sides_of(model, pair, replacement, graph)
+    study = Study(model, pair, measure, sides_of(model, pair, replacement, graph), batches, size)
     share = 0.5 if _count(exact) else 1.0
-    means, held, ends = _means(model, pair, sides, measure, batches, steps, part(progress, 0.0, share))
+    means, held, ends = _means(study, steps, part(progress, 0.0, share))
     scale_between(pair, ends, one="clean", dtype=model.dtype)
     values = means.values.numpy()
-    order = strongest(values)[:exact] if named is None else named
-    effects = np.full(len(values), np.nan)
-    stage = part(progress, share, 1.0)
-    effects[order] = _patched(model, pair, sides, measure, batches, size, order, stage)
+    patched = strongest(values)[:exact] if named is None else named
     return Circuit(
         values,
         graph.edges(),
         errors=means.errors,
-        texts=len(pair.clean),
-        exact=effects,
-        effect=_mean_end(ends, "clean", measure, pair) - _mean_end(ends, "corrupted", measure, pair),
+        texts=len(study),
+        exact=_exact_effects(study, patched, len(values), part(progress, share, 1.0)),
+        effect=_mean_end(study, ends, "clean") - _mean_end(study, ends, "corrupted"),
         scale_error=_scale_error(model, replacement, held.values.numpy(), values),
         measure=measure,
         replacement=replacement,
@@ -208,6 +202,13 @@ def circuit(
         provenance={"steps": steps, "replacement": replacement, "measure": measure}
         | ({"neurons": len(neurons_in(graph.sources))} if any(graph.neurons) else {}),
     )
+
+
+def _check_numbers(steps: int, exact: int | Sequence[str], neurons: NeuronsLike) -> None:
+    if steps < 0 or (isinstance(exact, int) and exact < 0):
+        raise WorkbenchError(f"steps is {steps} and exact is {exact}; neither can be negative")
+    if isinstance(neurons, int) and neurons < 0:
+        raise WorkbenchError(f"neurons is {neurons}; it cannot be negative")
 
 
 def edge_scores(
@@ -228,37 +229,28 @@ def edge_scores(
     pair, graph = contrast(model, clean, corrupted, token, against, -1, None), Graph.of(model, neurons_in(edges or ()))
     names = graph.edges()
     places = list(range(len(names))) if edges is None else graph.places(edges)
-    batches, _ = _batches(model, pair, graph)
-    sides, measure = sides_of(model, pair, replacement, graph), measure_of(pair, None)
-    means, _held, _ends = _means(model, pair, sides, measure, batches, steps, None)
+    study = Study(
+        model, pair, measure_of(pair, None), sides_of(model, pair, replacement, graph), *_batches(model, pair, graph)
+    )
+    means, _held, _ends = _means(study, steps, None)
     errors = None if means.errors is None else means.errors[places]
-    return Scores(means.values[places], [names[place] for place in places], errors=errors, texts=len(pair.clean))
+    return Scores(means.values[places], [names[place] for place in places], errors=errors, texts=len(study))
 
 
-def _means(
-    model: OlmoForCausalLM,
-    pair: Contrast,
-    sides: SidesOf,
-    measure: str,
-    batches: Sequence[Pairs],
-    steps: int,
-    progress: Progress | None,
-) -> tuple[MeansOverTexts, MeansOverTexts, list[Ends]]:
+def _means(study: Study, steps: int, progress: Progress | None) -> tuple[MeansOverTexts, MeansOverTexts, list[Ends]]:
     """The mean scores of all edges, the same with the divisors of norms held, and the ends of all batches."""
     means, held, ends = MeansOverTexts(), MeansOverTexts(), []
-    for number, pairs in enumerate(batches):
-        both = sides(pairs)
+    for number, pairs in enumerate(study.batches):
+        both = study.sides(pairs)
         ends.append(both.ends)
-        stage = part(progress, number / len(batches), (number + 1) / len(batches))
-        scores, of_held = _scores(model, pair, both, measure, steps, stage)
+        stage = part(progress, number / len(study.batches), (number + 1) / len(study.batches))
+        scores, of_held = _scores(study, both, steps, stage)
         means.add(scores)
         held.add(of_held)
     return means, held, ends
 
 
-def _scores(
-    model: OlmoForCausalLM, pair: Contrast, both: Sides, measure: str, points: int, progress: Progress | None
-) -> tuple[Tensor, Tensor]:
+def _scores(study: Study, both: Sides, points: int, progress: Progress | None) -> tuple[Tensor, Tensor]:
     """The scores of all edges, and the same with the divisors of norms held: text edge each, float64."""
     graph = both.graph
     mask, end, start = graph.mask(), both.outs[0], both.replaced[0]
@@ -267,10 +259,11 @@ def _scores(
     reach = mask.sum(1).tolist()
 
     def value(logits: Tensor) -> Tensor:
-        return measured(pair, both.pairs, both.log_clean, logits[None])[measure]
+        return measured(study.pair, both.pairs, both.log_clean, logits[None])[study.measure]
 
     for alpha, weight in reported(_points(points), progress, "gradients of edges"):
-        for targets, slope in slopes(model, (start + alpha * (end - start)).to(model.dtype), value, graph):
+        embedded = (start + alpha * (end - start)).to(study.model.dtype)
+        for targets, slope in slopes(study.model, embedded, value, graph):
             sources = reach[targets.start]
             for kind, change in enumerate(changes):
                 score = torch.einsum("sbpd,tbpd->bts", change[:sources], slope)
@@ -287,33 +280,33 @@ def _points(steps: int) -> list[tuple[float, float]]:
     return list(zip(((nodes + 1) / 2).tolist(), (weights / 2).tolist(), strict=True))
 
 
-def _patched(
-    model: OlmoForCausalLM,
-    pair: Contrast,
-    sides: SidesOf,
-    measure: str,
-    batches: Sequence[Pairs],
-    tokens: int,
-    edges: np.ndarray,
-    progress: Progress | None,
-) -> np.ndarray:
-    """How much the measure falls when one edge carries its replacement, mean over the pairs: edge."""
-    if len(edges) == 0:
-        return np.zeros(0)
+def _exact_effects(study: Study, edges: np.ndarray, every: int, progress: Progress | None) -> np.ndarray:
+    """How much the measure falls when one edge carries its replacement, mean over the pairs: edge.
+
+    NaN for those of the `every` edges that are not among `edges`.
+    """
+    found = np.full(every, np.nan)
+    if len(edges):
+        found[edges] = _patched(study, edges, progress)
+    return found
+
+
+def _patched(study: Study, edges: np.ndarray, progress: Progress | None) -> np.ndarray:
+    """The effects of these edges, patched one by one: edge."""
     total = torch.zeros(len(edges), dtype=torch.float64)
-    for number, pairs in enumerate(batches):
-        report(progress, number / len(batches), "patching edges")
-        both = sides(pairs)
+    for number, pairs in enumerate(study.batches):
+        report(progress, number / len(study.batches), "patching edges")
+        both = study.sides(pairs)
         every = torch.arange(int(both.graph.mask().sum()))
         kept = (every != edge for edge in edges.tolist())
-        values = torch.cat(list(measured_cells(model, pair, measure, both, kept, tokens)))
-        total += (both.ends.clean[measure].cpu() - values).sum(1)
+        values = torch.cat(list(measured_cells(study, both, kept)))
+        total += (both.ends.clean[study.measure].cpu() - values).sum(1)
     report(progress, 1.0, "patching edges")
-    return (total / len(pair.clean)).numpy()
+    return (total / len(study)).numpy()
 
 
-def _mean_end(ends: Sequence[Ends], side: str, measure: str, pair: Contrast) -> float:
-    return sum(float(getattr(end, side)[measure].sum()) for end in ends) / len(pair.clean)
+def _mean_end(study: Study, ends: Sequence[Ends], side: str) -> float:
+    return sum(float(getattr(end, side)[study.measure].sum()) for end in ends) / len(study)
 
 
 def _scale_error(model: OlmoForCausalLM, replacement: str, held: np.ndarray, values: np.ndarray) -> float:

@@ -12,7 +12,8 @@ from workbench.analyses.circuit import Circuit, strongest
 from workbench.analyses.support.cost import Work, work_of
 from workbench.analyses.support.edge_graph import ARROW, LOGITS, Graph, neurons_in, node_and_input
 from workbench.analyses.support.edge_pairs import (
-    SidesOf,
+    Sides,
+    Study,
     measure_of,
     measured_cells,
     sides_bytes,
@@ -20,12 +21,12 @@ from workbench.analyses.support.edge_pairs import (
     sides_of,
 )
 from workbench.analyses.support.edge_runs import cell_bytes, cell_flops
+from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.prompt_pairs import (
     Contrast,
     Ends,
     LogitsMetric,
     NormalisedMeans,
-    Pairs,
     TokenLike,
     batches_in_memory,
     contrast,
@@ -115,7 +116,7 @@ def faithfulness(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Faithfulness:
-    """The share of a measure's effect that remains with only the best n edges of a circuit, for several n.
+    """A curve that tests a circuit: the share of the effect that its best n edges keep when all others are replaced.
 
         faithfulness(n) = (measure with n edges − measure with none) / (measure with all − measure with none)
 
@@ -155,48 +156,73 @@ def faithfulness(
     Errors: WorkbenchError as in `circuit`, for a circuit without all edges of this model (a `top`), sizes that the
     model does not have, and fewer than two draws.
     """
+    graph = _graph_of(model, circuit)
+    pair = contrast(model, clean, corrupted, token, against, position, tokenizer, metric)
+    measure, sides = measure_of(pair, circuit.measure), sides_of(model, pair, circuit.replacement, graph)
+    numbers = _numbers(graph, sizes, draws)
+    batches, size = batches_in_memory(model, pair, "circuits", *_bytes(model, pair, graph))
+    study = Study(model, pair, measure, sides, batches, size)
+    ends, changed = _ends(study, part(progress, 0.0, 0.1))
+    scale_between(pair, ends, one="clean", dtype=model.dtype)
+    choice = _Choice.of(graph, circuit, changed[:, None] * _weights(model, graph)[None], draws, seed)
+    cells, places = _distinct(model, graph, choice.cells(numbers), circuit.replacement)
+    means, deviation = _lines(study, cells, np.reshape(places, (len(numbers), -1)), part(progress, 0.1, 1.0))
+    return Faithfulness(
+        means.values,
+        LINES,
+        numbers,
+        errors=means.errors,
+        texts=len(study),
+        x_name="edges",
+        deviation=deviation,
+        connected=torch.stack([cells[place].sum() for place in places[:: len(LINES) - 1 + draws]]),
+        title=f"How much of the effect on {pair.name} a circuit keeps",
+        value_name="share of the effect",
+        provenance={"measure": measure, "replacement": circuit.replacement, "draws": draws, "seed": seed},
+    )
+
+
+def _graph_of(model: OlmoForCausalLM, circuit: Circuit) -> Graph:
+    """The graph of a circuit. Errors: WorkbenchError for a circuit without all edges of the model."""
     graph = Graph.of(model, neurons_in(circuit.names))
     if circuit.names != tuple(graph.edges()):
         raise WorkbenchError(
             f"the circuit has {len(circuit.names):,} edges and they are not the {len(graph.edges()):,} edges of this "
             "model; give a circuit as `circuit` returns it"
         )
-    pair = contrast(model, clean, corrupted, token, against, position, tokenizer, metric)
-    measure, sides = measure_of(pair, circuit.measure), sides_of(model, pair, circuit.replacement, graph)
-    numbers = _numbers(graph, sizes, draws)
-    batches, size = batches_in_memory(model, pair, "circuits", *_bytes(model, pair, graph))
-    ends, changed = _ends(sides, batches, part(progress, 0.0, 0.1))
-    scale_between(pair, ends, one="clean", dtype=model.dtype)
-    choice = _Choice.of(graph, circuit, changed[:, None] * _weights(model, graph)[None], draws, seed)
-    means = NormalisedMeans([measure], one="clean")
-    alone = [NormalisedMeans([measure], one="clean") for _ in range(draws)]
-    cells, places = _distinct(model, graph, choice.cells(numbers), circuit.replacement)
-    for number, pairs in enumerate(batches):
-        both, found, done = sides(pairs), [], 0
-        stage = part(progress, 0.1 + 0.9 * number / len(batches), 0.1 + 0.9 * (number + 1) / len(batches))
-        for values in measured_cells(model, pair, measure, both, cells, size):
-            found.append(values)
-            done += len(values)
-            report(stage, done / len(cells), "running circuits")
-        lines = torch.cat(found)[places].unflatten(0, (len(numbers), -1)).movedim(1, 0)  # line x text
+    return graph
+
+
+def _lines(
+    study: Study, cells: Sequence[Tensor], places: np.ndarray, progress: Progress | None
+) -> tuple[MeansOverTexts, Tensor]:
+    """(the lines, as means over the pairs; the deviation over the random circuits of each number of edges).
+
+    Args:
+        cells: the circuits to run.
+        places: which of them belongs to each number of edges and line, where each draw is a line: number line.
+    """
+    draws, measure = places.shape[1] - len(LINES) + 1, study.measure
+    means, *alone = (NormalisedMeans([measure], one="clean") for _ in range(1 + draws))
+    for number, pairs in enumerate(study.batches):
+        both, share = study.sides(pairs), 1 / len(study.batches)
+        values = _values(study, both, cells, part(progress, number * share, (number + 1) * share))
+        lines = values[torch.as_tensor(places.T)]  # line number text
         first, random, last = lines.split([2, draws, 2])
         means.add({measure: torch.cat([first, random.mean(0, keepdim=True), last])}, both.ends)
         for one, line in zip(alone, random, strict=True):
             one.add({measure: line}, both.ends)
-    spread = torch.stack([one.means[measure].values for one in alone]).std(0)
-    return Faithfulness(
-        means.means[measure].values,
-        LINES,
-        numbers,
-        errors=means.means[measure].errors,
-        texts=len(pair.clean),
-        x_name="edges",
-        deviation=spread,
-        connected=torch.stack([cells[place].sum() for place in places[:: len(LINES) - 1 + draws]]),
-        title=f"How much of the effect on {pair.name} a circuit keeps",
-        value_name="share of the effect",
-        provenance={"measure": measure, "replacement": circuit.replacement, "draws": draws, "seed": seed},
-    )
+    return means.means[measure], torch.stack([one.means[measure].values for one in alone]).std(0)
+
+
+def _values(study: Study, both: Sides, cells: Sequence[Tensor], progress: Progress | None) -> Tensor:
+    """The measure of each circuit on a batch of pairs: cell text."""
+    found, done = [], 0
+    for values in measured_cells(study, both, cells):
+        found.append(values)
+        done += len(values)
+        report(progress, done / len(cells), "running circuits")
+    return torch.cat(found)
 
 
 def circuit_effect(
@@ -225,14 +251,13 @@ def circuit_effect(
     best = _first(np.array(graph.places(kept), dtype=int), len(kept), every)
     random = [_first(generator.permutation(every), len(kept), every) for _ in range(draws)]
     sides, measure = sides_of(model, pair, replacement, graph), measure_of(pair, None)
-    batches, size = batches_in_memory(model, pair, "circuits", *_bytes(model, pair, graph))
+    study = Study(model, pair, measure, sides, *batches_in_memory(model, pair, "circuits", *_bytes(model, pair, graph)))
     total = torch.zeros(3 + draws, dtype=torch.float64)
-    for pairs in batches:
+    for pairs in study.batches:
         both = sides(pairs)
-        cells = [torch.ones_like(best), best, ~best, *random]
-        values = torch.cat(list(measured_cells(model, pair, measure, both, cells, size)))
+        values = torch.cat(list(measured_cells(study, both, [torch.ones_like(best), best, ~best, *random])))
         total += (values - both.ends.corrupted[measure].cpu()).sum(1)
-    whole, own, others, *drawn = (total / len(pair.clean)).tolist()
+    whole, own, others, *drawn = (total / len(study)).tolist()
     found = {"all edges": whole, "the circuit": own, "all other edges": others}
     return found | {"random edges": float(np.mean(drawn)), "highest of random edges": max(drawn)}
 
@@ -338,12 +363,12 @@ def _nodes_within(joins: np.ndarray, n: int) -> int:
     return int(np.flatnonzero(counts <= n)[-1])
 
 
-def _ends(sides: SidesOf, batches: Sequence[Pairs], progress: Progress | None) -> tuple[list[Ends], Tensor]:
+def _ends(study: Study, progress: Progress | None) -> tuple[list[Ends], Tensor]:
     """The ends of all batches, and the norm over all tokens of the change of each source: source."""
     ends, squares = [], torch.zeros(1)
-    for number, pairs in enumerate(batches):
-        report(progress, number / len(batches), "running circuits")
-        both = sides(pairs)
+    for number, pairs in enumerate(study.batches):
+        report(progress, number / len(study.batches), "running circuits")
+        both = study.sides(pairs)
         ends.append(both.ends)
         squares = squares + (both.outs - both.replaced).square().sum((1, 2, 3)).cpu()
     return ends, squares.sqrt()

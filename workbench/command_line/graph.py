@@ -16,6 +16,7 @@ from workbench.command_line.given_text import add_chat, given_text
 from workbench.errors import WorkbenchError
 from workbench.features.circuit_tracer import GRAPH_INDEX, check_graph_file
 from workbench.features.graph_labels import feature_labels
+from workbench.features.replaced_mlps import Transcoders
 from workbench.report import Report, Section
 
 EXAMPLES = """
@@ -23,6 +24,7 @@ EXAMPLES = """
   python -m workbench graph "The cats near the tree" --token " were" --against " was" --csv nodes.csv --save graph.npz
   python -m workbench graph "The cat sat on the" --json cat.json
   python -m workbench graph "The cat sat on the" --checkpoint owner/model --dictionary sae/layers.0 sae/layers.1
+  python -m workbench graph "The cat sat on the" --checkpoint owner/model --cross-layer owner/transcoder
 """
 SHOWN = 20  # nodes and edges that are listed
 NODES = (
@@ -38,13 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="TEXT", help="the text; - reads it from standard input")
     add_chat(parser)
     add_checkpoint(parser)
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--dictionary",
         nargs="+",
         default=[],
         metavar="NAME",
         help="transcoders of MLPs: embedded, in folders or of the hub, at most one of each layer (default: the "
         "embedded ones of the checkpoint)",
+    )
+    which.add_argument(
+        "--cross-layer",
+        metavar="NAME",
+        help="a cross-layer transcoder in circuit-tracer's format, in a folder or of the hub",
     )
     parser.add_argument(
         "--token",
@@ -84,12 +92,7 @@ def run(args: argparse.Namespace) -> Report:
     if args.json is not None:
         check_graph_file(args.json)
     subject = opened_checkpoint(args, args.checkpoint)
-    names = args.dictionary or [
-        name for name in features.embedded() if name.startswith(f"{subject.id}/") and name.endswith(".mlp")
-    ]
-    if not names:
-        raise WorkbenchError(f"there are no embedded transcoders of {subject.id}; name some with --dictionary")
-    transcoders = {name: features.load(name) for name in names}
+    transcoders = _transcoders(args, subject.id)
     given = given_text(args, subject)
     found = features.attribution_graph(
         subject.model,
@@ -118,7 +121,7 @@ def run(args: argparse.Namespace) -> Report:
     origin = subject.provenance(args) | {
         "text": given.text,
         "tokens": given.tokens.shape[1],
-        "dictionaries": ", ".join(names),
+        "dictionaries": ", ".join(transcoders),
         "logits": ", ".join(found.logits),
         "nodes": f"{len(small.nodes):,} of {len(found.nodes):,}",
         "replacement score": found.replacement_score,
@@ -126,3 +129,15 @@ def run(args: argparse.Namespace) -> Report:
         "largest deviation of a sum": found.rounding,
     }
     return Report(f"Attribution graph of {subject.id}", sections, origin, text=f"{found.said()}.")
+
+
+def _transcoders(args: argparse.Namespace, checkpoint: str) -> Transcoders:
+    """The transcoders that the arguments name, or the embedded ones. Errors: WorkbenchError if there are none."""
+    if args.cross_layer is not None:
+        return {args.cross_layer: features.load_cross_layer(args.cross_layer)}
+    names = args.dictionary or [
+        name for name in features.embedded() if name.startswith(f"{checkpoint}/") and name.endswith(".mlp")
+    ]
+    if not names:
+        raise WorkbenchError(f"there are no embedded transcoders of {checkpoint}; name some with --dictionary")
+    return {name: features.load(name) for name in names}

@@ -1,4 +1,4 @@
-"""Dictionaries of features: sparse autoencoders, transcoders and crosscoders.
+"""Dictionaries of features: sparse autoencoders, transcoders, cross-layer transcoders and crosscoders.
 
 from workbench import features
 sae = features.load("tiny-olmo@step6000/blocks.2.resid_post")
@@ -13,11 +13,12 @@ from workbench.features.card import FeatureCard, card, nearest
 from workbench.features.circuit_tracer import write_circuit_tracer
 from workbench.features.compare_firing import compare_firing
 from workbench.features.compare_sources import compare_sources
+from workbench.features.cross_layer import CrossLayerTranscoder
 from workbench.features.dictionary import Dictionary
 from workbench.features.editing import replace, scale, set_to, steer, switch_off
 from workbench.features.explain_token import explain_token
 from workbench.features.feature_table import feature_table, logit_effects
-from workbench.features.files import embedded, load, save
+from workbench.features.files import embedded, load, load_cross_layer, save, save_cross_layer
 from workbench.features.firing import Firing, Gate
 from workbench.features.graph import AttributionGraph
 from workbench.features.group_need import group_need
@@ -31,6 +32,7 @@ from workbench.features.training import TrainingSettings, train
 
 __all__ = [
     "AttributionGraph",
+    "CrossLayerTranscoder",
     "Dictionary",
     "FeatureBirths",
     "FeatureCard",
@@ -55,6 +57,7 @@ __all__ = [
     "feature_table",
     "group_need",
     "load",
+    "load_cross_layer",
     "logit_effects",
     "name_feature",
     "names_of",
@@ -64,6 +67,7 @@ __all__ = [
     "quality",
     "replace",
     "save",
+    "save_cross_layer",
     "scale",
     "set_to",
     "steer",

@@ -14,13 +14,14 @@ from workbench.analyses.support.arguments import one_text
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
-from workbench.features.dictionary import Dictionary
 from workbench.features.frozen_run import HELD, LAST, FrozenRun, constant_sites
 from workbench.features.graph import ERROR, FEATURE, LOGIT, TOKEN, AttributionGraph
 from workbench.features.graph_checks import NodeOutput, losses_without
 from workbench.features.graph_influence import along_paths, influences, scores
 from workbench.features.replaced_mlps import (
+    LayerTranscoder,
     ReplacedMLP,
+    Transcoders,
     features_of,
     replaced_mlps,
     sites_of,
@@ -62,7 +63,7 @@ class LogitNodes:
 def attribution_graph(
     model: OlmoForCausalLM,
     tokens: TextsLike,
-    transcoders: Mapping[str, Dictionary],
+    transcoders: Transcoders,
     token: int | str | None = None,
     against: int | str | None = None,
     *,
@@ -75,7 +76,8 @@ def attribution_graph(
 
     Nodes, in this order:
 
-    - *feature*: a feature of a transcoder that is active at a position;
+    - *feature*: a feature of a transcoder that is active at a position; one of a cross-layer transcoder is a single
+      node, whose edges sum over all layers that it writes to;
     - *error*: what the transcoder of a layer leaves out at a position; for a layer without a transcoder all that its
       MLP writes;
     - *token*: the embedding at a position;
@@ -99,7 +101,7 @@ def attribution_graph(
 
     Args:
         model, tokens: a model, and one prompt.
-        transcoders: transcoders of MLPs by name, at most one of each layer.
+        transcoders: transcoders of MLPs by name, at most one of each layer; or a `CrossLayerTranscoder`, by its name.
         token, against: ids, or with a `tokenizer` texts of single tokens.
         most: the most features. If more are active, those that write the longest vectors are nodes, and the others
             count as error.
@@ -112,18 +114,13 @@ def attribution_graph(
     memory.
     """
     ids = one_text(tokens, model)
-    if against is not None and token is None:
-        raise WorkbenchError("against is given without a token; give both tokens of the difference")
-    if most < 1:
-        raise WorkbenchError(f"most is {most}; at least one feature should be a node")
-    if checks < 0:
-        raise WorkbenchError(f"checks is {checks}; it cannot be negative")
+    _check_options(token, against, most, checks)
     named = transcoders_by_layer(model, transcoders)
     copies = _copies(model, ids.shape[1])
     report(progress, 0.0, WHAT)
-    layers = range(model.config.num_hidden_layers)
-    sites = dict.fromkeys(["embed", *HELD, LAST, *sites_of(named, layers), *constant_sites(model)])
     with torch.no_grad():
+        layers = range(model.config.num_hidden_layers)
+        sites = dict.fromkeys(["embed", *HELD, LAST, *sites_of(named, layers), *constant_sites(model)])
         clean = model.run(ids, capture=list(sites), logits_to_keep=1)
         target = _target(model, clean, token, against, tokenizer)
         mlps = with_most(replaced_mlps(model, clean, named, layers), most)
@@ -138,7 +135,7 @@ def attribution_graph(
 def check_nodes(
     model: OlmoForCausalLM,
     tokens: TextsLike,
-    transcoders: Mapping[str, Dictionary],
+    transcoders: Transcoders,
     graph: AttributionGraph,
     nodes: int | Sequence[str] = 20,
     *,
@@ -214,19 +211,29 @@ def _checked(
     return replace(graph, nodes=nodes)
 
 
-def _names(named: Mapping[int, tuple[str, Dictionary]], layers: int) -> list[str]:
+def _check_options(token: int | str | None, against: int | str | None, most: int, checks: int) -> None:
+    if against is not None and token is None:
+        raise WorkbenchError("against is given without a token; give both tokens of the difference")
+    if most < 1:
+        raise WorkbenchError(f"most is {most}; at least one feature should be a node")
+    if checks < 0:
+        raise WorkbenchError(f"checks is {checks}; it cannot be negative")
+
+
+def _names(named: Mapping[int, LayerTranscoder], layers: int) -> list[str]:
     """The name of the transcoder of each layer; "" where there is none."""
-    return [named[layer][0] if layer in named else "" for layer in range(layers)]
+    return [named[layer].name if layer in named else "" for layer in range(layers)]
 
 
 def _output(mlps: Sequence[ReplacedMLP], number: int) -> NodeOutput:
     """What a feature or error writes, by the number of its node."""
     for mlp in mlps:
         if number < len(mlp):
-            return NodeOutput(mlp.writes, int(mlp.positions[number]), mlp.written[number])
+            written = {mlps[layer].writes: mlp.at(layer)[number] for layer in mlp.layers}
+            return NodeOutput(int(mlp.positions[number]), written)
         number -= len(mlp)
     layer, position = divmod(number, len(mlps[0].error))
-    return NodeOutput(mlps[layer].writes, position, mlps[layer].error[position])
+    return NodeOutput(position, {mlps[layer].writes: mlps[layer].error[position]})
 
 
 def _target(
@@ -274,7 +281,7 @@ def _edges(
         for site, gradient in gradients.items():
             for position, (columns, vectors, constant) in enumerate(written.get(site, ())):
                 of_place = gradient[:, position]  # target d_model
-                edges[rows, columns] = (of_place @ vectors.T).cpu()
+                edges[rows, columns] += (of_place @ vectors.T).cpu()
                 constants[rows] += (of_place @ constant).cpu()
     return edges, constants
 
@@ -309,22 +316,32 @@ def _written(clean: Run, mlps: Sequence[ReplacedMLP]) -> dict[str, list[WrittenA
     """For each writing site and position: (columns of the matrix, what their nodes write, what no node writes)."""
     embed = clean["embed"][0].float()
     n_features, length = features_of(mlps), len(embed)
-    nothing = torch.zeros_like(embed[0])
-    first, found = 0, {}
-    for mlp in mlps:
-        bounds = torch.searchsorted(mlp.positions, torch.arange(length + 1, device=embed.device)).tolist()
-        places = []
-        for position in range(length):
-            some = slice(bounds[position], bounds[position + 1])
-            error = n_features + mlp.layer * length + position
-            columns = torch.tensor([*range(first + some.start, first + some.stop), error])
-            vectors = torch.cat([mlp.written[some], mlp.error[position][None]])
-            places.append((columns, vectors, mlp.constant[position]))
-        found[mlp.writes] = places
-        first += len(mlp)
-    token = n_features + len(mlps) * length
+    nothing, token = torch.zeros_like(embed[0]), n_features + len(mlps) * length
+    found = {mlp.writes: _written_to(mlp.layer, mlps) for mlp in mlps}
     found["embed"] = [(torch.tensor([token + n]), row[None], nothing) for n, row in enumerate(embed)]
     return found
+
+
+def _written_to(layer: int, mlps: Sequence[ReplacedMLP]) -> list[WrittenAt]:
+    """The same for the site that the MLP of one layer writes: features of this layer and of earlier ones, and error."""
+    own, errors = mlps[layer], features_of(mlps) + layer * len(mlps[layer].error)
+    writers = [mlp for mlp in mlps if layer in mlp.layers]
+    first = dict(zip((mlp.layer for mlp in mlps), np.cumsum([0, *map(len, mlps)]).tolist(), strict=False))
+    bounds = {mlp.layer: _bounds(mlp) for mlp in writers}
+    written = {mlp.layer: mlp.at(layer) for mlp in writers}
+    places = []
+    for position in range(len(own.error)):
+        some = {one: range(*of_layer[position : position + 2]) for one, of_layer in bounds.items()}
+        columns = [first[one] + number for one, numbers in some.items() for number in numbers]
+        vectors = [written[one][numbers.start : numbers.stop] for one, numbers in some.items()]
+        everything = torch.cat([*vectors, own.error[position][None]])
+        places.append((torch.tensor([*columns, errors + position]), everything, own.constant[position]))
+    return places
+
+
+def _bounds(mlp: ReplacedMLP) -> list[int]:
+    """The number of features at earlier positions, for each position and the end: pos + 1."""
+    return torch.searchsorted(mlp.positions, torch.arange(len(mlp.error) + 1, device=mlp.error.device)).tolist()
 
 
 def _graph(
@@ -336,20 +353,10 @@ def _graph(
     names: Sequence[str],
     tokenizer: Tokenizer | None,
 ) -> AttributionGraph:
-    labels, length = token_labels(ids[0], tokenizer), ids.shape[1]
-    rows: list[tuple] = []
-    for mlp in mlps:
-        columns = (mlp.positions.tolist(), mlp.features.tolist(), mlp.activations.tolist())
-        rows += [(FEATURE, mlp.layer, at, feature, value) for at, feature, value in zip(*columns, strict=True)]
-    rows += [(ERROR, mlp.layer, at, -1, np.nan) for mlp in mlps for at in range(length)]
-    rows += [(TOKEN, -1, at, int(one), np.nan) for at, one in enumerate(ids[0].tolist())]
-    logits = zip(target.ids, target.values.tolist(), strict=True)
-    rows += [(LOGIT, len(mlps), length - 1, one, value) for one, value in logits]
-    nodes = pd.DataFrame(rows, columns=["kind", "layer", "position", "feature", "value"])
-    nodes["constant"] = constants.numpy().astype(float)
-    matrix, kinds = edges.double().numpy(), nodes["kind"].to_numpy()
-    weights = np.zeros(len(nodes))
+    nodes, matrix = _nodes(ids, mlps, target), edges.double().numpy()
+    kinds, weights = nodes["kind"].to_numpy(), np.zeros(len(nodes))
     weights[kinds == LOGIT] = target.weights.double().cpu().numpy()
+    nodes["constant"] = constants.numpy().astype(float)
     nodes["weight"], nodes["influence"] = weights, influences(matrix, weights)
     nodes["effect"] = along_paths(_responses(matrix, nodes), _first_logit(kinds))
     nodes[["measured", "held"]] = np.nan
@@ -357,7 +364,7 @@ def _graph(
     return AttributionGraph(
         matrix,
         nodes=nodes,
-        tokens=labels,
+        tokens=token_labels(ids[0], tokenizer),
         logits=target.names,
         transcoders=names,
         replacement_score=replacement,
@@ -367,6 +374,20 @@ def _graph(
         value_name="direct effect",
         signed=True,
     )
+
+
+def _nodes(ids: Tensor, mlps: Sequence[ReplacedMLP], target: LogitNodes) -> pd.DataFrame:
+    """The nodes: kind, layer, position, feature (of a token or logit: its id) and value."""
+    length = ids.shape[1]
+    rows: list[tuple] = []
+    for mlp in mlps:
+        columns = (mlp.positions.tolist(), mlp.features.tolist(), mlp.activations.tolist())
+        rows += [(FEATURE, mlp.layer, at, feature, value) for at, feature, value in zip(*columns, strict=True)]
+    rows += [(ERROR, mlp.layer, at, -1, np.nan) for mlp in mlps for at in range(length)]
+    rows += [(TOKEN, -1, at, int(one), np.nan) for at, one in enumerate(ids[0].tolist())]
+    logits = zip(target.ids, target.values.tolist(), strict=True)
+    rows += [(LOGIT, len(mlps), length - 1, one, value) for one, value in logits]
+    return pd.DataFrame(rows, columns=["kind", "layer", "position", "feature", "value"])
 
 
 def _responses(matrix: np.ndarray, nodes: pd.DataFrame) -> np.ndarray:
@@ -399,7 +420,7 @@ def _bytes(model: OlmoForCausalLM, length: int) -> float:
 def _work(
     model: OlmoForCausalLM,
     tokens: TextsLike,
-    transcoders: Mapping[str, Dictionary],
+    transcoders: Transcoders,
     token: int | str | None = None,
     *_: object,
     most: int = 4096,
@@ -409,7 +430,7 @@ def _work(
     """A gate without a k is taken to have one in 16 features active."""
     config, length = model.config, one_text(tokens, model).shape[1]
     named, layers = transcoders_by_layer(model, transcoders), config.num_hidden_layers
-    active = {layer: (one.gate.k or len(one) // 16) * length for layer, (_, one) in named.items()}
+    active = {layer: (one.dictionary.gate.k or len(one.dictionary) // 16) * length for layer, one in named.items()}
     share = min(1.0, most / max(1, sum(active.values())))
     targets = {layer: math.ceil(share * count) for layer, count in active.items()}
     logits = 1 if token is not None else MOST_LOGITS
@@ -425,7 +446,7 @@ def _work(
         flops += 2.0 * targets.get(layer, 0) * earlier * config.hidden_size
         earlier += targets.get(layer, 0) + length
     flops += 2.0 * logits * earlier * config.hidden_size
-    flops += sum(2.0 * length * (one.encoder.numel() + one.decoder.numel()) for _, one in named.values())
+    flops += _transcoder_flops(named, length)
     matrix = 60 * (earlier + logits) ** 2
     return Work(flops, nbytes=_bytes(model, length) * copies * length + matrix + MINIMUM)
 
@@ -434,7 +455,7 @@ def _work(
 def _work_of_checks(
     model: OlmoForCausalLM,
     tokens: TextsLike,
-    transcoders: Mapping[str, Dictionary],
+    transcoders: Transcoders,
     graph: AttributionGraph | None = None,
     nodes: int | Sequence[str] = 20,
     **_: object,
@@ -443,5 +464,11 @@ def _work_of_checks(
     length, count = one_text(tokens, model).shape[1], nodes if isinstance(nodes, int) else len(nodes)
     copies = min(_copies(model, length), max(1, count))
     flops = pass_flops(model, length, logits=1) + 2 * pass_flops(model, length * (1 + count))
-    flops += sum(2.0 * length * (one.encoder.numel() + one.decoder.numel()) for one in transcoders.values())
+    flops += _transcoder_flops(transcoders_by_layer(model, transcoders), length)
     return Work(flops, nbytes=_bytes(model, length) * copies * length + MINIMUM)
+
+
+def _transcoder_flops(named: Mapping[int, LayerTranscoder], length: int) -> float:
+    """Operations of encoding and decoding a text."""
+    dictionaries = [one.dictionary for one in named.values()]
+    return sum(2.0 * length * (one.encoder.numel() + one.decoder.numel()) for one in dictionaries)

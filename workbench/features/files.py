@@ -1,5 +1,6 @@
 """`load` and `save`: dictionaries in files: embedded ones, folders, and repositories of the Hugging Face hub."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -9,8 +10,9 @@ import torch
 from workbench.checkpoints import hub
 from workbench.checkpoints.names import split_id
 from workbench.errors import WorkbenchError
+from workbench.features.cross_layer import CrossLayerTranscoder
 from workbench.features.dictionary import Dictionary
-from workbench.features.formats import gemma_scope, sae_lens, sparsify
+from workbench.features.formats import circuit_tracer, gemma_scope, sae_lens, sparsify
 
 FormatName = Literal["SAELens", "sparsify", "Gemma Scope"]
 FORMATS = {"SAELens": sae_lens, "sparsify": sparsify, "Gemma Scope": gemma_scope}
@@ -76,14 +78,40 @@ def save(
     return Path(folder)
 
 
+def load_cross_layer(name: str | Path) -> CrossLayerTranscoder:
+    """A cross-layer transcoder in circuit-tracer's format: a folder, or `owner/repository@revision/folder` of the hub.
+
+    Errors: WorkbenchError if there is none, if its files are damaged, or if the hub cannot be reached and the cache
+    does not have it.
+    """
+    folder, _ = _folder_of(str(name), circuit_tracer.PATTERNS)
+    if not circuit_tracer.is_cross_layer(folder):
+        raise WorkbenchError(
+            f"no cross-layer transcoder in {name}: looked for {circuit_tracer.ENCODER.format(0)} and "
+            f"{circuit_tracer.DECODER.format(0)}"
+        )
+    return circuit_tracer.read(folder)
+
+
+def save_cross_layer(
+    transcoder: CrossLayerTranscoder, folder: str | Path, *, dtype: torch.dtype = torch.float32
+) -> Path:
+    """Write a cross-layer transcoder to a folder in circuit-tracer's format; returns the folder.
+
+    Errors: WorkbenchError for a transcoder that the format cannot hold, or a folder that cannot be written.
+    """
+    circuit_tracer.write(transcoder, Path(folder), dtype)
+    return Path(folder)
+
+
 def embedded() -> list[str]:
     """The names of the dictionaries that come with the workbench."""
     folders = (path.parent for path in EMBEDDED_DICTIONARIES.glob("*/*/cfg.json"))
     return sorted(f"{SERIES}@{path.parent.name}/{path.name}" for path in folders)
 
 
-def _folder_of(name: str) -> tuple[Path, str]:
-    """(the folder of a name, its repository or "")."""
+def _folder_of(name: str, files: Sequence[str] = FILES) -> tuple[Path, str]:
+    """(the folder of a name, its repository or ""); of the hub, with these files."""
     first, _, rest = name.partition("/")
     series, revision = split_id(first)
     if series == SERIES:
@@ -100,7 +128,7 @@ def _folder_of(name: str) -> tuple[Path, str]:
             "owner/repository/folder"
         )
     place = inside.strip("/")
-    patterns = [f"{place}/{file}" if place else file for file in FILES]
+    patterns = [f"{place}/{file}" if place else file for file in files]
     above = Path(place).parent / sparsify.RUN_CONFIG
     return hub.fetch(repository, revision, (*patterns, str(above))) / place, repository
 
@@ -108,6 +136,8 @@ def _folder_of(name: str) -> tuple[Path, str]:
 def _why_none(name: str, folder: Path) -> str:
     names = [module.WEIGHTS for module in FORMATS.values()]
     below = sorted({str(path.parent.relative_to(folder)) for file in names for path in folder.glob(f"*/**/{file}")})
+    if circuit_tracer.is_cross_layer(folder):
+        return f"{name} holds a cross-layer transcoder; read it with features.load_cross_layer"
     if below:
         shown = ", ".join(below[:8]) + (", …" if len(below) > 8 else "")
         return f"{name} holds several dictionaries; name one of its folders: {shown}"

@@ -1,6 +1,6 @@
 """How much a logit of the model falls if the output of one node is removed, in runs in which all else may respond."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,14 +17,12 @@ class NodeOutput:
     """What a node writes.
 
     Attributes:
-        site: the site: `blocks.2.mlp_out`.
         position: the position.
-        written: d_model.
+        written: d_model, by site: `blocks.2.mlp_out`.
     """
 
-    site: str
     position: int
-    written: Tensor
+    written: Mapping[str, Tensor]
 
 
 @torch.no_grad()
@@ -63,9 +61,10 @@ def _taken_away(outputs: Sequence[NodeOutput], ids: Tensor) -> list[Edit]:
     """The edits that remove the n-th output in the n-th text of a batch."""
     changes: dict[str, Tensor] = {}
     for text, output in enumerate(outputs):
-        shape = len(outputs), ids.shape[1], len(output.written)
-        change = changes.setdefault(output.site, output.written.new_zeros(shape))
-        change[text, output.position] = output.written
+        for site, written in output.written.items():
+            shape = len(outputs), ids.shape[1], len(written)
+            change = changes.setdefault(site, written.new_zeros(shape))
+            change[text, output.position] = written
     return [
         edits.apply(site, lambda x, change=change: (x.float() - change).to(x.dtype)) for site, change in changes.items()
     ]

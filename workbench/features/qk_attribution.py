@@ -17,8 +17,14 @@ from workbench.analyses.support.edge_graph import of_heads
 from workbench.analyses.support.heads import head_name
 from workbench.analyses.support.memory import peak_bytes, run_bytes
 from workbench.errors import WorkbenchError
-from workbench.features.dictionary import Dictionary
-from workbench.features.replaced_mlps import ReplacedMLP, replaced_mlps, sites_of, transcoders_by_layer
+from workbench.features.replaced_mlps import (
+    LayerTranscoder,
+    ReplacedMLP,
+    Transcoders,
+    replaced_mlps,
+    sites_of,
+    transcoders_by_layer,
+)
 from workbench.progress import Progress, report
 from workbench.results import Grid
 from workbench.texts import TextsLike
@@ -74,7 +80,7 @@ def qk_attribution(
     tokens: TextsLike,
     layer: int,
     head: int,
-    transcoders: Mapping[str, Dictionary] | None = None,
+    transcoders: Transcoders | None = None,
     *,
     query: int = -1,
     key: int | None = None,
@@ -98,7 +104,7 @@ def qk_attribution(
     Args:
         model, tokens: a model, and one text.
         layer, head: the head.
-        transcoders: transcoders of MLPs by name, at most one of each layer.
+        transcoders: as in `attribution_graph`.
         query, key, against: positions; negative ones count from the end. Without `key`, the one that has the largest
             weight.
         tokenizer: for readable tokens; token ids without it.
@@ -109,67 +115,210 @@ def qk_attribution(
     """
     ids = one_text(tokens, model)
     named = transcoders_by_layer(model, transcoders or {})
-    (layer,) = chosen([layer], model.config.num_hidden_layers, "layer")
-    (head,) = chosen([head], model.config.num_attention_heads, "head")
-    (query,) = chosen([query], ids.shape[1], "position")
+    place = _place(model, ids, layer, head, query)
     _peak(model, ids.shape[1])  # refused before anything runs
     report(progress, 0.0, QK_WHAT)
-    scores, weights = _row(model, ids, layer, head, query)
-    wanted = [int(weights.argmax())] if key is None else chosen([key], ids.shape[1], "position")
-    keys = [*wanted, *([] if against is None else chosen([against], ids.shape[1], "position"))]
-    _check_seen(model, layer, head, query, keys, scores)
-    places = sorted({query, *keys})
-    run = _run(model, ids, layer, named, places)
-    mlps = replaced_mlps(model, run, named, range(layer))
+    scores, weights = _row(model, ids, place)
+    keys = _keys(ids, weights, key, against)
+    _check_seen(model, place, keys, scores)
     labels = token_labels(ids[0], tokenizer)
-    q_names, q = _read(model, run, mlps, layer, head, places, query, labels, "q")
-    k_names, k = _read(model, run, mlps, layer, head, places, keys[0], labels, "k")
-    if against is not None:
-        other_names, other = _read(model, run, mlps, layer, head, places, keys[1], labels, "k")
-        k_names, k = [*k_names, *(f"− {name}" for name in other_names)], torch.cat([k, -other])
-    values = model.model.blocks[layer].self_attn.scaling * (q @ k.T)
+    sources = _Sources.of(model, ids, place, named, keys)
+    q_names, q = sources.read("q", place.query, labels)
+    k_names, k = sources.read_keys(keys, labels)
+    values = model.model.blocks[place.layer].self_attn.scaling * (q @ k.T)
     report(progress, 1.0, QK_WHAT)
-    score = float(scores[keys[0]] - (0.0 if against is None else scores[keys[1]]))
-    less = "" if against is None else f" rather than to {keys[1]} ({labels[keys[1]]})"
     return QKAttribution(
         values.cpu(),
         q_names,
         k_names,
         row_name="query",
         column_name="key",
-        score=score,
+        score=float(scores[keys[0]] - (scores[keys[1]] if len(keys) > 1 else 0.0)),
         weight=float(weights[keys[0]]),
-        title=f"{head_name(layer, head)} from {query} ({labels[query]}) to {keys[0]} ({labels[keys[0]]}){less}",
+        title=_title(place, keys, labels),
         value_name="score",
         signed=True,
     )
 
 
-def _row(model: OlmoForCausalLM, ids: Tensor, layer: int, head: int, query: int) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class _Place:
+    """A head and the position from which it attends."""
+
+    layer: int
+    head: int
+    query: int
+
+    @property
+    def name(self) -> str:
+        return head_name(self.layer, self.head)
+
+
+def _place(model: OlmoForCausalLM, ids: Tensor, layer: int, head: int, query: int) -> _Place:
+    """Errors: WorkbenchError for an unknown layer, head or position."""
+    (layer,) = chosen([layer], model.config.num_hidden_layers, "layer")
+    (head,) = chosen([head], model.config.num_attention_heads, "head")
+    (query,) = chosen([query], ids.shape[1], "position")
+    return _Place(layer, head, query)
+
+
+def _row(model: OlmoForCausalLM, ids: Tensor, place: _Place) -> tuple[Tensor, Tensor]:
     """(scores, weights) of a head at a query: key, float32."""
-    sites = [f"blocks.{layer}.attn.{name}" for name in ("scores", "pattern")]
-    run = model.run(ids, capture=[Capture(site, heads=[head], queries=[query]) for site in sites], captures_only=True)
+    sites = [f"blocks.{place.layer}.attn.{name}" for name in ("scores", "pattern")]
+    captures = [Capture(site, heads=[place.head], queries=[place.query]) for site in sites]
+    run = model.run(ids, capture=captures, captures_only=True)
     scores, weights = (run[site][0, 0, 0].float() for site in sites)
     return scores, weights
 
 
-def _check_seen(model: OlmoForCausalLM, layer: int, head: int, query: int, keys: Sequence[int], scores: Tensor) -> None:
+def _keys(ids: Tensor, weights: Tensor, key: int | None, against: int | None) -> list[int]:
+    """The key (that of the largest weight if None), and the one that is subtracted, if there is one."""
+    wanted = [int(weights.argmax())] if key is None else chosen([key], ids.shape[1], "position")
+    return [*wanted, *([] if against is None else chosen([against], ids.shape[1], "position"))]
+
+
+def _check_seen(model: OlmoForCausalLM, place: _Place, keys: Sequence[int], scores: Tensor) -> None:
     hidden = [key for key in keys if not scores[key].isfinite()]
     if hidden:
-        window = model.model.blocks[layer].self_attn.sliding_window
+        window = model.model.blocks[place.layer].self_attn.sliding_window
         why = f"after it, or outside the window of {window} tokens" if window else "after it"
-        raise WorkbenchError(
-            f"{head_name(layer, head)} cannot attend from position {query} to {hidden[0]}, which is {why}"
+        raise WorkbenchError(f"{place.name} cannot attend from position {place.query} to {hidden[0]}, which is {why}")
+
+
+def _title(place: _Place, keys: Sequence[int], labels: Sequence[str]) -> str:
+    wanted, *others = (f"{key} ({labels[key]})" for key in keys)
+    less = "".join(f" rather than to {other}" for other in others)
+    return f"{place.name} from {place.query} ({labels[place.query]}) to {wanted}{less}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Sources:
+    """What was written before a layer at a query and its keys, and how a head reads it.
+
+    Attributes:
+        model: the model.
+        run: a run that captured `positions` only.
+        mlps: the MLPs of earlier layers at these positions.
+        place: the head.
+        positions: in ascending order.
+    """
+
+    model: OlmoForCausalLM
+    run: Run
+    mlps: Sequence[ReplacedMLP]
+    place: _Place
+    positions: Sequence[int]
+
+    @classmethod
+    def of(
+        cls,
+        model: OlmoForCausalLM,
+        ids: Tensor,
+        place: _Place,
+        named: Mapping[int, LayerTranscoder],
+        keys: Sequence[int],
+    ) -> "_Sources":
+        """The sources of a text."""
+        positions = sorted({place.query, *keys})
+        captures = [Capture(site, positions=positions) for site in _sites(model, place.layer, named)]
+        run = model.run(ids, capture=captures, captures_only=True)
+        return cls(model, run, replaced_mlps(model, run, named, range(place.layer)), place, positions)
+
+    def read_keys(self, keys: Sequence[int], labels: Sequence[str]) -> tuple[list[str], Tensor]:
+        """As `read`, of the first key, and of the second one with a negative sign."""
+        names, rows = self.read("k", keys[0], labels)
+        for key in keys[1:]:
+            other_names, other = self.read("k", key, labels)
+            names, rows = [*names, *(f"− {name}" for name in other_names)], torch.cat([rows, -other])
+        return names, rows
+
+    def read(self, letter: str, position: int, labels: Sequence[str]) -> tuple[list[str], Tensor]:
+        """The sources at a position, and the rotated query or key (`letter` q or k) of each: names, source d_head."""
+        at = self.positions.index(position)
+        names, parts = self._written(at)
+        rows = self._normed(self._projected(self._before_attention(parts, at), letter), at, letter)
+        names = [f"token @{position} {labels[position]}", *(f"{name} @{position}" for name in names[1:])]
+        attention = self.model.model.blocks[self.place.layer].self_attn
+        where = torch.tensor([[position]], device=rows.device)
+        rotary = self.model.model.rotary_emb[attention.kind](rows, where)
+        return [*names, f"bias @{position}"], rotated(rows[None, None], rotary)[0, 0]
+
+    def _number(self, letter: str) -> int:
+        """The number of the head among queries or among keys."""
+        shared = self.model.model.blocks[self.place.layer].self_attn.num_key_value_groups
+        return self.place.head if letter == "q" else self.place.head // shared
+
+    def _before_attention(self, parts: Tensor, at: int) -> Tensor:
+        """What attention reads of each source: source d_model; the norm of OLMo 1 with its divisor held."""
+        block = self.model.model.blocks[self.place.layer]
+        if not block.norm_first:
+            return parts
+        return divided(
+            getattr(block, block.attn_norm), parts, self.run[f"blocks.{self.place.layer}.ln1.scale"][0, at].float()
         )
 
+    def _projected(self, parts: Tensor, letter: str) -> Tensor:
+        """The query or key of each source, and the bias: source d_head."""
+        attention, number = self.model.model.blocks[self.place.layer].self_attn, self._number(letter)
+        matrix = (self.model.W_Q if letter == "q" else self.model.W_K)[self.place.layer][number].float()
+        rows = parts @ matrix
+        projection = attention.q_proj if letter == "q" else attention.k_proj
+        bias = torch.zeros_like(rows[0])
+        if projection.bias is not None:
+            bias = projection.bias.float().view(-1, attention.head_dim)[number]
+        return torch.cat([rows, bias[None]])
 
-def _run(
-    model: OlmoForCausalLM,
-    ids: Tensor,
-    layer: int,
-    named: Mapping[int, tuple[str, Dictionary]],
-    places: Sequence[int],
-) -> Run:
+    def _normed(self, rows: Tensor, at: int, letter: str) -> Tensor:
+        """The same after the norm of queries and keys with its divisor held, and after clipping: source d_head."""
+        attention, number = self.model.model.blocks[self.place.layer].self_attn, self._number(letter)
+        site = f"blocks.{self.place.layer}.attn.{letter}"
+        norm, raw = getattr(attention, f"{letter}_norm"), self.run[f"{site}_raw"][0, at].float()  # head d_head
+        if isinstance(norm, OlmoRMSNorm):
+            rows = rows * norm.weight.float().view(-1, attention.head_dim)[number] / norm.scale(raw.flatten())
+        if attention.clip is not None:
+            clipped = raw[number].abs() > attention.clip
+            rows = rows.where(~clipped, 0.0)
+            rows[-1] += self.run[site][0, at, number].float().where(clipped, 0.0)
+        return rows
+
+    def _written(self, at: int) -> tuple[list[str], Tensor]:
+        """What was written to the residual stream at a captured position: names, source d_model."""
+        names, parts = ["token"], [self.run["embed"][0, at].float()[None]]
+        for mlp in self.mlps:
+            block = f"blocks.{mlp.layer}"
+            heads = of_heads(self.run[f"{block}.attn.result"], self.run[f"{block}.attn_out"])[:, 0, at]  # head d_model
+            of_mlp, rows = self._written_by(mlp, at)
+            names += [*(head_name(mlp.layer, head) for head in range(len(heads))), *of_mlp]
+            parts += [heads, rows]
+        return names, torch.cat(parts)
+
+    def _written_by(self, mlp: ReplacedMLP, at: int) -> tuple[list[str], Tensor]:
+        """What features, error, bias and skip of one MLP add to the residual stream: names, source d_model.
+
+        A feature that also writes to the MLPs of later layers adds the sum.
+        """
+        own = mlp.positions == at
+        of_features = [self._added(mlp.at(layer)[own], self.mlps[layer], at) for layer in mlp.layers]
+        names = [*(f"L{mlp.layer} F{feature}" for feature in mlp.features[own].tolist()), f"L{mlp.layer} error"]
+        others = [mlp.error[at][None]]
+        if mlp.transcoder is not None:
+            others.append(mlp.constant[at][None])
+            names.append(f"L{mlp.layer} decoder bias")
+            if mlp.transcoder.skip is not None:
+                others.append(self.run[mlp.transcoder.reads][0, at].float()[None] @ mlp.transcoder.skip)
+                names.append(f"L{mlp.layer} skip")
+        return names, torch.cat([torch.stack(of_features).sum(0), self._added(torch.cat(others), mlp, at)])
+
+    def _added(self, rows: Tensor, mlp: ReplacedMLP, at: int) -> Tensor:
+        """What rows written at the site of an MLP add to the residual stream; its norm's divisor is held."""
+        block = self.model.model.blocks[mlp.layer]
+        if block.norm_first or not mlp.writes.endswith("_raw"):
+            return rows
+        return divided(getattr(block, block.mlp_norm), rows, self.run[f"blocks.{mlp.layer}.ln2.scale"][0, at].float())
+
+
+def _sites(model: OlmoForCausalLM, layer: int, named: Mapping[int, LayerTranscoder]) -> list[str]:
+    """The sites that `_Sources` reads."""
     at = f"blocks.{layer}"
     own = [f"{at}.attn.{name}" for name in ("q_raw", "k_raw", "q", "k")]
     if model.model.blocks[layer].norm_first:
@@ -177,75 +326,7 @@ def _run(
     before = [
         f"blocks.{earlier}.{name}" for earlier in range(layer) for name in ("attn.result", "attn_out", "ln2.scale")
     ]
-    sites = dict.fromkeys(["embed", *own, *before, *sites_of(named, range(layer))])
-    return model.run(ids, capture=[Capture(site, positions=list(places)) for site in sites], captures_only=True)
-
-
-def _read(
-    model: OlmoForCausalLM,
-    run: Run,
-    mlps: Sequence[ReplacedMLP],
-    layer: int,
-    head: int,
-    places: Sequence[int],
-    position: int,
-    labels: Sequence[str],
-    letter: str,
-) -> tuple[list[str], Tensor]:
-    """The sources at a position, and the rotated query or key (`letter` q or k) of each: names, source d_head."""
-    place = places.index(position)
-    names, parts = _written(model, run, mlps, place)
-    names = [
-        f"token @{position} {labels[position]}",
-        *(f"{name} @{position}" for name in names[1:]),
-        f"bias @{position}",
-    ]
-    block = model.model.blocks[layer]
-    attention = block.self_attn
-    number = head if letter == "q" else head // attention.num_key_value_groups
-    if block.norm_first:
-        parts = divided(getattr(block, block.attn_norm), parts, run[f"blocks.{layer}.ln1.scale"][0, place].float())
-    matrix = (model.W_Q if letter == "q" else model.W_K)[layer][number].float()
-    rows = parts @ matrix  # source d_head
-    projection = attention.q_proj if letter == "q" else attention.k_proj
-    bias = torch.zeros_like(rows[0])
-    if projection.bias is not None:
-        bias = projection.bias.float().view(-1, attention.head_dim)[number]
-    rows = torch.cat([rows, bias[None]])
-    norm = attention.q_norm if letter == "q" else attention.k_norm
-    raw = run[f"blocks.{layer}.attn.{letter}_raw"][0, place].float()  # head d_head
-    if isinstance(norm, OlmoRMSNorm):
-        rows = rows * norm.weight.float().view(-1, attention.head_dim)[number] / norm.scale(raw.flatten())
-    if attention.clip is not None:
-        clipped = raw[number].abs() > attention.clip
-        rows = rows.where(~clipped, 0.0)
-        rows[-1] += run[f"blocks.{layer}.attn.{letter}"][0, place, number].float().where(clipped, 0.0)
-    where = torch.tensor([[position]], device=rows.device)
-    rotary = model.model.rotary_emb[attention.kind](rows, where)
-    return names, rotated(rows[None, None], rotary)[0, 0]
-
-
-def _written(model: OlmoForCausalLM, run: Run, mlps: Sequence[ReplacedMLP], place: int) -> tuple[list[str], Tensor]:
-    """What was written to the residual stream at a captured position: names, source d_model."""
-    names, parts = ["token"], [run["embed"][0, place].float()[None]]
-    for mlp in mlps:
-        at, block = f"blocks.{mlp.layer}", model.model.blocks[mlp.layer]
-        heads = of_heads(run[f"{at}.attn.result"], run[f"{at}.attn_out"])[:, 0, place]  # head d_model
-        own = mlp.positions == place
-        written = [mlp.written[own], mlp.error[place][None]]
-        of_mlp = [*(f"L{mlp.layer} F{feature}" for feature in mlp.features[own].tolist()), f"L{mlp.layer} error"]
-        if mlp.transcoder is not None:
-            written.append(mlp.constant[place][None])
-            of_mlp.append(f"L{mlp.layer} decoder bias")
-            if mlp.transcoder.skip is not None:
-                written.append(run[mlp.transcoder.reads][0, place].float()[None] @ mlp.transcoder.skip)
-                of_mlp.append(f"L{mlp.layer} skip")
-        rows = torch.cat(written)
-        if not block.norm_first and mlp.writes.endswith("_raw"):
-            rows = divided(getattr(block, block.mlp_norm), rows, run[f"{at}.ln2.scale"][0, place].float())
-        names += [*(head_name(mlp.layer, head) for head in range(len(heads))), *of_mlp]
-        parts += [heads, rows]
-    return names, torch.cat(parts)
+    return list(dict.fromkeys(["embed", *own, *before, *sites_of(named, range(layer))]))
 
 
 def _peak(model: OlmoForCausalLM, length: int) -> float:

@@ -1,6 +1,6 @@
 """Pairs of prompts with the outputs of all nodes, and the outputs that replace them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -58,6 +58,30 @@ class Sides:
 
 
 SidesOf = Callable[[Pairs], Sides]
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What edges are measured on.
+
+    Attributes:
+        model: the model.
+        pair: the pairs of prompts.
+        measure: the name of the measure.
+        sides: the function that returns the `Sides` of a batch.
+        batches: the pairs in batches.
+        tokens: the most tokens of circuits to run at a time.
+    """
+
+    model: OlmoForCausalLM
+    pair: Contrast
+    measure: str
+    sides: SidesOf
+    batches: Sequence[Pairs]
+    tokens: int
+
+    def __len__(self) -> int:
+        return len(self.pair.clean)
 
 
 def sides_of(model: OlmoForCausalLM, pair: Contrast, replacement: str, graph: Graph | None = None) -> SidesOf:
@@ -121,17 +145,15 @@ def measure_of(pair: Contrast, wanted: str | None) -> str:
     return wanted or pair.measures[-1 if pair.metric else 0]
 
 
-def measured_cells(
-    model: OlmoForCausalLM, pair: Contrast, measure: str, sides: Sides, kept: Iterable[Tensor], tokens: int
-) -> Iterator[Tensor]:
-    """A measure of circuits, in groups of at most `tokens` tokens: cell text.
+def measured_cells(study: Study, sides: Sides, kept: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The measure of circuits, in groups of at most `study.tokens` tokens: cell text.
 
     Args:
         kept: for each circuit whether it has each edge, boolean: edge.
     """
     mask, cells = sides.graph.mask(), iter(kept)
-    while some := list(islice(cells, max(1, tokens // sides.pairs.clean.numel()))):
+    while some := list(islice(cells, max(1, study.tokens // sides.pairs.clean.numel()))):
         masks = torch.zeros(len(some), *mask.shape, dtype=torch.bool)
         masks[:, mask] = torch.stack(some)
-        logits = run_edges(model, masks, sides.outs[0], sides.replaced, sides.graph)
-        yield measured(pair, sides.pairs, sides.log_clean, logits)[measure].cpu()
+        logits = run_edges(study.model, masks, sides.outs[0], sides.replaced, sides.graph)
+        yield measured(study.pair, sides.pairs, sides.log_clean, logits)[study.measure].cpu()

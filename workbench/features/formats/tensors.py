@@ -73,6 +73,11 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     _write(path, json.dumps(value, indent=1).encode())
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file. Errors: WorkbenchError if it cannot be written."""
+    _write(path, text.encode())
+
+
 def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
