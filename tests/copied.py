@@ -1,17 +1,22 @@
 """Runs the Python that the page copies, and keeps what it shows instead of opening a browser."""
 
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 from plotly.graph_objects import Figure
 
+from workbench import checkpoints
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.code import code
 from workbench.results import Measures
 from workbench.views.standalone import StandalonePage
+
+load_once = cache(checkpoints.load)
+"""Loads a checkpoint for all programs of this process: they read the same few, and change none."""
 
 
 def run_copied(source: str, name: str = "copied") -> dict[str, Any]:
@@ -21,6 +26,7 @@ def run_copied(source: str, name: str = "copied") -> dict[str, Any]:
     with (
         patch.object(Figure, "show", lambda figure: shown.append(figure)),
         patch.object(StandalonePage, "show", lambda page: shown.append(page)),
+        patch.object(checkpoints, "load", load_once),
     ):
         exec(compile(source, name, "exec"), names)
     return names | {"shown": shown}

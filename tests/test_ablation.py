@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import FAMILIES
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -11,6 +12,8 @@ from workbench.analyses.ablation import METHODS, ablation
 from workbench.errors import WorkbenchError
 
 LAYERS, HEADS, TARGET, POSITION = 4, 4, 5, 9
+EACH_METHOD = pytest.mark.parametrize(("family", "method"), [*zip(FAMILIES, METHODS, strict=True)])
+"""Every method and every family: what replaces a part does not depend on the family."""
 
 
 def replacement(model: OlmoForCausalLM, tokens: Tensor, site: str, method: str) -> Tensor:
@@ -25,7 +28,7 @@ def outcomes(logits: Tensor, tokens: Tensor) -> tuple[float, float]:
     return float(loss), float(logits[:, POSITION].log_softmax(-1)[:, TARGET].mean())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@EACH_METHOD
 def test_every_cell_is_a_run_with_one_part_replaced(model: OlmoForCausalLM, tokens: Tensor, method: str) -> None:
     grids = ablation(model, tokens, TARGET, method=method, position=POSITION)
     before = outcomes(model.run(tokens).logits, tokens)
@@ -40,7 +43,7 @@ def test_every_cell_is_a_run_with_one_part_replaced(model: OlmoForCausalLM, toke
                 assert grids[name].values[layer, part] == pytest.approx(new - old, abs=1e-4), (name, layer, part)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@EACH_METHOD
 def test_texts_at_once_or_one_by_one_are_the_same(
     model: OlmoForCausalLM, tokens: Tensor, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import GROUPED, Pair
+from conftest import Pair
 from torch import Tensor
 
 from hooks import Edit, OlmoForCausalLM, edits
@@ -45,8 +45,9 @@ def assert_same(grids: Measures, wanted: dict[str, Tensor]) -> None:
         )
 
 
-@GROUPED
-@pytest.mark.parametrize("site", ["resid_pre", "attn.k", "attn.pattern"])
+@pytest.mark.parametrize(
+    ("case", "site"), [("olmo-gqa-tied", "resid_pre"), ("olmo2-gqa-bias", "attn.k"), ("olmo3-gqa-bias", "attn.pattern")]
+)
 def test_cells_by_position_are_those_of_whole_forward_passes(
     pair: Pair, tokens: Tensor, other_tokens: Tensor, site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +67,7 @@ def test_cells_by_position_are_those_of_whole_forward_passes(
 
 
 @pytest.mark.parametrize("shared", [0, 6])
-@pytest.mark.parametrize("site", ["attn.z", "attn.result", "attn.scores"])
+@pytest.mark.parametrize(("family", "site"), [("olmo", "attn.z"), ("olmo2", "attn.result"), ("olmo3", "attn.scores")])
 def test_cells_by_head_are_those_of_whole_forward_passes(
     model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor, site: str, shared: int
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_metric_of_another_shape_is_refused(model: OlmoForCausalLM, tokens: Te
             activation_patching(model, tokens, other_tokens, **options)
 
 
+@pytest.mark.parametrize("family", ["olmo2"])
 @pytest.mark.parametrize("patching", [activation_patching, attribution_patching])
 @pytest.mark.parametrize(
     ("theirs", "ours", "by"),

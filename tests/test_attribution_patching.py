@@ -23,13 +23,13 @@ def nearly_alike(make_model: Callable[..., OlmoForCausalLM], family: str) -> Olm
 
 
 @pytest.mark.parametrize(
-    ("site", "by"),
+    ("family", "site", "by"),
     [
-        ("resid_pre", "position"),
-        ("mlp_out", "position"),
-        ("attn.z", "head"),
-        ("attn.v", "head"),
-        ("attn.scores", "head"),
+        ("olmo", "resid_pre", "position"),
+        ("olmo2", "mlp_out", "position"),
+        ("olmo3", "attn.z", "head"),
+        ("olmo", "attn.v", "head"),
+        ("olmo3", "attn.scores", "head"),
     ],
 )
 def test_small_changes_are_linear(

@@ -116,7 +116,11 @@ def test_an_implementation_that_is_not_here_says_so(make_model, family, tmp_path
 # Quantised weights
 
 
-@pytest.mark.parametrize("quantization", [FOUR_BIT, EIGHT_BIT], ids=["nf4 twice", "8 bit"])
+@pytest.mark.parametrize(
+    ("family", "quantization"),
+    [("olmo", FOUR_BIT), ("olmo2", EIGHT_BIT), ("olmo3", FOUR_BIT)],
+    ids=["nf4 twice", "8 bit", "nf4 twice, olmo3"],
+)
 def test_quantised_weights(make_pair, family, tokens, tmp_path, quantization):
     pair = make_pair(family, hidden_size=64, intermediate_size=128)
     pair.ours.save_pretrained(tmp_path)

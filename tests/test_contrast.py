@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from conftest import FAMILIES
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
@@ -37,7 +38,10 @@ def twins(tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("patching", PATCHINGS)
-@pytest.mark.parametrize(("dtype", "difference"), [("float32", 1e-7), ("bfloat16", 1e-3), ("float16", 1e-4)])
+@pytest.mark.parametrize(
+    ("family", "dtype", "difference"),
+    [("olmo", "float32", 1e-7), ("olmo2", "bfloat16", 1e-3), ("olmo3", "float16", 1e-4)],
+)
 def test_a_difference_of_rounding_is_refused(
     make_model: Callable[..., OlmoForCausalLM],
     family: str,
@@ -57,7 +61,7 @@ def test_a_difference_of_rounding_is_refused(
     assert 0 < abs(clean - corrupted) <= limit
 
 
-@pytest.mark.parametrize("patching", PATCHINGS)
+@pytest.mark.parametrize(("family", "patching"), [*zip(FAMILIES, PATCHINGS, strict=True)])
 def test_a_small_difference_is_none_of_rounding(
     make_model: Callable[..., OlmoForCausalLM], family: str, twins: tuple[Tensor, Tensor], patching: Patching
 ) -> None:
@@ -72,7 +76,9 @@ def test_a_small_difference_is_none_of_rounding(
     assert zero != one
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("olmo", torch.float32), ("olmo2", torch.bfloat16), ("olmo3", torch.float16)]
+)
 def test_rounding_is_what_float64_shows(
     make_model: Callable[..., OlmoForCausalLM], family: str, dtype: torch.dtype
 ) -> None:

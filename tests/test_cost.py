@@ -39,6 +39,8 @@ ALL: dict[str, OfTexts] = {
     "attention_maps of a layer": lambda a, b, text, other: texts_of_analyses.attention_maps(a, text[:1], layers=[2]),
 }
 WIDE = {"hidden_size": 64, "intermediate_size": 128}
+TWO = pytest.mark.parametrize("family", ["olmo", "olmo3"])
+"""Norms before and after the sublayers; OLMo 2 multiplies the same matrices as OLMo 3."""
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,7 @@ def counted(call: Callable[[], object]) -> int:
     return operations.count
 
 
+@TWO
 @pytest.mark.parametrize("name", ALL)
 def test_the_stated_operations_are_those_that_are_computed(
     pairs: Models, stated: Callable[..., Work], family: str, name: str
@@ -144,6 +147,7 @@ METRICS: dict[str, Callable[[Tensor], metrics.Metric]] = {
 }
 
 
+@TWO
 @pytest.mark.parametrize("name", METRICS)
 def test_metrics_state_their_work(pairs: Models, family: str, name: str) -> None:
     (a, b), metric = pairs[family], METRICS[name](texts_for(name)[0])

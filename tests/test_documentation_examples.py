@@ -19,6 +19,7 @@ from hooks import Olmo2Config, Olmo3Config, OlmoConfig, OlmoForCausalLM, OlmoMod
 
 CHECKPOINTS = {"olmo": "allenai/OLMo-7B-hf", "olmo2": "allenai/OLMo-2-0425-1B", "olmo3": "allenai/Olmo-3-1025-7B"}
 CONFIGS = {"olmo": OlmoConfig, "olmo2": Olmo2Config, "olmo3": Olmo3Config}
+ONE_FAMILY = pytest.mark.parametrize("family", ["olmo2"])  # quantised weights of all families: test_backends
 REVISION = "stage1-step140000-tokens294B"
 PROMPT = "Plants create energy through a process known as"
 CHAT = (
@@ -108,6 +109,7 @@ def test_auto_model(checkpoint):
     assert_same_text(example)
 
 
+@ONE_FAMILY
 def test_quantised_to_four_bits(checkpoint):
     def example(model_class: Any) -> str:
         quantization_config = BitsAndBytesConfig(
@@ -179,6 +181,7 @@ def test_sampling(checkpoint):
     assert_same_text(example)
 
 
+@ONE_FAMILY
 def test_eight_bits(checkpoint):
     def example(model_class: Any) -> str:
         quantization_config = BitsAndBytesConfig(load_in_8bit=True)

@@ -87,7 +87,7 @@ def views(bench, request):
         yield f"ablation: {method}", attribution.ablation_view(bench, request, "w9", "", method)
     yield "saliency", attribution.saliency_view(bench, request, "w9", "", next(iter(attribution.SALIENCIES)))
     yield "sources", attribution.sources_view(bench, request, "w9", "")
-    for site in attribution.PATCHED_SITES:
+    for site in ("output of attention", "output of each head"):  # cells by position and by head
         yield f"patching: {site}", attribution.patching_view(bench, request, "w9", "", SECOND, site, "probability")
     yield "text of A", compare.text_of_a(bench, request, other, *written)
     yield "text of B", compare.text_of_b(bench, request, other, *written)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import GROUPED
 from einops import einsum, rearrange, repeat
 from torch import Tensor
 
@@ -16,17 +17,30 @@ def assert_close(left: Tensor, right: Tensor) -> None:
 
 
 @pytest.fixture(params=TEXTS)
-def text(request, tokens, padded) -> tuple[Tensor, Tensor | None, Tensor]:
+def text_name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def text(text_name, tokens, padded) -> tuple[Tensor, Tensor | None, Tensor]:
     """Tokens, attention mask, and a mask of real tokens: without padding, and padded on the left."""
-    if request.param == "plain":
+    if text_name == "plain":
         return tokens, None, torch.ones_like(tokens, dtype=torch.bool)
     return padded.input_ids, padded.attention_mask, padded.real
 
 
+@pytest.fixture(scope="module")
+def runs() -> dict[tuple[str, str], Run]:
+    """The runs that tests of this file share, by case and text."""
+    return {}
+
+
 @pytest.fixture
-def run(pair, text) -> Run:
-    """One run with every site captured."""
-    return pair.ours.run(text[0], text[1], capture="*")
+def run(runs, case, pair, text_name, text) -> Run:
+    """One run with every site captured; shared, not to be changed."""
+    if (case, text_name) not in runs:
+        runs[case, text_name] = pair.ours.run(text[0], text[1], capture="*")
+    return runs[case, text_name]
 
 
 def heads_of(x: Tensor, model: OlmoForCausalLM) -> Tensor:
@@ -195,6 +209,7 @@ def test_a_run_is_a_call_of_the_model(pair, run, text):
     assert torch.equal(plain.logits, pair.ours(text[0], attention_mask=text[1]).logits)
 
 
+@pytest.mark.parametrize("case", ["olmo-gqa-tied", "olmo-mqa-clip", "olmo2-gqa-bias", "olmo3-gqa-bias"])
 def test_an_identity_edit_at_any_site_changes_no_bit(pair, text):
     clean = pair.ours.run(text[0], text[1], capture=["blocks.*.resid_post"])
     for site in pair.ours.sites:
@@ -215,8 +230,9 @@ def test_a_full_patch_of_the_residual_gives_the_other_runs_logits(pair, tokens, 
         assert torch.equal(patched.logits, other.logits)
 
 
-def test_a_run_goes_on_from_a_stored_residual(pair, text):
-    whole = pair.ours.run(text[0], text[1], capture="*")
+@GROUPED
+def test_a_run_goes_on_from_a_stored_residual(pair, run, text):
+    whole = run
     for layer in LAYERS:
         resid = whole[f"blocks.{layer}.resid_pre"]
         rest = pair.ours.run(text[0], text[1], start_at_layer=layer, resid=resid, capture="*")

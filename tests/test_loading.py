@@ -14,7 +14,7 @@ from workbench.checkpoints import catalog, loading
 from workbench.errors import WorkbenchError
 
 ONE_FAMILY = pytest.mark.parametrize("family", ["olmo2"])
-"""For a test of what happens before a checkpoint's family is known."""
+"""For a test of what is the same for all families, such as what happens before a checkpoint's family is known."""
 
 
 @pytest.fixture
@@ -51,6 +51,7 @@ def test_every_way_to_name_a_checkpoint(series, make_model, family, tokens, way)
     assert torch.equal(logits(checkpoints.load(name)[0], tokens), logits(make_model(family, seed=3), tokens))
 
 
+@ONE_FAMILY
 def test_the_embedded_series_by_its_name(series, monkeypatch, make_model, family, tokens):
     monkeypatch.setitem(catalog.EMBEDDED, "tiny-olmo", series)
     for name, seed in (("tiny-olmo", 3), ("tiny-olmo@step20-order2", 2)):
@@ -63,6 +64,7 @@ def test_shards_load_like_one_file(tmp_path, model, tokenizer, tokens):
     assert torch.equal(logits(checkpoints.load(str(tmp_path))[0], tokens), logits(model, tokens))
 
 
+@ONE_FAMILY
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.float16, "torch.float64"])
 def test_dtype_is_the_one_asked_for(series, dtype):
     model, _ = checkpoints.load(str(series), dtype=dtype)
@@ -77,6 +79,7 @@ def test_a_dtype_that_is_none_is_refused(series, dtype):
         checkpoints.load(str(series), dtype=dtype)
 
 
+@ONE_FAMILY
 def test_an_unknown_quantisation_names_the_choices(series):
     with pytest.raises(WorkbenchError, match="8bit, 4bit"):
         checkpoints.load(str(series), quantize="3bit")
@@ -96,6 +99,7 @@ def test_quantised_models_run_and_are_near(tmp_path, make_model, tokenizer, toke
     assert distance < 0.6
 
 
+@ONE_FAMILY
 def test_progress_rises_to_one_and_cancelling_reaches_the_caller(series):
     heard: list[float] = []
     checkpoints.load(str(series), progress=lambda fraction, text: heard.append(fraction))
@@ -110,6 +114,7 @@ def test_progress_rises_to_one_and_cancelling_reaches_the_caller(series):
         checkpoints.load(str(series), progress=cancel)
 
 
+@ONE_FAMILY
 def test_a_checkpoint_without_tokenizer_files_has_its_parents_or_none_aloud(series, tmp_path):
     with pytest.warns(UserWarning, match=r"no tokenizer\.json"):
         alone = shutil.copytree(series / "step10", tmp_path / "elsewhere" / "step10")
@@ -117,6 +122,7 @@ def test_a_checkpoint_without_tokenizer_files_has_its_parents_or_none_aloud(seri
     assert checkpoints.load(str(series / "step10"))[1] is not None
 
 
+@ONE_FAMILY
 def test_a_tokenizer_with_ids_beyond_the_vocabulary_is_said(series):
     larger = PreTrainedTokenizerFast.from_pretrained(series)
     larger.add_tokens(["beyond"])
@@ -125,12 +131,14 @@ def test_a_tokenizer_with_ids_beyond_the_vocabulary_is_said(series):
         checkpoints.load(f"{series}@step10")
 
 
+@ONE_FAMILY
 def test_a_tokenizer_comes_without_its_model(series, monkeypatch):
     monkeypatch.setattr(loading, "open_weights", lambda *_: pytest.fail("weights were opened"))
     for name in (f"{series}@step10", checkpoints.series(str(series))[0], series / "step0"):
         assert checkpoints.tokenizer_of(name)("w3 w98")["input_ids"] == [3, 98]
 
 
+@ONE_FAMILY
 def test_a_folder_is_a_checkpoint_in_every_place_that_takes_one(series):
     folder = series / "step10"
     assert checkpoints.locate(folder) == folder and checkpoints.series(series)[1].id == f"{series}@step10"
@@ -140,6 +148,7 @@ def test_a_folder_is_a_checkpoint_in_every_place_that_takes_one(series):
             checkpoints.load(wrong)
 
 
+@ONE_FAMILY
 def test_a_wrong_name_names_the_choices(series, tmp_path):
     with pytest.raises(WorkbenchError, match="step0, step10, step20-order2, step20"):
         checkpoints.load(f"{series}@step11")
@@ -162,6 +171,7 @@ def test_quantising_takes_less_in_the_end_and_more_on_the_way(series):
     assert small.resident < plain.resident < small.peak
 
 
+@ONE_FAMILY
 def test_what_does_not_fit_is_refused_with_both_numbers_before_it_is_read(series, monkeypatch):
     monkeypatch.setattr(loading, "free_memory", lambda device: 10_000)
     monkeypatch.setattr(loading, "_read_tensors", lambda *_: pytest.fail("it was read"))

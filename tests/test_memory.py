@@ -53,8 +53,8 @@ def test_peaks_are_stated_and_kept_within_the_budget(
 ) -> None:
     caplog.set_level("INFO", "workbench.analyses.support.memory")
     generator = torch.Generator().manual_seed(0)
-    n_texts = 1 if name in SINGLE else 8 if name == "linear_probe" else 4  # a probe needs several texts of a label
-    texts, others = torch.randint(1, 4000, (2, n_texts, 24), generator=generator)
+    n_texts = 1 if name in SINGLE else 8 if name == "linear_probe" else 3  # a probe needs several texts of a label
+    texts, others = torch.randint(1, 4000, (2, n_texts, 16), generator=generator)
 
     def peak_within(allowed: float) -> int:
         """The peak with this budget, or with the smallest budget that the analysis needs."""

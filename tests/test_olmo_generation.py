@@ -62,6 +62,7 @@ def test_generation_from_embeddings(model, tokens):
     assert torch.equal(model.generate(inputs_embeds=embeddings, **options), model.generate(tokens, **options)[:, 14:])
 
 
+@GROUPED
 def test_what_generation_returns(pair, tokens):
     options = {
         "max_new_tokens": 4, "do_sample": False, "return_dict_in_generate": True, "output_scores": True,
@@ -82,6 +83,7 @@ def test_streaming(model, tokens, tokenizer):
     assert "".join(streamer).split() == tokenizer.convert_ids_to_tokens(text[0, 14:])
 
 
+@GROUPED
 def test_pipeline(pair, tokenizer):
     texts = []
     for model in (pair.ours, pair.theirs):
@@ -173,6 +175,7 @@ def test_half_precision_with_taps(make_model, family, tokens):
     assert (run.logits - model(tokens).logits).norm() < 0.1 * run.logits.norm()
 
 
+@pytest.mark.parametrize("family", ["olmo", "olmo3"])  # OLMo 2 is OLMo 3 without windows
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside torch's own tracer
 def test_compiles_without_a_graph_break(make_model, family, tokens):
     model = make_model(family, num_hidden_layers=2, **({} if family != "olmo3" else {"layer_types": KINDS}))

@@ -84,6 +84,8 @@ def test_two_models_are_compared_layer_by_layer(
 
 
 TOPICS, TEXTS, LENGTH = 4, 24, 60
+ONE_FAMILY = pytest.mark.parametrize("family", ["olmo2"])
+"""For a test of what follows once the hidden states are there; the tests of fewer tokens are of all families."""
 
 
 @pytest.fixture
@@ -93,6 +95,7 @@ def sorted_texts() -> Tensor:
     return 1 + words + 24 * torch.arange(TOPICS).repeat_interleave(TEXTS // TOPICS)[:, None]
 
 
+@ONE_FAMILY
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_many_tokens_are_compared_as_if_all_at_once(
     make_model: Callable[..., OlmoForCausalLM], family: str, sorted_texts: Tensor, scale: float
@@ -116,18 +119,21 @@ def test_up_to_a_thousand_tokens_it_is_exact(model: OlmoForCausalLM, sorted_text
     np.testing.assert_allclose(representation_similarity(model, texts).values, stated(model, model, texts), atol=1e-6)
 
 
+@ONE_FAMILY
 def test_the_seed_decides_the_minibatches(model: OlmoForCausalLM, sorted_texts: Tensor) -> None:
     first, again, other = (representation_similarity(model, sorted_texts, seed=seed).values for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert 0 < np.abs(first - other).max() < 0.01
 
 
+@ONE_FAMILY
 def test_both_models_are_compared_at_the_same_tokens(model: OlmoForCausalLM, sorted_texts: Tensor) -> None:
     """For models by name, see `test_checkpoints_by_name_give_the_same_as_models`."""
     similarity = representation_similarity(model, sorted_texts, model, seed=3).values
     np.testing.assert_allclose(similarity.diagonal(), 1, atol=1e-6)
 
 
+@ONE_FAMILY
 def test_a_sample_stands_for_what_does_not_fit(
     model: OlmoForCausalLM, sorted_texts: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +153,7 @@ def test_a_layer_that_never_changes_is_undefined(model: OlmoForCausalLM) -> None
     assert np.isnan(similarity[0]).all()
 
 
+@ONE_FAMILY
 def test_progress_counts_texts_and_comparisons(model: OlmoForCausalLM, sorted_texts: Tensor) -> None:
     heard: list[str] = []
     representation_similarity(model, sorted_texts, progress=lambda fraction, text: heard.append(text))
@@ -178,6 +185,7 @@ def test_checkpoints_by_name_give_the_same_as_models(
     np.testing.assert_array_equal(by_name.values, side_by_side.values)
 
 
+@ONE_FAMILY
 def test_errors_are_those_of_the_similarity_without_groups_of_texts(
     make_model: Callable[..., OlmoForCausalLM], model: OlmoForCausalLM, many_texts: Texts
 ) -> None:
@@ -193,6 +201,7 @@ def test_errors_are_those_of_the_similarity_without_groups_of_texts(
     assert representation_similarity(model, many_texts[0]).errors is None
 
 
+@ONE_FAMILY
 def test_a_layer_is_like_itself_without_error(model: OlmoForCausalLM, sorted_texts: Tensor) -> None:
     found = representation_similarity(model, sorted_texts)
     np.testing.assert_allclose(found.errors.diagonal(), 0, atol=1e-6)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.preloaded import interpreter
 from workbench import checkpoints, metrics
 from workbench.analyses import trajectory as module
 from workbench.analyses.head_atlas import head_atlas
@@ -123,9 +124,16 @@ def stop(fraction: float, text: str) -> None:
         raise KeyboardInterrupt
 
 
+@pytest.fixture
+def forked_workers(monkeypatch):
+    """Processes of loky are forked from an interpreter that has the project imported; its own would import it anew."""
+    interpreter()
+    monkeypatch.setattr("joblib.externals.loky.backend.context._DEFAULT_START_METHOD", "forkserver")
+
+
 @pytest.mark.parametrize("executor", ["threading", "loky"])
-def test_two_workers_give_the_same_as_one_and_can_be_cancelled(series, cache, tokens, executor):
-    """One test, because processes of loky take seconds to start and end with what is cancelled."""
+def test_two_workers_give_the_same_as_one_and_can_be_cancelled(series, cache, tokens, executor, forked_workers):
+    """One test, because processes of loky end with what is cancelled."""
     metric = metrics.kl_to_last(tokens)
     serial = trajectory(series, metric, cache=None)
     spread = trajectory(series, metric, cache=cache, executor=executor, workers=2)
