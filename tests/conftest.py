@@ -26,6 +26,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from hooks import Olmo2Config, Olmo3Config, OlmoConfig, OlmoForCausalLM
+from workbench.imports import uncollected
 from workbench.texts import Texts, as_texts
 
 # One thread for each test process and its subprocesses: two processes with two threads each on two cores mostly wait
@@ -351,6 +352,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("browser")
         elif item.path.stem.removeprefix("test_") in SLOW_FILES:
             item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Import the test files without garbage collection."""
+    with uncollected():
+        return (yield)
 
 
 def pytest_collection_finish() -> None:
