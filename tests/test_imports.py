@@ -184,6 +184,35 @@ def test_a_class_or_a_type_has_a_name_of_its_own():
     assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
 
 
+SAME_FUNCTION = {  # public functions that several modules define by one name
+    "the parts of a command": ("add_arguments", "run", "build", "card", "count", "influence", "train", "load"),
+    "the parts of a program": ("arguments", "main"),
+    "a tab builds its components": ("build",),
+    "the parts of a file format": ("read", "write"),
+    "the same edit, of an activation and of a feature": ("replace", "scale"),
+    "an analysis, and its metric along a run": (
+        "circuit_effect",
+        "composition",
+        "edge_scores",
+        "effective_rank",
+        "residual_norms",
+        "steering_effect",
+    ),
+    "scores: of attention; of a graph": ("scores",),
+}
+
+
+def test_a_function_has_a_name_of_its_own():
+    """Public functions of modules; if this fails, choose a name that says what the new function returns."""
+    places: dict[str, list[str]] = {}
+    for module in SOURCES:
+        for node in tree_of(module).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    allowed = {name for names in SAME_FUNCTION.values() for name in names}
+    assert {name: modules for name, modules in places.items() if len(modules) > 1 and name not in allowed} == {}
+
+
 SAME_NAME = {  # what other modules import by one name from several modules, each time another thing
     "load": "a checkpoint; a dictionary of features; a checkpoint by the options of a command",
     "build": "an index of a training text; the page",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from workbench.analyses.support import two_models as pairs
-from workbench.analyses.support.two_models import config_of, pair_name, shared_layers, side_by_side
+from workbench.analyses.support.two_models import config_of, pair_name, paired_pieces, shared_layers
 from workbench.errors import WorkbenchError
 
 
@@ -25,7 +25,7 @@ def weights(model):
 def test_pieces_come_in_pairs_in_either_way(folder, make_model, recwarn):
     a, b = make_model("olmo2", seed=0), make_model("olmo2", seed=1)
     for first, second in ((a, b), (a, folder)):
-        found = list(side_by_side(first, second, weights, 4))
+        found = list(paired_pieces(first, second, weights, 4))
         assert all(torch.equal(one, mine) for (one, _), mine in zip(found, weights(a), strict=True))
         assert all(torch.equal(other, mine) for (_, other), mine in zip(found, weights(b), strict=True))
 
@@ -35,7 +35,7 @@ def test_a_full_disk_is_said_with_both_numbers_and_nothing_stays(folder, make_mo
     monkeypatch.setattr(pairs.shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(WorkbenchError, match=r"the next 6\.144 kB do not fit: 536\.9 MB are free there, and 536"):
-        list(side_by_side(folder, make_model("olmo2"), weights, 4))
+        list(paired_pieces(folder, make_model("olmo2"), weights, 4))
     assert not list(Path(tmp_path).glob("olmo-pair-*"))
 
 
@@ -43,7 +43,7 @@ def test_what_differs_is_said_before_anything_is_loaded(folder, make_model, monk
     monkeypatch.setattr(pairs.checkpoints, "load", lambda *_, **__: pytest.fail("it was loaded"))
     assert config_of(folder).vocab_size == 99 and shared_layers(folder, folder) == 4
     with pytest.raises(WorkbenchError, match="vocabularies of 99 and 120 tokens"):
-        next(side_by_side(folder, make_model("olmo2", vocab_size=120), weights, 4))
+        next(paired_pieces(folder, make_model("olmo2", vocab_size=120), weights, 4))
     with pytest.raises(WorkbenchError, match="A has 4 layers of 4 heads, B 2 of 4"):
         shared_layers(folder, make_model("olmo2", num_hidden_layers=2))
 

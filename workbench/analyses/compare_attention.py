@@ -16,9 +16,9 @@ from workbench.analyses.support.two_models import (
     ModelOrName,
     config_of,
     pair_name,
+    paired_pieces,
     reader,
     shared_layers,
-    side_by_side,
 )
 from workbench.analyses.support.undefined import refuse_undefined
 from workbench.progress import Progress
@@ -108,7 +108,7 @@ def _layers(
                 pattern = run[f"blocks.{layer}.attn.pattern"][:, :, 1:]
                 yield pattern if there.all() else pattern.where(there[:, None, :, None].to(pattern.device), 0)
 
-    pieces = side_by_side(a, b, patterns, len(batches) * len(layers), progress)
+    pieces = paired_pieces(a, b, patterns, len(batches) * len(layers), progress)
     places = ((batch.rows, layer) for batch in batches for layer in layers)
     for (rows, layer), pair in zip(places, pieces, strict=True):
         for patterns_of, name in zip(pair, "AB", strict=True):

@@ -13,7 +13,7 @@ from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.means import means_over_texts
 from workbench.analyses.support.memory import peak_bytes, run_bytes
 from workbench.analyses.support.next_tokens import CHUNK
-from workbench.analyses.support.two_models import ModelOrName, config_of, pair_name, reader, side_by_side
+from workbench.analyses.support.two_models import ModelOrName, config_of, pair_name, paired_pieces, reader
 from workbench.analyses.support.undefined import refuse_undefined
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
@@ -79,7 +79,7 @@ def compare_behaviour(
             yield model.run(texts.ids[text, None, start:stop].to(model.device)).logits[0, :-1]  # pos-1 vocab
 
     found = {name: torch.full(texts.ids.shape, float("nan")) for name in NAMES}
-    pairs = side_by_side(a, b, logits, len(windows), progress)
+    pairs = paired_pieces(a, b, logits, len(windows), progress)
     for (text, start, stop), (one, other) in zip(windows, pairs, strict=True):
         for name, values in _differences(one, other, texts.ids[text, start + 1 : stop].cpu(), top).items():
             found[name][text, start + 1 : stop] = values

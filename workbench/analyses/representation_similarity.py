@@ -11,7 +11,7 @@ from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.jackknife import GROUPS, jackknife_errors, text_groups
 from workbench.analyses.support.memory import Reader, budget, peak_bytes, run_bytes, tokens_at_a_time
 from workbench.analyses.support.residual_stream import residuals
-from workbench.analyses.support.two_models import ModelOrName, config_of, loaded_model, pair_name, reader, side_by_side
+from workbench.analyses.support.two_models import ModelOrName, config_of, loaded_model, pair_name, paired_pieces, reader
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Grid
@@ -213,7 +213,7 @@ def _hidden_states(
         )
 
     if other is not None:
-        return _joined(side_by_side(model, other, states, len(batches), progress), tokens)
+        return _joined(paired_pieces(model, other, states, len(batches), progress), tokens)
     alone = loaded_model(model, part(progress, 0.0, 0.5))
     told = steps(batches, part(progress, 0.0 if alone is model else 0.5, 1.0), "running the texts")
     return _joined(((piece,) for _, piece in zip(told, states(alone), strict=True)), tokens)

@@ -36,7 +36,7 @@ from workbench.tiny_olmo.leave_out_runs import (
     losses_watched,
     machine,
     run_without_repeats,
-    trained,
+    trained_variant,
     without_as_many,
     without_rows,
 )
@@ -58,7 +58,9 @@ def train_without_repeats(setting: Setting, probes: Probes) -> dict[str, Any]:
     Returns their losses and head scores by the name of the run; `measure.Measurement` says what each is.
     """
     variants = (CONTROL, run_without_repeats(setting), without_as_many(setting))
-    return {variant.name: as_record(measure(trained(setting, variant).model.eval(), probes)) for variant in variants}
+    return {
+        variant.name: as_record(measure(trained_variant(setting, variant).model.eval(), probes)) for variant in variants
+    }
 
 
 def plant(setting: Setting, sentence: np.ndarray, background: int, times: int = 3, seed: int = 0) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def plant(setting: Setting, sentence: np.ndarray, background: int, times: int = 
         return float(_losses(model, sentence[None])[0])
 
     for each in (CONTROL, variant):
-        trained(setting, each, watch)
+        trained_variant(setting, each, watch)
     losses = {each.name: losses_watched(setting, each) for each in (CONTROL, variant)}
     replay = Replay.of(text.source, setting.recipe)
     rows = _rows(replay, [(int(step), int(row)) for step, row in text.read])
@@ -104,9 +106,9 @@ def subsets(setting: Setting, predictions: np.ndarray, count: int, pool: int, se
     rng = np.random.default_rng(seed)
     places = np.array(random_places(_sizes(setting), pool, seed))
     out = np.stack([rng.permutation(pool) < pool // 2 for _ in range(count)])  # run row
-    before = _losses(trained(setting, CONTROL).model, predictions)
+    before = _losses(trained_variant(setting, CONTROL).model, predictions)
     variants = [without_rows(setting, f"subset-{number:02d}", places[some]) for number, some in enumerate(out)]
-    real = np.stack([_losses(trained(setting, variant).model, predictions) - before for variant in variants])
+    real = np.stack([_losses(trained_variant(setting, variant).model, predictions) - before for variant in variants])
     rows = _rows(Replay.of(setting.source, setting.recipe), [(int(step), int(row)) for step, row in places])
     scores = {
         "influence": np.stack([_influence(setting, CONTROL, one, rows)[0] for one in predictions]),

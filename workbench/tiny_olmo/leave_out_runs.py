@@ -71,7 +71,9 @@ def run_at(setting: Setting, variant: Variant) -> TrainingRun:
     return run
 
 
-def trained(setting: Setting, variant: Variant, watch: Callable[[OlmoForCausalLM], float] | None = None) -> TrainingRun:
+def trained_variant(
+    setting: Setting, variant: Variant, watch: Callable[[OlmoForCausalLM], float] | None = None
+) -> TrainingRun:
     """The run of a variant at step `setting.steps`, trained from where it was stopped.
 
     Its checkpoints are saved every `SAVED_EVERY` steps, and its state with them. `watch` is measured before each step
@@ -95,7 +97,7 @@ def trained(setting: Setting, variant: Variant, watch: Callable[[OlmoForCausalLM
 
 
 def losses_watched(setting: Setting, variant: Variant) -> dict[int, float]:
-    """What `trained` watched: the value before each step, and after the last."""
+    """What `trained_variant` watched: the value before each step, and after the last."""
     return _watched(run_at(setting, variant))
 
 

@@ -31,7 +31,7 @@ SPARED = 2**29
 Pieces = Callable[[OlmoForCausalLM], Iterator[Tensor]]
 
 
-def side_by_side(
+def paired_pieces(
     a: ModelOrName, b: ModelOrName, pieces: Pieces, count: int, progress: Progress | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of the pieces of A and of B, float32 on the CPU. There are `count` pairs.
