@@ -229,16 +229,19 @@ def test_a_crosscoder_is_shown_like_other_dictionaries_with_its_births(page):
     assert names["crosscoder"] in usable(bench, ids[1]) and names["crosscoder"] not in usable(bench, ids[0])
     value, _ = features_tab.features_value(bench, request, names["crosscoder"])
     titles = [title for title, _ in value["columns"]]
-    assert {"born at", "along the run", "activations"} <= {*titles}
+    assert {"born at", "born, scaled", "norm along the run", "active along the run", "activations"} <= {*titles}
     crosscoder = features.load(names["crosscoder"])
-    born = features.births(crosscoder)
-    rows = {row[0]: dict(zip(titles, row[1:], strict=True)) for row in value["rows"]}
-    for feature in (0, 17):
-        assert rows[feature]["along the run"] == pytest.approx(born.run_norms[feature].tolist(), abs=1e-4)
-    card, _ = features_tab.card_view(bench, request, names["crosscoder"], 17.0)
-    assert card["life"]["norms"] == born.run_norms[17].tolist() and card["edits"] is False
     models = {name: bench.load(name)[0] for name in crosscoder.sources}
     texts = bench.texts(ids[-1], chosen)
+    born = features.births_on_texts(crosscoder, models, texts)
+    rows = {row[0]: dict(zip(titles, row[1:], strict=True)) for row in value["rows"]}
+    for feature in (0, 17):
+        assert rows[feature]["norm along the run"] == pytest.approx(born.run_norms[feature].tolist(), abs=1e-6)
+        assert rows[feature]["active along the run"] == pytest.approx(born.run_density[feature].tolist(), abs=1e-6)
+    card, _ = features_tab.card_view(bench, request, names["crosscoder"], 17.0)
+    assert card["life"]["norms"] == born.run_norms[17].tolist() and card["edits"] == ["steer"]
+    assert card["life"]["fires"] == pytest.approx(born.run_density[17].tolist())
+    assert ("scaled" in card["life"]) == bool(born.is_scaled[17])
     wanted = features.card(models, crosscoder, 17, texts, source=ids[-1], tokenizer=bench.tokenizer(ids[-1]))
     assert dict(map(tuple, card["raised"])) == dict(wanted.raised[: features_tab.BARS])
     json.dumps([value, card], allow_nan=False)

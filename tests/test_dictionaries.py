@@ -212,6 +212,32 @@ def test_a_crosscoder_steers_the_model_of_one_source(model, tokens):
         features.switch_off(d, 5)
 
 
+def test_a_crosscoders_feature_is_taken_away_in_given_texts(model, make_model, family, tokens):
+    """By its activation in all sources, along its direction in the one that runs; and as `token_losses_without`."""
+    d, models = random_dictionary("relu", sources=("a", "b")), {"a": make_model(family, seed=5), "b": model}
+    plain = {name: one.run(tokens, capture=SITE)[SITE] for name, one in models.items()}
+    amounts = d.encode(torch.stack(list(plain.values()), 2)).of(5)
+    off = model.run(tokens, capture=SITE, edits=[features.switch_off_in(d, 5, models, tokens, source="b")])
+    torch.testing.assert_close(off[SITE], plain["b"] - amounts[..., None] * d.directions[5, 1], atol=1e-4, rtol=1e-4)
+    assert torch.equal(off[SITE][amounts == 0], plain["b"][amounts == 0]) and 0 < (amounts > 0).sum() < amounts.numel()
+    losses = features.token_losses_without(d, models, [[5]], tokens, sources=["b"])[0, 0, :, 1:]
+    wanted = -off.logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
+    torch.testing.assert_close(losses, wanted, atol=1e-4, rtol=1e-4)
+    with pytest.raises(WorkbenchError, match="no source ''"):
+        features.switch_off_in(d, 5, models, tokens)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_taking_away_in_given_texts_is_switching_off(model, tokens, place):
+    d = random_dictionary("topk", *place)
+    feature = d.encode(model.run(tokens, capture=d.reads)[d.reads]).indices[0, 3, 0].item()
+    found, wanted = (
+        model.run(tokens, edits=[edit]).logits
+        for edit in (features.switch_off_in(d, feature, model, tokens), features.switch_off(d, feature))
+    )
+    torch.testing.assert_close(found, wanted)
+
+
 def test_an_edit_may_read_a_site_that_comes_before_its_own(model, tokens):
     sites = ["blocks.0.mlp_in", "blocks.2.attn_out"]
     plain = model.run(tokens, capture=sites)

@@ -9,7 +9,7 @@ import torch
 from texts_of_analyses import transcoders
 
 from workbench import Texts, checkpoints, features, load_result
-from workbench.command_line import main
+from workbench.command_line import common, main
 
 SITE = "blocks.1.resid_post"
 
@@ -24,6 +24,12 @@ def folder(tmp_path_factory, make_model, tokenizer):
     words = np.random.default_rng(0).integers(1, 99, (40, 12))
     lines = [json.dumps({"text": " ".join(f"w{word}" for word in row)}) for row in words]
     (folder / "texts.jsonl").write_text("\n".join(lines))
+
+    labelled = [
+        json.dumps({"text": f"{json.loads(line)['text']} w{number % 2 + 1}", "label": "ab"[number % 2]})
+        for number, line in enumerate(lines)
+    ]
+    (folder / "labelled.jsonl").write_text("\n".join(labelled))
     return folder
 
 
@@ -79,7 +85,19 @@ def test_card_shows_a_feature(trained, folder, tmp_path, capsys):
     assert "Examples" in capsys.readouterr().out
 
 
-def test_a_crosscoder_is_trained_scanned_and_shown(folder, tmp_path):
+def test_probe_reads_labels_from_few_features_and_saves_them(trained, folder, tmp_path):
+    files = ["--csv", str(tmp_path / "p.csv"), "--save", str(tmp_path / "p.npz")]
+    given = ["--texts", str(folder / "labelled.jsonl"), "--label", "label", "--best", "1", "3"]
+    assert main(["features", "probe", str(trained[0]), *given, *files]) == 0
+    model, tokenizer = checkpoints.load(f"{folder}@step10")
+    texts = Texts.read(folder / "labelled.jsonl", tokenizer, label="label")
+    wanted = features.sparse_probing(features.load(trained[0]), model, texts, ks=(1, 3))
+    np.testing.assert_array_equal(load_result(tmp_path / "p.npz").values, wanted.accuracy.values)
+    best = pd.read_csv(tmp_path / "p-best-features.csv", comment="#")
+    assert list(best["feature"]) == list(wanted.best["feature"]) and wanted.accuracy.values[3, 0] == 1
+
+
+def test_a_crosscoder_is_trained_scanned_and_shown(folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "cross"
     given = ["--features", "20", "--k", "2", "--tokens", "8000", "--texts", str(folder / "texts.jsonl")]
     assert (
@@ -91,11 +109,17 @@ def test_a_crosscoder_is_trained_scanned_and_shown(folder, tmp_path):
     assert len(table) == 20
     read(folder, tmp_path, "card", str(out), str(int(table.loc[0, "feature"])))
     often = [str(feature) for feature in table["feature"][:2]]
-    born = read(folder, tmp_path, "born", str(out), "--need", "--sort", "feature", "--without", *often)
+    monkeypatch.setattr(common, "STATED", 0)
+    saved = ["--save", str(tmp_path / "born.npz")]
+    born = read(folder, tmp_path, "born", str(out), "--need", "--sort", "feature", "--without", *often, *saved)
+    assert "births on texts: about " in capsys.readouterr().err
     models = {name: checkpoints.load(name)[0] for name in features.load(out).sources}
     tokenizer = checkpoints.tokenizer_of(f"{folder}@step0")
     texts = Texts.read(folder / "texts.jsonl", tokenizer)
-    found = features.births_on_texts(features.load(out), models, texts, need=True).table()
+    measured = features.births_on_texts(features.load(out), models, texts, need=True)
+    kept, found = load_result(tmp_path / "born.npz")["births"], measured.table()
+    np.testing.assert_array_equal(kept.norms, measured.norms)
+    np.testing.assert_allclose(kept.need, measured.need, rtol=1e-3, atol=1e-6)
     assert list(born) == list(found) and list(born["count"]) == list(found["count"])
     np.testing.assert_allclose(born["need step10"], found["need step10"], rtol=1e-3, atol=1e-6)
     assert list(pd.read_csv(tmp_path / "out-checkpoints.csv", comment="#")["step"]) == [0, 10]
@@ -131,6 +155,8 @@ def test_births_of_the_weights_alone_need_no_model(tmp_path, monkeypatch, capsys
         (["card", "tiny-olmo@step6000/none", "3"], "no embedded dictionary"),
         (["card", "a", "x"], "the number of a feature"),
         (["card"], "card needs a name"),
+        (["probe", "a", "b"], "probe takes one dictionary"),
+        (["card", "a", "1", "--save", "{0}/card.npz"], "features card has no results to --save"),
         (["born", "a", "b"], "born takes one crosscoder or series"),
         (["born", "tiny-olmo@step6000/blocks.2.resid_post"], "births need a crosscoder"),
         (["born", "--weights-only", "--sort", "age"], "no column 'age' to sort by"),

@@ -11,6 +11,7 @@ from small_series import PROMPT, small_bench
 
 from tests.test_dictionaries import FEATURES, SITE, random_dictionary
 from workbench import features, interventions, metrics
+from workbench.activations.recording import weights_digest
 from workbench.analyses.logit_lens import logit_lens
 from workbench.errors import WorkbenchError
 from workbench.features.explain_token import explain_token
@@ -21,7 +22,7 @@ from workbench.page.session.cached_results import cached_value, report_of_call, 
 from workbench.page.session.calls import Call, prompt_arguments
 from workbench.page.session.code import code
 from workbench.page.session.dictionaries import chosen_dictionary, fitting
-from workbench.page.session.edit_lines import checked_edits, tapped
+from workbench.page.session.edit_lines import checked_edits, edit_code, tapped
 from workbench.page.session.prices import Expensive, price_of
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.tabs import features as tab
@@ -339,6 +340,27 @@ def test_a_scaled_feature_is_as_active_as_it_says(bench, folder):
     torch.testing.assert_close(scaled - x, 2 * amounts[..., None] * dictionary.decoder[n], atol=1e-4, rtol=1e-4)
     same = model.run(ids, capture=SITE, edits=[features.scale(dictionary, n, 1.0)])[SITE]
     assert torch.equal(same, x) and (amounts > 0).any()
+
+
+def test_a_crosscoders_feature_is_steered_along_its_direction_in_this_checkpoint(bench, make_model, tmp_path):
+    models = {name: make_model("olmo2", seed=seed) for seed, name in enumerate(("a", "b"))}
+    weights = [weights_digest(model) for model in models.values()]
+    both = random_dictionary(sources=tuple(models), provenance={"weights": weights})
+    features.save(both, tmp_path / "both")
+    (change,) = interventions.read(f"+8 feature {tmp_path / 'both'}/17")
+    ids = torch.tensor([[5, 17, 3, 42]])
+    for number, model in enumerate(models.values()):
+        moved = model.run(ids, capture=SITE, edits=[change.edit(model)])[SITE] - model.run(ids, capture=SITE)[SITE]
+        torch.testing.assert_close(moved, 8 * both.directions[17, number].expand_as(moved), atol=1e-4, rtol=1e-4)
+    with pytest.raises(WorkbenchError, match="is not one of those that the crosscoder reads: a, b"):
+        change.edit(make_model("olmo2", seed=7))
+    (off,) = interventions.read(f"feature {tmp_path / 'both'}/17 off")
+    with pytest.raises(WorkbenchError, match=r"in given texts with features\.switch_off_in"):
+        off.edit(models["a"])
+    written = edit_code(change, "model", "tokenizer", load=features.load)
+    edit = eval(written, {"interventions": interventions, "model": models["b"]})
+    by_hand = features.steer(both, 17, 8.0, source="b")
+    assert torch.equal(*(models["b"].run(ids, edits=[one]).logits for one in (edit, by_hand)))
 
 
 def test_an_edit_of_a_feature_changes_the_other_tabs_and_its_python_the_same(bench, folder):

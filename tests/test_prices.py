@@ -9,13 +9,13 @@ from test_stopping import served
 
 from workbench.analyses.ablation import ablation
 from workbench.analyses.support import memory
-from workbench.analyses.support.cost import Work, planned
+from workbench.analyses.support.cost import Work, duration, planned
 from workbench.errors import WorkbenchError
 from workbench.page.build.desk import heads
 from workbench.page.session import prices
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call, prompt_arguments
-from workbench.page.session.prices import Expensive, Planner, Price, agree, duration, price_of
+from workbench.page.session.prices import Expensive, Planner, Price, agree, price_of
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.speed import BYTES, OPERATIONS, Rate, Speed
 from workbench.page.tabs import attribution, compare, hidden_states, training

@@ -21,7 +21,8 @@ How it is changed:
     … × 0.5                       multiplied; x and * are the same
     … from "another prompt"       replaced by its value in a run on another prompt
     +8 ▁lemon at layer 2          a vector of length 8 is added, in the direction that raises the token's logit
-    +8 feature DICTIONARY/417     a feature is made more active by 8, at all tokens
+    +8 feature DICTIONARY/417     a feature is made more active by 8, at all tokens; one of a crosscoder along its
+                                  direction in this checkpoint, whose weights must be those of one of its sources
     +2 label SET/LABEL at layer 2     the direction of a label of a set of texts is added twice, at all tokens: the mean
                                       state of its texts at their last token, less that of all others (label_direction)
     +2 label SET/LABEL against OTHER at the embedding    the same, less that of the texts with another label
@@ -49,6 +50,7 @@ from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.labels import labels_of, two_groups
 from workbench.embedded_texts import SETS
 from workbench.errors import WorkbenchError
+from workbench.features.along_run import source_with_weights_of
 from workbench.texts import Texts
 from workbench.tokens import VISIBLE, Tokenizer, is_whole, token_id
 
@@ -220,7 +222,8 @@ class Intervention:
                     return features.switch_off(dictionary, feature, positions)
                 case "scale":
                     return features.scale(dictionary, feature, self.number, positions)
-            return features.steer(dictionary, feature, self.number, positions)
+            source = dictionary.sources[source_with_weights_of(dictionary, model)] if dictionary.sources else None
+            return features.steer(dictionary, feature, self.number, positions, source=source)
         except WorkbenchError as error:
             raise WorkbenchError(f"“{self}” cannot be done: {error}") from error
 

@@ -32,7 +32,9 @@ CARD_VALUE = {
     "neighbours": [[HOSTILE, 3, 0.5]],
     "called": HOSTILE,
     "silent": HOSTILE,
-    "life": {"steps": [0, 5], "norms": [0.0, 1.0], "born": 5, "died": None, "floor": 0.1, "ends": [1.0, 0.9]},
+    "life": {"steps": [0, 5], "norms": [0.0, 1.0], "born": 5, "died": None, "floor": 0.1, "ends": [1.0, 0.9]}
+    | {"fires": [0.0, 0.5], "scaled": None},
+    "edits": ["steer"],
 }
 TABLE_VALUE = {
     "summary": HOSTILE,

@@ -1,34 +1,25 @@
 """The layers from which a label of a text can be read by a linear classifier."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import ThreadpoolController
+from sklearn.pipeline import Pipeline
 
 from hooks import Capture, OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, work_of
 from workbench.analyses.support.direction import Direction
+from workbench.analyses.support.label_classifiers import Split, checked_labels, fitted, shuffled_labels, splits_of
 from workbench.analyses.support.labels import labels_of, two_groups
 from workbench.analyses.support.residual_stream import residual_names, residual_site, residual_sites
 from workbench.analyses.support.text_states import Position, states_work, text_states
-from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
 from workbench.results import Curves, Grid, Scores
 from workbench.texts import TextsLike
 
-Split = tuple[np.ndarray, np.ndarray]
-"""The numbers of the texts to train on, and of those to test on."""
 LINES = ("held-out texts", "shuffled labels", "most frequent label")
 
 
@@ -120,7 +111,7 @@ def linear_probe(
     right = np.stack(  # line layer text
         [
             _right(states, wanted, apart, folds, seed, part(progress, 0.3, 0.65)),
-            _right(states, _shuffled(wanted, seed), apart, folds, seed, part(progress, 0.65, 1.0)),
+            _right(states, shuffled_labels(wanted, seed), apart, folds, seed, part(progress, 0.65, 1.0)),
         ]
     )
     _, counts = np.unique(wanted, return_counts=True)
@@ -152,7 +143,7 @@ def probe_accuracies(
 ) -> Scores:
     """One line of `linear_probe` without the others: the accuracy by layer name, of the labels or of shuffled ones."""
     states, wanted, apart = _read(model, tokens, labels, position, groups, folds, None)
-    target = _shuffled(wanted, seed) if shuffled else wanted
+    target = shuffled_labels(wanted, seed) if shuffled else wanted
     right = _right(states, target, apart, folds, seed, None)  # layer text
     return Scores(right.mean(-1), residual_names(model), errors=_error(right), texts=len(wanted))
 
@@ -177,9 +168,9 @@ def probe_layer(
     Errors: those of `linear_probe`, and WorkbenchError for a layer that the model does not have.
     """
     texts, site = texts_for(model, tokens), residual_site(model, layer)
-    wanted, apart = _checked(labels_of(texts, labels), groups, folds)
+    wanted, apart = checked_labels(labels_of(texts, labels), groups, folds)
     states = text_states(model, texts, [Capture(site)], position, "linear probe", progress)[0].numpy()
-    predicted, probability = _held_out(states, wanted, _splits(wanted, apart, folds, seed))
+    predicted, probability = _held_out(states, wanted, splits_of(wanted, apart, folds, seed))
     right = predicted == wanted
     table = pd.DataFrame({"text": range(len(wanted)), "label": wanted, "predicted": predicted})
     table["probability"], table["wrong"] = probability, ~right
@@ -196,7 +187,7 @@ def probe_layer(
         title=f"Confusion of labels at {site}",
         value_name="share of the label's texts",
     )
-    return Probe(site, float(right.mean()), float(_error(right)), confusion, table, states, _fitted(states, wanted))
+    return Probe(site, float(right.mean()), float(_error(right)), confusion, table, states, fitted(states, wanted))
 
 
 @work_of(linear_probe)
@@ -222,7 +213,7 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """The states (layer text d_model), labels and groups of the texts, checked."""
     texts = texts_for(model, tokens)
-    wanted, apart = _checked(labels_of(texts, labels), groups, folds)
+    wanted, apart = checked_labels(labels_of(texts, labels), groups, folds)
     captures = [Capture(site) for site in residual_sites(model)]
     return text_states(model, texts, captures, position, "linear probe", progress).numpy(), wanted, apart
 
@@ -236,7 +227,7 @@ def _right(
     progress: Progress | None,
 ) -> np.ndarray:
     """Whether the label of each text is predicted correctly, for each layer: layer text."""
-    splits, found = _splits(target, groups, folds, seed), []
+    splits, found = splits_of(target, groups, folds, seed), []
     for layer in steps(range(len(states)), progress, "training probes"):
         found.append(_held_out(states[layer], target, splits)[0] == target)
     return np.stack(found)
@@ -247,72 +238,19 @@ def _error(right: np.ndarray) -> np.ndarray:
     return right.std(-1, ddof=1) / np.sqrt(right.shape[-1])
 
 
-def _checked(
-    labels: tuple[str, ...], groups: Sequence[object] | None, folds: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The label and the group of each text, after a check that each label has enough texts or groups for the folds."""
-    if folds < 2:
-        raise WorkbenchError(f"folds is {folds}; a probe needs at least 2: one to train on, one to test on")
-    if groups is not None and len(groups) != len(labels):
-        raise WorkbenchError(f"there are {len(labels)} texts and {len(groups)} groups; give one for each text")
-    wanted, apart = np.array(labels), None if groups is None else np.array([str(group) for group in groups])
-    names = np.unique(wanted)
-    if len(names) < 2:
-        raise WorkbenchError(f"all {len(labels)} texts have the label {str(names[0])!r}; a probe needs two labels")
-    counts = [(wanted == name).sum() if apart is None else len(np.unique(apart[wanted == name])) for name in names]
-    fewest = int(np.argmin(counts))
-    if counts[fewest] < folds:
-        unit = ("text" if apart is None else "group") + ("" if counts[fewest] == 1 else "s")
-        raise WorkbenchError(
-            f"label {str(names[fewest])!r} has {counts[fewest]} {unit}; with {folds} folds each label needs at least "
-            f"{folds}: give more texts, or fewer folds (at least 2)"
-        )
-    return wanted, apart
-
-
-def _shuffled(labels: np.ndarray, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).permutation(labels)
-
-
-def _splits(target: np.ndarray, groups: np.ndarray | None, folds: int, seed: int) -> list[Split]:
-    """The texts to train on and to test on, for each fold.
-
-    Errors: WorkbenchError if groups leave only one label to train on.
-    """
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    splits = list(kind(folds, shuffle=True, random_state=seed).split(target, target, groups))
-    if min(len(set(target[train])) for train, _ in splits) < 2:
-        raise WorkbenchError("the groups leave texts of one label only to train on; give more groups of each label")
-    return splits
-
-
 def _held_out(states: np.ndarray, target: np.ndarray, splits: list[Split]) -> tuple[np.ndarray, np.ndarray]:
     """The predicted label of each text, and the probability of its own label; each from a classifier trained without
     the text's fold. states: text d_model.
     """
     predicted, probability = np.empty_like(target), np.zeros(len(target))
     for train, test in splits:
-        probe = _fitted(states[train], target[train])
+        probe = fitted(states[train], target[train])
         chances = probe.predict_proba(states[test])  # text label
         predicted[test] = probe.classes_[chances.argmax(1)]
         for column, name in enumerate(probe.classes_):
             own = target[test] == name
             probability[test[own]] = chances[own, column]
     return predicted, probability
-
-
-def _fitted(states: np.ndarray, target: np.ndarray) -> Pipeline:
-    """A logistic regression on standardised states. One thread: several take longer for matrices of this size."""
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
-    with _libraries().limit(limits=1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a probe near its optimum is as good as one at it
-        return probe.fit(states, target)
-
-
-@cache
-def _libraries() -> ThreadpoolController:
-    """The thread pools of the libraries that compute the classifiers; looking for them takes a while."""
-    return ThreadpoolController()
 
 
 def misread(probe: Probe) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """What several commands need: arguments, loading of checkpoints, reading of texts, progress bars, provenance."""
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints, interventions
+from workbench.analyses.support.cost import SPEED, duration, planned
 from workbench.analyses.support.sample_text import SAMPLE_TEXT
 from workbench.analyses.trajectory import Loading
 from workbench.choices import BITS, DTYPES
@@ -20,12 +21,13 @@ from workbench.embedded_texts import SETS
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, tqdm_progress
 from workbench.report import dtype_name
-from workbench.streams import standard_input
+from workbench.streams import standard_input, tell
 from workbench.text_pairs import TextPairs
 from workbench.texts import Texts
 from workbench.versions import versions
 
 LAST_SEED = 2**63 - 1
+STATED = 10.0  # seconds from which the price of an analysis is stated
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,17 @@ def checked_seed(args: argparse.Namespace) -> int:
 def bar(args: argparse.Namespace) -> Progress | None:
     """A new progress bar; None without --progress."""
     return tqdm_progress() if args.progress else None
+
+
+def state_price(analysis: Callable[..., object], *arguments: object, **options: object) -> None:
+    """Say on stderr how long a call of an analysis takes, if that is more than `STATED` seconds.
+
+    It is the stated work by `SPEED`: nothing was measured on this machine.
+    """
+    seconds = planned(analysis, *arguments, **options).flops / SPEED
+    if seconds > STATED:
+        name = analysis.__name__.replace("_", " ")
+        tell(f"{name}: about {duration(seconds)} at {SPEED / 1e9:.0f} billion operations a second; Ctrl-C ends it\n")
 
 
 def loading(args: argparse.Namespace) -> Loading:

@@ -1,4 +1,4 @@
-"""Dictionaries of features: train one, scan texts for its features, show a card, or list when features are born."""
+"""Dictionaries of features: train one, scan texts, show a card, read labels from few features, or list births."""
 
 import argparse
 import math
@@ -21,9 +21,11 @@ from workbench.command_line.common import (
     opened_checkpoint,
     positive,
     provenance,
+    state_price,
     texts_of,
     whole,
 )
+from workbench.command_line.probe import add_position
 from workbench.corpus.training_text import prepared_text
 from workbench.errors import WorkbenchError
 from workbench.report import Report, Section
@@ -34,11 +36,13 @@ EXAMPLES = """
   python -m workbench features train tiny-olmo --site blocks.1.mlp_in --writes blocks.1.mlp_out --out mlp1
   python -m workbench features scan tiny-olmo@step6000/blocks.2.resid_post --texts tiny-olmo/english --csv scan.csv
   python -m workbench features card tiny-olmo@step6000/blocks.2.resid_post 417 --prompt "The cat" --strengths 0 2
+  python -m workbench features probe tiny-olmo@step6000/blocks.2.resid_post --texts tiny-olmo/number
   python -m workbench features born tiny-olmo --csv births.csv
   python -m workbench features born tiny-olmo --without 469 949 252 --html births.html
 """
-SAVES = False  # the reports hold tables only
+SAVED = ("probe", "born")  # actions with results for `--save`; the others write tables and folders
 BORN_ON = ("tiny-olmo/english", "tiny-olmo/code", "tiny-olmo/repeats")  # texts of `born` without --texts
+PROBED = "tiny-olmo/number"  # texts of `probe` without --texts
 ROW = 128  # tokens of a row of the training text
 HELD_OUT = 10  # one text of every ten is held out of training
 SHOWN_OF_BIRTHS = ("feature", "born", "born scaled", "died", "largest", "apart", "ends", "count", "family")
@@ -48,15 +52,18 @@ SHOWN = 20  # features and examples that are shown on the terminal
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions and their arguments."""
     parser.add_argument(
-        "action", choices=list(ACTIONS), help="train a dictionary; scan texts; show a card; list births"
+        "action",
+        choices=list(ACTIONS),
+        help="train a dictionary; scan texts; show a card; probe: how well labels are read from few features; born: "
+        "list births",
     )
     parser.add_argument(
         "names",
         nargs="*",
         metavar="NAME",
         help="train: a checkpoint, or several for a crosscoder; scan: a dictionary (embedded, a folder, or a "
-        "repository of the hub); card: a dictionary and the number of a feature; born: a crosscoder, or a series "
-        "with an embedded one (default: tiny-olmo)",
+        "repository of the hub); card: a dictionary and the number of a feature; probe: a dictionary; born: a "
+        "crosscoder, or a series with an embedded one (default: tiny-olmo)",
     )
     add_texts(parser)
     parser.add_argument(
@@ -95,6 +102,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     card.add_argument(
         "--others", nargs="+", default=[], metavar="NAME", help="further dictionaries in which neighbours are searched"
     )
+    probe = parser.add_argument_group("probe")
+    add_position(probe)
+    probe.add_argument(
+        "--best", type=positive, nargs="+", default=[1, 2, 5], metavar="K", help="numbers of features (default: 1 2 5)"
+    )
     born = parser.add_argument_group("born")
     born.add_argument(
         "--weights-only", action="store_true", help="births from the weights alone, without running models"
@@ -123,6 +135,8 @@ def run(args: argparse.Namespace) -> Report:
     """The report of the action. Errors: WorkbenchError if NAME is missing."""
     if not args.names and args.action != "born":
         raise WorkbenchError(f"features {args.action} needs a NAME; see python -m workbench features --help")
+    if args.save is not None and args.action not in SAVED:
+        raise WorkbenchError(f"features {args.action} has no results to --save; it writes tables and folders")
     return ACTIONS[args.action](args)
 
 
@@ -246,6 +260,36 @@ def card(args: argparse.Namespace) -> Report:
     return Report(f"Feature {feature} of {dictionary!r}", sections, origin)
 
 
+def probe(args: argparse.Namespace) -> Report:
+    """How well labels are read from the best few features: a row for each number of features; and these features."""
+    dictionary, subjects = of_dictionary(args, args.names[0])
+    args.texts = args.texts or PROBED
+    texts, models = texts_of(args, subjects[0]), models_of(dictionary, subjects)
+    how = {"ks": args.best, "position": args.position, "seed": checked_seed(args)}
+    found = features.sparse_probing(dictionary, models, texts, **how, progress=bar(args))  # type: ignore[arg-type]
+    curves = found.accuracy
+    shown = pd.DataFrame(curves.values.T, columns=curves.lines)
+    shown.insert(0, "k", curves.x)
+    if curves.errors is not None:
+        shown.insert(2, "error", curves.errors[0])
+    note = (
+        "Mean of the shares of held-out texts with and without a label that are read correctly, 0.5 by chance: from "
+        "the k best features, the k best coordinates and principal directions of the state, and all of it. error: "
+        "standard error of the features' accuracy over texts."
+    )
+    sections = [
+        Section(curves.title, curves.table(), [curves], note, shown=shown, results={"accuracy": curves}),
+        Section(
+            "Best features",
+            found.best,
+            note="F: the variance between texts with and without the label, by that within these groups; with, "
+            "without: the mean activation in each.",
+        ),
+    ]
+    origin = provenance(args, {"dictionary": args.names[0], "texts": args.texts, "position": args.position})
+    return Report(f"Sparse probing of {dictionary!r}", sections, origin)
+
+
 def born(args: argparse.Namespace) -> Report:
     """Tables of births by feature, by checkpoint and by family, and with --without the need of a group of features."""
     name = crosscoder_of(args)
@@ -254,6 +298,7 @@ def born(args: argparse.Namespace) -> Report:
     if not args.weights_only:
         subjects = of_sources(args, name, dictionary)
         models, texts = models_of(dictionary, subjects), born_on(args, subjects[0])
+        state_price(features.births_on_texts, dictionary, models, texts, need=args.need)
         found = features.births_on_texts(dictionary, models, texts, need=args.need, progress=bar(args))
         together = "Features born at the same checkpoint whose activations correlate by 0.3 or more."
         sections.append(Section("Families", found.families(), note=together))
@@ -265,7 +310,7 @@ def born(args: argparse.Namespace) -> Report:
             note = (
                 "Mean loss in nats, and its rise without the group, and without random groups that are as often active."
             )
-            sections.append(Section(curves.title, shown, [curves], note))
+            sections.append(Section(curves.title, shown, [curves], note, results={"without": curves}))
     elif args.need or args.without:
         raise WorkbenchError("--need and --without run the models, which --weights-only forbids; leave one of them out")
     origin = provenance(args, {"dictionary": name, "texts": "none" if args.weights_only else born_texts(args)})
@@ -292,6 +337,7 @@ def births_sections(args: argparse.Namespace, found: features.FeatureBirths) -> 
             "it; apart: how far its norms in them differ, 0 to 1; born scaled: birth by latent scaling, which also "
             "finds a feature whose norm is still small (only for features with at least 30 active tokens).",
             shown=table[few].head(SHOWN),
+            results={"births": found},
         ),
         Section(
             "Checkpoints",
@@ -325,13 +371,13 @@ def born_on(args: argparse.Namespace, subject: LoadedCheckpoint) -> list[torch.T
     return [ids for name in BORN_ON for ids in Texts.read(name, subject.tokenizer)]
 
 
-ACTIONS = {"train": train, "scan": scan, "card": card, "born": born}
+ACTIONS = {"train": train, "scan": scan, "card": card, "probe": probe, "born": born}
 
 
 def of_dictionary(args: argparse.Namespace, name: str) -> tuple[features.Dictionary, list[LoadedCheckpoint]]:
     """A dictionary, and the checkpoints whose activations it reads."""
-    if args.action == "scan" and len(args.names) != 1:
-        raise WorkbenchError(f"scan takes one dictionary, and {len(args.names)} are given")
+    if args.action in ("scan", "probe") and len(args.names) != 1:
+        raise WorkbenchError(f"{args.action} takes one dictionary, and {len(args.names)} are given")
     dictionary = features.load(name)
     return dictionary, of_sources(args, name, dictionary)
 

@@ -15,7 +15,7 @@ from workbench.features.compare_firing import compare_firing
 from workbench.features.compare_sources import compare_sources
 from workbench.features.cross_layer import CrossLayerTranscoder
 from workbench.features.dictionary import Dictionary
-from workbench.features.editing import replace, scale, set_to, steer, switch_off
+from workbench.features.editing import replace, scale, set_to, steer, switch_off, switch_off_in
 from workbench.features.explain_token import explain_token
 from workbench.features.feature_table import feature_table, logit_effects
 from workbench.features.files import embedded, load, load_cross_layer, save, save_cross_layer
@@ -27,6 +27,7 @@ from workbench.features.qk_attribution import QKAttribution, qk_attribution
 from workbench.features.quality import Quality, quality
 from workbench.features.scan import FeatureScan, of
 from workbench.features.sources import Stored, Streamed
+from workbench.features.sparse_probing import SparseProbing, sparse_probing
 from workbench.features.token_losses_without import token_losses_without
 from workbench.features.training import TrainingSettings, train
 
@@ -42,6 +43,7 @@ __all__ = [
     "MeasuredBirths",
     "QKAttribution",
     "Quality",
+    "SparseProbing",
     "Stored",
     "Streamed",
     "TrainingSettings",
@@ -70,8 +72,10 @@ __all__ = [
     "save_cross_layer",
     "scale",
     "set_to",
+    "sparse_probing",
     "steer",
     "switch_off",
+    "switch_off_in",
     "token_losses_without",
     "train",
     "write_circuit_tracer",

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hooks import OlmoForCausalLM, edits
+from hooks.sites import layer_of
 from workbench.analyses.support.arguments import texts_for
-from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
+from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.features.births import SHARE, FeatureBirths, births, revision_of, sizes_of
 from workbench.features.dictionary import Dictionary
 from workbench.features.families import families_of
@@ -90,6 +92,11 @@ class MeasuredBirths(FeatureBirths):
             at_end=self.at_end,
             provenance=self.provenance,
         )
+
+    @property
+    def run_density(self) -> np.ndarray:
+        """The density along the run: feature checkpoint."""
+        return self.density[:, : len(self.checkpoints)]
 
     @property
     def is_scaled(self) -> np.ndarray:
@@ -181,9 +188,7 @@ def births_on_texts(
     texts, dictionary = texts_for(first, texts), dictionary.to(first.device)
     sums = BirthSums(dictionary, sizes_of(dictionary, sizes), [dictionary.source(name) for name in born.sources], born)
     sites = list(dict.fromkeys((dictionary.reads, dictionary.writes)))
-    fitted = 4 * (dictionary.gate.k or 64) * dictionary.width  # by `ScalingSums.add`
-    per_token = run_bytes(first, capture=sites, grad=need, logits=3 * need) * len(named) + 16 * len(dictionary) + fitted
-    size = tokens_at_a_time(first, WHAT, per_token, texts.longest)
+    size = tokens_at_a_time(first, WHAT, _per_token(dictionary, named, sites, need), texts.longest)
     for rows, ids in steps(texts.padded_batches(size), progress, WHAT):
         there = texts.mask[rows, : ids.shape[1]].to(first.device)
         second = (torch.tensor(rows, device=first.device) % 2)[:, None].expand_as(there)[there]
@@ -192,6 +197,33 @@ def births_on_texts(
         slopes = torch.stack([run["slope"][there] for run in runs], 1) if need else None
         sums.add(read, written, slopes, second)
     return sums.result()
+
+
+@work_of(births_on_texts)
+def _work(
+    dictionary: Dictionary,
+    models: Mapping[str, OlmoForCausalLM],
+    texts: TextsLike,
+    *,
+    need: bool = False,
+    **_: object,
+) -> Work:
+    named = by_source(dictionary, models)
+    first = next(iter(named.values()))
+    texts, layer = texts_for(first.config, texts), layer_of(dictionary.writes)[0]
+    passes = 2 * pass_flops(first, texts.tokens, logits=texts.tokens) if need else 0.0
+    passes = passes or pass_flops(first, texts.tokens, 0 if layer is None else layer + 1)
+    products = 2 * texts.tokens * len(dictionary) * (len(dictionary) + (3 + need) * len(dictionary.encoder))
+    sites = list(dict.fromkeys((dictionary.reads, dictionary.writes)))
+    peak = peak_bytes(first, WHAT, _per_token(dictionary, named, sites, need), texts.longest, texts.tokens)
+    held = 8 * dictionary.decoder.numel() + 4 * len(dictionary) ** 2
+    return Work(passes * len(named) + products, nbytes=peak + held)
+
+
+def _per_token(dictionary: Dictionary, models: Mapping[str, OlmoForCausalLM], sites: list[str], need: bool) -> float:
+    """Bytes for each token of a batch."""
+    first, fitted = next(iter(models.values())), 4 * (dictionary.gate.k or 64) * dictionary.width  # `ScalingSums.add`
+    return run_bytes(first, capture=sites, grad=need, logits=3 * need) * len(models) + 16 * len(dictionary) + fitted
 
 
 def _run(model: OlmoForCausalLM, ids: Tensor, sites: list[str], there: Tensor, need: bool) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from hooks.where import Where
 from workbench.errors import WorkbenchError
 from workbench.features.dictionary import Dictionary
 from workbench.features.firing import Firing
+from workbench.features.reading import Models, by_source, read_by
 
 
 def steer(
@@ -28,7 +29,7 @@ def steer(
         feature: its number.
         strength: in the unit of the feature's activation; negative ones subtract the direction.
         positions: the positions to change, as in `hooks.edits`; None for all.
-        source: for a crosscoder, the source whose model runs.
+        source: for a crosscoder, the source whose model runs: what is added is the feature's direction there.
 
     Errors: WorkbenchError for an unknown feature or source.
     """
@@ -53,6 +54,39 @@ def switch_off(dictionary: Dictionary, feature: int, positions: Where = None) ->
     Errors: WorkbenchError for an unknown feature, and for a crosscoder, which reads several models at once.
     """
     return set_to(dictionary, feature, 0.0, positions)
+
+
+def switch_off_in(
+    dictionary: Dictionary, feature: int, models: Models, tokens: Tensor, *, source: str | None = None
+) -> Edit:
+    """The edit that takes away what a feature writes in given texts, for any of the three kinds of dictionaries.
+
+    How active the feature is is computed once, from the unchanged models. So this works for a crosscoder, which reads
+    several models at once; what is taken away is the activation times the feature's direction in `source`. Positions
+    where it is not active do not change a bit.
+
+    Args:
+        dictionary: where the feature is from.
+        feature: its number.
+        models: the model; for a crosscoder all of its sources by id.
+        tokens: the token ids that the edited model reads, batch pos, without padding on the left.
+        source: for a crosscoder, the source whose model runs.
+
+    Errors: WorkbenchError for an unknown feature or source, or models that are not those of the dictionary.
+    """
+    dictionary.check_feature(feature)
+    named = by_source(dictionary, models)
+    number = dictionary.source(source or "") if dictionary.sources else 0
+    model = list(named.values())[number]
+    dictionary = dictionary.to(model.device)
+    read = read_by(dictionary, named, tokens.to(model.device))
+    amounts = dictionary.encode(read).of(feature)  # batch pos
+    if dictionary.sources:
+        written = amounts[..., None] * dictionary.directions[feature, number] / dictionary.scale
+    else:
+        written = dictionary.added(read, amounts, feature)
+    shape = [model.sites.sizes[word] for word in model.sites[dictionary.writes].split()[2:]]
+    return edits.add(dictionary.writes, -written.unflatten(-1, shape))
 
 
 def set_to(dictionary: Dictionary, feature: int, value: float, positions: Where = None) -> Edit:
@@ -142,6 +176,6 @@ def _added(written: Callable[[Tensor], Tensor], strength: float) -> Callable[...
 def _check_reads_one(dictionary: Dictionary) -> None:
     if dictionary.sources:
         raise WorkbenchError(
-            f"a crosscoder reads {len(dictionary.sources)} models at once, so no edit of one run can encode; encode "
-            "captured activations and add the difference with hooks.edits.add"
+            f"a crosscoder reads {len(dictionary.sources)} models at once, so an edit of one run cannot tell where its "
+            "features are active; steer with one, or take it away in given texts with features.switch_off_in"
         )

@@ -10,6 +10,7 @@ from hooks import OlmoForCausalLM
 from hooks.olmo import divided
 from workbench.analyses.support.cost import Work, work_of
 from workbench.features.births import FeatureBirths
+from workbench.features.births_on_texts import MeasuredBirths
 from workbench.features.card import RESIDUAL_SITES, FeatureCard
 from workbench.features.dictionary import Dictionary
 from workbench.features.scan import FeatureScan, of
@@ -128,8 +129,17 @@ def with_names(table: pd.DataFrame, names: Mapping[int, str]) -> pd.DataFrame:
 
 
 def with_births(table: pd.DataFrame, born: FeatureBirths) -> pd.DataFrame:
-    """The table of features of a crosscoder with the columns `born` and `died`, the steps; empty (NaN) for never."""
-    return table.assign(born=born.born[table["feature"]], died=born.died[table["feature"]])
+    """The table of features of a crosscoder with the columns `born` and `died`, the steps; empty (NaN) for never.
+
+    Births on texts add `born scaled`, the step of birth after latent scaling, `family`, and `density REVISION`, the
+    share of tokens at which each source fires (see `MeasuredBirths`).
+    """
+    found = table.assign(born=born.born[table["feature"]], died=born.died[table["feature"]])
+    if not isinstance(born, MeasuredBirths):
+        return found
+    more = born.table().iloc[table["feature"]].reset_index(drop=True)
+    kept = ["born scaled", "family", *(name for name in more if str(name).startswith("density "))]
+    return pd.concat([found.reset_index(drop=True), more[kept]], axis=1)
 
 
 def reaches_logits(dictionary: Dictionary) -> bool:

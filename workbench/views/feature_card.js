@@ -3,10 +3,11 @@
 //   facts: [[label, number or null, "percent", "count", "number" or "nats"], …]; raised, lowered: [[token, effect], …]
 //   edges, counts: the histogram of its activations; high: its largest activation, which has full colour
 //   groups: [{title, examples: [{text, position, at, value, tokens, values}, …]}, …]; `at` is the place in `tokens`
-//   neighbours: [[dictionary, feature, cosine], …]; edits: whether it can be switched off and steered with
+//   neighbours: [[dictionary, feature, cosine], …]; edits: which of "off" and "steer" can be done with it
 //   silent: a sentence if it is never active
-//   life: {steps, norms, born, died, floor, ends} of a crosscoder along a run; born and died are steps or null, ends the
-//     norms at the ends of the run that differ in data order only
+//   life: {steps, norms, born, died, floor, ends, fires, scaled} of a crosscoder along a run; born and died are steps or
+//     null, ends the norms at the ends of the run that differ in data order only; if births were measured on texts, fires
+//     is the share of tokens at which each step has it, and scaled its step of birth after latent scaling
 // Events: `open` ({dictionary, feature}), a click on a neighbour; `use` ({text}), a click on the number of a text;
 //   `called` ({dictionary, feature, name}), a name that was typed.
 const wb = window.workbench;
@@ -106,7 +107,7 @@ function mark(name, attributes, text = "") {
 }
 
 // The norms at the checkpoints, evenly spaced; the ends of other data orders are rings beside the last one.
-function life({ steps, norms, born, died, floor, ends }) {
+function life({ steps, norms, born, died, floor, ends, fires, scaled }) {
   const most = Math.max(...norms, ...ends, floor, 1e-9),
     wide = WIDE - EDGE.left - EDGE.right,
     high = HIGH - EDGE.top - EDGE.bottom;
@@ -154,8 +155,18 @@ function life({ steps, norms, born, died, floor, ends }) {
     floor > 0 ? " Dashed: the floor, the difference between ends that 99 % of the features stay below." : "";
   drawn.setAttribute("aria-label", `norms ${norms.map(wb.digits).join(", ")}. ${when}`);
   find(".life .curve").replaceChildren(drawn);
-  find(".lived").textContent =
-    `${when} Norms are relative to the size of the activations of each checkpoint.${rings}${dashes}`;
+  const told = [`${when} Norms are relative to the size of the activations of each checkpoint.${rings}${dashes}`];
+  if (scaled !== undefined)
+    told.push(
+      scaled === null
+        ? "After latent scaling it has no step of birth."
+        : `Born at step ${scaled.toLocaleString("en")} after latent scaling, which finds features that were there before their norm says so.`,
+    );
+  if (fires !== undefined)
+    told.push(
+      `On these texts it fires at ${fires.map((share, index) => `${wb.percent(share)} of tokens at step ${steps[index].toLocaleString("en")}`).join(", ")}.`,
+    );
+  find(".lived").textContent = told.join(" ");
 }
 
 // Buttons that put edits of the feature on the stack; they show which edits are on it.
@@ -222,7 +233,7 @@ function draw() {
     find(`.${name}`).parentElement.hidden = effects.length === 0;
   }
   histogram(props.value);
-  find(".acts").hidden = edits === false;
+  for (const act of ["off", "steer"]) find(`.${act}`).hidden = !edits.includes(act);
   find(".silent").textContent = silent ?? "";
   find(".life").hidden = !born;
   if (born) life(born);

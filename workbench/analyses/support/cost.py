@@ -17,6 +17,8 @@ from typing import TypeVar
 
 from workbench.analyses.support.memory import Reader, block_products, reader_config
 
+SPEED = 4e10
+"""Floating-point operations a second that a machine is assumed to make, before any were measured."""
 ALONE = 16
 """A pass of one token takes about as long as one of this many, because the weights are read from memory for each."""
 
@@ -86,3 +88,15 @@ def pass_flops(model: Reader, tokens: float, blocks: float | None = None, *, log
     config = reader_config(model)
     blocks = config.num_hidden_layers if blocks is None else blocks
     return 2 * (tokens * blocks * block_products(config) + logits * config.hidden_size * config.vocab_size)
+
+
+def duration(seconds: float) -> str:
+    """A time with one or two digits: 0.4 s, 15 s, 3 min, 2 h."""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * unit:
+            return f"{_rough(seconds / unit)} {name}"
+    return f"{_rough(seconds)} s"
+
+
+def _rough(number: float) -> str:
+    return f"{number:.1f}" if number < 1 else f"{float(f'{number:.2g}'):.0f}"

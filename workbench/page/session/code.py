@@ -198,7 +198,7 @@ class Variables:
         tokenizer = f"tokenizer{self.ending(TokenizerOf(checkpoint))}"
         device = f", device={model}.device" if self.elsewhere else ""
         for change in interventions.read(text, self.bench.load(checkpoint)[1], sets_of(self.bench, checkpoint)):
-            yield edit_code(change, model, tokenizer, device, self.bench.sets)
+            yield edit_code(change, model, tokenizer, device, self.bench.sets, self.bench.dictionary)
 
     def _list(self, expressions: tuple[str, ...]) -> str:
         inside = ", ".join(expressions)

@@ -106,11 +106,19 @@ def in_force(lines: Iterable[str], shown: object) -> str:
     return "" if shown == "unedited" else "\n".join(interventions.active_lines("\n".join(lines)))
 
 
-def edit_code(change: Intervention, model: str, tokenizer: str, device: str = "", sets: TextSets | None = None) -> str:
+def edit_code(
+    change: Intervention,
+    model: str,
+    tokenizer: str,
+    device: str = "",
+    sets: TextSets | None = None,
+    load: interventions.LoadDictionary | None = None,
+) -> str:
     """An intervention as a Python expression: a call of `hooks.edits`, `features` or `label_direction`.
 
     `model` and `tokenizer` are the names of variables, `device` is an argument of `torch.tensor`, such as
-    ", device=model.device", or empty. `sets` are those of the page, for the direction of a label.
+    ", device=model.device", or empty. `sets` are those of the page, for the direction of a label, and `load` gives its
+    dictionaries: the edit with a crosscoder's feature depends on the model, so the expression finds it out.
     """
     target, arguments = change.target, [repr(change.target.site)]
     if change.labels is not None:
@@ -119,6 +127,8 @@ def edit_code(change: Intervention, model: str, tokenizer: str, device: str = ""
         layer = "'embed'" if target.site == "embed" else target.site.split(".")[1]
         labels = repr(toward) if against is None else f"{toward!r}, {against!r}"
         return f"directions.label_direction({model}, {texts}, {labels}, layer={layer}).edit({change.number!r})"
+    if target.feature is not None and load is not None and load(target.site).sources:
+        return f"interventions.read({str(change)!r})[0].edit({model})"
     if target.feature is not None:
         function = {"zero": "switch_off", "scale": "scale", "add": "steer"}[change.kind]
         arguments = [f"features.load({target.site!r})", str(target.feature)]

@@ -6,7 +6,7 @@ Views that take longer than `Bench.asks_above` seconds are computed only after a
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.analyses.support.cost import Work, is_planned, planned
+from workbench.analyses.support.cost import Work, duration, is_planned, planned
 from workbench.analyses.trajectory import Metric
 from workbench.checkpoints import Checkpoint
 from workbench.page.session.arguments import Argument, ModelOf, ModelsOf, ResidOf
@@ -41,18 +41,6 @@ class Expensive(Exception):
     def __init__(self, price: Price) -> None:
         super().__init__(str(price))
         self.price = price
-
-
-def duration(seconds: float) -> str:
-    """A time with one or two digits: 0.4 s, 15 s, 3 min, 2 h."""
-    for unit, name in ((3600, "h"), (60, "min")):
-        if seconds >= 1.5 * unit:
-            return f"{_rough(seconds / unit)} {name}"
-    return f"{_rough(seconds)} s"
-
-
-def _rough(number: float) -> str:
-    return f"{number:.1f}" if number < 1 else f"{float(f'{number:.2g}'):.0f}"
 
 
 def price_of(bench: Bench, *calls: Call, before: Work = NOTHING) -> Price:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from workbench.analyses.support.cost import Work
+from workbench.analyses.support.cost import SPEED, Work
 
-OPERATIONS = (1e10, 0.25)  # floating-point operations, and the seconds that they are assumed to take at first
+OPERATIONS = (1e10, 1e10 / SPEED)  # floating-point operations, and the seconds that they are assumed to take at first
 BYTES = (1e8, 0.2)  # bytes of checkpoint files, and the seconds that loading them is assumed to take at first
 MEMORY = 5.0
 """Decay of older measurements, in multiples of the first guess's amount: after runs of that amount, earlier

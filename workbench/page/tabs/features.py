@@ -12,7 +12,7 @@ import torch
 from workbench import features
 from workbench.analyses.support.cost import Work, pass_flops
 from workbench.errors import WorkbenchError
-from workbench.features import Dictionary, FeatureBirths, FeatureCard, FeatureScan, scan
+from workbench.features import Dictionary, FeatureBirths, FeatureCard, FeatureScan, MeasuredBirths, scan
 from workbench.features.card import Example, card
 from workbench.features.explain_token import explain_token
 from workbench.features.feature_table import examples, feature_table, with_births, with_names
@@ -50,8 +50,10 @@ COLUMNS = {
     "activations": ("activations", "curve"),
     "max": ("max", "number"),
     "born": ("born at", "count"),
+    "born scaled": ("born, scaled", "count"),
     "died": ("gone at", "count"),
-    "norm": ("along the run", "curve"),
+    "norm": ("norm along the run", "curve"),
+    "density along the run": ("active along the run", "curve"),
     "raises": ("raises most", "words"),
     "lowers": ("lowers most", "words"),
     "name": ("name", "name"),
@@ -133,24 +135,22 @@ def features_value(
     if not name and not usable(bench, request.query.checkpoint):
         return {"summary": NONE_FITS}, asked(None)
     chosen = chosen_dictionary(bench, request.query.checkpoint, name)
-    call = table_call(bench, request, chosen)
+    call, births = table_call(bench, request, chosen), births_on_set(bench, request, chosen)
+    call = call if births is None else Call.quick(with_births, call, births)
     try:
         found = scan_of(bench, request, chosen, call, progress)
     except Expensive as expensive:
         return {"summary": dictionary_summary(bench, request, chosen)}, asked(expensive.price)
-    whole = cached_value(call, bench)
-    births = births_of(bench, request, chosen)
+    curves = {"activations": histograms(found)}
     if births is not None:
-        call = Call.quick(with_births, call, births)
-        whole = cached_value(call, bench)
+        measured = cached_value(births, bench, progress)
+        curves |= {"norm": measured.run_norms, "density along the run": measured.run_density}
+    whole = cached_value(call, bench)
     given = features.names_of(bench.dictionary(chosen))
     if given:
         call = Call.quick(with_names, call, NamesOf(request.query.checkpoint, tuple(given.items())))
         whole = with_names(whole, given)
     bench.results.put(call, whole)
-    curves = {"activations": histograms(found)} | (
-        {} if births is None else {"norm": cached_value(births, bench).run_norms}
-    )
     value = {
         "summary": dictionary_summary(bench, request, chosen, found),
         **columns_and_rows(whole, curves),
@@ -165,7 +165,7 @@ def features_value(
 def columns_and_rows(whole: pd.DataFrame, curves: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The columns and rows of the table of features, with a small curve for each; features that are never active come
     last."""
-    lists = {name: np.round(values.astype(float), 4).tolist() for name, values in curves.items()}
+    lists = {name: np.round(values.astype(float), 6).tolist() for name, values in curves.items()}
     names = [name for name in COLUMNS if name in whole or name in lists]
     cells = whole.astype(object).where(whole.notna(), None)
     parts = [lists[name] if name in lists else cells[name].tolist() for name in names]
@@ -190,6 +190,15 @@ def births_of(bench: Bench, request: TabRequest, name: str) -> Call | None:
     except WorkbenchError:  # no crosscoder, or not one along a run
         return None
     return call
+
+
+def births_on_set(bench: Bench, request: TabRequest, name: str) -> Call | None:
+    """The call that measures births on the set of texts: firing at each checkpoint, latent scaling, families; None for
+    a dictionary that is no crosscoder along a run."""
+    if births_of(bench, request, name) is None:
+        return None
+    models, texts, dictionary = scan_call(bench, request, name).arguments
+    return Call.of(features.births_on_texts, dictionary, models, texts)
 
 
 def active_view(bench: Bench, request: TabRequest, listing: str = ALL_FEATURES) -> list[Any]:
@@ -269,19 +278,24 @@ def card_view(
     taken = Call.quick(examples, call, called) if called else Call.quick(examples, call)
     bench.results.put(taken, examples(found, called))
     value = card_value(found, chosen, feature) | {"called": called, "offer": offer(bench, taken)}
-    births = births_of(bench, request, chosen)
+    births, on_set = births_of(bench, request, chosen), births_on_set(bench, request, chosen)
     if births is not None:
-        value["life"] = life_value(cached_value(births, bench), feature)
-    value["edits"] = not bench.dictionary(chosen).sources
+        value["life"] = life_value(bench.results.get(on_set) or cached_value(births, bench), feature)
+    value["edits"] = ["steer"] if bench.dictionary(chosen).sources else ["off", "steer"]
     if not found.count:
         value["silent"] = f"It is active at none of the tokens of {set_of(bench, request).counted}."
     return [value, asked(None)]
 
 
 def life_value(births: FeatureBirths, feature: int) -> dict[str, Any]:
-    """The norms of a feature along the run as a value of the card."""
-    born, died = (None if np.isnan(step[feature]) else int(step[feature]) for step in (births.born, births.died))
-    return {
+    """The norms of a feature along the run as a value of the card, and what texts say about them if that is known."""
+    born, died = (step_of(steps[feature]) for steps in (births.born, births.died))
+    told: dict[str, Any] = {}
+    if isinstance(births, MeasuredBirths):
+        told["fires"] = births.run_density[feature].astype(float).tolist()
+        if births.is_scaled[feature]:
+            told["scaled"] = step_of(births.after_scaling().born[feature])
+    return told | {
         "steps": list(births.steps),
         "norms": births.run_norms[feature].tolist(),
         "born": born,
@@ -289,6 +303,11 @@ def life_value(births: FeatureBirths, feature: int) -> dict[str, Any]:
         "floor": births.floor,
         "ends": births.end_norms[feature].tolist(),
     }
+
+
+def step_of(found: float) -> int | None:
+    """A step; None for never."""
+    return None if np.isnan(found) else int(found)
 
 
 def set_of(bench: Bench, request: TabRequest) -> TextSet:
