@@ -63,6 +63,12 @@ class MeasuredBirths(FeatureBirths):
         need: the rise of the summed loss when the feature is removed and the error kept, for each token at which it
             is active, to first order: −Σ f ⟨∂loss/∂x, direction⟩ / count, in nats: feature source; 0 for one that is
             never active. Empty if it was not asked for. `token_losses_without` computes it exactly.
+            A first-order estimate ranks, and does not measure: for 18 features of the embedded crosscoder at step
+            6,000 (six that copy, twelve drawn at random) it correlates by 0.95 with the exact rise, is off by more than
+            a quarter for 12 of them, mostly too small (0.28 for 0.49 nats), and has the wrong sign for one. Integrated
+            gradients do not mend this cheaply: along one path that takes away all features at once, four steps
+            correlate by 0.80 only; along a path for each feature two steps are off by at most 0.003, at two backward
+            passes a feature, where `token_losses_without` is exact with one forward pass.
     """
 
     tokens: int
