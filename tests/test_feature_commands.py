@@ -154,7 +154,7 @@ def test_births_of_the_weights_alone_need_no_model(tmp_path, monkeypatch, capsys
         (["scan", "a", "b"], "scan takes one dictionary"),
         (["card", "tiny-olmo@step6000/none", "3"], "no embedded dictionary"),
         (["card", "a", "x"], "the number of a feature"),
-        (["card"], "card needs a name"),
+        (["card"], "features card needs a NAME"),
         (["probe", "a", "b"], "probe takes one dictionary"),
         (["card", "a", "1", "--save", "{0}/card.npz"], "features card has no results to --save"),
         (["born", "a", "b"], "born takes one crosscoder or series"),
