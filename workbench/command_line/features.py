@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--others", nargs="+", default=[], metavar="NAME", help="further dictionaries in which neighbours are searched"
     )
     probe = parser.add_argument_group("probe")
-    add_position(probe)
+    add_position(parser)
     probe.add_argument(
         "--best", type=positive, nargs="+", default=[1, 2, 5], metavar="K", help="numbers of features (default: 1 2 5)"
     )

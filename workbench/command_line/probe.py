@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_loading_arguments(parser)
 
 
-def add_position(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+def add_position(parser: argparse.ArgumentParser) -> None:
     """Add --position, the token of each text whose state is read."""
     parser.add_argument(
         "--position",
