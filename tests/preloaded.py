@@ -62,7 +62,7 @@ class Forked:
     """A running program, with those parts of `subprocess.Popen` that Jupyter and the tests use.
 
     `command` is that of `subprocess`; its first word, the interpreter, is not used. `streams` are files for standard
-    output and standard error.
+    output and standard error; if there are none, the program has those of the forking interpreter.
     """
 
     stdin = stdout = stderr = None
@@ -122,8 +122,9 @@ def run(told: Connection, arguments: list[str], folder: str, variables: dict[str
     """Run in this process what `python ARGUMENTS…` would: `-m module`, `-c code` or a file."""
     os.setsid()  # a signal to the group of this program reaches no other
     signal.signal(signal.SIGINT, signal.default_int_handler)  # multiprocessing ignores it
-    for (stream, errors), descriptor, name in zip(ERRORS.items(), (1, 2), streams, strict=True):
+    for descriptor, name in enumerate(streams, 1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), descriptor)
+    for descriptor, (stream, errors) in enumerate(ERRORS.items(), 1):
         setattr(sys, stream, open(descriptor, "w", encoding="utf-8", errors=errors, closefd=False))  # noqa: SIM115
     os.chdir(folder)
     os.environ.clear()

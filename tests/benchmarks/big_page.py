@@ -167,7 +167,7 @@ def main() -> None:
         if not (series / "step0" / "config.json").is_file():
             write_model(series / "step0", OlmoConfig(**CONFIG.to_dict() | SMALL) if args.small else CONFIG)
         asks_above = "0.1" if args.small else "5"
-        process, address = start("--threads", "2", "--ask-above", asks_above, series=str(series))
+        process, address = start("--threads", "2", "--ask-above", asks_above, series=str(series), fresh=True)
         server, browser = Server(psutil.Process(process.pid).pid), launch_chromium(playwright)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         began = time.monotonic()

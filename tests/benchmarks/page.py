@@ -67,7 +67,7 @@ def opened(query: str) -> Iterator[tuple[Page, float]]:
     with sync_playwright() as playwright:
         browser = launch_chromium(playwright)
         page, began = browser.new_page(viewport={"width": 1300, "height": 900}), time.perf_counter()
-        process, address = start()
+        process, address = start(fresh=True)
         page.goto(f"{address}/?{query}", wait_until="commit")
         page.wait_for_selector("body[data-ready]")
         yield page, 1000 * (time.perf_counter() - began)

@@ -9,16 +9,22 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Download, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Download, Page, Request, ViewportSize, expect, sync_playwright
 
 from tests.conftest import launch_chromium
+from tests.preloaded import Forked
 
 ROOT = Path(__file__).parents[2]
 SERIES = "tiny-olmo"
 SECONDS = 60
+IDLE = "() => new Promise((done) => requestIdleCallback(() => requestIdleCallback(() => done(false))))"
+BUSY = "[data-testid=status-tracker]:not(.hide), .busy"
+Server = Forked | subprocess.Popen
 expect.set_options(timeout=SECONDS * 1000)  # long, because other tests keep the machine busy
 
 # Runs a program in a process that ends, and says why, as soon as it looks up or connects to anything but this machine.
@@ -41,6 +47,8 @@ def watch(event, arguments):
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.getcwd())
 sys.addaudithook(watch)
+if "huggingface_hub" in sys.modules:  # imported before the fork, where the hub is offline
+    sys.modules["huggingface_hub"].constants.HF_HUB_OFFLINE = False
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -57,14 +65,21 @@ def free_port() -> int:
 
 
 def start(
-    *arguments: str, series: str = SERIES, program: Sequence[str] = ("app.py",), **variables: str
-) -> tuple[subprocess.Popen, str]:
-    """The process and the address of the page, once the server answers."""
+    *arguments: str, series: str = SERIES, program: Sequence[str] = ("app.py",), fresh: bool = False, **variables: str
+) -> tuple[Server, str]:
+    """The process and the address of the page, once the server answers.
+
+    The process is forked from an interpreter that has imported torch already, or `fresh`, as a user starts it.
+    """
     port = free_port()
     here = ("--series", series, "--port", str(port), "--threads", "1", "--ask-above", "1e6")  # on a busy machine
     command = confined(*program, *here, *arguments)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | variables
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    process = (
+        subprocess.Popen(command, cwd=ROOT, env=environment)
+        if fresh
+        else Forked(command, ROOT, environment, streams=())
+    )
     address, until = f"http://127.0.0.1:{port}", time.monotonic() + 2 * SECONDS
     while True:
         try:
@@ -77,7 +92,7 @@ def start(
             time.sleep(0.1)
 
 
-def stop(process: subprocess.Popen) -> None:
+def stop(process: Server) -> None:
     """End the page's process. It must still run, so it has connected only to this machine."""
     assert process.poll() is None, f"the server ended early, with exit code {process.poll()}"
     process.terminate()
@@ -85,14 +100,14 @@ def stop(process: subprocess.Popen) -> None:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[tuple[subprocess.Popen, str]]:
+def server() -> Iterator[tuple[Server, str]]:
     process, address = start()
     yield process, address
     stop(process)
 
 
 @pytest.fixture(scope="session")
-def address(server: tuple[subprocess.Popen, str]) -> str:
+def address(server: tuple[Server, str]) -> str:
     return server[1]
 
 
@@ -101,6 +116,10 @@ LEFT = ("AbortError: signal is aborted", "Unexpected error")
 # Says so in the console before the client does: a script of the page's beginning is the first to hear the event.
 LEAVING = "the page is being left"
 TELL_LEAVING = f"addEventListener('beforeunload', () => console.debug('{LEAVING}'))"
+
+
+UNANSWERED: WeakKeyDictionary[Page, set[Request]] = WeakKeyDictionary()
+"""The open requests of each page; the stream that brings a page its results is one of them."""
 
 
 class Visit:
@@ -114,35 +133,49 @@ class Visit:
     ) -> None:
         self.address = address
         self.wrong: list[str] = []
-        self.leaving = False
+        self.leaving: set[Page] = set()
         self.size: ViewportSize = {"width": width, "height": height}
         self.context = browser.new_context(viewport=self.size, has_touch=touch)
-        self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(SECONDS * 1000)
-        self.page.on("console", self._read)
-        self.page.on("pageerror", lambda error: self.wrong.append(f"page: {error}"))
-        self.page.on("request", lambda request: self._check(request.url))
-        self.page.on("domcontentloaded", lambda _: self._arrive())
-        self.page.add_init_script(TELL_LEAVING)
+        self.context.add_init_script(TELL_LEAVING)
+        self.page = self.another()
 
-    def _read(self, told: ConsoleMessage) -> None:
+    def another(self) -> Page:
+        """One more page of this browser."""
+        page = self.context.new_page()
+        page.set_default_timeout(SECONDS * 1000)
+        page.on("console", lambda told: self._read(page, told))
+        page.on("pageerror", lambda error: self.wrong.append(f"page: {error}"))
+        page.on("domcontentloaded", lambda _: self.leaving.discard(page))
+        page.on("request", lambda request: self._check(page, request))
+        for end in ("requestfinished", "requestfailed"):
+            page.on(end, lambda request: UNANSWERED[page].discard(request))
+        UNANSWERED[page] = set()
+        return page
+
+    def _read(self, page: Page, told: ConsoleMessage) -> None:
         if told.text == LEAVING:
-            self.leaving = True
-        elif told.type == "error" and not (self.leaving and any(part in told.text for part in LEFT)):
+            self.leaving.add(page)
+        elif told.type == "error" and not (page in self.leaving and any(part in told.text for part in LEFT)):
             self.wrong.append(f"console: {told.text}")
 
-    def _check(self, url: str) -> None:
-        if not url.startswith((self.address, "data:", "blob:")):
-            self.wrong.append(f"left the machine: {url}")
+    def _check(self, page: Page, request: Request) -> None:
+        if request.is_navigation_request():
+            UNANSWERED[page].clear()
+        UNANSWERED[page].add(request)
+        if not request.url.startswith((self.address, "data:", "blob:")):
+            self.wrong.append(f"left the machine: {request.url}")
 
-    def _arrive(self) -> None:
-        self.leaving = False
+    def open(self, query: str = "", width: int | None = None, height: int = 900) -> Page:
+        """Open the page at this address, in a window of this size, and wait for its first result; returns the page."""
+        if width is not None:
+            self.page.set_viewport_size({"width": width, "height": height})
+        return self.open_in(self.page, query)
 
-    def open(self, query: str = "") -> Page:
-        """Open the page at this address and wait for its first result; returns the page."""
-        self.page.goto(f"{self.address}/?{query}", wait_until="commit")
-        self.page.wait_for_selector("body[data-ready]")
-        return self.page
+    def open_in(self, page: Page, query: str = "") -> Page:
+        """Open the address in this page of the browser, and wait for its first result; returns the page."""
+        page.goto(f"{self.address}/?{query}", wait_until="commit")
+        page.wait_for_selector("body[data-ready]")
+        return page
 
     def close(self) -> None:
         self.context.close()
@@ -175,20 +208,58 @@ def no_event_loop() -> None:
     """Nothing to check: the loop of `chromium` runs until the last of these files."""
 
 
+Left = dict[tuple[str, bool], list[Visit]]
+
+
 @pytest.fixture(scope="package")
-def left() -> dict[str, Visit]:
-    """The visit that a test has left, by server: the next test goes on in its page, whose scripts are compiled."""
+def left() -> Left:
+    """The visits that tests have left, by server and whether the window is touched: later tests go on in their pages,
+    whose scripts are compiled."""
     return {}
 
 
-@pytest.fixture
-def visit(chromium: Browser, address: str, left: dict[str, Visit]) -> Iterator[Visit]:
+@contextmanager
+def visited(chromium: Browser, address: str, left: Left, touch: bool = False) -> Iterator[Visit]:
     """A visit whose page is not open yet; a test that goes wrong is the last of its visit."""
-    visit = left.pop(address, None) or Visit(chromium, address)
+    others = left.setdefault((address, touch), [])
+    visit = others.pop() if others else Visit(chromium, address, touch=touch)
     yield visit
     assert visit.wrong == []
     visit.leave()
-    left[address] = visit
+    others.append(visit)
+
+
+@pytest.fixture
+def visit(chromium: Browser, address: str, left: Left) -> Iterator[Visit]:
+    """A visit with a mouse; see `visited`."""
+    with visited(chromium, address, left) as visit:
+        yield visit
+
+
+@pytest.fixture
+def other_visit(visit: Visit, chromium: Browser, left: Left) -> Iterator[Visit]:
+    """The visit of a second person, who has another browser; see `visited`."""
+    with visited(chromium, visit.address, left) as other:
+        yield other
+
+
+@pytest.fixture
+def touch_visit(chromium: Browser, address: str, left: Left) -> Iterator[Visit]:
+    """A visit by touch; see `visited`."""
+    with visited(chromium, address, left, touch=True) as visit:
+        yield visit
+
+
+def settle(page: Page) -> None:
+    """Wait until nothing is computed and no view is dimmed.
+
+    The server keeps the stream to a page open for a moment after its last event, so an event that follows from another
+    one is not missed; an event of the page itself is sent before the browser is idle.
+    """
+    until = time.monotonic() + 5 * SECONDS
+    while page.evaluate(IDLE) or page.locator(BUSY).count() or UNANSWERED[page]:
+        assert time.monotonic() < until, [request.url for request in UNANSWERED[page]]
+        page.wait_for_timeout(50)
 
 
 def tab(page: Page, name: str) -> None:

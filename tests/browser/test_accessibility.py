@@ -22,6 +22,12 @@ SIDEWAYS = """() => [...document.querySelectorAll("*")]
     .filter((part) => !part.matches(".figure, pre, .scroll"))
     .map((part) => `it scrolls sideways: ${part.outerHTML.slice(0, 120)}`)"""  # but for wide grids, tables and code
 
+# All colours are the style sheet's, so the class is the theme; colours that would fade in are there at once.
+THEME = """(theme) => {
+    document.body.classList.toggle("dark", theme === "dark");
+    document.getAnimations().filter((one) => one instanceof CSSTransition).forEach((one) => one.finish());
+}"""
+
 # Violations in Gradio's own elements, which the page cannot change: rule and a part of the element.
 GRADIOS_OWN: dict[str, tuple[str, ...]] = {}
 
@@ -44,6 +50,13 @@ def test_every_tab_fits_and_passes_axe(chromium: Browser, address: str, theme: s
         found[title] = violations(page) + ([] if fits else ["it scrolls sideways"]) + page.evaluate(SIDEWAYS)
     visit.close()
     assert found == {title: [] for title in found}
+
+
+def show_as(page: Page, theme: str, width: int) -> None:
+    """Show the open page in a theme, and in a window of this width."""
+    page.set_viewport_size({"width": width, "height": 900})
+    page.evaluate(THEME, theme)
+    settle(page)
 
 
 def settle(page: Page) -> None:

@@ -40,7 +40,7 @@ def test_a_head_is_switched_off_by_a_click_and_holds_on_every_tab(page: Page):
     expect(page.locator("#interventions .toggle")).to_have_count(0)
 
 
-def test_typed_edits_are_added_or_refused_and_the_difference_is_shown(page: Page):
+def test_edits_are_typed_or_drafted_by_the_inspector_and_the_difference_is_shown(page: Page):
     page.get_by_role("button", name="+ Edit the model").click()
     line = page.get_by_label("edit of the model", exact=True)
     line.fill("zero blocks.9.attn.z heads=1")
@@ -65,16 +65,11 @@ def test_typed_edits_are_added_or_refused_and_the_difference_is_shown(page: Page
     page.get_by_role("button", name="Clear").click()
     address_of_edits(page, "")
     expect(page.get_by_role("button", name="+ Edit the model")).to_be_visible()
+    the_inspector_takes_away_a_tokens_state_and_drafts_a_patch(page)
 
 
-def test_a_hostile_link_is_text(visit: Visit):
-    page = visit.open("length=2&edits=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E%20off")
-    expect(page.locator("#interventions .problem")).to_contain_text("is not an edit")
-    expect(page.locator("#interventions .toggle")).to_have_text(["<img src=x onerror=alert(1)> off"])
-    assert page.locator("#interventions img").count() == 0
-
-
-def test_the_inspector_takes_away_a_tokens_state_and_drafts_a_patch(page: Page):
+def the_inspector_takes_away_a_tokens_state_and_drafts_a_patch(page: Page) -> None:
+    """Buttons of the inspector edit the model at the token, and begin an edit of the head."""
     page.locator("#spine .token").nth(3).click()
     page.locator("#details").get_by_role("button", name="Off after layer 2").click()
     expect(page.locator("#interventions .toggle")).to_have_text(["token 3 at layer 2 off"])
@@ -86,3 +81,10 @@ def test_the_inspector_takes_away_a_tokens_state_and_drafts_a_patch(page: Page):
     page.keyboard.press("Enter")
     expect(page.locator("#interventions .problem")).to_contain_text("L2H5")
     assert chips(page) == ["token 3 at layer 2 off"]
+
+
+def test_a_hostile_link_is_text(visit: Visit):
+    page = visit.open("length=2&edits=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E%20off")
+    expect(page.locator("#interventions .problem")).to_contain_text("is not an edit")
+    expect(page.locator("#interventions .toggle")).to_have_text(["<img src=x onerror=alert(1)> off"])
+    assert page.locator("#interventions img").count() == 0

@@ -72,7 +72,7 @@ def with_dictionary(tmp_path_factory) -> Iterator[tuple[str, str]]:
     made = Dictionary(encoder, torch.zeros(24), decoder, torch.zeros(192), Gate("topk", 4), site, site)
     name = str(features.save(made, folder / "sae"))
     process: subprocess.Popen
-    process, address = start("--dictionary", name, XDG_CACHE_HOME=str(folder / "cache"))
+    process, address = start("--dictionary", name, XDG_CACHE_HOME=str(folder / "cache"), fresh=True)
     yield address, name
     stop(process)
 

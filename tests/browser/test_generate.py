@@ -1,13 +1,12 @@
 """Generating text on the page: token details, branching, stopping, edits side by side, and exports."""
 
-import subprocess
 from pathlib import Path
 
 import pandas as pd
 import psutil
 from playwright.sync_api import Browser, Page, expect
 
-from .conftest import Visit, ask, export, saved, tab
+from .conftest import Server, Visit, ask, export, saved, settle, tab
 
 NEW = "#written .token:not(.given)"
 
@@ -25,19 +24,32 @@ def first_written(page: Page, new: int) -> int:
     return first
 
 
-def test_the_first_written_token_is_looked_at_when_the_page_opens(visit: Visit):
+def test_the_first_written_token_is_looked_at_others_by_keyboard_and_the_text_becomes_the_prompt(visit: Visit):
     page = visit.open("length=8&ends=false")
-    first_written(page, 8)
+    first = first_written(page, 8)
     expect(page.locator("#details .expected button, #details .expected .chosen")).to_have_count(10)
     assert page.locator("#details .lens .row").count() == 1 + 1 + 4  # names, embedding, layers
     for part in page.locator("#details .expected .number").all():
         share, exact = part.inner_text(), float(part.get_attribute("title"))
         assert share == "< 0.1 %" if exact < 0.001 else abs(float(share.strip("> %")) / 100 - exact) < 0.006
     assert page.locator("#details .looks button").count() == page.locator("#details .looked_at button").count() == 8
+    page.locator("#written .token[tabindex='0']").focus()
+    page.keyboard.press("ArrowRight")
+    looked_at(page, first + 1)
+    page.keyboard.press("Enter")
+    expect(page.locator("#details button.row").first).to_be_focused()
+    expect(page.locator("#written .token")).to_have_count(first + 8)  # nothing was pressed
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Escape")
+    expect(page.locator("#written .token").nth(first + 1)).to_be_focused()
+    before = page.locator("#spine .token").count()
+    page.locator("#details .note button").click()
+    expect(page.locator("#spine .token")).not_to_have_count(before)
+    assert page.locator("#prompt textarea").input_value().startswith("Old Marta")
 
 
-def test_look_at_a_token_and_branch_and_reopen_by_link(visit: Visit):
-    page = visit.open("length=24&temperature=0&ends=false")
+def test_look_at_a_token_of_another_checkpoint_and_branch_and_reopen_by_link(visit: Visit):
+    page = visit.open("length=24&temperature=0&ends=false&checkpoint=tiny-olmo%40step1000")
     expect(page.locator(NEW)).to_have_count(24)
     place = page.locator("#written .token.given").count() + 3
     page.locator("#written .token").nth(place).click()
@@ -72,16 +84,7 @@ def test_a_token_of_the_prompt_is_chosen_everywhere(visit: Visit):
     looked_at(page, 9)
 
 
-def test_a_written_text_becomes_the_prompt(visit: Visit):
-    page = visit.open("length=6&ends=false")
-    first_written(page, 6)
-    before = page.locator("#spine .token").count()
-    page.locator("#details .note button").click()
-    expect(page.locator("#spine .token")).not_to_have_count(before)
-    assert page.locator("#prompt textarea").input_value().startswith("Old Marta")
-
-
-def test_stop_ends_the_stream_and_the_servers_work(visit: Visit, server: tuple[subprocess.Popen, str]):
+def test_stop_ends_the_stream_and_the_servers_work(visit: Visit, server: tuple[Server, str]):
     page = visit.open("length=5&ends=false")
     written = page.locator(NEW)
     expect(written).to_have_count(5)
@@ -103,12 +106,16 @@ def test_stop_ends_the_stream_and_the_servers_work(visit: Visit, server: tuple[s
     raise AssertionError("no click came before the end of the text")
 
 
-def test_edits_stand_beside_the_plain_text(visit: Visit):
+def test_edits_stand_beside_the_plain_text_or_below_it_in_a_narrow_window(visit: Visit):
     page = visit.open("length=12&ends=false&edits=scale%20blocks.3.mlp_out%200")
     expect(page.locator("#edited .title")).to_contain_text("With MLP 3 × 0")
     expect(page.locator("#edited .token.parts, #written .token.parts")).to_have_count(2)
     left, right = page.locator("#written").bounding_box(), page.locator("#edited").bounding_box()
     assert abs(left["y"] - right["y"]) < 4 and right["x"] >= left["x"] + left["width"] - 1
+    page.set_viewport_size({"width": 420, "height": 900})
+    settle(page)
+    upper, lower = page.locator("#written").bounding_box(), page.locator("#edited").bounding_box()
+    assert lower["y"] >= upper["y"] + upper["height"] - 1 and lower["width"] > 300
     page.locator("#edited .token.parts").click()
     expect(page.locator("#details .numbers")).to_contain_text("with the edits")
     export(page, "#edited", "python")
@@ -116,15 +123,6 @@ def test_edits_stand_beside_the_plain_text(visit: Visit):
     page.get_by_role("button", name="MLP 3 × 0", exact=True).click()
     page.wait_for_function("new URL(location).searchParams.get('edits').startsWith('#')")
     expect(page.locator("#edited .token")).to_have_count(0)
-
-
-def test_edits_stand_below_in_a_narrow_window(chromium: Browser, address: str):
-    visit = Visit(chromium, address, width=420)
-    page = visit.open("length=4&ends=false&edits=scale%20blocks.3.mlp_out%200")
-    expect(page.locator("#edited .title")).to_contain_text("With MLP 3 × 0")
-    upper, lower = page.locator("#written").bounding_box(), page.locator("#edited").bounding_box()
-    assert lower["y"] >= upper["y"] + upper["height"] - 1 and lower["width"] > 300
-    visit.close()
 
 
 def test_what_can_be_taken_away(visit: Visit, chromium: Browser, tmp_path: Path):
@@ -154,25 +152,3 @@ def test_hostile_tokens_are_text(visit: Visit):
     looked_at(page, 2)
     assert page.evaluate("document.body.dataset.broken") is None
     assert page.locator("#written img, #details img").count() == 0
-
-
-def test_by_keyboard(visit: Visit):
-    page = visit.open("length=6&ends=false")
-    first = first_written(page, 6)
-    page.locator("#written .token[tabindex='0']").focus()
-    page.keyboard.press("ArrowRight")
-    looked_at(page, first + 1)
-    page.keyboard.press("Enter")
-    expect(page.locator("#details button.row").first).to_be_focused()
-    expect(page.locator("#written .token")).to_have_count(first + 6)  # nothing was pressed
-    page.keyboard.press("ArrowDown")
-    page.keyboard.press("Escape")
-    expect(page.locator("#written .token").nth(first + 1)).to_be_focused()
-
-
-def test_another_checkpoint_writes_anew_and_can_be_branched(visit: Visit):
-    page = visit.open("length=6&ends=false&checkpoint=tiny-olmo%40step1000")
-    first = first_written(page, 6)
-    page.locator("#details .expected button").first.click()
-    expect(page.locator("#written .title")).to_contain_text("gone on from")
-    expect(page.locator("#written .token")).to_have_count(first + 1 + 6)

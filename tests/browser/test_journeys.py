@@ -312,16 +312,6 @@ def test_tokens_are_text_and_nothing_else(visit: Visit):
     assert page.locator("#spine img, #spine b:not(.readout b), #attention img").count() == 0
 
 
-def test_error_sentences_are_text_and_nothing_else(visit: Visit):
-    quoted = "![x](/gradio_api/file=http://192.0.2.1/x) <img src=x> **bold** $x$"
-    page, asked = visit.page, []
-    page.on("request", lambda request: asked.append(request.url))
-    visit.open(f"tab=Attribution&token_text={quote(quoted)}")
-    expect(page.locator("#token_text-problem p")).to_contain_text(quoted)
-    assert page.locator(".block.problem").locator("img, a, strong, .katex").count() == 0
-    assert [url for url in asked if "file=" in url] == []
-
-
 def test_the_page_of_its_own_opens_offline(visit: Visit, chromium: Browser, tmp_path: Path):
     page = visit.open("tab=Attention")
     drawn(page)

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from .conftest import Visit, ask, drawn, export, plotted, saved, tab
+from .conftest import Visit, ask, drawn, export, plotted, saved, settle, tab
 
 PANELS = {
     "Hidden states": ("#lens", "#states"),
@@ -60,11 +60,16 @@ def click_at(page: Page, panel: str, across: float, down: float) -> None:
     page.mouse.click(box["x"] + across * box["width"], box["y"] + down * box["height"])
 
 
-@pytest.mark.parametrize("name", PANELS)
+@pytest.mark.parametrize("name", [name for name in PANELS if name != "Compare"])
 def test_a_tab_shows_everything_every_entry_of_its_menus_and_a_single_token(visit: Visit, name: str):
-    page = visit.open(f"tab={quote(name)}&compare_length=4")
+    page = visit.open(f"tab={quote(name)}")
     for panel in PANELS[name]:
         shown(page, panel)
+    shows_every_entry_of_its_menus_and_a_single_token(page, name)
+
+
+def shows_every_entry_of_its_menus_and_a_single_token(page: Page, name: str) -> None:
+    """The open tab draws each entry, and the views of a prompt of one token for which that is enough."""
     for menu, panel, entries in MENUS[name]:
         choose_each(page, menu, panel, entries)
     assert page.locator(".block.problem:visible p").count() == 0
@@ -116,9 +121,12 @@ def test_hidden_states_choose_a_token_and_a_layer_and_download(visit: Visit):
     assert "`" not in page.locator("#lens .definition").inner_text()
 
 
-def test_layers_are_read_through_the_tuned_lens_wherever_the_logit_lens_is(visit: Visit):
+def test_layers_are_read_through_the_tuned_lens_and_a_picture_and_a_page_of_its_own_are_saved(
+    visit: Visit, chromium: Browser, tmp_path: Path
+):
     page = visit.open("tab=Hidden%20states&token=8")
     shown(page, "#lens")
+    a_picture_and_a_page_of_its_own_are_saved(page, chromium, tmp_path / "norms.html")
     page.locator("#details .swap").click()  # in the inspector; the tab follows
     expect(page.locator("#lens .view-head .title")).to_have_text("Probability of the likeliest next token (tuned lens)")
     expect(page.locator("#lens .note")).to_contain_text("Read through the tuned lens of tiny-olmo@step6000. KL from")
@@ -131,8 +139,8 @@ def test_layers_are_read_through_the_tuned_lens_wherever_the_logit_lens_is(visit
     assert "tuned" not in page.url
 
 
-def test_a_picture_and_a_page_of_its_own_are_saved(visit: Visit, chromium: Browser, tmp_path: Path):
-    page = visit.open("tab=Hidden%20states")
+def a_picture_and_a_page_of_its_own_are_saved(page: Page, chromium: Browser, file: Path) -> None:
+    """As vectors, as pixels, and as a file that draws its plot without a server."""
     plotted(page, "#states")
     drawing = saved(page, "#states", "svg")
     assert drawing.suggested_filename == "tiny-olmo_step6000_residual_norms_norm.svg"
@@ -142,7 +150,6 @@ def test_a_picture_and_a_page_of_its_own_are_saved(visit: Visit, chromium: Brows
     picture = saved(page, "#states", "png")
     assert picture.suggested_filename == "tiny-olmo_step6000_residual_norms_norm.png"
     assert Path(picture.path()).read_bytes().startswith(b"\x89PNG")
-    file = tmp_path / "norms.html"
     saved(page, "#states", "page").save_as(file)
     context = chromium.new_context(offline=True)
     alone = context.new_page()
@@ -164,9 +171,54 @@ def test_attribution_follows_the_chosen_token_and_head(visit: Visit):
     assert drawn(page) == "L2H1"
 
 
-def test_an_error_stands_in_its_panel_and_leaves_the_picture(visit: Visit):
-    page = visit.open("tab=Attribution")
+def test_texts_are_read_when_entered_and_errors_stand_where_they_belong_as_text(visit: Visit):
+    quoted = "![x](/gradio_api/file=http://192.0.2.1/x) <img src=x> **bold** $x$"
+    page, asked = visit.page, []
+    page.on("request", lambda request: asked.append(request.url))
+    visit.open(f"tab=Attribution&token_text={quote(quoted)}")
+    expect(page.locator("#token_text-problem p")).to_contain_text(quoted)
+    assert page.locator(".block.problem").locator("img, a, strong, .katex").count() == 0
+    assert [url for url in asked if "file=" in url] == []
+    page.get_by_label("Next token").fill("")
+    page.get_by_label("Next token").press("Enter")
+    plotted(page, "#direct")
+    a_text_is_read_when_it_is_entered_and_not_before(page)
+    an_error_of_a_field_stands_at_the_field_once(page)
+    an_error_stands_in_its_panel_and_leaves_the_picture(page)
+
+
+def a_text_is_read_when_it_is_entered_and_not_before(page: Page) -> None:
+    """Typing alone computes nothing."""
+    before = page.locator("#direct .view-head .title").text_content()
+    page.get_by_label("Next token").press_sequentially(" P")
+    settle(page)
+    assert page.locator("#direct .view-head .title").text_content() == before
+    page.get_by_label("Next token").press("Enter")
+    expect(page.locator("#direct .view-head .title")).to_contain_text("▁P")
+
+
+def an_error_of_a_field_stands_at_the_field_once(page: Page) -> None:
+    """The panels refer to the sentence at the field."""
+    field = page.get_by_label("Next token")
+    field.fill("two tokens or more")
+    field.press("Enter")
+    reason = page.locator("#token_text-problem p")
+    expect(reason).to_contain_text("token")
+    for panel in ("#direct", "#ablation", "#sources", "#saliency", "#patching"):
+        expect(page.locator(f"{panel} > .block.problem p")).to_have_text(
+            "“Next token” cannot be used; the reason is shown below it."
+        )
+    assert page.get_by_text(reason.inner_text(), exact=True).count() == 1
+    assert dimmed(page, "#direct > .figure") == (0.5, True)
+    field.fill("")
+    field.press("Enter")
+    expect(page.locator(".block.problem p")).to_have_count(0)
+
+
+def an_error_stands_in_its_panel_and_leaves_the_picture(page: Page) -> None:
+    """A second prompt that does not fit is an error of patching alone."""
     plotted(page, "#patching")
+    settle(page)
     second = page.get_by_label("Second prompt")
     second.fill("too short")
     second.press("Enter")
@@ -195,42 +247,12 @@ def dimmed(page: Page, figure: str) -> tuple[float, bool]:
     )
 
 
-def test_an_error_of_a_field_stands_at_the_field_once(visit: Visit):
-    page = visit.open("tab=Attribution")
-    plotted(page, "#direct")
-    field = page.get_by_label("Next token")
-    field.fill("two tokens or more")
-    field.press("Enter")
-    reason = page.locator("#token_text-problem p")
-    expect(reason).to_contain_text("token")
-    for panel in ("#direct", "#ablation", "#sources", "#saliency", "#patching"):
-        expect(page.locator(f"{panel} > .block.problem p")).to_have_text(
-            "“Next token” cannot be used; the reason is shown below it."
-        )
-    assert page.get_by_text(reason.inner_text(), exact=True).count() == 1
-    assert dimmed(page, "#direct > .figure") == (0.5, True)
-    field.fill("")
-    field.press("Enter")
-    expect(page.locator(".block.problem p")).to_have_count(0)
-
-
-def test_a_text_is_read_when_it_is_entered_and_not_before(visit: Visit):
-    page = visit.open("tab=Attribution")
-    plotted(page, "#direct")
-    before = page.locator("#direct .view-head .title").text_content()
-    page.get_by_label("Next token").press_sequentially(" P")
-    page.wait_for_timeout(600)
-    assert page.locator("#direct .view-head .title").text_content() == before
-    page.get_by_label("Next token").press("Enter")
-    expect(page.locator("#direct .view-head .title")).to_contain_text("▁P")
-
-
-def test_compare_two_checkpoints(visit: Visit):
-    page = visit.open("tab=Compare&compare_length=12")
+def test_compare_two_checkpoints_every_entry_of_its_menus_and_a_single_token(visit: Visit):
+    page = visit.open("tab=Compare&compare_length=8")
     for panel in PANELS["Compare"]:
         shown(page, panel)
     for text in ("#text-a", "#text-b", "#text-mixed"):
-        expect(page.locator(f"{text} .token:not(.given)")).to_have_count(12)
+        expect(page.locator(f"{text} .token:not(.given)")).to_have_count(8)
     picture = saved(page, "#text-a .view-head", "png")
     assert Path(picture.path()).read_bytes().startswith(b"\x89PNG")
     expect(page.locator("#by-token .token")).to_have_count(page.locator("#spine .token").count())
@@ -250,6 +272,8 @@ def test_compare_two_checkpoints(visit: Visit):
     click_at(page, "#difference", 4.5 / 6, 0.5 / 4)
     expect(page.locator("#pair .name")).to_contain_text("L3H4")
     expect(page.locator("#text-mixed .view-head .title")).to_contain_text("B with L3H4 of A")
+    settle(page)
+    shows_every_entry_of_its_menus_and_a_single_token(page, "Compare")
 
 
 def test_training_opens_a_checkpoint_and_plays_a_head(visit: Visit):

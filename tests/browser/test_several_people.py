@@ -53,7 +53,7 @@ def test_who_waits_is_told(visit: Visit, chromium: Browser, address: str):
 
 
 def test_runs_leave_no_objects_behind(chromium: Browser, tmp_path: Path):
-    process, address = start(program=("tests/census.py", str(tmp_path)))
+    process, address = start(program=("tests/census.py", str(tmp_path)), fresh=True)
     try:
         visit = Visit(chromium, address)
         page = visit.open("length=3&ends=false&tab=Attention")

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import planted_cache
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from .conftest import Visit, export, plotted, start, stop
-from .test_accessibility import SIDEWAYS, violations
+from .test_accessibility import SIDEWAYS, show_as, violations
 
 PROMPT = "prompt=She lives in Lisbon and sells"
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
+    """A cache folder of this file, because a test takes its index away for a while."""
     folder = tmp_path_factory.mktemp("cache")
     planted_cache.put_in_cache(folder)
     return folder
@@ -28,18 +29,11 @@ def hold(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def indexed(cache: Path, hold: Path) -> Iterator[str]:
+def address(cache: Path, hold: Path) -> Iterator[str]:
+    """A page whose cache holds the index."""
     process, address = start(program=("tests/browser/page_with_rows.py", str(hold)), XDG_CACHE_HOME=str(cache))
     yield address
     stop(process)
-
-
-@pytest.fixture(params=[("light", 1300), ("dark", 420)], ids=["wide", "narrow"])
-def visit(request, chromium: Browser, indexed: str) -> Iterator[Visit]:
-    visit = Visit(chromium, indexed, width=request.param[1])
-    visit.query = f"{PROMPT}&tab=Attention&__theme={request.param[0]}"
-    yield visit
-    visit.close()
 
 
 def opened(page: Page) -> None:
@@ -48,8 +42,15 @@ def opened(page: Page) -> None:
     expect(page.locator("#details .seen .found > *").first).to_be_visible()
 
 
+def fits_and_passes_axe(page: Page) -> None:
+    """Wide and light, and narrow and dark; the page stays narrow."""
+    for theme, width in (("light", 1300), ("dark", 420)):
+        show_as(page, theme, width)
+        assert violations(page) == [] and page.evaluate(SIDEWAYS) == []
+
+
 def test_the_inspector_shows_ngrams_documents_and_steps_and_runs_no_markup(visit: Visit):
-    page = visit.open(visit.query)
+    page = visit.open(f"{PROMPT}&tab=Attention")
     opened(page)
     section = page.locator("#details .seen")
     expect(section.locator(".ngrams button").first).to_have_attribute("aria-pressed", "true")
@@ -61,7 +62,7 @@ def test_the_inspector_shows_ngrams_documents_and_steps_and_runs_no_markup(visit
     expect(section.locator(".card.code")).to_contain_text("documents_with(")
     page.keyboard.press("Escape")
     assert page.evaluate("window.pwned") is None and section.locator("img").count() == 0
-    assert violations(page) == [] and page.evaluate(SIDEWAYS) == []
+    fits_and_passes_axe(page)
     before = section.locator(".document").count()
     section.locator(".ngrams button").last.focus()  # the token alone is in more documents than the longest n-gram
     page.keyboard.press("Enter")
@@ -71,11 +72,10 @@ def test_the_inspector_shows_ngrams_documents_and_steps_and_runs_no_markup(visit
 
 
 def test_without_an_index_the_section_says_how_and_with_one_rows_are_ranked_for_a_price(
-    chromium: Browser, indexed: str, cache: Path, hold: Path
+    visit: Visit, cache: Path, hold: Path
 ):
     (folder,) = (cache / "tiny-olmo").glob("index-*")
     shutil.move(folder, cache / "elsewhere")
-    visit = Visit(chromium, indexed)
     opened(visit.open(f"{PROMPT}&tab=Attention"))
     expect(visit.page.locator("#details .seen .found")).to_contain_text("python -m workbench corpus build tiny-olmo")
     shutil.move(cache / "elsewhere", folder)
@@ -83,7 +83,6 @@ def test_without_an_index_the_section_says_how_and_with_one_rows_are_ranked_for_
     visit.page.locator("#spine .token").nth(2).click()  # nothing has to be reloaded
     expect(opened_again).to_be_visible()
     ranked_for_a_price(visit, hold)
-    visit.close()
 
 
 def ranked_for_a_price(visit: Visit, hold: Path) -> None:
@@ -108,7 +107,7 @@ def ranked_for_a_price(visit: Visit, hold: Path) -> None:
 
 
 def test_a_written_text_shows_its_verbatim_pieces_and_a_click_opens_their_documents(visit: Visit):
-    page = visit.open(visit.query.replace("Attention", "Generate") + "&length=8")
+    page = visit.open(f"{PROMPT}&tab=Generate&length=8")
     strip = page.locator("#written")
     expect(strip.locator(".token")).to_have_count(page.locator("#spine .token").count() + 8)
     strip.locator("select.shade").select_option("verbatim")
@@ -121,7 +120,7 @@ def test_a_written_text_shows_its_verbatim_pieces_and_a_click_opens_their_docume
     section = page.locator("#details .seen")
     expect(section.locator(".ngram.chosen .number").first).to_have_text(str(held))
     expect(section.locator(".document b").first).to_be_visible()
-    assert violations(page) == [] and page.evaluate(SIDEWAYS) == []
+    fits_and_passes_axe(page)
     strip.locator("select.shade").select_option("difference")
     expect(strip.locator(".token.above, .token.below").first).to_be_visible()
     token.hover()
