@@ -1,9 +1,8 @@
 """A tablet and a phone: the columns fold, nothing overlaps or scrolls sideways, a tap does what a click does."""
 
-import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from .conftest import Visit, drawn
+from .conftest import Visit, drawn, settle
 
 SIDEWAYS = "document.documentElement.scrollWidth - innerWidth"
 BELOW_THE_STRIP = "document.querySelector('#tabs').getBoundingClientRect().top + scrollY"
@@ -36,11 +35,20 @@ def overlap(page: Page, *selectors: str) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("width", "height"), [(1024, 768), (768, 1024), (420, 900)])
-def test_columns_fold_and_a_tap_does_what_a_click_does(chromium: Browser, address: str, width: int, height: int):
-    visit = Visit(chromium, address, width=width, height=height, touch=True)
-    page = visit.open("tab=Attention&__theme=dark")
+def test_columns_fold_and_a_tap_does_what_a_click_does(touch_visit: Visit):
+    page = touch_visit.open("tab=Attention&__theme=dark", 420)
     drawn(page)
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "dark"  # its scrollbars
+    for place, (width, height) in enumerate([(420, 900), (768, 1024), (1024, 768)]):
+        page.set_viewport_size({"width": width, "height": height})
+        page.evaluate("scrollTo(0, 0)")  # the strip stays in sight, over what is scrolled below it
+        settle(page)
+        columns_fold(page, width, height)
+        taps_select(page, token=3 + place, head=2 + place)
+
+
+def columns_fold(page: Page, width: int, height: int) -> None:
+    """Nothing overlaps or scrolls sideways, and the columns stand where they do in a window of this size."""
     assert page.evaluate(SIDEWAYS) <= 0
     header = ("#brand", "#checkpoint", "#prompt", "#run", "#examples", "#history", "#sets", "#count")
     assert overlap(page, *header, "#spine", "#stage") == []
@@ -55,22 +63,26 @@ def test_columns_fold_and_a_tap_does_what_a_click_does(chromium: Browser, addres
         assert inspector["x"] >= stage["x"] + stage["width"]
     else:
         assert stage["y"] + stage["height"] - 1 <= inspector["y"] < rail["y"]
-    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "dark"  # its scrollbars
     tops = {page.evaluate(BELOW_THE_STRIP)}
     for index in (3, 9):  # what is said of a token moves nothing, or the token would leave the pointer
         page.wait_for_function(POINTED_AT, arg=index)
         tops.add(page.evaluate(BELOW_THE_STRIP))
     assert len(tops) == 1
-    page.locator("#spine .token").nth(3).tap()
-    expect(page.locator("#spine .token[aria-selected=true]")).to_have_attribute("data-index", "3")
-    page.locator("#rail .thumb[data-layer='1'][data-head='2']").tap()
-    expect(page.locator("#attention .name")).to_contain_text("L1H2")
+
+
+def taps_select(page: Page, token: int, head: int) -> None:
+    """Tap a token, a head of layer 1 and a cell of its map."""
+    page.locator("#spine .token").nth(token).tap()
+    expect(page.locator("#spine .token[aria-selected=true]")).to_have_attribute("data-index", str(token))
+    page.locator(f"#rail .thumb[data-layer='1'][data-head='{head}']").tap()
+    expect(page.locator("#attention .name")).to_contain_text(f"L1H{head}")
     drawn(page)
     plane = page.locator("#attention .plane")
+    plane.press("Escape")
+    expect(page.locator("#attention .locked, #attention.locked")).to_have_count(0)
     plane.scroll_into_view_if_needed()
     size = plane.bounding_box()
     plane.tap(position={"x": 0.2 * size["width"], "y": 0.8 * size["height"]})
     expect(page.locator("#attention .locked, #attention.locked")).to_have_count(1)
     expect(page.locator("#head .cell")).to_contain_text("query")
     assert page.evaluate(SIDEWAYS) <= 0
-    visit.close()
