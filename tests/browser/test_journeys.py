@@ -4,7 +4,7 @@ from pathlib import Path
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from workbench.page.build.page import EXAMPLES
 
@@ -13,15 +13,11 @@ from .conftest import Visit, ask, colours, drawn, export, saved, tab
 HOSTILE = "<img src=x onerror=\"document.body.dataset.broken='yes'\"> ${alert(1)} {{value}} <b>bold</b>"
 
 
-def test_it_opens_with_a_result(visit: Visit):
+def test_it_opens_with_a_result_and_a_head_is_opened_hovered_locked_and_walked(visit: Visit):
     page = visit.open()
     expect(page.locator("#count")).to_contain_text("tokens")
     assert page.locator("#spine .token").count() > 10
     expect(page.locator("#written .token:not(.given)").first).to_be_visible()
-
-
-def test_open_a_head_hover_lock_and_walk(visit: Visit):
-    page = visit.open()
     tab(page, "Attention")
     drawn(page)
     assert page.locator("#rail .thumb").count() > 8
@@ -107,9 +103,12 @@ LINES = """async (map) => {
 }"""
 
 
-def test_without_the_first_token_thumbnails_keep_what_stands_beside_it(visit: Visit):
-    page = visit.open(f"tab=Attention&attention_first=true&prompt={quote(LONG)}")
+def test_a_link_restores_controls_and_without_the_first_token_pictures_keep_what_stands_beside_it(visit: Visit):
+    page = visit.open(f"tab=Attention&attention_first=true&attention_curve=log&prompt={quote(LONG)}")
     drawn(page)
+    expect(page.locator("#attention .first")).to_be_checked()
+    expect(page.locator("#attention .curve")).to_have_value("log")
+    its_column_is_clear_or_what_else_it_stands_for(page)
     thumb = page.locator("#rail .thumb canvas").first
     assert thumb.evaluate(COLUMN) == [255] * 64
     ask(page, "one two three four five")
@@ -118,9 +117,26 @@ def test_without_the_first_token_thumbnails_keep_what_stands_beside_it(visit: Vi
     assert set(thumb.evaluate(COLUMN)) == {0}
 
 
-def test_the_line_under_the_title_follows_the_controls(visit: Visit):
+def its_column_is_clear_or_what_else_it_stands_for(page: Page) -> None:
+    """A large map's pixels stand for several cells: hiding the first key must not hide its neighbours."""
+    small = {"bytes": [255, 0, 200, 100], "side": 2, "second": None, "scale": 1, "rest": 0.2, "signed": False}
+    large = small | {"second": [0, 100]}
+    least, most = "255,255,255,255", "12,43,102,255"  # the ends of the scale
+    assert page.evaluate(PAINT, [small, False])[0] == page.evaluate(PAINT, [large, False])[0] == most
+    assert page.evaluate(PAINT, [small, True]) == ["0,0,0,0", "0,0,0,0", "0,0,0,0", most]
+    assert page.evaluate(PAINT, [large, True]) == [least, "0,0,0,0", most, most]
+    lines = page.evaluate(LINES, small)  # the picture of a view that shows lines has lines too
+    assert lines.count("<path") == 3 and "<image" not in lines and "left: key (source)" in lines
+
+
+def test_the_page_of_its_own_opens_offline_and_the_line_under_the_title_follows_the_controls(
+    visit: Visit, chromium: Browser, tmp_path: Path
+):
     page = visit.open("tab=Attention")
     drawn(page)
+    file = tmp_path / "attention.html"
+    saved(page, "#attention", "page").save_as(file)
+    opens_offline(chromium, file)
     note = page.locator("#attention .note")
     expect(note).to_have_text("Each row sums to 1: where the query token looks.")
     page.locator("#attention .combine").select_option("max")
@@ -136,8 +152,19 @@ def test_the_line_under_the_title_follows_the_controls(visit: Visit):
     expect(axis).to_have_text("left: key (source)   right: query (destination)")
 
 
-def test_definition_and_python_are_about_what_is_shown(visit: Visit):
-    page = visit.open("tab=Attention&layer=1&head=2")
+def opens_offline(chromium: Browser, file: Path) -> None:
+    """A saved page draws its map without a server."""
+    context = chromium.new_context(offline=True)
+    alone, wrong = context.new_page(), []
+    alone.on("pageerror", lambda error: wrong.append(str(error)))
+    alone.goto(file.as_uri())
+    alone.wait_for_selector("[data-drawn]")
+    assert colours(alone, "canvas.map") > 8 and wrong == []
+    context.close()
+
+
+def test_definition_python_and_vector_pictures_are_about_what_is_shown(visit: Visit):
+    page = visit.open("tab=Attention&layer=1&head=2&__theme=dark")
     drawn(page)
     definition, code = page.locator("#attention .definition"), page.locator("#attention .code")
     button = page.locator("#attention").get_by_role("button", name="Definition")
@@ -153,13 +180,15 @@ def test_definition_and_python_are_about_what_is_shown(visit: Visit):
     expect(code).to_be_hidden()
     export(page, "#attention", "python")
     expect(code).to_contain_text("layers=[2]")
+    page.keyboard.press("Escape")
+    assert drawn(page) == "L2H3"
+    vector_pictures_have_title_axes_and_checkpoint(page)
 
 
-def test_a_map_and_a_strip_are_saved_as_vectors_with_title_axes_and_checkpoint(visit: Visit):
-    page = visit.open("tab=Attention&layer=2&head=5&__theme=dark")
-    drawn(page)
+def vector_pictures_have_title_axes_and_checkpoint(page: Page) -> None:
+    """The pictures of the map of L2H3 and of the strip, on paper although the page is dark."""
     for view, told in (
-        ("#attention", ("L2H5: attention weight", "key (source)", "query (destination)")),
+        ("#attention", ("L2H3: attention weight", "key (source)", "query (destination)")),
         ("#spine", ("surprisal, mean", "0 … 10 nats", "how surprising each token is")),
     ):
         root = ElementTree.parse(saved(page, view, "svg").path()).getroot()
@@ -169,9 +198,8 @@ def test_a_map_and_a_strip_are_saved_as_vectors_with_title_axes_and_checkpoint(v
         assert root[0].get("fill") == "#fff" and 300 < width < 3000 and 40 < height < 3000
 
 
-def test_the_export_menu_works_by_keyboard_and_by_touch(chromium: Browser, address: str):
-    visit = Visit(chromium, address, width=420, touch=True)
-    page = visit.open("tab=Attention")
+def test_the_export_menu_works_by_keyboard_and_by_touch(touch_visit: Visit):
+    page = touch_visit.open("tab=Attention", width=420)
     drawn(page)
     button, menu = page.locator("#attention .export"), page.locator("#attention .export-menu")
     button.focus()
@@ -196,20 +224,6 @@ def test_the_export_menu_works_by_keyboard_and_by_touch(chromium: Browser, addre
     with page.expect_download() as waiting:
         menu.locator(".png").tap()
     assert Path(waiting.value.path()).read_bytes().startswith(b"\x89PNG")
-    visit.close()
-
-
-def test_without_the_first_token_its_column_is_clear_or_what_else_it_stands_for(visit: Visit):
-    """A large map's pixels stand for several cells: hiding the first key must not hide its neighbours."""
-    page = visit.open()
-    small = {"bytes": [255, 0, 200, 100], "side": 2, "second": None, "scale": 1, "rest": 0.2, "signed": False}
-    large = small | {"second": [0, 100]}
-    least, most = "255,255,255,255", "12,43,102,255"  # the ends of the scale
-    assert page.evaluate(PAINT, [small, False])[0] == page.evaluate(PAINT, [large, False])[0] == most
-    assert page.evaluate(PAINT, [small, True]) == ["0,0,0,0", "0,0,0,0", "0,0,0,0", most]
-    assert page.evaluate(PAINT, [large, True]) == [least, "0,0,0,0", most, most]
-    lines = page.evaluate(LINES, small)  # the picture of a view that shows lines has lines too
-    assert lines.count("<path") == 3 and "<image" not in lines and "left: key (source)" in lines
 
 
 def test_a_link_reopens_the_view(visit: Visit):
@@ -225,15 +239,8 @@ def test_a_link_reopens_the_view(visit: Visit):
     assert "head=1" in again and "prompt=one" in again and "attention_first=true" in again
 
 
-def test_a_link_restores_the_controls_of_a_view(visit: Visit):
-    page = visit.open("tab=Attention&attention_first=true&attention_curve=log")
-    drawn(page)
-    expect(page.locator("#attention .first")).to_be_checked()
-    expect(page.locator("#attention .curve")).to_have_value("log")
-
-
 def test_bad_input_is_said_and_the_last_result_stays(visit: Visit):
-    page = visit.open()
+    page = visit.open("length=2")
     tokens = page.locator("#spine .token").count()
     for prompt, said in (("   ", "empty"), ("word " * 6000, "at most")):
         ask(page, prompt)
@@ -244,8 +251,21 @@ def test_bad_input_is_said_and_the_last_result_stays(visit: Visit):
     expect(page.locator("#spine .token")).not_to_have_count(tokens)
 
 
-def test_the_menu_of_examples_leaves_the_prompt_alone_unless_one_is_chosen(visit: Visit):
-    page = visit.open("prompt=one%20two%20three")
+def test_enter_runs_the_prompt_and_the_menu_of_examples_leaves_it_alone_unless_one_is_chosen(visit: Visit):
+    page = visit.open("length=2&prompt=one%20two%20three")
+    prompt = page.locator("#prompt textarea")
+    prompt.fill("red")
+    prompt.press("Shift+Enter")  # starts a new line
+    prompt.press_sequentially("blue")
+    expect(prompt).to_have_value("red\nblue")
+    prompt.press("Enter")
+    expect(page.locator("#spine .tokens")).to_contain_text("⏎")
+    expect(prompt).to_have_value("red\nblue")
+    the_menu_leaves_the_prompt_alone_unless_one_is_chosen(page)
+
+
+def the_menu_leaves_the_prompt_alone_unless_one_is_chosen(page: Page) -> None:
+    """Opening, leaving and passing the menu of examples changes nothing; choosing one runs it."""
     prompt, menu = page.locator("#prompt textarea"), page.locator("#examples input")
     option = page.get_by_role("option", name="The quick brown fox")
     for chosen in (False, True):  # a second time with an example chosen before
@@ -268,20 +288,8 @@ def test_the_menu_of_examples_leaves_the_prompt_alone_unless_one_is_chosen(visit
             expect(menu).to_have_value("Examples")
 
 
-def test_enter_runs_the_prompt_and_shift_enter_starts_a_new_line(visit: Visit):
-    page = visit.open("prompt=one%20two%20three")
-    prompt = page.locator("#prompt textarea")
-    prompt.fill("red")
-    prompt.press("Shift+Enter")
-    prompt.press_sequentially("blue")
-    expect(prompt).to_have_value("red\nblue")
-    prompt.press("Enter")
-    expect(page.locator("#spine .tokens")).to_contain_text("⏎")
-    expect(prompt).to_have_value("red\nblue")
-
-
 def test_menus_work_by_keyboard(visit: Visit):
-    page = visit.open("prompt=one%20two%20three")
+    page = visit.open("length=2&prompt=one%20two%20three")
     page.get_by_label("Examples", exact=True).focus()
     for key in ("ArrowDown", "Enter"):
         page.keyboard.press(key)
@@ -302,25 +310,15 @@ def test_menus_work_by_keyboard(visit: Visit):
 
 
 def test_tokens_are_text_and_nothing_else(visit: Visit):
-    page = visit.open()
+    page = visit.open("length=4&ends=false")
     ask(page, HOSTILE)
     expect(page.locator("#spine .tokens")).to_contain_text("onerror")
+    expect(page.locator("#written .tokens")).to_contain_text("onerror")
+    page.locator("#written .token.given").nth(2).click()
+    page.wait_for_selector("#details .details:not(.busy)[data-token='2']")
+    assert page.locator("#written img, #details img").count() == 0
     tab(page, "Attention")
     drawn(page)
     page.locator("#attention .plane").click()
     assert page.evaluate("document.body.dataset.broken") is None
     assert page.locator("#spine img, #spine b:not(.readout b), #attention img").count() == 0
-
-
-def test_the_page_of_its_own_opens_offline(visit: Visit, chromium: Browser, tmp_path: Path):
-    page = visit.open("tab=Attention")
-    drawn(page)
-    file = tmp_path / "attention.html"
-    saved(page, "#attention", "page").save_as(file)
-    context = chromium.new_context(offline=True)
-    alone, wrong = context.new_page(), []
-    alone.on("pageerror", lambda error: wrong.append(str(error)))
-    alone.goto(file.as_uri())
-    alone.wait_for_selector("[data-drawn]")
-    assert colours(alone, "canvas.map") > 8 and wrong == []
-    context.close()
