@@ -135,6 +135,11 @@ def test_steered_texts_stand_beside_the_unsteered_one(model: OlmoForCausalLM, pr
     assert grid.text[0, 0] == " ".join(map(str, plain[0, -3:].tolist()))
     assert list(grid.text[:, 1]) == ["42 42 42"] * 2
     assert (grid.values[:, 1] > grid.values[:, 0]).all()
+    beside = steered_texts(model, prompts[[0, 1]], direction, (0.0, 50.0), max_new_tokens=3, controls=1, seed=4)
+    assert beside.rows[1::2] == tuple(f"{prompt} (random 1)" for prompt in grid.rows)
+    random = steered_texts(model, prompts[[0, 1]], direction.random(4), (0.0, 50.0), max_new_tokens=3)
+    for rows, expected in ((slice(0, None, 2), grid), (slice(1, None, 2), random)):
+        assert (beside.text[rows] == expected.text).all() and np.array_equal(beside.values[rows], expected.values)
 
 
 @pytest.mark.parametrize(
@@ -172,4 +177,5 @@ def test_the_work_of_written_texts_is_stated(model: OlmoForCausalLM, prompts: Te
     work = planned(steered_texts, model, prompts, direction, (0.0, 1.0), **how)
     once = planned(steered_texts, model, prompts, direction, (0.0,), **how)
     least = pass_flops(model, prompts.tokens + 2 * len(prompts))  # each text is read once, and two new tokens after it
-    assert work == once.times(2) and once.flops > least and once.nbytes > 0
+    beside = planned(steered_texts, model, prompts, direction, (0.0,), controls=1, **how)
+    assert work == beside == once.times(2) and once.flops > least and once.nbytes > 0

@@ -24,6 +24,7 @@ from workbench.analyses.text_overview import mean_losses, text_overview
 from workbench.analyses.token_losses import token_losses
 from workbench.analyses.trajectory import trajectory
 from workbench.errors import WorkbenchError
+from workbench.generation import steered_texts
 from workbench.page.build.desk import heads
 from workbench.page.guard import MOST_SET_BYTES, SET_ROUTE
 from workbench.page.session import text_sets
@@ -34,7 +35,7 @@ from workbench.page.session.code import code
 from workbench.page.session.edit_lines import checked_edits
 from workbench.page.session.menus import SET
 from workbench.page.session.requests import Query, Selection, TabRequest
-from workbench.page.session.steered import telling_answers
+from workbench.page.session.steered import NEW_TOKENS, WRITTEN_AT, ChosenDirection, telling_answers
 from workbench.page.session.text_sets import NO_LABELS, OWN, TextSets, format_of, named_set
 from workbench.page.tabs import attribution, compare, hidden_states, training
 from workbench.page.tabs import texts as tab
@@ -277,6 +278,27 @@ def test_the_direction_is_that_of_the_command_and_leaves_out_its_prompts(bench, 
     assert np.allclose(copied.values, result(view.call, bench).values, atol=1e-6)
 
 
+def test_texts_written_with_the_direction_stand_beside_those_with_a_random_one(bench, own, client):
+    model, tokenizer = bench.load(bench.default)
+    direction = label_direction(model, halves(Texts.of(tokenizer, TEXTS, LABELS), "odd", "even")[0], "odd", layer=1)
+    ids = bench.tokens(bench.default, PROMPT)
+    how = {"max_new_tokens": NEW_TOKENS, "controls": 1, "tokenizer": tokenizer}
+    grid = steered_texts(model, ids, direction, WRITTEN_AT, **how)
+    request = request_for(bench, own.name, layer=1)
+    value, about, button = tab.written_view(bench, request, "the selected layer", "odd", "")
+    strengths, steered, _, random, surprisals = zip(*(cells for _, *cells in value["rows"]), strict=True)
+    assert strengths == WRITTEN_AT and steered == (*grid.text[0],) and random == (*grid.text[1],)
+    assert steered[2] == random[2] and np.allclose(surprisals, grid.values[1], atol=1e-5)
+    assert "'odd' minus 'even' after layer 1" in about["note"] and not button["visible"]
+    copied = run_copied(about["code"], "written")["result"]
+    assert np.array_equal(copied.text, grid.text)
+    assert "steered_texts" in client.get(f"data/export/{about['key']}.html").text
+    edited = replace(request, query=replace(request.query, edits="L0H0 off"))
+    assert tab.written_view(bench, edited, "the selected layer", "", "")[1]["note"].endswith(" With L0H0 off.")
+    bare = bench.sets.add("", "w1 w2\nw3 w4").name
+    assert tab.written_view(bench, request_for(bench, bare), *(next(iter(tab.LAYERS)), "", ""))[1]["note"] == NO_LABELS
+
+
 def test_the_direction_is_offered_as_an_edit_of_the_page(bench, own):
     request, effect = request_for(bench, own.name, layer=1), next(iter(tab.EFFECTS))
     view = tab.steering_view(bench, request, effect, "the selected layer", "odd", "", "w9", "w10")
@@ -298,15 +320,15 @@ def test_the_direction_is_offered_as_an_edit_of_the_page(bench, own):
 def test_labels_that_no_line_can_hold_are_not_offered(bench):
     rows = "".join(f"{text},{label}/x\n" for text, label in zip(TEXTS, LABELS, strict=True))
     found = bench.sets.add("slashes.csv", f"text,label\n{rows}")
-    assert tab.label_edit(bench, bench.default, found, "odd/x", None, "layer 1") == ""
+    assert tab.label_edit(bench, bench.default, found, ChosenDirection("odd/x", "even/x", 1)) == ""
     three = bench.sets.add("three.csv", "text,label\nw1,a\nw2,b\nw3,c\n")
-    line = tab.label_edit(bench, bench.default, three, "a", "c", "the embedding")
+    line = tab.label_edit(bench, bench.default, three, ChosenDirection("a", "c", "embed"))
     assert line == f"+1 label {three.name}/a against c at the embedding"
 
 
 def test_without_typed_answers_they_are_those_by_which_the_labels_differ_most(bench, own):
     request = request_for(bench, own.name)
-    toward, against = telling_answers(bench, request, ("odd", "even"))
+    toward, against = telling_answers(bench, request, ChosenDirection("odd", "even", 1))
     model, tokenizer = bench.load(bench.default)
     half = halves(Texts.of(tokenizer, TEXTS, LABELS), "odd", "even")[0].by_label()
     chances = {

@@ -168,6 +168,7 @@ def steered_texts(
     *,
     max_new_tokens: int = 24,
     temperature: float = 0.0,
+    controls: int = 0,
     seed: int = 0,
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
@@ -179,25 +180,33 @@ def steered_texts(
     new tokens included. A text ends after `max_new_tokens` or at the model's end-of-text token. Temperature 0 takes the
     likeliest token; the draws at other temperatures follow `seed`.
 
-    Errors: those of `stream`, and hooks' errors if the direction does not fit the model.
+    With `controls`, each prompt's row is followed by as many rows of the same prompt with random directions of the same
+    norm, by `seed`, named "PROMPT (random 1)": what any push of this size does to the text.
+
+    Errors: WorkbenchError for a negative number of controls, those of `stream`, and hooks' errors if the direction does
+    not fit the model.
     """
-    texts = texts_for(model, tokens)
-    values, shown = np.empty((len(texts), len(strengths))), np.empty((len(texts), len(strengths)), dtype=object)
+    if controls < 0:
+        raise WorkbenchError(f"controls is {controls}; it should be 0 or more")
+    texts, directions = texts_for(model, tokens), [direction, *(direction.random(seed + n) for n in range(controls))]
+    shape = len(texts), len(directions), len(strengths)
+    values, shown = np.empty(shape), np.empty(shape, dtype=object)
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    end = model.config.eos_token_id
+    end, between = model.config.eos_token_id, "" if tokenizer else " "
     ends = [] if end is None else [end] if isinstance(end, int) else end
-    for row, column in steps(list(np.ndindex(values.shape)), progress, "writing"):
-        ids = texts[row][None]
-        new = [step.id for step in stream(model, ids, edits=[direction.edit(strengths[column])], stop_at=ends, **how)]
-        values[row, column] = _mean_surprisal(model, ids, new)
-        shown[row, column] = ("" if tokenizer else " ").join(token_labels(new, tokenizer))
+    for text, which, dose in steps(list(np.ndindex(shape)), progress, "writing"):
+        ids, edit = texts[text][None], directions[which].edit(strengths[dose])
+        new = [step.id for step in stream(model, ids, edits=[edit], stop_at=ends, **how)]
+        values[text, which, dose] = _mean_surprisal(model, ids, new)
+        shown[text, which, dose] = between.join(token_labels(new, tokenizer))
+    prompts = [between.join(token_labels(ids, tokenizer)) for ids in texts]
     return Grid(
-        values,
-        [("" if tokenizer else " ").join(token_labels(ids, tokenizer)) for ids in texts],
+        values.reshape(-1, len(strengths)),
+        [f"{prompt} (random {n})" if n else prompt for prompt in prompts for n in range(len(directions))],
         [f"{strength:g}" for strength in strengths],
         row_name="prompt",
         column_name="strength",
-        text=shown,
+        text=shown.reshape(-1, len(strengths)),
         title=f"Text written with {direction.made or 'a direction'}",
         value_name="surprisal to the unsteered model",
         unit="nats",
@@ -213,6 +222,7 @@ def _work_of_steered(
     strengths: Sequence[float],
     *,
     max_new_tokens: int = 24,
+    controls: int = 0,
     **_: object,
 ) -> Work:
     texts, reread = texts_for(model.config, tokens), max_new_tokens + 1  # logits for the surprisal
@@ -221,7 +231,7 @@ def _work_of_steered(
         + Work(pass_flops(model, len(ids) + max_new_tokens, logits=reread), nbytes=run_bytes(model, logits=4) * reread)
         for ids in texts
     ]
-    return sum(each, start=Work(0)).times(len(strengths))
+    return sum(each, start=Work(0)).times(len(strengths) * (controls + 1))
 
 
 def _mean_surprisal(model: OlmoForCausalLM, ids: Tensor, new: Sequence[int]) -> float:

@@ -3,8 +3,9 @@
 //   offer: {key, file, code, definition} of the whole table, see offers.js
 //   search: what the box says that finds rows; without it there is no box. act: what a click does; label: of the table
 //   of: a dictionary; a click on a row then shows the feature of that number on the tab Features
-//   kind is "number", "count", "percent", "change" (of a share), "token", "name", "mark", "words" or "curve" (a list
-//   of numbers); cells may be null.
+//   still: whether a click on a row does nothing
+//   kind is "number", "signed", "count", "percent", "change" (of a share), "token", "name", "mark", "words", "prose" (the
+//   labels of tokens, joined, shown in full) or "curve" (a list of numbers); cells may be null.
 const wb = window.workbench;
 const PAGE = 100, // rows
   WIDE = 64,
@@ -18,6 +19,7 @@ let order = null, // {column, down}
 const SHOWN = {
   number: (value) => (Math.abs(value) >= 1 && Math.abs(value) < 1000 ? value.toFixed(2) : wb.digits(value)),
   count: (value) => value.toLocaleString("en"),
+  signed: (value) => (value > 0 ? `+${wb.digits(value)}` : value === 0 ? "0" : wb.digits(value)),
   percent: wb.percent,
   change: (value) => (value === 0 ? "0" : `${value > 0 ? "+" : "−"}${wb.percent(Math.abs(value))}`),
 };
@@ -36,7 +38,8 @@ function cell(value, kind) {
     button.textContent = value.replace(/\s+/g, " ");
     button.title = props.value.act ?? "Make it the prompt";
     made.append(button);
-  } else if (kind === "token") wb.write(made, value);
+  } else if (kind === "prose") made.textContent = value.replaceAll("▁", " ");
+  else if (kind === "token") wb.write(made, value);
   else made.textContent = value;
   return made;
 }
@@ -101,11 +104,11 @@ const { renew } = wb.offers(element, {
   without: ["png", "svg", "page", "link"],
 });
 
-// The columns from left to right: in a narrow window, words come first after the number, where they are in sight.
+// The columns from left to right: in a narrow window, texts come first after the number, where they are in sight.
 const isNarrow = () => element.clientWidth > 0 && element.clientWidth < 520;
 function ranked(columns) {
   const places = columns.map((_, place) => place),
-    isLate = (place) => Number(place > 0 && columns[place][1] !== "words");
+    isLate = (place) => Number(place > 0 && !["words", "prose"].includes(columns[place][1]));
   return isNarrow() ? places.sort((a, b) => isLate(a) - isLate(b) || a - b) : places;
 }
 
@@ -124,6 +127,7 @@ function draw() {
   const places = ranked(columns);
   narrow = isNarrow();
   find(".texts-table").classList.toggle("narrow", narrow);
+  find(".texts-table").classList.toggle("still", Boolean(props.value?.still));
   find("thead tr").replaceChildren(...places.map((place) => heading(columns[place], place)));
   const shown = sorted({ rows }).slice(page * PAGE, (page + 1) * PAGE);
   find("tbody").replaceChildren(
@@ -153,7 +157,7 @@ for (const [name, step] of [
   });
 find("tbody").addEventListener("click", ({ target }) => {
   const row = target.closest("tr");
-  if (!row) return;
+  if (!row || props.value.still) return;
   current = Number(row.dataset.text);
   for (const each of find("tbody").children) each.ariaCurrent = each === row ? "true" : null;
   if (props.value.of) wb.say("feature", { dictionary: props.value.of, feature: current });

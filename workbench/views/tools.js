@@ -1,6 +1,7 @@
 // The heading of a picture: the question that it answers, its title, how to read it, and what it offers (see offers.js).
 // value: {panel, question, title, note, key, file, code, definition, about, wide, chooses, pick, edit, table}
-//   panel is the id of what holds the picture, which is `wide` if it may not shrink to a narrow window, or a `table`;
+//   panel is the id of what holds the picture, which is `wide` if it may not shrink to a narrow window, or a `table`:
+//   true, or "of a result", which has a page of its own;
 //   chooses = {token|layer|head: [axis, shift, count]} says what a click on the picture selects;
 //   pick = {label, options: [[text, {layer, head, tuned}], …], chosen} is a menu that selects the same;
 //   edit is a line that a button puts on the stack of edits (see interventions.js).
@@ -52,7 +53,7 @@ const save = (format) => {
 const { renew } = wb.offers(element, {
   offer: async () => props.value,
   more: { png: () => save("png"), svg: () => save("svg") },
-  without: props.value.table ? ["png", "svg", "page"] : [],
+  without: props.value.table ? ["png", "svg", ...(props.value.table === "of a result" ? [] : ["page"])] : [],
 });
 menu.addEventListener("change", () => wb.select({ ...props.value.pick.options[menu.selectedIndex][1] }, "plot"));
 

@@ -1,5 +1,5 @@
-"""Texts: the loss of each text of a set, the layers from which the labels can be read, and the effect of the direction
-between two labels."""
+"""Texts: the loss of each text of a set, the layers from which the labels can be read, the effect of the direction
+between two labels, and the texts written with it."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pandas as pd
+from gradio.components import Component
 
 from workbench.analyses.linear_probe import Probe, linear_probe, misread, probe_layer
 from workbench.analyses.text_overview import mean_losses, text_overview, without_loss
@@ -24,7 +25,7 @@ from workbench.page.session.edit_lines import sets_of
 from workbench.page.session.menus import choice
 from workbench.page.session.prices import Expensive, agree, priced
 from workbench.page.session.requests import Selection, TabRequest
-from workbench.page.session.steered import steering_call, telling_answers
+from workbench.page.session.steered import ChosenDirection, side_by_side, steering_call, telling_answers, written_call
 from workbench.page.session.text_sets import NO_LABELS, TextSet
 from workbench.progress import Progress
 from workbench.results import Scores
@@ -90,6 +91,25 @@ def build(slot: Slot) -> None:
     ]
     panel = Panel("steering", "What does the direction do?", menus=[effect, layer], below=boxes)
     panel.draws(slot, steering_view, inputs=[effect, layer, *boxes], follows=["texts", "layer"], with_progress=True)
+    build_written(slot, [layer, *boxes[:2]])
+
+
+def build_written(slot: Slot, direction: list[Component]) -> None:
+    """The table of texts that are written with the direction that controls of the panel above choose."""
+    with gr.Column(elem_id="steered-texts", min_width=260, elem_classes="panel"):
+        with gr.Row(elem_classes="panel-head"):
+            tools = components.tools(written_about(), elem_id="steered-texts-tools")
+        notice, button = components.sentence(elem_classes="problem"), agreement_button("steered-texts-price")
+        shown = components.text_table(elem_id="steered-texts-table")
+    slot.shows(
+        written_view,
+        inputs=direction,
+        outputs=[shown, tools, button],
+        follows=["texts", "layer"],
+        notice=notice,
+        agreement=button,
+        with_progress=True,
+    )
 
 
 def set_table_view(bench: Bench, request: TabRequest, progress: Progress | None = None) -> list[Any]:
@@ -163,40 +183,82 @@ def steering_view(
 ) -> View | str:
     """The dose–response of the direction from one label to another, beside random directions of its norm."""
     measure, said = choice(effect, EFFECTS, "effect")
-    best = choice(layer, LAYERS, "layer")
+    chosen = chosen_direction(bench, request, layer, toward, against, progress)
+    if isinstance(chosen, str):
+        return chosen
+    agree(bench, request, steering_call(request, chosen, (0, 1), measure))
+    tokenizer = bench.tokenizer(request.query.checkpoint)
+    answers = telling_answers(bench, request, chosen) if not (answer and instead) else (0, 0)
+    pair = (
+        typed_token(answer, tokenizer) if answer else answers[0],
+        typed_token(instead, tokenizer) if instead else answers[1],
+    )
+    shown = [f"“{text}”" for text in token_labels(list(pair), tokenizer)]
     found = chosen_set(bench, request)
+    note = (
+        f"The direction is the mean state of {chosen.toward!r} minus that of {chosen.against!r} at the last token "
+        f"after {chosen.place}, from one half of {found.counted}; it is added, times the strength, to all tokens of "
+        f"the other half. Answer {shown[0]}, other answer {shown[1]}: {said}. Only what lies outside of the random "
+        "directions of the same norm is an effect of this one. The edit adds the direction from all texts of the set, "
+        "once."
+    )
+    edit = label_edit(bench, request.query.checkpoint, found, chosen)
+    return View(steering_call(request, chosen, pair, measure), note, edit=edit)
+
+
+def written_view(
+    bench: Bench, request: TabRequest, layer: str, toward: str, against: str, progress: Progress | None = None
+) -> list[Any]:
+    """The values of the table of texts that are written with the direction, of its heading, and of the agreement
+    button."""
+    try:
+        chosen = chosen_direction(bench, request, layer, toward, against, progress)
+        if isinstance(chosen, str):
+            return [{}, written_about(chosen), asked(None)]
+        call = written_call(request, chosen)
+        price = agree(bench, request, call)
+    except Expensive as expensive:
+        return [{}, written_about(), asked(expensive.price)]
+    grid = result(call, bench, priced(progress, price))
+    note = (
+        f"What follows the prompt, the likeliest token each time, with {chosen.toward!r} minus {chosen.against!r} "
+        f"after {chosen.place} added to all tokens, those of the new text included; beside it a random direction of "
+        f"the same norm. Strength 0 is the unsteered text. Surprisal is the mean −log p of the new tokens to the "
+        "unsteered model: what steering costs in fluency."
+    )
+    note += f" With {', '.join(call.edits.splitlines())}." if call.edits else ""
+    return [side_by_side(grid), written_about(note) | offer(bench, call), asked(None)]
+
+
+def written_about(note: str = "") -> dict[str, Any]:
+    """The heading of the table of written texts."""
+    return {"panel": "steered-texts", "question": "What does it then write?", "table": "of a result", "note": note}
+
+
+def chosen_direction(
+    bench: Bench, request: TabRequest, layer: str, toward: str, against: str, progress: Progress | None
+) -> ChosenDirection | str:
+    """The direction that the controls choose: the labels that are named, or the first two of the set, and its layer.
+    For a set without two labels, a sentence. Raises Expensive if the best layer is wanted and its price is not agreed
+    to."""
+    best, found = choice(layer, LAYERS, "layer"), chosen_set(bench, request)
     if found.labels is None:
         return NO_LABELS
     names = [*dict.fromkeys(found.labels)]
     if len(names) < 2:
         return f"All texts of {found.title} have the label {names[0]!r}; a direction leads from one label to another."
     first = toward or next(name for name in names if name != against)
-    labels = first, against or next(name for name in names if name != first)
+    second = against or next(name for name in names if name != first)
     best = best and can_be_probed(found)
     where = probed_layer(bench, replace(request, selection=Selection(texts=found.name)) if best else request, progress)
-    agree(bench, request, steering_call(request, labels, where, (0, 1), measure))
-    tokenizer = bench.tokenizer(request.query.checkpoint)
-    answers = telling_answers(bench, request, labels) if not (answer and instead) else (0, 0)
-    pair = (
-        typed_token(answer, tokenizer) if answer else answers[0],
-        typed_token(instead, tokenizer) if instead else answers[1],
-    )
-    shown = [f"“{text}”" for text in token_labels(list(pair), tokenizer)]
-    call = steering_call(request, labels, where, pair, measure)
-    after = "the embedding" if where == "embed" else f"layer {where}"
-    note = (
-        f"The direction is the mean state of {labels[0]!r} minus that of {labels[1]!r} at the last token after "
-        f"{after}, from one half of {found.counted}; it is added, times the strength, to all tokens of the other half. "
-        f"Answer {shown[0]}, other answer {shown[1]}: {said}. Only what lies outside of the random directions of the "
-        "same norm is an effect of this one. The edit adds the direction from all texts of the set, once."
-    )
-    against_all = None if len(names) == 2 else labels[1]
-    return View(call, note, edit=label_edit(bench, request.query.checkpoint, found, labels[0], against_all, after))
+    return ChosenDirection(first, second, where)
 
 
-def label_edit(bench: Bench, checkpoint: str, found: TextSet, toward: str, against: str | None, place: str) -> str:
+def label_edit(bench: Bench, checkpoint: str, found: TextSet, chosen: ChosenDirection) -> str:
     """The edit that adds the direction of a label of a set once; "" for labels that cannot be written in a line."""
-    line = f"+1 label {found.name}/{toward}{'' if against is None else f' against {against}'} at {place}"
+    toward, against = chosen.toward, None if len(set(found.labels or ())) == 2 else chosen.against
+    other = "" if against is None else f" against {against}"
+    line = f"+1 label {found.name}/{toward}{other} at {chosen.place}"
     try:
         (change,) = read(line, bench.tokenizer(checkpoint), sets_of(bench, checkpoint))
     except WorkbenchError:
