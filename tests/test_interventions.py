@@ -5,6 +5,7 @@ import torch
 
 from hooks import edits
 from workbench import interventions, metrics
+from workbench.analyses.linear_probe import probe_layer
 from workbench.analyses.support.part_swap import Part
 from workbench.analyses.trajectory import trajectory
 from workbench.checkpoints import series
@@ -32,6 +33,7 @@ SPELLINGS = {
     "add embed 2 w5 positions=3": [],
     "zero blocks.1.attn.pattern heads=1": [],
     "+4 label a/set/odd at layer 2": ["+ 4 Label a/set/odd at  layer 2"],
+    "-2 probe a/set/odd against even at the embedding": ["- 2 PROBE a/set/odd against even at embedding"],
     "-0.5 label a/set/odd against two words at the embedding": ["-.5 label a/set/odd against two words at embedding"],
 }
 
@@ -95,6 +97,18 @@ def test_a_direction_raises_its_token(model):
     changed = model.run(ids, edits=edits.add("blocks.3.resid_post", toward(model, 9, 50.0)))
     before, after = (run.logits[0, -1].softmax(-1)[9] for run in (model.run(ids), changed))
     assert after > before and toward(model, 9, -2.0).norm().item() == pytest.approx(2)
+
+
+def test_the_direction_of_a_probe_is_added_at_all_tokens(model, tokens, tokenizer):
+    strings = [f"w{number} w{number % 4}" for number in range(1, 21)]
+    texts = Texts.of(tokenizer, strings, ["odd" if number % 2 else "even" for number in range(1, 21)])
+    change = read("-3 probe a/set/odd at layer 1", tokenizer, lambda name, tokenizer: texts)
+    wanted = probe_layer(model, texts, layer=1).direction("odd").edit(-3)
+    found, expected = (model.run(tokens, edits=each).logits for each in (edits_of(model, change), [wanted]))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    few = read("+1 probe a/set/odd at layer 1", tokenizer, labelled_set)
+    with pytest.raises(WorkbenchError, match=r"“\+1 probe a/set/odd at layer 1” cannot be done: label .* has"):
+        edits_of(model, few)
 
 
 @pytest.mark.parametrize("place", ["layer 2", "the embedding"])

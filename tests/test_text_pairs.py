@@ -1,10 +1,14 @@
 """Pairs of prompts are read whole, or refused with the line and the reason."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerBase
 
+from hooks import OlmoForCausalLM
+from workbench.analyses.activation_patching import activation_patching
 from workbench.errors import WorkbenchError
 from workbench.text_pairs import TextPairs
 from workbench.texts import Texts
@@ -54,3 +58,19 @@ def test_there_is_one_of_each_for_every_pair(tokenizer: PreTrainedTokenizerBase)
     texts = Texts.of(tokenizer, ["w1", "w2"])
     with pytest.raises(WorkbenchError, match="2 clean, 2 corrupted, 1 answers"):
         TextPairs(texts, texts, ("w3",))
+
+
+def test_a_pair_that_an_analysis_refuses_is_named_with_its_line(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, make_model: Callable[..., OlmoForCausalLM]
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(HEAD + b"w1 w2,w1 w3,w7,w8\n\nw4 w5,w4 w6,w7,w8\n")
+    pairs, model = TextPairs.read(path, tokenizer), make_model("olmo")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[6] = torch.nan
+    place = rf"pair 1 \({path}, line 4\)"
+    with pytest.raises(WorkbenchError, match=f"after the corrupted prompt of {place} is not a finite number"):
+        activation_patching(model, pairs.clean, pairs.corrupted, 7)
+    longer = Texts.of(tokenizer, ["w1 w3", "w4 w6 w8"])
+    with pytest.raises(WorkbenchError, match=rf"2, 3 \(in 2\): {place}; patching needs pairs of prompts"):
+        activation_patching(model, pairs.clean, longer, 7)

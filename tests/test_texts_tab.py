@@ -25,6 +25,7 @@ from workbench.analyses.token_losses import token_losses
 from workbench.analyses.trajectory import trajectory
 from workbench.errors import WorkbenchError
 from workbench.generation import steered_texts
+from workbench.interventions import LabelContrast
 from workbench.page.build.desk import heads
 from workbench.page.guard import MOST_SET_BYTES, SET_ROUTE
 from workbench.page.session import text_sets
@@ -34,6 +35,7 @@ from workbench.page.session.calls import Call
 from workbench.page.session.code import code
 from workbench.page.session.edit_lines import checked_edits
 from workbench.page.session.menus import SET
+from workbench.page.session.prices import directions_work, price_of
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.steered import NEW_TOKENS, WRITTEN_AT, ChosenDirection, telling_answers
 from workbench.page.session.text_sets import NO_LABELS, OWN, TextSets, format_of, named_set
@@ -317,12 +319,32 @@ def test_the_direction_is_offered_as_an_edit_of_the_page(bench, own):
     np.testing.assert_allclose(copied.values, wanted, atol=1e-5)
 
 
+def test_the_direction_of_the_probe_is_offered_as_an_edit_which_states_its_price(bench, own):
+    request = request_for(bench, own.name, layer=1)
+    view = tab.probe_view(bench, request)
+    assert view.edit == f"+1 probe {own.name}/even at layer 1"  # of the first label
+    assert re.search(r"to all tokens of every text .* takes about [\d.]+ s the first time", view.note)
+    model, tokenizer = bench.load(bench.default)
+    direction = probe_layer(model, Texts.of(tokenizer, TEXTS, LABELS), layer=1).direction("even")
+    call = Call.of(token_losses, ModelOf(bench.default, view.edit), TokensOf(bench.default, PROMPT))["loss"]
+    before = price_of(bench, call), price_of(bench, call.unedited)
+    with model.tapped(edits=direction.edit()):
+        wanted = token_losses(model, bench.tokens(bench.default, PROMPT))["loss"].values
+    np.testing.assert_allclose(result(call, bench).values, wanted, atol=1e-5)
+    np.testing.assert_allclose(run_copied(code(call, bench), "probed")["result"].values, wanted, atol=1e-5)
+    twice = ModelOf(bench.default, view.edit.replace("+1", "-2"))
+    assert before[0].seconds > before[1].seconds and directions_work(bench, [twice]).flops == 0  # kept
+
+
 def test_labels_that_no_line_can_hold_are_not_offered(bench):
     rows = "".join(f"{text},{label}/x\n" for text, label in zip(TEXTS, LABELS, strict=True))
     found = bench.sets.add("slashes.csv", f"text,label\n{rows}")
-    assert tab.label_edit(bench, bench.default, found, ChosenDirection("odd/x", "even/x", 1)) == ""
+    texts = bench.texts(bench.default, found.name)
+    contrast = LabelContrast(found.name, "odd/x", None, texts)
+    assert tab.label_edit(bench, bench.default, "label", contrast, "layer 1") == ""
     three = bench.sets.add("three.csv", "text,label\nw1,a\nw2,b\nw3,c\n")
-    line = tab.label_edit(bench, bench.default, three, ChosenDirection("a", "c", "embed"))
+    contrast = LabelContrast(three.name, "a", "c", texts)
+    line = tab.label_edit(bench, bench.default, "label", contrast, "the embedding")
     assert line == f"+1 label {three.name}/a against c at the embedding"
 
 

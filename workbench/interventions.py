@@ -26,6 +26,7 @@ How it is changed:
     +2 label SET/LABEL at layer 2     the direction of a label of a set of texts is added twice, at all tokens: the mean
                                       state of its texts at their last token, less that of all others (label_direction)
     +2 label SET/LABEL against OTHER at the embedding    the same, less that of the texts with another label
+    +2 probe SET/LABEL at layer 2     the same with the direction in which a linear probe reads the label (probe_layer)
 
 The same with the verb first: `zero SITE`, `scale SITE FACTOR`, `patch SITE "prompt"`, `add SITE LENGTH TOKEN`.
 Positions count from the start of each text that the model reads. A SET is a built-in one, tiny-olmo/number; the command
@@ -63,6 +64,7 @@ CHOICES = (
     "feature DICTIONARY/417 off",
     "+8 feature DICTIONARY/417",
     "+2 label SET/LABEL at layer 2",
+    "+2 probe SET/LABEL at layer 2",
     "zero SITE",
     "scale SITE FACTOR",
     'patch SITE "prompt"',
@@ -80,14 +82,14 @@ PLACES = re.compile(rf"(.*\S)\s+at\s+tokens?\s+{LIST}", re.I | re.A)
 FEATURE = re.compile(r"feature\s+(?:(\S+)/)?(\d{1,9})", re.I | re.A)
 STEERED = re.compile(rf"([+-])\s*(\S+)\s+(feature\s+(?:\S+/)?\d{{1,9}}(?:\s+at\s+tokens?\s+{LIST})?)", re.I | re.A)
 LABELLED = re.compile(
-    rf"([+-])\s*(\S+)\s+label\s+(\S.*)/([^/]+?)(?:\s+against\s+(\S.*?))?\s+at\s+(?:layer\s+{PLACE}|(?:the\s+)?embedding)",
+    rf"([+-])\s*(\S+)\s+(label|probe)\s+(\S.*)/([^/]+?)(?:\s+against\s+(\S.*?))?\s+at\s+(?:layer\s+{PLACE}|(?:the\s+)?embedding)",
     re.I | re.A,
 )
 STREAM = re.compile(rf"tokens?\s+{LIST}\s+at\s+(?:layer\s+{PLACE}|(?:the\s+)?embedding)", re.I | re.A)
 HEADS = re.compile(rf"L{PLACE}((?:H\d{{1,6}})+)", re.I | re.A)
 SUBLAYER = re.compile(rf"(MLP|attention)\s+{PLACE}|L{PLACE}\s+(MLP|attention)", re.I | re.A)
 SUBLAYERS = {"mlp": "mlp_out", "attention": "attn_out"}
-WORDS = 8
+WORDS = 9
 """The number of `CHOICES` in words."""
 QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“", "«": "»"}
 
@@ -102,6 +104,8 @@ class ReadingTokenizer(Tokenizer, Protocol):
 LoadDictionary = Callable[[str], features.Dictionary]
 ReadSet = Callable[[str, Any], Texts]
 """Reads a set of texts with labels by its name, with a tokenizer."""
+DirectionOf = Callable[["Intervention"], Direction]
+"""Gives the direction of a change of the kind "label" or "probe"."""
 
 
 class Target(NamedTuple):
@@ -134,13 +138,14 @@ class Intervention:
     """One change of a model. `str` gives its line; `read` makes one from a line.
 
     Attributes:
-        kind: "zero", "scale", "add" or "patch", as in `hooks.edits`; "label" adds the direction of a label.
+        kind: "zero", "scale", "add" or "patch", as in `hooks.edits`; "label" adds the direction of a label, and
+            "probe" that in which a probe reads it.
         target: what is changed.
         number: the factor of "scale"; of "add", the length of the vector, or the activation that a feature gets more;
-            of "label", how often the direction is added.
+            of "label" and "probe", how often the direction is added.
         text: the token of "add", as typed; the prompt of "patch".
         ids: the token's id, or the ids of the prompt.
-        labels: of "label", the set of texts and its labels.
+        labels: of "label" and "probe", the set of texts and its labels.
     """
 
     kind: str
@@ -152,7 +157,7 @@ class Intervention:
 
     def __str__(self) -> str:
         if self.labels is not None:
-            return f"{_signed(self.number)} label {self.labels} at {_place_of(self.target.site)}"
+            return f"{_signed(self.number)} {self.kind} {self.labels} at {_place_of(self.target.site)}"
         words = in_words(self.target)
         if self.kind == "add" and self.target.feature is not None:
             return f"{_signed(self.number)} {words}"
@@ -167,9 +172,12 @@ class Intervention:
         action = {"zero": "off", "scale": f"× {_plain(self.number)}", "patch": f"from {_quoted(self.text)}"}[self.kind]
         return f"{words} {action}"
 
-    def edit(self, model: OlmoForCausalLM, load: LoadDictionary = features.load) -> Edit:
+    def edit(
+        self, model: OlmoForCausalLM, load: LoadDictionary = features.load, direction_of: DirectionOf | None = None
+    ) -> Edit:
         """The edit of `hooks.edits` that makes this change in a model. "patch" runs the model on its prompt, without
-        any other edit. `load` gives a dictionary of features by its name.
+        any other edit. `load` gives a dictionary of features by its name; `direction_of` gives the direction of a
+        change of the kinds "label" and "probe", in place of `direction`.
 
         Errors: WorkbenchError, with the line, if the model has no such site, layer or head, or no such feature fits it.
         """
@@ -178,7 +186,8 @@ class Intervention:
         self.check(model, load)
         site, *where, _ = self.target
         if self.labels is not None:
-            return self._direction(model, self.labels).edit(self.number)
+            found = self.direction(model) if direction_of is None else direction_of(self)
+            return found.edit(self.number)
         match self.kind:
             case "zero":
                 return edits.zero(site, *where)
@@ -203,11 +212,25 @@ class Intervention:
         except HooksError as error:
             raise WorkbenchError(f"“{self}” does not fit this model: {error.args[0]}") from error
 
-    def _direction(self, model: OlmoForCausalLM, labels: LabelContrast) -> Direction:
-        layer = re.match(r"blocks\.(\d+)\.", self.target.site)
-        place: int | str = "embed" if layer is None else int(layer[1])
+    @property
+    def layer(self) -> int | str:
+        """Of "label" and "probe": the layer after which the direction is read and added, or "embed"."""
+        found = re.match(r"blocks\.(\d+)\.", self.target.site)
+        return "embed" if found is None else int(found[1])
+
+    def direction(self, model: OlmoForCausalLM) -> Direction:
+        """Of "label" and "probe": the direction that is added at all tokens, computed from all texts of the set.
+
+        Errors: WorkbenchError, with the line, if it cannot be computed, such as a probe of a label with few texts.
+        """
+        labels = self.labels
+        assert labels is not None
         try:
-            return label_direction(model, labels.texts, labels.toward, labels.against, layer=place)
+            if self.kind == "label":
+                return label_direction(model, labels.texts, labels.toward, labels.against, layer=self.layer)
+            from workbench.analyses.linear_probe import probe_layer  # a slow import, which only this line needs
+
+            return probe_layer(model, labels.texts, layer=self.layer).direction(labels.toward, labels.against)
         except WorkbenchError as error:
             raise WorkbenchError(f"“{self}” cannot be done: {error}") from error
 
@@ -268,13 +291,16 @@ def canonical(text: str, tokenizer: ReadingTokenizer | None = None, read_set: Re
 
 
 def edits_of(
-    model: OlmoForCausalLM, changes: Iterable[Intervention], load: LoadDictionary = features.load
+    model: OlmoForCausalLM,
+    changes: Iterable[Intervention],
+    load: LoadDictionary = features.load,
+    direction_of: DirectionOf | None = None,
 ) -> list[Edit]:
-    """The edits that make these changes in a model, in order; `load` gives a dictionary of features by its name.
+    """The edits that make these changes in a model, in order; `load` and `direction_of` as in `Intervention.edit`.
 
     Errors: those of `Intervention.edit`.
     """
-    return [change.edit(model, load) for change in changes]
+    return [change.edit(model, load, direction_of) for change in changes]
 
 
 def check_text(changes: Iterable[Intervention], length: int) -> None:
@@ -444,12 +470,12 @@ def _added(target: Target, length: float, token: str, line: str, tokenizer: Read
 
 
 def _labelled(found: re.Match[str], line: str, tokenizer: ReadingTokenizer | None, read_set: ReadSet) -> Intervention:
-    sign, times, name, toward, against, layer = found.groups()
+    sign, times, kind, name, toward, against, layer = found.groups()
     number = _number(times, line) * (-1 if sign == "-" else 1)
     texts = read_set(name, _needed(tokenizer, line))
     two_groups(labels_of(texts), toward, against)  # an error for a label that no text has
     site = "embed" if layer is None else f"blocks.{int(layer)}.resid_post"
-    return Intervention("label", Target(site), number, labels=LabelContrast(name, toward, against, texts))
+    return Intervention(kind.lower(), Target(site), number, labels=LabelContrast(name, toward, against, texts))
 
 
 def _patched(target: Target, quoted: str, line: str, tokenizer: ReadingTokenizer | None) -> Intervention:

@@ -6,7 +6,7 @@ activation_patching(model, pairs.clean, pairs.corrupted, pairs.answers, pairs.ot
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -62,7 +62,9 @@ class TextPairs:
         rows = list(text_files.read_rows(file, columns))
         if not rows:
             raise WorkbenchError(f"{file} holds no pairs of prompts")
-        clean, corrupted = (Texts.of(tokenizer, [row.cells[side] for row in rows]) for side in (0, 1))
+        places = text_files.FileLines(file, array("Q", (row.line for row in rows)))
+        sides = (Texts.of(tokenizer, [row.cells[side] for row in rows]) for side in (0, 1))
+        clean, corrupted = (replace(side, places=places) for side in sides)
         lengths = (array("q", clean.lengths), array("q", corrupted.lengths))
         for number, row in enumerate(rows):
             where = text_files.place_in_file(file, row.line)

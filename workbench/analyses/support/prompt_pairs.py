@@ -14,6 +14,7 @@ from workbench.analyses.support.memory import tokens_at_a_time
 from workbench.analyses.support.undefined import refuse_undefined
 from workbench.errors import WorkbenchError
 from workbench.results import Grid, Measures
+from workbench.text_files import named
 from workbench.texts import Texts, TextsLike
 from workbench.tokens import Tokenizer, token_id, vocabulary_labels
 
@@ -107,9 +108,12 @@ def of_equal_lengths(
     both = texts_for(model.config, clean), texts_for(model.config, corrupted)
     lengths = [texts.lengths for texts in both]
     if lengths[0] != lengths[1]:
+        wrong = [pair for pair, (first, second) in enumerate(zip(*lengths, strict=False)) if first != second]
+        which = "" if len(wrong) == len(lengths[0]) or not wrong else f": {named(wrong, both[0].places, 'pair')}"
         raise WorkbenchError(
             f"the clean prompts have {_some(lengths[0])} tokens (in {len(lengths[0])} texts) and the corrupted ones "
-            f"{_some(lengths[1])} (in {len(lengths[1])}); patching needs pairs of prompts of equal length in tokens"
+            f"{_some(lengths[1])} (in {len(lengths[1])}){which}; patching needs pairs of prompts of equal length in "
+            "tokens"
         )
     chosen([position], min(lengths[0]), "position")
     return both
@@ -120,7 +124,7 @@ def up_to(texts: Texts, position: int) -> Texts:
     lengths = torch.tensor(texts.lengths)
     ends = lengths + position + 1 if position < 0 else torch.full_like(lengths, position + 1)
     asked = torch.arange(texts.longest) < ends[:, None]  # text pos
-    return Texts(texts.ids, texts.mask & asked.to(texts.ids.device))
+    return Texts(texts.ids, texts.mask & asked.to(texts.ids.device), places=texts.places)
 
 
 def outlined(model: OlmoForCausalLM, clean: TextsLike, corrupted: TextsLike, position: int) -> Contrast:
@@ -233,7 +237,7 @@ def ends_of(contrast: Contrast, pairs: Pairs, clean: Tensor, corrupted: Tensor) 
     log_clean = log_probabilities(clean)
     lasts = [logits[:, -1].detach() for logits in (clean, corrupted)]  # text vocab
     for last, version in zip(lasts, ("clean", "corrupted"), strict=True):
-        refuse_undefined(last, f"prediction after the {version} prompt", rows=pairs.rows, kind="pair")
+        refuse_undefined(last, f"prediction after the {version} prompt", contrast.clean, pairs.rows, kind="pair")
     first, second = ({name: x[0] for name, x in measured(contrast, pairs, log_clean, z[None]).items()} for z in lasts)
     noises = [rounding(contrast, pairs, log_clean, last) for last in lasts]
     return Ends(first, second, {name: torch.maximum(*(noise[name] for noise in noises)) for name in contrast.measures})

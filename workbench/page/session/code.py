@@ -1,5 +1,6 @@
 """Calls written as Python that gives the same numbers."""
 
+import re
 import string
 import sys
 from collections.abc import Callable, Iterator
@@ -48,8 +49,9 @@ def code(call: Call, bench: Bench) -> str:
         ("TextPairs", "from workbench.text_pairs import TextPairs"),
         ("Texts", "from workbench.texts import Texts"),
         ("TunedLens", "from workbench import TunedLens"),
+        ("probe_layer", "from workbench.analyses.linear_probe import probe_layer"),
     ):
-        imports |= {line} if any(f"{name}." in written for written in body) else set()
+        imports |= {line} if any(re.search(rf"\b{name}[.(]", written) for written in body) else set()
     lines = [
         *(["import torch", ""] if variables.prompts else []),
         *sorted(imports),

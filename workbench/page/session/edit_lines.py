@@ -1,12 +1,13 @@
 """Interventions on the page's models: run with them, and written as Python that makes the same edits."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hooks import OlmoForCausalLM
+from hooks import Edit, OlmoForCausalLM
 from workbench import interventions
+from workbench.analyses.support.direction import Direction
 from workbench.errors import WorkbenchError
 from workbench.interventions import Intervention
 from workbench.page.session.bench import Bench, OpenedPrompt
@@ -38,9 +39,30 @@ def tapped(bench: Bench, *edited: tuple[OlmoForCausalLM, str, str]) -> Iterator[
     with ExitStack() as blocks:
         for model, checkpoint, text in {id(each[0]): each for each in edited if each[2]}.values():
             changes = interventions.read(text, bench.load(checkpoint)[1], sets_of(bench, checkpoint))
-            edits = interventions.edits_of(model, changes, bench.dictionary)
-            blocks.enter_context(model.tapped(edits=edits))
+            blocks.enter_context(model.tapped(edits=edits_on(bench, checkpoint, model, changes)))
         yield
+
+
+def edits_on(bench: Bench, checkpoint: str, model: OlmoForCausalLM, changes: Iterable[Intervention]) -> list[Edit]:
+    """The edits that make these changes in a model; directions of labels are computed once for each checkpoint.
+
+    The caller holds the model's lock.
+    """
+
+    def direction_of(change: Intervention) -> Direction:
+        key = direction_key(checkpoint, change)
+        found = bench.results.get(key)
+        if found is None:
+            found = change.direction(model)
+            bench.results.put(key, found)
+        return found
+
+    return interventions.edits_of(model, changes, bench.dictionary, direction_of)
+
+
+def direction_key(checkpoint: str, change: Intervention) -> Hashable:
+    """The key of a direction in the result cache."""
+    return "direction", checkpoint, change.kind, str(change.labels), change.layer
 
 
 def checked_edits(bench: Bench, opened: OpenedPrompt, text: object) -> str:
@@ -114,7 +136,7 @@ def edit_code(
     sets: TextSets | None = None,
     load: interventions.LoadDictionary | None = None,
 ) -> str:
-    """An intervention as a Python expression: a call of `hooks.edits`, `features` or `label_direction`.
+    """An intervention as a Python expression: a call of `hooks.edits`, `features`, `label_direction` or `probe_layer`.
 
     `model` and `tokenizer` are the names of variables, `device` is an argument of `torch.tensor`, such as
     ", device=model.device", or empty. `sets` are those of the page, for the direction of a label, and `load` gives its
@@ -123,10 +145,12 @@ def edit_code(
     target, arguments = change.target, [repr(change.target.site)]
     if change.labels is not None:
         name, toward, against = change.labels.name, change.labels.toward, change.labels.against
-        texts = (sets or TextSets()).get(name).expression(tokenizer)
-        layer = "'embed'" if target.site == "embed" else target.site.split(".")[1]
+        texts, layer = (sets or TextSets()).get(name).expression(tokenizer), repr(change.layer)
         labels = repr(toward) if against is None else f"{toward!r}, {against!r}"
-        return f"directions.label_direction({model}, {texts}, {labels}, layer={layer}).edit({change.number!r})"
+        made = f"directions.label_direction({model}, {texts}, {labels}, layer={layer})"
+        if change.kind == "probe":
+            made = f"probe_layer({model}, {texts}, layer={layer}).direction({labels})"
+        return f"{made}.edit({change.number!r})"
     if target.feature is not None and load is not None and load(target.site).sources:
         return f"interventions.read({str(change)!r})[0].edit({model})"
     if target.feature is not None:

@@ -3,15 +3,19 @@
 Views that take longer than `Bench.asks_above` seconds are computed only after a click that agrees to their price.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from workbench import interventions
+from workbench.analyses.directions import label_direction
 from workbench.analyses.support.cost import Work, duration, is_planned, planned
 from workbench.analyses.trajectory import Metric
 from workbench.checkpoints import Checkpoint
 from workbench.page.session.arguments import Argument, ModelOf, ModelsOf, ResidOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Between, Call
+from workbench.page.session.edit_lines import direction_key, sets_of
 from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress
 
@@ -54,10 +58,30 @@ def price_of(bench: Bench, *calls: Call, before: Work = NOTHING) -> Price:
     new = [call for call in dict.fromkeys(calls) if bench.results.get(call) is None]
     for call in new:
         work += plan.work(call)
+    work += directions_work(bench, (needed for call in new for needed in call.needs()))
     work += Work(0, read=sum(plan.to_load.values()))
     names = [needed.name for call in (new or calls) for needed in call.needs() if needed.name in bench.known]
     seconds = bench.speed_of(names[0]).seconds(work) if names else (0.0, 0.0)
     return Price(*seconds, work.nbytes)
+
+
+def directions_work(bench: Bench, needs: Iterable[Argument]) -> Work:
+    """The work of the directions of labels that edits of models add, without those in the result cache."""
+    edited = {(part.name, part.edits) for part in needs if isinstance(part, ModelOf) and part.edits}
+    works = {}
+    for checkpoint, edits in edited:
+        for change in interventions.read(edits, bench.tokenizer(checkpoint), sets_of(bench, checkpoint)):
+            key = direction_key(checkpoint, change)
+            if change.labels is not None and bench.results.get(key) is None:
+                model, texts = bench.outline(checkpoint), change.labels.texts
+                works[key] = planned(label_direction, model, texts, layer=change.layer)
+    return sum(works.values(), start=NOTHING)
+
+
+def price_of_edits(bench: Bench, checkpoint: str, edits: str) -> Price:
+    """The price of the directions of labels that edits add: what the first view with them takes longer."""
+    work = directions_work(bench, [ModelOf(checkpoint, edits)])
+    return Price(*bench.speed_of(checkpoint).seconds(work), work.nbytes)
 
 
 def agree(bench: Bench, request: TabRequest, *calls: Call, before: Work = NOTHING) -> Price:

@@ -43,7 +43,12 @@ class ChosenDirection:
     @property
     def place(self) -> str:
         """The layer in words."""
-        return "the embedding" if self.layer == "embed" else f"layer {self.layer}"
+        return place_of(self.layer)
+
+
+def place_of(layer: int | str) -> str:
+    """A layer, or "embed", in words."""
+    return "the embedding" if layer == "embed" else f"layer {layer}"
 
 
 def direction_call(request: TabRequest, chosen: ChosenDirection) -> Call:

@@ -14,7 +14,7 @@ from gradio.components import Component
 from workbench.analyses.linear_probe import Probe, linear_probe, misread, probe_layer
 from workbench.analyses.text_overview import mean_losses, text_overview, without_loss
 from workbench.errors import WorkbenchError
-from workbench.interventions import read, typed_token
+from workbench.interventions import LabelContrast, read, typed_token
 from workbench.page import components
 from workbench.page.build.panel import Panel, View, menu, offer
 from workbench.page.build.slot import Slot, agreement_button, asked
@@ -23,9 +23,16 @@ from workbench.page.session.cached_results import cached_value, origin, result
 from workbench.page.session.calls import Call, texts_arguments, tokenizer_argument
 from workbench.page.session.edit_lines import sets_of
 from workbench.page.session.menus import choice
-from workbench.page.session.prices import Expensive, agree, priced
+from workbench.page.session.prices import Expensive, agree, price_of_edits, priced
 from workbench.page.session.requests import Selection, TabRequest
-from workbench.page.session.steered import ChosenDirection, side_by_side, steering_call, telling_answers, written_call
+from workbench.page.session.steered import (
+    ChosenDirection,
+    place_of,
+    side_by_side,
+    steering_call,
+    telling_answers,
+    written_call,
+)
 from workbench.page.session.text_sets import NO_LABELS, TextSet
 from workbench.progress import Progress
 from workbench.results import Scores
@@ -76,7 +83,8 @@ def build(slot: Slot) -> None:
     outputs = [table, button]
     slot.shows(set_table_view, outputs=outputs, follows=["texts"], agreement=button, with_progress=True)
     Panel("means", "Which texts are harder?", height=200).draws(slot, means_view, follows=["texts"])
-    Panel("probe", "From which layer on can the label be read?").draws(slot, probe_view, follows=["texts"])
+    panel = Panel("probe", "From which layer on can the label be read?")
+    panel.draws(slot, probe_view, follows=["texts", "layer"], with_progress=True)
     wrong, button = components.text_table(elem_id="wrong-table"), agreement_button("wrong-price")
     outputs = [wrong, button]
     slot.shows(wrong_view, outputs=outputs, follows=["texts", "layer"], agreement=button, with_progress=True)
@@ -136,8 +144,9 @@ def means_view(bench: Bench, request: TabRequest) -> View | str:
     return View(call, note)
 
 
-def probe_view(bench: Bench, request: TabRequest) -> View | str:
-    """The accuracy of a linear probe of the labels at each layer, with its control."""
+def probe_view(bench: Bench, request: TabRequest, progress: Progress | None = None) -> View | str:
+    """The accuracy of a linear probe of the labels at each layer, with its control; the edit is the direction in which
+    the probe of the selected or best layer reads the first label."""
     found = chosen_set(bench, request)
     if found.labels is None:
         return NO_LABELS
@@ -147,7 +156,13 @@ def probe_view(bench: Bench, request: TabRequest) -> View | str:
         f"others ({FOLDS} folds). Only what lies above “shuffled labels” was learned from the states. Click a layer to "
         "see which texts it gets wrong."
     )
-    return View(probe_call(request), note, chooses={"layer": ("x", -1, layers)})
+    edit = ""
+    if can_be_probed(found):
+        checkpoint, place = request.query.checkpoint, place_of(layer_of(bench, request, progress))
+        contrast = LabelContrast(found.name, found.labels[0], None, bench.texts(checkpoint, found.name))
+        edit = label_edit(bench, checkpoint, "probe", contrast, place)
+        note += told_edit(bench, checkpoint, edit).replace("the direction", "this probe's direction", 1)
+    return View(probe_call(request), note, chooses={"layer": ("x", -1, layers)}, edit=edit)
 
 
 def wrong_view(bench: Bench, request: TabRequest, progress: Progress | None = None) -> list[Any]:
@@ -199,10 +214,13 @@ def steering_view(
         f"The direction is the mean state of {chosen.toward!r} minus that of {chosen.against!r} at the last token "
         f"after {chosen.place}, from one half of {found.counted}; it is added, times the strength, to all tokens of "
         f"the other half. Answer {shown[0]}, other answer {shown[1]}: {said}. Only what lies outside of the random "
-        "directions of the same norm is an effect of this one. The edit adds the direction from all texts of the set, "
-        "once."
+        "directions of the same norm is an effect of this one."
     )
-    edit = label_edit(bench, request.query.checkpoint, found, chosen)
+    checkpoint = request.query.checkpoint
+    other = None if len(set(found.labels or ())) == 2 else chosen.against
+    contrast = LabelContrast(found.name, chosen.toward, other, bench.texts(checkpoint, found.name))
+    edit = label_edit(bench, checkpoint, "label", contrast, chosen.place)
+    note += told_edit(bench, checkpoint, edit)
     return View(steering_call(request, chosen, pair, measure), note, edit=edit)
 
 
@@ -254,17 +272,26 @@ def chosen_direction(
     return ChosenDirection(first, second, where)
 
 
-def label_edit(bench: Bench, checkpoint: str, found: TextSet, chosen: ChosenDirection) -> str:
-    """The edit that adds the direction of a label of a set once; "" for labels that cannot be written in a line."""
-    toward, against = chosen.toward, None if len(set(found.labels or ())) == 2 else chosen.against
-    other = "" if against is None else f" against {against}"
-    line = f"+1 label {found.name}/{toward}{other} at {chosen.place}"
+def label_edit(bench: Bench, checkpoint: str, kind: str, contrast: LabelContrast, place: str) -> str:
+    """The edit that adds the direction of a label of a set once, of the kind "label" or "probe"; "" for labels that
+    cannot be written in a line."""
+    line = f"+1 {kind} {contrast} at {place}"
     try:
         (change,) = read(line, bench.tokenizer(checkpoint), sets_of(bench, checkpoint))
     except WorkbenchError:
         return ""
-    fits = change.labels is not None and (change.labels.toward, change.labels.against) == (toward, against)
-    return line if fits else ""
+    return line if change.labels == contrast else ""
+
+
+def told_edit(bench: Bench, checkpoint: str, edit: str) -> str:
+    """What an edit of `label_edit` does and costs, as a sentence; "" for no edit."""
+    if not edit:
+        return ""
+    price = price_of_edits(bench, checkpoint, edit)
+    return (
+        " The edit adds the direction from all texts of the set, once, to all tokens of every text that the model then "
+        f"reads or writes; the direction takes {price} the first time, and is then kept."
+    )
 
 
 def probed_layer(bench: Bench, request: TabRequest, progress: Progress | None = None) -> int | str:
@@ -347,6 +374,5 @@ def confused(probe: Probe, layer: int | str) -> str:
     pairs = probe.texts[probe.texts["wrong"]].groupby(["label", "predicted"]).size().sort_values(ascending=False)
     of_label = probe.texts["label"].value_counts()
     told = [f"{count} of {of_label[label]} {label} as {other}" for (label, other), count in pairs.items()]
-    where = "the embedding" if layer == "embed" else f"layer {layer}"
-    read = f"After {where}: {100 * probe.accuracy:.0f} % ± {100 * probe.error:.0f} % are read correctly"
+    read = f"After {place_of(layer)}: {100 * probe.accuracy:.0f} % ± {100 * probe.error:.0f} % are read correctly"
     return f"{read}; wrongly: {', '.join(told[:MOST_LABELS])}." if told else f"{read}."
