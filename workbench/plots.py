@@ -225,7 +225,7 @@ def numbers_beside(scores: Scores) -> go.Scatter:
     """The scores as numbers, each beyond the end of its bar and its error bar."""
     sides = np.where(scores.values < 0, "middle left", "middle right")
     look = {"mode": "text", "textposition": sides, "hoverinfo": "skip", "cliponaxis": False}
-    texts = [f" {value:.3g} " for value in scores.values.tolist()]
+    texts = [f" {value:.3g} ".replace("-", "−") for value in scores.values.tolist()]
     return go.Scatter(x=ends_of_bars(scores), y=np.arange(len(sides), dtype=np.float32), text=texts).update(look)
 
 
@@ -251,7 +251,7 @@ def with_room(values: np.ndarray, share: float = 0.12) -> list[float]:
     """The range of an axis that covers zero and all values, with room for a number beside the longest bars."""
     low, high = min(0.0, np.nanmin(values, initial=0.0)), max(0.0, np.nanmax(values, initial=0.0))
     room = share * ((high - low) or 1.0)
-    room_below = 1.5 * room  # a number to the left of a bar stands near the names
+    room_below = 2.2 * room  # a number to the left of a bar stands near the names, in a narrow window too
     return [float(low - room_below * (low < 0)), float(high + room * (high > 0 or low == 0))]
 
 

@@ -43,6 +43,8 @@ def theme() -> gr.themes.Base:
         input_border_color="*neutral_300",
         input_border_color_dark="*neutral_700",
         input_padding="5px 8px",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",

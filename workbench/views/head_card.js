@@ -78,7 +78,10 @@ function show(told) {
   const who = cell ? `token ${query}` : `token ${query}, the last,`;
   ranking(find(".to"), signed ? `B − A where ${who} looks` : `${who} attends to`, told.looks, told);
   ranking(find(".by"), cell ? `token ${cell.key} is attended to by` : "", told.looked, told);
-  if (!cell) return;
+  if (!cell) {
+    line.textContent = "Point at a cell of the map, or click one to lock it.";
+    return;
+  }
   const token = (index) => make("b", "", texts[index]);
   line.append(`query ${cell.query} `, token(cell.query), ` → key ${cell.key} `, token(cell.key), " ");
   if (cell.key > cell.query) return line.append("masked: the key comes later");

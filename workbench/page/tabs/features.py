@@ -260,8 +260,8 @@ def card_view(
     bench: Bench, request: TabRequest, name: str, number: float | None, progress: Progress | None = None
 ) -> list[Any]:
     """The values of the card of a feature, and of the button that agrees to its price."""
-    if number is None and not name and not usable(bench, request.query.checkpoint):
-        return [{}, asked(None)]
+    if not name and not usable(bench, request.query.checkpoint):
+        return [{}, asked(None)]  # the table above says why
     chosen = chosen_dictionary(bench, request.query.checkpoint, name)
     if number is None:
         scanned = bench.results.get(scan_call(bench, request, chosen))
