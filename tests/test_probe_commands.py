@@ -88,7 +88,7 @@ def test_steer_makes_the_direction_of_other_texts_than_its_prompts(
     for name in expected:
         np.testing.assert_allclose(found[name].values, expected[name].values, rtol=1e-5)
     assert found["loss"].values.shape == (4, 2)
-    assert found["written"].rows == ("w3w4",)  # the labels of its tokens
+    assert found["written"].rows == ("w3w4", "w3w4 (random 1)")  # the labels of its tokens
     assert found["written"].columns == ("-1", "0", "2")
 
 

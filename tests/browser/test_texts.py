@@ -44,6 +44,12 @@ def test_a_set_is_chosen_and_a_row_becomes_the_prompt(visit: Visit):
     expect(page.locator("#interventions .toggle")).to_have_text([edit])
     page.wait_for_function("(edit) => new URL(location).searchParams.get('edits') === edit", arg=edit)
     expect(page.locator("#steering-tools .note")).to_contain_text(f"With {edit}.")
+    written = page.locator("#steered-texts-table tbody tr")  # five strengths, with the direction and with a random one
+    expect(page.locator("#steered-texts-tools .note")).to_contain_text(f"With {edit}.")
+    expect(written).to_have_count(5)
+    steered, random = written.nth(2).locator("td.prose").all_inner_texts()
+    assert steered == random != "" and written.nth(2).locator("td.signed").inner_text() == "0"
+    expect(page.locator("#probe-tools .put-on")).to_contain_text("Edit: +1 probe tiny-olmo/language/")
 
 
 def test_a_pasted_set_is_shown_as_text_and_is_not_in_the_link(visit: Visit, tmp_path: Path):

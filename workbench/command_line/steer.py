@@ -122,10 +122,13 @@ def run(args: argparse.Namespace) -> Report:
             direction,
             _strengths_to_write(args.strengths),
             max_new_tokens=args.tokens,
+            controls=1,
+            seed=seed,
             tokenizer=subject.tokenizer,
             progress=bar(args),
         )
-        note = "surprisal: mean −log p of the written tokens to the model without steering, in nats."
+        note = "surprisal: mean −log p of the written tokens to the model without steering, in nats; (random 1): "
+        note += "the same prompt with a random direction of the same norm."
         shown = grid.table()[["prompt", "strength", "value", "text"]].rename(columns={"value": "surprisal"})
         sections.append(Section("Written texts", grid.table(), [grid], note, shown=shown, results={"written": grid}))
     origin = subject.provenance(args) | {
