@@ -158,7 +158,7 @@ def probe_view(bench: Bench, request: TabRequest, progress: Progress | None = No
     )
     edit = ""
     if can_be_probed(found):
-        checkpoint, place = request.query.checkpoint, place_of(layer_of(bench, request, progress))
+        checkpoint, place = request.query.checkpoint, place_of(probed_layer(bench, request, progress))
         contrast = LabelContrast(found.name, found.labels[0], None, bench.texts(checkpoint, found.name))
         edit = label_edit(bench, checkpoint, "probe", contrast, place)
         note += told_edit(bench, checkpoint, edit).replace("the direction", "this probe's direction", 1)
