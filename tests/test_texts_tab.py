@@ -91,8 +91,8 @@ def test_the_sets_numbers_are_those_of_the_analysis(bench, own):
 def test_the_copied_python_reads_the_same_set(bench, own, tmp_path, monkeypatch):
     csv = tmp_path / "set.csv"
     csv.write_text(CSV)
-    bench.sets._kept["file"] = text_sets.read_set(str(csv), csv, "set.csv")
-    for name in (own.name, "file"):
+    bench.sets._kept[str(csv)] = text_sets.read_set(str(csv), csv, "set.csv")
+    for name in (own.name, str(csv)):
         for view in (tab.means_view, tab.probe_view):
             call = view(bench, request_for(bench, name)).call
             copied = run_copied(code(call, bench), name)["result"]
@@ -322,10 +322,10 @@ def test_the_direction_is_offered_as_an_edit_of_the_page(bench, own):
 def test_the_direction_of_the_probe_is_offered_as_an_edit_which_states_its_price(bench, own):
     request = request_for(bench, own.name, layer=1)
     view = tab.probe_view(bench, request)
-    assert view.edit == f"+1 probe {own.name}/even at layer 1"  # of the first label
+    assert view.edit == f"+1 probe {own.name}/odd at layer 1"  # of the first label
     assert re.search(r"to all tokens of every text .* takes about [\d.]+ s the first time", view.note)
     model, tokenizer = bench.load(bench.default)
-    direction = probe_layer(model, Texts.of(tokenizer, TEXTS, LABELS), layer=1).direction("even")
+    direction = probe_layer(model, Texts.of(tokenizer, TEXTS, LABELS), layer=1).direction("odd")
     call = Call.of(token_losses, ModelOf(bench.default, view.edit), TokensOf(bench.default, PROMPT))["loss"]
     before = price_of(bench, call), price_of(bench, call.unedited)
     with model.tapped(edits=direction.edit()):
