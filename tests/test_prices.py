@@ -182,7 +182,7 @@ def test_a_panel_waits_for_a_click_and_shows_cached_results_at_once(new_bench):
 
 def test_prices_are_said_in_round_numbers():
     assert [duration(seconds) for seconds in (0.04, 0.44, 1.26, 15.4, 89, 100, 5600, 20000)] == [
-        "0.0 s", "0.4 s", "1 s", "15 s", "89 s", "2 min", "2 h", "6 h",
+        "0.1 s", "0.4 s", "1 s", "15 s", "89 s", "2 min", "2 h", "6 h",
     ]  # fmt: skip
     assert str(Price(15.2, 15.2, 8.2e8)) == "about 15 s, 0.8 GB"
     assert str(Price(60, 3600, 0)) == "60 s to 60 min"

@@ -91,7 +91,7 @@ def pass_flops(model: Reader, tokens: float, blocks: float | None = None, *, log
 
 
 def duration(seconds: float) -> str:
-    """A time with one or two digits: 0.4 s, 15 s, 3 min, 2 h."""
+    """A time with one or two digits: 0.1 s (or less), 0.4 s, 15 s, 3 min, 2 h."""
     for unit, name in ((3600, "h"), (60, "min")):
         if seconds >= 1.5 * unit:
             return f"{_rough(seconds / unit)} {name}"
@@ -99,4 +99,4 @@ def duration(seconds: float) -> str:
 
 
 def _rough(number: float) -> str:
-    return f"{number:.1f}" if number < 1 else f"{float(f'{number:.2g}'):.0f}"
+    return f"{max(number, 0.1):.1f}" if number < 1 else f"{float(f'{number:.2g}'):.0f}"
