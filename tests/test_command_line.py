@@ -311,7 +311,7 @@ def test_attention_lists_heads_in_order_and_rows_that_sum_to_one(series, table, 
     heads = table("attention", TEXT, "--checkpoint", series, "--by", "previous", "--head", "L1H2", "--head", "L3H0")
     assert len(heads) == 16 and heads["previous"].is_monotonic_decreasing
     for name in ("L1H2", "L3H0"):
-        rows = beside(tmp_path, f"where-{name.lower()}-looks").groupby("query")["value"].sum()
+        rows = beside(tmp_path, f"what-{name.lower()}-attends-to").groupby("query")["value"].sum()
         assert len(rows) == 7 and (rows - 1).abs().max() < 1e-5
 
 
