@@ -35,9 +35,16 @@ from workbench.page.session.calls import Call
 from workbench.page.session.code import code
 from workbench.page.session.edit_lines import checked_edits
 from workbench.page.session.menus import SET
-from workbench.page.session.prices import directions_work, price_of
+from workbench.page.session.prices import Expensive, directions_work, price_of
 from workbench.page.session.requests import Query, Selection, TabRequest
-from workbench.page.session.steered import NEW_TOKENS, WRITTEN_AT, ChosenDirection, telling_answers
+from workbench.page.session.steered import (
+    NEW_TOKENS,
+    WRITTEN_AT,
+    ChosenDirection,
+    steering_call,
+    telling_answers,
+    written_call,
+)
 from workbench.page.session.text_sets import NO_LABELS, OWN, TextSets, format_of, named_set
 from workbench.page.tabs import attribution, compare, hidden_states, training
 from workbench.page.tabs import texts as tab
@@ -334,6 +341,19 @@ def test_the_direction_of_the_probe_is_offered_as_an_edit_which_states_its_price
     np.testing.assert_allclose(run_copied(code(call, bench), "probed")["result"].values, wanted, atol=1e-5)
     twice = ModelOf(bench.default, view.edit.replace("+1", "-2"))
     assert before[0].seconds > before[1].seconds and directions_work(bench, [twice]).flops == 0  # kept
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_the_price_of_finding_the_layer_includes_what_follows(tmp_path, make_model, tokenizer, written):
+    new = small_bench(tmp_path, make_model, tokenizer)
+    request, new.asks_above = request_for(new, new.sets.add("mine.csv", CSV).name), 0.0
+    probe = price_of(new, tab.probe_call(request)).seconds
+    chosen = ChosenDirection("odd", "even", new.shape_of(new.default)[0] - 1)
+    after = written_call(request, chosen) if written else steering_call(request, chosen, (0, 1), "answers")
+    with pytest.raises(Expensive) as raised:
+        tab.chosen_direction(new, request, next(iter(tab.LAYERS)), "", "", lambda _: after, None)
+    assert raised.value.price.seconds > probe
+    assert raised.value.price.seconds == pytest.approx(price_of(new, tab.probe_call(request), after).seconds)
 
 
 def test_labels_that_no_line_can_hold_are_not_offered(bench):

@@ -2,8 +2,9 @@
 between two labels, and the texts written with it."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -198,10 +199,14 @@ def steering_view(
 ) -> View | str:
     """The dose–response of the direction from one label to another, beside random directions of its norm."""
     measure, said = choice(effect, EFFECTS, "effect")
-    chosen = chosen_direction(bench, request, layer, toward, against, progress)
+
+    def call_of(chosen: ChosenDirection) -> Call:  # its price does not depend on the answers
+        return steering_call(request, chosen, (0, 1), measure)
+
+    chosen = chosen_direction(bench, request, layer, toward, against, call_of, progress)
     if isinstance(chosen, str):
         return chosen
-    agree(bench, request, steering_call(request, chosen, (0, 1), measure))
+    agree(bench, request, call_of(chosen))
     tokenizer = bench.tokenizer(request.query.checkpoint)
     answers = telling_answers(bench, request, chosen) if not (answer and instead) else (0, 0)
     pair = (
@@ -230,7 +235,7 @@ def written_view(
     """The values of the table of texts that are written with the direction, of its heading, and of the agreement
     button."""
     try:
-        chosen = chosen_direction(bench, request, layer, toward, against, progress)
+        chosen = chosen_direction(bench, request, layer, toward, against, partial(written_call, request), progress)
         if isinstance(chosen, str):
             return [{}, written_about(chosen), asked(None)]
         call = written_call(request, chosen)
@@ -254,11 +259,17 @@ def written_about(note: str = "") -> dict[str, Any]:
 
 
 def chosen_direction(
-    bench: Bench, request: TabRequest, layer: str, toward: str, against: str, progress: Progress | None
+    bench: Bench,
+    request: TabRequest,
+    layer: str,
+    toward: str,
+    against: str,
+    call_of: Callable[[ChosenDirection], Call],
+    progress: Progress | None,
 ) -> ChosenDirection | str:
     """The direction that the controls choose: the labels that are named, or the first two of the set, and its layer.
-    For a set without two labels, a sentence. Raises Expensive if the best layer is wanted and its price is not agreed
-    to."""
+    For a set without two labels, a sentence. Raises Expensive if the best layer is wanted and the price of finding it,
+    and of the call that uses the direction, is not agreed to."""
     best, found = choice(layer, LAYERS, "layer"), chosen_set(bench, request)
     if found.labels is None:
         return NO_LABELS
@@ -268,8 +279,9 @@ def chosen_direction(
     first = toward or next(name for name in names if name != against)
     second = against or next(name for name in names if name != first)
     best = best and can_be_probed(found)
-    where = probed_layer(bench, replace(request, selection=Selection(texts=found.name)) if best else request, progress)
-    return ChosenDirection(first, second, where)
+    wanted = replace(request, selection=Selection(texts=found.name)) if best else request
+    then = call_of(ChosenDirection(first, second, bench.shape_of(request.query.checkpoint)[0] - 1))  # as long as any
+    return ChosenDirection(first, second, probed_layer(bench, wanted, progress, then))
 
 
 def label_edit(bench: Bench, checkpoint: str, kind: str, contrast: LabelContrast, place: str) -> str:
@@ -294,14 +306,14 @@ def told_edit(bench: Bench, checkpoint: str, edit: str) -> str:
     )
 
 
-def probed_layer(bench: Bench, request: TabRequest, progress: Progress | None = None) -> int | str:
+def probed_layer(bench: Bench, request: TabRequest, progress: Progress | None = None, *then: Call) -> int | str:
     """The selected layer; without one, the layer from which the labels are read best, or "embed"; the last one if the
-    labels cannot be probed."""
+    labels cannot be probed. The price of a probe includes the calls that follow it, `then`."""
     layers, selected = bench.shape_of(request.query.checkpoint)[0], request.selection.layer
     if selected is not None or not can_be_probed(chosen_set(bench, request)):
         return layers - 1 if selected is None else min(selected, layers - 1)
     call = probe_call(request)
-    price = agree(bench, request, call)
+    price = agree(bench, request, call, *(() if bench.results.get(call) is not None else then))
     best = int(result(call, bench, priced(progress, price)).values[0].argmax())
     return best - 1 if best else "embed"
 
