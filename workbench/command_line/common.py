@@ -1,4 +1,4 @@
-"""What several commands need: arguments, loading of checkpoints, reading of texts, progress bars, provenance."""
+"""Functions that several commands use: arguments, loading of checkpoints, reading of texts, progress, provenance."""
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
@@ -303,8 +303,10 @@ def texts_of(args: argparse.Namespace, subject: LoadedCheckpoint) -> Texts:
 
 
 def texts_in_pieces(args: argparse.Namespace, subject: LoadedCheckpoint) -> Iterator[Texts]:
-    """The texts of `texts_of`, some at a time, for a set that may not fit into memory. Errors: those of
-    `Texts.stream`."""
+    """The texts that the arguments name, in parts, one after the other, for a set that may not fit into memory.
+
+    Errors: those of `Texts.stream`.
+    """
     longest = subject.model.config.max_position_embeddings
     return Texts.stream(args.texts, subject.tokenizer, args.text_column, args.label, longest=longest, cut=args.cut)
 

@@ -132,7 +132,10 @@ def run(args: argparse.Namespace) -> Report:
 
 
 def _transcoders(args: argparse.Namespace, checkpoint: str) -> Transcoders:
-    """The transcoders that the arguments name, or the embedded ones. Errors: WorkbenchError if there are none."""
+    """The transcoders that the arguments name; if they name none, those of the checkpoint that come with the workbench.
+
+    Errors: WorkbenchError if the checkpoint has none.
+    """
     if args.cross_layer is not None:
         return {args.cross_layer: features.load_cross_layer(args.cross_layer)}
     names = args.dictionary or [

@@ -265,7 +265,7 @@ class _Asked:
         return d.added(x, amounts, self.feature)
 
     def without(self, ids: Tensor) -> Edit:
-        """The edit that removes what the feature writes in these texts."""
+        """The edit that subtracts, at each token of these texts (batch pos), what the feature writes there."""
         site = self.dictionary.writes
         shape = self.model.run(ids[:1, :1], capture=site)[site].shape[2:]
         return edits.add(site, -self.written(ids).unflatten(-1, shape))

@@ -42,7 +42,7 @@ def checked_labels(
 
 
 def shuffled_labels(labels: np.ndarray, seed: int) -> np.ndarray:
-    """The labels in a random order, from which there is nothing to learn."""
+    """The same labels, randomly assigned to the texts: a control, because they say nothing of their texts."""
     return np.random.default_rng(seed).permutation(labels)
 
 

@@ -101,7 +101,8 @@ class Slot:
         agreement: gr.Button | None = None,
         with_progress: bool = False,
     ) -> Dependency:
-        """Draw a view when the tab's request or one of its controls changes, or when the user agrees to its price.
+        """Register a view, which is drawn when the tab's request or one of the view's controls changes, and when the
+        user agrees to its price.
 
         Args:
             render: called as `render(bench, request, *inputs)` with a `TabRequest`; returns or yields the value of the

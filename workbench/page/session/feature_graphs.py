@@ -57,7 +57,10 @@ def graph_call(bench: Bench, request: TabRequest) -> Call:
 
 
 def checks_call(graph: Call, nodes: int | Sequence[str]) -> Call:
-    """The call of `check_nodes`: a graph with some more of its nodes removed in the model."""
+    """The call that adds to a graph the effect of removing nodes in the model (`check_nodes`).
+
+    nodes: how many, the strongest first, or their names.
+    """
     given = nodes if isinstance(nodes, int) else tuple(nodes)
     return Call.of(check_nodes, *graph.arguments[:3], graph, given).shown_by(None)
 
