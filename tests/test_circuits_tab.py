@@ -11,7 +11,12 @@ from small_series import PROMPT, small_bench
 
 from workbench import TextPairs, checkpoints, circuit, embedded_texts, faithfulness, features, metrics, trajectory
 from workbench.errors import WorkbenchError
+from workbench.page.session import circuit_along_run, circuit_graphs, circuit_requests, prompt_graphs
 from workbench.page.session.cached_results import report_of_call, result
+from workbench.page.session.circuit_along_run import HIGHEST, needed
+from workbench.page.session.circuit_graphs import PROVED, circuit_frames
+from workbench.page.session.circuit_proofs import Proofs, exact_edge, more_edges, whole_curve
+from workbench.page.session.circuit_requests import MOST_DRAWN, Chosen, circuit_call, proof_call
 from workbench.page.session.code import code
 from workbench.page.session.feature_graphs import circuit_tracer_json, graph_call
 from workbench.page.session.prices import Expensive, Price
@@ -22,8 +27,8 @@ from workbench.report import as_csv, as_html
 from workbench.results import Curves
 
 PAIRS, MEASURE = "repeat-pairs", "logit difference"
-HEADS, NEURONS, FEATURES = tab.OF
-CHOSEN = tab.Chosen(PAIRS, MEASURE)
+HEADS, NEURONS, FEATURES = circuit_requests.OF
+CHOSEN = Chosen(PAIRS, MEASURE)
 ROWS = [
     {"clean": "w1 w2 w3 w1", "corrupted": "w1 w4 w3 w1", "answer": " w2", "other": " w4"},
     {"clean": "w5 w6 w7 w5", "corrupted": "w5 w8 w7 w5", "answer": " w6", "other": " w8"},
@@ -55,14 +60,14 @@ def by_hand(bench):
 
 
 def last(bench, request, proofs=None, measure=MEASURE):
-    """The last values of the graph and of its button."""
-    return list(tab.circuit_view(bench, request, tab.Chosen(PAIRS, measure), proofs))[-1]
+    """The last frame of the graph."""
+    return list(circuit_frames(bench, request, Chosen(PAIRS, measure), proofs))[-1]
 
 
 def test_the_graph_holds_the_scores_of_the_analysis_and_its_first_proof(bench, request_of, by_hand):
     model, pairs, options = by_hand
-    first, (value, button, drawn) = list(tab.circuit_view(bench, request_of, CHOSEN))
-    assert first[0]["proof"] == [] and button["visible"] is False and first[2] == drawn == value["key"]
+    first, (value, price, drawn) = list(circuit_frames(bench, request_of, CHOSEN))
+    assert first.value["proof"] == [] and price is None and first.key == drawn == value["key"]
     found = circuit(model, *pairs, **options)
     assert value["every"] == len(found.names) and value["effect"] == found.effect and value["unit"] == "logits"
     names, scores, errors, exact = zip(*value["edges"], strict=True)
@@ -71,31 +76,31 @@ def test_the_graph_holds_the_scores_of_the_analysis_and_its_first_proof(bench, r
     assert len(errors) == sum(error is not None for error in errors)
     np.testing.assert_array_equal(exact[:20], found.top(20).exact)
     assert set(exact[20:]) == {None}
-    proof = faithfulness(model, found, *pairs, **options, sizes=[tab.FIRST])
-    row = next(row for row in value["proof"] if row[0] == tab.FIRST)
+    proof = faithfulness(model, found, *pairs, **options, sizes=[PROVED])
+    row = next(row for row in value["proof"] if row[0] == PROVED)
     shares = proof.values[:, 1].tolist()
-    wanted = [tab.FIRST, shares[0], proof.errors[0, 1], *shares[1:3], proof.deviation[1], *shares[3:]]
+    wanted = [PROVED, shares[0], proof.errors[0, 1], *shares[1:3], proof.deviation[1], *shares[3:]]
     assert row[:-1] == pytest.approx(wanted) and row[-1] == proof.connected[1]
     assert json.loads(json.dumps(value)) == value  # no NaN
 
 
 def test_clicks_add_proofs_of_this_circuit_only(bench, request_of, by_hand):
     model, pairs, options = by_hand
-    proofs = tab.more_edges(bench, request_of, {"edges": 7}, HEADS, PAIRS, MEASURE, tab.Proofs())
-    proofs = tab.more_edges(bench, request_of, {"edges": 9}, HEADS, PAIRS, MEASURE, proofs)
+    proofs = more_edges(bench, request_of, {"edges": 7}, HEADS, PAIRS, MEASURE, Proofs())
+    proofs = more_edges(bench, request_of, {"edges": 9}, HEADS, PAIRS, MEASURE, proofs)
     assert [row[0] for row in last(bench, request_of, proofs)[0]["proof"]][1:3] == [7, 9]
     other = last(bench, request_of, proofs, "probability")[0]
     assert not {7, 9} & {row[0] for row in other["proof"]} and other["unit"] == ""
 
     weak = circuit(model, *pairs, **options).top(30).names[-1]
-    proofs = tab.exact_edge(bench, request_of, {"edge": weak}, HEADS, PAIRS, MEASURE, proofs)
+    proofs = exact_edge(bench, request_of, {"edge": weak}, HEADS, PAIRS, MEASURE, proofs)
     row = next(row for row in last(bench, request_of, proofs)[0]["edges"] if row[0] == weak)
     patched = circuit(model, *pairs, **options, exact=[weak])
     assert row[3] == patched.exact[patched.names.index(weak)] and np.isfinite(patched.exact).sum() == 1
 
-    proofs = tab.whole_curve(bench, request_of, {}, HEADS, PAIRS, MEASURE, proofs)
+    proofs = whole_curve(bench, request_of, {}, HEADS, PAIRS, MEASURE, proofs)
     value = last(bench, request_of, proofs)[0]
-    whole = result(tab.proof_call(request_of, CHOSEN), bench)
+    whole = result(proof_call(request_of, CHOSEN), bench)
     assert {row[0] for row in value["proof"]} == {7, 9, *whole.x.astype(int).tolist()} and "curve" not in value[
         "prices"
     ]
@@ -103,13 +108,13 @@ def test_clicks_add_proofs_of_this_circuit_only(bench, request_of, by_hand):
 
     for data, words in (({"edges": "7"}, "no circuit of '7' edges"), ({"edges": 0}, "no circuit of 0 edges")):
         with pytest.raises(WorkbenchError, match=words):
-            tab.more_edges(bench, request_of, data, HEADS, PAIRS, MEASURE, proofs)
+            more_edges(bench, request_of, data, HEADS, PAIRS, MEASURE, proofs)
     with pytest.raises(WorkbenchError, match="no edge None"):
-        tab.exact_edge(bench, request_of, {}, HEADS, PAIRS, MEASURE, proofs)
+        exact_edge(bench, request_of, {}, HEADS, PAIRS, MEASURE, proofs)
     with pytest.raises(WorkbenchError, match="no edge 'L9H9' in this model"):
         last(bench, request_of, replace(proofs, edges=("L9H9",)))
     with pytest.raises(WorkbenchError, match="no set of pairs 'mine'; choose from repeat-pairs, number-pairs"):
-        list(tab.circuit_view(bench, request_of, tab.Chosen("mine", MEASURE)))
+        list(circuit_frames(bench, request_of, Chosen("mine", MEASURE)))
 
 
 def test_an_expensive_circuit_states_its_price(bench, request_of, monkeypatch):
@@ -118,16 +123,14 @@ def test_an_expensive_circuit_states_its_price(bench, request_of, monkeypatch):
     def refuse(*_, **__):
         raise Expensive(price)
 
-    monkeypatch.setattr(tab, "agree", refuse)
-    (value, button, drawn), *more = list(
-        tab.circuit_view(bench, request_of, tab.Chosen(PAIRS, "whole prediction (KL)"))
-    )
+    monkeypatch.setattr(circuit_graphs, "agree", refuse)
+    (value, button, drawn), *more = list(tab.graph_view(bench, request_of, HEADS, PAIRS, "whole prediction (KL)"))
     assert more == [] and drawn == "" and "edges" not in value and "48 pairs" in value["empty"]
     assert button["visible"] and str(price) in button["value"]
 
 
 def test_the_copied_python_gives_the_same_numbers(bench, request_of):
-    for call in (tab.circuit_call(request_of, CHOSEN), tab.proof_call(request_of, CHOSEN, (5,))):
+    for call in (circuit_call(request_of, CHOSEN), proof_call(request_of, CHOSEN, (5,))):
         source = code(call, bench)
         assert f"pairs = TextPairs.read('tiny-olmo/{PAIRS}', tokenizer)" in source
         names = run_copied(source)
@@ -187,10 +190,10 @@ def test_the_copied_python_of_the_assembly_gives_the_same_numbers(bench, request
 
 
 def test_more_edges_than_can_be_drawn_are_not_followed(bench, request_of, monkeypatch):
-    monkeypatch.setattr(tab, "MOST_DRAWN", 100)
+    monkeypatch.setattr(circuit_along_run, "MOST_DRAWN", 100)
     request, key = agreed(bench, request_of)
     _, value = tab.graph_along_training(bench, request, HEADS, PAIRS, MEASURE, key, 99)
-    assert len(value["edges"]) == tab.FIRST < value["every"] and value["along"]["at"] == 2
+    assert len(value["edges"]) == PROVED < value["every"] and value["along"]["at"] == 2
 
 
 @pytest.mark.parametrize(
@@ -209,8 +212,8 @@ def test_more_edges_than_can_be_drawn_are_not_followed(bench, request_of, monkey
 )
 def test_a_sentence_says_from_which_step_the_circuit_is_needed(own, words):
     rest = [[0.0] * 4, [-0.001] * 4, [0.2] * 4]
-    lines = ["the circuit", "all other edges", "random edges", tab.HIGHEST]
-    said = tab.needed(Curves([own, *rest], lines, [0, 100, 200, 300]), 60)
+    lines = ["the circuit", "all other edges", "random edges", HIGHEST]
+    said = needed(Curves([own, *rest], lines, [0, 100, 200, 300]), 60)
     assert said.startswith(words) and ("too small" in said or said.endswith("keep 0.00, at most 0.20."))
 
 
@@ -242,7 +245,7 @@ def test_the_graph_of_features_holds_the_numbers_of_the_analysis(bench, graph_re
     loaded = {path: features.load(path) for path in folders.values()}
     found = features.attribution_graph(model, bench.tokens(bench.default, PROMPT), loaded, tokenizer=tokenizer)
     assert first["checked"]["nodes"] == 0 and first["key"] == value["key"] and first["edges"] == value["edges"]
-    edges = found.strongest_edges(tab.MOST_DRAWN)
+    edges = found.strongest_edges(MOST_DRAWN)
     names, influence, direct, share = zip(*value["edges"], strict=True)
     assert list(names) == (edges["source_name"] + " → " + edges["target_name"]).tolist()
     np.testing.assert_allclose(np.abs(influence), edges["influence"])
@@ -269,10 +272,10 @@ def test_the_graph_of_features_holds_the_numbers_of_the_analysis(bench, graph_re
 def test_clicks_take_more_nodes_away(bench, graph_request):
     *_, before = of_features(bench, graph_request)
     weak = next(name for name, node in before["nodes"].items() if node["verdict"] == "" and node["effect"])
-    proofs = tab.exact_edge(bench, graph_request, {"edge": weak}, FEATURES, PAIRS, MEASURE, tab.Proofs())
+    proofs = exact_edge(bench, graph_request, {"edge": weak}, FEATURES, PAIRS, MEASURE, Proofs())
     *_, value = of_features(bench, graph_request, proofs)
     assert value["checked"]["nodes"] == 21 and value["nodes"][weak]["verdict"]
-    proofs = tab.more_edges(bench, graph_request, {"edges": 40}, FEATURES, PAIRS, MEASURE, proofs)
+    proofs = more_edges(bench, graph_request, {"edges": 40}, FEATURES, PAIRS, MEASURE, proofs)
     *_, value = of_features(bench, graph_request, proofs)
     assert value["checked"]["nodes"] in (40, 41) and value["offer"]["key"] in bench.offered
     proofs = replace(proofs, edges=(weak, "L1 error @7"))
@@ -298,7 +301,7 @@ def test_the_graph_can_be_taken_along(bench, graph_request):
     assert len(told["nodes"]) == len(kept.nodes) and len(told["links"]) == np.count_nonzero(kept.values)
     assert any(node["clerp"].startswith("raises") for node in told["nodes"])
     with pytest.raises(WorkbenchError, match="only an attribution graph"):
-        circuit_tracer_json(bench, tab.circuit_call(graph_request, CHOSEN))
+        circuit_tracer_json(bench, circuit_call(graph_request, CHOSEN))
 
 
 def test_a_graph_of_features_needs_transcoders_of_the_checkpoint_and_an_agreement(bench, graph_request, monkeypatch):
@@ -312,7 +315,7 @@ def test_a_graph_of_features_needs_transcoders_of_the_checkpoint_and_an_agreemen
     def refuse(*_, **__):
         raise Expensive(price)
 
-    monkeypatch.setattr(tab, "agree", refuse)
+    monkeypatch.setattr(prompt_graphs, "agree", refuse)
     ((value, button, key),) = list(tab.graph_view(bench, graph_request, FEATURES, PAIRS, MEASURE))
     assert "edges" not in value and str(price) in button["value"] and key == ""
 
@@ -328,11 +331,11 @@ def test_the_graph_of_a_changed_model_is_that_of_its_edits(bench, graph_request)
 def test_neurons_can_be_nodes(bench, request_of, by_hand):
     model, pairs, options = by_hand
     *_, (value, _, key) = list(tab.graph_view(bench, request_of, NEURONS, PAIRS, MEASURE))
-    found = circuit(model, *pairs, **options, neurons=tab.NEURONS)
+    found = circuit(model, *pairs, **options, neurons=circuit_requests.NEURONS)
     assert value["every"] == len(found.names) and [edge for edge, *_ in value["edges"]][:9] == list(found.top(9).names)
     ends = {end.removesuffix(" q") for edge, *_ in value["edges"] for end in edge.split(" → ")}
     assert {f"L{layer} N{neuron}" for layer, neuron in value["neurons"]} == {end for end in ends if " N" in end}
-    assert len(value["neurons"]) == tab.NEURONS and value["proof"]
+    assert len(value["neurons"]) == circuit_requests.NEURONS and value["proof"]
     request = replace(request_of, agreed=True)
     _, along = tab.graph_along_training(bench, request, NEURONS, PAIRS, MEASURE, key, 1)
-    assert [edge for edge, *_ in along["edges"]] == list(found.top(tab.FIRST).names) and along["neurons"]
+    assert [edge for edge, *_ in along["edges"]] == list(found.top(PROVED).names) and along["neurons"]

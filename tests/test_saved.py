@@ -8,8 +8,9 @@ from headless import Headless, served
 from small_series import PROMPT, small_bench
 
 from workbench.errors import WorkbenchError
-from workbench.page.build.panel import of_edits, offer
+from workbench.page.build.panel import of_edits
 from workbench.page.session.cached_results import result
+from workbench.page.session.offers import offer
 from workbench.page.session.requests import Query
 from workbench.page.session.saved import saved_calls
 from workbench.page.tabs import saved

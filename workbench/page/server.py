@@ -27,7 +27,6 @@ from workbench.errors import WorkbenchError
 from workbench.interventions import active_lines
 from workbench.mendable import MENDABLE
 from workbench.page.build.page import build
-from workbench.page.build.panel import definition, offer
 from workbench.page.build.slot import log, message
 from workbench.page.guard import BROKEN, SET_ROUTE, Guard, trusted_hosts
 from workbench.page.logins import Logins
@@ -47,6 +46,7 @@ from workbench.page.session.map_requests import (
     thumbnails,
     whole_page,
 )
+from workbench.page.session.offers import definition, offer
 from workbench.page.session.text_sets import SetRequest
 from workbench.page.tabs import TABS, saved
 from workbench.page.theme import theme

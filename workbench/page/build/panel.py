@@ -1,7 +1,5 @@
 """A result as a picture, with a note on how to read it, its definition, its Python, its data and a link."""
 
-import hashlib
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -19,14 +17,13 @@ from workbench.page.session.arguments import TokensOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
-from workbench.page.session.code import code
+from workbench.page.session.offers import offer
 from workbench.page.session.prices import Expensive, Price, agree, priced
 from workbench.page.session.requests import Query, TabRequest
 from workbench.page.session.saved import is_saved
 from workbench.plots import emphasise, marked, narrowed, plot, same_colours, untitled
 from workbench.progress import Progress
 from workbench.results import Grid, Points, Result
-from workbench.views.standalone import described
 from workbench.views.strip import strip, strip_of
 
 NARROW = 33  # columns of a grid that fit beside each other in most windows: 32 heads and the MLP
@@ -261,37 +258,3 @@ def strip_of_result(bench: Bench, call: Call, found: Result, scale: Result) -> d
     high = max((abs(number) for number in scale.values.ravel().tolist() if number == number), default=1.0)
     about = {"signed": scale.signed, "measure": found.value_name, "unit": found.unit, "high": high or 1.0}
     return strip(opened.labels, opened.ids[0].tolist(), scores, **about)
-
-
-def definition(call: Call) -> str:
-    """The docstrings of the functions of a call: idea, formula, units and source; without "Errors:" paragraphs."""
-    told = []
-    for function in dict.fromkeys(part.function for part in call.calls()):
-        text = inspect.getdoc(function) or ""
-        kept = [paragraph for paragraph in text.split("\n\n") if not paragraph.startswith("Errors:")]
-        told.append(f"{function.__module__}.{function.__name__}\n\n" + "\n\n".join(kept))
-    return "\n\n\n".join(told)
-
-
-def offer(bench: Bench, call: Call) -> dict[str, str]:
-    """A call as Python, the definitions of its functions, the key and the file name of its downloads, and one line on
-    where its result comes from, if the result is in the cache."""
-    found = bench.results.get(call)
-    names = dict.fromkeys(needed.name for needed in call.needs() if hasattr(needed, "name"))
-    return {
-        "key": keep(bench, call),
-        "file": call.file_name,
-        "code": code(call, bench),
-        "definition": definition(call),
-        "about": described(getattr(found, "provenance", {"checkpoints": ", ".join(names)})),
-    }
-
-
-def keep(bench: Bench, call: Call) -> str:
-    """Keep a call for downloads of its result (the last 256 are kept); returns its key, an opaque digest."""
-    key = hashlib.sha256(code(call, bench).encode()).hexdigest()[:20]
-    bench.offered[key] = call
-    bench.offered.move_to_end(key)
-    while len(bench.offered) > 256:
-        bench.offered.popitem(last=False)
-    return key

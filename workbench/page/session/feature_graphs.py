@@ -123,6 +123,11 @@ def node_labels(bench: Bench, found: AttributionGraph, call: Call, kept: Sequenc
     return feature_labels(bench.load(chosen.name)[0], small, chosen.value(bench), bench.tokenizer(chosen.name))
 
 
+def key_of_features(request: TabRequest) -> tuple[object, ...]:
+    """The key of an attribution graph: what it is computed from."""
+    return "features", request.query.checkpoint, request.query.prompt, request.query.edits
+
+
 def is_graph(call: Call) -> bool:
     """Whether the result of a call is an attribution graph."""
     return call.function in (attribution_graph, check_nodes)

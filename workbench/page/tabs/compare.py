@@ -22,7 +22,7 @@ from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
 from workbench.generation import generate
 from workbench.page import components
-from workbench.page.build.panel import Panel, View, head_pick, menu, offer
+from workbench.page.build.panel import Panel, View, head_pick, menu
 from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.arguments import (
     FILE_PLACEHOLDERS,
@@ -49,12 +49,13 @@ from workbench.page.session.compared_features import (
 )
 from workbench.page.session.heads import map_value
 from workbench.page.session.menus import choice
+from workbench.page.session.offers import offer
 from workbench.page.session.prices import Expensive, agree, price_of, priced
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.requests import TabRequest
+from workbench.page.session.series_runs import loading_of
 from workbench.page.session.text_requests import TextRequest, checked_settings, text_call
 from workbench.page.tabs.generate import sampling_controls
-from workbench.page.tabs.training import loading_of
 from workbench.progress import Progress
 
 TITLE = "Compare"

@@ -17,7 +17,6 @@ from workbench.features.card import Example, card
 from workbench.features.explain_token import explain_token
 from workbench.features.feature_table import examples, feature_table, with_births, with_names
 from workbench.page import components
-from workbench.page.build.panel import offer
 from workbench.page.build.slot import NOT_QUEUED, Slot, agreement_button, asked
 from workbench.page.compat import event_data
 from workbench.page.session.arguments import ModelOf, ModelsOf, TextsOf
@@ -34,6 +33,7 @@ from workbench.page.session.dictionaries import (
     usable,
 )
 from workbench.page.session.menus import choice
+from workbench.page.session.offers import offer
 from workbench.page.session.prices import Expensive, Planner, agree, priced
 from workbench.page.session.requests import TabRequest
 from workbench.page.session.text_sets import FIRST, TextSet

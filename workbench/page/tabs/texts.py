@@ -17,13 +17,14 @@ from workbench.analyses.text_overview import mean_losses, text_overview, without
 from workbench.errors import WorkbenchError
 from workbench.interventions import LabelContrast, read, typed_token
 from workbench.page import components
-from workbench.page.build.panel import Panel, View, menu, offer
+from workbench.page.build.panel import Panel, View, menu
 from workbench.page.build.slot import Slot, agreement_button, asked
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import cached_value, origin, result
 from workbench.page.session.calls import Call, texts_arguments, tokenizer_argument
 from workbench.page.session.edit_lines import sets_of
 from workbench.page.session.menus import choice
+from workbench.page.session.offers import offer
 from workbench.page.session.prices import Expensive, agree, price_of_edits, priced
 from workbench.page.session.requests import Selection, TabRequest
 from workbench.page.session.steered import (

@@ -11,7 +11,7 @@ from gradio.components import Component
 
 from workbench import corpus, metrics
 from workbench.analyses.support.sample_text import SAMPLE_TEXT
-from workbench.analyses.trajectory import Loading, trajectory
+from workbench.analyses.trajectory import trajectory
 from workbench.checkpoints import Checkpoint, is_here, locate
 from workbench.corpus.training_text import RECIPES
 from workbench.errors import WorkbenchError
@@ -19,7 +19,7 @@ from workbench.generation import generate
 from workbench.page import components
 from workbench.page.build.panel import Panel, View, head_pick, menu, shown_if
 from workbench.page.build.slot import DOWNLOADS, Slot, agreement_button, asked, guarded
-from workbench.page.session.arguments import InterventionsOf, ModelOf, SeriesRun, TextsOf, TokensOf
+from workbench.page.session.arguments import InterventionsOf, ModelOf, TextsOf, TokensOf
 from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, label
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
@@ -29,6 +29,7 @@ from workbench.page.session.menus import OVER, PROMPT, choice
 from workbench.page.session.prices import Expensive, Planner, agree, is_cheap, priced
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.requests import TabRequest
+from workbench.page.session.series_runs import absent, loading_of, series_run, too_few
 from workbench.page.session.text_sets import NO_LABELS, TextSet
 from workbench.page.session.training_text import read_ngram
 from workbench.progress import Progress, steps
@@ -270,30 +271,6 @@ def measured_set(bench: Bench, request: TabRequest, metric: str, over: str) -> T
     """The set of texts that a metric is measured on; None if that is the prompt, or text that the metric chooses."""
     is_chosen = metric in OF_SETS and choice(over, OVER, "text")
     return bench.sets.get(request.selection.texts) if is_chosen or metric == "probe" else None
-
-
-def series_run(bench: Bench, run: Sequence[Checkpoint]) -> SeriesRun:
-    """The checkpoints of a run as an argument: without ids if they are the whole main run."""
-    name = run[-1].name
-    return SeriesRun(name, () if run == bench.main_run(name) else tuple(one.id for one in run))
-
-
-def too_few(bench: Bench, checkpoint: str) -> str:
-    """A sentence that says why the main run of a checkpoint's series cannot be shown: fewer than two checkpoints."""
-    why = absent(bench.run_of(checkpoint), bench.run_here(checkpoint)) or "it has only one checkpoint."
-    return f"There are no checkpoints to compare in {bench.series_of(checkpoint)}: {why}"
-
-
-def absent(whole: list[Checkpoint], here: list[Checkpoint]) -> str:
-    """A sentence on the number of checkpoints that are on this machine; empty if all are."""
-    if len(here) == len(whole):
-        return ""
-    return f"{len(here)} of its {len(whole)} checkpoints are on this machine; “Fetch the others” downloads the rest."
-
-
-def loading_of(bench: Bench) -> dict[str, Call]:
-    """The option that makes `trajectory` load checkpoints as the page does."""
-    return {"loading": Call.quick(Loading, **bench.options)} if bench.options else {}
 
 
 def metric_call(tokens: TokensOf | TextsOf, metric: str, continuation: str, edits: str = "") -> Call:
