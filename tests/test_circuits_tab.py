@@ -16,7 +16,7 @@ from workbench.page.session.cached_results import report_of_call, result
 from workbench.page.session.circuit_along_run import HIGHEST, needed
 from workbench.page.session.circuit_graphs import PROVED, circuit_frames
 from workbench.page.session.circuit_proofs import Proofs, exact_edge, more_edges, whole_curve
-from workbench.page.session.circuit_requests import MOST_DRAWN, Chosen, circuit_call, proof_call
+from workbench.page.session.circuit_requests import MOST_DRAWN, CircuitChoice, circuit_call, proof_call
 from workbench.page.session.code import code
 from workbench.page.session.feature_graphs import circuit_tracer_json, graph_call
 from workbench.page.session.prices import Expensive, Price
@@ -28,7 +28,7 @@ from workbench.results import Curves
 
 PAIRS, MEASURE = "repeat-pairs", "logit difference"
 HEADS, NEURONS, FEATURES = circuit_requests.OF
-CHOSEN = Chosen(PAIRS, MEASURE)
+CHOSEN = CircuitChoice(PAIRS, MEASURE)
 ROWS = [
     {"clean": "w1 w2 w3 w1", "corrupted": "w1 w4 w3 w1", "answer": " w2", "other": " w4"},
     {"clean": "w5 w6 w7 w5", "corrupted": "w5 w8 w7 w5", "answer": " w6", "other": " w8"},
@@ -61,7 +61,7 @@ def by_hand(bench):
 
 def last(bench, request, proofs=None, measure=MEASURE):
     """The last frame of the graph."""
-    return list(circuit_frames(bench, request, Chosen(PAIRS, measure), proofs))[-1]
+    return list(circuit_frames(bench, request, CircuitChoice(PAIRS, measure), proofs))[-1]
 
 
 def test_the_graph_holds_the_scores_of_the_analysis_and_its_first_proof(bench, request_of, by_hand):
@@ -114,7 +114,7 @@ def test_clicks_add_proofs_of_this_circuit_only(bench, request_of, by_hand):
     with pytest.raises(WorkbenchError, match="no edge 'L9H9' in this model"):
         last(bench, request_of, replace(proofs, edges=("L9H9",)))
     with pytest.raises(WorkbenchError, match="no set of pairs 'mine'; choose from repeat-pairs, number-pairs"):
-        list(circuit_frames(bench, request_of, Chosen("mine", MEASURE)))
+        list(circuit_frames(bench, request_of, CircuitChoice("mine", MEASURE)))
 
 
 def test_an_expensive_circuit_states_its_price(bench, request_of, monkeypatch):

@@ -10,7 +10,7 @@ from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.circuit_graphs import PROVED
-from workbench.page.session.circuit_requests import MOST_DRAWN, Chosen, chosen_pairs, circuit_call, key_text
+from workbench.page.session.circuit_requests import MOST_DRAWN, CircuitChoice, chosen_pairs, circuit_call, key_text
 from workbench.page.session.offers import offer
 from workbench.page.session.prices import Expensive, price_of, priced
 from workbench.page.session.requests import TabRequest
@@ -24,7 +24,7 @@ HIGHEST = "highest of random edges"
 
 
 def along_training(
-    bench: Bench, request: TabRequest, chosen: Chosen, found: Circuit, progress: Progress | None
+    bench: Bench, request: TabRequest, chosen: CircuitChoice, found: Circuit, progress: Progress | None
 ) -> tuple[Call, Call]:
     """The calls of the edges' scores and of the circuit's effect at each checkpoint of the run, with their results in
     the cache.
@@ -66,14 +66,14 @@ def value_along_run(bench: Bench, request: TabRequest, found: Circuit, scores: C
     }
 
 
-def scores_call(bench: Bench, request: TabRequest, chosen: Chosen, found: Circuit) -> Call:
+def scores_call(bench: Bench, request: TabRequest, chosen: CircuitChoice, found: Circuit) -> Call:
     """The scores of all edges along the run; of the circuit's best ones, if some are of neurons, or if there are more
     than can be drawn."""
     few = {"edges": found.top(PROVED).names} if chosen.neurons or len(found.names) > MOST_DRAWN else {}
     return along_run(bench, request, Call.quick(metrics.edge_scores, *chosen_pairs(request, chosen.pairs), **few))
 
 
-def effect_call(bench: Bench, request: TabRequest, chosen: Chosen, found: Circuit) -> Call:
+def effect_call(bench: Bench, request: TabRequest, chosen: CircuitChoice, found: Circuit) -> Call:
     """The effect of the circuit's best edges along the run, beside that of all edges and of random ones."""
     of, (prompts, reads) = circuit_call(request, chosen), chosen_pairs(request, chosen.pairs)
     metric = Call.quick(metrics.circuit_effect, of, size_of(found), prompts, reads, draws=DRAWS)
@@ -86,7 +86,7 @@ def along_run(bench: Bench, request: TabRequest, metric: Call) -> Call:
     return Call.of(trajectory, run, metric, log_x=True, **loading_of(bench))
 
 
-def circuit_in_cache(bench: Bench, request: TabRequest, chosen: Chosen, drawn: str) -> Circuit | None:
+def circuit_in_cache(bench: Bench, request: TabRequest, chosen: CircuitChoice, drawn: str) -> Circuit | None:
     """The circuit that is drawn, if its key is that of the request and the cache has it."""
     is_drawn = drawn == key_text(request, chosen)
     return bench.results.get(circuit_call(request, chosen)) if is_drawn else None

@@ -11,7 +11,7 @@ from workbench.page.session.circuit_proofs import Proofs, known, proof_rows, wit
 from workbench.page.session.circuit_requests import (
     MEASURES,
     MOST_DRAWN,
-    Chosen,
+    CircuitChoice,
     about_pairs,
     circuit_call,
     key_of,
@@ -44,7 +44,7 @@ class GraphFrame(NamedTuple):
 def circuit_frames(
     bench: Bench,
     request: TabRequest,
-    chosen: Chosen,
+    chosen: CircuitChoice,
     proofs: Proofs | None = None,
     progress: Progress | None = None,
 ) -> Iterator[GraphFrame]:
@@ -80,7 +80,7 @@ def circuit_frames(
     yield GraphFrame(value | proved, key=value["key"])
 
 
-def circuit_value(bench: Bench, request: TabRequest, found: Circuit, chosen: Chosen) -> dict[str, Any]:
+def circuit_value(bench: Bench, request: TabRequest, found: Circuit, chosen: CircuitChoice) -> dict[str, Any]:
     """The value of the graph (see circuit_graph.js), without a proof."""
     layers, heads = bench.shape_of(request.query.checkpoint)
     call = circuit_call(request, chosen)

@@ -25,7 +25,7 @@ MEASURES = {
 MOST_DRAWN = 1000  # edges that the browser gets
 
 
-class Chosen(NamedTuple):
+class CircuitChoice(NamedTuple):
     """The choices of the menus: a set of pairs, a measure, and how many neurons are nodes."""
 
     pairs: str
@@ -33,12 +33,12 @@ class Chosen(NamedTuple):
     neurons: int = 0
 
 
-def chosen_by(of: str, pairs: str, measure: str) -> Chosen:
+def chosen_by(of: str, pairs: str, measure: str) -> CircuitChoice:
     """The choices of three menus."""
-    return Chosen(pairs, measure, NEURONS if choice(of, OF, "kind of nodes") == "neurons" else 0)
+    return CircuitChoice(pairs, measure, NEURONS if choice(of, OF, "kind of nodes") == "neurons" else 0)
 
 
-def circuit_call(request: TabRequest, chosen: Chosen, exact: tuple[str, ...] = ()) -> Call:
+def circuit_call(request: TabRequest, chosen: CircuitChoice, exact: tuple[str, ...] = ()) -> Call:
     """The circuit of a set of pairs; with `exact`, these edges are patched in place of the strongest ones."""
     measure = choice(chosen.measure, MEASURES, "measure")[0]
     options: dict[str, Any] = {"exact": exact} if exact else {}
@@ -48,7 +48,7 @@ def circuit_call(request: TabRequest, chosen: Chosen, exact: tuple[str, ...] = (
     )
 
 
-def proof_call(request: TabRequest, chosen: Chosen, sizes: tuple[int, ...] = ()) -> Call:
+def proof_call(request: TabRequest, chosen: CircuitChoice, sizes: tuple[int, ...] = ()) -> Call:
     """The faithfulness of the circuit, for these numbers of edges, or for the default ones."""
     model, *prompts = analysis_arguments(request, chosen.pairs)
     options = {"sizes": sizes} if sizes else {}
@@ -79,11 +79,11 @@ def about_pairs(pairs: str) -> str:
     return about[0].upper() + about[1:]
 
 
-def key_of(request: TabRequest, chosen: Chosen) -> tuple[object, ...]:
+def key_of(request: TabRequest, chosen: CircuitChoice) -> tuple[object, ...]:
     """The key of a circuit: what it is computed from."""
     return request.query.checkpoint, *chosen
 
 
-def key_text(request: TabRequest, chosen: Chosen) -> str:
+def key_text(request: TabRequest, chosen: CircuitChoice) -> str:
     """The key of a circuit as one string."""
     return " ".join(map(str, key_of(request, chosen)))
