@@ -55,22 +55,17 @@ def need_at(model: OlmoForCausalLM, dictionary: Dictionary, feature: int, tokens
         scan, number = _scan(dictionary, tokens), source_with_weights_of(dictionary, model)
         texts = scan.texts.to(model.device)
         amounts = _amounts_of(scan, feature).to(model.device)
-        direction = dictionary.directions[feature, number] / dictionary.scale
     else:
-        texts = _texts(model, tokens)
+        texts, number = _texts(model, tokens), 0
         amounts = _amounts(model, dictionary, feature, texts)
-        direction = None
     active = int((amounts > 0).sum())
     if not active:
         return 0.0
     rise = 0.0
     for rows, ids in texts.padded_batches(_at_a_time(model, dictionary, texts)):
         here = amounts[rows, : ids.shape[1]]
-        if direction is not None:
-            written = here[..., None] * direction
-        else:
-            read = captured({"": model}, dictionary.reads, ids)[:, :, 0]
-            written = dictionary.added(read, here, feature)
+        read = here if dictionary.sources else captured({"": model}, dictionary.reads, ids)[:, :, 0]
+        written = dictionary.added(read, here, feature, number)
         losses = losses_with_added(model, ids, dictionary.writes, -written) - losses_with_added(model, ids)
         rise += float(losses[texts.mask[rows, : ids.shape[1]].cpu()].double().nansum())
     return rise / active

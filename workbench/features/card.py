@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hooks import Edit, OlmoForCausalLM, edits
+from hooks import OlmoForCausalLM
 from workbench.analyses.logit_lens import unembed
-from workbench.analyses.support.next_tokens import next_token_statistics
 from workbench.errors import WorkbenchError
 from workbench.features.dictionary import Dictionary
-from workbench.features.editing import steer
-from workbench.features.reading import Models, by_source, read_by
+from workbench.features.editing import steer, written_in
+from workbench.features.reading import Models, by_source
 from workbench.features.scan import FeatureScan, of
+from workbench.features.token_losses_without import losses_with_added
 from workbench.progress import Progress, part
 from workbench.texts import TextsLike
 from workbench.tokens import Tokenizer, token_labels, vocabulary_labels
@@ -257,18 +257,7 @@ class _Asked:
 
     def written(self, ids: Tensor) -> Tensor:
         """What the feature writes in each text: batch pos d_model, float32."""
-        d = self.dictionary
-        x = read_by(d, self.models, ids)
-        amounts = d.encode(x).of(self.feature)
-        if d.sources:
-            return amounts[..., None] * d.directions[self.feature, self.number] / d.scale
-        return d.added(x, amounts, self.feature)
-
-    def without(self, ids: Tensor) -> Edit:
-        """The edit that subtracts, at each token of these texts (batch pos), what the feature writes there."""
-        site = self.dictionary.writes
-        shape = self.model.run(ids[:1, :1], capture=site)[site].shape[2:]
-        return edits.add(site, -self.written(ids).unflatten(-1, shape))
+        return written_in(self.dictionary, self.feature, self.models, ids, self.number)
 
     def logit_effects(
         self, scan: FeatureScan, top: Tensor, tokenizer: Tokenizer | None, most: int
@@ -300,12 +289,10 @@ class _Asked:
             ids = self.ids(scan, text)
             if ids.shape[1] < 2:
                 continue
-            plain, without = (
-                next_token_statistics(self.model.run(ids, edits=change).logits[:, :-1], ids[:, 1:])["loss"][0].float()
-                for change in ((), self.without(ids))
-            )
-            changes.append(without - plain)
-            active.append(self.written(ids)[0, :-1].ne(0).any(-1))
+            written = self.written(ids)
+            without = losses_with_added(self.model, ids, self.dictionary.writes, -written)
+            changes.append((without - losses_with_added(self.model, ids))[0, 1:])
+            active.append(written[0, :-1].ne(0).any(-1).cpu())
         if not changes:
             return None, None
         change, at = torch.cat(changes).double(), torch.cat(active)

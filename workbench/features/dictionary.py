@@ -223,8 +223,17 @@ class Dictionary:
         """
         return (x if target is None else target).float() - self.reconstruct(x)
 
-    def added(self, x: Tensor, amounts: Tensor, feature: int) -> Tensor:
-        """The change at the site that it writes if a feature is `amounts` (…) more active: … d_model, float32."""
+    def added(self, x: Tensor, amounts: Tensor, feature: int, source: int = 0) -> Tensor:
+        """The change at the site that it writes if a feature is `amounts` (…) more active: … d_model, float32.
+
+        Args:
+            x: the activations that it reads; a crosscoder does not need them.
+            amounts: by how much the feature is more active.
+            feature: its number.
+            source: for a crosscoder, the number of the source whose activation changes.
+        """
+        if self.sources:
+            return amounts[..., None] * (self.directions[feature, source] / self.scale).to(amounts.device)
         direction = self.decoder[feature].to(amounts.device)
         size = self._undo(self._rows(x))[1]  # row 1, or a number
         written = amounts[..., None] * direction

@@ -6,12 +6,12 @@ error out.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from hooks import Edit, edits
+from hooks import Edit, OlmoForCausalLM, edits
 from hooks.where import Where
 from workbench.errors import WorkbenchError
 from workbench.features.dictionary import Dictionary
@@ -79,14 +79,29 @@ def switch_off_in(
     number = dictionary.source(source or "") if dictionary.sources else 0
     model = list(named.values())[number]
     dictionary = dictionary.to(model.device)
-    read = read_by(dictionary, named, tokens.to(model.device))
-    amounts = dictionary.encode(read).of(feature)  # batch pos
-    if dictionary.sources:
-        written = amounts[..., None] * dictionary.directions[feature, number] / dictionary.scale
-    else:
-        written = dictionary.added(read, amounts, feature)
-    shape = [model.sites.sizes[word] for word in model.sites[dictionary.writes].split()[2:]]
-    return edits.add(dictionary.writes, -written.unflatten(-1, shape))
+    return add_flat(model, dictionary.writes, -written_in(dictionary, feature, named, tokens.to(model.device), number))
+
+
+def written_in(
+    dictionary: Dictionary, feature: int, models: Mapping[str, OlmoForCausalLM], ids: Tensor, source: int = 0
+) -> Tensor:
+    """What a feature writes in given texts, computed from the unchanged models: batch pos d_model, float32.
+
+    Args:
+        dictionary: any of the three kinds.
+        feature: its number.
+        models: the models that the dictionary reads, in the order of its sources (`by_source`).
+        ids: batch pos, on the device of the dictionary.
+        source: for a crosscoder, the number of the source in which it writes.
+    """
+    read = read_by(dictionary, models, ids)
+    return dictionary.added(read, dictionary.encode(read).of(feature), feature, source)
+
+
+def add_flat(model: OlmoForCausalLM, site: str, change: Tensor) -> Edit:
+    """The edit that adds a change, batch pos d, at a site whose last dimensions together have d numbers."""
+    shape = [model.sites.sizes[word] for word in model.sites[site].split()[2:]]
+    return edits.add(site, change.unflatten(-1, shape))
 
 
 def set_to(dictionary: Dictionary, feature: int, value: float, positions: Where = None) -> Edit:

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hooks import Edit, OlmoForCausalLM, edits
+from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.analyses.support.next_tokens import next_token_statistics
 from workbench.errors import WorkbenchError
 from workbench.features.dictionary import Dictionary
+from workbench.features.editing import add_flat
 from workbench.features.firing import Firing
 from workbench.features.reading import Models, by_source, captured
 from workbench.progress import Progress, steps
@@ -110,11 +111,6 @@ def _source_numbers(dictionary: Dictionary, sources: Sequence[str] | None) -> li
 def losses_with_added(model: OlmoForCausalLM, ids: Tensor, site: str = "", change: Tensor | None = None) -> Tensor:
     """−log p of each token, with something added at a site: batch pos, NaN at the first."""
     ids = ids.to(model.device)
-    change_of = () if change is None else (_adding(model, site, change.to(model.device)),)
+    change_of = () if change is None else (add_flat(model, site, change.to(model.device)),)
     losses = next_token_statistics(model.run(ids, edits=change_of).logits[:, :-1], ids[:, 1:])["loss"]
     return F.pad(losses.float(), (1, 0), value=torch.nan).cpu()
-
-
-def _adding(model: OlmoForCausalLM, site: str, change: Tensor) -> Edit:
-    shape = [model.sites.sizes[word] for word in model.sites[site].split()[2:]]
-    return edits.add(site, change.unflatten(-1, shape))
