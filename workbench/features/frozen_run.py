@@ -5,7 +5,7 @@ attention, and norms with constant divisors. So the gradient of a reader with re
 gradient · output is the exact direct effect.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,32 +14,25 @@ from hooks import Edit, OlmoForCausalLM, Run, edits
 from hooks.sites import layer_of
 from workbench.features.dictionary import Dictionary
 from workbench.features.replaced_mlps import ReplacedMLP
-
-HELD = ("blocks.*.attn.pattern", "blocks.*.ln1.scale", "blocks.*.ln2.scale", "ln_final.scale")
-"""The sites whose activations are frozen at those of the clean run."""
-LAST = "ln_final.normalized"
+from workbench.features.replaced_run import HELD, LAST, ReplacedRun
 
 
 class FrozenRun:
     """Copies of one text in a batch, to take the gradients of as many readers at a time.
 
     Args:
-        model: the model.
-        ids: the text, 1 pos.
-        clean: a run of the text with `HELD` and, if there are any, `constant_sites` captured.
-        mlps: what the MLPs write in this run.
+        of: a run of the text with, if there are any, `constant_sites` captured too.
         copies: the size of the batch.
     """
 
-    def __init__(
-        self, model: OlmoForCausalLM, ids: Tensor, clean: Run, mlps: Sequence[ReplacedMLP], copies: int
-    ) -> None:
+    def __init__(self, of: ReplacedRun, copies: int) -> None:
+        model, clean, mlps = of.model, of.clean, of.mlps
         self.copies = copies
         self.writers = ["embed", *(mlp.writes for mlp in mlps)]
         self.constants = _constants(model, clean)
         readers = [mlp.transcoder.reads for mlp in mlps if mlp.transcoder is not None]
         self.run = model.run(
-            ids.expand(copies, -1),
+            of.ids.expand(copies, -1),
             capture=list(dict.fromkeys([*self.writers, *self.constants, *readers, LAST])),
             edits=[*(edits.patch(site, clean) for site in HELD), *(_cut(mlp) for mlp in mlps)],
             grad=True,

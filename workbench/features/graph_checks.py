@@ -1,13 +1,16 @@
 """How much a logit of the model falls if the output of one node is removed, in runs in which all else may respond."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from hooks import Edit, OlmoForCausalLM, edits
-from workbench.progress import Progress, steps
+from workbench.features.graph import AttributionGraph
+from workbench.features.replaced_mlps import ReplacedMLP
+from workbench.features.replaced_run import HELD, ReplacedRun
+from workbench.progress import Progress, part, steps
 
 CHECKING = "taking away nodes"
 
@@ -23,6 +26,44 @@ class NodeOutput:
 
     position: int
     written: Mapping[str, Tensor]
+
+
+def with_checks(
+    graph: AttributionGraph,
+    run: ReplacedRun,
+    read_out: Tensor,
+    order: Sequence[int],
+    copies: int,
+    progress: Progress | None,
+) -> AttributionGraph:
+    """The graph with what the first logit loses without each of some nodes: `measured` and `held` of its nodes.
+
+    Args:
+        graph: the graph.
+        run: the run that it is of.
+        read_out: the vector that reads the logit, as in `losses_without`.
+        order: the numbers of the nodes, features or errors.
+        copies: the number of runs in a batch.
+        progress: called before and after each batch.
+    """
+    outputs, nodes = [_output(run.mlps, number) for number in order], graph.nodes.copy()
+    runs = {"measured": [], "held": [edits.patch(site, run.clean) for site in HELD]}
+    for number, (name, held) in enumerate(runs.items()):
+        stage = part(progress, 0.5 * number, 0.5 * (number + 1))
+        lost = losses_without(run.model, run.ids, outputs, read_out, copies, stage, held=held)
+        nodes.loc[order, name] = lost.double().numpy()
+    return replace(graph, nodes=nodes)
+
+
+def _output(mlps: Sequence[ReplacedMLP], number: int) -> NodeOutput:
+    """What a feature or error writes, by the number of its node."""
+    for mlp in mlps:
+        if number < len(mlp):
+            written = {mlps[layer].writes: mlp.at(layer)[number] for layer in mlp.layers}
+            return NodeOutput(int(mlp.positions[number]), written)
+        number -= len(mlp)
+    layer, position = divmod(number, len(mlps[0].error))
+    return NodeOutput(position, {mlps[layer].writes: mlps[layer].error[position]})
 
 
 @torch.no_grad()
