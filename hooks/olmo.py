@@ -518,7 +518,9 @@ class OlmoModel(OlmoPreTrainedModel):
         rotary = {kind: embedding(x, position_ids) for kind, embedding in self.rotary_emb.items()}
 
         if taps is not None:
-            taps.begin(int(seen), *x.shape[:2])
+            mask = attention_mask if isinstance(attention_mask, Tensor) else None
+            known = input_ids if mask is attention_mask else None
+            taps.begin(int(seen), len(x), x.shape[1], known, mask, past_key_values)
         tap = tap_at(taps)
         if layers.start == 0:
             x = tap("embed", x)

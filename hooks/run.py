@@ -248,6 +248,7 @@ class Hookable(PreTrainedModel):
             around=around,
             resumed=resid is not None,
         )
+        taps.ids_of_resid = None if resid is None else input_ids
         with torch.set_grad_enabled(grad), suppress(AllSeen):
             output = self(
                 input_ids=input_ids if resid is None else None,
@@ -321,6 +322,20 @@ class Hookable(PreTrainedModel):
             _laid.setdefault(key, []).append(_Laid(captures, changes, lists, taps))
         try:
             yield runs
+        finally:
+            for key in keys:
+                _laid[key].pop()
+                if not _laid[key]:
+                    del _laid[key]
+
+    @contextmanager
+    def untapped(self) -> Iterator[None]:
+        """Suspend the `tapped()` blocks that are open for this model in this thread while the `with` block is open."""
+        keys = [(threading.get_ident(), id(model)) for model in {self, self.base_model}]
+        for key in keys:
+            _laid.setdefault(key, []).append(NOTHING_LAID)
+        try:
+            yield
         finally:
             for key in keys:
                 _laid[key].pop()

@@ -7,7 +7,7 @@ A layer without captures and edits uses an `Untapped`, whose call returns its ar
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,8 +19,13 @@ from .sites import HEADS, Sites, axis_of, layer_of, position_axis
 from .where import Chosen, Field, Places, head_numbers, heads_of, index_into, is_by_text, put
 
 QUERY_KEY_SITES = ("attn.scores", "attn.pattern")
+IDS = "ids_of_positions"
+"""The attribute of a cache that holds the token ids of its positions, if an edit needed them."""
 COMPUTED_IN_PARTS = (*QUERY_KEY_SITES, "attn.result")
 Callbacks: TypeAlias = tuple[Callable[[dict[str, Tensor]], None] | None, Callable[[Tensor], None] | None]
+
+
+Value: TypeAlias = Tensor | Mapping[str, Tensor] | Callable[[Tensor], Tensor] | None
 
 
 class AllSeen(Exception):
@@ -91,7 +96,8 @@ class Edit:
             None means all.
         value: the second argument of `function`. A tensor is converted to the dtype and device of `selected` and cut to
             the positions of this forward pass. A mapping from site names to captured tensors (for instance a `Run`)
-            supplies the same site, heads and positions.
+            supplies the same site, heads and positions. A function gives the tensor of the whole site for the token
+            ids of the sequence so far (batch pos); it is called in each forward pass.
         reads: another site, which the forward pass reaches before this one; not a glob. `function` is then called as
             `function(selected, read)`, with the activation of that site at the same positions, after its own edits.
             Such an edit has no heads and no value.
@@ -104,7 +110,7 @@ class Edit:
     function: Callable[..., Tensor]
     heads: Field = Field()
     positions: Field = Field()
-    value: Tensor | Mapping[str, Tensor] | None = None
+    value: Value = None
     reads: str | None = None
 
     def __post_init__(self) -> None:
@@ -120,7 +126,8 @@ class _Change:
         edit: the edit as it was given.
         heads: the heads of this site that it selects.
         value: the second argument of the edit's function, if any.
-        whole: whether `value` is the whole site of another run, of which heads and positions are still to be selected.
+        whole: whether the value is that of the whole site, of which heads and positions are still to be selected.
+        of_ids: the function that gives the second argument for the token ids, if any.
         strict: whether positions outside the sequence are an error.
         reads: the site whose activation is the second argument of the edit's function, if any.
     """
@@ -131,6 +138,7 @@ class _Change:
     whole: bool
     strict: bool
     reads: str | None = None
+    of_ids: Callable[[Tensor], Tensor] | None = None
 
 
 class Untapped:
@@ -171,6 +179,8 @@ class Taps:
     Attributes:
         present: the positions of this forward pass in the whole sequence.
         texts: the number of texts in the batch of this forward pass.
+        ids: the token ids of the sequence so far, batch pos; None if they are not known or no edit needs them.
+        ids_of_resid: the token ids of the residual stream that the call starts from, if the caller gave them.
         continues: whether this forward pass continues the sequence of the previous one.
         recorded: the captured tensors by site.
         read: the sites that edits of other sites read: their tensors, once this forward pass has reached them.
@@ -201,6 +211,8 @@ class Taps:
         self.recorded: dict[str, Tensor] = {}
         self.read: dict[str, Tensor | None] = {}
         self.present, self.texts, self.continues = range(0), 0, False
+        self.ids: Tensor | None = None
+        self.ids_of_resid: Tensor | None = None
         self.resid: Tensor | None = None
         for capture in captures:
             for site in self._reached(capture.site):
@@ -214,18 +226,48 @@ class Taps:
                 self.edits.setdefault(site, []).append(self._change(edit, site, strict))
         self.looked_at = {layer_of(site)[0] for site in (*self.captures, *self.edits, *self.read)}
 
-    def begin(self, start: int, texts: int, length: int) -> None:
-        """Prepare for a forward pass over `texts` texts, with `length` new positions after `start` cached positions."""
+    def begin(
+        self,
+        start: int,
+        texts: int,
+        length: int,
+        ids: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: object = None,
+    ) -> None:
+        """Prepare for a forward pass over `texts` texts, with `length` new positions after `start` cached positions.
+
+        `ids` are the token ids of the new positions, `mask` is the attention mask and `cache` is what the pass extends;
+        None if they were not given.
+        """
         self.recorded = {}
         self.read = dict.fromkeys(self.read)
         if self.started is not None:
             self.started(self.recorded)
         self.continues = 0 < start == self.present.stop
         self.present, self.texts = range(start, start + length), texts
+        if any(change.of_ids is not None for changes in self.edits.values() for change in changes):
+            self.ids = self._ids_so_far(start, self.ids_of_resid if ids is None else ids, mask, cache)
         for capture in self.captures.values():
             self.numbers(capture.rows, self.strict)
         for change in (change for changes in self.edits.values() for change in changes):
             self.numbers(change.edit.positions, change.strict)
+
+    def _ids_so_far(self, start: int, new: Tensor | None, mask: Tensor | None, cache: object) -> Tensor | None:
+        """The token ids of the sequence so far. None if they are not known, if a text has padding before a token, or if
+        several texts go on from a cache, whose rows a beam search may have exchanged.
+
+        Those of cached positions are kept with the cache, because a generation may open a `tapped()` block a step.
+        """
+        padded = mask is not None and (mask.dim() != 2 or bool((mask[:, 1:] > mask[:, :-1]).any()))
+        known: Any = None if cache is None else vars(cache).get(IDS)
+        found = None if padded else new
+        if found is not None and start:
+            one_text = known is not None and len(known) == len(found) == 1
+            found = torch.cat([known[:, :start], found], 1) if one_text and known.shape[1] >= start else None
+        if cache is not None:
+            vars(cache)[IDS] = found
+        return found
 
     def numbers(self, positions: Chosen, strict: bool) -> list[Sequence[int]]:
         """Positions as indices into the sequence so far: one row for all texts, or one row for each text."""
@@ -279,10 +321,13 @@ class Taps:
 
     def _change(self, edit: Edit, site: str, strict: bool) -> _Change:
         """The edit resolved for one site."""
-        whole = isinstance(edit.value, Mapping)
-        value = self._source(site, edit.value) if isinstance(edit.value, Mapping) else edit.value
+        heads, given = self._heads(site, edit.heads), edit.value
         reads = None if edit.reads is None else self._read_site(site, edit.reads)
-        return _Change(edit, self._heads(site, edit.heads), value, whole, strict, reads)
+        if given is None or isinstance(given, Tensor):
+            return _Change(edit, heads, given, False, strict, reads)
+        if isinstance(given, Mapping):
+            return _Change(edit, heads, self._source(site, given), True, strict, reads)
+        return _Change(edit, heads, None, True, strict, reads, given)
 
     def _read_site(self, site: str, reads: str) -> str:
         """The name of the site that an edit of `site` reads; its tensor is kept for the edit."""
@@ -442,7 +487,8 @@ class Tap:
         """x after one edit at one site: select, call the function, check its result, write it back."""
         shape = self.taps.sites[site]
         axis = position_axis(shape)
-        value = None if change.value is None else change.value.to(device=x.device, dtype=x.dtype)
+        value = change.value if change.of_ids is None else self._of_ids(site, change.of_ids)
+        value = None if value is None else value.to(device=x.device, dtype=x.dtype)
         n_rows = None  # length of the position axis of the value; None if there is no such axis, or its length is 1
         if value is not None and value.dim() == x.dim() and (change.whole or value.shape[axis] != 1):
             n_rows = value.shape[axis]
@@ -464,6 +510,15 @@ class Tap:
         if index is None:
             return new
         return put(x, index, new, index[axis] >= 0 if rows is not None and rows.dim() == 2 else None)
+
+    def _of_ids(self, site: str, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """The tensor of a whole site that an edit computes from the token ids."""
+        if self.taps.ids is None:
+            raise WrongValue(
+                f"an edit of {site!r} needs the token ids of the whole sequence, and this forward pass does not know "
+                "them: it starts from a stored residual stream, or its texts are padded on the left"
+            )
+        return function(self.taps.ids)
 
     def _read(self, site: str, rows: Tensor | None) -> Tensor:
         """What this forward pass has at another site, at rows n, or text n; None for all rows."""

@@ -9,13 +9,16 @@ import torch
 from copied import run_copied
 from small_series import PROMPT, small_bench
 
+from hooks import edits
 from tests.test_dictionaries import FEATURES, SITE, random_dictionary
 from workbench import features, interventions, metrics
 from workbench.activations.recording import weights_digest
 from workbench.analyses.logit_lens import logit_lens
+from workbench.analyses.support.cost import pass_flops
 from workbench.errors import WorkbenchError
 from workbench.features.explain_token import explain_token
 from workbench.features.feature_table import examples, feature_table, read_by_logits
+from workbench.features.reading import read_by
 from workbench.page.session.arguments import InterventionsOf, TokenizerOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import cached_value, report_of_call, result
@@ -23,7 +26,7 @@ from workbench.page.session.calls import Call, prompt_arguments
 from workbench.page.session.code import code
 from workbench.page.session.dictionaries import chosen_dictionary, fitting
 from workbench.page.session.edit_lines import checked_edits, edit_code, tapped
-from workbench.page.session.prices import Expensive, price_of
+from workbench.page.session.prices import Expensive, Planner, price_of
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.tabs import features as tab
 from workbench.report import as_csv
@@ -353,13 +356,59 @@ def test_a_crosscoders_feature_is_steered_along_its_direction_in_this_checkpoint
         torch.testing.assert_close(moved, 8 * both.directions[17, number].expand_as(moved), atol=1e-4, rtol=1e-4)
     with pytest.raises(WorkbenchError, match="is not one of those that the crosscoder reads: a, b"):
         change.edit(make_model("olmo2", seed=7))
-    (off,) = interventions.read(f"feature {tmp_path / 'both'}/17 off")
-    with pytest.raises(WorkbenchError, match=r"in given texts with features\.switch_off_in"):
-        off.edit(models["a"])
     written = edit_code(change, "model", "tokenizer", load=features.load)
     edit = eval(written, {"interventions": interventions, "model": models["b"]})
     by_hand = features.steer(both, 17, 8.0, source="b")
     assert torch.equal(*(models["b"].run(ids, edits=[one]).logits for one in (edit, by_hand)))
+
+
+@pytest.mark.parametrize(("words", "share"), [("off", 0.0), ("× 0.5", 0.5)])
+def test_a_crosscoders_feature_is_switched_off_as_active_as_in_its_unchanged_sources(
+    make_model, tmp_path, words, share
+):
+    models = {name: make_model("olmo2", seed=seed) for seed, name in enumerate(("a", "b"))}
+    weights = [weights_digest(model) for model in models.values()]
+    both = random_dictionary(sources=tuple(models), provenance={"weights": weights})
+    features.save(both, tmp_path / "both")
+    ids = torch.tensor([[5, 17, 3, 42, 8, 9], [5, 17, 3, 42, 1, 2]])
+    n = int(both.encode(read_by(both, models, ids)).indices[0, 3, 0])
+    (change,) = interventions.read(f"feature {tmp_path / 'both'}/{n} {words}")
+    earlier = edits.scale("blocks.0.mlp_out", 0.0)  # of an unchanged source nothing is seen of it
+    for name, model in models.items():
+        (edit,) = interventions.edits_of(model, [change], load_model=models.__getitem__)
+        by_hand = features.switch_off_in(both, n, models, ids, source=name, factor=share)
+        for before in ([], [earlier]):
+            with model.tapped(edits=[*before, edit]):
+                found = model.run(ids).logits
+            wanted = model.run(ids, edits=[*before, by_hand]).logits
+            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+            assert not torch.allclose(found, model.run(ids, edits=before).logits, atol=1e-3)
+    with pytest.raises(WorkbenchError, match="is not one of those that the crosscoder reads: a, b"):
+        change.check(make_model("olmo2", seed=7))
+
+
+def test_a_crosscoders_feature_is_switched_off_on_the_page_at_the_price_of_its_sources(bench, tmp_path):
+    ids = list(bench.known)
+    models = {name: bench.load(name)[0] for name in ids}
+    weights = [weights_digest(model) for model in models.values()]
+    both, place = random_dictionary(sources=tuple(ids), provenance={"weights": weights}), tmp_path / "both"
+    features.save(both, place)
+    page = Bench(list(bench.known.values()), 10**9, dictionaries=[str(place)])
+    opened = page.read(page.default, PROMPT)
+    n = int(both.encode(read_by(both, models, opened.ids)).indices[0, 3, 0])
+    line = checked_edits(page, opened, f"feature {place}/{n} off")
+    steered = checked_edits(page, opened, f"+1 feature {place}/{n}")
+    off, plain = (
+        Call.of(logit_lens, *prompt_arguments(TabRequest(Query(page.default, PROMPT, 1, text), Selection())))
+        for text in (line, steered)
+    )
+    assert Planner(page).work_of_sources(plain).flops == 0
+    passes = [pass_flops(model, opened.ids.numel()) for model in models.values()]
+    assert Planner(page).work_of_sources(off).flops == sum(passes)
+    with tapped(page, (opened.model, page.default, line)):
+        found = opened.model.run(opened.ids).logits
+    by_hand = features.switch_off_in(both, n, models, opened.ids, source=page.default)
+    torch.testing.assert_close(found, models[page.default].run(opened.ids, edits=by_hand).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_an_edit_of_a_feature_changes_the_other_tabs_and_its_python_the_same(bench, folder):

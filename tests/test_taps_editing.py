@@ -241,6 +241,53 @@ def test_edits_hold_at_prefill_and_at_each_decode_step(pair, tokens, strategy):
             assert torch.equal(logits.argmax(-1), text[:, length])
 
 
+def of_ids(ids: Tensor) -> Tensor:
+    """A value that tells each token and each earlier token from others: batch pos d_model."""
+    return ids.cumsum(1)[..., None].expand(*ids.shape, 32) / 50
+
+
+def test_a_value_may_be_computed_from_the_token_ids(model, tokens):
+    """In one run, at some positions, in a run that goes on from a stored residual, and in each step of a generation."""
+    site = "blocks.1.mlp_out"
+    change, wanted = edits.add(site, of_ids), edits.add(site, of_ids(tokens))
+    assert torch.equal(model.run(tokens, edits=change).logits, model.run(tokens, edits=wanted).logits)
+    some, by_hand = (
+        edits.add(site, of_ids, positions=[2, 4]),
+        edits.add(site, of_ids(tokens)[:, [2, 4]], positions=[2, 4]),
+    )
+    assert torch.equal(model.run(tokens, edits=some).logits, model.run(tokens, edits=by_hand).logits)
+    resid = model.run(tokens, stop_at_layer=1).resid
+    resumed = model.run(tokens, resid=resid, start_at_layer=1, edits=change)
+    assert torch.equal(resumed.logits, model.run(tokens, resid=resid, start_at_layer=1, edits=wanted).logits)
+    with pytest.raises(ValueError, match="needs the token ids of the whole sequence"):
+        model.run(resid=resid, start_at_layer=1, edits=change)
+    cache = DynamicCache(config=model.config)
+    for part in (tokens[:1, :3], tokens[:1, 3:4], tokens[:1, 4:]):
+        with model.tapped(edits=change):
+            found = model.run(part, past_key_values=cache).logits
+    whole = model.run(tokens[:1], edits=edits.add(site, of_ids(tokens[:1]))).logits
+    assert_close(found, whole[:, 4:])
+
+
+@pytest.mark.parametrize("mask", ([0, 1, 1], [1, 0, 1]))
+def test_a_value_of_token_ids_is_refused_where_padding_comes_before_a_token(model, tokens, mask):
+    with pytest.raises(ValueError, match="padded on the left"):
+        model.run(tokens[:1, :3], torch.tensor([mask]), edits=edits.add("embed", of_ids))
+    cache = DynamicCache(config=model.config)
+    with pytest.raises(ValueError, match="token ids"), model.tapped(edits=edits.add("embed", of_ids)):
+        for part in (tokens[:2, :3], tokens[:2, 3:]):  # two texts, whose rows of the cache a beam search may exchange
+            model.run(part, past_key_values=cache)
+
+
+def test_blocks_around_are_suspended(model, tokens):
+    plain = model.run(tokens).logits
+    with model.tapped(edits=edits.zero("blocks.1.mlp_out")), model.untapped():
+        assert torch.equal(model.run(tokens).logits, plain) and not model.tapped_edits
+        with model.tapped(edits=edits.zero("embed")):
+            assert not torch.equal(model.run(tokens).logits, plain)
+    assert torch.equal(model(tokens).logits, plain)
+
+
 def test_generation_with_edits_refuses_a_wrong_site(model, tokens):
     with pytest.raises((KeyError, ValueError), match="nowhere"):
         model.generate(tokens, max_new_tokens=1, edits=[edits.zero("nowhere")])

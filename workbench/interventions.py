@@ -12,7 +12,8 @@ One change a line; a `#` before a line switches it off. What is changed:
     token 7 at the embedding      the embedding of a token
     L2H5 at token 7               one of the first two, at positions only
     feature DICTIONARY/417        what a feature of a dictionary writes (see `features.load` for the names; an embedded
-                                  one needs its last part only: feature blocks.2.resid_post/417)
+                                  one needs its last part only: feature blocks.2.resid_post/417); one of a crosscoder
+                                  as active as in the unchanged models, all of which run on each text
     blocks.2.attn.z heads=5       any site or glob of `model.sites`, with heads= and positions= where needed
 
 How it is changed:
@@ -45,7 +46,7 @@ import torch
 from torch import Tensor
 
 from hooks import Edit, HooksError, OlmoForCausalLM, edits
-from workbench import features
+from workbench import checkpoints, features
 from workbench.analyses.directions import label_direction
 from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.labels import labels_of, two_groups
@@ -102,10 +103,15 @@ class ReadingTokenizer(Tokenizer, Protocol):
 
 
 LoadDictionary = Callable[[str], features.Dictionary]
+LoadModel = Callable[[str], OlmoForCausalLM]
 ReadSet = Callable[[str, Any], Texts]
 """Reads a set of texts with labels by its name, with a tokenizer."""
 DirectionOf = Callable[["Intervention"], Direction]
 """Gives the direction of a change of the kind "label" or "probe"."""
+
+
+def _model_of(checkpoint: str) -> OlmoForCausalLM:
+    return checkpoints.load(checkpoint)[0]
 
 
 class Target(NamedTuple):
@@ -173,16 +179,21 @@ class Intervention:
         return f"{words} {action}"
 
     def edit(
-        self, model: OlmoForCausalLM, load: LoadDictionary = features.load, direction_of: DirectionOf | None = None
+        self,
+        model: OlmoForCausalLM,
+        load: LoadDictionary = features.load,
+        direction_of: DirectionOf | None = None,
+        load_model: LoadModel = _model_of,
     ) -> Edit:
         """The edit of `hooks.edits` that makes this change in a model. "patch" runs the model on its prompt, without
         any other edit. `load` gives a dictionary of features by its name; `direction_of` gives the direction of a
-        change of the kinds "label" and "probe", in place of `direction`.
+        change of the kinds "label" and "probe", in place of `direction`; `load_model` gives the other sources of a
+        crosscoder, which its features are switched off or scaled with (see `features.switch_off_in`).
 
         Errors: WorkbenchError, with the line, if the model has no such site, layer or head, or no such feature fits it.
         """
         if self.target.feature is not None:
-            return self._of_feature(model, load)
+            return self._of_feature(model, load, load_model)
         self.check(model, load)
         site, *where, _ = self.target
         if self.labels is not None:
@@ -201,7 +212,7 @@ class Intervention:
     def check(self, model: OlmoForCausalLM, load: LoadDictionary = features.load) -> None:
         """Raise WorkbenchError, with the line, if the model has no such site, layer, head or feature."""
         if self.target.feature is not None:
-            self._of_feature(model, load)
+            self._of_feature(model, load, lambda _: model)  # in place of the other sources, so that none is loaded
             return
         layer, layers = re.match(r"blocks\.(\d+)\.", self.target.site), model.config.num_hidden_layers
         if layer and int(layer[1]) >= layers:
@@ -234,18 +245,29 @@ class Intervention:
         except WorkbenchError as error:
             raise WorkbenchError(f"“{self}” cannot be done: {error}") from error
 
-    def _of_feature(self, model: OlmoForCausalLM, load: LoadDictionary) -> Edit:
+    @property
+    def runs_sources(self) -> bool:
+        """Whether the change of a feature runs all sources of its dictionary, if this is a crosscoder."""
+        return self.target.feature is not None and self.kind in ("zero", "scale")
+
+    def _of_feature(self, model: OlmoForCausalLM, load: LoadDictionary, load_model: LoadModel) -> Edit:
         name, _, positions, feature = self.target
         assert feature is not None
         try:
             dictionary = load(name)
             dictionary.check_fits(model)
+            source = dictionary.sources[source_with_weights_of(dictionary, model)] if dictionary.sources else None
+            if self.runs_sources and source is not None:
+                models = {name: model if name == source else load_model(name) for name in dictionary.sources}
+                factor = self.number if self.kind == "scale" else 0.0
+                return features.switch_off_in(
+                    dictionary, feature, models, positions=positions, source=source, factor=factor
+                )
             match self.kind:
                 case "zero":
                     return features.switch_off(dictionary, feature, positions)
                 case "scale":
                     return features.scale(dictionary, feature, self.number, positions)
-            source = dictionary.sources[source_with_weights_of(dictionary, model)] if dictionary.sources else None
             return features.steer(dictionary, feature, self.number, positions, source=source)
         except WorkbenchError as error:
             raise WorkbenchError(f"“{self}” cannot be done: {error}") from error
@@ -295,12 +317,13 @@ def edits_of(
     changes: Iterable[Intervention],
     load: LoadDictionary = features.load,
     direction_of: DirectionOf | None = None,
+    load_model: LoadModel = _model_of,
 ) -> list[Edit]:
-    """The edits that make these changes in a model, in order; `load` and `direction_of` as in `Intervention.edit`.
+    """The edits that make these changes in a model, in order; the other arguments are those of `Intervention.edit`.
 
     Errors: those of `Intervention.edit`.
     """
-    return [change.edit(model, load, direction_of) for change in changes]
+    return [change.edit(model, load, direction_of, load_model) for change in changes]
 
 
 def check_text(changes: Iterable[Intervention], length: int) -> None:

@@ -34,7 +34,6 @@ CARD_VALUE = {
     "silent": HOSTILE,
     "life": {"steps": [0, 5], "norms": [0.0, 1.0], "born": 5, "died": None, "floor": 0.1, "ends": [1.0, 0.9]}
     | {"fires": [0.0, 0.5], "scaled": None},
-    "edits": ["steer"],
 }
 TABLE_VALUE = {
     "summary": HOSTILE,

@@ -7,6 +7,7 @@ error out.
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -57,11 +58,18 @@ def switch_off(dictionary: Dictionary, feature: int, positions: Where = None) ->
 
 
 def switch_off_in(
-    dictionary: Dictionary, feature: int, models: Models, tokens: Tensor, *, source: str | None = None
+    dictionary: Dictionary,
+    feature: int,
+    models: Models,
+    tokens: Tensor | None = None,
+    positions: Where = None,
+    *,
+    source: str | None = None,
+    factor: float = 0.0,
 ) -> Edit:
-    """The edit that takes away what a feature writes in given texts, for any of the three kinds of dictionaries.
+    """The edit that takes away what a feature writes in the unchanged models, for all three kinds of dictionaries.
 
-    How active the feature is is computed once, from the unchanged models. So this works for a crosscoder, which reads
+    How active the feature is is computed from runs without any edit. So this works for a crosscoder, which reads
     several models at once; what is taken away is the activation times the feature's direction in `source`. Positions
     where it is not active do not change a bit.
 
@@ -69,17 +77,44 @@ def switch_off_in(
         dictionary: where the feature is from.
         feature: its number.
         models: the model; for a crosscoder all of its sources by id.
-        tokens: the token ids that the edited model reads, batch pos, without padding on the left.
+        tokens: the token ids that the edited model reads, batch pos, without padding on the left. None takes those of
+            each forward pass: what the feature writes is then computed again for each new text, which costs a pass of
+            all `models` to the site that is read. A pass that does not know its token ids raises `hooks.HooksError`:
+            one that starts from a stored residual stream, texts padded on the left, or several texts from a cache.
+        positions: the positions to change, as in `hooks.edits`; None for all.
         source: for a crosscoder, the source whose model runs.
+        factor: the share of what the feature writes that stays.
 
-    Errors: WorkbenchError for an unknown feature or source, or models that are not those of the dictionary.
+    Errors: WorkbenchError for an unknown feature or source, models that are not those of the dictionary, or a factor
+    that is not finite.
     """
     dictionary.check_feature(feature)
-    named = by_source(dictionary, models)
+    _check_finite(factor)
     number = dictionary.source(source or "") if dictionary.sources else 0
-    model = list(named.values())[number]
-    dictionary = dictionary.to(model.device)
-    return add_flat(model, dictionary.writes, -written_in(dictionary, feature, named, tokens.to(model.device), number))
+    written = _WrittenByIds(dictionary, feature, by_source(dictionary, models), number, factor - 1)
+    value = written if tokens is None else {dictionary.writes: written(tokens)}
+    return Edit(dictionary.writes, torch.add, positions=positions, value=value)
+
+
+class _WrittenByIds:
+    """What a feature writes in texts, times a factor. The texts of the last call are kept."""
+
+    def __init__(
+        self, dictionary: Dictionary, feature: int, models: Mapping[str, OlmoForCausalLM], number: int, factor: float
+    ) -> None:
+        self.model = list(models.values())[number]
+        self.dictionary = dictionary.to(self.model.device)
+        self.feature, self.models, self.number, self.factor = feature, models, number, factor
+        self.last: tuple[Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def __call__(self, ids: Tensor) -> Tensor:
+        """ids: batch pos; returns batch pos and the shape of the site. Equal texts are computed once."""
+        texts, rows = ids.to(self.model.device).unique(dim=0, return_inverse=True)
+        if self.last is None or not torch.equal(self.last[0], texts):
+            written = written_in(self.dictionary, self.feature, self.models, texts, self.number)
+            self.last = texts, _in_shape(self.model, self.dictionary.writes, written)
+        return self.factor * self.last[1][rows]
 
 
 def written_in(
@@ -94,14 +129,21 @@ def written_in(
         ids: batch pos, on the device of the dictionary.
         source: for a crosscoder, the number of the source in which it writes.
     """
-    read = read_by(dictionary, models, ids)
+    with ExitStack() as untapped:
+        for model in models.values():
+            untapped.enter_context(model.untapped())
+        read = read_by(dictionary, models, ids)
     return dictionary.added(read, dictionary.encode(read).of(feature), feature, source)
 
 
 def add_flat(model: OlmoForCausalLM, site: str, change: Tensor) -> Edit:
     """The edit that adds a change, batch pos d, at a site whose last dimensions together have d numbers."""
-    shape = [model.sites.sizes[word] for word in model.sites[site].split()[2:]]
-    return edits.add(site, change.unflatten(-1, shape))
+    return edits.add(site, _in_shape(model, site, change))
+
+
+def _in_shape(model: OlmoForCausalLM, site: str, flat: Tensor) -> Tensor:
+    """batch pos d as batch pos and the dimensions of a site."""
+    return flat.unflatten(-1, [model.sites.sizes[word] for word in model.sites[site].split()[2:]])
 
 
 def set_to(dictionary: Dictionary, feature: int, value: float, positions: Where = None) -> Edit:
@@ -126,8 +168,7 @@ def scale(dictionary: Dictionary, feature: int, factor: float, positions: Where 
     """
     dictionary.check_feature(feature)
     _check_reads_one(dictionary)
-    if not math.isfinite(factor):
-        raise WorkbenchError(f"the factor is {factor}; it should be a finite number")
+    _check_finite(factor)
 
     def written(x: Tensor) -> Tensor:
         d = dictionary.to(x.device)
@@ -188,9 +229,14 @@ def _added(written: Callable[[Tensor], Tensor], strength: float) -> Callable[...
     return function
 
 
+def _check_finite(factor: float) -> None:
+    if not math.isfinite(factor):
+        raise WorkbenchError(f"the factor is {factor}; it should be a finite number")
+
+
 def _check_reads_one(dictionary: Dictionary) -> None:
     if dictionary.sources:
         raise WorkbenchError(
             f"a crosscoder reads {len(dictionary.sources)} models at once, so an edit of one run cannot tell where its "
-            "features are active; steer with one, or take it away in given texts with features.switch_off_in"
+            "features are active; steer with one, or take it away with features.switch_off_in"
         )

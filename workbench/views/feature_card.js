@@ -1,10 +1,9 @@
 // The card of a feature. value: {empty}, a sentence, or {feature, dictionary, facts, raised, lowered, edges, counts, high,
-//   groups, neighbours, called, edits, silent, life, offer}
+//   groups, neighbours, called, silent, life, offer}
 //   facts: [[label, number or null, "percent", "count", "number" or "nats"], …]; raised, lowered: [[token, effect], …]
 //   edges, counts: the histogram of its activations; high: its largest activation, which has full colour
 //   groups: [{title, examples: [{text, position, at, value, tokens, values}, …]}, …]; `at` is the place in `tokens`
-//   neighbours: [[dictionary, feature, cosine], …]; edits: which of "off" and "steer" can be done with it
-//   silent: a sentence if it is never active
+//   neighbours: [[dictionary, feature, cosine], …]; silent: a sentence if it is never active
 //   life: {steps, norms, born, died, floor, ends, fires, scaled} of a crosscoder along a run; born and died are steps or
 //     null, ends the norms at the ends of the run that differ in data order only; if births were measured on texts, fires
 //     is the share of tokens at which each step has it, and scaled its step of birth after latent scaling
@@ -210,7 +209,6 @@ function draw() {
     neighbours,
     high,
     called,
-    edits,
     silent,
     life: born,
     offer,
@@ -233,7 +231,6 @@ function draw() {
     find(`.${name}`).parentElement.hidden = effects.length === 0;
   }
   histogram(props.value);
-  for (const act of ["off", "steer"]) find(`.${act}`).hidden = !edits.includes(act);
   find(".silent").textContent = silent ?? "";
   find(".life").hidden = !born;
   if (born) life(born);

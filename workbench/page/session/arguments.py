@@ -201,7 +201,9 @@ class InterventionsOf(Argument):
         changes = interventions.read(self.text, bench.tokenizer(self.name), sets_of(bench, self.name))
         for change in changes:
             if change.target.feature is not None:
-                bench.dictionary(change.target.site)  # an error for one that was not named at start
+                dictionary = bench.dictionary(change.target.site)  # an error for one that was not named at start
+                for name in dictionary.sources if change.runs_sources else ():
+                    bench.checkpoint(name)  # the same
         return changes
 
     def code(self, variables: VariableNames) -> str:

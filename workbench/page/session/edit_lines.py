@@ -9,6 +9,7 @@ from hooks import Edit, OlmoForCausalLM
 from workbench import interventions
 from workbench.analyses.support.direction import Direction
 from workbench.errors import WorkbenchError
+from workbench.features import Dictionary
 from workbench.interventions import Intervention
 from workbench.page.session.bench import Bench, OpenedPrompt
 from workbench.page.session.prompts import Prompt, for_browser
@@ -57,7 +58,7 @@ def edits_on(bench: Bench, checkpoint: str, model: OlmoForCausalLM, changes: Ite
             bench.results.put(key, found)
         return found
 
-    return interventions.edits_of(model, changes, bench.dictionary, direction_of)
+    return interventions.edits_of(model, changes, bench.dictionary, direction_of, lambda name: bench.load(name)[0])
 
 
 def direction_key(checkpoint: str, change: Intervention) -> Hashable:
@@ -76,6 +77,14 @@ def checked_edits(bench: Bench, opened: OpenedPrompt, text: object) -> str:
         change.check(opened.model, bench.dictionary)
     interventions.check_text(changes, opened.ids.shape[1])
     return "\n".join(map(str, changes))
+
+
+def crosscoders_run(bench: Bench, checkpoint: str, edits: str) -> list[Dictionary]:
+    """The crosscoders whose features edits switch off or scale, one for each such edit: their sources run on each
+    text."""
+    changes = interventions.read(edits, bench.tokenizer(checkpoint), sets_of(bench, checkpoint))
+    found = [bench.dictionary(change.target.site) for change in changes if change.runs_sources]
+    return [dictionary for dictionary in found if dictionary.sources]
 
 
 def sets_of(bench: Bench, checkpoint: str) -> interventions.ReadSet:

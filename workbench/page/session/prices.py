@@ -7,17 +7,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from hooks import OlmoForCausalLM
 from workbench import interventions
 from workbench.analyses.directions import label_direction
-from workbench.analyses.support.cost import Work, duration, is_planned, planned
+from workbench.analyses.support.cost import Work, duration, is_planned, pass_flops, planned
 from workbench.analyses.trajectory import Metric
 from workbench.checkpoints import Checkpoint
-from workbench.page.session.arguments import Argument, ModelOf, ModelsOf, ResidOf
+from workbench.page.session.arguments import Argument, IdsOf, ModelOf, ModelsOf, PairsOf, ResidOf, TextsOf, TokensOf
 from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Between, Call
-from workbench.page.session.edit_lines import direction_key, sets_of
+from workbench.page.session.edit_lines import crosscoders_run, direction_key, sets_of
 from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress
+from workbench.text_pairs import TextPairs
+from workbench.texts import Texts
 
 NOTHING = Work(0)
 PRICE_SHOWN = 1.0
@@ -58,6 +61,7 @@ def price_of(bench: Bench, *calls: Call, before: Work = NOTHING) -> Price:
     new = [call for call in dict.fromkeys(calls) if bench.results.get(call) is None]
     for call in new:
         work += plan.work(call)
+        work += plan.work_of_sources(call)
     work += directions_work(bench, (needed for call in new for needed in call.needs()))
     work += Work(0, read=sum(plan.to_load.values()))
     names = [needed.name for call in (new or calls) for needed in call.needs() if needed.name in bench.known]
@@ -122,6 +126,24 @@ class Planner:
             work += planned(call.function, *map(self.value, call.arguments), **options)
         return work
 
+    def work_of_sources(self, call: Call) -> Work:
+        """The work of crosscoders whose features edits switch off or scale: a pass of each source over each text of the
+        call. Equal texts in a row are read once (see `features.switch_off_in`)."""
+        needs = list(call.needs())
+        tokens = sum(map(self._tokens, needs))
+        edited = {(one.name, one.edits) for one in needs if isinstance(one, ModelOf) and one.edits}
+        sources = [name for one in edited for found in crosscoders_run(self.bench, *one) for name in found.sources]
+        return sum((Work(pass_flops(self._model(name), tokens)) for name in sources), start=NOTHING)
+
+    def _tokens(self, part: Argument) -> int:
+        """The number of tokens of a text, of a set of texts or of pairs of texts; 0 for another argument."""
+        if isinstance(part, TokensOf | IdsOf):
+            return len(part.ids) if isinstance(part, IdsOf) else self.bench.tokens(part.name, part.text).numel()
+        found = part.value(self.bench) if isinstance(part, TextsOf | PairsOf) else None
+        if isinstance(found, TextPairs):
+            return found.clean.tokens + found.corrupted.tokens
+        return found.tokens if isinstance(found, Texts) else 0
+
     def value(self, part: object) -> Any:  # noqa: ANN401 - whatever the argument is
         """The value of an argument in a plan: no model is loaded, so models may have no weights."""
         if isinstance(part, tuple):
@@ -138,7 +160,7 @@ class Planner:
             return self._of_call(part)
         return part.value(self.bench) if isinstance(part, Argument) else part
 
-    def _model(self, name: str) -> object:
+    def _model(self, name: str) -> OlmoForCausalLM:
         if not self.bench.is_loaded(name):
             self.to_load[name] = self.bench.file_bytes(name)
         return self.bench.outline(name)

@@ -281,7 +281,6 @@ def card_view(
     births, on_set = births_of(bench, request, chosen), births_on_set(bench, request, chosen)
     if births is not None:
         value["life"] = life_value(bench.results.get(on_set) or cached_value(births, bench), feature)
-    value["edits"] = ["steer"] if bench.dictionary(chosen).sources else ["off", "steer"]
     if not found.count:
         value["silent"] = f"It is active at none of the tokens of {set_of(bench, request).counted}."
     return [value, asked(None)]
