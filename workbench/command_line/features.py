@@ -69,29 +69,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="folder of the dictionary or scan; an interrupted run goes on there"
     )
-    train = parser.add_argument_group("train")
-    train.add_argument("--site", metavar="SITE", help="the site that is read, such as blocks.2.resid_post")
-    train.add_argument("--writes", metavar="SITE", help="the site that a transcoder writes (default: --site, an SAE)")
-    train.add_argument(
+    for add in (train_arguments, card_arguments, probe_arguments, born_arguments):
+        add(parser)
+    add_seed(parser, "seed of the weights, of the order of texts and of random groups")
+    add_loading_arguments(parser)
+
+
+def train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that only train reads."""
+    group = parser.add_argument_group("train")
+    group.add_argument("--site", metavar="SITE", help="the site that is read, such as blocks.2.resid_post")
+    group.add_argument("--writes", metavar="SITE", help="the site that a transcoder writes (default: --site, an SAE)")
+    group.add_argument(
         "--features", type=positive, default=2048, metavar="N", help="number of features (default: 2048)"
     )
-    train.add_argument("--k", type=positive, default=16, metavar="N", help="active features per token (default: 16)")
-    train.add_argument(
+    group.add_argument("--k", type=positive, default=16, metavar="N", help="active features per token (default: 16)")
+    group.add_argument(
         "--gate",
         choices=("batchtopk", "topk"),
         default="batchtopk",
         help="active features: the k × tokens largest of a batch, or the k largest of each token (default: batchtopk)",
     )
-    train.add_argument(
+    group.add_argument(
         "--tokens", type=positive, default=3_276_800, metavar="N", help="tokens to train on (default: 3,276,800)"
     )
-    train.add_argument(
+    group.add_argument(
         "--learning-rate", type=float, default=3e-3, metavar="X", help="learning rate of Adam (default: 0.003)"
     )
-    train.add_argument("--half", action="store_true", help="compute the encoder in bfloat16, which is faster")
-    card = parser.add_argument_group("card")
-    card.add_argument("--prompt", metavar="TEXT", help="a text to continue while the feature is steered")
-    card.add_argument(
+    group.add_argument("--half", action="store_true", help="compute the encoder in bfloat16, which is faster")
+
+
+def card_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that only card reads."""
+    group = parser.add_argument_group("card")
+    group.add_argument("--prompt", metavar="TEXT", help="a text to continue while the feature is steered")
+    group.add_argument(
         "--strengths",
         type=float,
         nargs="+",
@@ -99,21 +111,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="strengths to steer with, as multiples of the feature's largest activation (default: 0 1 2)",
     )
-    card.add_argument(
+    group.add_argument(
         "--others", nargs="+", default=[], metavar="NAME", help="further dictionaries in which neighbours are searched"
     )
-    probe = parser.add_argument_group("probe")
+
+
+def probe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that only probe reads."""
+    group = parser.add_argument_group("probe")
     add_position(parser)
-    probe.add_argument(
+    group.add_argument(
         "--best", type=positive, nargs="+", default=[1, 2, 5], metavar="K", help="numbers of features (default: 1 2 5)"
     )
-    born = parser.add_argument_group("born")
-    born.add_argument(
+
+
+def born_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that only born reads."""
+    group = parser.add_argument_group("born")
+    group.add_argument(
         "--weights-only", action="store_true", help="births from the weights alone, without running models"
     )
-    born.add_argument("--sort", default="born", metavar="COLUMN", help="column to sort the features by (default: born)")
-    born.add_argument("--need", action="store_true", help="estimate the loss without each feature at each checkpoint")
-    born.add_argument(
+    group.add_argument(
+        "--sort", default="born", metavar="COLUMN", help="column to sort the features by (default: born)"
+    )
+    group.add_argument("--need", action="store_true", help="estimate the loss without each feature at each checkpoint")
+    group.add_argument(
         "--without",
         type=whole,
         nargs="+",
@@ -121,14 +143,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="features to ablate together: the loss without them at each checkpoint, beside random groups",
     )
-    born.add_argument(
+    group.add_argument(
         "--last",
         type=positive,
         metavar="N",
         help="for --without: measure only the last N tokens of each text (default: all)",
     )
-    add_seed(parser, "seed of the weights, of the order of texts and of random groups")
-    add_loading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
