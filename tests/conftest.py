@@ -1,239 +1,28 @@
-"""Random tiny OLMos of all three families, alone or with transformers' own model of the same weights.
+"""How the tests run: their order, their marks, their random numbers, and the browser.
 
-Every weight is random, including norm weights and biases, because ones and zeros could hide errors; and weights are
-large enough that attention is far from uniform. `model` and `pair` are shared by all tests of a process: a test that
-changes its model makes its own with `make_model` or `make_pair`.
+The process that hands tests to other processes (`-n 2`) reads this file and runs no test. So nothing here imports
+torch, which takes seconds; the fixtures that need it are in `tests/fixtures.py`.
 """
 
 import asyncio
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
-from copy import deepcopy
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-import transformers
-from playwright.sync_api import Browser, Playwright, sync_playwright
-from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import Tensor, nn
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-from hooks import Olmo2Config, Olmo3Config, OlmoConfig, OlmoForCausalLM
-from workbench.imports import uncollected
-from workbench.texts import Texts, as_texts
+from workbench.imports import to_stay, uncollected
 
-# One thread for each test process and its subprocesses: two processes with two threads each on two cores mostly wait
-# for each other.
-torch.set_num_threads(1)
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Playwright
 
-VOCAB = 99
-PAD = 0
-POSITIONS = 14
-
-SIZES = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "pad_token_id": PAD,
-    "eos_token_id": None,
-}
-YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 1024}
-
-FAMILIES: dict[str, tuple[type, type, dict[str, Any]]] = {
-    "olmo": (OlmoConfig, transformers.OlmoForCausalLM, {}),
-    "olmo2": (Olmo2Config, transformers.Olmo2ForCausalLM, {}),
-    "olmo3": (
-        Olmo3Config,
-        transformers.Olmo3ForCausalLM,
-        {
-            "max_position_embeddings": 4096,
-            "sliding_window": 5,
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
-            "rope_parameters": {
-                "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
-                "full_attention": YARN,
-            },
-        },
-    ),
-}
-
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "olmo": ("olmo", {}),
-    "olmo-gqa-tied": ("olmo", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
-    "olmo-mqa-clip": ("olmo", {"num_key_value_heads": 1, "clip_qkv": 0.8}),
-    "olmo-bias": ("olmo", {"attention_bias": True, "hidden_act": "gelu"}),
-    "olmo2": ("olmo2", {}),
-    "olmo2-gqa-bias": ("olmo2", {"num_key_value_heads": 2, "attention_bias": True}),
-    "olmo2-mqa-tied": ("olmo2", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
-    "olmo3": ("olmo3", {}),
-    "olmo3-gqa-bias": ("olmo3", {"num_key_value_heads": 2, "attention_bias": True}),
-    "olmo3-mqa-tied": ("olmo3", {"num_key_value_heads": 1, "tie_word_embeddings": True, "sliding_window": 4}),
-}
-
-GROUPED = pytest.mark.parametrize("case", ["olmo-gqa-tied", "olmo2-gqa-bias", "olmo3-gqa-bias"])
-"""For a test of `pair` to which only the family and shared key-value heads matter."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Our model and transformers' own with the same weights; theirs in `sdpa` and in `eager` attention."""
-
-    ours: OlmoForCausalLM
-    theirs: nn.Module
-    eager: nn.Module
-
-
-@dataclass(frozen=True)
-class Padded:
-    """A batch of three texts of different lengths, padded on the left; `real` is True where a token is."""
-
-    input_ids: Tensor  # batch pos
-    attention_mask: Tensor  # batch pos
-    real: Tensor  # batch pos
-
-
-def config_of(family: str, **options: Any) -> transformers.PretrainedConfig:
-    """A fresh configuration of a tiny model; `options` override the sizes and the family's own options."""
-    config_class, _, own = FAMILIES[family]
-    return config_class(**deepcopy(SIZES | own | options))
-
-
-def randomize(model: nn.Module, seed: int = 0) -> None:
-    """Random weights everywhere: norm weights around one, biases around zero, matrices at 1.5 / sqrt(fan in)."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim == 2:
-                spread = 1.0 if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5
-                parameter.copy_(spread * noise)
-            else:
-                parameter.copy_(0.3 * noise + (1.0 if "norm" in name else 0.0))
-
-
-def build_model(family: str, seed: int = 0, **options: Any) -> OlmoForCausalLM:
-    """Our model of one family with random weights, in evaluation mode."""
-    model = OlmoForCausalLM(config_of(family, **options)).eval()
-    randomize(model, seed)
-    return model
-
-
-def build_pair(family: str, seed: int = 0, **options: Any) -> Pair:
-    """Our model and transformers' two models with the same weights; all must have the same parameter names."""
-    ours = build_model(family, seed, **options)
-    their_class = FAMILIES[family][1]
-    twins = []
-    for attention in ("sdpa", "eager"):
-        twin = their_class._from_config(config_of(family, **options), attn_implementation=attention).eval()
-        twin.load_state_dict(ours.state_dict())
-        twins.append(twin)
-    return Pair(ours, *twins)
-
-
-@cache
-def shared_pair(case: str) -> Pair:
-    family, options = CASES[case]
-    return build_pair(family, **options)
-
-
-def check_unchanged(case: str) -> None:
-    """Check that a test did not change the attention or the mode of a shared pair; drop gradients that it left."""
-    pair = shared_pair(case)
-    for model, attention in ((pair.ours, "sdpa"), (pair.theirs, "sdpa"), (pair.eager, "eager")):
-        assert model.config._attn_implementation == attention, "a test changed the attention of a shared model"
-        assert not any(module.training for module in model.modules()), "a test left a shared model in training mode"
-        model.zero_grad(set_to_none=True)
-
-
-@pytest.fixture(scope="session")
-def make_config() -> Callable[..., transformers.PretrainedConfig]:
-    """`make_config(family, **options)`: a fresh tiny configuration."""
-    return config_of
-
-
-@pytest.fixture(scope="session")
-def make_model() -> Callable[..., OlmoForCausalLM]:
-    """`make_model(family, seed=0, **options)`: a fresh model with random weights."""
-    return build_model
-
-
-@pytest.fixture(scope="session")
-def make_pair() -> Callable[..., Pair]:
-    """`make_pair(family, seed=0, **options)`: a fresh model and transformers' twins of it."""
-    return build_pair
-
-
-@pytest.fixture(params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def model(family: str) -> Iterator[OlmoForCausalLM]:
-    """Our model of each family; shared, not to be changed."""
-    yield shared_pair(family).ours
-    check_unchanged(family)
-
-
-@pytest.fixture
-def pair(case: str) -> Iterator[Pair]:
-    """Ours and theirs for each family and variant; shared, not to be changed."""
-    yield shared_pair(case)
-    check_unchanged(case)
-
-
-@pytest.fixture(scope="session")
-def tokens() -> Tensor:
-    """Two random texts, without padding: batch pos."""
-    return torch.randint(1, VOCAB, (2, POSITIONS), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(scope="session")
-def many_texts() -> Texts:
-    """23 random texts of different lengths, 24 tokens in the first four and 175 in all."""
-    generator = torch.Generator().manual_seed(3)
-    lengths = [5, 9, 3, 7, *range(4, 12), *(6, 13) * 3, 8, 10, 4, 5, 7]
-    return as_texts([torch.randint(1, VOCAB, (length,), generator=generator) for length in lengths])
-
-
-@pytest.fixture(scope="session")
-def other_tokens() -> Tensor:
-    """Two other random texts of the same length: batch pos."""
-    return torch.randint(1, VOCAB, (2, POSITIONS), generator=torch.Generator().manual_seed(2))
-
-
-@pytest.fixture(scope="session")
-def padded() -> Padded:
-    """Three texts of 14, 11 and 6 tokens, padded on the left."""
-    input_ids = torch.randint(1, VOCAB, (3, POSITIONS), generator=torch.Generator().manual_seed(3))
-    real = torch.arange(POSITIONS) >= torch.tensor([0, 3, 8])[:, None]
-    return Padded(input_ids.where(real, torch.tensor(PAD)), real.long(), real)
-
-
-@pytest.fixture(scope="session")
-def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """A tokenizer of one word a token: `pad w1 w2 … w98`."""
-    vocabulary = {"pad": PAD} | {f"w{index}": index for index in range(1, VOCAB)}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="pad"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token="pad", padding_side="left")
-
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of subprocesses too
 
 SLOW_FILES = frozenset(  # files that `make quick` leaves out
     [
@@ -333,10 +122,32 @@ LONGEST_FILES = (  # without those that drive the browser; the longest first
 )
 
 
+QUICK = "not slow and not browser"
+"""The marks of `make quick`."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the order of files in parallel runs; pytest-xdist would begin with those of the most tests."""
+    """Import the fixtures where tests run, and keep the order of files in parallel runs.
+
+    pytest-xdist would begin with the files of the most tests.
+    """
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
+    if config.getoption("dist", "no") == "no" or hasattr(config, "workerinput"):
+        with uncollected():
+            config.pluginmanager.import_plugin("tests.fixtures")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Whether `make quick` leaves out a file or folder: to import it and deselect its tests would take seconds."""
+    return True if config.getoption("markexpr") == QUICK and marks_of(collection_path) else None
+
+
+def marks_of(path: Path) -> set[str]:
+    """The marks of all tests of a file or folder."""
+    if "browser" in (path.name, path.parent.name):
+        return {"browser"}
+    return {"slow"} if path.stem.removeprefix("test_") in SLOW_FILES else set()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -346,18 +157,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
         places = {name: place for place, name in enumerate(LONGEST_FILES)}
-        items.sort(key=lambda item: -1 if in_browser(item) else places.get(item.path.stem, len(places)))
+        items.sort(key=lambda item: -1 if "browser" in marks_of(item.path) else places.get(item.path.stem, len(places)))
     for item in items:
-        if in_browser(item):
-            item.add_marker("browser")
-        elif item.path.stem.removeprefix("test_") in SLOW_FILES:
-            item.add_marker("slow")
+        for mark in marks_of(item.path):
+            item.add_marker(mark)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Begin each test with the same random numbers, in any order and in any worker."""
-    torch.manual_seed(0)
+    sys.modules["torch"].default_generator.manual_seed(0)  # `torch.manual_seed` formats a stack for other devices
 
 
 @pytest.hookimpl(wrapper=True)
@@ -369,13 +178,13 @@ def pytest_collection() -> Iterator[None]:
 
 def pytest_collection_finish() -> None:
     """Take what the imports made out of garbage collection: a full collection of it takes half a second."""
+    to_stay()
+
+
+def pytest_sessionfinish() -> None:
+    """Take what the tests made out of it too: pytest collects garbage five times before it ends."""
     gc.collect()
-    gc.freeze()
-
-
-def in_browser(item: pytest.Item) -> bool:
-    """Whether a test drives the browser."""
-    return item.path.parent.name == "browser"
+    to_stay()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -400,15 +209,17 @@ def no_event_loop() -> None:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
+def chromium() -> "Iterator[Browser]":
     """One browser for each file: Playwright's synchronous interface runs an event loop in this thread while open."""
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = launch_chromium(playwright)
         yield browser
         browser.close()
 
 
-def launch_chromium(playwright: Playwright) -> Browser:
+def launch_chromium(playwright: "Playwright") -> "Browser":
     """A browser that also runs in a container, and shows scrollbars."""
     return playwright.chromium.launch(
         executable_path=browser_path(shutil.which),
@@ -420,58 +231,3 @@ def launch_chromium(playwright: Playwright) -> Browser:
 def browser_path(which: Callable[[str], str | None]) -> str | None:
     """The system's Chromium or Chrome, or None for the one of `playwright install chromium`."""
     return which("chromium") or which("google-chrome")
-
-
-# Fixtures of the page. They import Gradio on use, because most tests do not need it.
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory, make_model, tokenizer):
-    """A bench over a small series; shared within a file."""
-    from small_series import small_bench
-
-    return small_bench(tmp_path_factory.mktemp("series"), make_model, tokenizer)
-
-
-@pytest.fixture
-def tab_request(bench):
-    """The request of a tab: the last checkpoint, a short prompt, nothing selected."""
-    from small_series import PROMPT
-
-    from workbench.page.session.requests import Query, Selection, TabRequest
-
-    return TabRequest(Query(bench.default, PROMPT, 1), Selection())
-
-
-# Fixtures of a small training text in place of that of the embedded series.
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """A cache folder with the index of the planted training text; for `XDG_CACHE_HOME`."""
-    import planted_cache
-
-    folder = tmp_path_factory.mktemp("cache")
-    planted_cache.put_in_cache(folder)
-    return folder
-
-
-@pytest.fixture
-def index(cache, monkeypatch):
-    """The index of the planted training text, which is also found by the name of the embedded series."""
-    import planted_cache
-
-    from workbench import corpus
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    return corpus.open(planted_cache.CHECKPOINT)
-
-
-@pytest.fixture(scope="session")
-def replay():
-    """The rows of a training on the planted text."""
-    import planted_cache
-
-    from workbench.corpus.replay import Replay
-
-    return Replay.of(planted_cache.made().text.source(), planted_cache.RECIPE)

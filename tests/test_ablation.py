@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES
 from torch import Tensor
 from torch.nn import functional as F
 
 from hooks import OlmoForCausalLM, edits
+from tests.fixtures import FAMILIES
 from workbench.analyses.ablation import METHODS, ablation
 from workbench.errors import WorkbenchError
 

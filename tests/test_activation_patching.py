@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import Pair
 from torch import Tensor
 
 from hooks import Edit, OlmoForCausalLM, edits
+from tests.fixtures import Pair
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.attribution_patching import attribution_patching
 from workbench.errors import WorkbenchError

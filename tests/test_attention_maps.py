@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import Pair
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
+from tests.fixtures import Pair
 from workbench.analyses.attention_maps import attention_maps
 from workbench.errors import WorkbenchError
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
+from tests.fixtures import FAMILIES
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.attribution_patching import attribution_patching
 from workbench.analyses.path_patching import path_patching

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import Pair
 from torch import Tensor
 
 from hooks import OlmoForCausalLM, edits
+from tests.fixtures import Pair
 from workbench.analyses.direct_logit_attribution import (
     by_head,
     by_layer,

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import GROUPED
 from einops import einsum, rearrange, repeat
 from torch import Tensor
 
 from hooks import OlmoForCausalLM, Run, edits
+from tests.fixtures import GROUPED
 
 LAYERS = range(4)
 TEXTS = ["plain", "padded"]

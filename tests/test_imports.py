@@ -3,11 +3,10 @@
 import ast
 import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.sources import SOURCES, imports_of, nodes_of, source_of, tree_of, within
 
 LEVELS = {  # a part imports only from parts of its own level or lower levels
     "app": 12,
@@ -66,21 +65,8 @@ ONLY_IN = {
     "gradio": (*PAGE_WITH_COMPONENTS, "workbench.page.server"),
     "plotly": ("workbench.plots",),
 }
-SOURCES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted([ROOT / "app.py", *ROOT.glob("hooks/**/*.py"), *ROOT.glob("workbench/**/*.py")])
-    if path.exists()
-}
-
-
-@cache
-def tree_of(module: str) -> ast.Module:
-    """The syntax tree of a module's source."""
-    return ast.parse(SOURCES[module].read_text())
-
-
-def within(module: str, part: str) -> bool:
-    return module == part or module.startswith(part + ".")
+OURS = ("app", "hooks", "workbench")
+BEFORE_THE_DOOR = [name for name in SOURCES if name not in ("hooks.compat", "workbench.page.compat")]
 
 
 def part_of(module: str) -> str | None:
@@ -88,40 +74,27 @@ def part_of(module: str) -> str | None:
     return next((part for part in LEVELS if within(module, part)), None)
 
 
-@cache
-def imports_of(module: str) -> set[str]:
-    """The absolute names of all modules that a module imports, at any place in its source."""
-    found = set()
-    for node in ast.walk(tree_of(module)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            source = source_of(module, node)
-            found |= {name if (name := f"{source}.{alias.name}") in SOURCES else source for alias in node.names}
-    return found
-
-
-def source_of(module: str, node: ast.ImportFrom) -> str:
-    """The absolute name of the module that a `from … import` in another module reads."""
-    package = (module if SOURCES[module].name == "__init__.py" else module.rpartition(".")[0]).split(".")
-    parents = package[: len(package) - node.level + 1] if node.level else []
-    return ".".join([*parents, *([node.module] if node.module else [])])
-
-
 def test_there_are_sources():
     assert {"hooks", "hooks.olmo", "hooks.taps", "workbench"} <= set(SOURCES)
     assert "torch" in imports_of("hooks.olmo")
 
 
-@pytest.mark.parametrize("module", [name for name in SOURCES if name != "workbench"])
-def test_imports_point_down(module):
-    part = part_of(module)
-    assert part is not None, f"{module} has no place in the table of layers"
-    for imported in imports_of(module):
-        if within(imported, "hooks") or within(imported, "workbench") or imported == "app":
-            other = part_of(imported)
-            assert other is not None, f"{module} imports {imported}, which has no place in the table of layers"
-            assert LEVELS[other] <= LEVELS[part], f"{module} imports {imported}, which lies above it"
+def test_every_module_has_a_place_in_the_table():
+    names = {name for module in SOURCES for name in imports_of(module) if name.partition(".")[0] in OURS}
+    assert {name for name in {*SOURCES, *names} if part_of(name) is None} == {"workbench"}, "has no place in LEVELS"
+    assert [module for module in SOURCES if "workbench" in imports_of(module)] == [], "import the whole package"
+
+
+def test_imports_point_down():
+    levels = {name: LEVELS[part] for module in SOURCES for name in imports_of(module) if (part := part_of(name))}
+    upwards = [
+        f"{module} imports {name}"
+        for module in SOURCES
+        if (part := part_of(module))
+        for name in imports_of(module)
+        if levels.get(name, 0) > LEVELS[part]
+    ]
+    assert upwards == [], "which lie above them"
 
 
 def test_a_part_does_not_depend_on_itself_through_another():
@@ -137,42 +110,44 @@ def test_some_libraries_are_imported_in_one_place(library):
     assert [name for name in users if not any(within(name, part) for part in ONLY_IN[library])] == []
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_private_parts_of_libraries_are_behind_one_door(module):
+def test_private_parts_of_libraries_are_behind_one_door():
     """Attributes with a leading underscore of other packages' objects are used only in the two `compat.py`."""
-    if module in ("hooks.compat", "workbench.page.compat"):
-        return
-    tree = tree_of(module)
-    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    read = {
+    assert {module: read for module in BEFORE_THE_DOOR if (read := private_parts_of(module))} == {}
+
+
+def private_parts_of(module: str) -> set[str]:
+    """Attributes with a leading underscore that a module reads from objects that are not its own."""
+    own = {node.name for node in nodes_of(module) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return {
         ast.unparse(node)
-        for node in ast.walk(tree)
+        for node in nodes_of(module)
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
         if node.attr not in own and ast.unparse(node.value) not in ("self", "cls", "os")
     }
-    assert read == set()
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_private_names_of_libraries_are_not_imported(module):
+def test_private_names_of_libraries_are_not_imported():
     """No `from torch._x import y`, `from gradio.x import _y` or `getattr(x, "_y")` outside the two `compat.py`."""
-    if module in ("hooks.compat", "workbench.page.compat"):
-        return
-    imported = [name for name in imports_of(module) if not within(name, "hooks") and not within(name, "workbench")]
+    assert {module: names for module in BEFORE_THE_DOOR if (names := private_names_in(module))} == {}
+
+
+def private_names_in(module: str) -> list[str]:
+    """Names with one leading underscore that a module imports from libraries or looks up in an object."""
+    imported = [name for name in imports_of(module) if name.partition(".")[0] not in OURS]
     named = [
         alias.name
-        for node in ast.walk(tree_of(module))
+        for node in nodes_of(module)
         if isinstance(node, ast.ImportFrom) and source_of(module, node) not in SOURCES
         for alias in node.names
     ]
     looked_up = [
         str(node.args[1].value)
-        for node in ast.walk(tree_of(module))
+        for node in nodes_of(module)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr")
         if isinstance(node.args[1], ast.Constant)
     ]
     parts = [part for name in (*imported, *named, *looked_up) for part in name.split(".")]
-    assert [part for part in parts if re.match(r"_[^_]", part)] == []
+    return [part for part in parts if re.match(r"_[^_]", part)]
 
 
 def test_a_class_or_a_type_has_a_name_of_its_own():
@@ -235,7 +210,7 @@ def names_imported(module: str) -> tuple[tuple[str, str], ...]:
     """(name, module) for each `from module import name` in a module's source that reads from this project."""
     return tuple(
         (alias.name, source)
-        for node in ast.walk(tree_of(module))
+        for node in nodes_of(module)
         if isinstance(node, ast.ImportFrom) and (source := source_of(module, node)) in SOURCES
         for alias in node.names
         if f"{source}.{alias.name}" not in SOURCES

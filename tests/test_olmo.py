@@ -13,7 +13,7 @@ from transformers.models.olmo2 import modeling_olmo2
 
 from hooks import OlmoForCausalLM, OlmoModel
 from hooks.olmo import OlmoRotaryEmbedding
-from tests.conftest import FAMILIES
+from tests.fixtures import FAMILIES
 
 CLOSE = {"rtol": 1e-4, "atol": 5e-5}
 

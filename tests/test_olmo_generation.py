@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import transformers
-from conftest import GROUPED
 from transformers import AutoModelForCausalLM, StaticCache, TextIteratorStreamer, pipeline
 
 from hooks import OlmoForCausalLM, OlmoModel
+from tests.fixtures import GROUPED
 
 STRATEGIES = {
     "greedy": {"do_sample": False},

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from conftest import Pair
 from torch import Tensor
 
 from hooks import OlmoForCausalLM, edits
+from tests.fixtures import Pair
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.path_patching import path_patching
 from workbench.errors import WorkbenchError

@@ -11,7 +11,7 @@ import pytest
 
 import hooks
 import workbench
-from tests.test_imports import ROOT, SOURCES, imports_of
+from tests.sources import ROOT, SOURCES, imports_of
 from workbench.moved import NEW_NAMES
 
 NAMES = {

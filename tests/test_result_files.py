@@ -14,7 +14,7 @@ import plotly.io
 import pytest
 import torch
 
-from tests.test_imports import SOURCES
+from tests.sources import SOURCES
 from workbench.analyses.circuit import Circuit
 from workbench.analyses.faithfulness import Faithfulness
 from workbench.analyses.support.direction import Direction

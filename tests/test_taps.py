@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from conftest import GROUPED
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -12,6 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import hooks.attention
 from hooks import Capture, edits
 from hooks.sites import IN_BLOCK
+from tests.fixtures import GROUPED
 
 LAYERS = range(4)
 

@@ -4,11 +4,11 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import GROUPED
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from hooks import Capture, edits
+from tests.fixtures import GROUPED
 
 
 def assert_close(left: Tensor, right: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hooks import OlmoForCausalLM, Run, edits
-from tests.conftest import CASES, PAD, POSITIONS, VOCAB, Pair, build_pair
+from tests.fixtures import CASES, PAD, POSITIONS, VOCAB, Pair, build_pair
 
 LENGTHS = (14, 11, 6)  # of the texts, padded on the left
 
