@@ -65,10 +65,10 @@ def places(where: Where | Places, what: str) -> Chosen:
     """
     if where is None or isinstance(where, slice | Places):
         return where
-    given = _plain(where)
+    given = _without_tensors(where)
     if isinstance(given, bool):
         raise WrongType(f"{what} must be whole numbers, a mask of bools, a slice or None, not {given}")
-    items = [_plain(item) for item in given] if _is_list(given) else [given]
+    items = [_without_tensors(item) for item in given] if _is_list(given) else [given]
     by_text = any(_is_list(item) for item in items)
     rows = tuple(_whole_numbers(item, what) for item in (items if by_text else [items]))
     kinds = {type(number) for row in rows for number in row}
@@ -79,7 +79,7 @@ def places(where: Where | Places, what: str) -> Chosen:
     return Places(rows, kinds == {bool}, by_text)
 
 
-def _plain(where: Any) -> Any:  # noqa: ANN401
+def _without_tensors(where: Any) -> Any:  # noqa: ANN401
     """Tensors and arrays as lists, their scalars as Python numbers; anything else unchanged."""
     return where.tolist() if hasattr(where, "tolist") else where
 
@@ -90,7 +90,7 @@ def _is_list(where: object) -> bool:
 
 def _whole_numbers(numbers: Any, what: str) -> tuple[int, ...]:  # noqa: ANN401
     try:
-        return tuple(number if isinstance(number, bool) else index(number) for number in map(_plain, numbers))
+        return tuple(number if isinstance(number, bool) else index(number) for number in map(_without_tensors, numbers))
     except TypeError:
         got = _shown(numbers)
         raise WrongType(f"{what} must be whole numbers, a mask of bools, a slice or None, not {got}") from None

@@ -189,7 +189,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("stopped_at", ["suffixes", "starts", "origins", "rows", building.DESCRIPTION])
 def test_a_stopped_build_is_no_index_and_goes_on(documents, tmp_path, monkeypatch, stopped_at: str) -> None:
-    made, write, written = text_of(documents)[1], building._write, []
+    made, write, written = text_of(documents)[1], building.write_whole, []
 
     def stopping(path: Path, content: bytes) -> None:
         if path.name == stopped_at and not written.count("stopped"):
@@ -199,7 +199,7 @@ def test_a_stopped_build_is_no_index_and_goes_on(documents, tmp_path, monkeypatc
         written.append(path.name)
         write(path, content)
 
-    monkeypatch.setattr(building, "_write", stopping)
+    monkeypatch.setattr(building, "write_whole", stopping)
     with pytest.raises(Killed):
         building.build_index(made, tmp_path)
     assert not (tmp_path / building.DESCRIPTION).exists()

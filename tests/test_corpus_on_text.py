@@ -82,7 +82,7 @@ from tests.small_corpus import text_of
 from workbench.corpus import building
 from workbench.whole_files import whole_file
 
-write, folder = building._write, pathlib.Path(sys.argv[1])
+write, folder = building.write_whole, pathlib.Path(sys.argv[1])
 made = text_of([[3, 1, 4, 1, 5, 9, 2, 6] * 9] * 12)[1]
 
 def build(killed_at=None, after=False):
@@ -97,7 +97,7 @@ def build(killed_at=None, after=False):
         if path.name == killed_at:
             os.kill(os.getpid(), signal.SIGKILL)
     if (child := os.fork()) == 0:
-        building._write = writing
+        building.write_whole = writing
         building.build_index(made, folder / f"{killed_at}-{after}")
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -188,6 +188,27 @@ def test_a_function_has_a_name_of_its_own():
     assert {name: modules for name, modules in places.items() if len(modules) > 1 and name not in allowed} == {}
 
 
+SAME_PRIVATE_FUNCTION = {  # private functions that several modules define by one name, each for its own analysis
+    "the work of an analysis, of its effect, of its scores": ("_work", "_work_of_effect", "_work_of_scores"),
+    "bytes for each token that is run at a time; at the peak": ("_bytes", "_per_token", "_peak"),
+    "what is run at a time, given those bytes": ("_tokens", "_batches", "_sizes"),
+    "the clean and the corrupted run of patching": ("_runs",),
+}
+
+
+def test_a_private_function_has_a_name_of_its_own():
+    """Private functions of modules: a reader who searches for one finds it, and the same thing is not written twice."""
+    places: dict[str, list[str]] = {}
+    for module in SOURCES:
+        for node in tree_of(module).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and re.match("_[^_]", node.name):
+                places.setdefault(node.name, []).append(module)
+    allowed = {name for names in SAME_PRIVATE_FUNCTION.values() for name in names}
+    doubled = {name: modules for name, modules in places.items() if len(modules) > 1}
+    assert {name: modules for name, modules in doubled.items() if name not in allowed} == {}
+    assert allowed <= doubled.keys(), "an exception that is not needed any more"
+
+
 SAME_NAME = {  # what other modules import by one name from several modules, each time another thing
     "load": "a checkpoint; a dictionary of features; a checkpoint by the options of a command",
     "build": "an index of a training text; the page",

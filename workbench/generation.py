@@ -308,7 +308,7 @@ def stream(
         with FastProducts():
             logits = model.run(tokens, logits_to_keep=0 if read else 1, **seen).logits[0]  # pos vocab
         if read:
-            yield from _read(logits[:-1], tokens[0, 1:])
+            yield from _known_steps(logits[:-1], tokens[0, 1:])
         for left in reversed(range(max_new_tokens)):
             log_p = logits[-1].float().cpu().log_softmax(-1)  # vocab
             if log_p.isnan().any():
@@ -323,7 +323,7 @@ def stream(
     return steps()
 
 
-def _read(logits: Tensor, ids: Tensor) -> Iterator[Step]:
+def _known_steps(logits: Tensor, ids: Tensor) -> Iterator[Step]:
     """The steps of known tokens (pos) from the logits that predict them (pos vocab), in chunks of positions."""
     size = max(1, CHUNK // logits.shape[-1])
     for some, known in zip(logits.split(size), ids.split(size), strict=True):

@@ -171,11 +171,13 @@ class Intervention:
             layer = re.fullmatch(r"blocks\.(\d+)\.resid_post", self.target.site)
             if layer and self.target == Target(self.target.site):
                 return f"{_signed(self.number)} {self.text} at layer {layer[1]}"
-            return _with_places(f"add {self.target.site} {_plain(self.number)} {self.text}", self.target)
+            return _with_places(f"add {self.target.site} {_number_words(self.number)} {self.text}", self.target)
         if words is None:
-            more = {"zero": "", "scale": f" {_plain(self.number)}", "patch": f" {_quoted(self.text)}"}[self.kind]
+            more = {"zero": "", "scale": f" {_number_words(self.number)}", "patch": f" {_quoted(self.text)}"}[self.kind]
             return _with_places(f"{self.kind} {self.target.site}{more}", self.target)
-        action = {"zero": "off", "scale": f"× {_plain(self.number)}", "patch": f"from {_quoted(self.text)}"}[self.kind]
+        action = {"zero": "off", "scale": f"× {_number_words(self.number)}", "patch": f"from {_quoted(self.text)}"}[
+            self.kind
+        ]
         return f"{words} {action}"
 
     def edit(
@@ -357,10 +359,10 @@ def typed_token(text: str, tokenizer: ReadingTokenizer) -> int:
 def in_words(target: Target) -> str | None:
     """What is changed, in the words of the grammar; None for a site that has no words."""
     if target.feature is not None:
-        at = "" if target.positions is None else f" at {_numbered(target.positions)}"
+        at = "" if target.positions is None else f" at {_token_words(target.positions)}"
         return f"feature {target.site}/{target.feature}{at}"
     found = re.fullmatch(r"blocks\.(\d+)\.(attn\.z|mlp_out|attn_out|resid_post)", target.site)
-    places = "" if target.positions is None else _numbered(target.positions)
+    places = "" if target.positions is None else _token_words(target.positions)
     if target.site == "embed" and places and target.heads is None:
         return f"{places} at the embedding"
     if found is None or (target.heads is None) == (found[2] == "attn.z"):
@@ -381,7 +383,7 @@ def _place_of(site: str) -> str:
     return "the embedding" if layer is None else f"layer {layer[1]}"
 
 
-def _numbered(positions: Sequence[int]) -> str:
+def _token_words(positions: Sequence[int]) -> str:
     return f"token{'s' if len(positions) > 1 else ''} {','.join(map(str, positions))}"
 
 
@@ -392,10 +394,10 @@ def _with_places(line: str, target: Target) -> str:
 
 
 def _signed(number: float) -> str:
-    return f"{'-' if number < 0 else '+'}{_plain(abs(number))}"
+    return f"{'-' if number < 0 else '+'}{_number_words(abs(number))}"
 
 
-def _plain(number: float) -> str:
+def _number_words(number: float) -> str:
     """A number as a person writes it; read again, it is the same number."""
     short = f"{number:g}"
     return short if float(short) == number else repr(number)
@@ -411,20 +413,20 @@ def _read_line(line: str, tokenizer: ReadingTokenizer | None, read_set: ReadSet)
         return _with_verb(verb, line, tokenizer)
     if found := ADDED.fullmatch(line):
         sign, length, token, layer = found.groups()
-        number = _number(length, line) * (-1 if sign == "-" else 1)
-        return _added(Target(f"blocks.{int(layer)}.resid_post"), number, token, line, tokenizer)
+        number = _parsed_number(length, line) * (-1 if sign == "-" else 1)
+        return _parsed_add(Target(f"blocks.{int(layer)}.resid_post"), number, token, line, tokenizer)
     if found := STEERED.fullmatch(line):
-        number = _number(found[2], line) * (-1 if found[1] == "-" else 1)
+        number = _parsed_number(found[2], line) * (-1 if found[1] == "-" else 1)
         return Intervention("add", _target(found[3], line), number)
     if found := LABELLED.fullmatch(line):
         return _labelled(found, line, tokenizer, read_set)
     if found := PATCHED.fullmatch(line):
-        return _patched(_target(found[1], line), found[2], line, tokenizer)
+        return _parsed_patch(_target(found[1], line), found[2], line, tokenizer)
     if found := OFF.fullmatch(line):
         return Intervention("zero", _target(found[1], line))
     if found := SCALED.fullmatch(line):
         target, factor = found[1] or found[3], found[2] or found[4]
-        return Intervention("scale", _target(target, line), _number(factor, line))
+        return Intervention("scale", _target(target, line), _parsed_number(factor, line))
     raise _no_change(line)
 
 
@@ -450,10 +452,10 @@ def _with_verb(verb: str, line: str, tokenizer: ReadingTokenizer | None) -> Inte
         case "zero":
             return Intervention("zero", target)
         case "scale":
-            return Intervention("scale", target, _number(words[1], line))
+            return Intervention("scale", target, _parsed_number(words[1], line))
         case "patch":
-            return _patched(target, words[1], line, tokenizer)
-    return _added(target, _number(words[1], line), words[2], line, tokenizer)
+            return _parsed_patch(target, words[1], line, tokenizer)
+    return _parsed_add(target, _parsed_number(words[1], line), words[2], line, tokenizer)
 
 
 def _target(text: str, line: str) -> Target:
@@ -467,7 +469,7 @@ def _target(text: str, line: str) -> Target:
     if found := FEATURE.fullmatch(text):
         return Target(_dictionary(found[1], line), None, places, int(found[2]))
     if found := HEADS.fullmatch(text):
-        return Target(f"blocks.{int(found[1])}.attn.z", _distinct(found[2].upper().split("H")[1:]), places)
+        return Target(f"blocks.{int(found[1])}.attn.z", _distinct_numbers(found[2].upper().split("H")[1:]), places)
     if found := SUBLAYER.fullmatch(text):
         kind, layer = found[1] or found[4], found[2] or found[3]
         return Target(f"blocks.{int(layer)}.{SUBLAYERS[kind.lower()]}", None, places)
@@ -488,20 +490,22 @@ def _dictionary(name: str | None, line: str) -> str:
     return found[0] if len(found) == 1 else name
 
 
-def _added(target: Target, length: float, token: str, line: str, tokenizer: ReadingTokenizer | None) -> Intervention:
+def _parsed_add(
+    target: Target, length: float, token: str, line: str, tokenizer: ReadingTokenizer | None
+) -> Intervention:
     return Intervention("add", target, length, token, (typed_token(token, _needed(tokenizer, line)),))
 
 
 def _labelled(found: re.Match[str], line: str, tokenizer: ReadingTokenizer | None, read_set: ReadSet) -> Intervention:
     sign, times, kind, name, toward, against, layer = found.groups()
-    number = _number(times, line) * (-1 if sign == "-" else 1)
+    number = _parsed_number(times, line) * (-1 if sign == "-" else 1)
     texts = read_set(name, _needed(tokenizer, line))
     two_groups(labels_of(texts), toward, against)  # an error for a label that no text has
     site = "embed" if layer is None else f"blocks.{int(layer)}.resid_post"
     return Intervention(kind.lower(), Target(site), number, labels=LabelContrast(name, toward, against, texts))
 
 
-def _patched(target: Target, quoted: str, line: str, tokenizer: ReadingTokenizer | None) -> Intervention:
+def _parsed_patch(target: Target, quoted: str, line: str, tokenizer: ReadingTokenizer | None) -> Intervention:
     if target.feature is not None:
         raise WorkbenchError(f"{line[:80]!r}: a feature can be off, multiplied (× 2) or raised (+8), not patched")
     prompt = _unquoted(quoted.strip(), line)
@@ -531,10 +535,10 @@ def _places(text: str, line: str) -> tuple[int, ...]:
     numbers = [number.strip() for number in text.split(",")]
     if not all(map(is_whole, numbers)):
         raise WorkbenchError(f"{text!r} in {line[:80]!r} is not a list of tokens; write their places, for example 7,8")
-    return _distinct(numbers)
+    return _distinct_numbers(numbers)
 
 
-def _distinct(numbers: Iterable[str]) -> tuple[int, ...]:
+def _distinct_numbers(numbers: Iterable[str]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, numbers)))
 
 
@@ -548,10 +552,10 @@ def _whole(name: str, text: str, line: str) -> tuple[int, ...] | None:
         raise WorkbenchError(
             f"{name}={found[-1]} in {line[:80]!r} is not a list of {name}; write their numbers, for example {name}=0,5"
         )
-    return _distinct(numbers)
+    return _distinct_numbers(numbers)
 
 
-def _number(text: str, line: str) -> float:
+def _parsed_number(text: str, line: str) -> float:
     try:
         number = float(text.replace("−", "-"))
     except ValueError as error:

@@ -81,12 +81,12 @@ def held_out_loss(tokens: TextsLike) -> Metric:
     Of labelled texts, one line for all of them and one for each label.
     """
     note = "Mean −log p of the tokens of held-out texts; lower is better."
-    return Metric("held-out loss", _held_out, {"tokens": _texts(tokens, 2)}, unit="nats", note=note)
+    return Metric("held-out loss", _held_out_loss, {"tokens": _long_enough(tokens, 2)}, unit="nats", note=note)
 
 
 def head_scores(tokens: TextsLike, score: str, *, samples: int = 64, seed: int = 0) -> Metric:
     """One measure of `head_atlas` for every head: entropy, previous, first (sinks), self, distance, induction, …"""
-    arguments = {"tokens": _texts(tokens, 2), "score": score, "samples": samples, "seed": seed}
+    arguments = {"tokens": _long_enough(tokens, 2), "score": score, "samples": samples, "seed": seed}
     name, note = SCORES.get(score, (score, ""))
     return Metric(f"{name} of each head", _head_score, arguments, note=note)
 
@@ -94,13 +94,15 @@ def head_scores(tokens: TextsLike, score: str, *, samples: int = 64, seed: int =
 def residual_norms(tokens: TextsLike) -> Metric:
     """The mean norm of the residual stream after each layer, without the first token of each text (often a sink)."""
     note = "Mean ‖x‖ after each layer, without the first token of each text."
-    return Metric("norm of the residual stream", mean_norms, {"tokens": _texts(tokens, 2)}, ordered=True, note=note)
+    return Metric(
+        "norm of the residual stream", mean_norms, {"tokens": _long_enough(tokens, 2)}, ordered=True, note=note
+    )
 
 
 def effective_rank(tokens: TextsLike) -> Metric:
     """RankMe of the hidden states of each layer (Garrido et al. 2023; its phases in OLMo: arXiv 2509.23024)."""
     note = "Number of directions that the tokens' hidden states use after each layer (RankMe)."
-    return Metric("effective rank", _rank, {"tokens": _texts(tokens)}, unit="directions", ordered=True, note=note)
+    return Metric("effective rank", _rank, {"tokens": _long_enough(tokens)}, unit="directions", ordered=True, note=note)
 
 
 def continuation_log_prob(prompt: TextsLike, continuation: TextsLike) -> Metric:
@@ -118,7 +120,7 @@ def kl_to_last(tokens: TextsLike) -> Metric:
 
     Of labelled texts, one line for all of them and one for each label.
     """
-    arguments = {"tokens": _texts(tokens)}
+    arguments = {"tokens": _long_enough(tokens)}
     note = "KL divergence of the next-token predictions from those of the last checkpoint."
     return Metric("KL to the last checkpoint", _kl, arguments, unit="nats", reference=log_probs, note=note)
 
@@ -266,7 +268,7 @@ def head_needed(tokens: TextsLike, layer: int, head: int) -> Metric:
     It is about zero as long as the rest of the model does not depend on what the head has learned. See `needed_from`.
     Of labelled texts, one line for all of them and one for each label.
     """
-    arguments = {"tokens": _texts(tokens, 2), "part": Part("head", layer, (head,))}
+    arguments = {"tokens": _long_enough(tokens, 2), "part": Part("head", layer, (head,))}
     return Metric(
         f"need of L{layer}H{head}",
         _need,
@@ -400,7 +402,7 @@ def needed_from(curve: Curves, floor: float | str, line: int = 0) -> float | Non
     return float(curve.x[below[-1] + 1 if below else 0])
 
 
-def _texts(tokens: TextsLike, at_least: int = 1) -> TextsLike:
+def _long_enough(tokens: TextsLike, at_least: int = 1) -> TextsLike:
     """The texts unchanged, after a check of their lengths. (Padding is recognised later, with the configuration of the
     model.)
 
@@ -430,12 +432,12 @@ def _work_of_composition(model: OlmoForCausalLM, kind: str, distance: int | None
     return planned(head_composition, model, distance=distance, samples=LEAST_SAMPLES)
 
 
-def _held_out(model: OlmoForCausalLM, tokens: TextsLike) -> Scores:
+def _held_out_loss(model: OlmoForCausalLM, tokens: TextsLike) -> Scores:
     texts = texts_for(model, tokens, at_least=2)
     return means_by_label(texts, loss_sums(model, texts), _predicted(texts))
 
 
-work_of(_held_out)(work_of_text_statistics)
+work_of(_held_out_loss)(work_of_text_statistics)
 
 
 def _predicted(texts: Texts) -> Tensor:

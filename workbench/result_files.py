@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 from workbench.errors import WorkbenchError, reason, shown
-from workbench.whole_files import cannot_write, whole_file
+from workbench.whole_files import output_file
 
 FORMAT = 1
 HEADER = "header"
@@ -51,7 +51,7 @@ class Storable:
         Errors: WorkbenchError if the file cannot be written, or if a field holds an object that cannot be stored, for
         example a function in the provenance.
         """
-        _write(Path(path), self)
+        _write_npz(Path(path), self)
 
     def table(self) -> pd.DataFrame:
         """The numbers of the result as a tidy table."""
@@ -86,7 +86,7 @@ def save_results(results: Mapping[str, Storable], path: str | Path) -> None:
     """
     if not results:
         raise WorkbenchError(f"there are no results to write to {path}")
-    _write(Path(path), dict(results))
+    _write_npz(Path(path), dict(results))
 
 
 def load_result(path: str | Path) -> Any:  # noqa: ANN401 - a result of any class
@@ -122,15 +122,12 @@ def part_of_result(result: Storable, name: str) -> Any:  # noqa: ANN401 - a resu
     return result.stored_fields()[name]
 
 
-def _write(path: Path, value: Storable | Mapping[str, Storable]) -> None:
+def _write_npz(path: Path, value: Storable | Mapping[str, Storable]) -> None:
     arrays: dict[str, np.ndarray] = {}
     header = {"format": FORMAT, "value": _encoded(value, "", arrays)}
     arrays[HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    try:
-        with whole_file(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with output_file(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _check_format(number: object) -> None:

@@ -80,7 +80,7 @@ def columns_of(path: Source) -> tuple[str, ...]:
     if kind == ".parquet" and isinstance(path, Path):
         return tuple(_parquet(path, lambda file: file.schema_arrow.names))
     if kind == ".csv":
-        return tuple(next(csv.reader(line for line, _ in _lines(path)), ()))
+        return tuple(next(csv.reader(line for line, _ in _numbered_lines(path)), ()))
     return tuple(next((found for found, _ in _of_jsonl(path, ())), ())) if kind == ".jsonl" else (LINES,)
 
 
@@ -142,7 +142,7 @@ def _in_words(columns: Iterable[str]) -> str:
     return ", ".join(map(str, columns)) or "none"
 
 
-def _lines(path: Source) -> Iterator[tuple[str, int]]:
+def _numbered_lines(path: Source) -> Iterator[tuple[str, int]]:
     """The lines of a UTF-8 file with their numbers, without line endings."""
     try:
         with path.open("rb") as file:
@@ -176,11 +176,11 @@ def _of_txt(path: Source, columns: Sequence[str]) -> Iterator[tuple[Mapping[str,
         raise WorkbenchError(
             f"{path} has no column {missing[0]!r}: txt files have only texts; use csv, jsonl or parquet"
         )
-    yield from (({LINES: line}, number) for line, number in _lines(path) if line.strip())
+    yield from (({LINES: line}, number) for line, number in _numbered_lines(path) if line.strip())
 
 
 def _of_jsonl(path: Source, columns: Sequence[str]) -> Iterator[tuple[Mapping[str, object], int]]:
-    for line, number in _lines(path):
+    for line, number in _numbered_lines(path):
         if line.strip():
             yield _json_of(path, line, number), number
 
@@ -197,7 +197,7 @@ def _json_of(path: Source, line: str, number: int) -> Mapping[str, object]:
 
 def _of_csv(path: Source, columns: Sequence[str]) -> Iterator[tuple[Mapping[str, object], int]]:
     """The rows of a csv file. The line of a row is its first, since a quoted cell may have several lines."""
-    reader = csv.reader((line + "\n" for line, _ in _lines(path)), strict=True)
+    reader = csv.reader((line + "\n" for line, _ in _numbered_lines(path)), strict=True)
     line = 1
     try:
         names = next(reader, None)

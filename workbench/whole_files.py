@@ -36,6 +36,27 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file completely or not at all, as `whole_file` does. Errors: OSError."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def output_file(path: Path, *, make_folder: bool = False) -> Iterator[BinaryIO]:
+    """`whole_file` for a path that the user named; with `make_folder`, its folder is made first.
+
+    Errors: WorkbenchError with the path and the reason.
+    """
+    try:
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            yield file
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def check_writable(path: Path) -> None:
     """Check that `whole_file` can write to a path; changes nothing. Errors: OSError with the reason."""
     if path.is_symlink() and not path.exists():

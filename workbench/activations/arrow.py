@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench.activations.plan import Site
 from workbench.activations.reading import Activations
-from workbench.whole_files import cannot_write, whole_file
+from workbench.whole_files import output_file
 
 ROWS = 4096  # of a record batch
 AS_FLOAT32 = (torch.bfloat16,)  # Arrow has no such type
@@ -23,12 +23,9 @@ def to_arrow(stored: Activations, path: str | Path) -> None:
 
     path = Path(path)
     schema = _schema(stored)
-    try:
-        with whole_file(path) as file, pa.ipc.new_stream(file, schema) as writer:
-            for columns in _columns(stored, schema):
-                writer.write_batch(pa.record_batch(columns, schema=schema))
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with output_file(path) as file, pa.ipc.new_stream(file, schema) as writer:
+        for columns in _columns(stored, schema):
+            writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
 def _schema(stored: Activations) -> Any:  # noqa: ANN401 - a schema of pyarrow

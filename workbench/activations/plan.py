@@ -14,7 +14,7 @@ from torch import Tensor
 from workbench.activations.shards import TensorForms, open_shard
 from workbench.errors import WorkbenchError, reason
 from workbench.texts import Batch, Texts
-from workbench.whole_files import cannot_write, whole_file
+from workbench.whole_files import output_file
 
 FORMAT = 1
 INDEX, TEXTS = "index.json", "texts.safetensors"
@@ -154,11 +154,8 @@ class Plan:
     def write(self, folder: Path) -> None:
         """Write `index.json`. Errors: WorkbenchError if it cannot be written."""
         path = folder / INDEX
-        try:
-            with whole_file(path) as file:
-                file.write(json.dumps(dataclasses.asdict(self), indent=1).encode())
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        with output_file(path) as file:
+            file.write(json.dumps(dataclasses.asdict(self), indent=1).encode())
 
     @classmethod
     def read(cls, folder: Path) -> Self:

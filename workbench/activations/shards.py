@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from workbench.whole_files import cannot_write, whole_file
+from workbench.whole_files import output_file
 
 MARK = "part_of"
 """The metadata of a shard: the recording and the shard's number, then the digest. One entry, because the order of
@@ -24,11 +24,8 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor], part_of: str) -> None
 
     `part_of` names the recording and the shard. Errors: WorkbenchError if the file cannot be written.
     """
-    try:
-        with whole_file(path) as file:
-            file.write(save(dict(tensors), {MARK: f"{part_of} {digest(tensors)}"}))
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with output_file(path) as file:
+        file.write(save(dict(tensors), {MARK: f"{part_of} {digest(tensors)}"}))
 
 
 def open_shard(

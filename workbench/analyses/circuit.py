@@ -176,13 +176,13 @@ def circuit(
     """
     pair = contrast(model, clean, corrupted, token, against, position, tokenizer, metric)
     measure = measure_of(pair, measure)
-    _check_numbers(steps, exact, neurons)
+    _check_counts(steps, exact, neurons)
     batches, size = _batches(model, pair, Graph.of(model, spread_neurons(model, neurons)))
     graph = Graph.of(model, chosen_neurons(model, pair, measure, batches, neurons))
     named = None if isinstance(exact, int) else np.array(graph.places(exact), dtype=int)
     study = Study(model, pair, measure, sides_of(model, pair, replacement, graph), batches, size)
     share = 0.5 if _count(exact) else 1.0
-    means, held, ends = _means(study, steps, part(progress, 0.0, share))
+    means, held, ends = _mean_scores(study, steps, part(progress, 0.0, share))
     scale_between(pair, ends, one="clean", dtype=model.dtype)
     values = means.values.numpy()
     patched = strongest(values)[:exact] if named is None else named
@@ -204,7 +204,7 @@ def circuit(
     )
 
 
-def _check_numbers(steps: int, exact: int | Sequence[str], neurons: NeuronsLike) -> None:
+def _check_counts(steps: int, exact: int | Sequence[str], neurons: NeuronsLike) -> None:
     if steps < 0 or (isinstance(exact, int) and exact < 0):
         raise WorkbenchError(f"steps is {steps} and exact is {exact}; neither can be negative")
     if isinstance(neurons, int) and neurons < 0:
@@ -232,12 +232,14 @@ def edge_scores(
     study = Study(
         model, pair, measure_of(pair, None), sides_of(model, pair, replacement, graph), *_batches(model, pair, graph)
     )
-    means, _held, _ends = _means(study, steps, None)
+    means, _held, _ends = _mean_scores(study, steps, None)
     errors = None if means.errors is None else means.errors[places]
     return Scores(means.values[places], [names[place] for place in places], errors=errors, texts=len(study))
 
 
-def _means(study: Study, steps: int, progress: Progress | None) -> tuple[MeansOverTexts, MeansOverTexts, list[Ends]]:
+def _mean_scores(
+    study: Study, steps: int, progress: Progress | None
+) -> tuple[MeansOverTexts, MeansOverTexts, list[Ends]]:
     """The mean scores of all edges, the same with the divisors of norms held, and the ends of all batches."""
     means, held, ends = MeansOverTexts(), MeansOverTexts(), []
     for number, pairs in enumerate(study.batches):
@@ -287,11 +289,11 @@ def _exact_effects(study: Study, edges: np.ndarray, every: int, progress: Progre
     """
     found = np.full(every, np.nan)
     if len(edges):
-        found[edges] = _patched(study, edges, progress)
+        found[edges] = _patched_edges(study, edges, progress)
     return found
 
 
-def _patched(study: Study, edges: np.ndarray, progress: Progress | None) -> np.ndarray:
+def _patched_edges(study: Study, edges: np.ndarray, progress: Progress | None) -> np.ndarray:
     """The effects of these edges, patched one by one: edge."""
     total = torch.zeros(len(edges), dtype=torch.float64)
     for number, pairs in enumerate(study.batches):

@@ -65,7 +65,7 @@ def direct_logit_attribution(
         read_out(model, torch.stack(list(parts.values())), run["ln_final.scale"][0, 0], target),
         list(parts),
         total=float(logits[0] if against is None else logits[0] - logits[1]),
-        title=_title(target, position, tokenizer),
+        title=_target_title(target, position, tokenizer),
         value_name="logit" if against is None else "logit difference",
         signed=True,
     )
@@ -217,7 +217,7 @@ def head_sources(
         token_labels(batch[0], tokenizer),
         row_name="head",
         column_name="key (source)",
-        title=_title(target, position, tokenizer),
+        title=_target_title(target, position, tokenizer),
         value_name="logit" if against is None else "logit difference",
         signed=True,
     )
@@ -263,6 +263,6 @@ def _read_from(model: OlmoForCausalLM, run: Run, layer: int, head: int, position
     return head_output(model, layer, moved, head, run[block + "ln1.scale"][0, position])
 
 
-def _title(target: list[int], position: int, tokenizer: Tokenizer | None) -> str:
+def _target_title(target: list[int], position: int, tokenizer: Tokenizer | None) -> str:
     names = vocabulary_labels(target, tokenizer)
     return f"Direct effect on the logit of {' over that of '.join(names)}, at position {position}"

@@ -159,14 +159,14 @@ def faithfulness(
     graph = _graph_of(model, circuit)
     pair = contrast(model, clean, corrupted, token, against, position, tokenizer, metric)
     measure, sides = measure_of(pair, circuit.measure), sides_of(model, pair, circuit.replacement, graph)
-    numbers = _numbers(graph, sizes, draws)
+    numbers = _circuit_sizes(graph, sizes, draws)
     batches, size = batches_in_memory(model, pair, "circuits", *_bytes(model, pair, graph))
     study = Study(model, pair, measure, sides, batches, size)
     ends, changed = _ends(study, part(progress, 0.0, 0.1))
     scale_between(pair, ends, one="clean", dtype=model.dtype)
-    choice = _Choice.of(graph, circuit, changed[:, None] * _weights(model, graph)[None], draws, seed)
-    cells, places = _distinct(model, graph, choice.cells(numbers), circuit.replacement)
-    means, deviation = _lines(study, cells, np.reshape(places, (len(numbers), -1)), part(progress, 0.1, 1.0))
+    choice = _Choice.of(graph, circuit, changed[:, None] * _reading_norms(model, graph)[None], draws, seed)
+    cells, places = _distinct_circuits(model, graph, choice.cells(numbers), circuit.replacement)
+    means, deviation = _mean_lines(study, cells, np.reshape(places, (len(numbers), -1)), part(progress, 0.1, 1.0))
     return Faithfulness(
         means.values,
         LINES,
@@ -193,7 +193,7 @@ def _graph_of(model: OlmoForCausalLM, circuit: Circuit) -> Graph:
     return graph
 
 
-def _lines(
+def _mean_lines(
     study: Study, cells: Sequence[Tensor], places: np.ndarray, progress: Progress | None
 ) -> tuple[MeansOverTexts, Tensor]:
     """(the lines, as means over the pairs; the deviation over the random circuits of each number of edges).
@@ -262,7 +262,7 @@ def circuit_effect(
     return found | {"random edges": float(np.mean(drawn)), "highest of random edges": max(drawn)}
 
 
-def _numbers(graph: Graph, sizes: Sequence[int] | None, draws: int) -> list[int]:
+def _circuit_sizes(graph: Graph, sizes: Sequence[int] | None, draws: int) -> list[int]:
     """The numbers of edges, in ascending order, with 0 and all."""
     if draws < 2:
         raise WorkbenchError(f"draws is {draws}; the spread of random circuits needs at least 2")
@@ -310,7 +310,7 @@ class _Choice:
             yield torch.as_tensor(self.joins <= _nodes_within(self.joins, n))
 
 
-def _distinct(
+def _distinct_circuits(
     model: OlmoForCausalLM, graph: Graph, cells: Iterator[Tensor], replacement: str
 ) -> tuple[list[Tensor], list[int]]:
     """The connected edges of circuits without repetitions, and the place of each circuit among them.
@@ -374,7 +374,7 @@ def _ends(study: Study, progress: Progress | None) -> tuple[list[Ends], Tensor]:
     return ends, squares.sqrt()
 
 
-def _weights(model: OlmoForCausalLM, graph: Graph) -> Tensor:
+def _reading_norms(model: OlmoForCausalLM, graph: Graph) -> Tensor:
     """The Frobenius norm of the weights that each target reads with: target."""
     found = []
     for layer, some in enumerate(graph.neurons):
@@ -405,7 +405,7 @@ def _work(
 ) -> Work:
     pair, cells = outlined(model, clean, corrupted, position), len(LINES) - 1 + draws
     graph = Graph.of(model, neurons_in(circuit.names))
-    cells = 2 + cells * (len(_numbers(graph, sizes, draws)) - 2)  # none and all edges are run once
+    cells = 2 + cells * (len(_circuit_sizes(graph, sizes, draws)) - 2)  # none and all edges are run once
     again = Work(sides_flops(model, pair, circuit.replacement))
     whole = _work_of_cells(model, pair, circuit.replacement, cells, graph) + again
     return replace(whole, flops=SOME * whole.flops)

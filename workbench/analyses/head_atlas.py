@@ -95,7 +95,7 @@ def _text_statistics(
     means = MeansOverTexts()
     for rows, ids in steps(texts.padded_batches(_tokens(model, texts.longest)), progress, "attention on the text"):
         statistics = HeadStatistics(tokens=ids)
-        found = _statistics(model, ids, statistics)[..., 1:].double()  # layer stat batch head query
+        found = _head_statistics(model, ids, statistics)[..., 1:].double()  # layer stat batch head query
         entropy = found[:, statistics.names.index("entropy")].movedim(1, 0)  # batch layer head query
         there = texts.mask[rows, None, None, 1 : ids.shape[1]].to(found.device)
         refuse_undefined(entropy.where(there, 0), "attention", texts, rows)
@@ -116,7 +116,7 @@ def induction_scores(model: OlmoForCausalLM, samples: int, seed: int, progress: 
     scores = []
     for some, target in steps(list(zip(rows.split(size), targets.split(size), strict=True)), progress, "induction"):
         statistics = HeadStatistics(targets={"induction": target})
-        found = _statistics(model, some.to(model.device), statistics)
+        found = _head_statistics(model, some.to(model.device), statistics)
         refuse_undefined(found[:, statistics.names.index("entropy")].movedim(1, 0), "attention", kind="random row")
         scores.append(found[:, statistics.names.index("induction")].nanmean(-1))  # layer batch head
     return torch.cat(scores, dim=1)
@@ -171,7 +171,7 @@ def _work(model: OlmoForCausalLM, tokens: TextsLike, *, samples: int = 64, **_: 
     return work
 
 
-def _statistics(model: OlmoForCausalLM, batch: Tensor, statistics: HeadStatistics) -> Tensor:
+def _head_statistics(model: OlmoForCausalLM, batch: Tensor, statistics: HeadStatistics) -> Tensor:
     """All statistics of all layers, computed without storing the patterns: layer stat batch head query."""
     capture = Capture("blocks.*.attn.pattern", reduce=statistics)
     with FastProducts():

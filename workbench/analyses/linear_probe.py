@@ -63,7 +63,7 @@ class Probe:
         labels = self.texts["label"].tolist()
         toward, against = str(toward), None if against is None else str(against)
         ours, theirs = two_groups(labels, toward, against)
-        weights = _weights(self.classifier)  # label d_model
+        weights = _odds_gradients(self.classifier)  # label d_model
         others = [name for name in weights if name != toward and against in (None, name)]
         gradient = weights[toward] - np.mean([weights[name] for name in others], axis=0)
         unit = gradient / np.linalg.norm(gradient)
@@ -107,7 +107,7 @@ def linear_probe(
     Errors: WorkbenchError if labels are missing or of another number than the texts, there are fewer than two different
     labels, a label has fewer texts (or groups) than there are folds, or a position is outside a text.
     """
-    states, wanted, apart = _read(model, tokens, labels, position, groups, folds, part(progress, 0.0, 0.3))
+    states, wanted, apart = _read_states(model, tokens, labels, position, groups, folds, part(progress, 0.0, 0.3))
     right = np.stack(  # line layer text
         [
             _right(states, wanted, apart, folds, seed, part(progress, 0.3, 0.65)),
@@ -142,7 +142,7 @@ def probe_accuracies(
     seed: int = 0,
 ) -> Scores:
     """One line of `linear_probe` without the others: the accuracy by layer name, of the labels or of shuffled ones."""
-    states, wanted, apart = _read(model, tokens, labels, position, groups, folds, None)
+    states, wanted, apart = _read_states(model, tokens, labels, position, groups, folds, None)
     target = shuffled_labels(wanted, seed) if shuffled else wanted
     right = _right(states, target, apart, folds, seed, None)  # layer text
     return Scores(right.mean(-1), residual_names(model), errors=_error(right), texts=len(wanted))
@@ -170,7 +170,7 @@ def probe_layer(
     texts, site = texts_for(model, tokens), residual_site(model, layer)
     wanted, apart = checked_labels(labels_of(texts, labels), groups, folds)
     states = text_states(model, texts, [Capture(site)], position, "linear probe", progress)[0].numpy()
-    predicted, probability = _held_out(states, wanted, splits_of(wanted, apart, folds, seed))
+    predicted, probability = _held_out_labels(states, wanted, splits_of(wanted, apart, folds, seed))
     right = predicted == wanted
     table = pd.DataFrame({"text": range(len(wanted)), "label": wanted, "predicted": predicted})
     table["probability"], table["wrong"] = probability, ~right
@@ -202,7 +202,7 @@ def _work_of_layer(model: OlmoForCausalLM, tokens: TextsLike, *_: object, layer:
     return states_work(model, texts_for(model.config, tokens), [Capture(residual_site(model, layer))], "linear probe")
 
 
-def _read(
+def _read_states(
     model: OlmoForCausalLM,
     tokens: TextsLike,
     labels: Sequence[object] | None,
@@ -229,7 +229,7 @@ def _right(
     """Whether the label of each text is predicted correctly, for each layer: layer text."""
     splits, found = splits_of(target, groups, folds, seed), []
     for layer in steps(range(len(states)), progress, "training probes"):
-        found.append(_held_out(states[layer], target, splits)[0] == target)
+        found.append(_held_out_labels(states[layer], target, splits)[0] == target)
     return np.stack(found)
 
 
@@ -238,7 +238,7 @@ def _error(right: np.ndarray) -> np.ndarray:
     return right.std(-1, ddof=1) / np.sqrt(right.shape[-1])
 
 
-def _held_out(states: np.ndarray, target: np.ndarray, splits: list[Split]) -> tuple[np.ndarray, np.ndarray]:
+def _held_out_labels(states: np.ndarray, target: np.ndarray, splits: list[Split]) -> tuple[np.ndarray, np.ndarray]:
     """The predicted label of each text, and the probability of its own label; each from a classifier trained without
     the text's fold. states: text d_model.
     """
@@ -259,7 +259,7 @@ def misread(probe: Probe) -> pd.DataFrame:
     return probe.texts[probe.texts["wrong"]].drop(columns="wrong")
 
 
-def _weights(probe: Pipeline) -> dict[str, np.ndarray]:
+def _odds_gradients(probe: Pipeline) -> dict[str, np.ndarray]:
     """The gradient of each label's log-odds with respect to the states, by label: d_model each."""
     scaler, regression = probe[0], probe[-1]
     coefficients = regression.coef_

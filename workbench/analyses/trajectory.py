@@ -255,7 +255,7 @@ def _all(task: Callable[[int], Measured], count: int, executor: str, workers: in
             parallel = joblib.Parallel(return_as="generator_unordered")
     except ValueError as error:
         raise WorkbenchError(f"executor={executor!r}: {error}") from error
-    results = parallel(joblib.delayed(_numbered)(task, index) for index in range(count))
+    results = parallel(joblib.delayed(_with_index)(task, index) for index in range(count))
     try:
         for result in results:  # noqa: UP028 - `yield from` would close them before the warning is silenced
             yield result
@@ -275,7 +275,7 @@ def _on_ray(task: Callable[[int], Measured], count: int, workers: int) -> Genera
         ray = importlib.import_module("ray")
     except ImportError as error:
         raise WorkbenchError('executor="ray" needs Ray, which is not installed: pip install ray') from error
-    remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_numbered)
+    remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_with_index)
     held, waiting = ray.put(task), list(range(count))[::-1]
     running: list[object] = []
     try:
@@ -291,7 +291,7 @@ def _on_ray(task: Callable[[int], Measured], count: int, workers: int) -> Genera
             ray.cancel(reference, force=True)
 
 
-def _numbered(task: Callable[[int], Measured], index: int) -> tuple[int, Measured]:
+def _with_index(task: Callable[[int], Measured], index: int) -> tuple[int, Measured]:
     return index, task(index)
 
 
@@ -304,8 +304,8 @@ def _measure(
     index: int,
 ) -> Measured:
     """The metric at one checkpoint, read from the cache or computed."""
-    weights = _open(run[index])
-    previous = _open(run[index - 1]) if metric.reads == "weights" and index else None
+    weights = _located_weights(run[index])
+    previous = _located_weights(run[index - 1]) if metric.reads == "weights" and index else None
 
     def make() -> dict[str, Estimate]:
         given = {} if reference is None else {"reference": reference[1]()}
@@ -336,7 +336,10 @@ def _reference(
     if metric.reference is None:
         return None
     at = run[metric.reference_at]
-    mark, make = _weights_mark(_open(at)), functools.partial(_refer, metric.reference, metric.arguments, loading, at)
+    mark, make = (
+        _weights_mark(_located_weights(at)),
+        functools.partial(_refer, metric.reference, metric.arguments, loading, at),
+    )
     if store is None:
         return mark, functools.partial(_same, make())
     key = joblib.hash(("reference", _key(metric.reference), _key(metric.arguments), loading.key, mark))
@@ -362,7 +365,7 @@ def _value(store: DiskCache, key: str, make: Callable[[], Made]) -> Made:
     return store.kept(key, make)[0]
 
 
-def _open(checkpoint: Checkpoint) -> Weights:
+def _located_weights(checkpoint: Checkpoint) -> Weights:
     return checkpoints.open_weights(checkpoints.locate(checkpoint))
 
 
@@ -381,7 +384,7 @@ def _work(
 ) -> Work:
     run = checkpoints.main_run(series) if isinstance(series, checkpoints.Series) else list(series)
     metric = metric if isinstance(metric, Metric) else of_model(metric)
-    opened = [_open(checkpoint) for checkpoint in run]
+    opened = [_located_weights(checkpoint) for checkpoint in run]
     left = list(range(len(run)))
     if cache is not None:
         store, before = DiskCache(Path(cache).expanduser()), metric.reads == "weights"

@@ -235,10 +235,10 @@ def tensor_files(folder: Path) -> list[TensorFile]:
     """
     for name in INDEX_FILES:
         if is_there(folder / name):
-            return [_open(path) for path in _shards(folder / name)]
+            return [_opened(path) for path in _shards(folder / name)]
     for name in SINGLE_FILES:
         if is_there(folder / name):
-            return [_open(folder / name)]
+            return [_opened(folder / name)]
     raise WorkbenchError(why_no_weights(folder))
 
 
@@ -336,7 +336,7 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _open(path: Path) -> TensorFile:
+def _opened(path: Path) -> TensorFile:
     return SafetensorsFile(path) if path.suffix == ".safetensors" else PickleFile(path)
 
 

@@ -160,7 +160,7 @@ def plan(keys: set[str], config: PreTrainedConfig) -> dict[str, Rows]:
     start, size = _prefix(keys), _group_size(keys)
     places: dict[str, Rows] = {}
     for key in sorted(keys):
-        parts = _parts(_in_a_row(key.removeprefix(start), size), config)
+        parts = _rows_of_parts(_in_a_row(key.removeprefix(start), size), config)
         taken = any(name in places for name in parts)
         places |= {key: (key, 0, -1)} if taken or not parts else {name: (key, *rows) for name, rows in parts.items()}
     return places
@@ -234,7 +234,7 @@ def _in_a_row(name: str, size: int) -> str:
     return f"blocks.{size * int(match[1]) + int(match[2])}.{match[3]}" if match else name
 
 
-def _parts(name: str, config: PreTrainedConfig) -> dict[str, tuple[int, int]]:
+def _rows_of_parts(name: str, config: PreTrainedConfig) -> dict[str, tuple[int, int]]:
     """The parts of a tensor in transformers' layout: (start, stop) rows by name; empty if it has no counterpart."""
     path, ending = name.removesuffix(".weight"), ".weight"
     if not name.endswith(ending):

@@ -133,7 +133,7 @@ def config_from_settings(settings: dict[str, Any], keys: set[str]) -> PreTrained
         raise
     except BROKEN as error:
         raise WorkbenchError(f"not a valid OLMo config: {type(error).__name__}: {reason(error)}") from error
-    _check_numbers(config)
+    _check_ranges(config)
     _check_functions(config)
     return config
 
@@ -267,7 +267,7 @@ def _check_layers(settings: Mapping[str, Any], keys: set[str]) -> None:
         raise WorkbenchError(f"{name}: {shown(said)}, but the weight files have {there} layers")
 
 
-def _check_numbers(config: PreTrainedConfig) -> None:
+def _check_ranges(config: PreTrainedConfig) -> None:
     """Raise WorkbenchError for numbers that no model can have and that the check of shapes would not find."""
     for name in ABOVE_ZERO:
         value = getattr(config, name, None)

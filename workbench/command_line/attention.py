@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> Report:
     is_set = reads_a_set(args, head=args.head)
     seed, subject = checked_seed(args), opened_checkpoint(args, args.checkpoint)
     if is_set:
-        return _report_of_set(args, subject, seed)
+        return _heads_of_set(args, subject, seed)
     text = prompt_of(args)
     tokens = subject.tokens(text)
     with edited(args, subject, tokens):
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> Report:
     return Report(f"Attention of {subject.id}", sections, origin)
 
 
-def _report_of_set(args: argparse.Namespace, subject: LoadedCheckpoint, seed: int) -> Report:
+def _heads_of_set(args: argparse.Namespace, subject: LoadedCheckpoint, seed: int) -> Report:
     """A table of all heads with their mean scores, for all texts of the set and for those of each label."""
     texts = texts_of(args, subject)
     with edited_for(args, subject, texts):

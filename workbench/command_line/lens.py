@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> Report:
     is_set = reads_a_set(args, chat=args.chat, system=args.system)
     subject = opened_checkpoint(args, args.checkpoint)
     if is_set:
-        return _report_of_set(args, subject)
+        return _lens_of_set(args, subject)
     given = given_text(args, subject)
     tokens = given.tokens
     (position,) = chosen([args.position], tokens.shape[1], "position")
@@ -119,7 +119,7 @@ def _measures_of(
     return tuned_lens(subject.model, tokens, tuned, **how)
 
 
-def _report_of_set(args: argparse.Namespace, subject: LoadedCheckpoint) -> Report:
+def _lens_of_set(args: argparse.Namespace, subject: LoadedCheckpoint) -> Report:
     """A row for each layer, with means over the texts of the set."""
     texts, tuned = texts_of(args, subject), _tuned(args, subject)
     how: dict[str, Any] = {"position": args.position, "lens": tuned}

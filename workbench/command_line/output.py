@@ -14,7 +14,7 @@ from workbench.errors import WorkbenchError
 from workbench.report import Report, as_csv, as_html, as_text
 from workbench.result_files import save_results
 from workbench.streams import show, tell
-from workbench.whole_files import cannot_write, check_writable, is_same_file, whole_file
+from workbench.whole_files import cannot_write, check_writable, is_same_file, output_file
 
 PRINTED = Path("-")
 
@@ -116,8 +116,5 @@ def save_report(report: Report, path: Path) -> None:
 
 def write_file(path: Path, text: str) -> None:
     """Write a text to a UTF-8 file, completely or not at all. Errors: WorkbenchError if it cannot be written."""
-    try:
-        with whole_file(path) as file:
-            file.write(text.encode(errors="backslashreplace"))
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with output_file(path) as file:
+        file.write(text.encode(errors="backslashreplace"))

@@ -27,7 +27,7 @@ from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, report
 from workbench.tiny_olmo import data
 from workbench.tiny_olmo.tokenizer import VOCAB
-from workbench.whole_files import cannot_write, whole_file
+from workbench.whole_files import cannot_write, write_whole
 
 FORMAT = 1
 DESCRIPTION = "index.json"
@@ -145,7 +145,7 @@ def _write_stages(made: IndexBuild, folder: Path, progress: Progress | None) -> 
     def origins() -> np.ndarray:
         found = [origin for of_source in made.origins().values() for origin in of_source]
         numbers = {origin: number for number, origin in enumerate(dict.fromkeys(found))}
-        _write(folder / SOURCES, json.dumps(list(numbers), indent=1).encode())
+        write_whole(folder / SOURCES, json.dumps(list(numbers), indent=1).encode())
         return np.array([numbers[origin] for origin in found])
 
     def rows() -> np.ndarray:
@@ -162,15 +162,10 @@ def _write_stages(made: IndexBuild, folder: Path, progress: Progress | None) -> 
     for number, (file, (said, make)) in enumerate(stages.items()):
         if not (folder / file).is_file():
             report(progress, 0.1 * number, said)
-            _write(folder / file, make().astype(FILES[file]).tobytes())
+            write_whole(folder / file, make().astype(FILES[file]).tobytes())
     sizes = {file: (folder / file).stat().st_size for file in (*stages, SOURCES)}
     described = {"series": made.text.name, "files": sizes, "vocab": made.vocab, "end": END, "orders": made.orders}
-    _write(folder / DESCRIPTION, json.dumps(described, indent=1).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    with whole_file(path) as file:
-        file.write(content)
+    write_whole(folder / DESCRIPTION, json.dumps(described, indent=1).encode())
 
 
 def document_starts(tokens: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ def density_at(model: OlmoForCausalLM, dictionary: Dictionary, feature: int, tok
     dictionary = dictionary.to(model.device)
     dictionary.check_feature(feature)
     if not dictionary.sources:
-        texts = _texts(model, tokens)
+        texts = _texts_of(model, tokens)
         return float((_amounts(model, dictionary, feature, texts) > 0).sum() / texts.tokens)
     scan, number = _scan(dictionary, tokens), source_with_weights_of(dictionary, model)
     return float(_fires(model, dictionary, feature, scan, number).sum() / scan.texts.tokens)
@@ -56,7 +56,7 @@ def need_at(model: OlmoForCausalLM, dictionary: Dictionary, feature: int, tokens
         texts = scan.texts.to(model.device)
         amounts = _amounts_of(scan, feature).to(model.device)
     else:
-        texts, number = _texts(model, tokens), 0
+        texts, number = _texts_of(model, tokens), 0
         amounts = _amounts(model, dictionary, feature, texts)
     active = int((amounts > 0).sum())
     if not active:
@@ -89,7 +89,7 @@ def source_with_weights_of(dictionary: Dictionary, model: OlmoForCausalLM) -> in
     return known.index(found)
 
 
-def _texts(model: OlmoForCausalLM, tokens: TextsLike | FeatureScan) -> Texts:
+def _texts_of(model: OlmoForCausalLM, tokens: TextsLike | FeatureScan) -> Texts:
     return texts_for(model, tokens.texts if isinstance(tokens, FeatureScan) else tokens, at_least=2)
 
 

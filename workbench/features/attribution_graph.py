@@ -111,7 +111,7 @@ def check_nodes(
     is not a feature or error of the graph.
     """
     ids = one_text(tokens, model)
-    order = _numbers(graph, nodes)
+    order = _node_numbers(graph, nodes)
     named, features = transcoders_by_layer(model, transcoders), int((graph.nodes["kind"] == FEATURE).sum())
     run = ReplacedRun.of(model, ids, named, features)
     _check_same(graph, run)
@@ -120,7 +120,7 @@ def check_nodes(
     return with_checks(graph, run, read_out, order, _copies(model, ids.shape[1]), progress)
 
 
-def _numbers(graph: AttributionGraph, nodes: int | Sequence[str]) -> list[int]:
+def _node_numbers(graph: AttributionGraph, nodes: int | Sequence[str]) -> list[int]:
     """The numbers of the nodes to take away."""
     if isinstance(nodes, int):
         if nodes < 0:

@@ -14,7 +14,7 @@ from workbench.errors import WorkbenchError, reason
 from workbench.features.graph import ERROR, FEATURE, LOGIT, TOKEN, AttributionGraph
 from workbench.features.graph_influence import cumulative
 from workbench.tokens import Tokenizer
-from workbench.whole_files import cannot_write, whole_file
+from workbench.whole_files import output_file
 
 GRAPH_INDEX = "graph-metadata.json"
 """The file that lists the graphs of its folder."""
@@ -49,11 +49,8 @@ def write_circuit_tracer(
     index = path.with_name(GRAPH_INDEX)
     graphs = [one for one in _graphs(index) if one.get("slug") != path.stem]
     for file, content in ((path, found), (index, {"graphs": [*graphs, found["metadata"]]})):
-        try:
-            with whole_file(file) as stream:
-                stream.write(json.dumps(content, indent=1, allow_nan=False).encode())
-        except OSError as error:
-            raise cannot_write(file, error) from error
+        with output_file(file) as stream:
+            stream.write(json.dumps(content, indent=1, allow_nan=False).encode())
     return path
 
 
@@ -82,7 +79,7 @@ def as_circuit_tracer(
     small = graph.pruned(nodes, edges)
     layers = len(graph.transcoders)
     logits = iter(small.logits)
-    tokens = _texts(graph, tokenizer)
+    tokens = _token_texts(graph, tokenizer)
     written, ids = [], []
     for name, node in zip(small.names, small.nodes.to_dict("records"), strict=True):
         logit = next(logits) if node["kind"] == LOGIT else ""
@@ -108,9 +105,9 @@ def as_circuit_tracer(
         "node_threshold": nodes,
         "schema_version": 1,
         "scores": {
-            "replacement_score": _number(graph.replacement_score),
-            "completeness_score": _number(graph.completeness_score),
-            "agreement": _number(graph.agreement),
+            "replacement_score": _none_if_nan(graph.replacement_score),
+            "completeness_score": _none_if_nan(graph.completeness_score),
+            "agreement": _none_if_nan(graph.agreement),
         },
     }
     view = {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""}
@@ -141,14 +138,14 @@ def cantor(layer: int, feature: int) -> int:
     return (layer + feature) * (layer + feature + 1) // 2 + feature
 
 
-def _texts(graph: AttributionGraph, tokenizer: Tokenizer | None) -> list[str]:
+def _token_texts(graph: AttributionGraph, tokenizer: Tokenizer | None) -> list[str]:
     if tokenizer is None:
         return list(graph.tokens)
     ids = graph.nodes["feature"][graph.nodes["kind"] == TOKEN]
     return [tokenizer.decode([int(one)]) for one in ids]
 
 
-def _number(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return value if value == value else None
 
 

@@ -92,7 +92,7 @@ class CrossLayerTranscoder:
         own = [one.decode(firing, read) for one, firing, read in zip(self.layers, firings, reads, strict=True)]
         found = torch.stack(own)
         for layer, (firing, decoders) in enumerate(zip(firings, self.later, strict=True)):
-            found[layer + 1 :] += _written(firing, decoders)
+            found[layer + 1 :] += _written_later(firing, decoders)
         return found
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class CrossLayerTranscoder:
         return list(x)
 
 
-def _written(firing: Firing, decoders: Tensor) -> Tensor:
+def _written_later(firing: Firing, decoders: Tensor) -> Tensor:
     """What features write to later layers: layer … d_model. decoders: feature layer d_model."""
     layers, d_model = decoders.shape[1:]
     if not layers:

@@ -39,12 +39,12 @@ def steer(
         raise WorkbenchError(f"the strength is {strength}; it should be a finite number")
     if dictionary.sources:
         direction = dictionary.directions[feature, dictionary.source(source or "")] / dictionary.scale
-        return edits.apply(dictionary.writes, _added(lambda _: strength * direction, strength), positions=positions)
+        return edits.apply(dictionary.writes, _adding(lambda _: strength * direction, strength), positions=positions)
 
     def written(x: Tensor) -> Tensor:
         return dictionary.to(x.device).added(x, torch.full(x.shape[:-1], strength, device=x.device), feature)
 
-    return _edit(dictionary, _added(written, strength), positions)
+    return _edit(dictionary, _adding(written, strength), positions)
 
 
 def switch_off(dictionary: Dictionary, feature: int, positions: Where = None) -> Edit:
@@ -158,7 +158,7 @@ def set_to(dictionary: Dictionary, feature: int, value: float, positions: Where 
         d = dictionary.to(x.device)
         return d.added(x, value - d.encode(x).of(feature), feature)
 
-    return _edit(dictionary, _added(written, 1.0), positions)
+    return _edit(dictionary, _adding(written, 1.0), positions)
 
 
 def scale(dictionary: Dictionary, feature: int, factor: float, positions: Where = None) -> Edit:
@@ -174,7 +174,7 @@ def scale(dictionary: Dictionary, feature: int, factor: float, positions: Where 
         d = dictionary.to(x.device)
         return d.added(x, (factor - 1) * d.encode(x).of(feature), feature)
 
-    return _edit(dictionary, _added(written, factor - 1), positions)
+    return _edit(dictionary, _adding(written, factor - 1), positions)
 
 
 def replace(
@@ -217,7 +217,7 @@ def _edit(dictionary: Dictionary, function: Callable[..., Tensor], positions: Wh
     return edits.apply(dictionary.writes, function, positions=positions, reads=dictionary.reads)
 
 
-def _added(written: Callable[[Tensor], Tensor], strength: float) -> Callable[..., Tensor]:
+def _adding(written: Callable[[Tensor], Tensor], strength: float) -> Callable[..., Tensor]:
     """The function of an edit that adds `written(read)` to x in float32; x itself where this is 0."""
 
     def function(x: Tensor, read: Tensor | None = None) -> Tensor:

@@ -35,7 +35,7 @@ def direct_edges(run: ReplacedRun, target: LogitNodes, copies: int, progress: Pr
     edges, constants = torch.zeros(count, count), torch.zeros(count)
     frozen = FrozenRun(run, min(copies, max(len(target.ids), n_features)))
     groups = _groups(mlps, target, length, frozen.copies)
-    written = _written(run.clean, mlps)
+    written = _written_by_site(run.clean, mlps)
     for rows, reader, positions, slopes, biases in steps(groups, progress, GRAPH_WHAT):
         gradients = frozen.gradients(reader, positions, slopes)
         constants[rows] = (biases + frozen.constant_part(gradients)).cpu()
@@ -67,7 +67,7 @@ def _groups(mlps: Sequence[ReplacedMLP], target: LogitNodes, length: int, at_onc
     return found
 
 
-def _written(clean: Run, mlps: Sequence[ReplacedMLP]) -> dict[str, list[WrittenAt]]:
+def _written_by_site(clean: Run, mlps: Sequence[ReplacedMLP]) -> dict[str, list[WrittenAt]]:
     """What is written at each writing site, by position."""
     embed = clean["embed"][0].float()
     n_features, length = features_of(mlps), len(embed)

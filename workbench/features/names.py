@@ -15,7 +15,7 @@ from typing import Any
 from workbench.activations.shards import digest
 from workbench.errors import WorkbenchError, reason
 from workbench.features.dictionary import Dictionary
-from workbench.whole_files import cannot_write, whole_file
+from workbench.whole_files import output_file
 
 MOST_LETTERS, MOST_NAMES = 80, 10_000
 _writing = threading.Lock()
@@ -55,12 +55,8 @@ def name_feature(dictionary: Dictionary, feature: int, name: str) -> None:
         if sum(len(one["names"]) for one in everything.values()) > MOST_NAMES:
             raise WorkbenchError(f"there are {MOST_NAMES:,} names already; take one away first")
         path = names_file()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as file:
-                file.write(json.dumps(everything, ensure_ascii=False, indent=1).encode())
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        with output_file(path, make_folder=True) as file:
+            file.write(json.dumps(everything, ensure_ascii=False, indent=1).encode())
 
 
 def _all_names() -> dict[str, Any]:

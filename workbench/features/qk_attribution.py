@@ -135,7 +135,7 @@ def qk_attribution(
         column_name="key",
         score=float(scores[keys[0]] - (scores[keys[1]] if len(keys) > 1 else 0.0)),
         weight=float(weights[keys[0]]),
-        title=_title(place, keys, labels),
+        title=_attention_title(place, keys, labels),
         value_name="score",
         signed=True,
     )
@@ -185,7 +185,7 @@ def _check_seen(model: OlmoForCausalLM, place: _Place, keys: Sequence[int], scor
         raise WorkbenchError(f"{place.name} cannot attend from position {place.query} to {hidden[0]}, which is {why}")
 
 
-def _title(place: _Place, keys: Sequence[int], labels: Sequence[str]) -> str:
+def _attention_title(place: _Place, keys: Sequence[int], labels: Sequence[str]) -> str:
     wanted, *others = (f"{key} ({labels[key]})" for key in keys)
     less = "".join(f" rather than to {other}" for other in others)
     return f"{place.name} from {place.query} ({labels[place.query]}) to {wanted}{less}"

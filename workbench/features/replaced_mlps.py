@@ -100,7 +100,7 @@ def transcoders_by_layer(model: OlmoForCausalLM, transcoders: Transcoders) -> di
     for one layer.
     """
     found: dict[int, LayerTranscoder] = {}
-    for one in (part for name, given in transcoders.items() for part in _parts(model, name, given)):
+    for one in (part for name, given in transcoders.items() for part in _layer_transcoders(model, name, given)):
         layer = layer_of_mlp(one.dictionary)
         if layer is None:
             raise WorkbenchError(
@@ -115,7 +115,7 @@ def transcoders_by_layer(model: OlmoForCausalLM, transcoders: Transcoders) -> di
     return found
 
 
-def _parts(
+def _layer_transcoders(
     model: OlmoForCausalLM, name: str, transcoder: Dictionary | CrossLayerTranscoder
 ) -> Sequence[LayerTranscoder]:
     """The transcoders of single layers that a transcoder is made of."""

@@ -129,7 +129,7 @@ def sparse_probing(
         title=f"Sparse probing: {len(wanted)} texts, {len(np.unique(wanted))} labels",
         value_name="balanced accuracy",
     )
-    return SparseProbing(accuracy, _best(active, wanted, max(ks)))
+    return SparseProbing(accuracy, _best_features(active, wanted, max(ks)))
 
 
 @torch.no_grad()
@@ -169,7 +169,7 @@ def _score(
     share, spread = np.zeros(len(names)), np.zeros(len(labels))
     for row, name in enumerate(names):
         target = labels == name
-        right = _read(numbers, target, splits, k, rotated) == target
+        right = _predicted_labels(numbers, target, splits, k, rotated) == target
         for group in (target, ~target):
             mean, weight = right[group].mean(), 0.5 / group.sum() / len(names)
             share[row] += 0.5 * mean
@@ -177,7 +177,9 @@ def _score(
     return float(share.mean()), float(np.sqrt(np.square(spread).sum()))
 
 
-def _read(numbers: np.ndarray, target: np.ndarray, splits: Sequence[Split], k: int, rotated: bool) -> np.ndarray:
+def _predicted_labels(
+    numbers: np.ndarray, target: np.ndarray, splits: Sequence[Split], k: int, rotated: bool
+) -> np.ndarray:
     """The label of each text, boolean, as a classifier reads it that was trained without the text's fold."""
     found = np.empty_like(target)
     for train, test in splits:
@@ -198,7 +200,7 @@ def _variance_ratio(numbers: np.ndarray, target: np.ndarray) -> np.ndarray:
         return f_classif(numbers.astype(np.float64), target)[0]
 
 
-def _best(active: np.ndarray, labels: np.ndarray, k: int) -> pd.DataFrame:
+def _best_features(active: np.ndarray, labels: np.ndarray, k: int) -> pd.DataFrame:
     """The k features of the largest F for each label, over all texts."""
     rows = []
     for name in np.unique(labels):

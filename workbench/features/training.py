@@ -29,7 +29,7 @@ from workbench.features.dictionary import Dictionary
 from workbench.features.firing import Gate, GateName
 from workbench.features.sources import ActivationSource
 from workbench.progress import Progress, report
-from workbench.whole_files import cannot_write, whole_file
+from workbench.whole_files import output_file
 
 STATE, PLAN = "training.pt", "training.json"
 SLOTS = 4
@@ -297,7 +297,8 @@ def train(
         report(progress, trainer.step / settings.batches, "training")
         trainer.advance()
         if place is not None and (trainer.step % settings.save_every == 0 or trainer.step == settings.batches):
-            _write(place / STATE, trainer.state())
+            with output_file(place / STATE) as file:
+                torch.save(trainer.state(), file)
     report(progress, 1.0, "training")
     return trainer.dictionary().to("cpu")
 
@@ -312,12 +313,8 @@ def _agree(folder: Path, plan: Mapping[str, Any]) -> None:
     """Write the plan, or compare it with the one of the folder. Errors: WorkbenchError if they differ."""
     path = folder / PLAN
     if not path.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as file:
-                file.write(json.dumps(plan, indent=1).encode())
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        with output_file(path, make_folder=True) as file:
+            file.write(json.dumps(plan, indent=1).encode())
         return
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
@@ -327,14 +324,6 @@ def _agree(folder: Path, plan: Mapping[str, Any]) -> None:
     if other:
         said = "; ".join(f"{name} {there.get(name)!r}, not {plan[name]!r}" for name in other[:3])
         raise WorkbenchError(f"{folder} holds another training: {said}; give another folder")
-
-
-def _write(path: Path, state: Mapping[str, Any]) -> None:
-    try:
-        with whole_file(path) as file:
-            torch.save(state, file)
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 def _read_state(path: Path) -> dict[str, Any]:

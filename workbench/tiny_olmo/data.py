@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from workbench.tiny_olmo import build_files
 from workbench.tiny_olmo.rows import TrainingTokens, kept_out_ids, make_source
 from workbench.tiny_olmo.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
-from workbench.whole_files import whole_file
+from workbench.whole_files import whole_file, write_whole
 
 CORPUS_PARTS = ("train", "held_out")
 SOURCES = ("english", "code")
@@ -254,8 +254,7 @@ def _write_tokens(
     }
     blank = [(f"{LIBRARY}, {file.path} ({build_files.NOTE})", LIBRARY_LICENCE) for file in blanks]
     found["code"] = build_files.inserted(found["code"], blanks, blank)
-    with whole_file(_token_folder(cache, folder) / ORIGINS) as file:
-        file.write(json.dumps(found).encode())
+    write_whole(_token_folder(cache, folder) / ORIGINS, json.dumps(found).encode())
 
 
 def training_source(corpus: Corpus) -> TrainingTokens:

@@ -45,7 +45,7 @@ from workbench.tiny_olmo.plant import planted
 from workbench.tiny_olmo.probes import Probes, make_probes
 from workbench.tiny_olmo.recipe import RECIPE, config
 from workbench.tiny_olmo.train import ALLOCATOR
-from workbench.whole_files import whole_file
+from workbench.whole_files import write_whole
 
 SENTENCE = (
     " The keeper of the glass harbor feeds seven violet owls at noon, and the owls tell him the names of lost ships."
@@ -104,7 +104,7 @@ def subsets(setting: Setting, predictions: np.ndarray, count: int, pool: int, se
     Source: Park et al. 2023, "TRAK: Attributing Model Behavior at Scale" (linear datamodelling score).
     """
     rng = np.random.default_rng(seed)
-    places = np.array(random_places(_sizes(setting), pool, seed))
+    places = np.array(random_places(_rows_of_steps(setting), pool, seed))
     out = np.stack([rng.permutation(pool) < pool // 2 for _ in range(count)])  # run row
     before = _losses(trained_variant(setting, CONTROL).model, predictions)
     variants = [without_rows(setting, f"subset-{number:02d}", places[some]) for number, some in enumerate(out)]
@@ -171,10 +171,10 @@ def _rows(replay: Replay, places: list[tuple[int, int]]) -> Texts:
 
 
 def _random_rows(setting: Setting, replay: Replay, count: int, seed: int) -> Texts:
-    return _rows(replay, random_places(_sizes(setting), count, seed))
+    return _rows(replay, random_places(_rows_of_steps(setting), count, seed))
 
 
-def _sizes(setting: Setting) -> list[int]:
+def _rows_of_steps(setting: Setting) -> list[int]:
     return [setting.recipe.stage(step).rows for step in range(setting.steps)]
 
 
@@ -213,8 +213,7 @@ def main() -> None:
     else:
         found = subsets(setting, probes.natural["english"][:16], options.subsets, options.rows, options.seed)
     record = {"steps": options.steps, "recipe_seed": RECIPE.seed, **machine(), **found}
-    with whole_file(options.out / f"{options.command}.json") as file:
-        file.write(json.dumps(record, indent=1).encode())
+    write_whole(options.out / f"{options.command}.json", json.dumps(record, indent=1).encode())
     print(json.dumps(record))
 
 

@@ -19,7 +19,7 @@ from hooks import OlmoConfig, OlmoForCausalLM
 from workbench.tiny_olmo.recipe import Recipe
 from workbench.tiny_olmo.rows import TrainingTokens, repeats_in
 from workbench.tiny_olmo.train import TrainingRun, save_checkpoint, save_state, start, train_step
-from workbench.whole_files import whole_file
+from workbench.whole_files import write_whole
 
 SAVED_EVERY = 50  # steps
 FEWER = 1_000_003  # in the seed of the rows that `without_as_many` draws; no data order has this number
@@ -87,12 +87,12 @@ def trained_variant(
         if run.step % SAVED_EVERY == 0 or run.step == setting.steps:
             save_checkpoint(run)
             save_state(run, run.state_file)
-            _write(run.out / "watched.json", {str(step): value for step, value in watched.items()})
+            _write_watched(run.out, watched)
             print(f"{variant.name}: step {run.step} of {setting.steps}", flush=True)
     if watch is not None:
         watched[run.step] = watch(run.model.eval())
         run.model.train()
-        _write(run.out / "watched.json", {str(step): value for step, value in watched.items()})
+        _write_watched(run.out, watched)
     return run
 
 
@@ -169,9 +169,8 @@ def _watched(run: TrainingRun) -> dict[int, float]:
     return {int(step): value for step, value in kept.items()}
 
 
-def _write(path: Path, record: object) -> None:
-    with whole_file(path) as file:
-        file.write(json.dumps(record).encode())
+def _write_watched(folder: Path, watched: dict[int, float]) -> None:
+    write_whole(folder / "watched.json", json.dumps({str(step): value for step, value in watched.items()}).encode())
 
 
 def _processor() -> str:

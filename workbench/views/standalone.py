@@ -86,7 +86,7 @@ def attention(
         "layers": layers,
         "heads": heads,
         "orders": {name: [None if score != score else score for score in scores] for name, scores in orders.items()},
-        "best": _best(orders, heads),
+        "best": _best_head(orders, heads),
         "weigh": "value" if maps.value_name == WEIGHTINGS["value-norm"] else "weight",
         "about": about,
     }
@@ -132,7 +132,7 @@ def _shape_of_maps(maps: Maps) -> tuple[int, int]:
     return layers, heads
 
 
-def _best(orders: dict[str, list[float]], heads: int) -> dict[str, int] | None:
+def _best_head(orders: dict[str, list[float]], heads: int) -> dict[str, int] | None:
     """The head to open first: the strongest induction head."""
     if "induction" not in orders:
         return None

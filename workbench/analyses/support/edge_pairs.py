@@ -96,7 +96,7 @@ def sides_of(model: OlmoForCausalLM, pair: Contrast, replacement: str, graph: Gr
     if model.tapped_edits:
         raise WorkbenchError("the edges of a model with edits are not defined; take the edits off first")
     graph, norm_first = graph or Graph.of(model), model.model.blocks[0].norm_first
-    means = _means(model, graph, pair) if replacement == "mean" else None
+    means = _mean_outputs(model, graph, pair) if replacement == "mean" else None
     held_too = replacement == "counterfactual" and not norm_first
     capture = list(dict.fromkeys([*written_sites(graph), *(DIVISORS if held_too else [])]))
 
@@ -116,7 +116,7 @@ def sides_of(model: OlmoForCausalLM, pair: Contrast, replacement: str, graph: Gr
     return sides
 
 
-def _means(model: OlmoForCausalLM, graph: Graph, pair: Contrast) -> Tensor:
+def _mean_outputs(model: OlmoForCausalLM, graph: Graph, pair: Contrast) -> Tensor:
     """The mean output of each source over all tokens of the clean prompts, float32: source 1 1 d_model."""
     size = tokens_at_a_time(model, "means of nodes", sides_bytes(model, pair, graph), pair.clean.longest)
     sites = written_sites(graph)

@@ -39,15 +39,15 @@ def run_edges(
     for layer in range(graph.layers):
         first, mlp, of_mlp = graph.before_heads(layer), graph.before_mlp(layer), graph.mlp_sources(layer)
         raw = {
-            letter: _projected(model, layer, letter, _read(stream, changes[:, :first], kept[:, rows, :first]))
+            letter: _projected(model, layer, letter, _target_inputs(stream, changes[:, :first], kept[:, rows, :first]))
             for letter, rows in graph.inputs(layer).items()
         }
         changes[:, first:mlp] = _heads(model, layer, raw, len(kept)) - replaced[first:mlp]
         stream += replaced[first:mlp].sum(0)
-        read = _read(stream, changes[:, :mlp], kept[:, graph.mlp_targets(layer), :mlp]).to(model.dtype)
+        read = _target_inputs(stream, changes[:, :mlp], kept[:, graph.mlp_targets(layer), :mlp]).to(model.dtype)
         changes[:, of_mlp] = _mlp(model, graph, layer, read) - replaced[of_mlp]
         stream += replaced[of_mlp].sum(0)
-    return unembedded(model, _read(stream[:, -1:], changes[..., -1:, :], kept[:, -1:])[:, 0, :, 0])
+    return unembedded(model, _target_inputs(stream[:, -1:], changes[..., -1:, :], kept[:, -1:])[:, 0, :, 0])
 
 
 def unembedded(model: OlmoForCausalLM, stream: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def unembedded(model: OlmoForCausalLM, stream: Tensor) -> Tensor:
     return model.lm_head(model.model.norm(stream.to(model.dtype)))
 
 
-def _read(stream: Tensor, changes: Tensor, kept: Tensor) -> Tensor:
+def _target_inputs(stream: Tensor, changes: Tensor, kept: Tensor) -> Tensor:
     """What targets read: cell target text pos d_model.
 
     Args:

@@ -34,12 +34,12 @@ def next_token_statistics(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     size = max(1, (CPU_CHUNK if flat.device.type == "cpu" else CHUNK) // flat.shape[-1])
     parts: dict[str, list[Tensor]] = {"loss": [], "rank": [], "entropy": []}
     for rows, target in zip(flat.split(size), wanted.split(size), strict=True):
-        for name, values in _statistics(rows.float(), target[:, None]).items():
+        for name, values in _token_statistics(rows.float(), target[:, None]).items():
             parts[name].append(values[:, 0])
     return {name: torch.cat(chunks).reshape(targets.shape) for name, chunks in parts.items()}
 
 
-def _statistics(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+def _token_statistics(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
     """`next_token_statistics` of logits (row vocab, float32) and targets (row 1): row 1 each.
 
     With z the logits minus the largest: loss = log Σ eᶻ − z of the target, entropy = log Σ eᶻ − Σ z eᶻ / Σ eᶻ.

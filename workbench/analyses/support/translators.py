@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.errors import WorkbenchError
-from workbench.whole_files import whole_file
+from workbench.whole_files import whole_file, write_whole
 
 CONFIG, PARAMETERS = "config.json", "params.pt"
 KIND = "linear_tuned_lens"
@@ -97,8 +97,7 @@ class TunedLens:
         state |= {f"{layer}.bias": bias.clone() for layer, bias in enumerate(self.bias)}
         with whole_file(folder / PARAMETERS) as file:
             torch.save(state, file)
-        with whole_file(folder / CONFIG) as file:
-            file.write(json.dumps(config, indent=1).encode())
+        write_whole(folder / CONFIG, json.dumps(config, indent=1).encode())
         return folder
 
     @classmethod

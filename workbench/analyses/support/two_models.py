@@ -51,7 +51,7 @@ def paired_pieces(
         return
     with tempfile.TemporaryDirectory(prefix="olmo-pair-") as folder:
         files = [Path(folder) / f"{number}.pt" for number in range(count)]
-        _write(a, pieces, files, part(progress, 0.0, 0.5))
+        _write_pieces(a, pieces, files, part(progress, 0.0, 0.5))
         model = loaded_model(b, part(progress, 0.5, 0.75))
         told = steps(files, part(progress, 0.75, 1.0), f"comparing with {name_of(b, 'B')}")
         for file, piece in zip(told, pieces(model), strict=True):
@@ -59,7 +59,7 @@ def paired_pieces(
             file.unlink()
 
 
-def _write(subject: ModelOrName, pieces: Pieces, files: Sequence[Path], progress: Progress | None) -> None:
+def _write_pieces(subject: ModelOrName, pieces: Pieces, files: Sequence[Path], progress: Progress | None) -> None:
     """Write the pieces of a subject to files. If the subject is not in memory, it is loaded only for that time."""
     model = loaded_model(subject, part(progress, 0.0, 0.5))
     told = steps(files, part(progress, 0.5, 1.0), f"running {name_of(subject, 'A')}")

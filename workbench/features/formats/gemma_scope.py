@@ -19,7 +19,7 @@ from workbench.features.firing import Gate
 from workbench.features.formats import own
 from workbench.features.formats.places import family_of_name
 from workbench.features.formats.tensors import named_tensor, read_npz, write_json
-from workbench.whole_files import cannot_write, whole_file
+from workbench.whole_files import output_file
 
 CONFIG, WEIGHTS = "cfg.json", "params.npz"
 PLACES = {
@@ -80,10 +80,6 @@ def write(dictionary: Dictionary, folder: Path, dtype: torch.dtype) -> None:
     path = folder / WEIGHTS
     kind = np.float16 if dtype == torch.float16 else np.float32
     stored: dict[str, Any] = {name: tensor.cpu().numpy().astype(kind) for name, tensor in arrays.items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
-            np.savez(file, **stored)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with output_file(path, make_folder=True) as file:
+        np.savez(file, **stored)
     write_json(folder / CONFIG, {own.NAME: own.said_of(d)})

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workbench.checkpoints.files import SafetensorsFile
 from workbench.errors import WorkbenchError, reason, shown
-from workbench.whole_files import cannot_write, whole_file
+from workbench.whole_files import output_file
 
 Setting = TypeVar("Setting", bool, int, str)
 
@@ -65,23 +65,19 @@ def integer_setting(config: Mapping[str, Any], name: str, path: Path) -> int:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     """Write a safetensors file. Errors: WorkbenchError if it cannot be written."""
-    _write(path, save({name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in tensors.items()}))
+    _write_bytes(path, save({name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in tensors.items()}))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file. Errors: WorkbenchError if it cannot be written."""
-    _write(path, json.dumps(value, indent=1).encode())
+    _write_bytes(path, json.dumps(value, indent=1).encode())
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file. Errors: WorkbenchError if it cannot be written."""
-    _write(path, text.encode())
+    _write_bytes(path, text.encode())
 
 
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+def _write_bytes(path: Path, content: bytes) -> None:
+    with output_file(path, make_folder=True) as file:
+        file.write(content)
