@@ -38,6 +38,7 @@ def trained(folder, tmp_path_factory):
     """A folder with a dictionary that the command trained, and the table that it printed."""
     out, table = tmp_path_factory.mktemp("out") / "sae", folder / "measures.csv"
     given = ["--features", "40", "--k", "3", "--tokens", "20000", "--texts", str(folder / "texts.jsonl")]
+    given += ["--probed", str(folder / "labelled.jsonl")]
     assert (
         main(["features", "train", f"{folder}@step10", "--site", SITE, *given, "--out", str(out), "--csv", str(table)])
         == 0
@@ -62,6 +63,9 @@ def test_train_writes_the_dictionary_and_its_measures(trained, folder):
     [found] = features.quality(d, model, held_out).values()
     assert table.loc[0, "explained"] == pytest.approx(found.explained, rel=1e-4)
     assert table.loc[0, "recovered"] == pytest.approx(found.recovered, rel=1e-3)
+    labelled = Texts.read(folder / "labelled.jsonl", tokenizer, label="label")
+    probed = features.sparse_probing(d, model, labelled, ks=(1, 5)).accuracy.values
+    np.testing.assert_allclose(table.loc[0, ["probe 1", "probe 5", "probe state"]].astype(float), [*probed[0], 1.0])
 
 
 def test_scan_lists_every_feature(trained, folder, tmp_path):
@@ -100,6 +104,7 @@ def test_probe_reads_labels_from_few_features_and_saves_them(trained, folder, tm
 def test_a_crosscoder_is_trained_scanned_and_shown(folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "cross"
     given = ["--features", "20", "--k", "2", "--tokens", "8000", "--texts", str(folder / "texts.jsonl")]
+    given += ["--probed", "none"]
     assert (
         main(["features", "train", f"{folder}@step0", f"{folder}@step10", "--site", SITE, *given, "--out", str(out)])
         == 0
@@ -141,6 +146,10 @@ def test_births_of_the_weights_alone_need_no_model(tmp_path, monkeypatch, capsys
     ("arguments", "sentence"),
     [
         (["train", "{}@step10"], "train needs a --site"),
+        (
+            ["train", "{0}@step10", "--site", SITE, "--texts", "{0}/texts.jsonl", "--probed", "{0}/texts.jsonl"],
+            "no column",
+        ),
         (
             ["train", "{0}@step10", "--site", "blocks.9.resid_post", "--texts", "{0}/texts.jsonl"],
             "no site 'blocks.9.resid_post'",

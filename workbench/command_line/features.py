@@ -9,6 +9,8 @@ import torch
 
 from hooks import OlmoForCausalLM
 from workbench import features
+from workbench.analyses.support.label_classifiers import checked_labels
+from workbench.analyses.support.labels import labels_of
 from workbench.checkpoints.names import split_id
 from workbench.command_line.common import (
     LoadedCheckpoint,
@@ -28,7 +30,9 @@ from workbench.command_line.common import (
 from workbench.command_line.probe import add_position
 from workbench.corpus.training_text import prepared_text
 from workbench.errors import WorkbenchError
+from workbench.interventions import set_or_file
 from workbench.report import Report, Section
+from workbench.results import Curves
 from workbench.texts import Texts
 
 EXAMPLES = """
@@ -42,7 +46,8 @@ EXAMPLES = """
 """
 SAVED = ("probe", "born")  # actions with results for `--save`; the others write tables and folders
 BORN_ON = ("tiny-olmo/english", "tiny-olmo/code", "tiny-olmo/repeats")  # texts of `born` without --texts
-PROBED = "tiny-olmo/number"  # texts of `probe` without --texts
+PROBED = "tiny-olmo/number"  # texts of `probe` without --texts, and of the measures of `train`
+PROBED_KS = (1, 5)  # numbers of features from which labels are read in the measures of `train`
 ROW = 128  # tokens of a row of the training text
 HELD_OUT = 10  # one text of every ten is held out of training
 SHOWN_OF_BIRTHS = ("feature", "born", "born scaled", "died", "largest", "apart", "ends", "count", "family")
@@ -95,6 +100,14 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--learning-rate", type=float, default=3e-3, metavar="X", help="learning rate of Adam (default: 0.003)"
+    )
+    group.add_argument(
+        "--probed",
+        default=PROBED,
+        metavar="SET",
+        help="a built-in set with labels, or a file with the columns text and label: the measures say how well the "
+        "labels are read at the last token from the best 1 and 5 features, as in probe; none leaves this out "
+        f"(default: {PROBED}, less than a second at 2048 features)",
     )
     group.add_argument("--half", action="store_true", help="compute the encoder in bfloat16, which is faster")
 
@@ -176,6 +189,7 @@ def train(args: argparse.Namespace) -> Report:
     )
     subjects = [opened_checkpoint(args, name) for name in args.names]
     texts, held_out = texts_to_train_on(args, subjects[0], seed)
+    labelled, ks = labelled_texts(args, subjects[0]), [k for k in PROBED_KS if k <= args.features]
     models = {one.id: one.model for one in subjects}
     source = features.Streamed(models, texts, args.site, args.writes, batch_tokens=batch, seed=seed)
     named = "+".join(Path(one.id).name if Path(one.id).exists() else one.id.replace("/", "_") for one in subjects)
@@ -185,13 +199,40 @@ def train(args: argparse.Namespace) -> Report:
     features.save(dictionary, folder)
     found = features.quality(dictionary, models, held_out, progress=bar(args))
     table = pd.concat([one.table().assign(checkpoint=name) for name, one in found.items()]).set_index("checkpoint")
+    if labelled is not None:
+        probed = features.sparse_probing(dictionary, models_of(dictionary, subjects), labelled, ks=ks, seed=seed)
+        table = table.assign(**columns_of_probing(probed.accuracy))
     note = (
         "On held-out texts. explained: share of the variance; l0: active features per token; dead: features that are "
         "active at no token; loss: of the model, in nats; replaced, ablated: the same with the reconstruction, or the "
         "mean, in place of the activations; recovered: (ablated − replaced) / (ablated − loss)."
     )
+    if labelled is not None:
+        note += (
+            f" probe: balanced accuracy, 0.5 by chance, with which the labels of {args.probed} are read at the last "
+            f"token from the best {' or '.join(map(str, ks))} features, or from the whole state; see features probe."
+        )
     origin = provenance(args, {"checkpoints": ", ".join(one.id for one in subjects), "folder": str(folder)})
     return Report(f"{dictionary!r} in {folder}", [Section("Measures", table.reset_index(), note=note)], origin)
+
+
+def labelled_texts(args: argparse.Namespace, subject: LoadedCheckpoint) -> Texts | None:
+    """The texts of --probed; None for "none". They are read before a training, so that a wrong set costs none.
+
+    Errors: those of `set_or_file`, and WorkbenchError for labels that cannot be probed.
+    """
+    if args.probed == "none":
+        return None
+    texts = set_or_file(args.probed, subject.tokenizer)
+    checked_labels(labels_of(texts), None, folds=5)
+    return texts
+
+
+def columns_of_probing(accuracy: Curves) -> dict[str, float]:
+    """Columns of the measures: the accuracy of the best k features for each k, and of the whole state."""
+    lines = dict(zip(accuracy.lines, accuracy.values.tolist(), strict=True))
+    found = {f"probe {k:g}": value for k, value in zip(accuracy.x, lines["features"], strict=True)}
+    return found | {"probe state": lines["whole state"][0]}
 
 
 def texts_to_train_on(args: argparse.Namespace, subject: LoadedCheckpoint, seed: int) -> tuple[Texts, Texts]:
