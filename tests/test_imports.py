@@ -26,6 +26,8 @@ LEVELS = {  # a part imports only from parts of its own level or lower levels
     "workbench.plots": 5,
     "workbench.metrics": 5,
     "workbench.interventions": 5,
+    "workbench.edit_grammar": 5,
+    "workbench.changes": 5,
     "workbench.tiny_olmo.leave_out": 5,  # checks what the corpus says
     "workbench.tiny_olmo": 4,
     "workbench.corpus": 4,

@@ -1,10 +1,12 @@
 """Interventions in words: each line makes the edits that it says, and is written as it is read."""
 
+import json
+
 import pytest
 import torch
 
 from hooks import edits
-from workbench import interventions, metrics
+from workbench import metrics
 from workbench.analyses.linear_probe import probe_layer
 from workbench.analyses.support.part_swap import Part
 from workbench.analyses.trajectory import trajectory
@@ -55,7 +57,7 @@ def test_a_line_is_written_as_it_is_read(line, tokenizer):
 
 def test_numbers_and_prompts_keep_every_digit_and_mark(tokenizer):
     prompt = 'w1 "w2"\nw3\\ \u2028 w4 # off'
-    lines = canonical(f"MLP 1 × 0.12345678901\nL1H1 from {interventions._quoted(prompt)}", tokenizer)
+    lines = canonical(f"MLP 1 × 0.12345678901\nL1H1 from {json.dumps(prompt, ensure_ascii=False)}", tokenizer)
     scale, patch = read(lines, tokenizer)
     assert scale.number == 0.12345678901 and patch.text == prompt and canonical(lines, tokenizer) == lines
 
