@@ -11,7 +11,7 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 from functools import singledispatch
-from math import ceil
+from math import ceil, floor, log10
 from typing import TypeVar
 
 import numpy as np
@@ -225,8 +225,20 @@ def numbers_beside(scores: Scores) -> go.Scatter:
     """The scores as numbers, each beyond the end of its bar and its error bar."""
     sides = np.where(scores.values < 0, "middle left", "middle right")
     look = {"mode": "text", "textposition": sides, "hoverinfo": "skip", "cliponaxis": False}
-    texts = [f" {value:.3g} ".replace("-", "−") for value in scores.values.tolist()]
+    texts = [f" {text} " for text in alike(scores.values)]
     return go.Scatter(x=ends_of_bars(scores), y=np.arange(len(sides), dtype=np.float32), text=texts).update(look)
+
+
+def alike(values: np.ndarray) -> list[str]:
+    """Numbers with equally many decimals: as many as give the median of the magnitudes three significant digits. Those
+    that would read as zero, and large ones, have three significant digits of their own."""
+    sizes = np.abs(values[np.isfinite(values) & (values != 0)], dtype=np.float64)
+    middle = float(np.sort(sizes)[len(sizes) // 2]) if len(sizes) else 1.0
+    places = limited(2 - floor(log10(middle)), 0, 6)
+    least = 0.5 * 10**-places
+    fixed = [value == 0 or least <= abs(value) < 1e5 for value in values.tolist()]
+    texts = [f"{value:.{places}f}" if each else f"{value:.3g}" for value, each in zip(values.tolist(), fixed, strict=True)]
+    return [text.replace("-", "−", 1) if text.startswith("-") else text for text in texts]
 
 
 LAYER_OF = re.compile(r"L(\d+)(?:\D|$)|(embed)")

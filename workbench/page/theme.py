@@ -51,6 +51,8 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_hover_dark="*primary_600",
         button_primary_text_color="white",
         button_secondary_background_fill="*background_fill_primary",
+        button_secondary_background_fill_dark="*background_fill_primary",
+        button_secondary_background_fill_hover_dark="*neutral_800",
         button_secondary_border_color="*neutral_300",
         button_secondary_border_color_dark="*neutral_700",
         button_small_padding="4px 10px",

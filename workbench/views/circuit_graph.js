@@ -42,7 +42,7 @@ const make = (tag, className, text = "") => {
   return made;
 };
 const counted = (number) => number.toLocaleString("en");
-const signed = (number) => `${number > 0 ? "+" : ""}${wb.digits(number)}`.replace("-", "−");
+const signed = (number) => `${number > 0 ? "+" : ""}${wb.digits(number)}`;
 const fixed = (number) => (Math.abs(number) < 0.005 ? 0 : number).toFixed(2).replace("-", "−");
 const unit = () => (value.unit ? ` ${value.unit}` : "");
 const chosen = () => numbers[Number(slider.value)] ?? 0;

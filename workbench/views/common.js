@@ -2,12 +2,30 @@
 window.workbench = (() => {
   const dark = () => document.body.classList.contains("dark");
 
+  const minus = (text) => text.replace(/^-/, "−");
+
   // A number with three significant digits; put the exact value into the title.
   function digits(value) {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     if (value === 0) return "0";
     const size = Math.abs(value);
-    return size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(3))) : value.toExponential(2);
+    return minus(size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(3))) : value.toExponential(2));
+  }
+
+  // How to write the numbers of one column: all with as many decimals as give the middle one three significant digits.
+  // A number that would read as zero is written by `digits`.
+  function column(values) {
+    const sizes = values
+      .map(Math.abs)
+      .filter((size) => size > 0 && Number.isFinite(size))
+      .sort((a, b) => a - b);
+    if (!sizes.length) return digits;
+    const places = Math.min(Math.max(2 - Math.floor(Math.log10(sizes[sizes.length >> 1])), 0), 6);
+    return (value) => {
+      const size = Math.abs(value ?? NaN);
+      const isFixed = size < 1e5 && (size === 0 || size >= 0.5 * 10 ** -places);
+      return isFixed ? minus(value.toFixed(places)) : digits(value);
+    };
   }
 
   // A probability as a percentage: 53 %, 1.2 %, < 0.1 %. Put the exact value into the title.
@@ -170,6 +188,7 @@ window.workbench = (() => {
 
   return {
     digits,
+    column,
     percent,
     pieces,
     write,

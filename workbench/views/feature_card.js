@@ -43,7 +43,7 @@ function effect([token, value], _, all) {
   const made = make("p", "line"),
     name = make("b", ""),
     bar = make("span", "bar"),
-    number = make("span", "number", wb.digits(value));
+    number = make("span", "number", wb.column(all.map(([, each]) => each))(value));
   wb.write(name, token);
   name.title = token;
   bar.style.width = `${(100 * Math.abs(value)) / Math.max(...all.map(([, each]) => Math.abs(each)), 1e-9)}%`;
@@ -68,10 +68,10 @@ function histogram({ edges, counts }) {
   find(".high").textContent = wb.digits(edges.at(-1));
 }
 
-function example({ text, at, value, tokens, values }, high) {
+function example({ text, at, value, tokens, values }, high, written) {
   const made = make("div", "example"),
     strip = make("span", "tokens"),
-    number = make("span", "value", wb.digits(value));
+    number = make("span", "value", written(value));
   number.title = value;
   tokens.forEach((token, index) => {
     const cell = make("span", index === at ? "token at" : "token");
@@ -90,7 +90,8 @@ function example({ text, at, value, tokens, values }, high) {
 
 function group({ title, examples }, high) {
   const made = make("section", "");
-  made.append(make("h4", "", title), ...examples.map((each) => example(each, high)));
+  const written = wb.column(examples.map(({ value }) => value));
+  made.append(make("h4", "", title), ...examples.map((each) => example(each, high, written)));
   return made;
 }
 

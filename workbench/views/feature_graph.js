@@ -144,8 +144,7 @@
   }
 
   const wb = window.workbench;
-  const signed = (number) => `${number > 0 ? "+" : ""}${wb.digits(number)}`.replace("-", "−");
-  const amount = (number) => wb.digits(number).replace("-", "−");
+  const signed = (number) => `${number > 0 ? "+" : ""}${wb.digits(number)}`;
   const counted = (number) => number.toLocaleString("en");
   const list = (parts) => parts.slice(0, 5).join(", ") + (parts.length > 5 ? `, and ${parts.length - 5} more` : "");
 
@@ -162,10 +161,10 @@
   const first = (value) => Object.values(value.nodes).find(({ kind }) => kind === "logit").text;
 
   function saidOfCheck(value, { effect, measured, held, verdict }) {
-    if (!verdict) return `Without it, the graph says, ${first(value)} loses ${amount(effect)}. Not taken away yet.`;
+    if (!verdict) return `Without it, the graph says, ${first(value)} loses ${wb.digits(effect)}. Not taken away yet.`;
     return (
-      `Taken away in the model: ${verdict}. ${first(value)} should lose ${amount(effect)} and loses ` +
-      `${amount(measured)}, or ${amount(held)} with attention and norms held.`
+      `Taken away in the model: ${verdict}. ${first(value)} should lose ${wb.digits(effect)} and loses ` +
+      `${wb.digits(measured)}, or ${wb.digits(held)} with attention and norms held.`
     );
   }
 

@@ -39,7 +39,8 @@
     const before = ahead(),
       busy = before ? `busy: ${before} before you` : "";
     const reading = loading ? `loading ${loading.checkpoint}: ${Math.round(100 * loading.part)} %` : "";
-    const memory = `${models.length} model${models.length === 1 ? "" : "s"}, ${size(bytes)} of ${size(budget)} on ${device}`;
+    const where = device === "cpu" ? "" : ` on ${device}`;
+    const memory = `${models.length} model${models.length === 1 ? "" : "s"}, ${size(bytes)} of ${size(budget)}${where}`;
     return [crowd, busy, reading, memory].filter(Boolean).join("  ·  ");
   }
 

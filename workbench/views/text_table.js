@@ -17,20 +17,25 @@ let order = null, // {column, down}
   narrow = false; // whether the columns are drawn for a narrow window
 
 const SHOWN = {
-  number: (value) => (Math.abs(value) >= 1 && Math.abs(value) < 1000 ? value.toFixed(2) : wb.digits(value)),
   count: (value) => value.toLocaleString("en"),
-  signed: (value) => (value > 0 ? `+${wb.digits(value)}` : value === 0 ? "0" : wb.digits(value)),
   percent: wb.percent,
   change: (value) => (value === 0 ? "0" : `${value > 0 ? "+" : "−"}${wb.percent(Math.abs(value))}`),
 };
 
-function cell(value, kind) {
+// How the cells of a column are written, by its kind. The numbers of one column have equally many decimals.
+function writing(rows, kind, at) {
+  if (kind !== "number" && kind !== "signed") return SHOWN[kind];
+  const written = wb.column(rows.map((row) => row[at]).filter((value) => value !== null));
+  return kind === "signed" ? (value) => `${value > 0 ? "+" : ""}${written(value)}` : written;
+}
+
+function cell(value, kind, written) {
   const made = document.createElement("td");
   made.className = kind;
   if (value === null) made.textContent = "–";
   else if (kind === "curve") made.append(curve(value));
-  else if (kind in SHOWN) {
-    made.textContent = SHOWN[kind](value);
+  else if (written) {
+    made.textContent = written(value);
     made.title = String(value);
   } else if (kind === "words") {
     const button = document.createElement("button");
@@ -129,13 +134,14 @@ function draw() {
   find(".texts-table").classList.toggle("narrow", narrow);
   find(".texts-table").classList.toggle("still", Boolean(props.value?.still));
   find("thead tr").replaceChildren(...places.map((place) => heading(columns[place], place)));
+  const written = columns.map(([, kind], column) => writing(all, kind, column + 1));
   const shown = sorted({ rows }).slice(page * PAGE, (page + 1) * PAGE);
   find("tbody").replaceChildren(
     ...shown.map(([text, ...cells]) => {
       const row = document.createElement("tr");
       row.dataset.text = text;
       if (text === current) row.ariaCurrent = "true";
-      row.append(...places.map((place) => cell(cells[place], columns[place][1])));
+      row.append(...places.map((place) => cell(cells[place], columns[place][1], written[place])));
       return row;
     }),
   );

@@ -118,7 +118,7 @@ class Panel:
     ) -> None:
         self._id, self._of_tokens, self._height, self._beside = elem_id, of_tokens, height, beside
         self._about = {"panel": elem_id, "question": question}
-        with gr.Column(elem_id=elem_id, min_width=260, elem_classes="panel"):
+        with gr.Column(elem_id=elem_id, min_width=260, elem_classes="view-panel"):
             with gr.Row(elem_classes="panel-head"):
                 self.tools = components.tools(self._about, elem_id=f"{elem_id}-tools")
                 for each in menus:

@@ -170,7 +170,7 @@ def build_features(slot: Slot, other: Component) -> None:
     )
     slot.link("compared_dictionary", chosen)
     texts = slot.link("features_on", menu(FEATURES_ON, "Texts"))
-    with gr.Column(elem_id="compared-features", min_width=260, elem_classes="panel"):
+    with gr.Column(elem_id="compared-features", min_width=260, elem_classes="view-panel"):
         with gr.Row(elem_classes="panel-head"):
             tools = components.tools(features_about(), elem_id="compared-features-tools")
         with gr.Row(elem_classes="tools"):

@@ -106,7 +106,7 @@ def build(slot: Slot) -> None:
 
 def build_written(slot: Slot, direction: list[Component]) -> None:
     """The table of texts that are written with the direction that controls of the panel above choose."""
-    with gr.Column(elem_id="steered-texts", min_width=260, elem_classes="panel"):
+    with gr.Column(elem_id="steered-texts", min_width=260, elem_classes="view-panel"):
         with gr.Row(elem_classes="panel-head"):
             tools = components.tools(written_about(), elem_id="steered-texts-tools")
         notice, button = components.sentence(elem_classes="problem"), agreement_button("steered-texts-price")
