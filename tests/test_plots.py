@@ -253,6 +253,18 @@ def test_in_a_narrow_column_a_grid_is_as_high_as_its_cells() -> None:
 
     assert height(4) == plot(Grid(torch.rand(4, 5), range(4), range(5))).layout.height
     assert height(16) < 16 * 300 / 17 + 130 and height(32) < 32 * 300 / 33 + 130
+    labels = narrowed(plot(Grid(torch.rand(32, 33), range(32), range(33)))).layout.yaxis.tickvals
+    assert labels[0] == 0 and (labels[1] - labels[0]) * 300 / 33 >= 14  # pixels, so that they do not overlap
+
+
+def test_the_numbers_beside_bars_have_equally_many_decimals() -> None:
+    def beside(*values: float) -> list[str]:
+        return [text.strip() for text in plot(Scores(list(values), range(len(values)))).data[1].text]
+
+    assert beside(8.4, 8.41, 8.3999) == ["8.40", "8.41", "8.40"]
+    assert beside(-0.51, 7.34, 1.65, 0.281) == ["−0.51", "7.34", "1.65", "0.28"]
+    assert beside(0.5, 0.25, 1e-5, 0.0) == ["0.500", "0.250", "1e-05", "0.000"]
+    assert beside(0.0, 0.0) == ["0", "0"] and beside(20_000.0, 3e6) == ["20000", "3e+06"]
 
 
 def test_heads_and_tokens_are_named_under_the_pointer_with_their_number_and_unit() -> None:

@@ -11,7 +11,7 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 from functools import singledispatch
-from math import ceil, floor, log10
+from math import ceil, floor, isfinite, log10
 from typing import TypeVar
 
 import numpy as np
@@ -229,16 +229,20 @@ def numbers_beside(scores: Scores) -> go.Scatter:
     return go.Scatter(x=ends_of_bars(scores), y=np.arange(len(sides), dtype=np.float32), text=texts).update(look)
 
 
-def alike(values: np.ndarray) -> list[str]:
-    """Numbers with equally many decimals: as many as give the median of the magnitudes three significant digits. Those
-    that would read as zero, and large ones, have three significant digits of their own."""
-    sizes = np.abs(values[np.isfinite(values) & (values != 0)], dtype=np.float64)
-    middle = float(np.sort(sizes)[len(sizes) // 2]) if len(sizes) else 1.0
-    places = limited(2 - floor(log10(middle)), 0, 6)
-    least = 0.5 * 10**-places
-    fixed = [value == 0 or least <= abs(value) < 1e5 for value in values.tolist()]
-    texts = [f"{value:.{places}f}" if each else f"{value:.3g}" for value, each in zip(values.tolist(), fixed, strict=True)]
-    return [text.replace("-", "−", 1) if text.startswith("-") else text for text in texts]
+def alike(scores: np.ndarray) -> list[str]:
+    """Numbers with equally many decimals: as many as give the median of the magnitudes three significant digits.
+
+    Numbers that would read as zero, and those of more than five digits, have three significant digits of their own.
+    """
+    values = scores.tolist()
+    sizes = sorted(abs(value) for value in values if isfinite(value) and value)
+    places = limited(2 - floor(log10(sizes[len(sizes) // 2])), 0, 6) if sizes else 0
+
+    def written(value: float) -> str:
+        is_fixed = value == 0 or 0.5 * 10**-places <= abs(value) < 1e5
+        return f"{value:.{places}f}" if is_fixed else f"{value:.3g}"
+
+    return [re.sub("^-", "−", written(value)) for value in values]
 
 
 LAYER_OF = re.compile(r"L(\d+)(?:\D|$)|(embed)")
@@ -667,12 +671,17 @@ def begun_left(figure: go.Figure, labels: float) -> go.Figure:
 
 
 def narrowed(figure: go.Figure) -> go.Figure:
-    """A grid of cells that keep their shape, as high as they are in a column with `NARROW` pixels for them."""
+    """A grid of cells that keep their shape, as high as they are in a column with `NARROW` pixels for them. Of its row
+    labels, every nth is kept if they would overlap."""
     if figure.layout.yaxis.constrain != "domain" or len(figure.data) > 1:
         return figure
     rows, columns = figure.data[0].z.shape
     shape = 1 / figure.layout.yaxis.scaleratio
-    excess = limited(fitting_cell(rows, columns, shape), LEAST_CELL, CELL) - max(LEAST_CELL, NARROW / columns / shape)
+    cell = max(LEAST_CELL, NARROW / columns / shape)
+    excess = limited(fitting_cell(rows, columns, shape), LEAST_CELL, CELL) - cell
+    places, names = figure.layout.yaxis.tickvals, figure.layout.yaxis.ticktext
+    step = ceil(SHORTEST * len(places) / (cell * rows))
+    figure.update_yaxes(tickvals=places[::step], ticktext=names[::step])
     return figure.update_layout(height=round(figure.layout.height - rows * max(0.0, excess)))
 
 

@@ -32,6 +32,7 @@ from workbench.analyses.support.cost import Work, is_planned, planned, work_of
 from workbench.analyses.support.heads import head_name
 from workbench.checkpoints import Checkpoint, Weights
 from workbench.checkpoints.loading import suited_dtype
+from workbench.checkpoints.names import short_name
 from workbench.disk_cache import DiskCache
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, report
@@ -192,7 +193,7 @@ def trajectory(
         log_x=log_x,
         x_labels=[checkpoint.revision or checkpoint.id for checkpoint in run],
         ordered=metric.ordered,
-        title=f"{metric.name[0].upper()}{metric.name[1:]}, along {run[0].name}",
+        title=f"{metric.name[0].upper()}{metric.name[1:]}, along {short_name(run[0].name)}",
         value_name=metric.name,
         unit=metric.unit,
         errors=None if np.isnan(errors).all() else errors,

@@ -67,6 +67,11 @@ def parse(name: str) -> Revision | None:
     )
 
 
+def short_name(series: str) -> str:
+    """The name of a series as titles show it: of a folder or a hub repository, the last part of its path."""
+    return series.rstrip("/").rsplit("/", 1)[-1]
+
+
 def split_id(checkpoint_id: str) -> tuple[str, str | None]:
     """`name@revision` as (name, revision); the revision is None if the id has none."""
     name, at, revision = checkpoint_id.rpartition("@")

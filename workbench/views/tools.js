@@ -100,6 +100,7 @@ function draw() {
   find(".offers").hidden = !value.key; // a sentence stands where there is nothing to draw
   renew();
   find(".title").textContent = value.title ?? "";
+  find(".title").title = value.about ?? "";
   find(".note").textContent = value.note ?? "";
   element.dataset.drawn = value.key ?? "";
   panel.classList.toggle("wide", Boolean(value.wide));

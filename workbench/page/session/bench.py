@@ -36,7 +36,7 @@ from workbench.checkpoints import (
     tokenizer_of,
 )
 from workbench.checkpoints.loading import suited_dtype
-from workbench.checkpoints.names import split_id
+from workbench.checkpoints.names import short_name, split_id
 from workbench.embedded_texts import pair_sets
 from workbench.errors import WorkbenchError
 from workbench.features import Dictionary
@@ -419,7 +419,7 @@ def check_root(checkpoint: Checkpoint) -> None:
 def label(checkpoint: Checkpoint) -> str:
     """The name of a checkpoint on the page: `tiny-olmo · step 4,000 · 16 M tokens`."""
     name, _, revision = checkpoint.id.partition("@")
-    parts = [name.rstrip("/").rsplit("/", 1)[-1]]
+    parts = [short_name(name)]
     if checkpoint.step is not None:
         parts.append(f"step {checkpoint.step:,}")
         extra = revision.removeprefix(f"step{checkpoint.step}").strip("-")

@@ -16,6 +16,7 @@ from workbench.analyses.noise_floor import noise_floor
 from workbench.analyses.representation_similarity import representation_similarity
 from workbench.analyses.transplant import transplant_parts, with_part
 from workbench.checkpoints import locate, open_weights, pick
+from workbench.checkpoints.names import short_name
 from workbench.corpus.explaining_rows import first_and_last_step
 from workbench.corpus.replay import MAIN
 from workbench.corpus.training_text import RECIPES
@@ -401,13 +402,13 @@ def difference_floor(bench: Bench, request: TabRequest, other: str, what: str) -
 def floor_view(bench: Bench, pair: ComparedPair, comparison: Call) -> View | str:
     """The noise floor of a comparison, on the same colour scale; a sentence if the series has no noise floor."""
     series = bench.series_of(pair.a)
-    finals = bench.finals(series)
+    finals, named = bench.finals(series), short_name(series)
     if len(finals) < 2:
-        return f"No noise floor: {series} has no two final checkpoints on this machine that differ only by data order."
+        return f"No noise floor: {named} has no two final checkpoints on this machine that differ only by data order."
     call = Call.of(noise_floor, FinalsOf(series), Between(comparison))
     note = (
-        f"The largest difference between any two of the {len(finals)} final checkpoints of {series}, which differ only "
-        "by data order."
+        f"The largest difference between any two of the {len(finals)} final checkpoints of {named}, "
+        "which differ only by data order."
     )
     return View(call, note, title="Its noise floor, in the same colours", scale=pair.compared_by(comparison))
 
