@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from workbench import colours as palette
-from workbench.plots import apart, narrowed, plot, shortened, tick_label, value_range
+from workbench.plots import apart, narrowed, plot, shortened, tick_label, value_range, with_legend_below
 from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores
 from workbench.views import asset
 
@@ -255,6 +255,16 @@ def test_in_a_narrow_column_a_grid_is_as_high_as_its_cells() -> None:
     assert height(16) < 16 * 300 / 17 + 130 and height(32) < 32 * 300 / 33 + 130
     labels = narrowed(plot(Grid(torch.rand(32, 33), range(32), range(33)))).layout.yaxis.tickvals
     assert labels[0] == 0 and (labels[1] - labels[0]) * 300 / 33 >= 14  # pixels, so that they do not overlap
+
+
+def test_in_a_narrow_column_the_legend_of_curves_stands_below_them() -> None:
+    lines = [f"step {n} row {n}" for n in range(5)]
+    curves = plot(Curves(torch.rand(5, 3), lines, x=[1, 10, 100], x_name="step"))
+    height = curves.layout.height
+    below = with_legend_below(curves)
+    assert below.layout.legend.orientation == "h" and below.layout.margin.b < below.layout.height - height + 20
+    alone = plot(Curves(torch.rand(1, 3), ["loss"], x=[1, 10, 100], x_name="step"))
+    assert with_legend_below(alone).layout.legend.orientation is None
 
 
 def test_the_numbers_beside_bars_have_equally_many_decimals() -> None:

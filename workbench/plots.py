@@ -33,6 +33,7 @@ LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS = 5, 12
 CHARACTER = 7.2  # pixels of a character in a cell
 CELL_WIDTH = 42  # pixels for `LEAST_CELL_CHARACTERS` characters
 TICK_CHARACTER = 6.6  # pixels of a character beside an axis
+LEGEND_MARK, LEGEND_LINE = 36, 20  # pixels of a line's sample before its name, and of a line of a legend
 SHORTEST = 14  # pixels between two labels of an axis
 MAX_TEXT_COLUMNS = 128  # with more columns, cells show no text
 WIDE = "▁⏎⇥"
@@ -683,6 +684,18 @@ def narrowed(figure: go.Figure) -> go.Figure:
     step = ceil(SHORTEST * len(places) / (cell * rows))
     figure.update_yaxes(tickvals=places[::step], ticktext=names[::step])
     return figure.update_layout(height=round(figure.layout.height - rows * max(0.0, excess)))
+
+
+def with_legend_below(figure: go.Figure) -> go.Figure:
+    """Curves with their legend below the axis, for a narrow column; the figure is higher by the lines of the legend."""
+    names = [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
+    if not figure.layout.showlegend or not names:
+        return figure
+    across = max(1, int(NARROW / (LEGEND_MARK + TICK_CHARACTER * max(map(len, names)))))
+    room = LEGEND_LINE * ceil(len(names) / across)
+    place = {"orientation": "h", "x": 0, "xref": "container", "y": 0, "yref": "container", "yanchor": "bottom"}
+    place |= {"tracegroupgap": 0}
+    return figure.update_layout(legend=place, margin_b=room + 10, height=figure.layout.height + room)
 
 
 def fitting_cell(rows: int, columns: int, shape: float) -> float:

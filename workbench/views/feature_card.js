@@ -164,7 +164,7 @@ function life({ steps, norms, born, died, floor, ends, fires, scaled }) {
     );
   if (fires !== undefined)
     told.push(
-      `On these texts it fires at ${fires.map((share, index) => `${wb.percent(share)} of tokens at step ${steps[index].toLocaleString("en")}`).join(", ")}.`,
+      `Share of the tokens of these texts at which it fires: ${fires.map((share, index) => `${wb.percent(share)} (step ${steps[index].toLocaleString("en")})`).join(", ")}.`,
     );
   find(".lived").textContent = told.join(" ");
 }

@@ -15,18 +15,25 @@ const strip = () => panel.querySelector(".tokens");
 
 const plain = (text) => text.replace(/[&<>$]/g, (mark) => `&#${mark.charCodeAt(0)};`);
 
-// The plot as it stands, on white paper, with its title and where it comes from.
+const LEAST = 560; // pixels of a picture's width, so that its title has room
+
+// The whole plot, of which a narrow window may show a part, on white paper, with its title and where it comes from.
 async function savePlot(format) {
   const plot = figure(),
-    { width, height } = plot.getBoundingClientRect(),
+    { width: drawn, height } = plot._fullLayout,
+    width = Math.max(drawn, LEAST),
     pen = document.createElement("canvas").getContext("2d");
-  pen.font = "10.5px system-ui, sans-serif";
-  const about = wb.wrapped(pen, props.value.about ?? "", width - 40),
-    room = 40 + 18 * about.length;
+  const lines = (font, text) => {
+    pen.font = `${font} system-ui, sans-serif`;
+    return wb.wrapped(pen, text, width - 40);
+  };
+  const titled = lines("600 14px", find(".title").textContent),
+    about = lines("10.5px", props.value.about ?? ""),
+    room = 40 + 18 * (about.length + titled.length - 1);
   const below = about.map((line) => `<br><span style="font-size: 10.5px; color: #52525b">${plain(line)}</span>`);
   const { l: left, t: top } = plot._fullLayout._size;
   const heading = {
-    text: `<b>${plain(find(".title").textContent)}</b>${below.join("")}`,
+    text: `<b>${titled.map(plain).join("<br>")}</b>${below.join("")}`,
     font: { size: 14, color: "#18181b" },
     showarrow: false,
     align: "left",

@@ -21,7 +21,7 @@ from workbench.page.session.offers import offer
 from workbench.page.session.prices import Expensive, Price, agree, priced
 from workbench.page.session.requests import Query, TabRequest
 from workbench.page.session.saved import is_saved
-from workbench.plots import emphasise, marked, narrowed, plot, same_colours, untitled
+from workbench.plots import emphasise, marked, narrowed, plot, same_colours, untitled, with_legend_below
 from workbench.progress import Progress
 from workbench.results import Grid, Points, Result
 from workbench.views.strip import strip, strip_of
@@ -181,6 +181,7 @@ class Panel:
             picture = narrowed(picture) if self._beside else picture
             picture = picture if self._height is None else picture.update_layout(height=self._height)
             picture = picture if view.line is None else emphasise(picture, view.line)
+            picture = with_legend_below(picture) if self._beside else picture
             picture = marked(picture, view.marks) if view.marks else picture
             picture = picture if view.scale is None else same_colours(picture, plot(scale))
         about = self._about | {

@@ -49,13 +49,13 @@ COLUMNS = {
     "density": ("active at", "percent"),
     "activations": ("activations", "curve"),
     "max": ("max", "number"),
+    "raises": ("raises most", "words"),
+    "lowers": ("lowers most", "words"),
     "born": ("born at", "count"),
     "born scaled": ("born, scaled", "count"),
     "died": ("gone at", "count"),
     "norm": ("norm along the run", "curve"),
     "density along the run": ("active along the run", "curve"),
-    "raises": ("raises most", "words"),
-    "lowers": ("lowers most", "words"),
     "name": ("name", "name"),
 }
 ACTIVE = {
@@ -73,14 +73,14 @@ PASSES = 6  # of a card, over the texts of its examples
 BARS = 8  # tokens in each list of logit effects
 BINS = 12  # of the small histograms
 ENGLISH = "tiny-olmo/english"  # what is shown before a set is chosen: `text_sets.FIRST` has few tokens
-AUTOMATIC = "the one of the checkpoint"
+AUTOMATIC = "this checkpoint's own"
 
 
 def build(slot: Slot) -> None:
     """The menu of dictionaries, the table of features, and the card of one feature."""
     names = [(AUTOMATIC, ""), *((name, name) for name in slot.bench.dictionaries)]
     with gr.Row(elem_id="feature-bar"):
-        chosen = gr.Dropdown(names, value="", label="Dictionary", elem_id="dictionary", scale=3, min_width=240)
+        chosen = gr.Dropdown(names, value="", label="Dictionary", elem_id="dictionary", scale=5, min_width=240)
         number = gr.Number(None, label="Feature", elem_id="feature", scale=1, min_width=90)
         listing = gr.Dropdown(list(LISTS), value=next(iter(LISTS)), label="Show", elem_id="features-of", scale=2)
     slot.link("features", listing)

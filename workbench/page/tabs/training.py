@@ -88,7 +88,9 @@ def build(slot: Slot) -> None:
     some_absent = any(slot.bench.run_of(name) != slot.bench.run_here(name) for name in of_each_series(slot.bench))
     more = gr.Button("Fetch the others", size="sm", min_width=150, scale=0, visible=some_absent, render=False)
     with gr.Row(elem_classes="panels", elem_id="along"):
-        panel = Panel("training", "When did it form?", menus=[metric, axis, over, words, marks, more], height=290)
+        panel = Panel(
+            "training", "When did it form?", menus=[metric, axis, over, words, marks, more], height=290, beside=True
+        )
         with gr.Column(min_width=260):
             button = agreement_button("through-price")
             view = components.attention_view(elem_id="through")
