@@ -154,11 +154,10 @@ def _predictions_sections(pair: ModelPair, args: argparse.Namespace) -> list[Sec
         return compare_behaviour(a, b, some, window=args.length, tokenizer=pair.tokenizer, progress=progress)
 
     found = by_label(lambda some, told: compared(pair.a, pair.b, some, told), pair.texts, bar(args))
-    measures = found[ALL]
-    means = {label: behaviour_summary(one) for label, one in found.items()}
+    is_set, means = args.texts is not None, {label: behaviour_summary(one) for label, one in found.items()}
     summary = table_by_label(means).rename(columns={"name": "measure", "value": "mean"})
-    summary = summary if args.texts is not None else summary.drop(columns="texts")
-    summary["unit"] = [measure.unit for _ in means for measure in measures.values()]
+    summary = summary if is_set else summary.drop(columns="texts")
+    summary["unit"] = [measure.unit for one in found.values() for measure in one.values()]
     if pair.finals:
         floors = by_label(
             lambda some, told: noise_floor(
@@ -168,33 +167,30 @@ def _predictions_sections(pair: ModelPair, args: argparse.Namespace) -> list[Sec
             bar(args),
         )
         summary["noise floor"] = np.concatenate([floor.values for floor in floors.values()])
-    is_set = args.texts is not None
-    table = measures.table()
-    shown = _furthest(table, "loss_difference")[[*(["line"] if is_set else []), "position", *SHOWN_OF_TOKENS]]
-    if "label" in table:
-        shown.insert(1, "token", table["label"].loc[shown.index])
     note = (
         "Means over the tokens of the text. loss_a, loss_b: loss of A, of B; loss_difference: loss of B minus loss of "
         "A; kl, js: divergence of the two distributions; overlap: share of the ten likeliest tokens that both have in "
         "common; flip: share of positions where the likeliest next token differs."
     )
     note += " The standard errors are over texts." if is_set else ""
-    return [
-        Section(
-            "Predictions",
-            summary,
-            note=note,
-            results={"means" if label == ALL else f"means of {label}": one for label, one in means.items()},
-        ),
-        Section(
-            "Loss by token",
-            table,
-            [measures["loss_difference"]],
-            "Negative if B predicts the token better.",
-            shown=shown,
-            results={"predictions": measures},
-        ),
-    ]
+    results = {"means" if label == ALL else f"means of {label}": one for label, one in means.items()}
+    return [Section("Predictions", summary, note=note, results=results), _by_token_section(found[ALL], is_set)]
+
+
+def _by_token_section(measures: Measures, is_set: bool) -> Section:
+    """The tokens whose loss differs most. is_set: whether they are of several texts."""
+    table = measures.table()
+    shown = _furthest(table, "loss_difference")[[*(["line"] if is_set else []), "position", *SHOWN_OF_TOKENS]]
+    if "label" in table:
+        shown.insert(1, "token", table["label"].loc[shown.index])
+    return Section(
+        "Loss by token",
+        table,
+        [measures["loss_difference"]],
+        "Negative if B predicts the token better.",
+        shown=shown,
+        results={"predictions": measures},
+    )
 
 
 def _weights_sections(finals: Sequence[Checkpoint], args: argparse.Namespace) -> list[Section]:

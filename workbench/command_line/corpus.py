@@ -52,6 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shortest", type=positive, default=3, metavar="N", help="for trace: shortest span, in tokens (default: 3)"
     )
+    _add_influence(parser)
+    parser.add_argument(
+        "--library",
+        type=Path,
+        metavar="FOLDER",
+        help="for build: a folder with the standard library of CPython 3.11.7, such as Lib of its source distribution "
+        "(default: that of this interpreter)",
+    )
+
+
+def _add_influence(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that only influence reads."""
     parser.add_argument(
         "--predicted",
         type=positive,
@@ -81,13 +93,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for influence: number of checkpoints, evenly spaced (default: 5)",
     )
     add_seed(parser, "for influence: seed of the random rows")
-    parser.add_argument(
-        "--library",
-        type=Path,
-        metavar="FOLDER",
-        help="for build: a folder with the standard library of CPython 3.11.7, such as Lib of its source distribution "
-        "(default: that of this interpreter)",
-    )
 
 
 def run(args: argparse.Namespace) -> Report:

@@ -1,6 +1,7 @@
 """Which transcoder features lead from a prompt to its prediction (attribution graph)."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from workbench import features
@@ -15,6 +16,7 @@ from workbench.command_line.common import (
 from workbench.command_line.given_text import add_chat, given_text
 from workbench.errors import WorkbenchError
 from workbench.features.circuit_tracer import GRAPH_INDEX, check_graph_file
+from workbench.features.graph import AttributionGraph
 from workbench.features.graph_labels import feature_labels
 from workbench.features.replaced_mlps import Transcoders
 from workbench.report import Report, Section
@@ -110,14 +112,6 @@ def run(args: argparse.Namespace) -> Report:
     if args.json is not None:
         shares = {"nodes": args.nodes, "edges": args.edges}
         features.write_circuit_tracer(found, args.json, **shares, labels=labels, tokenizer=subject.tokenizer)
-    nodes = small.table().iloc[small.strongest_inner()].reset_index(drop=True)
-    nodes.insert(1, "meaning", [labels.get(name, "") for name in nodes["name"]])
-    edges = small.edges().drop(columns=["source", "target"])
-    columns = ["name", "meaning", "value", "influence", "effect", "measured", "held", "verdict"]
-    sections = [
-        Section("Nodes", nodes, [small.strongest()], NODES, shown=nodes[columns].head(SHOWN), results={"graph": found}),
-        Section("Edges", edges, [], EDGES, shown=edges.head(SHOWN)),
-    ]
     origin = subject.provenance(args) | {
         "text": given.text,
         "tokens": given.tokens.shape[1],
@@ -128,7 +122,21 @@ def run(args: argparse.Namespace) -> Report:
         "completeness score": found.completeness_score,
         "largest deviation of a sum": found.rounding,
     }
-    return Report(f"Attribution graph of {subject.id}", sections, origin, text=f"{found.said()}.")
+    return Report(
+        f"Attribution graph of {subject.id}", _graph_sections(found, small, labels), origin, text=f"{found.said()}."
+    )
+
+
+def _graph_sections(found: AttributionGraph, small: AttributionGraph, labels: Mapping[str, str]) -> list[Section]:
+    """A table of the strongest nodes, and one of the strongest edges, of a graph that is pruned to `small`."""
+    nodes = small.table().iloc[small.strongest_inner()].reset_index(drop=True)
+    nodes.insert(1, "meaning", [labels.get(name, "") for name in nodes["name"]])
+    edges = small.edges().drop(columns=["source", "target"])
+    columns = ["name", "meaning", "value", "influence", "effect", "measured", "held", "verdict"]
+    return [
+        Section("Nodes", nodes, [small.strongest()], NODES, shown=nodes[columns].head(SHOWN), results={"graph": found}),
+        Section("Edges", edges, [], EDGES, shown=edges.head(SHOWN)),
+    ]
 
 
 def _transcoders(args: argparse.Namespace, checkpoint: str) -> Transcoders:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from workbench.analyses.directions import label_direction
 from workbench.analyses.steering import STRENGTHS, steering
+from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.labels import halves
 from workbench.command_line.common import (
     LoadedCheckpoint,
@@ -114,23 +115,7 @@ def run(args: argparse.Namespace) -> Report:
             "By strength", found.table(), list(found.values()), NOTE, shown=_by_strength(found), results=dict(found)
         )
     ]
-    if args.write:
-        written = Texts.of(subject.tokenizer, args.write)
-        grid = steered_texts(
-            subject.model,
-            written,
-            direction,
-            _strengths_to_write(args.strengths),
-            max_new_tokens=args.tokens,
-            controls=1,
-            seed=seed,
-            tokenizer=subject.tokenizer,
-            progress=bar(args),
-        )
-        note = "surprisal: mean −log p of the written tokens to the model without steering, in nats; (random 1): "
-        note += "the same prompt with a random direction of the same norm."
-        shown = grid.table()[["prompt", "strength", "value", "text"]].rename(columns={"value": "surprisal"})
-        sections.append(Section("Written texts", grid.table(), [grid], note, shown=shown, results={"written": grid}))
+    sections += [_written_section(args, subject, direction, seed)] if args.write else []
     origin = subject.provenance(args) | {
         "texts": args.texts,
         "direction": direction.made,
@@ -139,6 +124,27 @@ def run(args: argparse.Namespace) -> Report:
         "prompts": len(prompts),
     }
     return Report(f"Steering of {subject.id} toward {args.toward}", sections, origin)
+
+
+def _written_section(args: argparse.Namespace, subject: LoadedCheckpoint, direction: Direction, seed: int) -> Section:
+    """The texts that the model writes after each --write, with the direction and with a random one."""
+    grid = steered_texts(
+        subject.model,
+        Texts.of(subject.tokenizer, args.write),
+        direction,
+        _strengths_to_write(args.strengths),
+        max_new_tokens=args.tokens,
+        controls=1,
+        seed=seed,
+        tokenizer=subject.tokenizer,
+        progress=bar(args),
+    )
+    note = (
+        "surprisal: mean −log p of the written tokens to the model without steering, in nats; (random 1): the same "
+        "prompt with a random direction of the same norm."
+    )
+    shown = grid.table()[["prompt", "strength", "value", "text"]].rename(columns={"value": "surprisal"})
+    return Section("Written texts", grid.table(), [grid], note, shown=shown, results={"written": grid})
 
 
 def _answer_ids(subject: LoadedCheckpoint, answers: Sequence[str]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from hooks.where import Where
 from workbench.errors import WorkbenchError
 from workbench.features.dictionary import Dictionary
 from workbench.features.firing import Firing
-from workbench.features.reading import Models, by_source, read_by
+from workbench.features.reading import Models, by_source, in_shape, read_by
 
 
 def steer(
@@ -113,7 +113,7 @@ class _WrittenByIds:
         texts, rows = ids.to(self.model.device).unique(dim=0, return_inverse=True)
         if self.last is None or not torch.equal(self.last[0], texts):
             written = written_in(self.dictionary, self.feature, self.models, texts, self.number)
-            self.last = texts, _in_shape(self.model, self.dictionary.writes, written)
+            self.last = texts, in_shape(self.model, self.dictionary.writes, written)
         return self.factor * self.last[1][rows]
 
 
@@ -138,12 +138,7 @@ def written_in(
 
 def add_flat(model: OlmoForCausalLM, site: str, change: Tensor) -> Edit:
     """The edit that adds a change, batch pos d, at a site whose last dimensions together have d numbers."""
-    return edits.add(site, _in_shape(model, site, change))
-
-
-def _in_shape(model: OlmoForCausalLM, site: str, flat: Tensor) -> Tensor:
-    """batch pos d as batch pos and the dimensions of a site."""
-    return flat.unflatten(-1, [model.sites.sizes[word] for word in model.sites[site].split()[2:]])
+    return edits.add(site, in_shape(model, site, change))
 
 
 def set_to(dictionary: Dictionary, feature: int, value: float, positions: Where = None) -> Edit:

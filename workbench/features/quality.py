@@ -1,18 +1,20 @@
 """Measures of a dictionary: explained variance, sparsity, and the loss of the model with its reconstruction."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from hooks import edits
+from hooks import OlmoForCausalLM, edits
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.analyses.support.next_tokens import next_token_statistics
 from workbench.features.dictionary import Dictionary
-from workbench.features.reading import Models, by_source, captured
+from workbench.features.reading import Models, by_source, captured, in_shape
 from workbench.progress import Progress, steps
-from workbench.texts import TextsLike
+from workbench.texts import Batch, TextsLike
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,9 @@ def quality(
     per_token = run_bytes(first, capture=[dictionary.reads, dictionary.writes], logits=4) + 8 * len(dictionary)
     size = tokens_at_a_time(first, "measures of a dictionary", per_token, texts.longest)
     batches = list(texts.batches(size))
-    count = texts.tokens
-    total, squares = torch.zeros(1), torch.zeros(1)
-    for batch in batches:
-        written = captured(named, dictionary.writes, batch.ids).double().cpu()
-        total, squares = total + written.sum((0, 1)), squares + written.square().sum((0, 1, 3))
-    mean = total / count  # source d_model
-    variance = squares - count * mean.square().sum(-1)
+    mean, variance = _mean_and_variance(dictionary, named, batches, texts.tokens)
     wrong, active = torch.zeros(len(named), dtype=torch.double), torch.zeros(len(dictionary), dtype=torch.long)
-    losses, fired = torch.zeros(3, len(named), dtype=torch.double), 0
+    losses = torch.zeros(len(named), 3, dtype=torch.double)
     for batch in steps(batches, progress, "measures of a dictionary"):
         read, written = (captured(named, site, batch.ids) for site in (dictionary.reads, dictionary.writes))
         given = read if dictionary.sources else read[:, :, 0]
@@ -83,28 +79,42 @@ def quality(
         made = dictionary.decode(firing, given)
         made = made if dictionary.sources else made[:, :, None]  # batch pos source d_model
         wrong += (written - made).double().square().sum((0, 1, 3)).cpu()
-        ids = firing.indices[firing.values > 0].cpu()
-        active += torch.bincount(ids, minlength=len(dictionary))
-        fired += len(ids)
+        active += torch.bincount(firing.indices[firing.values > 0].cpu(), minlength=len(dictionary))
         for number, model in enumerate(named.values()):
-            shape = model.run(batch.ids[:1, :1], capture=dictionary.writes)[dictionary.writes].shape[2:]
-            others = (None, made[:, :, number], mean[number].float().expand(made[:, :, number].shape))
-            for row, other in enumerate(others):
-                change = () if other is None else edits.replace(dictionary.writes, other.unflatten(-1, shape))
-                logits = model.run(batch.ids, edits=change).logits[:, :-1]
-                losses[row, number] += next_token_statistics(logits, batch.ids[:, 1:])["loss"].double().sum().cpu()
-    losses /= count - len(texts)
-    found = {}
-    for number, name in enumerate(named):
-        loss, replaced, ablated = losses[:, number].tolist()
-        found[name] = Quality(
+            losses[number] += _summed_losses(model, batch.ids, dictionary.writes, made[:, :, number], mean[number])
+    losses /= texts.tokens - len(texts)
+    return {
+        name: Quality(
             explained=1 - float(wrong[number] / variance[number]),
-            l0=fired / count,
+            l0=int(active.sum()) / texts.tokens,
             dead=int((active == 0).sum()),
             loss=loss,
             replaced=replaced,
             ablated=ablated,
             recovered=(ablated - replaced) / (ablated - loss),
-            tokens=count,
+            tokens=texts.tokens,
         )
-    return found
+        for number, (name, (loss, replaced, ablated)) in enumerate(zip(named, losses.tolist(), strict=True))
+    }
+
+
+def _mean_and_variance(
+    dictionary: Dictionary, models: Mapping[str, OlmoForCausalLM], batches: Sequence[Batch], count: int
+) -> tuple[Tensor, Tensor]:
+    """Of what the dictionary should write at `count` tokens: (mean: source d_model; Σ‖y − mean‖²: source), float64."""
+    total, squares = torch.zeros(1), torch.zeros(1)
+    for batch in batches:
+        written = captured(models, dictionary.writes, batch.ids).double().cpu()
+        total, squares = total + written.sum((0, 1)), squares + written.square().sum((0, 1, 3))
+    mean = total / count
+    return mean, squares - count * mean.square().sum(-1)
+
+
+def _summed_losses(model: OlmoForCausalLM, ids: Tensor, site: str, made: Tensor, mean: Tensor) -> Tensor:
+    """The summed loss of a batch, and with the reconstruction (batch pos d) or the mean (d) at the site: 3, float64."""
+    losses = []
+    for other in (None, made, mean.float().expand(made.shape)):
+        change = () if other is None else edits.replace(site, in_shape(model, site, other))
+        logits = model.run(ids, edits=change).logits[:, :-1]
+        losses.append(next_token_statistics(logits, ids[:, 1:])["loss"].double().sum().cpu())
+    return torch.stack(losses)

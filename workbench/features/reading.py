@@ -35,6 +35,11 @@ def captured(models: Mapping[str, OlmoForCausalLM], site: str, ids: Tensor) -> T
     return torch.stack([run.flatten(2).float().to(ids.device) for run in runs], 2)
 
 
+def in_shape(model: OlmoForCausalLM, site: str, flat: Tensor) -> Tensor:
+    """Activations as the site has them, batch pos …, from flat ones: batch pos d."""
+    return flat.unflatten(-1, [model.sites.sizes[word] for word in model.sites[site].split()[2:]])
+
+
 def read_by(dictionary: Dictionary, models: Mapping[str, OlmoForCausalLM], ids: Tensor) -> Tensor:
     """The activations that a dictionary encodes: batch pos d_model, in a crosscoder batch pos source d_model."""
     found = captured(models, dictionary.reads, ids)
