@@ -1,7 +1,7 @@
 """Differences between the predictions of two checkpoints, token by token."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,14 +11,14 @@ from hooks import OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.means import means_over_texts
-from workbench.analyses.support.memory import peak_bytes, run_bytes
+from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.analyses.support.next_tokens import CHUNK
 from workbench.analyses.support.two_models import ModelOrName, config_of, pair_name, paired_pieces, reader
 from workbench.analyses.support.undefined import refuse_undefined
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress
 from workbench.results import Curves, Measures, Scores
-from workbench.texts import Texts, TextsLike
+from workbench.texts import Batch, Texts, TextsLike, as_texts
 from workbench.tokens import Tokenizer, token_labels
 
 NAMES = {
@@ -72,17 +72,24 @@ def compare_behaviour(
         raise WorkbenchError(f"window={window}; a window needs at least 2 tokens")
 
     windows = _all_windows(a, b, texts, window)
-    _peak(a, b, max(stop - start for _, start, stop in windows))
+    pieces, batches = _batches(a, b, texts, windows)
+
+    def predicted(rows: list[int], ids: Tensor) -> Tensor:  # the places of a batch that have a next token: text pos-1
+        return pieces.mask[rows, 1 : ids.shape[1]]
 
     def logits(model: OlmoForCausalLM) -> Iterator[Tensor]:
-        for text, start, stop in windows:
-            yield model.run(texts.ids[text, None, start:stop].to(model.device)).logits[0, :-1]  # pos-1 vocab
+        for rows, ids in batches:
+            yield model.run(ids.to(model.device)).logits[:, :-1][predicted(rows, ids)]  # token vocab
 
     found = {name: torch.full(texts.ids.shape, float("nan")) for name in NAMES}
-    pairs = paired_pieces(a, b, logits, len(windows), progress)
-    for (text, start, stop), (one, other) in zip(windows, pairs, strict=True):
-        for name, values in _differences(one, other, texts.ids[text, start + 1 : stop].cpu(), top).items():
-            found[name][text, start + 1 : stop] = values
+    pairs = paired_pieces(a, b, logits, len(batches), progress)
+    for (rows, ids), (one, other) in zip(batches, pairs, strict=True):
+        differences = _differences(one, other, ids[:, 1:][predicted(rows, ids)], top)
+        lengths = [windows[row][2] - windows[row][1] - 1 for row in rows]
+        for name, values in differences.items():
+            for row, part in zip(rows, values.split(lengths), strict=True):
+                text, start, stop = windows[row]
+                found[name][text, start + 1 : stop] = part
     _refuse_undefined(found, texts)
     title = pair_name(a, b)
     return Measures(**{name: _curves(name, values, texts, title, tokenizer) for name, values in found.items()})
@@ -173,19 +180,35 @@ def _windows(length: int, window: int) -> list[tuple[int, int]]:
 @work_of(compare_behaviour)
 def _work(a: ModelOrName, b: ModelOrName, tokens: TextsLike, *, window: int = 2048, **_: object) -> Work:
     texts = texts_for(config_of(a), tokens, at_least=2)
-    lengths = [stop - start for _, start, stop in _all_windows(a, b, texts, window)]
-    flops = sum(pass_flops(reader(one), sum(lengths), logits=sum(lengths)) for one in (a, b))
-    return Work(flops, nbytes=_peak(a, b, max(lengths)))
+    batches = _batches(a, b, texts, _all_windows(a, b, texts, window))[1]
+    sizes = [ids.numel() for _, ids in batches]
+    flops = sum(pass_flops(reader(one), sum(sizes), logits=sum(sizes)) for one in (a, b))
+    return Work(flops, nbytes=max(fixed + per_token * max(sizes) for per_token, fixed in _bytes(a, b, max(sizes))))
 
 
-def _peak(a: ModelOrName, b: ModelOrName, length: int) -> float:
-    """Bytes besides the models: the logits of one window of both, float32 copies, and the measures of one chunk."""
-    peaks = []
-    for one in (a, b):
-        size = config_of(one).vocab_size
-        per_token, chunk = run_bytes(reader(one), logits=1) + 3 * 4 * size, 10 * 4 * min(CHUNK, length * size)
-        peaks.append(peak_bytes(reader(one), "next-token distributions", per_token, length, fixed=chunk))
-    return max(peaks)
+def _batches(
+    a: ModelOrName, b: ModelOrName, texts: Texts, windows: Sequence[tuple[int, int, int]]
+) -> tuple[Texts, list[Batch]]:
+    """The windows as texts, on the CPU, and their batches."""
+    ids = texts.ids.cpu()
+    found = as_texts([ids[text, start:stop] for text, start, stop in windows])
+    sizes = zip((a, b), _bytes(a, b, found.tokens), strict=True)
+    return found, found.padded_batches(
+        min(
+            tokens_at_a_time(reader(one), "next-token distributions", per_token, found.longest, fixed=fixed)
+            for one, (per_token, fixed) in sizes
+        )
+    )
+
+
+def _bytes(a: ModelOrName, b: ModelOrName, tokens: int) -> list[tuple[float, float]]:
+    """Of each model, bytes for each token of a batch: its logits and float32 copies; and those of one chunk, of at most
+    `tokens` tokens."""
+    sizes = [(reader(one), config_of(one).vocab_size) for one in (a, b)]
+    return [
+        (run_bytes(model, logits=1) + 3 * 4 * size, 10 * 4 * min(max(CHUNK, size), tokens * size))
+        for model, size in sizes
+    ]
 
 
 def _curves(name: str, values: Tensor, texts: Texts, of: str, tokenizer: Tokenizer | None) -> Curves:
