@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM
 from workbench.analyses.support.arguments import chosen, one_text
-from workbench.analyses.support.cost import Work, pass_flops, work_of
+from workbench.analyses.support.cost import ALONE, Work, pass_flops, work_of
 from workbench.analyses.support.memory import peak_bytes, run_bytes
 from workbench.errors import WorkbenchError
 from workbench.features.dictionary import Dictionary
@@ -95,10 +95,16 @@ def explain_token(
 
 @work_of(explain_token)
 def _work(model: OlmoForCausalLM, tokens: TextsLike, dictionaries: Mapping[str, Dictionary], **_: object) -> Work:
+    """A gate without a k is taken to have one in 16 features active."""
     length = one_text(tokens, model).shape[1]
     sites = list(dict.fromkeys(dictionary.reads for dictionary in dictionaries.values()))
     nbytes = peak_bytes(model, EXPLAINING, run_bytes(model, capture=sites), length, length)
-    return Work(pass_flops(model, length, logits=1), nbytes=nbytes)
+    flops = pass_flops(model, length, logits=ALONE)
+    for dictionary in dictionaries.values():
+        active = dictionary.gate.k or len(dictionary) // 16
+        flops += 2 * ALONE * dictionary.encoder.numel()
+        flops += pass_flops(model, 0, logits=max(ALONE, active) if reaches_logits(dictionary) else 0)
+    return Work(flops, nbytes=nbytes)
 
 
 def written_by_features(dictionary: Dictionary, read: Tensor, numbers: list[int], values: Tensor) -> Tensor:

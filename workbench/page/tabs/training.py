@@ -1,12 +1,12 @@
 """Training: a metric at each checkpoint of a series' main run, and the attention maps at one of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import gradio as gr
 import numpy as np
-import torch
 from gradio.components import Component
 
 from workbench import corpus, metrics
@@ -68,6 +68,7 @@ PLAYS = {"slider": "moment", "view": "through", "chart": "training"}
 MOST_ROWS = 6  # of which the loss is shown, spread evenly over those that held an n-gram
 MOST_MARKS = 2000
 MOST_WORDS = 4  # tokens of the default continuation, used if none is typed
+A_WORD = "the"  # a continuation of about its length
 
 
 def build(slot: Slot) -> None:
@@ -204,12 +205,18 @@ def metric_view(
     run, whole = bench.run_here(request.query.checkpoint), bench.run_of(request.query.checkpoint)
     if len(run) < 2:
         return too_few(bench, request.query.checkpoint)
+    options = {"axis": axis, **({"log_x": True} if log else {}), **loading_of(bench)}
+
+    def along(measured: Call) -> Call:
+        return Call.of(trajectory, series_run(bench, run), measured, **options)
+
+    if metric == "continuation":
+        continuation = continuation or affordable_continuation(bench, request, run[-1], along)
     found = measured_on(bench, request, run[-1], metric, continuation, over, rows)
     if isinstance(found, str):
         return found
     measured, told = found
-    options = {"axis": axis, **({"log_x": True} if log else {}), **loading_of(bench)}
-    call = Call.of(trajectory, series_run(bench, run), measured, **options)
+    call = along(measured)
     asked_in_vain = choice(over, OVER, "text") and metric not in (*OF_SETS, "probe")
     unused = "This does not depend on the set of texts." if asked_in_vain else ""
     note = " ".join(filter(None, (Planner(bench).value(measured).note, told, unused, absent(whole, run))))
@@ -236,7 +243,6 @@ def measured_on(
         told = f"{MOST_ROWS} of the {len(rows):,} rows, spread evenly over the run." if len(rows) > MOST_ROWS else ""
         return intervened_call(losses, last.id, edits), told
     if metric == "continuation":
-        continuation = continuation or affordable_continuation(bench, request, last)
         told = f"The continuation is “{continuation}”; type another one above."
         return metric_call(prompt, metric, continuation, edits), told
     chosen = measured_set(bench, request, metric, over)
@@ -247,12 +253,16 @@ def measured_on(
     return metric_call(prompt, metric, "", edits), SAMPLED if metric == "induction" else ""
 
 
-def affordable_continuation(bench: Bench, request: TabRequest, last: Checkpoint) -> str:
-    """What the last checkpoint writes after the prompt. Raises Expensive if its price is not agreed to."""
-    if not bench.is_loaded(last.id):
-        texts = ModelOf(last.id), TokensOf(last.id, request.query.prompt)
-        agree(bench, request, Call.of(generate, *texts, max_new_tokens=MOST_WORDS))
-    return written_next(bench, last.id, request.query.prompt)
+def affordable_continuation(bench: Bench, request: TabRequest, last: Checkpoint, along: Callable[[Call], Call]) -> str:
+    """What the last checkpoint writes after the prompt. `along` gives the call of a metric along the run.
+
+    Raises Expensive if the price of the text, and of its probability along the run, is not agreed to.
+    """
+    query, call = request.query, writing_call(last.id, request.query.prompt)
+    if bench.results.get(call) is None:
+        of_a_word = metric_call(TokensOf(last.id, query.prompt), "continuation", A_WORD, query.edits)
+        agree(bench, request, call, along(of_a_word))
+    return written_next(bench, last.id, query.prompt)
 
 
 def view_of_heads(
@@ -315,21 +325,17 @@ def highest_head(curves: Curves, shape: tuple[int, int]) -> tuple[int, int]:
     return divmod(int(curves.values[:, -1].argmax()), shape[1])
 
 
+def writing_call(checkpoint: str, prompt: Prompt) -> Call:
+    """The call that continues a prompt by `MOST_WORDS` tokens."""
+    read = ModelOf(checkpoint), TokensOf(checkpoint, prompt)
+    return Call.of(generate, *read, max_new_tokens=MOST_WORDS, temperature=0.0)
+
+
 def written_next(bench: Bench, checkpoint: str, prompt: Prompt) -> str:
     """The likeliest continuation of a prompt by a checkpoint: at most `MOST_WORDS` tokens, to the end of a word."""
-
-    def make() -> str:
-        opened = bench.read(checkpoint, prompt)
-        ids, given = opened.ids, opened.ids.shape[1]
-        while ids.shape[1] < given + MOST_WORDS:
-            following = opened.model.run(ids, logits_to_keep=1).logits[0, -1].argmax()
-            text = opened.tokenizer.decode([following.item()])
-            if ids.shape[1] > given and not text.isalnum():
-                break
-            ids = torch.cat([ids, following[None, None]], dim=1)
-        return opened.tokenizer.decode(ids[0, given:].tolist())
-
-    return bench.once(("written next", checkpoint, prompt), make)
+    written, tokenizer = result(writing_call(checkpoint, prompt), bench), bench.tokenizer(checkpoint)
+    first, *rest = written.ids[written.given :]
+    return tokenizer.decode([first, *takewhile(lambda token: tokenizer.decode([token]).isalnum(), rest)])
 
 
 def clicked(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> list[Any]:
