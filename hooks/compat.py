@@ -10,7 +10,7 @@ from copy import copy
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
@@ -23,6 +23,7 @@ __all__ = [
     "device_mesh",
     "dynamic_rope_update",  # recomputes frequencies that depend on the text length, as in transformers' models
     "has_one_dnn",
+    "is_plain",
     "slice_logits_to_keep",  # selects the positions given by `logits_to_keep`
     "times",
     "with_attention",
@@ -57,16 +58,27 @@ def changes_of(x: Tensor) -> int | None:
     return None if x.is_inference() else x._version
 
 
-def times(x: Tensor, weight: Tensor) -> Tensor:
-    """x Wᵀ without a gradient, by the faster of torch's two libraries for a CPU: … in, out in -> … out.
+def is_plain(layer: nn.Module) -> bool:
+    """Whether calling a layer computes x Wᵀ + b and nothing else: an `nn.Linear` without hooks of torch, whose weight
+    is a whole matrix and whose `forward` is the class's own (accelerate replaces it in layers that it offloads)."""
+    return (
+        type(layer) is nn.Linear
+        and type(layer.weight) is nn.Parameter
+        and not (layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+        and not nn.modules.module._has_any_global_hook()
+    )
+
+
+def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b without a gradient, by the faster of torch's two libraries for a CPU: … in, out in, out -> … out.
 
     In float32 on a CPU that is oneDNN, which torch calls by a private operator. The public layer calls MKL, which
     on processors by AMD takes twice as long, because it uses half of their vector width.
     """
     if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() and has_one_dnn():
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight.contiguous(), None, "none", [], "")
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight.contiguous(), bias, "none", [], "")
         return found
-    return F.linear(x, weight)
+    return F.linear(x, weight, bias)
 
 
 @cache

@@ -36,6 +36,7 @@ from transformers.utils import can_return_tuple
 from .attention import Masks, attend
 from .compat import ROPE_INIT_FUNCTIONS, dynamic_rope_update, slice_logits_to_keep
 from .errors import WrongValue
+from .products import product
 from .run import Hookable, taps_of_this_thread
 from .sites import AFTER_BLOCKS, IN_BLOCK, Sites
 from .stopping import before_block
@@ -244,7 +245,7 @@ class OlmoAttention(nn.Module):
             the output before any norm of it (batch pos d_model), z (batch pos head d_head), and the pattern (batch head
             query key), which may be None unless `output_attentions`.
         """
-        q, k, v = self.q_proj(masks.asking(x)), self.k_proj(x), self.v_proj(x)
+        q, k, v = product(self.q_proj, masks.asking(x)), product(self.k_proj, x), product(self.v_proj, x)
         q, k, v = (part.view(*part.shape[:2], -1, self.head_dim) for part in (q, k, v))  # batch pos head d_head
         q, k, v = tap("attn.q_raw", q), tap("attn.k_raw", k), tap("attn.v_raw", v)
         if self.q_norm is not None and self.k_norm is not None:  # over all heads together
@@ -260,7 +261,7 @@ class OlmoAttention(nn.Module):
             k, v = past_key_values.update(k, v, self.layer_idx)  # the cached positions before the new ones
         z, pattern = attend(self, (q, k, v), masks, tap, output_attentions, kernel_arguments)
         z = tap("attn.z", z)  # batch pos head d_head
-        return self.o_proj(z.flatten(2)), z, pattern
+        return product(self.o_proj, z.flatten(2)), z, pattern
 
     def by_head(self, z: Tensor, heads: Tensor) -> Tensor:
         """The contribution of each given head to the output projection, without the bias: batch pos head d_model."""
@@ -287,9 +288,9 @@ class OlmoMLP(nn.Module):
 
     def forward(self, x: Tensor, tap: Tap | Untapped) -> Tensor:
         """The output of the MLP before any norm of it: batch pos d_model -> batch pos d_model."""
-        gate = tap("mlp.pre", self.gate_proj(x))  # batch pos d_mlp
-        up = tap("mlp.pre_linear", self.up_proj(x))
-        return self.down_proj(tap("mlp.post", self.act_fn(gate) * up))
+        gate = tap("mlp.pre", product(self.gate_proj, x))  # batch pos d_mlp
+        up = tap("mlp.pre_linear", product(self.up_proj, x))
+        return product(self.down_proj, tap("mlp.post", self.act_fn(gate) * up))
 
 
 class OlmoDecoderLayer(GradientCheckpointingLayer):
@@ -634,7 +635,7 @@ class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin, WithWeights):
         )
         logits, loss = None, None
         if taps is None or taps.layers.stop == len(self.model.layers):
-            logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+            logits = product(self.lm_head, slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
             tap = tap_at(taps)
             if isinstance(tap, Tap) and tap.wants("logits"):
                 logits = tap("logits", logits, kept(tap.taps.present, logits_to_keep))

@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hooks import Edit, OlmoForCausalLM
+from hooks.products import fast_products
 from workbench.analyses.support.arguments import one_text, texts_for
 from workbench.analyses.support.cost import ALONE, Work, pass_flops, planned, work_of
 from workbench.analyses.support.direction import Direction
 from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.next_tokens import CHUNK, next_token_statistics
-from workbench.analyses.support.products import FastProducts
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, report, steps
 from workbench.results import Curves, Grid, Labelled, Values, check_shape, count, frozen_array, labels
@@ -304,9 +304,15 @@ def stream(
 
     def steps() -> Iterator[Step]:
         chance, ends = torch.Generator().manual_seed(seed), frozenset(stop_at)
-        seen = {"past_key_values": DynamicCache(config=model.config), "edits": tuple(edits)}
-        with FastProducts():
-            logits = model.run(tokens, logits_to_keep=0 if read else 1, **seen).logits[0]  # pos vocab
+        cache = DynamicCache(config=model.config)
+
+        def predicted(ids: Tensor, keep: int = 1) -> Tensor:
+            """The last `keep` logits after ids (1 pos) that follow those in the cache, 0 for all: pos vocab."""
+            with fast_products():  # for one pass: what the caller of `next` computes in between is not affected
+                run = model.run(ids, past_key_values=cache, edits=tuple(edits), logits_to_keep=keep)
+            return run.logits[0]
+
+        logits = predicted(tokens, 0 if read else 1)
         if read:
             yield from _known_steps(logits[:-1], tokens[0, 1:])
         for left in reversed(range(max_new_tokens)):
@@ -316,7 +322,7 @@ def stream(
             chosen = torch.tensor([draw(log_p, temperature, top_p, top_k, chance)])
             yield from _expected(log_p[None], chosen)
             if left and chosen.item() not in ends:
-                logits = model.run(chosen[None].to(tokens.device), logits_to_keep=1, **seen).logits[0]
+                logits = predicted(chosen[None].to(tokens.device))
             else:
                 return
 

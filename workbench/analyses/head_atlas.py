@@ -5,11 +5,11 @@ from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM
 from hooks.attention import ROWS_AT_A_TIME, HeadStatistics
+from hooks.products import fast_products
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.means import MeansOverTexts
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
-from workbench.analyses.support.products import FastProducts
 from workbench.analyses.support.undefined import refuse_undefined
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, part, steps
@@ -174,5 +174,5 @@ def _work(model: OlmoForCausalLM, tokens: TextsLike, *, samples: int = 64, **_: 
 def _head_statistics(model: OlmoForCausalLM, batch: Tensor, statistics: HeadStatistics) -> Tensor:
     """All statistics of all layers, computed without storing the patterns: layer stat batch head query."""
     capture = Capture("blocks.*.attn.pattern", reduce=statistics)
-    with FastProducts():
+    with fast_products():
         return model.run(batch, capture=capture, captures_only=True).stack("attn.pattern")

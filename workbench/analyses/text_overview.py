@@ -7,13 +7,13 @@ import pandas as pd
 import torch
 
 from hooks import OlmoForCausalLM
+from hooks.products import fast_products
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.by_label import ALL
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.means import MeansOverTexts, means_of, means_over_texts
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.analyses.support.next_tokens import CHUNK_BYTES, next_token_statistics, tokens_at_most
-from workbench.analyses.support.products import FastProducts
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, steps
 from workbench.results import Scores
@@ -42,7 +42,7 @@ def text_overview(
     losses, probabilities = np.empty(len(texts)), np.empty(len(texts))
     answers = torch.empty(len(texts), dtype=torch.long)
     for rows, ids in steps(texts.padded_batches(size), progress, WHAT):
-        with FastProducts():
+        with fast_products():
             logits = model.run(ids).logits  # batch pos vocab
         there = texts.mask[rows, : ids.shape[1]].to(ids.device)  # batch pos
         each = next_token_statistics(logits[:, :-1], ids[:, 1:])["loss"].double()  # batch pos-1

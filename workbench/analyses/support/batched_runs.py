@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hooks import Capture, Edit, OlmoForCausalLM, Run, edits
+from hooks.products import fast_products
 from hooks.sites import position_axis
-from workbench.analyses.support.products import FastProducts
 from workbench.analyses.support.residual_stream import block_of
 
 RESIDUALS = "blocks.*.resid_pre"
@@ -116,7 +116,7 @@ def run_cells(
     """
     layer, cells = block_of(swap.site), len(swap.masks)
     stop = model.config.num_hidden_layers if stop_at_layer is None else stop_at_layer
-    with FastProducts():
+    with fast_products():
         return model.run(
             resid=entering(base, layer, start, cells) if resid is None else resid,
             start_at_layer=layer,

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
+from hooks.products import fast_products
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
-from workbench.analyses.support.products import FastProducts
 from workbench.texts import Batch, Texts, TextsLike
 
 WHAT = "token losses"
@@ -57,10 +57,10 @@ def _token_statistics(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
 def text_statistics(model: OlmoForCausalLM, ids: Tensor) -> dict[str, Tensor]:
     """`next_token_statistics` of each token of texts (batch pos) after the first: batch pos-1 each.
 
-    The logits of at most `ROWS` tokens are in memory at a time. Linear layers are those of `FastProducts`.
+    The logits of at most `ROWS` tokens are in memory at a time. Linear layers are those of `fast_products`.
     """
     after_blocks, size = f"blocks.{model.config.num_hidden_layers - 1}.resid_post", max(1, ROWS // ids.shape[1])
-    with FastProducts():
+    with fast_products():
         resid = model.run(ids, capture=after_blocks, captures_only=True)[after_blocks]
         parts = [_unembedded(model, *some) for some in zip(resid.split(size), ids.split(size), strict=True)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
