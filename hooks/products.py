@@ -1,7 +1,9 @@
-"""Products of linear layers, which a thread may ask to be computed faster.
+"""Products of linear layers, by the faster of torch's two libraries where a thread asks for it.
 
     with fast_products():
         model.run(input_ids)
+
+The forward pass calls every linear layer by `product`.
 """
 
 import threading
