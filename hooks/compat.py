@@ -8,6 +8,7 @@ transformers; they are set in `olmo.py`.
 
 from copy import copy
 from functools import cache
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ def changes_of(x: Tensor) -> int | None:
     return None if x.is_inference() else x._version
 
 
-def is_plain(layer: nn.Module) -> bool:
+def is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether calling a layer computes x Wᵀ + b and nothing else: an `nn.Linear` without hooks of torch, whose weight
     is a whole matrix and whose `forward` is the class's own (accelerate replaces it in layers that it offloads)."""
     return (
