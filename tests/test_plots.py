@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from workbench import colours as palette
-from workbench.plots import apart, narrowed, plot, shortened, tick_label, value_range, with_legend_below
+from workbench.plots import narrowed, plot, with_legend_below
+from workbench.plots.curves import apart, tick_label
+from workbench.plots.figure import value_range
+from workbench.plots.grids import shortened
 from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores
 from workbench.views import asset
 
