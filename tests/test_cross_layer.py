@@ -116,10 +116,10 @@ def test_a_label_says_what_a_feature_writes_to_all_layers(pair, tokens):
 GATES = [Gate("relu"), Gate("jumprelu", threshold=torch.full((FEATURES,), 0.5))]
 
 
-@pytest.mark.parametrize("gate", GATES, ids=["relu", "jumprelu"])
+@pytest.mark.parametrize(("gate", "skip"), list(zip(GATES, (False, True), strict=True)), ids=["relu", "jumprelu, skip"])
 @pytest.mark.parametrize("case", ["olmo2"], indirect=True)
-def test_it_is_read_as_it_was_written(pair, tokens, gate, tmp_path):
-    made = cross_layer(pair.ours, reads="resid_mid", scale=0.7)
+def test_it_is_read_as_it_was_written(pair, tokens, gate, skip, tmp_path):
+    made = cross_layer(pair.ours, reads="resid_mid", scale=0.7, skip=skip)
     made = CrossLayerTranscoder(tuple(replace(one, gate=gate) for one in made.layers), made.later)
     read = features.load_cross_layer(features.save_cross_layer(made, tmp_path / "clt"))
     run = pair.ours.run(tokens, capture=["blocks.*.resid_mid", "blocks.*.mlp_out"])
@@ -131,7 +131,8 @@ def test_it_is_read_as_it_was_written(pair, tokens, gate, tmp_path):
         features.load(tmp_path / "clt")
 
 
-def test_files_of_circuit_tracer_are_read(tmp_path):
+@pytest.mark.parametrize("skip", [False, True])
+def test_files_of_circuit_tracer_are_read(tmp_path, skip):
     """The names and shapes are those that circuit-tracer's `CrossLayerTranscoder.to_safetensors` writes."""
     generator = torch.Generator().manual_seed(0)
     noise = {
@@ -143,6 +144,7 @@ def test_files_of_circuit_tracer_are_read(tmp_path):
             f"b_dec_{layer}": (3,),
             f"threshold_{layer}": (5,),
             f"W_dec_{layer}": (5, 2 - layer, 3),
+            **({f"W_skip_{layer}": (3, 3)} if skip else {}),
         }.items()
     }
     for layer in range(2):
@@ -159,7 +161,12 @@ def test_files_of_circuit_tracer_are_read(tmp_path):
     pre = [x[layer] @ noise[f"W_enc_{layer}"].T + noise[f"b_enc_{layer}"] for layer in range(2)]
     active = [one.relu() * (one > noise[f"threshold_{layer}"]) for layer, one in enumerate(pre)]
     last = active[0] @ noise["W_dec_0"][:, 1] + active[1] @ noise["W_dec_1"][:, 0] + noise["b_dec_1"]
+    last = last + x[1] @ noise["W_skip_1"] if skip else last
     torch.testing.assert_close(clt.reconstruct(x)[1], last)
+    if skip:
+        save_file({name: one for name, one in own.items() if "skip" not in name}, tmp_path / "W_enc_1.safetensors")
+        with pytest.raises(WorkbenchError, match="W_skip is missing in layer 1"):
+            features.load_cross_layer(tmp_path)
     (tmp_path / "W_dec_1.safetensors").unlink()
     with pytest.raises(WorkbenchError, match=r"2 files W_enc_N.safetensors, and no W_dec_1"):
         features.load_cross_layer(tmp_path)

@@ -1,15 +1,18 @@
 """`features train`, `scan`, `card` and `born` print the numbers of their functions."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from random_transcoders import cross_layer
 from texts_of_analyses import transcoders
 
 from workbench import Texts, checkpoints, features, load_result
 from workbench.command_line import common, main
+from workbench.features import Gate
 
 SITE = "blocks.1.resid_post"
 
@@ -193,6 +196,23 @@ def test_graph_lists_nodes_and_edges_and_writes_the_json_file(folder, tmp_path, 
     np.testing.assert_allclose(edges["value"], small.edges()["value"], atol=1e-5)
     assert len(json.loads((tmp_path / "g.json").read_text())["nodes"]) == len(small.nodes)
     assert wanted.said() in " ".join(capsys.readouterr().out.split())
+
+
+def test_graph_takes_a_cross_layer_transcoder(folder, tmp_path):
+    model, tokenizer = checkpoints.load(f"{folder}@step10")
+    made = cross_layer(model, skip=True)
+    made = features.CrossLayerTranscoder(tuple(replace(one, gate=Gate("relu")) for one in made.layers), made.later)
+    place = str(features.save_cross_layer(made, tmp_path / "clt"))
+    files = ["--csv", str(tmp_path / "n.csv"), "--save", str(tmp_path / "g.npz")]
+    given = ["graph", "w1 w2 w3", "--checkpoint", f"{folder}@step10", "--token", "w5", "--checks", "0", *files]
+    assert main([*given, "--cross-layer", place]) == 0
+    ids = tokenizer("w1 w2 w3", return_tensors="pt")["input_ids"]
+    wanted = features.attribution_graph(model, ids, {place: features.load_cross_layer(place)}, 5, checks=0)
+    found = load_result(tmp_path / "g.npz")
+    np.testing.assert_allclose(found.values, wanted.values, atol=1e-5)
+    assert found.transcoders == (place,) * len(made)
+    edges = pd.read_csv(tmp_path / "n-edges.csv", comment="#")
+    np.testing.assert_allclose(edges["value"], wanted.pruned().edges()["value"], atol=1e-5)
 
 
 def test_graph_says_what_it_misses(folder, tmp_path, capsys):

@@ -3,8 +3,9 @@
 Source: circuit-tracer, `circuit_tracer/transcoder/cross_layer_transcoder.py`.
 
 A folder with `config.yaml` and for each layer l two files: `W_enc_l.safetensors` with `W_enc_l` (feature d_model),
-`b_enc_l`, `b_dec_l` and, for JumpReLU, `threshold_l`; and `W_dec_l.safetensors` with `W_dec_l` (feature, layer from l
-on, d_model). SAELens and sparsify have no format for cross-layer transcoders.
+`b_enc_l`, `b_dec_l`, for JumpReLU `threshold_l`, and with a skip (Paulo et al. 2025) `W_skip_l` (d_model d_model),
+which adds x @ W_skip_l; and `W_dec_l.safetensors` with `W_dec_l` (feature, layer from l on, d_model). SAELens and
+sparsify have no format for cross-layer transcoders.
 """
 
 from pathlib import Path
@@ -43,6 +44,9 @@ def read(folder: Path) -> CrossLayerTranscoder:
     reads, writes, model = _config(folder / CONFIG)
     count = sum(1 for _ in folder.glob(ENCODER.format("*")))
     layers, later = zip(*(_layer(folder, layer, count, reads, writes, model) for layer in range(count)), strict=True)
+    without = [layer for layer, one in enumerate(layers) if one.skip is None]
+    if 0 < len(without) < count:
+        raise WorkbenchError(f"{folder}: W_skip is missing in layer {without[0]}; all layers or none have a skip")
     return CrossLayerTranscoder(layers, later)
 
 
@@ -85,6 +89,7 @@ def _layer(folder: Path, layer: int, layers: int, reads: str, writes: str, model
         Gate("relu") if threshold is None else Gate("jumprelu", threshold=threshold.flatten()),
         f"blocks.{layer}.{reads}",
         f"blocks.{layer}.{writes}",
+        skip=tensors.get(f"W_skip_{layer}"),
         model=model,
         family=family_of_name(model),
         provenance={"format": "circuit-tracer"},
@@ -97,18 +102,22 @@ def write(transcoder: CrossLayerTranscoder, folder: Path, dtype: torch.dtype) ->
     first = transcoder.layers[0]
     hooks = {site: hook for hook, site in HOOKS.items()}
     reads, writes = (hooks.get(site.removeprefix("blocks.0.")) for site in (first.reads, first.writes))
-    plain = all(one.norming == "none" and not one.centred and one.skip is None for one in transcoder.layers)
+    plain = all(one.norming == "none" and not one.centred for one in transcoder.layers)
+    plain = plain and len({one.skip is None for one in transcoder.layers}) == 1
     gates = {one.gate.name for one in transcoder.layers}
     if not (plain and reads and writes and len(gates) == 1 and gates <= {"relu", "jumprelu"}):
         raise WorkbenchError(
             "circuit-tracer's format holds cross-layer transcoders with the gate relu or jumprelu in all layers, "
-            f"without normalisation and skips, at the sites {', '.join(HOOKS.values())}; this is {transcoder!r}"
+            f"without normalisation, with skips in all layers or none, at the sites "
+            f"{', '.join(HOOKS.values())}; this is {transcoder!r}"
         )
     for layer, (one, later) in enumerate(zip(transcoder.layers, transcoder.later, strict=True)):
         tensors = {f"W_enc_{layer}": one.encoder.T, f"b_enc_{layer}": one.encoder_bias}
         tensors[f"b_dec_{layer}"] = one.decoder_bias
         if one.gate.threshold is not None:
             tensors[f"threshold_{layer}"] = one.gate.threshold.expand(len(one))
+        if one.skip is not None:
+            tensors[f"W_skip_{layer}"] = one.skip
         write_tensors(folder / ENCODER.format(layer), tensors, dtype)
         decoders = torch.cat([one.decoder[:, None], later], dim=1)
         write_tensors(folder / DECODER.format(layer), {f"W_dec_{layer}": decoders}, dtype)
