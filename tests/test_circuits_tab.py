@@ -1,9 +1,11 @@
 """The tab Circuits: its graph and proof show the numbers of the analyses; what is asked for twice is computed once."""
 
+import io
 import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from copied import run_copied
 from random_transcoders import transcoders
@@ -18,7 +20,7 @@ from workbench.page.session.circuit_graphs import PROVED, circuit_frames
 from workbench.page.session.circuit_proofs import Proofs, exact_edge, more_edges, whole_curve
 from workbench.page.session.circuit_requests import MOST_DRAWN, CircuitChoice, circuit_call, proof_call
 from workbench.page.session.code import code
-from workbench.page.session.feature_graphs import circuit_tracer_json, graph_call
+from workbench.page.session.feature_graphs import circuit_tracer_json, edges_csv, graph_call
 from workbench.page.session.prices import Expensive, Price
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.result_cache import ResultCache
@@ -300,8 +302,12 @@ def test_the_graph_can_be_taken_along(bench, graph_request):
     kept = result(call, bench).pruned()
     assert len(told["nodes"]) == len(kept.nodes) and len(told["links"]) == np.count_nonzero(kept.values)
     assert any(node["clerp"].startswith("raises") for node in told["nodes"])
-    with pytest.raises(WorkbenchError, match="only an attribution graph"):
-        circuit_tracer_json(bench, circuit_call(graph_request, CHOSEN))
+    edges = pd.read_csv(io.StringIO(edges_csv(bench, call)), comment="#", keep_default_na=False)
+    assert list(edges) == list(kept.edges())
+    np.testing.assert_allclose(edges["value"], kept.edges()["value"], rtol=1e-6)
+    for taken in (circuit_tracer_json, edges_csv):
+        with pytest.raises(WorkbenchError, match="gives no attribution graph"):
+            taken(bench, circuit_call(graph_request, CHOSEN))
 
 
 def test_a_graph_of_features_needs_transcoders_of_the_checkpoint_and_an_agreement(bench, graph_request, monkeypatch):

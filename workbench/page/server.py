@@ -35,7 +35,7 @@ from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import report_of_call, result
 from workbench.page.session.calls import Call
 from workbench.page.session.edit_lines import EditRequest, checked_edits
-from workbench.page.session.feature_graphs import circuit_tracer_json
+from workbench.page.session.feature_graphs import circuit_tracer_json, edges_csv
 from workbench.page.session.map_requests import (
     MapRequest,
     all_maps,
@@ -223,6 +223,11 @@ def add_export_routes(app: FastAPI, bench: Bench) -> None:
     def export_csv(key: str) -> Response:
         call = offered(bench, key)
         return attachment(as_csv(report_of_call(call, bench)), f"{call.file_name}.csv", "text/csv")
+
+    @app.get("/data/export/{key}.edges")
+    def export_edges(key: str) -> Response:
+        call = offered(bench, key)
+        return attachment(edges_csv(bench, call), f"{call.file_name}-edges.csv", "text/csv")
 
     @app.get("/data/export/{key}.json")
     def export_json(key: str) -> Response:

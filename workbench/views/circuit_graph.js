@@ -505,6 +505,7 @@ const { renew } = wb.offers(find(".heading"), {
   more: {
     png: () => savePicture("png"),
     svg: () => savePicture("svg"),
+    edges: () => wb.download(`data/export/${value.offer.key}.edges`),
     json: () => wb.download(`data/export/${value.offer.key}.json`),
   },
 });
@@ -524,7 +525,7 @@ function draw() {
   for (const part of [".amount", ".plates", ".listed"]) find(part).hidden = !isThere;
   find(".heading .offers").hidden = !value.offer;
   find(".curve").hidden = !isThere || Boolean(value.along) || Boolean(value.nodes);
-  find(".offers .json").hidden = !value.nodes;
+  for (const name of ["edges", "json"]) find(`.offers .${name}`).hidden = !value.nodes;
   find(".curve-offers .offers").hidden = !value.curve;
   renew();
   ofCurve.renew();

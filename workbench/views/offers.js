@@ -3,7 +3,8 @@
 //   offer()     asks the server for {key, file, code, definition} of what is shown now
 //   tell(text)  shows a short message; by default beside the buttons, for a moment
 //   fail(text)  shows an error, and with "" removes it; by default it is a message
-//   more        actions of the view itself, {name: function}: `png`, `svg` and `json` are offered only if they are here
+//   more        actions of the view itself, {name: function}: `edges`, `png`, `svg` and `json` are offered only
+//               if they are here
 //   without     names of what is not offered
 // Menu and cards are popovers, so no column clips them. On a page without a server only `more` is offered.
 // Returns {renew}, to be called when something else is shown.
@@ -11,6 +12,7 @@
   const ITEMS = {
     python: "Copy as Python",
     csv: "Data (CSV)",
+    edges: "Edges of the graph (CSV)",
     json: "Graph for circuit-tracer (JSON)",
     png: "Picture (PNG)",
     svg: "Picture (SVG)",
@@ -73,7 +75,8 @@
     const holder = root.querySelector(".offers");
     const names = Object.keys(ITEMS).filter(
       (name) =>
-        !without.includes(name) && (name in more || !(window.standalone || ["png", "svg", "json"].includes(name))),
+        !without.includes(name) &&
+        (name in more || !(window.standalone || ["edges", "png", "svg", "json"].includes(name))),
     );
     let shows = 0; // how often something else was shown
 

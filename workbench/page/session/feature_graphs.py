@@ -15,10 +15,11 @@ from workbench.features.graph_labels import feature_labels
 from workbench.features.replaced_mlps import layer_of_mlp
 from workbench.page.session.arguments import ModelOf
 from workbench.page.session.bench import Bench
-from workbench.page.session.cached_results import result
+from workbench.page.session.cached_results import origin, result
 from workbench.page.session.calls import Call, prompt_arguments, tokenizer_argument
 from workbench.page.session.dictionaries import DictionariesOf, fitting
 from workbench.page.session.requests import TabRequest
+from workbench.report import Report, Section, as_csv
 
 CHECKED = 20  # nodes that a graph takes away in the model with one click
 SENTENCE = (
@@ -138,11 +139,26 @@ def circuit_tracer_json(bench: Bench, call: Call) -> str:
 
     Errors: WorkbenchError for a call whose result is no attribution graph.
     """
-    if not is_graph(call):
-        raise WorkbenchError("only an attribution graph has the JSON of circuit-tracer")
-    found: AttributionGraph = result(call, bench)
+    found = _graph_of(bench, call)
     pruned = found.pruned()
     kept = found.nodes.index[pd.Index(found.names).isin(pruned.names)].tolist()
     labels = node_labels(bench, found, call, kept)
     tokenizer = bench.tokenizer(next(part.name for part in call.parts if isinstance(part, ModelOf)))
     return json.dumps(as_circuit_tracer(found, call.file_name, labels=labels, tokenizer=tokenizer), allow_nan=False)
+
+
+def edges_csv(bench: Bench, call: Call) -> str:
+    """The edges of a graph that the page offers, pruned as in `circuit_tracer_json`, as CSV: a row for each, the
+    largest first (see `AttributionGraph.edges`).
+
+    Errors: those of `circuit_tracer_json`.
+    """
+    edges = _graph_of(bench, call).pruned().edges()
+    return as_csv(Report("edges", [Section("edges", edges)], origin(call, bench)))
+
+
+def _graph_of(bench: Bench, call: Call) -> AttributionGraph:
+    if not is_graph(call):
+        raise WorkbenchError(f"{call.function.__name__} gives no attribution graph, and only one has nodes and edges")
+    found: AttributionGraph = result(call, bench)
+    return found
