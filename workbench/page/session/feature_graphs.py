@@ -139,7 +139,7 @@ def circuit_tracer_json(bench: Bench, call: Call) -> str:
 
     Errors: WorkbenchError for a call whose result is no attribution graph.
     """
-    found = _graph_of(bench, call)
+    found = _checked_graph(bench, call)
     pruned = found.pruned()
     kept = found.nodes.index[pd.Index(found.names).isin(pruned.names)].tolist()
     labels = node_labels(bench, found, call, kept)
@@ -153,11 +153,11 @@ def edges_csv(bench: Bench, call: Call) -> str:
 
     Errors: those of `circuit_tracer_json`.
     """
-    edges = _graph_of(bench, call).pruned().edges()
+    edges = _checked_graph(bench, call).pruned().edges()
     return as_csv(Report("edges", [Section("edges", edges)], origin(call, bench)))
 
 
-def _graph_of(bench: Bench, call: Call) -> AttributionGraph:
+def _checked_graph(bench: Bench, call: Call) -> AttributionGraph:
     if not is_graph(call):
         raise WorkbenchError(f"{call.function.__name__} gives no attribution graph, and only one has nodes and edges")
     found: AttributionGraph = result(call, bench)
