@@ -10,6 +10,7 @@ from torch import Tensor
 from hooks import OlmoForCausalLM, edits, stoppable
 from hooks.stopping import check_stop
 from workbench.analyses.logit_lens import logit_lens
+from workbench.analyses.support.edge_slopes import slopes
 from workbench.analyses.token_saliency import token_saliency
 from workbench.progress import report
 
@@ -45,6 +46,16 @@ def test_a_backward_pass_stops_between_blocks_and_leaves_nothing(model: OlmoForC
         torch.autograd.grad(run.logits.sum(), leaf)
     again = model.run(resid=leaf, grad=True)
     torch.autograd.grad(again.logits.sum(), leaf)
+
+
+def test_gradients_of_edges_stop_between_layers(model: OlmoForCausalLM, tokens: Tensor) -> None:
+    called: list[int] = []
+    with stoppable(lambda: called.append(1)):
+        found = slopes(model, model.get_input_embeddings()(tokens).detach(), lambda logits: logits[:, 5])
+        next(found)
+        after_passes = len(called)
+        list(found)
+    assert len(called) - after_passes == model.config.num_hidden_layers - 1
 
 
 def test_no_number_changes(model: OlmoForCausalLM, tokens: Tensor) -> None:

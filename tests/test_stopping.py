@@ -1,18 +1,22 @@
 """Stop: a page's work ends at its next step, other pages continue, and nothing is left over."""
 
 import asyncio
+import platform
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
+import torch
 from gradio.queueing import Queue
 from gradio.utils import deep_hash
 from headless import Headless, served
 from small_series import PROMPT, small_bench
 
+from workbench.errors import WorkbenchError
 from workbench.page.build.slot import guarded
 from workbench.page.session.cached_results import result
 from workbench.page.session.cancellation import REMEMBERED_STOPS, STOPPED, Cancellations
@@ -109,6 +113,22 @@ def test_pages_leave_little_behind(cancellations):
     for page in map(str, range(2 * REMEMBERED_STOPS)):
         cancellations.stop(page)
     assert len(cancellations) == REMEMBERED_STOPS
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries give memory back themselves, or never")
+def test_memory_that_a_long_view_frees_is_given_back(cancellations, monkeypatch):
+    monkeypatch.setattr("workbench.page.build.slot.LONG", 0.0)
+    held, at_end, process = [], [], psutil.Process()
+
+    def heavy(view, told, progress):
+        torch.ones(2**21)  # once such a block is freed, glibc keeps smaller ones
+        parts = [torch.ones(2**18) for _ in range(256)]  # 1 MB each
+        held.append(parts[-1])  # above the others, so that glibc does not shorten its heap by itself
+        at_end.append(process.memory_info().rss)
+        raise WorkbenchError(f"{len(parts)} MB are not enough")
+
+    list(shown(heavy, ViewRequest([], (), cancellations.token("one"))))
+    assert process.memory_info().rss < at_end[0] - 200e6
 
 
 def test_stop_ends_what_was_asked_for_before_it_and_nothing_later(cancellations):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM, Run, edits
 from hooks.olmo import Norm
+from hooks.stopping import check_stop
 from workbench.analyses.support.edge_graph import INPUTS, Graph
 
 RAW = ("attn.q_raw", "attn.k_raw", "attn.v_raw", "mlp_in")
@@ -40,6 +41,7 @@ def slopes(
         value = measure(run.logits[:, -1]).sum()
         found = dict(zip(wanted, torch.autograd.grad(value, [run[name] for name in wanted]), strict=True))
     for layer, block in enumerate(model.model.blocks):
+        check_stop()  # with a large model, what follows takes a second for all layers
         norm1, norm2 = (
             getattr(block, name) if block.norm_first else None for name in (block.attn_norm, block.mlp_norm)
         )

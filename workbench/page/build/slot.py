@@ -21,6 +21,7 @@ from workbench.page.build.stop_button import token_of
 from workbench.page.compat import event_data, quiet_state
 from workbench.page.session.bench import Bench
 from workbench.page.session.cancellation import Cancellations, CancellationToken
+from workbench.page.session.freed_memory import give_back_memory
 from workbench.page.session.prices import Price
 from workbench.page.session.requests import Query, RunRequest, Selection, TabRequest, ViewRequest
 
@@ -28,6 +29,7 @@ log = logging.getLogger("workbench")
 
 PROGRESS_BAR = gr.Progress()  # for an argument with this default, Gradio passes the event's own bar
 MODEL_QUEUE, DOWNLOADS = "model", "downloads"
+LONG = 0.5  # seconds of an event, from which on the memory that it freed is given back at its end
 END = object()  # marks the end of an iterator of frames
 IN_MODEL_QUEUE = {"concurrency_limit": 1, "concurrency_id": MODEL_QUEUE}  # for every event that runs a model
 NOT_QUEUED = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": None}  # no model is run
@@ -277,7 +279,7 @@ def guarded(
 
     After an error the outputs keep their values. Without a request, nothing changes. Once the request's token is
     cancelled, the handler ends before the next block of a model that `render` runs, or when it next reports progress or
-    yields a frame.
+    yields a frame. After an event that took long, freed memory is given back to the operating system.
 
     Args:
         render: called as `render(request, data, *inputs)`, where `data` is the event's data; returns or yields the
@@ -298,7 +300,7 @@ def guarded(
         if request is None:
             yield of_outputs(gr.skip(), *[gr.skip()] * outputs)
             return
-        token = token_for(request, http)
+        token, began = token_for(request, http), time.monotonic()
 
         def step(fraction: float, text: str) -> None:
             token.check()
@@ -316,6 +318,9 @@ def guarded(
             if not isinstance(error, WorkbenchError):
                 log.exception("a view failed")
             yield of_outputs(message(error), *(refused or [gr.skip()] * outputs))
+        finally:
+            if time.monotonic() - began > LONG:
+                give_back_memory()
 
     return handle
 
