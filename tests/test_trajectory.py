@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from unittest.mock import ANY
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,10 @@ from workbench import checkpoints, metrics
 from workbench.analyses import trajectory as module
 from workbench.analyses.head_atlas import head_atlas
 from workbench.analyses.residual_norms import residual_norms
+from workbench.analyses.support.content_key import content_key
+from workbench.analyses.support.named_values import Estimate, named_estimates
 from workbench.analyses.token_losses import token_losses
-from workbench.analyses.trajectory import Estimate, Loading, Metric, named_estimates, trajectory
+from workbench.analyses.trajectory import Loading, Metric, trajectory
 from workbench.errors import WorkbenchError
 from workbench.results import Curves, Scores
 
@@ -229,11 +232,11 @@ def test_a_function_without_source_is_not_cached_silently(series, cache):
 
 
 def test_keys_tell_equal_tensors_from_others():
-    key = module._key
-    same = [module.joblib.hash(key({"tokens": torch.arange(4)})) for _ in range(2)]
+    key = content_key
+    same = [joblib.hash(key({"tokens": torch.arange(4)})) for _ in range(2)]
     assert same[0] == same[1]
-    assert module.joblib.hash(key({"tokens": torch.arange(4) + 1})) != same[0]
-    assert module.joblib.hash(key({"tokens": torch.arange(4).float()})) != same[0]
+    assert joblib.hash(key({"tokens": torch.arange(4) + 1})) != same[0]
+    assert joblib.hash(key({"tokens": torch.arange(4).float()})) != same[0]
 
 
 def test_a_reference_is_made_once_and_not_read_when_nothing_is_missing(series, cache, tokens, loaded, monkeypatch):

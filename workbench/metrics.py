@@ -36,11 +36,12 @@ from workbench.analyses.support.mean_loss import (
 )
 from workbench.analyses.support.memory import run_bytes
 from workbench.analyses.support.named_tensors import ModelTensors
+from workbench.analyses.support.named_values import Value
 from workbench.analyses.support.next_tokens import next_token_statistics, work_of_text_statistics
 from workbench.analyses.support.part_swap import Part, Tensors, grafted, part_tensors
 from workbench.analyses.support.text_states import Position
 from workbench.analyses.support.undefined import refuse_undefined
-from workbench.analyses.trajectory import Metric, Value
+from workbench.analyses.trajectory import Metric
 from workbench.checkpoints import Weights
 from workbench.errors import WorkbenchError
 from workbench.features.along_run import density_at, need_at

@@ -8,55 +8,38 @@ and a second run reads the results of the first.
 """
 
 import functools
-import importlib
-import inspect
-import math
 import os
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import joblib
 import numpy as np
 import torch
-from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench import checkpoints
-from workbench.analyses.support.by_label import ALL
+from workbench.analyses.support.content_key import content_key
 from workbench.analyses.support.cost import Work, is_planned, planned, work_of
-from workbench.analyses.support.heads import head_name
+from workbench.analyses.support.executors import unordered
+from workbench.analyses.support.named_values import Estimate, Value, named_estimates
 from workbench.checkpoints import Checkpoint, Weights
 from workbench.checkpoints.loading import suited_dtype
 from workbench.checkpoints.names import short_name
 from workbench.disk_cache import DiskCache
 from workbench.errors import WorkbenchError
 from workbench.progress import Progress, report
-from workbench.results import Curves, Estimated, Grid, Measures, Scores
-from workbench.texts import Texts
+from workbench.results import Curves
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "olmo-workbench"
-RETRIES = 3  # how often Ray starts a task again whose worker died
 MOST_CACHED = 4_000_000_000  # bytes; the values used longest ago are removed first
-Value = float | Tensor | np.ndarray | Mapping[str, float] | Scores | Grid | Curves
-"""Return type of a metric: a number, one for each layer, one for each layer and head, or numbers by name; or a result
-that contains such numbers.
-"""
 
 
 Made = TypeVar("Made")
-
-
-class Estimate(NamedTuple):
-    """One number of a metric: its standard error over texts, NaN if it has none, and the number of those texts."""
-
-    value: float
-    error: float = math.nan
-    texts: int = 0
 
 
 Measured = tuple[dict[str, Estimate], bool]
@@ -95,6 +78,11 @@ class Metric:
     reference_at: int = -1
     ordered: bool = False
     note: str = ""
+
+    @property
+    def cache_identity(self) -> tuple[object, ...]:
+        """What the cache key is made from: all that the numbers depend on."""
+        return "metric", self.name, self.function, self.version, self.reads, self.arguments
 
 
 @dataclass(frozen=True)
@@ -168,26 +156,20 @@ def trajectory(
     task = functools.partial(_measure, run, metric, loading, store, _reference(run, metric, loading, store))
     found: dict[int, dict[str, Estimate]] = {}
     problems = {}
-    with closing(_all(task, len(run), executor, workers)) as results:  # workers stop at an error
+    with closing(unordered(task, len(run), executor, workers)) as results:  # workers stop at an error
         for index, (values, is_kept) in results:
             found[index] = values
             if not is_kept:
                 problems["warning"] = f"the cache {cache} cannot be written: the results are not kept"
             report(progress, len(found) / len(run), f"{metric.name}: {len(found)} of {len(run)} checkpoints")
-    lines = list(found[0])
-    odd = [run[index].id for index in range(len(run)) if list(found[index]) != lines]
-    if odd:
-        raise WorkbenchError(
-            f"{metric.name} has other names at {odd[0]} than at {run[0].id}, where they are: {', '.join(lines[:4])}, …"
-        )
+    lines = _by_line(run, metric, found)
     for sentence in problems.values():
         warnings.warn(sentence, stacklevel=2)
-    numbers = [[found[index][line] for index in range(len(run))] for line in lines]
-    errors = np.array([[number.error for number in line] for line in numbers])
-    texts = [max(number.texts for number in line) for line in numbers]
+    errors = np.array([[number.error for number in line] for line in lines.values()])
+    texts = [max(number.texts for number in line) for line in lines.values()]
     return Curves(
-        [[number.value for number in line] for line in numbers],
-        lines,
+        [[number.value for number in line] for line in lines.values()],
+        list(lines),
         places,
         x_name=axis,
         log_x=log_x,
@@ -200,6 +182,19 @@ def trajectory(
         texts=None if not any(texts) else texts[0] if len(set(texts)) == 1 else texts,
         provenance=problems,
     )
+
+
+def _by_line(
+    run: Sequence[Checkpoint], metric: Metric, found: Mapping[int, Mapping[str, Estimate]]
+) -> dict[str, list[Estimate]]:
+    """The numbers of all checkpoints by line. Errors: WorkbenchError if two checkpoints have other lines."""
+    lines = list(found[0])
+    odd = [run[index].id for index in range(len(run)) if list(found[index]) != lines]
+    if odd:
+        raise WorkbenchError(
+            f"{metric.name} has other names at {odd[0]} than at {run[0].id}, where they are: {', '.join(lines[:4])}, …"
+        )
+    return {line: [found[index][line] for index in range(len(run))] for line in lines}
 
 
 def of_model(function: Callable[[OlmoForCausalLM], Value]) -> Metric:
@@ -243,59 +238,6 @@ def _axis_place(checkpoint: Checkpoint, axis: str) -> int:
     return place
 
 
-def _all(task: Callable[[int], Measured], count: int, executor: str, workers: int) -> Generator[tuple[int, Measured]]:
-    """Each index with its result, in the order in which the results are finished."""
-    if executor == "serial":
-        yield from ((index, task(index)) for index in range(count))
-        return
-    if executor == "ray":
-        yield from _on_ray(task, count, workers)
-        return
-    try:
-        with nullcontext() if executor == "joblib" else joblib.parallel_config(backend=executor, n_jobs=workers):
-            parallel = joblib.Parallel(return_as="generator_unordered")
-    except ValueError as error:
-        raise WorkbenchError(f"executor={executor!r}: {error}") from error
-    results = parallel(joblib.delayed(_with_index)(task, index) for index in range(count))
-    try:
-        for result in results:  # noqa: UP028 - `yield from` would close them before the warning is silenced
-            yield result
-    finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # unfinished work of a cancelled run is expected
-            results.close()
-
-
-def _on_ray(task: Callable[[int], Measured], count: int, workers: int) -> Generator[tuple[int, Measured]]:
-    """Each index with its result, from tasks of Ray, `workers` at a time. (Ray's joblib backend returns all results at
-    the end, and none if a worker dies.)
-
-    Errors: WorkbenchError if Ray is not installed, or a task lost its worker several times.
-    """
-    try:
-        ray = importlib.import_module("ray")
-    except ImportError as error:
-        raise WorkbenchError('executor="ray" needs Ray, which is not installed: pip install ray') from error
-    remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_with_index)
-    held, waiting = ray.put(task), list(range(count))[::-1]
-    running: list[object] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                running.append(remote.remote(held, waiting.pop()))
-            done, running = ray.wait(running)
-            yield ray.get(done[0])
-    except ray.exceptions.WorkerCrashedError as error:
-        raise WorkbenchError(f"a task lost its worker {RETRIES + 1} times: {error}") from error
-    finally:
-        for reference in running:
-            ray.cancel(reference, force=True)
-
-
-def _with_index(task: Callable[[int], Measured], index: int) -> tuple[int, Measured]:
-    return index, task(index)
-
-
 def _measure(
     run: Sequence[Checkpoint],
     metric: Metric,
@@ -325,7 +267,7 @@ def _measure(
 def _key_of(metric: Metric, loading: Loading, weights: Weights, previous: Weights | None, reference: str | None) -> str:
     """The cache key of a metric at one checkpoint."""
     marks = (_weights_mark(weights), _weights_mark(previous) if previous else None, reference)
-    return joblib.hash(([*Estimate.__annotations__], _key(metric), loading.key, marks))
+    return joblib.hash(([*Estimate.__annotations__], content_key(metric), loading.key, marks))
 
 
 def _reference(
@@ -343,7 +285,7 @@ def _reference(
     )
     if store is None:
         return mark, functools.partial(_same, make())
-    key = joblib.hash(("reference", _key(metric.reference), _key(metric.arguments), loading.key, mark))
+    key = joblib.hash(("reference", content_key(metric.reference), content_key(metric.arguments), loading.key, mark))
     if not store.holds(key):
         value, is_kept = store.kept(key, make)
         if not is_kept:
@@ -402,70 +344,3 @@ def _work(
         each = planned(metric.function, checkpoints.outline(run[0], dtype=loading.dtype), **metric.arguments)
     files = 2 if metric.reads == "weights" else 1
     return each.times(len(left)) + Work(0, read=files * sum(opened[index].nbytes for index in left))
-
-
-def _key(value: object) -> object:
-    """A form of a value whose hash depends on its contents only."""
-    if isinstance(value, Tensor):
-        return ("tensor", str(value.dtype), value.detach().cpu().double().numpy())
-    if isinstance(value, Texts):
-        return ("texts", _key(value.ids), _key(value.mask), value.labels)
-    if isinstance(value, functools.partial):
-        return (_key(value.func), _key(value.args), _key(value.keywords))
-    if isinstance(value, Metric):
-        return ("metric", value.name, _key(value.function), value.version, value.reads, _key(value.arguments))
-    if is_dataclass(value) and not isinstance(value, type):  # what it has computed besides its fields does not count
-        return (type(value).__qualname__, [(one.name, _key(getattr(value, one.name))) for one in fields(value)])
-    if isinstance(value, Mapping):
-        return [(name, _key(item)) for name, item in sorted(value.items())]
-    if isinstance(value, list | tuple):
-        return [_key(item) for item in value]
-    if inspect.isfunction(value):
-        try:
-            source = inspect.getsource(value)
-        except OSError as error:
-            raise WorkbenchError(
-                f"the source of {value.__qualname__} cannot be read, so its results cannot be cached; pass cache=None"
-            ) from error
-        held = [_key(cell.cell_contents) for cell in value.__closure__ or ()]
-        return (value.__module__, value.__qualname__, source, _key(value.__defaults__), held)
-    return repr(value) if isinstance(value, torch.dtype | torch.device) else value
-
-
-def named_estimates(value: Value, name: str) -> dict[str, Estimate]:
-    """A metric's value as numbers by name. Each name becomes a line of the curves.
-
-    Errors: WorkbenchError for a value of another form.
-    """
-    if isinstance(value, Measures):
-        raise WorkbenchError(f"{name} returns several measures, but a metric needs one of them: {', '.join(value)}")
-    if isinstance(value, Mapping):
-        return {str(key): Estimate(float(number)) for key, number in value.items()}
-    if isinstance(value, Estimated):
-        errors = np.full(value.values.shape, math.nan) if value.errors is None else value.errors
-        each = (one.ravel().tolist() for one in (value.values, errors, value.texts_of_values()))
-        return dict(zip(_value_names(value, name), map(Estimate, *each), strict=True))
-    numbers = np.asarray(value.detach().float().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
-    if numbers.ndim == 0:
-        return {name: Estimate(float(numbers))}
-    if numbers.ndim == 1:
-        return {f"layer {layer}": Estimate(number) for layer, number in enumerate(numbers.tolist())}
-    if numbers.ndim == 2:
-        return {head_name(*index): Estimate(float(number)) for index, number in np.ndenumerate(numbers)}
-    raise WorkbenchError(
-        f"{name} has shape {numbers.shape}; it should be one number, one for each layer, or one for each layer and head"
-    )
-
-
-def _value_names(value: Estimated, name: str) -> list[str]:
-    """The names of a result's values, in their order. The mean of all texts has the metric's name if it is alone."""
-    if isinstance(value, Scores):
-        return [name] if value.names == (ALL,) else list(value.names)
-    if isinstance(value, Curves):
-        points = value.x_labels or [f"{x:g}" for x in value.x]
-        several = len(value.lines) > 1
-        return [f"{line}, {point}" if several else point for line in value.lines for point in points]
-    assert isinstance(value, Grid)
-    heads = value.row_name == "layer" and "head" in value.column_name
-    join = head_name if heads else (lambda row, column: f"{row}, {column}")
-    return [join(row, column) for row in value.rows for column in value.columns]
