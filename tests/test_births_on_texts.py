@@ -13,6 +13,7 @@ from workbench.features import Dictionary, Gate
 from workbench.features.births_on_texts import BirthSums
 from workbench.features.compare_sources import SourceSums
 from workbench.features.families import clusters, families_of, random_groups
+from workbench.features.reading import read_by
 from workbench.texts import as_texts
 
 ENDS = ("run@step10", "run@step10-order2")
@@ -203,6 +204,37 @@ def test_token_losses_without_a_feature_are_those_of_the_edit_by_hand(crosscoder
     logits = model.run(ids, edits=features.switch_off(sae, feature)).logits[0, :-1]
     wanted = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
     torch.testing.assert_close(features.token_losses_without(sae, model, [[feature]], ids)[0, 0, 0, 1:], wanted)
+
+
+def test_an_effect_along_the_run_is_what_the_logit_loses_without_the_feature(crosscoder, models):
+    """In each checkpoint and final; and nothing where the feature writes nothing."""
+    ids = torch.tensor([[5, 17, 3, 42, 8, 9]])
+    firing = crosscoder.encode(read_by(crosscoder, models, ids[:, :5]))
+    absent = int(firing.indices[0, 4, 0])
+    parts = crosscoder.decoder.clone().unflatten(1, (len(SOURCES), -1))
+    parts[absent, 0] = 0
+    planted = replace(crosscoder, decoder=parts.flatten(1))
+    found = features.effects_along_run(planted, models, ids, 7, 11, position=4, most=10_000)
+    effect, ends = found
+    assert set(effect.lines[1:]) == {f"feature {n}" for n in firing.indices[firing.values > 0].tolist()}
+    assert list(effect.x) == [0, 10] and ends.columns == ("step10", "step10-order2")
+    for place, (name, model) in enumerate(models.items()):
+        plain = model.run(ids[:, :5]).logits[0, -1]
+        for line in (effect.lines[1], f"feature {absent}"):
+            edit = features.switch_off_in(planted, int(line.split()[1]), models, ids[:, :5], source=name)
+            fall = plain - model.run(ids[:, :5], edits=edit).logits[0, -1]
+            row = effect.lines.index(line)
+            given = effect.values[row, place] if place < 2 else ends.values[row - 1, 1]
+            assert given == pytest.approx(float(fall[7] - fall[11]), abs=1e-4)
+        if place < 2:
+            assert effect.values[0, place] == pytest.approx(float(plain[7] - plain[11]), abs=1e-4)
+    assert effect.values[effect.lines.index(f"feature {absent}"), 0] == 0
+    few = features.effects_along_run(planted, models, ids, most=2).effect
+    assert len(few.lines) == 3 and few.title.endswith(str(int(models[ENDS[0]].run(ids).logits[0, -1].argmax())))
+    for said, options in {"most is 0": {"most": 0}, "position": {"position": 6}, "is active": {"position": 4}}.items():
+        silent = replace(planted, encoder_bias=torch.full_like(planted.encoder_bias, -1e6))
+        with pytest.raises(WorkbenchError, match=said):
+            features.effects_along_run(silent, models, ids, **options)
 
 
 def test_the_need_of_a_group_is_beside_random_groups(crosscoder, models, texts):

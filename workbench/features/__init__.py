@@ -16,6 +16,7 @@ from workbench.features.compare_sources import compare_sources
 from workbench.features.cross_layer import CrossLayerTranscoder
 from workbench.features.dictionary import Dictionary
 from workbench.features.editing import replace, scale, set_to, steer, switch_off, switch_off_in
+from workbench.features.effects_along_run import effects_along_run
 from workbench.features.explain_token import explain_token
 from workbench.features.feature_table import feature_table, logit_effects
 from workbench.features.files import embedded, load, load_cross_layer, save, save_cross_layer
@@ -54,6 +55,7 @@ __all__ = [
     "check_nodes",
     "compare_firing",
     "compare_sources",
+    "effects_along_run",
     "embedded",
     "explain_token",
     "feature_table",
