@@ -172,3 +172,19 @@ def test_the_queue_looks_for_events_and_sends_progress_less_often(demo):
     ):
         assert f"asyncio.sleep(self.{seconds})" in inspect.getsource(loop), f"{CHANGED}poll_less"
         assert vars(queue)[seconds] in (compat.POLL_SECONDS, compat.PROGRESS_SECONDS), f"{CHANGED}poll_less"
+
+
+def test_hidden_progress_is_reported_to_one_state_only():
+    async def made():
+        with gr.Blocks() as demo:
+            box, state = gr.Textbox(), gr.State()
+            box.change(lambda text: text, box, box, show_progress="hidden")
+            box.submit(lambda text: text, box, box)
+        return demo, state
+
+    demo, state = asyncio.run(made())
+    hidden = demo.get_config_file()["dependencies"][0]
+    assert hidden["show_progress_on"] is None, f"{CHANGED}hide_progress_in: not needed any more"
+    compat.hide_progress_in(demo, state)
+    told = [event["show_progress_on"] for event in demo.get_config_file()["dependencies"]]
+    assert told == [[state._id], None], f"{CHANGED}hide_progress_in"

@@ -125,6 +125,18 @@ def poll_less(demo: gr.Blocks) -> None:
     demo._queue.progress_update_sleep_when_free = PROGRESS_SECONDS
 
 
+def hide_progress_in(demo: gr.Blocks, state: gr.State) -> None:
+    """Let every event that shows no progress report its status to one state, which has no element on the page.
+
+    Gradio reports an event's status to each of its outputs, although nothing is shown there, and from then on the
+    browser copies all properties of these components at each message of any event. An event may name other components
+    (`show_progress_on`), but there is no documented default for all.
+    """
+    for event in demo.fns.values():
+        if event.show_progress == "hidden":
+            event.show_progress_on = [state]
+
+
 def keep_stream(demo: gr.Blocks) -> None:
     """Keep the stream of messages to a page open until `LINGER` seconds after its last event.
 

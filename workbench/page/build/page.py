@@ -26,6 +26,7 @@ from workbench.page.compat import (
     after_queueing,
     before_leaving,
     event_data,
+    hide_progress_in,
     keep_stream,
     poll_less,
     quiet_state,
@@ -69,6 +70,7 @@ def build(bench: Bench, tabs: Sequence[ModuleType]) -> gr.Blocks:
     after_queueing(demo, remove_cancelled)
     before_leaving(demo, page.cancellations.stop)
     without_heartbeat(demo)
+    hide_progress_in(demo, page.query)
     keep_stream(demo)
     poll_less(demo)
     demo.state_session_capacity = 64
