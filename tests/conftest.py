@@ -125,6 +125,15 @@ LONGEST_FILES = (  # without those that drive the browser; the longest first
 QUICK = "not slow and not browser"
 """The marks of `make quick`."""
 
+FIRST_BROWSER_FILES = (  # about half of the time of the files that drive the browser; the others are the second half
+    "test_circuits",
+    "test_edit_stack",
+    "test_generate",
+    "test_journeys",
+    "test_panels",
+    "test_visit",
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Import the fixtures where tests run, and keep the order of files in parallel runs.
@@ -189,16 +198,22 @@ def pytest_sessionfinish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
-    """With `--dist loadfile`, run all tests that drive the browser in one worker: they share a server and a page."""
-    return BrowserInOneWorker(config, log) if config.getvalue("dist") == "loadfile" else None
+    """With `--dist loadfile`, share the files that drive the browser out in two parts: see `BrowserInTwoParts`."""
+    return BrowserInTwoParts(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
-class BrowserInOneWorker(LoadFileScheduling):
-    """Gives each worker whole files, and one worker the whole folder `browser`."""
+class BrowserInTwoParts(LoadFileScheduling):
+    """Gives each worker whole files, and the files that drive the browser in two parts.
+
+    The files of a part share a server, a browser and its pages.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "browser" if "browser" in PurePosixPath(file).parts else file
+        path = PurePosixPath(file)
+        if "browser" not in path.parts:
+            return file
+        return "browser, first part" if path.stem in FIRST_BROWSER_FILES else "browser, second part"
 
 
 @pytest.fixture(scope="module", autouse=True)

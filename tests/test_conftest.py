@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import LONGEST_FILES, SLOW_FILES, browser_path
+from conftest import FIRST_BROWSER_FILES, LONGEST_FILES, SLOW_FILES, browser_path
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,4 +33,5 @@ def test_make_looks_for_the_same_browsers() -> None:
 
 def test_files_that_are_treated_differently_are_there() -> None:
     named = {*LONGEST_FILES, *(f"test_{name}" for name in SLOW_FILES)}
+    named |= {f"browser/{name}" for name in FIRST_BROWSER_FILES}
     assert {name for name in named if not (ROOT / f"tests/{name}.py").exists()} == set()
