@@ -6,8 +6,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from .conftest import Visit, saved
-from .test_accessibility import SIDEWAYS, settle, violations
+from .conftest import Visit, saved, settle
+from .test_accessibility import SIDEWAYS, violations
 
 GRAPH = "#circuit .graph"
 PLACES = (

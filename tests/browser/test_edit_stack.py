@@ -1,6 +1,5 @@
 """The stack of edits in a browser: added by a click or typed, switched, removed, compared, and reopened by a link."""
 
-import pytest
 from playwright.sync_api import Page, expect
 
 from .conftest import Visit
@@ -16,14 +15,18 @@ def address_of_edits(page: Page, edits: str) -> None:
     page.wait_for_function("(edits) => (new URL(location).searchParams.get('edits') ?? '') === edits", arg=edits)
 
 
-@pytest.fixture
-def page(visit: Visit) -> Page:
+def test_edits_are_clicked_typed_or_drafted_by_the_inspector_and_hold_on_every_tab(visit: Visit):
     page = visit.open("tab=Hidden%20states&layer=2&head=5&length=4&ends=false")
     expect(page.locator("#lens-tools .title")).to_have_text("Probability of the likeliest next token")
-    return page
+    edits_are_typed_and_the_difference_is_shown(page)
+    the_inspector_takes_away_a_tokens_state_and_drafts_a_patch(page)
+    page.get_by_role("button", name="Clear").click()
+    address_of_edits(page, "")
+    a_head_is_switched_off_by_a_click_and_holds_on_every_tab(page)
 
 
-def test_a_head_is_switched_off_by_a_click_and_holds_on_every_tab(page: Page):
+def a_head_is_switched_off_by_a_click_and_holds_on_every_tab(page: Page) -> None:
+    """Also after a reload; it is switched on again, and removed."""
     page.locator("#inspector").get_by_role("button", name="Switch off").click()
     expect(page.locator("#interventions .toggle")).to_have_text(["L2H5 off"])
     expect(page.locator("#lens-tools .note")).to_contain_text("With L2H5 off.")
@@ -40,7 +43,8 @@ def test_a_head_is_switched_off_by_a_click_and_holds_on_every_tab(page: Page):
     expect(page.locator("#interventions .toggle")).to_have_count(0)
 
 
-def test_edits_are_typed_or_drafted_by_the_inspector_and_the_difference_is_shown(page: Page):
+def edits_are_typed_and_the_difference_is_shown(page: Page) -> None:
+    """A line that is no edit of this model stays, with the reason; the unedited model is shown, or the difference."""
     page.get_by_role("button", name="+ Edit the model").click()
     line = page.get_by_label("edit of the model", exact=True)
     line.fill("zero blocks.9.attn.z heads=1")
@@ -65,7 +69,6 @@ def test_edits_are_typed_or_drafted_by_the_inspector_and_the_difference_is_shown
     page.get_by_role("button", name="Clear").click()
     address_of_edits(page, "")
     expect(page.get_by_role("button", name="+ Edit the model")).to_be_visible()
-    the_inspector_takes_away_a_tokens_state_and_drafts_a_patch(page)
 
 
 def the_inspector_takes_away_a_tokens_state_and_drafts_a_patch(page: Page) -> None:

@@ -1,7 +1,6 @@
 """The tab Features in a browser: find a feature, read its card, name it, switch it off, explain a token."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from workbench import features
 from workbench.features import Dictionary, Gate
 from workbench.views import asset
 
-from .conftest import Visit, saved, start, stop
-from .test_accessibility import SIDEWAYS, settle, violations
+from .conftest import Visit, saved, settle, start, stop
+from .test_accessibility import SIDEWAYS, violations
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
 HOSTILE_TOKENS = [HOSTILE, "</script><b>", "\u05d0\u05d1", "x" * 5000]
@@ -70,8 +69,7 @@ def with_dictionary(tmp_path_factory) -> Iterator[tuple[str, str]]:
     site = "blocks.2.resid_post"
     made = Dictionary(encoder, torch.zeros(24), decoder, torch.zeros(192), Gate("topk", 4), site, site)
     name = str(features.save(made, folder / "sae"))
-    process: subprocess.Popen
-    process, address = start("--dictionary", name, XDG_CACHE_HOME=str(folder / "cache"), fresh=True)
+    process, address = start("--dictionary", name, XDG_CACHE_HOME=str(folder / "cache"))
     yield address, name
     stop(process)
 

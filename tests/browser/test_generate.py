@@ -24,7 +24,7 @@ def first_written(page: Page, new: int) -> int:
     return first
 
 
-def test_the_first_written_token_is_looked_at_others_by_keyboard_and_the_text_becomes_the_prompt(visit: Visit):
+def test_a_text_is_looked_at_taken_away_and_becomes_the_prompt(visit: Visit, chromium: Browser, tmp_path: Path):
     page = visit.open("length=8&ends=false")
     first = first_written(page, 8)
     expect(page.locator("#details .expected button, #details .expected .chosen")).to_have_count(10)
@@ -42,10 +42,46 @@ def test_the_first_written_token_is_looked_at_others_by_keyboard_and_the_text_be
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Escape")
     expect(page.locator("#written .token").nth(first + 1)).to_be_focused()
+    what_can_be_taken_away(page, chromium, tmp_path / "text.html")
+    a_token_of_the_prompt_is_chosen_everywhere(page)
+    page.locator("#written .token").nth(first + 1).click()
+    looked_at(page, first + 1)
     before = page.locator("#spine .token").count()
     page.locator("#details .note button").click()
     expect(page.locator("#spine .token")).not_to_have_count(before)
     assert page.locator("#prompt textarea").input_value().startswith("Old Marta")
+
+
+def what_can_be_taken_away(page: Page, chromium: Browser, file: Path) -> None:
+    """The numbers and pictures of both strips, and a page of the text that opens without a server."""
+    for strip in ("#spine", "#written"):
+        head = Path(saved(page, strip, "csv").path()).read_text().splitlines()
+        assert head[0].startswith("# read with") and any("tiny-olmo" in line for line in head[:12])
+        assert Path(saved(page, strip, "png").path()).read_bytes().startswith(b"\x89PNG")
+    saved(page, "#written", "page").save_as(file)
+    context = chromium.new_context(offline=True)
+    alone, wrong = context.new_page(), []
+    alone.on("pageerror", lambda error: wrong.append(str(error)))
+    alone.goto(file.as_uri())
+    alone.locator(".token").nth(9).click()
+    expect(alone.locator(".expected .row")).to_have_count(10)
+    assert alone.locator(".token").count() == page.locator("#written .token").count() and wrong == []
+    context.close()
+
+
+def a_token_of_the_prompt_is_chosen_everywhere(page: Page) -> None:
+    """A click on the written text or on the strip, also while another tab is open."""
+    page.locator("#written .token").nth(5).click()
+    looked_at(page, 5)
+    expect(page.locator("#spine .token").nth(5)).to_have_attribute("aria-selected", "true")
+    page.locator("#spine .token").nth(7).click()
+    looked_at(page, 7)
+    tab(page, "Attention")
+    page.locator("#spine .token").nth(9).click()
+    looked_at(page, 9)
+    tab(page, "Generate")
+    expect(page.locator("#written .token").nth(9)).to_have_attribute("aria-selected", "true")
+    looked_at(page, 9)
 
 
 def test_look_at_a_token_of_another_checkpoint_and_branch_and_reopen_by_link(visit: Visit):
@@ -66,22 +102,6 @@ def test_look_at_a_token_of_another_checkpoint_and_branch_and_reopen_by_link(vis
     page.wait_for_selector("body[data-ready]")
     expect(page.locator("#written .token")).to_have_count(place + 1 + 24)
     assert page.locator("#written .tokens").inner_text() == written
-
-
-def test_a_token_of_the_prompt_is_chosen_everywhere(visit: Visit):
-    page = visit.open("length=4&ends=false")
-    expect(page.locator(NEW)).to_have_count(4)
-    page.locator("#written .token").nth(5).click()
-    looked_at(page, 5)
-    expect(page.locator("#spine .token").nth(5)).to_have_attribute("aria-selected", "true")
-    page.locator("#spine .token").nth(7).click()
-    looked_at(page, 7)
-    tab(page, "Attention")
-    page.locator("#spine .token").nth(9).click()
-    looked_at(page, 9)
-    tab(page, "Generate")
-    expect(page.locator("#written .token").nth(9)).to_have_attribute("aria-selected", "true")
-    looked_at(page, 9)
 
 
 def test_stop_ends_the_stream_and_the_servers_work(visit: Visit, server: tuple[Server, str]):
@@ -123,22 +143,3 @@ def test_edits_stand_beside_the_plain_text_or_below_it_in_a_narrow_window(visit:
     page.get_by_role("button", name="MLP 3 × 0", exact=True).click()
     page.wait_for_function("new URL(location).searchParams.get('edits').startsWith('#')")
     expect(page.locator("#edited .token")).to_have_count(0)
-
-
-def test_what_can_be_taken_away(visit: Visit, chromium: Browser, tmp_path: Path):
-    page = visit.open("length=6&ends=false")
-    expect(page.locator(NEW)).to_have_count(6)
-    for strip in ("#spine", "#written"):
-        head = Path(saved(page, strip, "csv").path()).read_text().splitlines()
-        assert head[0].startswith("# read with") and any("tiny-olmo" in line for line in head[:12])
-        assert Path(saved(page, strip, "png").path()).read_bytes().startswith(b"\x89PNG")
-    file = tmp_path / "text.html"
-    saved(page, "#written", "page").save_as(file)
-    context = chromium.new_context(offline=True)
-    alone, wrong = context.new_page(), []
-    alone.on("pageerror", lambda error: wrong.append(str(error)))
-    alone.goto(file.as_uri())
-    alone.locator(".token").nth(9).click()
-    expect(alone.locator(".expected .row")).to_have_count(10)
-    assert alone.locator(".token").count() == page.locator("#written .token").count() and wrong == []
-    context.close()

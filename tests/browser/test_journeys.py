@@ -45,7 +45,7 @@ def test_it_opens_with_a_result_and_a_head_is_opened_hovered_locked_and_walked(v
 
 
 def test_what_is_chosen_elsewhere_is_shown_on_return(visit: Visit):
-    page = visit.open("tab=Attribution&layer=0&head=1&compare_length=4")
+    page = visit.open("tab=Attribution&layer=0&head=1&compare_length=4&prompt=a%20b%20c%20d%20e%20f%20g")
     views = {"Attention": "#attention", "Compare": "#pair", "Training": "#through"}
     for name, view in views.items():
         tab(page, name)
@@ -103,9 +103,10 @@ LINES = """async (map) => {
 }"""
 
 
-def test_a_link_restores_controls_and_without_the_first_token_pictures_keep_what_stands_beside_it(visit: Visit):
-    page = visit.open(f"tab=Attention&attention_first=true&attention_curve=log&prompt={quote(LONG)}")
-    drawn(page)
+def test_a_link_reopens_the_view_and_without_the_first_token_pictures_keep_what_stands_beside_it(visit: Visit):
+    page = visit.open(f"tab=Attention&layer=2&head=3&attention_first=true&attention_curve=log&prompt={quote(LONG)}")
+    assert drawn(page) == "L2H3"
+    expect(page.locator("#prompt textarea")).to_have_value(LONG)
     expect(page.locator("#attention .first")).to_be_checked()
     expect(page.locator("#attention .curve")).to_have_value("log")
     its_column_is_clear_or_what_else_it_stands_for(page)
@@ -115,6 +116,21 @@ def test_a_link_restores_controls_and_without_the_first_token_pictures_keep_what
     expect(page.locator("#attention .name")).to_be_visible()
     page.wait_for_function("document.querySelector('#rail .thumb canvas').height < 64")
     assert set(thumb.evaluate(COLUMN)) == {0}
+    the_address_follows_what_is_chosen(page)
+
+
+def the_address_follows_what_is_chosen(page: Page) -> None:
+    """A head, a control, the tab and the prompt."""
+    page.locator("#rail .thumb[data-layer='0'][data-head='1']").click()
+    page.wait_for_function("new URL(location).searchParams.get('layer') === '0'")
+    page.locator("#attention .first").uncheck()
+    page.wait_for_function("new URL(location).searchParams.get('attention_first') !== 'true'")
+    page.locator("#attention .first").check()
+    page.wait_for_function("new URL(location).searchParams.get('attention_first') === 'true'")
+    tab(page, "Generate")
+    page.wait_for_function("new URL(location).searchParams.get('tab') === 'Generate'")
+    again = page.url.split("?", 1)[1]
+    assert "head=1" in again and "prompt=one" in again
 
 
 def its_column_is_clear_or_what_else_it_stands_for(page: Page) -> None:
@@ -129,14 +145,25 @@ def its_column_is_clear_or_what_else_it_stands_for(page: Page) -> None:
     assert lines.count("<path") == 3 and "<image" not in lines and "left: key (source)" in lines
 
 
-def test_the_page_of_its_own_opens_offline_and_the_line_under_the_title_follows_the_controls(
-    visit: Visit, chromium: Browser, tmp_path: Path
-):
-    page = visit.open("tab=Attention")
-    drawn(page)
-    file = tmp_path / "attention.html"
+def opens_offline(chromium: Browser, file: Path) -> None:
+    """A saved page draws its map without a server."""
+    context = chromium.new_context(offline=True)
+    alone, wrong = context.new_page(), []
+    alone.on("pageerror", lambda error: wrong.append(str(error)))
+    alone.goto(file.as_uri())
+    alone.wait_for_selector("[data-drawn]")
+    assert colours(alone, "canvas.map") > 8 and wrong == []
+    context.close()
+
+
+def the_page_of_its_own_opens_offline(page: Page, chromium: Browser, file: Path) -> None:
+    """What is saved draws its map without a server."""
     saved(page, "#attention", "page").save_as(file)
     opens_offline(chromium, file)
+
+
+def the_line_under_the_title_follows_the_controls(page: Page) -> None:
+    """And so do the names of the axes."""
     note = page.locator("#attention .note")
     expect(note).to_have_text("Each row sums to 1: where the query token looks.")
     page.locator("#attention .combine").select_option("max")
@@ -152,18 +179,9 @@ def test_the_page_of_its_own_opens_offline_and_the_line_under_the_title_follows_
     expect(axis).to_have_text("left: key (source)   right: query (destination)")
 
 
-def opens_offline(chromium: Browser, file: Path) -> None:
-    """A saved page draws its map without a server."""
-    context = chromium.new_context(offline=True)
-    alone, wrong = context.new_page(), []
-    alone.on("pageerror", lambda error: wrong.append(str(error)))
-    alone.goto(file.as_uri())
-    alone.wait_for_selector("[data-drawn]")
-    assert colours(alone, "canvas.map") > 8 and wrong == []
-    context.close()
-
-
-def test_definition_python_and_vector_pictures_are_about_what_is_shown(visit: Visit):
+def test_definition_python_and_saved_pictures_and_pages_are_about_what_is_shown(
+    visit: Visit, chromium: Browser, tmp_path: Path
+):
     page = visit.open("tab=Attention&layer=1&head=2&__theme=dark")
     drawn(page)
     definition, code = page.locator("#attention .definition"), page.locator("#attention .code")
@@ -183,6 +201,8 @@ def test_definition_python_and_vector_pictures_are_about_what_is_shown(visit: Vi
     page.keyboard.press("Escape")
     assert drawn(page) == "L2H3"
     vector_pictures_have_title_axes_and_checkpoint(page)
+    the_page_of_its_own_opens_offline(page, chromium, tmp_path / "attention.html")
+    the_line_under_the_title_follows_the_controls(page)
 
 
 def vector_pictures_have_title_axes_and_checkpoint(page: Page) -> None:
@@ -226,21 +246,17 @@ def test_the_export_menu_works_by_keyboard_and_by_touch(touch_visit: Visit):
     assert Path(waiting.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_link_reopens_the_view(visit: Visit):
-    page = visit.open("tab=Attention&layer=2&head=3&prompt=one%20two%20three%20one%20two")
-    assert drawn(page) == "L2H3"
-    expect(page.locator("#prompt textarea")).to_have_value("one two three one two")
-    page.locator("#rail .thumb[data-layer='0'][data-head='1']").click()
-    page.wait_for_function("new URL(location).searchParams.get('layer') === '0'")
-    page.locator("#attention .first").check()
-    tab(page, "Generate")
-    page.wait_for_function("new URL(location).searchParams.get('tab') === 'Generate'")
-    again = page.url.split("?", 1)[1]
-    assert "head=1" in again and "prompt=one" in again and "attention_first=true" in again
+def test_the_bar_says_what_is_bad_runs_prompts_and_examples_and_all_tokens_are_text(visit: Visit):
+    page = visit.open("length=4&ends=false")
+    bad_input_is_said_and_the_last_result_stays(page)
+    enter_runs_the_prompt(page)
+    menus_work_by_keyboard(page)
+    the_menu_leaves_the_prompt_alone_unless_one_is_chosen(page)
+    tokens_are_text_and_nothing_else(page)
 
 
-def test_bad_input_is_said_and_the_last_result_stays(visit: Visit):
-    page = visit.open("length=2")
+def bad_input_is_said_and_the_last_result_stays(page: Page) -> None:
+    """An empty prompt, or one that is too long."""
     tokens = page.locator("#spine .token").count()
     for prompt, said in (("   ", "empty"), ("word " * 6000, "at most")):
         ask(page, prompt)
@@ -251,8 +267,8 @@ def test_bad_input_is_said_and_the_last_result_stays(visit: Visit):
     expect(page.locator("#spine .token")).not_to_have_count(tokens)
 
 
-def test_enter_runs_the_prompt_and_the_menu_of_examples_leaves_it_alone_unless_one_is_chosen(visit: Visit):
-    page = visit.open("length=2&prompt=one%20two%20three")
+def enter_runs_the_prompt(page: Page) -> None:
+    """And Shift + Enter starts a new line."""
     prompt = page.locator("#prompt textarea")
     prompt.fill("red")
     prompt.press("Shift+Enter")  # starts a new line
@@ -261,7 +277,6 @@ def test_enter_runs_the_prompt_and_the_menu_of_examples_leaves_it_alone_unless_o
     prompt.press("Enter")
     expect(page.locator("#spine .tokens")).to_contain_text("⏎")
     expect(prompt).to_have_value("red\nblue")
-    the_menu_leaves_the_prompt_alone_unless_one_is_chosen(page)
 
 
 def the_menu_leaves_the_prompt_alone_unless_one_is_chosen(page: Page) -> None:
@@ -288,8 +303,8 @@ def the_menu_leaves_the_prompt_alone_unless_one_is_chosen(page: Page) -> None:
             expect(menu).to_have_value("Examples")
 
 
-def test_menus_work_by_keyboard(visit: Visit):
-    page = visit.open("length=2&prompt=one%20two%20three")
+def menus_work_by_keyboard(page: Page) -> None:
+    """An example runs, and the checkpoint changes the colours of the tokens and the offered code."""
     page.get_by_label("Examples", exact=True).focus()
     for key in ("ArrowDown", "Enter"):
         page.keyboard.press(key)
@@ -309,8 +324,8 @@ def test_menus_work_by_keyboard(visit: Visit):
     expect(code).to_contain_text("tiny-olmo@step0")
 
 
-def test_tokens_are_text_and_nothing_else(visit: Visit):
-    page = visit.open("length=4&ends=false")
+def tokens_are_text_and_nothing_else(page: Page) -> None:
+    """Markup in a prompt is shown as it was typed."""
     ask(page, HOSTILE)
     expect(page.locator("#spine .tokens")).to_contain_text("onerror")
     expect(page.locator("#written .tokens")).to_contain_text("onerror")

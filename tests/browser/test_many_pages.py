@@ -5,8 +5,8 @@ from playwright.sync_api import expect
 from .conftest import Visit, ask, drawn
 
 
-def test_eight_pages_of_one_browser_all_work(visit: Visit):
-    pages = [visit.page, *(visit.context.new_page() for _ in range(7))]
+def test_seven_pages_of_one_browser_all_work(visit: Visit):
+    pages = [visit.page, *(visit.context.new_page() for _ in range(6))]
     for number, page in enumerate(pages):
         page.set_default_timeout(60_000)
         page.goto(f"{visit.address}/?tab=Attention&prompt=Page%20{number}%20reads%20this", wait_until="commit")

@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from .conftest import Visit, ask, drawn, export, plotted, saved, settle, tab
 
+SHORT = "prompt=Old%20Marta%20lives%20in%20Lisbon"  # where the number of tokens does not matter
 PANELS = {
     "Hidden states": ("#lens", "#states"),
     "Attribution": ("#direct", "#ablation", "#sources", "#saliency", "#patching"),
@@ -29,7 +30,7 @@ MENUS = {  # of each tab: menus, their panels, and entries, one for each kind of
         (
             "Residual stream",
             "#states",
-            ["principal components of a layer", "similarity of layers (CKA)", "effective rank"],
+            ["similarity of layers (CKA)", "effective rank"],
         ),
     ],
     "Attribution": [
@@ -52,20 +53,19 @@ def shown(page: Page, panel: str) -> None:
 
 
 def click_at(page: Page, panel: str, across: float, down: float) -> None:
-    """Click a panel's plot, once it is drawn, at a share of its width and height."""
+    """Click a panel's plot, once it is drawn and nothing moves it, at a share of its width and height."""
     shown(page, panel)
+    settle(page)
     plot = page.locator(f"{panel} .js-plotly-plot .nsewdrag").first
-    plot.scroll_into_view_if_needed()
+    plot.evaluate("(plot) => plot.scrollIntoView({ block: 'center', behavior: 'instant' })")  # not below the strip
     box = plot.bounding_box()
     page.mouse.click(box["x"] + across * box["width"], box["y"] + down * box["height"])
 
 
-@pytest.mark.parametrize("name", [name for name in PANELS if name != "Compare"])
-def test_a_tab_shows_everything_every_entry_of_its_menus_and_a_single_token(visit: Visit, name: str):
-    page = visit.open(f"tab={quote(name)}")
+def shows_everything(page: Page, name: str) -> None:
+    """Each panel of the open tab shows its plot or strip."""
     for panel in PANELS[name]:
         shown(page, panel)
-    shows_every_entry_of_its_menus_and_a_single_token(page, name)
 
 
 def shows_every_entry_of_its_menus_and_a_single_token(page: Page, name: str) -> None:
@@ -76,57 +76,43 @@ def shows_every_entry_of_its_menus_and_a_single_token(page: Page, name: str) -> 
     ask(page, "a")
     expect(page.locator("#spine .token")).to_have_count(1)
     expect(page.locator("#count")).to_contain_text("1 token")
-    for panel in PANELS[name]:
-        shown(page, panel)
+    shows_everything(page, name)
     problems = page.locator(".block.problem:visible p").all_inner_texts()  # views for which one token is too short
     assert [problem for problem in problems if "at least 2" not in problem] == []
 
 
 def choose_each(page: Page, menu: str, panel: str, entries: list[str]) -> None:
     """Choose entries of a menu one after the other, and at last the first one again: the panel draws each."""
-    tools = page.locator(f"{panel}-tools [data-drawn], {panel}-tools[data-drawn]")
     first = page.get_by_label(menu, exact=True).input_value()
     for entry in [*entries, first]:
-        before = tools.get_attribute("data-drawn")
-        page.get_by_label(menu, exact=True).click()
-        page.locator("li[role=option]").and_(page.get_by_role("option", name=entry, exact=True)).click()
-        expect(tools).not_to_have_attribute("data-drawn", before)
-        shown(page, panel)
+        choose(page, menu, panel, entry)
 
 
-def test_hidden_states_choose_a_token_and_a_layer_and_download(visit: Visit):
-    page = visit.open(f"tab=Hidden%20states&state={quote('principal components of a layer')}")
-    plotted(page, "#lens")
-    expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 2")  # that of the head
-    assert page.locator("#lens .figure").evaluate("(figure) => figure.scrollLeft") == 0  # it opens at its start
-    page.locator("#lens .figure").hover()
-    page.mouse.wheel(300, 0)  # and later tokens are reached by scrolling
-    page.wait_for_function("document.querySelector('#lens .figure').scrollLeft > 0")
-    page.locator("#lens .figure").evaluate("(figure) => figure.scrollTo(0, 0)")
-    click_at(page, "#lens", 0.3, 0.5)  # the row of layer 1
-    expect(page.locator("#spine .token[aria-selected=true]")).to_have_count(1)
-    page.wait_for_function("new URL(location).searchParams.get('layer') === '1'")
-    expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 1")
-    page.locator("#states .pick select").select_option("3")
-    expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 3")
-    data = saved(page, "#lens", "csv")
-    assert data.suggested_filename == "tiny-olmo_step6000_logit_lens_probability.csv"
-    lines = Path(data.path()).read_text().splitlines()
-    assert lines[0].startswith("# read with") and any("tiny-olmo" in line for line in lines[:12])
-    export(page, "#lens", "python")
-    expect(page.locator("#lens .code")).to_contain_text("logit_lens(model, tokens")
-    page.locator("#lens .define").click()
-    expect(page.locator("#lens .definition .source")).to_have_text("nostalgebraist 2020")
-    expect(page.locator("#lens .definition li").first).to_contain_text("probability")
-    assert "`" not in page.locator("#lens .definition").inner_text()
+def choose(page: Page, menu: str, panel: str, entry: str) -> None:
+    """Choose another entry of a menu: the panel draws it."""
+    tools = page.locator(f"{panel}-tools [data-drawn], {panel}-tools[data-drawn]")
+    before = tools.get_attribute("data-drawn")
+    page.get_by_label(menu, exact=True).click()
+    page.locator("li[role=option]").and_(page.get_by_role("option", name=entry, exact=True)).click()
+    expect(tools).not_to_have_attribute("data-drawn", before)
+    shown(page, panel)
 
 
-def test_layers_are_read_through_the_tuned_lens_and_a_picture_and_a_page_of_its_own_are_saved(
+def test_hidden_states_show_everything_choose_a_token_a_layer_and_a_lens_and_are_saved(
     visit: Visit, chromium: Browser, tmp_path: Path
 ):
     page = visit.open("tab=Hidden%20states&token=8")
-    shown(page, "#lens")
+    shows_everything(page, "Hidden states")
+    assert page.locator("#lens .figure").evaluate("(figure) => figure.scrollLeft") == 0  # it opens at its start
     a_picture_and_a_page_of_its_own_are_saved(page, chromium, tmp_path / "norms.html")
+    layers_are_read_through_the_tuned_lens(page)
+    numbers_code_and_a_definition_are_offered(page)
+    a_token_and_a_layer_are_chosen(page)
+    shows_every_entry_of_its_menus_and_a_single_token(page, "Hidden states")
+
+
+def layers_are_read_through_the_tuned_lens(page: Page) -> None:
+    """Chosen in the inspector or on the tab, each follows the other; then through the logit lens again."""
     page.locator("#details .swap").click()  # in the inspector; the tab follows
     expect(page.locator("#lens .view-head .title")).to_have_text("Probability of the likeliest next token (tuned lens)")
     expect(page.locator("#lens .note")).to_contain_text("Read through the tuned lens of tiny-olmo@step6000. KL from")
@@ -137,6 +123,39 @@ def test_layers_are_read_through_the_tuned_lens_and_a_picture_and_a_page_of_its_
     expect(page.locator("#details .through")).to_have_text("logit lens")
     expect(page.locator("#lens .view-head .title")).to_have_text("Probability of the likeliest next token")
     assert "tuned" not in page.url
+
+
+def a_token_and_a_layer_are_chosen(page: Page) -> None:
+    """By a click on the lens, from which the other panel takes its layer, or in that panel."""
+    choose(page, "Residual stream", "#states", "principal components of a layer")
+    expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 2")  # that of the head
+    page.locator("#lens .figure").hover()
+    page.mouse.wheel(300, 0)  # and later tokens are reached by scrolling
+    page.wait_for_function("document.querySelector('#lens .figure').scrollLeft > 0")
+    page.locator("#lens .figure").evaluate("(figure) => figure.scrollTo(0, 0)")
+    click_at(page, "#lens", 0.3, 0.5)  # the row of layer 1
+    expect(page.locator("#spine .token[aria-selected=true]")).not_to_have_attribute("data-index", "8")
+    page.wait_for_function("new URL(location).searchParams.get('layer') === '1'")
+    expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 1")
+    page.locator("#states .pick select").select_option("3")
+    expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 3")
+    choose(page, "Residual stream", "#states", "norm")
+
+
+def numbers_code_and_a_definition_are_offered(page: Page) -> None:
+    """Of the logit lens."""
+    data = saved(page, "#lens", "csv")
+    assert data.suggested_filename == "tiny-olmo_step6000_logit_lens_probability.csv"
+    lines = Path(data.path()).read_text().splitlines()
+    assert lines[0].startswith("# read with") and any("tiny-olmo" in line for line in lines[:12])
+    export(page, "#lens", "python")
+    expect(page.locator("#lens .code")).to_contain_text("logit_lens(model, tokens")
+    page.locator("#lens .define").click()
+    expect(page.locator("#lens .definition .source")).to_have_text("nostalgebraist 2020")
+    expect(page.locator("#lens .definition li").first).to_contain_text("probability")
+    assert "`" not in page.locator("#lens .definition").inner_text()
+    page.keyboard.press("Escape")
+    expect(page.locator("#lens .definition")).to_be_hidden()
 
 
 def a_picture_and_a_page_of_its_own_are_saved(page: Page, chromium: Browser, file: Path) -> None:
@@ -158,24 +177,11 @@ def a_picture_and_a_page_of_its_own_are_saved(page: Page, chromium: Browser, fil
     context.close()
 
 
-def test_attribution_follows_the_chosen_token_and_head(visit: Visit):
-    page = visit.open("tab=Attribution")
-    plotted(page, "#direct")
-    shown(page, "#sources")
-    before = page.locator("#direct .view-head .title").text_content()
-    page.locator("#spine .token").nth(5).click()
-    expect(page.locator("#direct .view-head .title")).not_to_have_text(before)
-    click_at(page, "#ablation", 1.5 / 7, 1.5 / 4)
-    expect(page.locator("#sources .view-head .title")).to_contain_text("L2H1")
-    tab(page, "Attention")
-    assert drawn(page) == "L2H1"
-
-
-def test_texts_are_read_when_entered_and_errors_stand_where_they_belong_as_text(visit: Visit):
+def test_attribution_reads_texts_when_entered_says_errors_where_they_belong_and_shows_everything(visit: Visit):
     quoted = "![x](/gradio_api/file=http://192.0.2.1/x) <img src=x> **bold** $x$"
     page, asked = visit.page, []
     page.on("request", lambda request: asked.append(request.url))
-    visit.open(f"tab=Attribution&token_text={quote(quoted)}")
+    visit.open(f"tab=Attribution&token_text={quote(quoted)}&{SHORT}")
     expect(page.locator("#token_text-problem p")).to_contain_text(quoted)
     assert page.locator(".block.problem").locator("img, a, strong, .katex").count() == 0
     assert [url for url in asked if "file=" in url] == []
@@ -185,6 +191,23 @@ def test_texts_are_read_when_entered_and_errors_stand_where_they_belong_as_text(
     a_text_is_read_when_it_is_entered_and_not_before(page)
     an_error_of_a_field_stands_at_the_field_once(page)
     an_error_stands_in_its_panel_and_leaves_the_picture(page)
+    shows_everything(page, "Attribution")
+    it_follows_the_chosen_token_and_head(page)
+    shows_every_entry_of_its_menus_and_a_single_token(page, "Attribution")
+
+
+def it_follows_the_chosen_token_and_head(page: Page) -> None:
+    """The direct effects are those at the chosen token, the sources those of the chosen head."""
+    plotted(page, "#direct")
+    shown(page, "#sources")
+    before = page.locator("#direct .view-head .title").text_content()
+    page.locator("#spine .token").nth(5).click()
+    expect(page.locator("#direct .view-head .title")).not_to_have_text(before)
+    click_at(page, "#ablation", 1.5 / 7, 1.5 / 4)
+    expect(page.locator("#sources .view-head .title")).to_contain_text("L2H1")
+    tab(page, "Attention")
+    assert drawn(page) == "L2H1"
+    tab(page, "Attribution")
 
 
 def a_text_is_read_when_it_is_entered_and_not_before(page: Page) -> None:
@@ -223,7 +246,7 @@ def an_error_stands_in_its_panel_and_leaves_the_picture(page: Page) -> None:
     second.fill("too short")
     second.press("Enter")
     expect(page.locator("#patching > .block.problem")).to_contain_text("“Second prompt” cannot be used")
-    expect(page.locator("#second-problem")).to_contain_text("the prompt has 44")
+    expect(page.locator("#second-problem")).to_contain_text(f"the prompt has {page.locator('#spine .token').count()}")
     plotted(page, "#patching")
     assert page.locator(".block.problem:visible p").count() == 2
     assert dimmed(page, "#patching > .figure") == (0.5, True)
@@ -248,11 +271,10 @@ def dimmed(page: Page, figure: str) -> tuple[float, bool]:
 
 
 def test_compare_two_checkpoints_every_entry_of_its_menus_and_a_single_token(visit: Visit):
-    page = visit.open("tab=Compare&compare_length=8")
-    for panel in PANELS["Compare"]:
-        shown(page, panel)
+    page = visit.open(f"tab=Compare&compare_length=4&{SHORT}")
+    shows_everything(page, "Compare")
     for text in ("#text-a", "#text-b", "#text-mixed"):
-        expect(page.locator(f"{text} .token:not(.given)")).to_have_count(8)
+        expect(page.locator(f"{text} .token:not(.given)")).to_have_count(4)
     picture = saved(page, "#text-a .view-head", "png")
     assert Path(picture.path()).read_bytes().startswith(b"\x89PNG")
     expect(page.locator("#by-token .token")).to_have_count(page.locator("#spine .token").count())
@@ -276,7 +298,7 @@ def test_compare_two_checkpoints_every_entry_of_its_menus_and_a_single_token(vis
     shows_every_entry_of_its_menus_and_a_single_token(page, "Compare")
 
 
-def test_training_opens_a_checkpoint_and_plays_a_head(visit: Visit):
+def test_training_plays_a_head_opens_a_checkpoint_and_shows_every_entry_of_its_menu(visit: Visit):
     page = visit.open("tab=Training&layer=2&head=5")
     assert drawn(page, "#through") == "L2H5"
     plotted(page, "#training")
@@ -302,3 +324,4 @@ def test_training_opens_a_checkpoint_and_plays_a_head(visit: Visit):
     page.mouse.click(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
     page.wait_for_function("new URL(location).searchParams.get('checkpoint')?.endsWith('step50')")
     expect(page.locator("#player .where")).to_contain_text("step 50 ")
+    shows_every_entry_of_its_menus_and_a_single_token(page, "Training")

@@ -1,29 +1,25 @@
 """Several pages at one server: results do not mix, requests end, and memory does not grow."""
 
 import json
-import re
 import signal
-import subprocess
 import time
 import urllib.request
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect
 
-from .conftest import SECONDS, Visit, ask, drawn, start, stop, tab
-from .test_stopping import opened, patching
+from .conftest import SECONDS, Server, Visit, ask, drawn, settle, start, stop, tab
 
-WARM = 8  # runs that fill the caches
-RUNS = 10  # runs that may leave nothing more behind, but for the noise of open connections
+WARM = 5  # runs that fill the caches
+RUNS = 6  # runs that may leave nothing more behind, but for the noise of open connections
 MOST_GROWTH = {"objects": 40 * RUNS, "bytes": 10_000 * RUNS}
 OURS = ("workbench.", "hooks.", "torch.Tensor", "numpy.ndarray")  # types of which not one object a run may stay
 Census = dict[str, dict[str, int]]
 
 
-def test_two_people_do_not_mix_and_one_may_leave(visit: Visit, chromium: Browser, address: str):
+def test_two_people_do_not_mix_and_one_may_leave(visit: Visit, other_visit: Visit):
     one = visit.open("length=5&ends=false")
-    other_visit = Visit(chromium, address)
-    other = other_visit.open("length=5&ends=false&prompt=Somebody%20else%20entirely")
+    other = other_visit.open_in(other_visit.another(), "length=5&ends=false&prompt=Somebody%20else%20entirely")
     one.get_by_label("Length").fill("300")
     one.get_by_role("button", name="Generate").click()
     one.wait_for_function("document.querySelectorAll('#written .token:not(.given)').length > 5")
@@ -35,25 +31,13 @@ def test_two_people_do_not_mix_and_one_may_leave(visit: Visit, chromium: Browser
     other.get_by_label("Length").fill("400")
     other.get_by_role("button", name="Generate").click()
     other.wait_for_function("document.querySelectorAll('#written .token:not(.given)').length > 5")
-    other_visit.close()  # in the middle of a run
+    other.close()  # in the middle of a run
     tab(one, "Attention")
     drawn(one)
 
 
-def test_who_waits_is_told(visit: Visit, chromium: Browser, address: str):
-    one = opened(visit, "Marta sells white oranges")
-    other_visit = Visit(chromium, address)
-    other = other_visit.open("length=5&ends=false&prompt=Somebody%20else%20entirely")
-    patching(one, "This takes long.")
-    other.get_by_role("button", name="Generate").click()
-    expect(other.locator("#status")).to_contain_text(re.compile(r"busy: \d+ before you"))
-    one.locator("#stop").click()
-    expect(other.locator("#status")).not_to_contain_text("busy")
-    other_visit.close()
-
-
 def test_runs_leave_no_objects_behind(chromium: Browser, tmp_path: Path):
-    process, address = start(program=("tests/census.py", str(tmp_path)), fresh=True)
+    process, address = start(program=("tests/census.py", str(tmp_path)))
     try:
         visit = Visit(chromium, address)
         page = visit.open("length=3&ends=false&tab=Attention")
@@ -94,9 +78,9 @@ def told(run: int) -> str:
     return f"/Number▁?{digits}/.test(document.querySelector('#spine .tokens').textContent.replace(/▁+/g, '▁'))"
 
 
-def census(page: Page, process: subprocess.Popen, folder: Path) -> Census:
-    """What the server's objects hold, counted a moment after the page's last event."""
-    page.wait_for_timeout(3000)  # the stream to the page is closed later than its last event
+def census(page: Page, process: Server, folder: Path) -> Census:
+    """What the server's objects hold, counted when the stream to the page is closed."""
+    settle(page)
     file, until = folder / f"{len(list(folder.glob('*.json')))}.json", time.monotonic() + 2 * SECONDS
     process.send_signal(signal.SIGUSR1)
     while not file.exists():

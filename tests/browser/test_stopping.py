@@ -1,22 +1,27 @@
 """The Stop button: the page's computations end at once, its last pictures stay, and other pages are not affected."""
 
-import subprocess
+import re
 import time
 
 import psutil
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from .conftest import Visit, ask, plotted
+from .conftest import BUSY, Server, Visit, ask, plotted, settle
 
 SENTENCES = "Old Marta lives in Lisbon and sells oranges. Young Pedro lives in Porto and sells lemons. " * 8
-BUSY = "[data-testid=status-tracker]:not(.hide)"
 PATCHED = "document.querySelector('#patching .js-plotly-plot').layout.xaxis.ticktext.join('')"
+LONG = f"tab=Attribution&length=4&prompt={SENTENCES}"
 SOON = 20_000  # ms, on a busy machine; then a stopped view says so
 
 
 def patching(page: Page, text: str) -> None:
     """Request a long computation, and wait until it runs."""
     ask(page, SENTENCES + text)
+    running(page)
+
+
+def running(page: Page) -> None:
+    """Wait until a patching runs."""
     expect(page.locator("#patching > .block.problem")).to_contain_text("patching resid_pre", timeout=180_000)
 
 
@@ -29,12 +34,11 @@ def opened(visit: Visit, prompt: str) -> Page:
     """The Attribution tab with the pictures of a short prompt."""
     page = visit.open(f"tab=Attribution&length=4&prompt={prompt}")
     plotted(page, "#patching")
-    page.wait_for_timeout(300)
-    at_rest(page, 60_000)
+    settle(page)
     return page
 
 
-def test_stop_ends_a_run_leaves_its_last_picture_and_run_works_again(visit: Visit):
+def test_stop_ends_a_run_and_what_waits_leaves_its_last_picture_and_run_works_again(visit: Visit):
     page = opened(visit, "Marta sells red oranges")
     places = {part: page.locator(part).bounding_box() for part in ("#run", "#count", "#examples")}
     before = page.evaluate(PATCHED)
@@ -51,27 +55,24 @@ def test_stop_ends_a_run_leaves_its_last_picture_and_run_works_again(visit: Visi
     ask(page, "Pedro sells very green lemons here")
     expect(page.locator("#patching > .block.problem p")).to_have_count(0)
     page.wait_for_function(f"{PATCHED} === 'Pedro▁sells▁very▁green▁lemons▁here'")
-
-
-def test_one_stop_ends_what_was_asked_for_in_the_meantime_too(visit: Visit):
-    page = opened(visit, "Pedro sells red lemons")
     patching(page, "Stop both.")
     for token in (40, 60):  # each click requests another patching, which waits for the running one
         page.locator("#spine .token").nth(token).click()
-        page.wait_for_timeout(400)
+        page.wait_for_function("(token) => new URL(location).searchParams.get('token') === `${token}`", arg=token)
+        expect(page.locator("#direct > .block.problem")).to_contain_text("queue: ")
     page.locator("#stop").focus()
     page.keyboard.press("Enter")
     at_rest(page)
     expect(page.locator("#patching > .block.problem p")).to_have_text("stopped")
 
 
-def test_stopping_is_for_oneself(visit: Visit, chromium: Browser):
-    one = opened(visit, "Marta sells green oranges")
-    other_visit = Visit(chromium, visit.address)
+def test_stopping_is_for_oneself_and_who_waits_is_told(visit: Visit, other_visit: Visit):
     other = opened(other_visit, "Pedro sells green lemons")
-    patching(one, "Go on.")
+    one = visit.open(LONG + "Go on.")
+    running(one)
     ask(other, "This has to wait")
     expect(other.locator(BUSY)).not_to_have_count(0)
+    expect(other.locator("#status")).to_contain_text(re.compile(r"busy: \d+ before you"))
     other.locator("#stop").click()
     at_rest(other)  # although the other one's run goes on
     expect(other.locator("#problem p")).to_have_text("stopped")
@@ -79,20 +80,21 @@ def test_stopping_is_for_oneself(visit: Visit, chromium: Browser):
     assert "stopped" not in one.locator("#patching > .block.problem").inner_text()
     ask(other, "This has to wait")
     expect(other.locator(BUSY)).not_to_have_count(0)
+    expect(other.locator("#status")).to_contain_text(re.compile(r"busy: \d+ before you"))
     one.locator("#stop").click()
     at_rest(one)
     expect(one.locator("#patching > .block.problem p")).to_have_text("stopped")
     expect(other.locator("#spine .tokens")).to_contain_text("wait")
+    expect(other.locator("#status")).not_to_contain_text("busy")
     at_rest(other, 60_000)
     expect(other.locator(".block.problem p")).to_have_count(0)
-    other_visit.close()
 
 
-def test_a_closed_page_is_not_worked_for(chromium: Browser, server: tuple[subprocess.Popen, str]):
-    process, visit = psutil.Process(server[0].pid), Visit(chromium, server[1])
-    page = opened(visit, "Marta sells blue oranges")
-    patching(page, SENTENCES[: len(SENTENCES) // 2] + "Nobody waits for this.")
-    visit.close()
+def test_a_closed_page_is_not_worked_for(visit: Visit, server: tuple[Server, str]):
+    process, page = psutil.Process(server[0].pid), visit.another()
+    visit.open_in(page, LONG + "Nobody waits for this.")
+    running(page)
+    page.close()
     for _ in range(4):  # the run itself would take far longer
         before = sum(process.cpu_times()[:2])
         time.sleep(0.5)

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from .conftest import Visit, export, plotted, start, stop
-from .test_accessibility import SIDEWAYS, show_as, violations
+from .test_accessibility import LOOKS, SIDEWAYS, show_as, violations
 
 PROMPT = "prompt=She lives in Lisbon and sells"
 
@@ -44,8 +44,8 @@ def opened(page: Page) -> None:
 
 def fits_and_passes_axe(page: Page) -> None:
     """Wide and light, and narrow and dark; the page stays narrow."""
-    for theme, width in (("light", 1300), ("dark", 420)):
-        show_as(page, theme, width)
+    for look in LOOKS:
+        show_as(page, *look)
         assert violations(page) == [] and page.evaluate(SIDEWAYS) == []
 
 

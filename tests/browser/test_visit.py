@@ -4,8 +4,7 @@ from urllib.parse import quote
 
 from playwright.sync_api import Page, expect
 
-from .conftest import Visit, ask, plotted, tab
-from .test_stopping import at_rest
+from .conftest import Visit, ask, plotted, settle, tab
 
 HOSTILE = "<img src=x onerror=\"document.body.dataset.broken='yes'\"> <b>bold</b>"
 
@@ -17,14 +16,7 @@ def reads(page: Page, text: str, strip: str = "#spine") -> None:
         "([strip, text]) => document.querySelector(`${strip} .tokens`)?.textContent.replace(/▁/g, '') === text",
         arg=[strip, text],
     )
-    rest(page)
-
-
-def rest(page: Page) -> None:
-    """Wait until nothing is computed: Gradio reports an error in the console if a page is left before."""
-    for _ in range(2):  # one view may be drawn after another
-        page.wait_for_timeout(500)
-        at_rest(page, 60_000)
+    settle(page)
 
 
 def test_back_and_the_history_lead_to_what_was_run(visit: Visit):
@@ -35,7 +27,7 @@ def test_back_and_the_history_lead_to_what_was_run(visit: Visit):
     tab(page, "Hidden states")
     ask(page, HOSTILE)
     expect(page.locator("#spine .tokens")).to_contain_text("onerror")
-    rest(page)
+    settle(page)
     page.go_back()
     reads(page, "redbluegreen")
     expect(page.locator("#prompt textarea")).to_have_value("red blue green")
@@ -51,7 +43,7 @@ def test_back_and_the_history_lead_to_what_was_run(visit: Visit):
     entries.filter(has_text="onerror").click()
     expect(page.locator("#spine .tokens")).to_contain_text("onerror")
     expect(page.get_by_role("tab", name="Hidden states")).to_have_attribute("aria-selected", "true")
-    rest(page)
+    settle(page)
     assert page.evaluate("document.body.dataset.broken") is None
     assert page.locator("#history img, #history b").count() == 0
 
@@ -62,6 +54,8 @@ def test_a_prompt_is_pinned_swapped_patched_from_and_unpinned(visit: Visit):
     page.get_by_role("button", name="Pin", exact=True).click()
     reads(page, "onetwothree", "#pinned")
     expect(page.locator("#pinned .title")).to_contain_text("step 6,000")
+    room = "getComputedStyle(document.querySelector('#desk')).getPropertyValue('--pinned')"  # maps leave it free
+    assert page.evaluate(room) == "68px"
     ask(page, "one two four")
     reads(page, "onetwofour")
     page.locator("#pinned").get_by_role("button", name="Swap").click()
