@@ -13,6 +13,7 @@ from small_series import PROMPT, small_bench
 
 from workbench import TextPairs, checkpoints, circuit, embedded_texts, faithfulness, features, metrics, trajectory
 from workbench.errors import WorkbenchError
+from workbench.page.build.field import FieldError
 from workbench.page.session import circuit_along_run, circuit_graphs, circuit_requests, prompt_graphs
 from workbench.page.session.cached_results import report_of_call, result
 from workbench.page.session.circuit_along_run import HIGHEST, needed
@@ -269,6 +270,22 @@ def test_the_graph_of_features_holds_the_numbers_of_the_analysis(bench, graph_re
     assert value["checked"]["nodes"] == 20 == sum(value["checked"][name] for name in counts.index if name)
     assert value["checked"]["correlation"] == pytest.approx(found.agreement, abs=1e-4)
     assert json.loads(json.dumps(value)) == value and value["more"] == 40
+
+
+def test_the_graph_explains_the_tokens_that_are_typed(bench, graph_request, folders):
+    model, tokenizer = bench.load(bench.default)
+    tokens = bench.tokens(bench.default, PROMPT)
+    likeliest = int(model.run(tokens).logits[0, -1].argmax())
+    loaded = {path: features.load(path) for path in folders.values()}
+    for typed, targets in ((("w7", ""), (7,)), (("w7", "w9"), (7, 9)), (("", "w9"), (likeliest, 9))):
+        *_, (value, _, _) = tab.graph_view(bench, graph_request, FEATURES, PAIRS, MEASURE, Proofs(), *typed)
+        found = features.attribution_graph(model, tokens, loaded, *targets, checks=0, tokenizer=tokenizer)
+        assert value["title"] == found.title
+        (logit,) = [node["text"] for node in value["nodes"].values() if node["kind"] == "logit"]
+        assert logit == found.logits[0]
+        np.testing.assert_allclose([row[2] for row in value["edges"]], found.strongest_edges(MOST_DRAWN)["value"])
+    with pytest.raises(FieldError, match="“Next token” cannot be used"):
+        list(tab.graph_view(bench, graph_request, FEATURES, PAIRS, MEASURE, Proofs(), "two words"))
 
 
 def test_clicks_take_more_nodes_away(bench, graph_request):

@@ -164,7 +164,8 @@ def test_the_features_of_a_prompt_are_drawn_lit_proved_and_opened(visit: Visit):
     page = visit.open(page.url.partition("?")[2])  # the link brings the graph back
     expect(proof).to_contain_text(" of 20 nodes confirmed")
     expect(page.locator("#circuit .count")).to_contain_text("1,000 of")
-    page.locator(f"{GRAPH} .node[data-name='{name}']").dblclick()
+    page.locator(f"{GRAPH} .node[data-name='{name}']").click()
+    page.locator(f"{GRAPH} .node[data-name='{name}']").click()  # it is locked already
     layer, feature = re.fullmatch(r"L(\d+) F(\d+) @\d+", name).groups()
     expect(page.locator("#feature-card .name")).to_have_text(f"Feature {feature}")
     assert f"blocks.{layer}.mlp" in page.evaluate("new URL(location).searchParams.get('dictionary')")

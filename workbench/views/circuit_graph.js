@@ -429,11 +429,7 @@ graph.addEventListener("pointerover", (event) => light(under(event) ?? locked));
 graph.addEventListener("pointerleave", () => light(locked));
 graph.addEventListener("focusin", (event) => light(under(event)));
 graph.addEventListener("focusout", () => light(locked));
-graph.addEventListener("click", (event) => {
-  const what = under(event);
-  lock(what);
-  if (what?.node) select(what.node);
-});
+graph.addEventListener("click", (event) => press(under(event)));
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 0], ArrowDown: [-1, 0] };
 graph.addEventListener("keydown", (event) => {
   const here = event.target.closest?.(".node");
@@ -441,8 +437,7 @@ graph.addEventListener("keydown", (event) => {
   if (event.key === "Escape") return lock(null);
   if (event.key === "Enter" || event.key === " ") {
     event.preventDefault();
-    lock({ node: here.dataset.name });
-    return select(here.dataset.name);
+    return press({ node: here.dataset.name });
   }
   if (!STEPS[event.key]) return;
   event.preventDefault();
@@ -481,7 +476,14 @@ find(".prove").addEventListener("click", () => trigger("prove", { edges: value.n
 find(".whole").addEventListener("click", () => trigger("whole", {}));
 find(".patch").addEventListener("click", () => trigger("patch", { edge: locked.edge ?? locked.node }));
 find(".card-of").addEventListener("click", () => openCard(locked.node));
-graph.addEventListener("dblclick", (event) => openCard(under(event)?.node));
+
+// A press locks a node or an edge; on a feature that is locked already, it opens its card.
+function press(what) {
+  const isFeature = value.nodes?.[what?.node]?.kind === "feature";
+  if (isFeature && what.node === locked?.node) return openCard(what.node);
+  lock(what);
+  if (what?.node) select(what.node);
+}
 
 function openCard(name) {
   const { kind, dictionary, feature } = value.nodes?.[name] ?? {};

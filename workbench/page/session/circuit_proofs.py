@@ -36,36 +36,63 @@ class Proofs:
 
 
 def more_edges(
-    bench: Bench, request: TabRequest, data: Mapping[str, Any], of: str, pairs: str, measure: str, proofs: Proofs
+    bench: Bench,
+    request: TabRequest,
+    data: Mapping[str, Any],
+    of: str,
+    pairs: str,
+    measure: str,
+    proofs: Proofs,
+    token: str = "",
+    against: str = "",
 ) -> Proofs:
-    """The proofs after a click that asks for one more number of edges, or of nodes of a graph of features."""
-    size, proofs = data.get("edges"), proofs.about(proven(request, of, pairs, measure))
+    """The proofs after a click that asks for one more number of edges, or of nodes of a graph of features.
+
+    token, against: the texts that choose what a graph of features explains.
+    """
+    size, proofs = data.get("edges"), proofs.about(proven(request, of, pairs, measure, token, against))
     if not isinstance(size, int) or size < 1:
         raise WorkbenchError(f"no circuit of {size!r} edges")
     return replace(proofs, sizes=(*proofs.sizes, size))
 
 
 def whole_curve(
-    bench: Bench, request: TabRequest, data: Mapping[str, Any], of: str, pairs: str, measure: str, proofs: Proofs
+    bench: Bench,
+    request: TabRequest,
+    data: Mapping[str, Any],
+    of: str,
+    pairs: str,
+    measure: str,
+    proofs: Proofs,
+    token: str = "",
+    against: str = "",
 ) -> Proofs:
     """The proofs after a click that asks for the whole curve."""
-    return replace(proofs.about(proven(request, of, pairs, measure)), whole=True)
+    return replace(proofs.about(proven(request, of, pairs, measure, token, against)), whole=True)
 
 
 def exact_edge(
-    bench: Bench, request: TabRequest, data: Mapping[str, Any], of: str, pairs: str, measure: str, proofs: Proofs
+    bench: Bench,
+    request: TabRequest,
+    data: Mapping[str, Any],
+    of: str,
+    pairs: str,
+    measure: str,
+    proofs: Proofs,
+    token: str = "",
+    against: str = "",
 ) -> Proofs:
     """The proofs after a click that asks for the exact effect of an edge, or of a node of a graph of features."""
-    edge, proofs = data.get("edge"), proofs.about(proven(request, of, pairs, measure))
+    edge, proofs = data.get("edge"), proofs.about(proven(request, of, pairs, measure, token, against))
     if not isinstance(edge, str):
         raise WorkbenchError(f"no edge {edge!r}")
     return replace(proofs, edges=(*proofs.edges, edge))
 
 
-def proven(request: TabRequest, of: str, pairs: str, measure: str) -> tuple[object, ...]:
+def proven(request: TabRequest, of: str, pairs: str, measure: str, token: str, against: str) -> tuple[object, ...]:
     """What is proved in the picture."""
     is_features = choice(of, OF, "kind of nodes") == "features"
-    return key_of_features(request) if is_features else key_of(request, chosen_by(of, pairs, measure))
+    return key_of_features(request, token, against) if is_features else key_of(request, chosen_by(of, pairs, measure))
 
 
 def proof_rows(curves: Sequence[Faithfulness]) -> list[list[float | None]]:

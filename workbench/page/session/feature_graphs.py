@@ -50,11 +50,15 @@ def transcoders_of(bench: Bench, checkpoint: str) -> DictionariesOf:
     return DictionariesOf(checkpoint, tuple(found[layer] for layer in sorted(found)))
 
 
-def graph_call(bench: Bench, request: TabRequest) -> Call:
-    """The call of the attribution graph of the prompt, without removed nodes."""
+def graph_call(bench: Bench, request: TabRequest, targets: Sequence[int] = ()) -> Call:
+    """The call of the attribution graph of the prompt, without removed nodes.
+
+    targets: the id of the next token that it explains, and that of another one to compare with; empty for the
+    likeliest tokens.
+    """
     transcoders = transcoders_of(bench, request.query.checkpoint)
     options = {"checks": 0, "tokenizer": tokenizer_argument(request)}
-    return Call.of(attribution_graph, *prompt_arguments(request), transcoders, **options).shown_by(None)
+    return Call.of(attribution_graph, *prompt_arguments(request), transcoders, *targets, **options).shown_by(None)
 
 
 def checks_call(graph: Call, nodes: int | Sequence[str]) -> Call:
@@ -124,9 +128,9 @@ def node_labels(bench: Bench, found: AttributionGraph, call: Call, kept: Sequenc
     return feature_labels(bench.load(chosen.name)[0], small, chosen.value(bench), bench.tokenizer(chosen.name))
 
 
-def key_of_features(request: TabRequest) -> tuple[object, ...]:
-    """The key of an attribution graph: what it is computed from."""
-    return "features", request.query.checkpoint, request.query.prompt, request.query.edits
+def key_of_features(request: TabRequest, token: str, against: str) -> tuple[object, ...]:
+    """The key of an attribution graph: what it is computed from, with the texts that choose what it explains."""
+    return "features", request.query.checkpoint, request.query.prompt, request.query.edits, token, against
 
 
 def is_graph(call: Call) -> bool:

@@ -1,6 +1,6 @@
 """The attribution graph of the page's prompt: its picture (see circuit_graph.js), checked more with each click."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from workbench.errors import WorkbenchError
@@ -17,7 +17,6 @@ from workbench.page.session.feature_graphs import (
     checks_call,
     graph_call,
     graph_value,
-    key_of_features,
 )
 from workbench.page.session.offers import keep, offer
 from workbench.page.session.prices import Expensive, agree, price_of, priced
@@ -26,14 +25,18 @@ from workbench.progress import Progress, part
 
 
 def prompt_graph_frames(
-    bench: Bench, request: TabRequest, proofs: Proofs | None = None, progress: Progress | None = None
+    bench: Bench,
+    request: TabRequest,
+    targets: Sequence[int],
+    proofs: Proofs,
+    progress: Progress | None = None,
 ) -> Iterator[GraphFrame]:
     """The attribution graph of the prompt, first with what is known already; only its price if that is not agreed to.
 
-    The key is empty, because the graph is not followed along training.
+    targets: what it explains (see `graph_call`). The key is empty, because the graph is not followed along training.
     """
     try:
-        call = graph_call(bench, request)
+        call = graph_call(bench, request, targets)
     except WorkbenchError as error:
         yield GraphFrame({"of": "features", "empty": f"{error}."})
         return
@@ -42,7 +45,6 @@ def prompt_graph_frames(
     except Expensive as expensive:
         yield GraphFrame({"of": "features", "empty": "The attribution graph of the prompt"}, expensive.price)
         return
-    proofs = (proofs or Proofs()).about(key_of_features(request))
     result(call, bench, priced(progress, price))
     first, whole = checks_call(call, CHECKED), call
     if proofs.sizes:
@@ -53,15 +55,17 @@ def prompt_graph_frames(
     earlier = [call, first, *(checks_call(call, size) for size in proofs.sizes)]
     before = [one for one in earlier if bench.results.get(one) is not None][-1]
     if bench.results.get(checked) is None:  # until then, what is known already
-        yield GraphFrame(prompt_graph_value(bench, request, result(before, bench), before))
+        yield GraphFrame(prompt_graph_value(bench, request, call, result(before, bench), before))
     result(whole, bench, part(progress, 0.0, 0.9))  # it stays in the cache for the next click
     found = result(checked, bench, part(progress, 0.9, 1.0))
-    yield GraphFrame(prompt_graph_value(bench, request, found, checked))
+    yield GraphFrame(prompt_graph_value(bench, request, call, found, checked))
 
 
-def prompt_graph_value(bench: Bench, request: TabRequest, found: AttributionGraph, call: Call) -> dict[str, Any]:
-    """The value of the graph of features (see circuit_graph.js)."""
-    value, base = graph_value(bench, found, call, MOST_DRAWN), graph_call(bench, request)
+def prompt_graph_value(
+    bench: Bench, request: TabRequest, base: Call, found: AttributionGraph, call: Call
+) -> dict[str, Any]:
+    """The value of the graph of features (see circuit_graph.js): of the call `base`, checked by `call`."""
+    value = graph_value(bench, found, call, MOST_DRAWN)
     checked = value["checked"]
     more = min(CHECKED * (checked["nodes"] // CHECKED + 1), checked["inner"])
     return value | {

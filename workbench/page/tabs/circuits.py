@@ -1,6 +1,7 @@
 """Circuits: which edges between parts of the model carry the difference between two sets of prompts, with the proof."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -8,6 +9,7 @@ from gradio.components import Component
 
 from workbench import metrics
 from workbench.page import components
+from workbench.page.build.field import TextField
 from workbench.page.build.panel import Panel, View, menu, shown_if
 from workbench.page.build.slot import NOT_QUEUED, Slot, agreement_button, asked
 from workbench.page.session.bench import Bench, label
@@ -24,11 +26,13 @@ from workbench.page.session.circuit_along_run import (
 from workbench.page.session.circuit_graphs import circuit_frames
 from workbench.page.session.circuit_proofs import Proofs, exact_edge, more_edges, whole_curve
 from workbench.page.session.circuit_requests import MEASURES, OF, PAIRS, chosen_by
+from workbench.page.session.feature_graphs import key_of_features
 from workbench.page.session.menus import choice
 from workbench.page.session.prices import Expensive
 from workbench.page.session.prompt_graphs import prompt_graph_frames
 from workbench.page.session.requests import TabRequest
 from workbench.page.session.series_runs import absent, too_few
+from workbench.page.tabs.attribution import AGAINST, TOKEN, check_token, question_of
 from workbench.page.tabs.training import moment_slider
 from workbench.progress import Progress
 
@@ -51,23 +55,33 @@ def build(slot: Slot) -> None:
         pairs.render()
         measure = slot.link("circuit_measure", menu(MEASURES, "Measure"))
         measure.render()
+    with gr.Row(elem_classes="tools", elem_id="explained"):
+        fields = [
+            TextField(slot, "graph_token", TOKEN, "the likeliest tokens", check_token),
+            TextField(slot, "graph_against", AGAINST, "none", check_token),
+        ]
+        for field in fields:
+            field.box.visible = "hidden"
+            field.render()
+    explained = [field.box for field in fields]
     notice, button = components.sentence(elem_classes="problem"), agreement_button("circuit-price")
     graph = components.circuit_graph(elem_id="circuit")
     proofs = gr.State(Proofs())
-    controls = [of, pairs, measure, proofs]
+    controls = [of, pairs, measure, proofs, *explained]
     drawn = gr.State("")  # the key of the circuit in the picture; a change of it draws the panel below
     shown = {"notice": notice, "agreement": button, "with_progress": True}
     slot.shows(graph_view, inputs=controls, outputs=[graph, button, drawn], **shown)
     for event, more in ((graph.prove, more_edges), (graph.whole, whole_curve), (graph.patch, exact_edge)):
         slot.on(event, more, inputs=controls, outputs=[proofs])
-    of.change(shown_for, of, [pairs, measure], **NOT_QUEUED)
+    of.change(shown_for, of, [pairs, measure, *explained], **NOT_QUEUED)
     with gr.Column(elem_id="along-training"):  # page.css hides it below a graph of features
         build_assembly(slot, [of, pairs, measure, drawn])
 
 
 def shown_for(of: str) -> list[dict[str, Any]]:
-    """Updates of the menus that are about pairs of prompts: hidden for a graph of features."""
-    return [gr.update(visible=shown_if(OF.get(of) != "features"))] * 2
+    """Updates of the two menus that are about pairs of prompts, and of the two text boxes of a graph of features."""
+    is_features = OF.get(of) == "features"
+    return [gr.update(visible=shown_if(not is_features))] * 2 + [gr.update(visible=shown_if(is_features))] * 2
 
 
 def build_assembly(slot: Slot, controls: Sequence[Component]) -> None:
@@ -90,15 +104,28 @@ def graph_view(
     pairs: str,
     measure: str,
     proofs: Proofs | None = None,
+    token: str = "",
+    against: str = "",
     progress: Progress | None = None,
 ) -> Iterator[list[Any]]:
-    """The values of the graph, of the button that agrees to its price, and the graph's key; first without its proof."""
+    """The values of the graph, of the button that agrees to its price, and the graph's key; first without its proof.
+
+    token, against: texts of the next token that a graph of features explains, and of another one to compare with.
+    """
     if choice(of, OF, "kind of nodes") == "features":
-        frames = prompt_graph_frames(bench, request, proofs, progress)
+        known = (proofs or Proofs()).about(key_of_features(request, token, against))
+        frames = prompt_graph_frames(bench, request, explained_tokens(bench, request, token, against), known, progress)
     else:
         frames = circuit_frames(bench, request, chosen_by(of, pairs, measure), proofs, progress)
     for frame in frames:
         yield [frame.value, asked(frame.price), frame.key]
+
+
+def explained_tokens(bench: Bench, request: TabRequest, token: str, against: str) -> tuple[int, ...]:
+    """The ids of the tokens that are typed, after the prompt's end; with the other one alone also the likeliest token.
+    Empty if neither is typed. Errors: FieldError."""
+    at_the_end = replace(request, selection=replace(request.selection, token=None))
+    return question_of(bench, at_the_end, token, against).targets if token or against else ()
 
 
 def assembly_view(
