@@ -81,13 +81,14 @@ def numbers_beside(scores: Scores) -> go.Scatter:
 
 
 def alike(scores: np.ndarray) -> list[str]:
-    """Numbers with equally many decimals: as many as give the median of the magnitudes three significant digits.
+    """Numbers with equally many decimals: as many as give a large one, larger than nine tenths of them, three
+    significant digits.
 
     Numbers that would read as zero, and those of more than five digits, have three significant digits of their own.
     """
     values = scores.tolist()
     sizes = sorted(abs(value) for value in values if isfinite(value) and value)
-    places = limited(2 - floor(log10(sizes[len(sizes) // 2])), 0, 6) if sizes else 0
+    places = limited(2 - floor(log10(sizes[9 * len(sizes) // 10])), 0, 6) if sizes else 0
 
     def written(value: float) -> str:
         is_fixed = value == 0 or 0.5 * 10**-places <= abs(value) < 1e5

@@ -12,15 +12,16 @@ window.workbench = (() => {
     return minus(size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(3))) : value.toExponential(2));
   }
 
-  // How to write the numbers of one column: all with as many decimals as give the middle one three significant digits.
-  // A number that would read as zero is written by `digits`.
+  // How to write the numbers of one column: all with as many decimals as give a large one, larger than nine tenths of
+  // them, three significant digits. A number that would read as zero is written by `digits`.
   function column(values) {
     const sizes = values
       .map(Math.abs)
       .filter((size) => size > 0 && Number.isFinite(size))
       .sort((a, b) => a - b);
     if (!sizes.length) return digits;
-    const places = Math.min(Math.max(2 - Math.floor(Math.log10(sizes[sizes.length >> 1])), 0), 6);
+    const large = sizes[Math.floor(0.9 * sizes.length)],
+      places = Math.min(Math.max(2 - Math.floor(Math.log10(large)), 0), 6);
     return (value) => {
       const size = Math.abs(value ?? NaN);
       const isFixed = size < 1e5 && (size === 0 || size >= 0.5 * 10 ** -places);
