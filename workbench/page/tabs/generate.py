@@ -20,7 +20,6 @@ from workbench.page.session.edit_lines import edits_on, sets_of
 from workbench.page.session.requests import TabRequest
 from workbench.page.session.strips import turn_marks
 from workbench.page.session.text_requests import (
-    MOST_NEW,
     TextRequest,
     branch_of,
     checked_ids,
@@ -61,17 +60,18 @@ def build(slot: Slot) -> None:
 def sampling_controls(slot: Slot, prefix: str = "") -> list[Component]:
     """Controls for length, temperature, top-p, top-k, seed and end of text; their values are in the page's address."""
 
-    def number(name: str, value: float, label: str, kind: str = "number", **limits: float) -> Component:
-        box = gr.Number(value, label=label, min_width=74, scale=0, elem_classes=kind, **limits)
+    def number(name: str, value: float, label: str, kind: str = "number", **options: float) -> Component:
+        # Without Gradio's limits: it would say what is out of range once for each view, over the page.
+        box = gr.Number(value, label=label, min_width=74, scale=0, elem_classes=kind, **options)
         return slot.link(prefix + name, box)
 
-    length = number("length", 60, "Length", minimum=1, maximum=MOST_NEW, precision=0)
-    temperature = number("temperature", 0, "Temperature", minimum=0, maximum=5, step=0.1)
-    seed = number("seed", 0, "Seed", minimum=0, precision=0)
+    length = number("length", 60, "Length", precision=0)
+    temperature = number("temperature", 0, "Temperature", step=0.1)
+    seed = number("seed", 0, "Seed", precision=0)
     more = gr.Checkbox(False, label="More", min_width=60, scale=0, elem_classes="more")
     slot.link(prefix + "more", more)
-    top_p = number("top_p", 1, "Top-p", "number rare", minimum=0.05, maximum=1, step=0.05)
-    top_k = number("top_k", 0, "Top-k", "number rare", minimum=0, precision=0)
+    top_p = number("top_p", 1, "Top-p", "number rare", step=0.05)
+    top_k = number("top_k", 0, "Top-k", "number rare", precision=0)
     ends = gr.Checkbox(True, label="Stop at end of text", min_width=150, scale=0, elem_classes="rare")
     return [length, temperature, top_p, top_k, seed, slot.link(prefix + "ends", ends)]
 
