@@ -47,7 +47,7 @@ def test_a_circuit_is_drawn_lit_proved_and_saved(visit: Visit):
     lit = page.locator(f"{GRAPH} .edge.on").count()
     assert 2 < lit < 60
 
-    slider = page.locator("#circuit .edges")
+    slider = page.locator("#circuit .how-many")
     slider.focus()
     slider.press("ArrowLeft")
     expect(page.locator("#circuit .proof")).to_contain_text("Not run with")
@@ -120,7 +120,7 @@ def test_the_features_of_a_prompt_are_drawn_lit_proved_and_opened(visit: Visit):
 
     page.locator("#circuit summary").click()
     expect(page.locator("#circuit tbody tr")).to_have_count(60)
-    slider = page.locator("#circuit .edges")
+    slider = page.locator("#circuit .how-many")
     slider.focus()
     slider.press("ArrowLeft")
     number = edges(page)

@@ -20,7 +20,7 @@ const root = element.querySelector(".circuit");
 const find = (selector) => root.querySelector(selector);
 const graph = find(".graph svg"),
   chart = find(".curve svg"),
-  slider = find(".edges"),
+  slider = find(".how-many"),
   reading = find(".reading");
 let value = {},
   numbers = [], // of edges, that the slider can choose
