@@ -33,7 +33,7 @@ HOW = (
     "Why does the model predict the token after the selected one (or the last)? Orange parts support the prediction, "
     "blue parts oppose it; click one to follow it."
 )
-TOKEN, AGAINST, SECOND = "Next token", "Against another", "Second prompt, of as many tokens"
+NEXT_TOKEN, AGAINST, SECOND = "Next token", "Against another", "Second prompt, of as many tokens"
 DIRECT = {
     "each head and MLP": (
         by_head,
@@ -104,7 +104,7 @@ class Question:
 def build(slot: Slot) -> None:
     """Panels for direct effects, ablation, saliency and patching, and the inputs that choose the predicted token."""
     with gr.Row(elem_classes="tools"):
-        token = text_field(slot, "token_text", TOKEN, "the likeliest token", check_token)
+        token = text_field(slot, "token_text", NEXT_TOKEN, "the likeliest token", check_token)
         against = text_field(slot, "against", AGAINST, "none", check_token)
     with gr.Row(elem_classes="panels"):
         direct = slot.link("direct", menu(DIRECT, "Direct effect of"))
@@ -241,7 +241,7 @@ def question_of(bench: Bench, request: TabRequest, token: str, against: str) -> 
     last = opened.ids.shape[1] - 1
     position = last if request.selection.token is None else min(request.selection.token, last)
     if token:
-        first = token_in(TOKEN, token, opened)
+        first = token_in(NEXT_TOKEN, token, opened)
     else:
         key = ("likeliest", replace(request.query, run=0), position)
         first = bench.once(key, lambda: likeliest(bench, opened, request.query.edits, position))

@@ -32,7 +32,7 @@ from workbench.page.session.prices import Expensive
 from workbench.page.session.prompt_graphs import prompt_graph_frames
 from workbench.page.session.requests import TabRequest
 from workbench.page.session.series_runs import absent, too_few
-from workbench.page.tabs.attribution import AGAINST, TOKEN, check_token, question_of
+from workbench.page.tabs.attribution import AGAINST, NEXT_TOKEN, check_token, question_of
 from workbench.page.tabs.training import moment_slider
 from workbench.progress import Progress
 
@@ -57,7 +57,7 @@ def build(slot: Slot) -> None:
         measure.render()
     with gr.Row(elem_classes="tools", elem_id="explained"):
         fields = [
-            TextField(slot, "graph_token", TOKEN, "the likeliest tokens", check_token),
+            TextField(slot, "graph_token", NEXT_TOKEN, "the likeliest tokens", check_token),
             TextField(slot, "graph_against", AGAINST, "none", check_token),
         ]
         for field in fields:
