@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM
 from workbench.analyses.support.cost import Work, pass_flops, planned, work_of
+from workbench.analyses.support.edge_choices import strongest
 from workbench.analyses.support.edge_graph import ARROW, Graph, edges_flops, heads_flops, neurons_in, node_and_input
 from workbench.analyses.support.edge_neurons import NeuronsLike, choice_flops, chosen_neurons, spread_neurons
 from workbench.analyses.support.edge_pairs import (
@@ -110,11 +111,6 @@ class Circuit(Scores):
     def plot(self) -> Any:  # noqa: ANN401 - as `Labelled.plot`
         """The plotly figure of the strongest edges."""
         return super().plot() if len(self.names) <= SHOWN else self.top(SHOWN).plot()
-
-
-def strongest(values: np.ndarray) -> np.ndarray:
-    """The indices of numbers in descending order of their absolute values."""
-    return np.argsort(-np.abs(values), kind="stable")
 
 
 def circuit(

@@ -1,6 +1,6 @@
 """The proof of a circuit: what keeps working with its edges alone, beside random circuits of the same size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.circuit import Circuit, strongest
+from workbench.analyses.circuit import Circuit
 from workbench.analyses.support.cost import Work, work_of
-from workbench.analyses.support.edge_graph import ARROW, LOGITS, Graph, neurons_in, node_and_input
+from workbench.analyses.support.edge_choices import EdgeChoice, distinct_circuits, first_edges, reading_norms
+from workbench.analyses.support.edge_graph import Graph, neurons_in
 from workbench.analyses.support.edge_pairs import (
     Sides,
     Study,
@@ -44,8 +45,6 @@ BEST, WITHOUT, RANDOM, MAGNITUDE, NODES = "best edges", "without them", "random 
 LINES = (BEST, WITHOUT, RANDOM, MAGNITUDE, NODES)
 SIZES = 16  # numbers of edges, if not given
 SOME = 0.5  # of the circuits are run: the others have the same connected edges as another one
-Order = np.ndarray
-"""The numbers of all edges, the first to keep first."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -164,8 +163,8 @@ def faithfulness(
     study = Study(model, pair, measure, sides, batches, size)
     ends, changed = _ends(study, part(progress, 0.0, 0.1))
     scale_between(pair, ends, one="clean", dtype=model.dtype)
-    choice = _Choice.of(graph, circuit, changed[:, None] * _reading_norms(model, graph)[None], draws, seed)
-    cells, places = _distinct_circuits(model, graph, choice.cells(numbers), circuit.replacement)
+    choice = EdgeChoice.of(graph, circuit.values, changed[:, None] * reading_norms(model, graph)[None], draws, seed)
+    cells, places = distinct_circuits(model, graph, choice.cells(numbers), circuit.replacement)
     means, deviation = _mean_lines(study, cells, np.reshape(places, (len(numbers), -1)), part(progress, 0.1, 1.0))
     return Faithfulness(
         means.values,
@@ -248,8 +247,8 @@ def circuit_effect(
     if draws < 1:
         raise WorkbenchError(f"draws is {draws}; give 1 or more")
     every, generator = int(graph.mask().sum()), np.random.default_rng(seed)
-    best = _first(np.array(graph.places(kept), dtype=int), len(kept), every)
-    random = [_first(generator.permutation(every), len(kept), every) for _ in range(draws)]
+    best = first_edges(np.array(graph.places(kept), dtype=int), len(kept), every)
+    random = [first_edges(generator.permutation(every), len(kept), every) for _ in range(draws)]
     sides, measure = sides_of(model, pair, replacement, graph), measure_of(pair, None)
     study = Study(model, pair, measure, sides, *batches_in_memory(model, pair, "circuits", *_bytes(model, pair, graph)))
     total = torch.zeros(3 + draws, dtype=torch.float64)
@@ -274,95 +273,6 @@ def _circuit_sizes(graph: Graph, sizes: Sequence[int] | None, draws: int) -> lis
     return sorted({0, *found, every})
 
 
-@dataclass(frozen=True, eq=False)
-class _Choice:
-    """Which edges each line keeps.
-
-    Attributes:
-        best, magnitude: all edges, the first to keep first.
-        random: the same for each draw.
-        joins: for each edge the number of nodes, the best first, that must be kept for it to be kept.
-    """
-
-    best: Order
-    magnitude: Order
-    random: list[Order]
-    joins: np.ndarray
-
-    @classmethod
-    def of(cls, graph: Graph, circuit: Circuit, magnitude: Tensor, draws: int, seed: int) -> "_Choice":
-        """The choices for a circuit. magnitude: source target."""
-        generator = np.random.default_rng(seed)
-        return cls(
-            strongest(circuit.values),
-            strongest(magnitude.T[graph.mask()].numpy()),
-            [generator.permutation(len(circuit.names)) for _ in range(draws)],
-            _joins(graph, circuit),
-        )
-
-    def cells(self, numbers: Sequence[int]) -> Iterator[Tensor]:
-        """Whether each circuit has each edge: for each number the best, the others, each draw, magnitude, nodes."""
-        for n in numbers:
-            best, *random, magnitude = (
-                _first(order, n, len(self.best)) for order in (self.best, *self.random, self.magnitude)
-            )
-            yield from (best, ~best, *random, magnitude)
-            yield torch.as_tensor(self.joins <= _nodes_within(self.joins, n))
-
-
-def _distinct_circuits(
-    model: OlmoForCausalLM, graph: Graph, cells: Iterator[Tensor], replacement: str
-) -> tuple[list[Tensor], list[int]]:
-    """The connected edges of circuits without repetitions, and the place of each circuit among them.
-
-    A node whose inputs are all replaced by those of the corrupted prompt has the output that replaces it.
-    """
-    joined = not model.model.blocks[0].norm_first
-    found: dict[bytes, int] = {}
-    distinct: list[Tensor] = []
-    places: list[int] = []
-    for cell in cells:
-        connected = graph.connected(cell[None], joined=joined, from_embedding=replacement == "counterfactual")[0]
-        place = found.setdefault(np.packbits(connected.numpy()).tobytes(), len(distinct))
-        distinct += [connected] if place == len(distinct) else []
-        places.append(place)
-    return distinct, places
-
-
-def _first(order: Order, n: int, every: int) -> Tensor:
-    """The first n edges of an order, of all edges: edge, boolean."""
-    kept = torch.zeros(every, dtype=torch.bool)
-    kept[torch.as_tensor(order[:n].copy())] = True
-    return kept
-
-
-def _joins(graph: Graph, circuit: Circuit) -> np.ndarray:
-    """For each edge the rank, from 1, of the later of its two nodes in the order of the nodes' scores.
-
-    The score of a node is the sum of its outgoing edges' scores. The logits always belong to the circuit.
-    """
-    ends = [name.split(ARROW) for name in circuit.names]
-    scores = dict.fromkeys(graph.sources, 0.0)
-    for (source, _), value in zip(ends, circuit.values.tolist(), strict=True):
-        scores[source] += value
-    ranked = sorted(scores, key=lambda name: -abs(scores[name]))
-    rank = {name: place + 1 for place, name in enumerate(ranked)} | {LOGITS: 0}
-    return np.array([max(rank[source], _rank_of_target(rank, target)) for source, target in ends])
-
-
-def _rank_of_target(rank: dict[str, int], target: str) -> int:
-    """The rank of the node that an input belongs to; of heads that share keys and values, the first to be kept."""
-    node, _ = node_and_input(target)
-    layer, *heads = node.split("H")
-    return min(rank[f"{layer}H{head}"] for head in heads) if heads else rank[node]
-
-
-def _nodes_within(joins: np.ndarray, n: int) -> int:
-    """The largest number of nodes with at most n edges among them."""
-    counts = np.bincount(joins).cumsum()  # edges of the first 0, 1, 2, … nodes
-    return int(np.flatnonzero(counts <= n)[-1])
-
-
 def _ends(study: Study, progress: Progress | None) -> tuple[list[Ends], Tensor]:
     """The ends of all batches, and the norm over all tokens of the change of each source: source."""
     ends, squares = [], torch.zeros(1)
@@ -372,17 +282,6 @@ def _ends(study: Study, progress: Progress | None) -> tuple[list[Ends], Tensor]:
         ends.append(both.ends)
         squares = squares + (both.outs - both.replaced).square().sum((1, 2, 3)).cpu()
     return ends, squares.sqrt()
-
-
-def _reading_norms(model: OlmoForCausalLM, graph: Graph) -> Tensor:
-    """The Frobenius norm of the weights that each target reads with: target."""
-    found = []
-    for layer, some in enumerate(graph.neurons):
-        found += [weight[layer].float().norm(dim=(1, 2)).cpu() for weight in (model.W_Q, model.W_K, model.W_V)]
-        gate, linear = (weight[layer][:, list(some)].float().norm(dim=0).cpu() for weight in (model.W_gate, model.W_in))
-        found.append(torch.hypot(gate, linear))
-        found.append(torch.hypot(model.W_gate[layer].float().norm(), model.W_in[layer].float().norm()).cpu()[None])
-    return torch.cat([*found, model.W_U.float().norm().cpu()[None]])
 
 
 def _bytes(model: OlmoForCausalLM, pair: Contrast, graph: Graph) -> tuple[float, float]:

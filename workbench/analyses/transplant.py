@@ -138,12 +138,26 @@ def transplant_parts(
             rows.append(_loss_sums(run, ids, target) - before)  # text 1|2
         refuse_undefined(torch.stack(rows, dim=1), "effect of A's parts", texts, batch.rows)
         effects.add(torch.stack(rows, dim=1), _divisors(ids, target)[None])
+    return _effect_grids(effects, layers, columns, (name_of(b, "B"), f"{name_of(a, 'A')} ({using})"))
+
+
+def _effect_grids(
+    effects: MeansOverTexts, layers: range, columns: Sequence[tuple[str, tuple[int, ...]]], models: tuple[str, str]
+) -> Measures:
+    """The effects of all parts as grids of layer × part.
+
+    Args:
+        effects: part 1|2, the parts layer by layer.
+        layers: the layers.
+        columns: kind and heads of the parts of each layer.
+        models: the model, and the one that its parts are from, in words.
+    """
     values, errors = (
         None if means is None else means.T.reshape(-1, len(layers), len(columns))
         for means in (effects.values, effects.errors)
     )
     assert values is not None
-    what = "head" if kinds == ("head",) else "part"
+    what = "head" if {kind for kind, _ in columns} == {"head"} else "part"
     names = {"loss": "loss", "target": "log-probability of the target"}
     return Measures(
         **{
@@ -152,7 +166,7 @@ def transplant_parts(
                 layers,
                 [some[0] if some else "MLP" if kind == "mlp" else kind for kind, some in columns],
                 column_name=what,
-                title=f"{name_of(b, 'B')} with one {what} of {name_of(a, 'A')} ({using}): change of {names[name]}",
+                title=f"{models[0]} with one {what} of {models[1]}: change of {names[name]}",
                 value_name=f"change of {names[name]}",
                 unit="nats",
                 signed=True,
