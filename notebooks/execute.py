@@ -66,8 +66,8 @@ def photograph(frame: str, page: Page) -> str:
     other = page.context.new_page()
     other.set_viewport_size({"width": VIEW_WIDTH, "height": 900})
     other.set_content(f'<body style="margin: 0">{frame}</body>')
-    view, shown = other.locator("iframe"), other.frame_locator("iframe").locator("#view[data-drawn]")
-    shown.wait_for()
+    view, shown = other.locator("iframe"), other.frame_locator("iframe").locator("#attention[data-drawn]")
+    shown.wait_for(timeout=120_000)  # on a busy machine
     view.evaluate("(frame, height) => (frame.height = height)", shown.evaluate("() => document.body.scrollHeight"))
     picture = view.screenshot()
     other.close()

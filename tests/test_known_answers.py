@@ -163,10 +163,10 @@ def trained_to_copy(n_layers: int, most_steps: int) -> tuple[OlmoForCausalLM, in
     """A small model trained until it copies, and the steps it took."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    sizes = {"vocab_size": 48, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+    sizes = {"vocab_size": 48, "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4}
     config = Olmo2Config(num_hidden_layers=n_layers, max_position_embeddings=48, pad_token_id=None, **sizes)
     model = OlmoForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-4, fused=True)
     steps, loss = 0, math.inf
     while steps < most_steps and loss > 0.2:
         loss = copying_loss(model, *copying_rows(32, generator))
@@ -184,13 +184,13 @@ def held_out(model: OlmoForCausalLM) -> float:
 
 def test_two_layers_form_induction_heads_and_one_does_not() -> None:
     """In the number of steps that two layers need, one layer learns little more than the set of tokens in the row."""
-    two, steps = trained_to_copy(2, most_steps=600)
+    two, steps = trained_to_copy(2, most_steps=400)
     one, _ = trained_to_copy(1, most_steps=steps)
-    assert held_out(two) < 0.3 and held_out(one) > 2
+    assert held_out(two) < 0.3 and held_out(one) > 2.5
     of_two, of_one = (head_atlas(model, copying_rows(16, torch.Generator().manual_seed(2))[0]) for model in (two, one))
-    assert best(of_two["induction"], 1)[0][0] == 1 and of_two["induction"].values.max() > 0.4
+    assert best(of_two["induction"], 1)[0][0] == 1 and of_two["induction"].values.max() > 0.3
     assert of_two["previous"].values[0].max() > 0.2, "a previous-token head should be in the first layer"
-    assert of_one["induction"].values.max() < 0.15
+    assert of_one["induction"].values.max() < 0.1
     writers, readers = ({head_name(*head) for head in above(of_two[kind], 0.2)} for kind in ("previous", "induction"))
     found, share = copying_circuit(two)
     table = found.top(len(found.names)).table()
