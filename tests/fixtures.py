@@ -74,6 +74,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 GROUPED = pytest.mark.parametrize("case", ["olmo-gqa-tied", "olmo2-gqa-bias", "olmo3-gqa-bias"])
 """For a test of `pair` to which only the family and shared key-value heads matter."""
 
+ONE_FAMILY = pytest.mark.parametrize("family", ["olmo3"])
+"""For a test of `model` to which the family does not matter."""
+
 
 @dataclass(frozen=True)
 class Pair:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hooks import OlmoForCausalLM, edits
-from tests.fixtures import FAMILIES
+from tests.fixtures import FAMILIES, ONE_FAMILY
 from workbench.analyses.ablation import METHODS, ablation
 from workbench.errors import WorkbenchError
 
@@ -78,6 +78,7 @@ def test_means_are_those_of_the_reference(model: OlmoForCausalLM, tokens: Tensor
     assert grid.values[2, -1] == pytest.approx(change, abs=1e-5)
 
 
+@ONE_FAMILY
 def test_the_seed_decides(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
     texts = torch.cat([tokens, other_tokens, tokens.flip(1), other_tokens.flip(1)])
     first, again, other = (ablation(model, texts, method="resample", seed=seed)["loss"].values for seed in (0, 0, 1))
@@ -85,6 +86,7 @@ def test_the_seed_decides(model: OlmoForCausalLM, tokens: Tensor, other_tokens: 
     assert not np.array_equal(first, other)
 
 
+@ONE_FAMILY
 def test_draws_are_averaged(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
     """Each draw uses one random reference text; the result is the mean over draws, with its standard error."""
     options = {"method": "resample", "reference": other_tokens}
@@ -103,6 +105,7 @@ def test_draws_are_averaged(model: OlmoForCausalLM, tokens: Tensor, other_tokens
         np.testing.assert_allclose(grids[f"{name}_error"].values, spread, atol=1e-5)
 
 
+@ONE_FAMILY
 def test_parts_and_targets_are_named(model: OlmoForCausalLM, tokens: Tensor, tokenizer: object) -> None:
     grids = ablation(model, tokens, "w5", tokenizer=tokenizer)
     assert grids["loss"].columns == ("0", "1", "2", "3", "MLP")
@@ -131,6 +134,7 @@ def test_what_cannot_be_ablated_is_refused(
         ablation(model, **{"tokens": tokens} | options)
 
 
+@ONE_FAMILY
 def test_progress_rises_to_one(model: OlmoForCausalLM, tokens: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workbench.analyses.support.memory.TOKENS", 1)
     heard: list[float] = []

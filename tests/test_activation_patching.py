@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hooks import Edit, OlmoForCausalLM, edits
-from tests.fixtures import Pair
+from tests.fixtures import ONE_FAMILY, Pair
 from workbench.analyses.activation_patching import activation_patching
 from workbench.analyses.attribution_patching import attribution_patching
 from workbench.errors import WorkbenchError
@@ -115,6 +115,7 @@ def test_the_last_residual_is_the_answer(model: OlmoForCausalLM, tokens: Tensor,
     assert np.abs(grid.values[-1, :-1]).max() < 1e-3
 
 
+@ONE_FAMILY
 def test_columns_are_named(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor, tokenizer: object) -> None:
     grid = activation_patching(model, tokens[0], other_tokens[0], "w5", "w7", tokenizer=tokenizer)["kl"]
     assert grid.columns == tuple(f"w{index}" for index in tokens[0].tolist())
@@ -155,6 +156,7 @@ def test_prompts_that_do_not_differ_yet_are_refused(model: OlmoForCausalLM, toke
         activation_patching(model, tokens, other, 5, 7, position=7)
 
 
+@ONE_FAMILY
 def test_progress_rises_to_one(model: OlmoForCausalLM, tokens: Tensor, other_tokens: Tensor) -> None:
     heard: list[float] = []
     activation_patching(

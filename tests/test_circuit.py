@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hooks import OlmoForCausalLM, edits
+from tests.fixtures import ONE_FAMILY
 from workbench import WorkbenchError
 from workbench.analyses.circuit import Circuit, circuit
 from workbench.analyses.faithfulness import faithfulness
@@ -237,6 +238,7 @@ def test_a_metric_of_the_logits_is_a_measure(model: OlmoForCausalLM, tokens: Ten
         np.testing.assert_allclose(proof.values[:, -1], [1, 0, 1, 1, 1], atol=1e-3)
 
 
+@ONE_FAMILY
 def test_a_circuit_is_saved_and_its_table_names_the_edges(
     model: OlmoForCausalLM, tokens: Tensor, corrupted: Tensor, tmp_path: Any
 ) -> None:

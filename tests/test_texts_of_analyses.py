@@ -128,9 +128,15 @@ READ_FIRST = ("head_needed", "activation_patching by position")
 """Analyses that read weights or tokens before they run a model."""
 
 
+@pytest.fixture(scope="module")
+def on_meta(make_model: Callable[..., OlmoForCausalLM]) -> tuple[OlmoForCausalLM, OlmoForCausalLM]:
+    """Two models on the meta device; not to be changed."""
+    return make_model("olmo2").to("meta"), make_model("olmo2").to("meta")
+
+
 @pytest.mark.parametrize("name", [name for name in ALL if name not in READ_FIRST])
 def test_ids_go_to_the_models_device(
-    make_model: Callable[..., OlmoForCausalLM], monkeypatch: pytest.MonkeyPatch, name: str
+    on_meta: tuple[OlmoForCausalLM, OlmoForCausalLM], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The meta device serves as a second device; its tensors hold no numbers, so the test ends at the first run."""
 
@@ -139,9 +145,8 @@ def test_ids_go_to_the_models_device(
         raise Reached
 
     monkeypatch.setattr(OlmoForCausalLM, "run", run)
-    models = make_model("olmo2").to("meta"), make_model("olmo2").to("meta")
     with pytest.raises(Reached):
-        ALL[name](*models, rows_of(name, 1), rows_of(name, 2))
+        ALL[name](*on_meta, rows_of(name, 1), rows_of(name, 2))
 
 
 def test_padding_by_the_embedded_tokenizer_changes_no_loss() -> None:
