@@ -11,7 +11,7 @@ from tests.chat_templates import OLMO2
 from workbench import checkpoints
 from workbench.checkpoints import catalog
 
-from .conftest import Visit, start, stop
+from .conftest import Visit, settle, start, stop
 
 TEXT = "system: Answer briefly.\nuser: Where does Marta live? Marta lives in Lisbon."
 
@@ -43,7 +43,10 @@ def test_turns_are_selected_and_a_reply_becomes_a_turn(visit: Visit):
     assert chosen.get_attribute("data-index") == last.get_attribute("data-index")
     page.wait_for_function(f"new URL(location).searchParams.get('token') === '{last.get_attribute('data-index')}'")
     expect(page.locator("#written .token:not(.given)")).to_have_count(3)
+    settle(page)  # the chosen turn's details are shown
     page.locator("#written .token:not(.given)").last.click()
+    written = page.locator("#written .token").count()
+    page.wait_for_selector(f"#details .details:not(.busy)[data-token='{written - 1}']")
     page.locator("#details .note button").click()
     page.wait_for_function("document.querySelector('#prompt textarea').value.includes('\\nassistant: ')")
     typed = page.locator("#prompt textarea").input_value()
