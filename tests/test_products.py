@@ -1,8 +1,15 @@
 """Linear layers by the faster library give the same numbers, and keep gradients and hooks where they are asked."""
 
+import pytest
 import torch
 
+from hooks import compat
 from hooks.products import fast_products, product
+
+
+@pytest.fixture(autouse=True)
+def small_products_by_one_dnn(monkeypatch):
+    monkeypatch.setattr(compat, "ONE_DNN_FROM", 1)
 
 
 def test_fast_products_differ_by_rounding_only_and_keep_gradients(model, tokens):
