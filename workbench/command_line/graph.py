@@ -42,20 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="TEXT", help="the text; - reads it from standard input")
     add_chat(parser)
     add_checkpoint(parser)
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--dictionary",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="transcoders of MLPs: embedded, in folders or of the hub, at most one of each layer (default: the "
-        "embedded ones of the checkpoint)",
-    )
-    which.add_argument(
-        "--cross-layer",
-        metavar="NAME",
-        help="a cross-layer transcoder in circuit-tracer's format, in a folder or of the hub",
-    )
+    _add_transcoders(parser)
     parser.add_argument(
         "--token",
         metavar="TOKEN",
@@ -72,6 +59,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checks", type=whole, default=20, metavar="N", help="nodes to ablate in the model, as a check (default: 20)"
     )
+    _add_pruning(parser)
+    add_loading_arguments(parser)
+
+
+def _add_transcoders(parser: argparse.ArgumentParser) -> None:
+    """Add --dictionary and --cross-layer."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--dictionary",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="transcoders of MLPs: embedded, in folders or of the hub, at most one of each layer (default: the "
+        "embedded ones of the checkpoint)",
+    )
+    which.add_argument(
+        "--cross-layer",
+        metavar="NAME",
+        help="a cross-layer transcoder in circuit-tracer's format, in a folder or of the hub",
+    )
+
+
+def _add_pruning(parser: argparse.ArgumentParser) -> None:
+    """Add --nodes and --edges, how much pruning keeps, and --json, which writes what is kept."""
     for name, share in (("nodes", 0.8), ("edges", 0.98)):
         parser.add_argument(
             f"--{name}",
@@ -86,7 +97,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"write the pruned graph for circuit-tracer's viewer, and list it in {GRAPH_INDEX} beside the file",
     )
-    add_loading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
