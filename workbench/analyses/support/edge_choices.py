@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from workbench.analyses.support.edge_graph import ARROW, LOGITS, Graph, node_and_input
+from workbench.analyses.support.edge_graph import LOGITS, Graph, node_and_input
 
 Order = np.ndarray
 """The numbers of all edges, the first to keep first."""
@@ -75,13 +75,13 @@ def _joins(graph: Graph, values: np.ndarray) -> np.ndarray:
 
     The score of a node is the sum of its outgoing edges' scores. The logits always belong to the circuit.
     """
-    ends = [name.split(ARROW) for name in graph.edges()]
-    scores = dict.fromkeys(graph.sources, 0.0)
-    for (source, _), value in zip(ends, values.tolist(), strict=True):
-        scores[source] += value
-    ranked = sorted(scores, key=lambda name: -abs(scores[name]))
-    rank = {name: place + 1 for place, name in enumerate(ranked)} | {LOGITS: 0}
-    return np.array([max(rank[source], _rank_of_target(rank, target)) for source, target in ends])
+    (target, source), names = graph.mask().numpy().nonzero(), graph.sources
+    scores = np.bincount(source, weights=values, minlength=len(names))
+    ranked = np.argsort(-np.abs(scores), kind="stable").tolist()
+    rank = {names[one]: place + 1 for place, one in enumerate(ranked)} | {LOGITS: 0}
+    of_source = np.array([rank[name] for name in names])
+    of_target = np.array([_rank_of_target(rank, name) for name in graph.targets])
+    return np.maximum(of_source[source], of_target[target])
 
 
 def _rank_of_target(rank: dict[str, int], target: str) -> int:
