@@ -145,7 +145,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
-    if config.getoption("dist", "no") == "no" or hasattr(config, "workerinput"):
+    if not config.getoption("tx", None) or hasattr(config, "workerinput"):  # `tx`: where `-n` starts processes
         with uncollected():
             config.pluginmanager.import_plugin("tests.fixtures")
 
