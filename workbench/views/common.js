@@ -13,7 +13,7 @@ window.workbench = (() => {
   }
 
   // How to write the numbers of one column: all with as many decimals as give a large one, larger than nine tenths of
-  // them, three significant digits. A number that would read as zero is written by `digits`.
+  // them, three significant digits, or none if all are whole. A number that would read as zero is written by `digits`.
   function column(values) {
     const sizes = values
       .map(Math.abs)
@@ -21,7 +21,8 @@ window.workbench = (() => {
       .sort((a, b) => a - b);
     if (!sizes.length) return digits;
     const large = sizes[Math.floor(0.9 * sizes.length)],
-      places = Math.min(Math.max(2 - Math.floor(Math.log10(large)), 0), 6);
+      decimals = Math.min(Math.max(2 - Math.floor(Math.log10(large)), 0), 6),
+      places = sizes.every(Number.isInteger) ? 0 : decimals;
     return (value) => {
       const size = Math.abs(value ?? NaN);
       const isFixed = size < 1e5 && (size === 0 || size >= 0.5 * 10 ** -places);
