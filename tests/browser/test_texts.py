@@ -48,7 +48,7 @@ def test_a_set_is_chosen_and_a_row_becomes_the_prompt(visit: Visit):
     expect(page.locator("#steered-texts-tools .note")).to_contain_text(f"With {edit}.")
     expect(written).to_have_count(5)
     steered, random = written.nth(2).locator("td.prose").all_inner_texts()
-    assert steered == random != "" and written.nth(2).locator("td.signed").inner_text() == "0.00"
+    assert steered == random != "" and written.nth(2).locator("td.signed").inner_text() == "0"
     expect(page.locator("#probe-tools .put-on")).to_contain_text("Edit: +1 probe tiny-olmo/language/")
 
 
