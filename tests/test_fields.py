@@ -22,8 +22,8 @@ def test_the_reason_stands_at_the_field_and_the_views_name_the_field(client):
     shown = list(page.values.values())
     reason = page.value("token_text-problem")
     assert "w5 w6" in reason and shown.count(reason) == 1 and shown.count(ELSEWHERE) == 5
-    page.values[page.find("Next token")] = "w3"
-    page.fire("Next token", "submit")
+    page.values[page.ids["token_text"]] = "w3"
+    page.fire("token_text", "submit")
     assert page.value("token_text-problem") == "" and ELSEWHERE not in page.values.values()
     assert page.value("direct-tools")["title"] and page.failed == []
     page.values[page.find("Second prompt, of as many tokens")] = "w5"

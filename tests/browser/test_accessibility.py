@@ -28,6 +28,18 @@ THEME = """(theme) => {
     document.getAnimations().filter((one) => one instanceof CSSTransition).forEach((one) => one.finish());
 }"""
 
+# Plotly draws a plot again a tenth of a second after the window has another size.
+UNCHANGED = """() => {
+    const widths = [...document.querySelectorAll(".main-svg")].map((part) => part.getBoundingClientRect().width);
+    const before = window.sizes;
+    window.sizes = JSON.stringify(widths);
+    return window.sizes === before;
+}"""
+FITS = """() => {
+    const figure = document.querySelector("#training .figure");
+    return figure.querySelector(".main-svg").getBoundingClientRect().width === figure.clientWidth;
+}"""
+
 LOOKS = (("light", 1300), ("dark", 420))  # themes and widths
 
 # Violations in Gradio's own elements, which the page cannot change: rule and a part of the element.
@@ -43,10 +55,12 @@ def violations(page: Page) -> list[str]:
 
 
 def show_as(page: Page, theme: str, width: int) -> None:
-    """Show the open page in a theme, and in a window of this width."""
+    """Show the open page in a theme, and in a window of this width, and wait until the plots fit it."""
     page.set_viewport_size({"width": width, "height": 900})
     page.evaluate(THEME, theme)
     settle(page)
+    page.evaluate("window.sizes = null")
+    page.wait_for_function(UNCHANGED, polling=250)
 
 
 def test_every_tab_fits_and_passes_axe_in_both_looks(visit: Visit):
@@ -58,6 +72,9 @@ def test_every_tab_fits_and_passes_axe_in_both_looks(visit: Visit):
             fits = page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             found[title, look] = violations(page) + ([] if fits else ["it scrolls sideways"]) + page.evaluate(SIDEWAYS)
     assert found == {part: [] for part in found}
+    page.set_viewport_size({"width": 760 if page.evaluate("innerWidth") == 420 else 420, "height": 900})
+    tab(page, "Training")  # drawn in another window, and hidden since then
+    page.wait_for_function(FITS)
 
 
 def test_the_main_path_by_keyboard_alone(visit: Visit):

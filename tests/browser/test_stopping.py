@@ -68,7 +68,7 @@ def test_stop_ends_a_run_and_what_waits_leaves_its_last_picture_and_run_works_ag
 
 def test_stopping_is_for_oneself_and_who_waits_is_told(visit: Visit, other_visit: Visit):
     other = opened(other_visit, "Pedro sells green lemons")
-    one = visit.open(LONG + "Go on.")
+    one = visit.open(LONG + SENTENCES + "Go on.")  # runs until it is stopped, also on a fast machine
     running(one)
     ask(other, "This has to wait")
     expect(other.locator(BUSY)).not_to_have_count(0)
@@ -80,7 +80,6 @@ def test_stopping_is_for_oneself_and_who_waits_is_told(visit: Visit, other_visit
     assert "stopped" not in one.locator("#patching > .block.problem").inner_text()
     ask(other, "This has to wait")
     expect(other.locator(BUSY)).not_to_have_count(0)
-    expect(other.locator("#status")).to_contain_text(re.compile(r"busy: \d+ before you"))
     one.locator("#stop").click()
     at_rest(one)
     expect(one.locator("#patching > .block.problem p")).to_have_text("stopped")

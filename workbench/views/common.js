@@ -99,6 +99,17 @@ window.workbench = (() => {
   }
   const tab = () => document.querySelector("#tabs [role=tab][aria-selected=true]")?.textContent.trim() ?? null;
 
+  // Plotly fits the plots in sight to a window that changes its size; those of a hidden tab are fitted when it is opened.
+  const widths = new Map(),
+    first = innerWidth;
+  const fitted = () => widths.set(tab(), innerWidth);
+  window.addEventListener("resize", fitted);
+  hear("tab", () => {
+    const before = widths.get(tab()) ?? first;
+    fitted();
+    if (before !== innerWidth) requestAnimationFrame(() => window.dispatchEvent(new Event("resize")));
+  });
+
   // Adds a line to the stack of interventions, such as "L2H5 off".
   const intervene = (line) => say("intervene", line);
   // Opens the box for typed interventions with a line to complete; the cursor stands between its two parts.

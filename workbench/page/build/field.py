@@ -30,7 +30,8 @@ class TextField:
         self, slot: Slot, name: str, label: str, placeholder: str, check: Callable[[Bench, TabRequest, str], object]
     ) -> None:
         self._slot, self._name, self._check = slot, name, check
-        self.box = slot.link(name, gr.Textbox("", label=label, placeholder=placeholder, render=False))
+        box = gr.Textbox("", label=label, placeholder=placeholder, elem_id=name, render=False)
+        self.box = slot.link(name, box)
 
     def render(self) -> None:
         """Add the text box and the place for its errors."""
