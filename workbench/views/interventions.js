@@ -7,7 +7,8 @@ const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 const line = find(".line");
 let lines = [],
-  shown = "edited";
+  shown = "edited",
+  refused = ""; // why the last line was not added; the response to an earlier change leaves it in sight
 
 const isOff = (text) => text.startsWith("#");
 const words = (text) => text.replace(/^#\s*/, "");
@@ -39,7 +40,7 @@ function open(isOpen) {
   find(".entry").hidden = !isOpen && !lines.length;
 }
 
-function draw(problem = "") {
+function draw(problem = refused) {
   find(".chips").replaceChildren(...lines.map(chip));
   find(".shows").hidden = find(".clear").hidden = !lines.length;
   for (const button of find(".shows").children) {
@@ -59,6 +60,7 @@ function tell() {
 function change(next, view = shown) {
   lines = next;
   shown = next.length ? view : "edited";
+  refused = "";
   draw();
   trigger("edit", { edits: lines.join("\n"), shown });
 }
@@ -72,7 +74,8 @@ async function add(text) {
     const asked = wb.post("data/edits", { checkpoint, prompt, edits: text }).then((reply) => reply.json());
     const answer = await asked.catch((error) => ({ problem: error.message }));
     if (answer.problem) {
-      draw(answer.problem);
+      refused = answer.problem;
+      draw();
       return false;
     }
     found = answer.lines;
@@ -125,7 +128,7 @@ function renew() {
   const value = props.value ?? {};
   if (value.lines) lines = [...value.lines];
   if (value.shown) shown = value.shown;
-  draw(value.problem);
+  draw(value.problem || refused);
   if (!value.problem) tell();
 }
 new ResizeObserver(() => {
