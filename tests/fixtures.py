@@ -253,7 +253,7 @@ def bench(tmp_path_factory, make_model, tokenizer):
 
 @pytest.fixture
 def tab_request(bench):
-    """The request of a tab: the last checkpoint, a short prompt, nothing selected."""
+    """What a tab is asked to show: a short prompt in the last checkpoint, with no token or head selected."""
     from small_series import PROMPT
 
     from workbench.page.session.requests import Query, Selection, TabRequest

@@ -111,7 +111,8 @@ def _mean_and_variance(
 
 
 def _summed_losses(model: OlmoForCausalLM, ids: Tensor, site: str, made: Tensor, mean: Tensor) -> Tensor:
-    """The summed loss of a batch, and with the reconstruction (batch pos d) or the mean (d) at the site: 3, float64."""
+    """Three summed losses of a batch, float64: of the unchanged model, with the reconstruction `made` (batch pos d) in
+    place of the activation at the site, and with its mean (d)."""
     losses = []
     for other in (None, made, mean.float().expand(made.shape)):
         change = () if other is None else edits.replace(site, in_shape(model, site, other))

@@ -1,4 +1,4 @@
-"""Changes of a finished figure: its title, its colours, what stands in front, and its place in a narrow column."""
+"""Functions that change a finished figure: its title, colours and markings, and its size in a narrow column."""
 
 from collections.abc import Sequence
 from math import ceil

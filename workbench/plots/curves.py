@@ -13,7 +13,7 @@ COUNTED = ("step", "tokens")  # axes whose ticks are numbers, not labels
 
 
 def plot_curves(curves: Curves) -> go.Figure:
-    """Lines with a colour each (shades if the lines are ordered) and bands of ± 1 standard error.
+    """Draw each line in its own colour, with a band of ± 1 standard error. Ordered lines are shades of one colour.
 
     If there are more unordered lines than colours, the lines with the widest range have colours; the others are faint
     and without bands, and their names appear on hover.
@@ -62,8 +62,10 @@ def places_of(curves: Curves, x: np.ndarray) -> dict[str, object]:
 
 
 def told_apart(curves: Curves) -> list[int]:
-    """Indices of the lines with a colour of their own: all lines, or those with the widest range if there are too
-    many."""
+    """The indices of the lines that are drawn in a colour of their own, in ascending order.
+
+    These are all lines, or, if there are more unordered lines than colours, those whose values vary most.
+    """
     if len(curves.lines) <= len(LINES) or curves.ordered:
         return list(range(len(curves.lines)))
     ranges = np.nanmax(curves.values, 1, initial=-np.inf) - np.nanmin(curves.values, 1, initial=np.inf)

@@ -1,7 +1,8 @@
 """What is proved of a graph, by runs of the model: the results that clicks request, and the rows that show them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from typing import Any
 
 from workbench.analyses.circuit import Circuit
@@ -35,55 +36,49 @@ class Proofs:
         return self if self.of == of else Proofs(of)
 
 
-def more_edges(
-    bench: Bench,
-    request: TabRequest,
-    data: Mapping[str, Any],
-    of: str,
-    pairs: str,
-    measure: str,
-    proofs: Proofs,
-    token: str = "",
-    against: str = "",
-) -> Proofs:
-    """The proofs after a click that asks for one more number of edges, or of nodes of a graph of features.
+def after_click(change: Callable[[Proofs, Mapping[str, Any]], Proofs]) -> Callable[..., Proofs]:
+    """The handler of a click that requests more results: `change` gets those so far and the data of the click.
 
-    token, against: the texts that choose what a graph of features explains.
+    It takes what the picture depends on: of, pairs, measure, the results so far, and the texts that choose what a graph
+    of features explains. Results of another circuit are dropped.
     """
-    size, proofs = data.get("edges"), proofs.about(proven(request, of, pairs, measure, token, against))
+
+    @wraps(change)
+    def handle(
+        bench: Bench,
+        request: TabRequest,
+        data: Mapping[str, Any],
+        of: str,
+        pairs: str,
+        measure: str,
+        proofs: Proofs,
+        token: str = "",
+        against: str = "",
+    ) -> Proofs:
+        return change(proofs.about(proven(request, of, pairs, measure, token, against)), data)
+
+    return handle
+
+
+@after_click
+def more_edges(proofs: Proofs, data: Mapping[str, Any]) -> Proofs:
+    """One more number of edges, or of nodes of a graph of features."""
+    size = data.get("edges")
     if not isinstance(size, int) or size < 1:
         raise WorkbenchError(f"no circuit of {size!r} edges")
     return replace(proofs, sizes=(*proofs.sizes, size))
 
 
-def whole_curve(
-    bench: Bench,
-    request: TabRequest,
-    data: Mapping[str, Any],
-    of: str,
-    pairs: str,
-    measure: str,
-    proofs: Proofs,
-    token: str = "",
-    against: str = "",
-) -> Proofs:
-    """The proofs after a click that asks for the whole curve."""
-    return replace(proofs.about(proven(request, of, pairs, measure, token, against)), whole=True)
+@after_click
+def whole_curve(proofs: Proofs, data: Mapping[str, Any]) -> Proofs:
+    """The whole curve of faithfulness."""
+    return replace(proofs, whole=True)
 
 
-def exact_edge(
-    bench: Bench,
-    request: TabRequest,
-    data: Mapping[str, Any],
-    of: str,
-    pairs: str,
-    measure: str,
-    proofs: Proofs,
-    token: str = "",
-    against: str = "",
-) -> Proofs:
-    """The proofs after a click that asks for the exact effect of an edge, or of a node of a graph of features."""
-    edge, proofs = data.get("edge"), proofs.about(proven(request, of, pairs, measure, token, against))
+@after_click
+def exact_edge(proofs: Proofs, data: Mapping[str, Any]) -> Proofs:
+    """The exact effect of an edge, or of a node of a graph of features."""
+    edge = data.get("edge")
     if not isinstance(edge, str):
         raise WorkbenchError(f"no edge {edge!r}")
     return replace(proofs, edges=(*proofs.edges, edge))

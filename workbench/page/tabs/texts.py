@@ -201,7 +201,7 @@ def steering_view(
     """The dose–response of the direction from one label to another, beside random directions of its norm."""
     measure, said = choice(effect, EFFECTS, "effect")
 
-    def call_of(chosen: ChosenDirection) -> Call:  # its price does not depend on the answers
+    def call_of(chosen: ChosenDirection) -> Call:  # to be priced; the answers (0, 1) do not change the price
         return steering_call(request, chosen, (0, 1), measure)
 
     chosen = chosen_direction(bench, request, layer, toward, against, call_of, progress)
