@@ -30,11 +30,11 @@ def attention_difference(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Maps:
-    """Attention of the chosen heads of A minus that of the same heads of B, or B − A with `minus="a"`.
+    """The attention of the chosen heads of A minus that of the same heads of B, as Maps; B − A with `minus="a"`.
 
-    All other differences of two checkpoints are B − A, the later minus the earlier, and so are the page's maps. The
-    other arguments are those of `attention_maps`. With weighting `probability` each row sums to 0, and half the sum of
-    the absolute values of a row is the share of attention that A and B place on different keys.
+    The other arguments are those of `attention_maps`. With weighting `probability`, values are between −1 and 1, each
+    row sums to 0, and half the sum of the absolute values of a row is the share of attention that A and B place on
+    different keys. The default is A − B; all other comparisons of two checkpoints, and the maps of the page, are B − A.
 
     Errors: WorkbenchError if the two models differ in the number of layers or heads, or for another `minus`.
     """

@@ -43,16 +43,19 @@ def attention_maps(
 
     `weighting` decides the number in a cell:
 
-    - `probability`: the attention weight α. Each row sums to 1.
+    - `probability`: the attention weight α, 0 to 1. Each row sums to 1.
     - `value-norm`: ‖α v W_O‖ (Kobayashi et al. 2020, "Attention is not only a weight"), the norm of the vector that the
       head moves from the key to the residual stream of the query. A key with a large weight but a small value, such as
-      an attention sink, gets a small number. In OLMo 2 and 3, W_O includes the norm after attention, with its scale
-      frozen.
+      an attention sink, gets a small number. In OLMo 2 and 3, W_O includes the norm after attention, with its divisor
+      held fixed.
 
     `combine`, `mean` or `max`, merges the chosen heads of each layer into one map.
 
     `resid`, batch pos d_model, is the residual stream that enters the lowest chosen layer. If it is given, earlier
     layers are not computed. Only the chosen heads and queries are computed, and nothing after the last chosen pattern.
+
+    Errors: WorkbenchError for several texts, a layer, head or query that does not exist, an empty choice of them, or an
+    unknown `weighting` or `combine`.
     """
     if weighting not in WEIGHTINGS:
         raise WorkbenchError(f"weighting is {weighting!r}; choose from {', '.join(WEIGHTINGS)}")

@@ -35,14 +35,17 @@ def direct_logit_attribution(
     """What each part of the model adds directly to the logit of `token`, or to the logit difference of `token` and
     `against`.
 
-    The result is for one `position` of one text. Parts: `embed`; every head (`L0H3`); the output bias of attention, if
-    the model has one (`L0 bias`); and every MLP (`L0 MLP`). The contribution of a part is its output, divided by the
-    frozen scale of the final norm and multiplied by the unembedding. In OLMo 2 and 3 the output is taken after the
-    sublayer's own norm, with its scale frozen too. The contributions add up to `total`, the logit itself, up to
-    rounding (Elhage et al. 2021, "A mathematical framework for transformer circuits").
+    Returns Scores for the next token after one `position` of one text, in logits. The parts are `embed`; every head
+    (`L0H3`); the output bias of attention, if the model has one (`L0 bias`); and every MLP (`L0 MLP`). The contribution
+    of a part is its output, passed through the final norm with the norm's divisor held fixed, times the unembedding. In
+    OLMo 2 and 3 the output is taken after the sublayer's own norm, with its divisor held fixed too. The contributions
+    add up to `total`, the logit itself, up to rounding (Elhage et al. 2021, "A mathematical framework for transformer
+    circuits").
 
     `token` and `against` are ids, or with a `tokenizer` also texts of single tokens. Effects through later layers are
     not included; `activation_patching` measures those.
+
+    Errors: WorkbenchError for several texts, a position outside the text, or a target that is not one token.
     """
     batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
@@ -83,8 +86,10 @@ def mean_attribution(
 ) -> Scores:
     """The mean of `direct_logit_attribution` over texts, after the last token of each, with standard errors over texts.
 
-    `token` is one for all texts; None takes each text's likeliest next token. The parts add up to `total`, the mean
-    logit (or logit difference).
+    `token` is the same for all texts; with None it is the likeliest next token of each text. The parts add up to
+    `total`, the mean logit (or logit difference).
+
+    Errors: WorkbenchError for a target that is not one token, and with its number for a text whose effects are NaN.
     """
     texts, means, total = texts_for(model.config, tokens), MeansOverTexts(), 0.0
     parts = None
@@ -137,7 +142,10 @@ def _peak(model: OlmoForCausalLM, length: int) -> float:
 
 
 def by_layer(parts: Scores) -> Scores:
-    """The result of `direct_logit_attribution` with heads and bias of each attention sublayer added up; same total."""
+    """The result of `direct_logit_attribution`, with the heads and the bias of each layer added up to `L0 attention`.
+
+    The total stays the same.
+    """
     sums: dict[str, float] = {}
     for name, value in zip(parts.names, parts.values.astype(float), strict=True):
         layer, kind = _layer_and_kind(name)
@@ -189,12 +197,13 @@ def head_sources(
     position: int = -1,
     tokenizer: Tokenizer | None = None,
 ) -> Grid:
-    """Which tokens the direct effect of heads comes from: the contribution of each head to a logit, divided by key
-    position.
+    """The direct contribution of heads to a logit, or a logit difference, split by the token that each head reads.
 
-    `heads` are (layer, head) pairs. Returns a Grid of head × key (token of the text). A cell is the contribution of
-    α[position, key] · v_key W_O to the logit, computed as in `direct_logit_attribution`. Each row adds up to the
-    contribution of the head in that analysis.
+    `heads` are (layer, head) pairs. Returns a Grid of head × key (token of the text), in logits. A cell is the
+    contribution of α[position, key] · v_key W_O to the logit, computed as in `direct_logit_attribution`. Each row adds
+    up to the contribution of the head in that analysis.
+
+    Errors: WorkbenchError for a head that the model does not have, and those of `direct_logit_attribution`.
     """
     batch = one_text(tokens, model)
     (position,) = chosen([position], batch.shape[1], "position")
@@ -256,7 +265,7 @@ def read_out(model: OlmoForCausalLM, parts: Tensor, scale: Tensor, target: list[
 
 
 def _read_from(model: OlmoForCausalLM, run: Run, layer: int, head: int, position: int) -> Tensor:
-    """What a head adds to the residual stream at `position`, divided by key position: key d_model."""
+    """What a head adds to the residual stream at `position`, from each key position: key d_model."""
     block = f"blocks.{layer}."
     values = values_by_head(run[block + "attn.v"][0], model.config.num_attention_heads)  # key head d_head
     moved = run[block + "attn.pattern"][0, :, 0].T[..., None] * values

@@ -28,7 +28,7 @@ def effective_rank(
     The standard errors are over texts, from the rank without each of `groups` groups of texts (`jackknife_errors`); the
     texts run once. A bootstrap would be biased, because a text that is drawn twice adds tokens but no directions. There
     are no errors for a single text, for `groups` below 2, or if the groups' matrices take more than half of the memory
-    budget. They take `groups` times as many eigenvalues, the larger part of the time where d_model is large.
+    budget. The errors need the eigenvalues of `groups` more matrices, which takes most of the time if d_model is large.
 
     Memory: one matrix of d_model × min(number of tokens, d_model) for each layer; with more tokens than d_model, one
     for each layer and group.

@@ -42,26 +42,30 @@ TITLES = {
 def head_atlas(
     model: OlmoForCausalLM, tokens: TextsLike, *, samples: int = 64, seed: int = 0, progress: Progress | None = None
 ) -> Measures:
-    """What each head attends to on the given texts, and its induction score on random tokens. Grids of layer × head.
+    """What each head attends to in the given texts, and its induction score on random tokens: Grids of layer × head.
 
-    Measures on `tokens` (texts of two tokens or more), means over all queries except the first of each text:
+    Measures on `tokens`, means over all queries except the first of each text, with standard errors over texts. p is
+    the attention weight of a query on a key; all weights are between 0 and 1:
 
-    - `entropy`: −Σ p log p, in nats.
-    - `previous`, `first`, `self`: the weight on the previous token, on the first token, on the token itself.
+    - `entropy`: −Σ p log p, in nats: 0 if all the weight is on one key, log(number of keys) if it is evenly spread.
+    - `previous`, `first`, `self`: the weight on the previous token, on the first token of the text, on the token
+      itself.
     - `distance`: Σ p (query − key), in tokens.
-    - `duplicate`: the weight on earlier copies of the query's token, over the queries that have a copy (NaN if none
-      has).
+    - `duplicate`: the weight on earlier copies of the query's token, mean over the queries that have an earlier copy;
+      undefined (NaN) if none has.
 
-    Measures on `samples` rows of random tokens, in each of which a span of 16 tokens occurs twice. The gaps before and
-    between the copies are random, so the position does not reveal the copy:
+    Measures on `samples` rows of random tokens. In each row a span of 16 tokens occurs twice, and the gaps before and
+    between the two copies are random, so a head cannot find the first copy by its position:
 
-    - `induction`: the weight from the second copy of a token to the token after its first copy (Olsson et al. 2022,
-      "In-context learning and induction heads").
-    - `induction_error`: the standard error of `induction` over the rows.
+    - `induction`: the weight of the second copy of a token on the token after its first copy, mean over the rows, with
+      the standard error over rows (Olsson et al. 2022, "In-context learning and induction heads").
+    - `induction_error`: this standard error.
 
-    The first ones have their standard errors over texts (`errors`, with two texts or more) and the number of texts.
-    `induction` has the standard error of `induction_error`. `samples=0` leaves out both. `atlas.rank("induction")`
-    lists the heads in the order of any measure. Memory: no head × query × key tensor is built.
+    `samples=0` leaves out the induction measures. `atlas.rank("induction")` lists the heads in the order of any
+    measure. Memory: no head × query × key tensor is built.
+
+    Errors: WorkbenchError for a text of one token, `samples` of 1 or less than 0, or a vocabulary of fewer than 48
+    tokens.
     """
     texts = texts_for(model, tokens, at_least=2)
     measures = _text_statistics(model, texts, part(progress, 0.0, 0.5 if samples else 1.0))
@@ -125,8 +129,8 @@ def induction_scores(model: OlmoForCausalLM, samples: int, seed: int, progress: 
 def repeated_spans(vocab_size: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Rows of random tokens that contain a span of 16 tokens twice, and the induction target of each position.
 
-    Returns rows and targets, both sample pos. A row is: 0 to 16 tokens, the span, 0 to 16 tokens, the span again, and
-    tokens that fill the row to a fixed length. Apart from the repeated span, all tokens of a row are different. The
+    Returns rows and targets, both sample pos. A row holds 0 to 16 tokens, the span, 0 to 16 tokens, the span again, and
+    further tokens up to a fixed length. Apart from the repeated span, all tokens of a row are different. The
     target is the position after the first copy of the query's token. It is −1 for tokens outside the second copy, and
     for the last token of the second copy.
     """

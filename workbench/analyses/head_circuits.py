@@ -16,7 +16,7 @@ from workbench.progress import Progress, report, steps
 from workbench.results import Grid
 from workbench.tokens import Tokenizer, token_id, vocabulary_labels
 
-ROWS = ("writes most", "writes least", "its query wants most", "its query wants least", "its key is wanted by most")
+ROWS = ("writes most", "writes least", "attends to most", "attends to least", "is attended to most by")
 
 
 @torch.no_grad()
@@ -31,24 +31,24 @@ def head_circuits(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Grid:
-    """What a head writes when it attends to `token`, which keys a query at `token` wants, and which queries want its
-    key.
+    """The tokens that a head writes when it attends to `token`, attends to from `token`, and attends from to `token`.
 
-    Each token is its own embedding alone, as layer 0 reads it. Later layers read more, so there the numbers say what
-    the weights prefer, and not what a run would show (Elhage et al. 2021). Returns a Grid of rank × five lists; the
-    texts of its cells are the tokens:
+    Computed from the weights, without a run. The input of the head is the embedding of a token alone, as layer 0 reads
+    it. Heads of later layers read more than that, so their numbers describe the weights and not what a run would show
+    (Elhage et al. 2021, "A mathematical framework for transformer circuits"). Returns a Grid of rank × five lists, with
+    the tokens in its cells:
 
     - `writes most`, `writes least`: E W_OV U, what the head adds to each token's logit per unit of attention. The
-      divisor of the final norm, and in OLMo 2 and 3 of the norm after attention, is left out: compare numbers within
-      a list only.
-    - `its query wants most`, `least`: the attention scores of a query at `token` with each token of the vocabulary as
-      the key, `distance` tokens back, scaled by 1/√d_head, with RoPE and the q and k norms. In layer 0 they are exact
-      (without clipping and biases).
-    - `its key is wanted by most`: the scores of `token` as the key, for each token as the query.
+      divisor of the final norm, and in OLMo 2 and 3 of the norm after attention, is left out, so numbers can be
+      compared within a list only.
+    - `attends to most`, `attends to least`: the attention scores of a query at `token` for each token of the vocabulary
+      as the key, `distance` tokens back, scaled by 1/√d_head, with RoPE and the q and k norms. In layer 0 they are
+      exact (without clipping and biases).
+    - `is attended to most by`: the scores of `token` as the key, for each token of the vocabulary as the query.
 
     `token` is an id, or with a `tokenizer` the text of a single token.
 
-    Errors: WorkbenchError for a layer, head or token that does not exist, a negative distance or no `top`.
+    Errors: WorkbenchError for a layer, head or token that does not exist, a negative `distance`, or `top` out of range.
     """
     config = model.config
     (layer,) = chosen([layer], config.num_hidden_layers, "layer")
@@ -105,8 +105,9 @@ def copying_scores(model: OlmoForCausalLM, *, progress: Progress | None = None) 
     """The copying score of each head: Σ λ / Σ |λ| over the eigenvalues λ of its circuit from token to logits, E W_OV U.
 
     Returns a Grid of layer × head, −1 to 1: 1 if the head raises the logits of the tokens that it attends to, −1 if it
-    lowers them, and about 0 for a random matrix. The d_head eigenvalues that are not 0 are computed from a matrix of
-    d_head × d_head (Elhage et al. 2021). Embeddings are as layer 0 reads them, the final norm is without its divisor.
+    lowers them, and about 0 for a random matrix. Only d_head eigenvalues are not 0; they are computed from a matrix of
+    d_head × d_head (Elhage et al. 2021, "A mathematical framework for transformer circuits"). E holds the embeddings as
+    layer 0 reads them, and U the unembedding after the final norm without its divisor.
     """
     layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
     through = unembedding(model) @ read_embeddings(model)  # d_model d_model
@@ -146,8 +147,10 @@ def read_embeddings(model: OlmoForCausalLM) -> Tensor:
 
 @torch.no_grad()
 def unembedding(model: OlmoForCausalLM) -> Tensor:
-    """The unembedding with the final norm's weight (OLMo 2 and 3), or centred as the norm centres (OLMo 1), without its
-    divisor, in float32: d_model vocab."""
+    """The unembedding together with the final norm, without the norm's divisor, in float32: d_model vocab.
+
+    The norm multiplies by its weight (OLMo 2 and 3), or subtracts the mean (OLMo 1).
+    """
     norm, matrix = model.model.norm, model.W_U.float()
     return norm.weight.float()[:, None] * matrix if isinstance(norm, OlmoRMSNorm) else centred(matrix, 0)
 

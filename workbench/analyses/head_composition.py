@@ -27,29 +27,30 @@ def head_composition(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Measures:
-    """Composition scores of all pairs of heads: how much of what one head writes another reads in its `q`, `k` and `v`.
+    """Composition scores of all pairs of heads: how much of one head's output another head reads in its q, k and v.
 
-    Returns Measures of Grids, the head that writes × the head that reads, 0 to 1; undefined (NaN) where the reader is
-    not in a later layer. Column by column, the score is
+    Returns three Grids, the head that writes × the head that reads, 0 to 1; undefined (NaN) where the reader is not in
+    a later layer. The scores are
 
-        ‖W_OV W_QK‖ / (‖W_OV‖ ‖W_QK‖)        q: the writer's output is the reader's query
-        ‖W_OV W_QKᵀ‖ / (‖W_OV‖ ‖W_QK‖)       k: … its key
-        ‖W_OV W_OV'‖ / (‖W_OV‖ ‖W_OV'‖)      v: … its value
+        q: ‖W_OV W_QK‖ / (‖W_OV‖ ‖W_QK‖)      the reader's query reads the writer's output
+        k: ‖W_OV W_QKᵀ‖ / (‖W_OV‖ ‖W_QK‖)     the reader's key reads the writer's output
+        v: ‖W_OV W_OV'‖ / (‖W_OV‖ ‖W_OV'‖)    the reader's value reads the writer's output
 
-    with Frobenius norms, of row vectors (Elhage et al. 2021, "A mathematical framework for transformer circuits"). The
-    products are exact, and no matrix is larger than d_model × d_head. The matrices include the norms between the heads
-    but for their divisors, which cancel here or differ between tokens (see `HeadMatrices`). Heads that share keys and
-    values share parts of these scores.
+    where W_OV is that of the writer, and W_QK and W_OV' are those of the reader. Norms are Frobenius norms, and vectors
+    are rows (Elhage et al. 2021, "A mathematical framework for transformer circuits"). The products are exact, and no
+    matrix is larger than d_model × d_head. The matrices include the norms between the heads, except for the divisors,
+    which cancel here or differ between tokens (see `HeadMatrices`). Heads that share keys and values share parts of
+    these scores. MLPs between the heads are left out.
 
-    Random matrices of the same shapes do not have a score of 0: their mean, deviation and highest score over `samples`
-    pairs are in each Grid's provenance (`random_mean`, `random_deviation`, `random_highest`). Only scores far above
-    them mean something. MLPs between the heads are left out.
+    Random matrices of the same shapes do not have a score of 0, so only scores far above theirs mean something. The
+    mean, standard deviation and highest score of `samples` random pairs are in the provenance of each Grid
+    (`random_mean`, `random_deviation`, `random_highest`).
 
     Args:
         distance: the number of tokens from the query back to the key, for RoPE; None leaves the rotation out.
         samples: pairs of random matrices, at least 2.
 
-    Errors: WorkbenchError with fewer samples, a negative distance, or a model of one layer.
+    Errors: WorkbenchError for `samples` below 2, a negative distance, or a model of one layer.
     """
     config = model.config
     layers, heads = config.num_hidden_layers, config.num_attention_heads

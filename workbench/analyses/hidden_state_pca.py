@@ -28,15 +28,19 @@ def hidden_state_pca(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Points:
-    """Principal components of the residual stream after one layer: one point for each token, coloured by position.
+    """The hidden state of each token after one layer, projected on the principal components of all of them.
 
-    `components` is 2 or 3. Each axis label gives the share of the variance along the axis. `skip` leaves out the first
-    tokens of each text: the first token often has an activation so large that the first component shows nothing else.
-    The sign of a component is chosen so that its largest entry in absolute value is positive.
+    Returns Points, one for each token, coloured by position; coordinates are in the unit of the residual stream. The
+    states are centred first. `components` is 2 or 3. Each axis label gives the share of the variance along the axis, 0
+    to 1. `skip` leaves out the first tokens of each text: the first token often has an activation so large that the
+    first component shows nothing else. The sign of a component is chosen so that its largest entry in absolute value is
+    positive.
 
-    The shares (`shares`) have standard errors over texts (`share_errors`, also beside them on the axes), from the share
-    of the component of the same rank without each of at most `GROUPS` groups of texts (`jackknife_errors`); None for a
-    single text. The points have none: each is one token's state, not a mean over texts.
+    The shares (`shares`) have standard errors over texts (`share_errors`, also on the axis labels), computed from the
+    shares without each of at most `GROUPS` groups of texts (`jackknife_errors`). They are None for a single text. The
+    points have no errors, because each point is the state of one token, not a mean over texts.
+
+    Errors: WorkbenchError for other `components`, a layer that the model does not have, or too few tokens after `skip`.
     """
     if components not in (2, 3):
         raise WorkbenchError(f"components is {components}; it should be 2 or 3")

@@ -34,7 +34,7 @@ MEANS = {
     "entropy": "Mean entropy of the next token",
     "kl": "Mean divergence of the final distribution from this one",
 }
-"""The measures of `mean_lens`, with their titles."""
+"""The titles of the measures of `mean_lens`."""
 
 
 def logit_lens(
@@ -49,15 +49,16 @@ def logit_lens(
 
     Returns Grids of (`embed` and every layer) × position of one text:
 
-    - `probability`: the probability of the likeliest next token; the cells show the token.
-    - `entropy`: the entropy of the next-token distribution, in nats.
-    - `kl`: KL(final ‖ layer), in nats.
+    - `probability`: the probability of the likeliest next token, 0 to 1; the cells show the token.
+    - `entropy`: the entropy of the next-token distribution, in nats: 0 if one token has all the probability, log(number
+      of tokens in the vocabulary) if all tokens are equally likely.
+    - `kl`: KL(final ‖ layer) = Σ p_final log(p_final / p_layer), in nats: 0 if the two distributions are equal.
     - `rank`: the rank of the true next token (1 is the likeliest); undefined (NaN) at the last position.
-    - `top_2` … `top_k`: the probabilities of the next likeliest tokens; the cells show the tokens.
+    - `top_2` … `top_k`: the probabilities of the second to the k-th likeliest token; the cells show the tokens.
 
     The last row is the model's own output, with a `kl` of 0.
 
-    Errors: WorkbenchError if `top_k` is not between 1 and the size of the vocabulary.
+    Errors: WorkbenchError for several texts, or if `top_k` is not between 1 and the size of the vocabulary.
     """
     return layer_predictions(model, tokens, _as_it_is, top_k=top_k, tokenizer=tokenizer, progress=progress)
 
@@ -76,8 +77,9 @@ def layer_predictions(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """The measures of `logit_lens`, with each row's residual stream changed by `translated(resid, row)` before it is
-    read; rows are the embedding and the layers, resid is pos d_model.
+    """The measures of `logit_lens`, computed from `translated(resid, row)` instead of the residual stream itself.
+
+    Row 0 is the embedding, row l + 1 is layer l. `resid` is the residual stream of the row, pos d_model.
     """
     batch = one_text(tokens, model)
     if not 1 <= top_k <= model.config.vocab_size:
@@ -111,13 +113,13 @@ def mean_lens(
     lens: TunedLens | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """The logit lens at the same position of every text of a set, averaged over the texts; the tuned lens, if given.
+    """Means over texts of the logit lens at one position of each text, or of the tuned lens if `lens` is given.
 
     Returns Scores of `embed` and every layer, with standard errors over texts:
 
-    - `probability`: of the layer's likeliest next token.
-    - `agreement`: the share of texts in which this token is also the likeliest of the model itself; 1 at the end.
-    - `entropy`, and `kl`, KL(final ‖ layer), in nats, as in `logit_lens`.
+    - `probability`: the mean probability of the layer's likeliest next token.
+    - `agreement`: the share of texts in which this token is also the model's likeliest token; 1 for the last layer.
+    - `entropy` and `kl`: means of the measures of `logit_lens`, in nats; `kl` is 0 for the last layer.
 
     A negative position counts from the end of each text.
 

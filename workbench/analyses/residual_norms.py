@@ -34,15 +34,15 @@ def residual_norms(
 
     - `norm`: the Euclidean norm.
     - `largest`: the entry that is largest in absolute value, with its sign; the cells show its dimension.
-    - `ratio`: |largest| over the median absolute value of the token's entries; the cells show the dimension. It is 3–5
-      for an ordinary hidden state and above 1,000 for a massive activation (Sun et al. 2024, "Massive activations in
-      large language models").
+    - `ratio`: |largest| divided by the median absolute value of the token's entries; the cells show the dimension. It
+      is about 4 to 6 for normally distributed entries (d_model 64 to 8,192), and 1,000 or more for a massive activation
+      (Sun et al. 2024, "Massive activations in large language models").
     - `cosine`: ⟨x, y⟩ / ‖x‖ ‖y‖ of the residual stream x and that of the previous row, y. It is 1 where a layer does
       not change the direction, and undefined (NaN) at `embed`.
 
-    Of several texts, the columns are positions, counted from each text's first token. `norm`, `ratio` and `cosine` are
-    means over the texts that are long enough to have the position, with their standard error over these texts, and the
-    number of these texts. `largest` is the largest entry of all of them and has no error, as it is not a mean.
+    For several texts, the columns are positions, counted from the first token of each text. `norm`, `ratio` and
+    `cosine` are then means over the texts that are long enough to have the position, with standard errors over these
+    texts. `largest` is the largest entry of all these texts, and has no standard error, because it is not a mean.
     """
     texts = texts_for(model, tokens)
     means = {name: MeansOverTexts() for name in TITLES if name != "largest"}
@@ -98,9 +98,12 @@ def _norm_measures(resid: Tensor) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def mean_norms(model: OlmoForCausalLM, tokens: TextsLike) -> Scores:
-    """The mean norm of the residual stream at `embed` and after each layer, over all tokens but the first of each text.
+    """The mean Euclidean norm of the residual stream at `embed` and after each layer, as Scores.
 
-    Every token weighs the same; the standard errors are over texts. Every text needs at least two tokens.
+    The mean is over all tokens except the first of each text, all with the same weight. The standard errors are over
+    texts.
+
+    Errors: WorkbenchError for a text of one token.
     """
     texts, means = texts_for(model, tokens, at_least=2), MeansOverTexts()
     for _, ids in texts.batches(_size(model, texts.longest)):
@@ -117,11 +120,12 @@ def massive_activations(
     at_least: float = 100.0,
     ratio: float = 1000.0,
 ) -> pd.DataFrame:
-    """The massive entries of the residual stream of one text.
+    """A table of the massive entries of the residual stream of one text.
 
     An entry is massive if its absolute value is at least `at_least`, and at least `ratio` times the median absolute
-    value of its token's entries (default bounds: Sun et al. 2024). Returns one row for each entry, largest absolute
-    value first: `layer`, `position`, `token`, `dimension`, `value`, `ratio`. The table is empty if nothing is massive.
+    value of its token's entries (default bounds: Sun et al. 2024, "Massive activations in large language models"). Each
+    entry has one row, `layer`, `position`, `token`, `dimension`, `value`, `ratio`; the largest absolute value comes
+    first. The table is empty if no entry is massive.
     """
     batch = one_text(tokens, model)
     _size(model, batch.shape[1])

@@ -1,4 +1,4 @@
-"""The next-token prediction read from each layer through a learned affine map; and how the maps are learned."""
+"""The next-token prediction read from each layer through a learned affine map, and the training of these maps."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,11 +30,12 @@ def tuned_lens(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """What each layer predicts, read through the `lens` made for it (Belrose et al. 2023).
+    """The measures of `logit_lens`, with the residual stream of each layer first translated by `lens`.
 
-    Each layer's residual stream h becomes h + h Wᵀ + b, then goes through the final norm and the unembedding. The maps
-    were learned so that this predicts what the last layer predicts. So the result shows what a layer knows also where
-    its directions are not those of the last layer, which `logit_lens` does not. Returns the measures of `logit_lens`.
+    The residual stream h of each layer becomes h + h Wᵀ + b, then goes through the final norm and the unembedding. Each
+    layer has its own W and b, trained to give the prediction of the last layer (Belrose et al. 2023, "Eliciting latent
+    predictions from transformers with the tuned lens"). The result therefore also shows information that a layer holds
+    in other directions than the last layer does; `logit_lens` misses it.
 
     Errors: WorkbenchError if the lens is for a model of other sizes; those of `logit_lens`.
     """
@@ -60,23 +61,23 @@ def train_tuned_lens(
     name: str = "",
     progress: Progress | None = None,
 ) -> TunedLens:
-    """Learn the maps of a tuned lens for one model, or maps that several checkpoints of a series share.
+    """A tuned lens trained for one model, or one trained for several checkpoints of a series that share it.
 
-    Minimises KL(final ‖ layer) of the next-token distributions, mean over tokens, for all layers at once: Adam, with a
-    learning rate that falls linearly to 0, from maps that change nothing. Of several checkpoints, each reads every
-    batch, and the mean over them is minimised. No model is changed.
+    Training minimises KL(final ‖ layer) of the next-token distributions, mean over tokens, for all layers at once. It
+    uses Adam, with a learning rate that falls linearly to 0. The maps start at W = 0 and b = 0, which change nothing.
+    Several checkpoints all read every batch, and the mean of their divergences is minimised. No model is changed.
 
-    Sharing costs little, and helps least where there is least to translate. On held-out English, the lens that the
-    checkpoints of tiny-olmo share leaves 0.92 nats after layer 0 of step 6,000 (that checkpoint's own lens 0.83, the
-    logit lens 1.71) and 0.042 of step 100 (logit lens 0.49). At step 0 it is no better than the logit lens: 0.053 and
-    0.056 after layer 0, but 0.020 and 0.018 after layer 2.
+    A shared lens is a little worse than one of a checkpoint's own, and no better than the logit lens at a checkpoint
+    without training. On held-out English of tiny-olmo, KL(final ‖ layer) after layer 0 is 0.92 nats at step 6,000 with
+    the shared lens (0.83 with that checkpoint's own lens, 1.71 with the logit lens), and 0.042 at step 100 (logit lens
+    0.49). At step 0 it is 0.053 after layer 0 (logit lens 0.056), and 0.020 after layer 2 (logit lens 0.018).
 
     Args:
         model: the model, or several of one shape.
         tokens: texts to learn on; a million tokens are plenty for a small model.
-        epochs: passes over the texts, in an order drawn from `seed`.
-        batch_tokens: tokens of a batch, about; a text is not divided.
-        learning_rate: at the first batch.
+        epochs: the number of passes over the texts, each in a random order that `seed` decides.
+        batch_tokens: the approximate number of tokens in a batch; a text is never split.
+        learning_rate: the learning rate of the first batch.
         name: the id of the model, or the name of the series, kept with the lens.
 
     Errors: WorkbenchError for a setting below its least value, for no model, or for models of several shapes.
@@ -114,7 +115,7 @@ def _of_one_shape(model: OlmoForCausalLM | Sequence[OlmoForCausalLM]) -> list[Ol
     shapes = {_shape(each) for each in models}
     if len(shapes) > 1:
         there = " and ".join(f"{layers} layers of width {width}" for layers, width in sorted(shapes))
-        raise WorkbenchError(f"models that share a tuned lens have one shape; these have {there}")
+        raise WorkbenchError(f"models that share a tuned lens must have the same shape; these have {there}")
     return models
 
 
@@ -165,7 +166,10 @@ def lens_divergence(
 ) -> Curves:
     """KL(final ‖ layer) of the tuned lens and of the logit lens at each layer, mean over the tokens of held-out texts.
 
-    Returns Curves over `embed` and the layers before the last, in nats, with the lines `tuned lens` and `logit lens`.
+    Returns Curves over `embed` and the layers before the last, in nats, with the lines `tuned lens` and `logit lens`. 0
+    means that the layer predicts the same distribution as the last layer.
+
+    Errors: WorkbenchError if the lens is for a model of other sizes.
     """
     lens.check_fits(model)
     texts, layers = texts_for(model, tokens), model.config.num_hidden_layers
