@@ -112,7 +112,7 @@ def test_a_random_direction_has_the_norm_and_follows_its_seed() -> None:
         (lambda m, t: label_direction(m, t[[0, 0, 1]], "a", layer=0, labels="aab", position=9), "no position 9"),
         (lambda m, t: label_direction(m, list(t), "a", layer=0), "the texts have no labels"),
         (lambda m, t: head_direction(m, t, 1, 4), "no head in layer 1 4; there are 4"),
-        (lambda m, t: head_direction(m, t, 1, 0, against="b"), "there is no label toward"),
+        (lambda m, t: head_direction(m, t, 1, 0, against="b"), "toward is not given"),
         (lambda m, t: token_direction(m, 99), "token is 99; it should be a token id from 0 to 98"),
         (lambda m, t: Direction("embed", torch.zeros(3)), "zero or not finite"),
         (lambda m, t: Direction("embed", torch.ones(3, 3)), r"one vector, d_model; this one has the shape \(3, 3\)"),

@@ -44,13 +44,12 @@ def ablation(
 ) -> Measures:
     """How much worse the model predicts when one head or one MLP is removed. Each part is removed in a run of its own.
 
-    Returns Grids of layer × (heads, MLP), in nats:
+    Returns Grids of layer × (heads, MLP), in nats, with standard errors over texts:
 
     - `loss`: the change of the mean −log p of the tokens of the texts. Positive where the part helped.
     - `log_probability`, if a `token` is given: the change of its log-probability after `position`, mean over the texts.
-      Negative where the part helped. `surprisal`: the same with the other sign, the change of its −log p.
-
-    All have their standard error over texts (`errors`, with two texts or more) and the number of texts.
+      Negative where the part helped.
+    - `surprisal`, if a `token` is given: the change of its −log p, which is `log_probability` with the opposite sign.
 
     The `method` decides what replaces the activation of the part:
 

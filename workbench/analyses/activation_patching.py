@@ -53,15 +53,19 @@ def activation_patching(
     """How much of the clean answer returns when the corrupted prompt runs with one activation of the clean run.
 
     Returns Grids of layer × position (`by="position"`), or of layer × head with all positions patched (`by="head"`).
-    They measure the prediction of the next token after `position`: the `logit` of `token`, or with `against` the
-    `logit_difference` of the two tokens; the `probability` of `token`; and `kl`, KL(clean ‖ run). Each measure is
-    normalised, (run − corrupted) / (clean − corrupted): 0 is the corrupted run and 1 the clean run. The raw values of
-    both ends are in the title and the provenance (`at 0`, `at 1`). Exchange the two prompts to see what the clean run
-    loses instead (Meng et al. 2022, "Locating and editing factual associations in GPT"; Heimersheim and Nanda 2024,
-    "How to use and interpret activation patching").
+    They measure the prediction of the next token after `position`:
+
+    - `logit` of `token`, or with `against` the `logit_difference` of the two tokens;
+    - `probability` of `token`;
+    - `kl`, KL(clean ‖ run).
+
+    Each measure is normalised, (run − corrupted) / (clean − corrupted): 0 is the corrupted run and 1 is the clean run,
+    and values below 0 and above 1 are possible. The raw values of both ends are in the title and the provenance (`at
+    0`, `at 1`). Exchange the two prompts to measure what the clean run loses instead (Meng et al. 2022, "Locating and
+    editing factual associations in GPT"; Heimersheim and Nanda 2024, "How to use and interpret activation patching").
 
     `metric` is a function of the logits of the next token after `position`, text 1 vocab. It returns one number, or one
-    for each text. Its Grid is called `metric` and comes in addition to the others, or alone if there is no `token`.
+    for each text. Its Grid is called `metric`; it is returned with the others, or alone if there is no `token`.
 
     `clean` and `corrupted` are one prompt each, or two sets of equally many prompts. Measures of sets are means over
     the pairs, with standard errors over pairs; `token` and `against` are then one for all pairs, or one for each pair.

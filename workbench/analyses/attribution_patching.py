@@ -45,13 +45,13 @@ def attribution_patching(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """The grids of `activation_patching`, estimated from two forward passes, and one backward pass for each measure.
+    """The grids of `activation_patching`, estimated from two forward passes and one backward pass for each measure.
 
     The estimate assumes that a measure is linear in the patched activation x: the change of the measure by patching a
     cell is Σ (clean − corrupted) · ∂measure/∂x. The gradient is that of the corrupted run, and the sum runs over all
     entries of the cell (Nanda 2023, "Attribution patching"; Syed et al. 2023, arXiv 2310.10348). Arguments, measures
-    and normalisation are those of `activation_patching`. `agreement` compares an estimate with the exact grids. The
-    estimate is worst for residual streams, because patching changes them most.
+    and normalisation are those of `activation_patching`, without `metric`. `agreement` compares an estimate with the
+    exact grids. The estimate is worst for residual streams, because patching changes them most.
 
     Errors: WorkbenchError as in `activation_patching`.
     """
@@ -130,10 +130,10 @@ def _product(change: Tensor, slope: Tensor, shape: str, axis: str) -> Tensor:
 
 
 def agreement(exact: Measures, estimate: Measures) -> Scores:
-    """The correlation between `activation_patching` and its estimate: Pearson's coefficient over all cells, for each
-    measure.
+    """The correlation between `activation_patching` and its estimate, as Scores: Pearson's coefficient over all cells,
+    for each measure.
 
-    1 is perfect agreement.
+    −1 to 1; 1 means that the estimate is a linear function of the exact values, with a positive slope.
 
     Errors: WorkbenchError if the two results differ in their measures or in the shape of their grids.
     """

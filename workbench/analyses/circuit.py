@@ -58,10 +58,10 @@ class Circuit(Scores):
         values: the score of each edge, in the unit of the measure; positive where the edge raises the measure.
         names: the edges: `L1H5 → L2H5 k`.
         exact: the exact effect of each edge by patching it alone; NaN for an edge that was not patched.
-        effect: the measure with all edges, less the measure with none.
-        scale_error: ‖held − scores‖ / ‖scores‖ over all edges, where `held` are the scores of the same gradients with
-            the divisors of the norms after attention and MLPs held at those of the clean runs. 0 in OLMo 1, which has
-            no such norms; NaN for `replacement` "mean" and "zero", whose outputs come from no run.
+        effect: the measure with all edges minus the measure with none.
+        scale_error: ‖held − scores‖ / ‖scores‖ over all edges. `held` are scores from the same gradients, with the
+            divisors of the norms after attention and MLPs held at those of the clean runs. 0 in OLMo 1, which has no
+            such norms; NaN for `replacement` "mean" and "zero", whose outputs do not come from a run.
         measure: the name of the measure.
         replacement: what absent edges carry: "counterfactual", "mean" or "zero".
     """
@@ -132,36 +132,38 @@ def circuit(
 ) -> Circuit:
     """One score for each edge of a model: its effect on a measure, by attribution with integrated gradients (EAP-IG).
 
-    Nodes are the embedding, heads, MLPs and the logits. The residual stream is a sum of outputs of nodes, so each input
-    of each node (q, k and v of a head, an MLP, the logits) reads the outputs of all earlier nodes: an edge is one of
-    these terms. Its score estimates how much the measure falls when the edge alone carries the source's replacement:
+    The nodes are the embedding, the heads, the MLPs and the logits. The residual stream is the sum of the outputs of
+    nodes, so each input of each node (q, k and v of a head, an MLP, the logits) reads the sum of the outputs of all
+    earlier nodes. An edge is one term of this sum. Its score estimates how much the measure falls when the source's
+    output is replaced on this edge alone:
 
         score(u → v) = Σ (clean output of u − replacement of u) · mean over steps of ∂measure/∂(input of v)
 
     summed over positions and dimensions, then averaged over the pairs of prompts (Hanna et al. 2024, arXiv 2403.17806;
-    Syed et al. 2023, arXiv 2310.10348). The gradients are those of runs that start at points on the line from the
-    replaced to the clean embeddings: `steps` points of a Gauss–Legendre quadrature; `steps=0` is the gradient of the
-    clean run alone (edge attribution patching). So the scores of all edges *from the embedding* sum to `effect` as
-    steps grow, with counterfactual replacement. All edges take `steps` forward and backward passes.
+    Syed et al. 2023, arXiv 2310.10348). The gradients come from runs that start at points on the line from the replaced
+    to the clean embeddings: the `steps` points of a Gauss–Legendre quadrature. With `steps=0` they come from the clean
+    run alone (edge attribution patching). With counterfactual replacement, the sum of the scores of all edges from the
+    embedding approaches `effect` as `steps` grows. The scores of all edges together take `steps` forward and backward
+    passes.
 
-    `replacement` is what an absent edge carries:
+    `replacement` decides what an absent edge carries:
 
     - "counterfactual": the output of its source in the corrupted prompt;
     - "mean": the source's mean over all tokens of the clean prompts;
     - "zero".
 
-    In OLMo 2 and 3 the output of a head or MLP includes the norm after it, with the divisor of its own run. Given the
-    divisor the norm is linear, so the outputs sum exactly to the residual stream. `scale_error` of the result says how
-    far the scores depend on the divisors. Queries and keys of all heads share a norm in these models, which is computed
-    again.
+    In OLMo 2 and 3 the output of a head or MLP includes the norm after it, with the divisor of the same run. With a
+    fixed divisor the norm is linear, so the outputs sum exactly to the residual stream. `scale_error` of the result
+    says how much the scores depend on the divisors. In these models the queries of all heads share a norm, and so do
+    the keys; these norms are computed again.
 
-    With `neurons`, single neurons of the MLPs are nodes too, `L2 N417`, and the node of an MLP is all its other
-    neurons: as many neurons as the number says, those with the largest |Σ (clean − corrupted activation) · gradient|,
-    or the given ones, (layer, neuron) each. The scores of an MLP without them are the sums of the scores of its neurons
-    and of the rest.
+    With `neurons`, single neurons of the MLPs are nodes too, named `L2 N417`, and the node of an MLP is then the sum of
+    its other neurons. `neurons` is either a number, which takes the neurons with the largest |Σ (clean − corrupted
+    activation) · gradient|, or a list of neurons, (layer, neuron) each. The score of a whole MLP is the sum of the
+    scores of its neurons and of the rest.
 
-    The `exact` strongest edges, or the edges named in `exact`, are also patched one by one, in runs without any
-    gradient; `correlation` of the result compares the two.
+    The `exact` strongest edges, or the edges named in `exact`, are also patched one by one, without gradients. The
+    `correlation` of the result compares these exact effects with the scores.
 
     Arguments and measures are those of `activation_patching`. `measure` is one of them: by default `metric` if given,
     or the logit (or logit difference).
@@ -218,7 +220,7 @@ def edge_scores(
     steps: int = 5,
     replacement: str = "counterfactual",
 ) -> Scores:
-    """The scores of some edges (all if None), as in `circuit`, also where the prompts make no difference to the model.
+    """The scores of some edges (all if None), as in `circuit`, also if the model answers both prompts alike.
 
     Errors: WorkbenchError for an edge that the model does not have, and as in `circuit`.
     """

@@ -38,7 +38,7 @@ def compare_attention(
 
     The first query of each text is left out, because it can attend only to itself. A and B may be models, entries of a
     series or ids; checkpoints that are not in memory are loaded one after the other. Memory: the patterns of one layer
-    of both.
+    of both models.
 
     Errors: WorkbenchError if the two differ in their number of layers or heads.
     """
@@ -60,13 +60,13 @@ def compare_attention(
 
 
 def match_heads(a: ModelOrName, b: ModelOrName, tokens: TextsLike, *, progress: Progress | None = None) -> pd.DataFrame:
-    """For each layer, the matching of the heads of A with the heads of B that makes their patterns most similar.
+    """A table of the matching head of B for each head of A, layer by layer, by the similarity of their patterns.
 
     The similarity of two heads is the mean over queries of Σ √(a b), the Bhattacharyya coefficient: 1 for equal rows of
-    weights, 0 for rows without a common key. The matching is the assignment with the greatest total similarity (Kuhn
-    1955).
+    weights, 0 for rows without a common key. The matching pairs each head of A with one head of B of the same layer so
+    that the total similarity is greatest (Kuhn 1955, "The Hungarian method for the assignment problem").
 
-    Returns a table with one row for each head of A: `layer`, `head_a`, `head_b`, `similarity`, and `same_index`, the
+    The table has one row for each head of A: `layer`, `head_a`, `head_b`, `similarity`, and `same_index`, the
     similarity to the head of B with the same number.
 
     Errors: WorkbenchError as in `compare_attention`.

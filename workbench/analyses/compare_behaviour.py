@@ -34,7 +34,7 @@ NAMES = {
 MEANS = {name: words for name, (words, _) in NAMES.items()} | {
     "flip": "share of positions with another likeliest token"
 }
-"""What the means are called in words."""
+"""The names of the means in words."""
 BEHAVIOUR_WHEN_EQUAL = {"overlap": 1.0, "loss_a": math.nan, "loss_b": math.nan}
 
 
@@ -102,11 +102,10 @@ def _refuse_undefined(found: Mapping[str, Tensor], texts: Texts) -> None:
 
 
 def behaviour_summary(measures: Measures, *, unit: str | None = None, in_words: bool = False) -> Scores:
-    """The mean over all tokens of each measure of `compare_behaviour`, to compare pairs of checkpoints.
+    """The mean over all tokens of each measure of `compare_behaviour`, as Scores with standard errors over texts.
 
-    It has its standard error over texts. `unit` chooses the measures in one unit, which a plot can show on one axis:
-    "nats", or "" for shares between 0 and 1; None takes all. With `in_words`, the means are named in words ("loss of
-    A"), else by the measures ("loss_a").
+    `unit` chooses the measures of one unit, which a plot can show on one axis: "nats", or "" for shares between 0 and
+    1; None takes all. With `in_words` the means are named in words ("loss of A"), otherwise as the measures ("loss_a").
 
     Errors: WorkbenchError for a unit that no measure has.
     """

@@ -37,7 +37,7 @@ MATRICES = {
 OUTSIDE = {"model.embed_tokens": "embed", "model.norm": "ln_final", "lm_head": "unembed"}
 HEADED = ("q", "k", "v", "o")
 BLOCK = 2**19
-"""Numbers that one thread compares at a time: they fit into the processor's cache, so several passes are fast."""
+"""How many numbers one thread compares at a time: few enough for the processor's cache, so several passes are fast."""
 
 TITLES = {
     "relative_change": "Relative change of weights from A to B",
@@ -105,12 +105,15 @@ def compare_weights(
     """How much the weights changed from A to B, for every matrix and layer; or for every layer and head of q, k, v or
     o.
 
-    Measures, with Frobenius norms: `relative_change` ‖B − A‖ / ‖A‖, which is √2 for unrelated matrices of equal norm;
-    `cosine` of the two matrices as vectors; `distance` ‖B − A‖; `norm_a` ‖A‖ and `norm_b` ‖B‖.
+    Returns Grids of matrix × layer; with `heads_of` ("q", "k", "v" or "o") Grids of layer × head of that matrix. Norms
+    are Frobenius norms:
 
-    Returns Grids of matrix × layer; with `heads_of` ("q", "k", "v" or "o") Grids of layer × head of that matrix. A head
-    has its rows of q, k and v, and its columns of o; k and v are divided by key-value head. `weight_table` also has the
-    tensors outside the layers.
+    - `relative_change`: ‖B − A‖ / ‖A‖: 0 for equal matrices, √2 for unrelated matrices of equal norm.
+    - `cosine`: ⟨A, B⟩ / ‖A‖ ‖B‖ of the two matrices as vectors: 1 for equal directions, 0 for unrelated matrices.
+    - `distance`: ‖B − A‖; `norm_a`: ‖A‖; `norm_b`: ‖B‖.
+
+    The part of a head is its rows of q, k and v, and its columns of o; k and v are split by key-value head. The
+    embedding and other tensors outside the layers are in `weight_table`.
 
     A and B may be models in memory, or checkpoints, whose files are read block by block in either layout without
     building a model.
@@ -175,8 +178,8 @@ def singular_directions(
 
     Returns `count` directions, or as many as the matrix has. `layer` is None for matrices outside the layers. The
     result is exact up to float32 rounding, also for a flat spectrum: Lanczos iterations (ARPACK; Lehoucq, Sorensen and
-    Yang 1998) run until they converge, from a random vector of `seed`. If `count` is more than a quarter of all
-    directions, all are computed (LAPACK). Memory: three tensors of the size of the matrix.
+    Yang 1998) start from a random vector, decided by `seed`, and run until they converge. If `count` is more than a
+    quarter of all directions, all are computed (LAPACK). Memory: three tensors of the size of the matrix.
 
     Errors: WorkbenchError if there is no such matrix, or the two differ in their tensors or in the shape of one.
     """
@@ -201,8 +204,8 @@ def singular_directions(
 
 
 def _strongest(matrix: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The largest singular values in falling order, between left vectors (row direction) and right ones (direction
-    column).
+    """The left singular vectors (row direction), the singular values, largest first, and the right singular vectors
+    (direction column).
     """
     if 4 * count > min(matrix.shape) or not matrix.any():
         left, strengths, right = np.linalg.svd(matrix, full_matrices=False)

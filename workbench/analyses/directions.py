@@ -1,6 +1,6 @@
-"""Directions for steering: from two labels, from the output of a head, from a token's row of the unembedding.
+"""Directions for steering: from two labels, from the output of a head, or from a token's row of the unembedding.
 
-A direction from a probe is `probe_layer(...).direction(...)`. `steering` measures what a direction does.
+`probe_layer(...).direction(...)` makes a direction from a probe. `steering` measures the effect of a direction.
 """
 
 from collections.abc import Sequence
@@ -34,10 +34,10 @@ def label_direction(
 ) -> Direction:
     """The mean state of the texts with one label minus that of the texts with another: a Direction after a layer.
 
-    Contrastive activation addition (Rimsky et al. 2024, "Steering Llama 2 via contrastive activation addition"); with
-    one text for each label, activation addition (Turner et al. 2023, "Steering language models with activation
-    engineering"); the simplest reading vector of Zou et al. (2023, "Representation engineering"). Its norm is that of
-    the difference: strength 1 moves the mean state of one label to that of the other.
+    This is contrastive activation addition (Rimsky et al. 2024, "Steering Llama 2 via contrastive activation
+    addition"); with one text for each label it is activation addition (Turner et al. 2023, "Steering language models
+    with activation engineering"); it is also the simplest reading vector of Zou et al. (2023, "Representation
+    engineering"). The vector is not normalised: strength 1 moves the mean state of `against` to that of `toward`.
 
     `layer` is the number of a block, after which the state is read and later changed, or "embed". `position` is the
     token that is read: one number for all texts (−1 is the last), one for each text, or "mean" over tokens. Without
@@ -63,11 +63,11 @@ def head_direction(
     position: Position = -1,
     progress: Progress | None = None,
 ) -> Direction:
-    """What one head adds to the residual stream, mean over texts, as a Direction at the head's `attn_out`.
+    """What one head adds to the residual stream, mean over texts, as a Direction at `attn_out` of the head's layer.
 
     With `toward`, it is the mean over the texts with this label minus that over the texts with `against` (or all
-    others). Without, it is the mean over all texts, as in a function vector of one head (Todd et al. 2024, "Function
-    vectors in large language models"). Strength −1 takes this mean away. `position` as in `label_direction`.
+    others). Without `toward`, it is the mean over all texts, as in a function vector of one head (Todd et al. 2024,
+    "Function vectors in large language models"); strength −1 removes this mean. `position` is as in `label_direction`.
 
     Errors: WorkbenchError for a head that the model does not have, and those of `label_direction`.
     """
@@ -79,7 +79,9 @@ def head_direction(
     site, what = f"blocks.{layer}.attn_out", f"mean outputs of L{layer}H{head}"
     if toward is None:
         if against is not None:
-            raise WorkbenchError(f"against is {str(against)!r}, but there is no label toward")
+            raise WorkbenchError(
+                f"against is {str(against)!r}, but toward is not given; give both labels, or toward alone"
+            )
         return Direction(
             site, states.mean(0), f"{what}, {len(texts)} texts", {"position": _position_in_words(position)}
         )

@@ -1,4 +1,4 @@
-"""The proof of a circuit: what keeps working with its edges alone, beside random circuits of the same size."""
+"""The test of a circuit: how much of an effect its edges keep alone, compared with random circuits of the same size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -43,8 +43,8 @@ from workbench.tokens import Tokenizer
 
 BEST, WITHOUT, RANDOM, MAGNITUDE, NODES = "best edges", "without them", "random edges", "magnitude", "nodes"
 LINES = (BEST, WITHOUT, RANDOM, MAGNITUDE, NODES)
-SIZES = 16  # numbers of edges, if not given
-SOME = 0.5  # of the circuits are run: the others have the same connected edges as another one
+SIZES = 16  # how many numbers of edges there are by default
+SOME = 0.5  # share of the circuits that are run; the others have the same connected edges as one of these
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,8 +56,9 @@ class Faithfulness(Curves):
 
     Attributes:
         deviation: the standard deviation over the draws of random circuits, for each number of edges.
-        connected: how many of the best edges lie on a path of them from the embedding to the logits (with "mean" and
-            "zero" as replacement: on a path to the logits); the others change nothing. None in files of older versions.
+        connected: how many of the best edges lie on a path of best edges from the embedding to the logits (with "mean"
+            and "zero" as replacement: on a path to the logits); the others change nothing. None in files of older
+            versions.
     """
 
     deviation: Values = field(kw_only=True)  # x
@@ -76,7 +77,8 @@ class Faithfulness(Curves):
     def areas(self) -> dict[str, float]:
         """The area under each line over the share of edges from 0 to 1, by the trapezoid rule.
 
-        1 for a line that is 1 from the first edge. The area under "without them" is small for a complete circuit.
+        It is 1 for a line that is 1 from the first edge on. The area under "without them" is small for a complete
+        circuit.
         """
         return {
             line: float(np.trapezoid(values, self.x / self.x[-1]))
@@ -119,37 +121,39 @@ def faithfulness(
 
         faithfulness(n) = (measure with n edges − measure with none) / (measure with all − measure with none)
 
-    1 with all edges and 0 with none; above 1 or below 0 where the absent edges work against the answer. Over an absent
-    edge comes the replacement that `circuit` was computed with. Each run is exact: every node is computed from its own
-    mix of kept and replaced inputs, norms included (see `run_edges`). Numbers are means over the pairs, with the
-    standard error over pairs (Wang et al. 2022, arXiv 2211.00593; Hanna et al. 2024, arXiv 2403.17806).
+    1 with all edges and 0 with none. It is above 1 where the absent edges work against the answer, and below 0 where
+    the kept edges do. An absent edge carries the replacement that `circuit` was computed with. Each run is exact: every
+    node is computed from its kept and replaced inputs, norms included (see `run_edges`). Numbers are means over the
+    pairs, with standard errors over pairs (Wang et al. 2022, arXiv 2211.00593; Hanna et al. 2024, arXiv 2403.17806).
 
-    The curve of the best edges need not rise with n: each edge is ranked by its own attributed score, but edges act
-    together, so a further edge can lower what a set of edges keeps. In tiny-olmo, on repeat-pairs, 60 edges keep 0.97
-    of the effect, 100 keep 0.94 and 374 keep 0.90. Edges with negative scores are not the only reason: with those of
-    positive scores first, 95 keep 0.96 and 120 keep 0.94, and on number-pairs 400 keep 1.19.
+    The curve of the best edges need not rise with n: each edge is ranked by its own score, but edges act together, so
+    one more edge can lower the share that a set of edges keeps. In tiny-olmo, on repeat-pairs, 60 edges keep 0.97 of
+    the effect, 100 keep 0.94 and 374 keep 0.90. Edges with negative scores are not the only reason: if edges with
+    positive scores are taken first, 95 keep 0.96 and 120 keep 0.94, and on number-pairs 400 keep 1.19.
 
     The lines, for each number n of edges:
 
     - "best edges": the n edges with the largest absolute scores;
-    - "without them": all other edges, so what the circuit has left out;
-    - "random edges": the mean over `draws` random choices of n edges; the result has its deviation over the draws;
+    - "without them": all edges except these n, which shows what the circuit leaves out;
+    - "random edges": n random edges, mean over `draws` draws; `deviation` of the result is the standard deviation over
+      draws;
     - "magnitude": the n edges with the largest ‖clean − replaced output of the source‖ · ‖weights of the target‖,
       a choice without gradients;
-    - "nodes": all edges between the best nodes, as many nodes as have at most n edges among them. The score of a node
-      is the sum of the scores of its outgoing edges, which is the attribution of its output.
+    - "nodes": all edges between the best nodes, with the largest number of nodes that have at most n edges among them.
+      The score of a node is the sum of the scores of its outgoing edges, which is the attribution of its output.
 
-    Edges count whether or not they lie on a path of kept edges from the embedding to the logits; `connected` of the
-    result counts those that do. Circuits that differ in other edges only are run once.
+    n counts all edges, whether or not they lie on a path of kept edges from the embedding to the logits. `connected` of
+    the result counts only those that do. Circuits with the same connected edges are run once.
 
     Args:
         model: the model.
         circuit: the scores of all edges of this model.
-        clean, corrupted, token, against, metric, position, tokenizer: as in `circuit`. Other pairs than those of the
-            circuit test it on new prompts.
-        sizes: numbers of edges; 0 and all edges are always added. By default 16 numbers, evenly spaced in logarithm.
-        draws: random circuits of each size.
-        seed: of the random circuits.
+        clean, corrupted, token, against, metric, position, tokenizer: as in `circuit`. Give other pairs than those of
+            the circuit to test it on new prompts.
+        sizes: numbers of edges; 0 and all edges are always added. By default 16 numbers, evenly spaced on a logarithmic
+            scale.
+        draws: the number of random circuits of each size, at least 2.
+        seed: decides the random circuits.
         progress: called with the fraction that is done.
 
     Errors: WorkbenchError as in `circuit`, for a circuit without all edges of this model (a `top`), sizes that the
@@ -236,10 +240,11 @@ def circuit_effect(
     draws: int = 5,
     seed: int = 0,
 ) -> dict[str, float]:
-    """The effect on the logit (or logit difference) of all edges, of the `kept` ones, of all others, and of as many
-    random ones (mean over draws, and the highest): the measure with these edges less the measure with none.
+    """The effects of sets of edges on the logit (or logit difference): its value with these edges minus that with none.
 
-    Unlike a share of the effect it is also defined where the prompts make no difference to the model.
+    Returns the effects of all edges, of the `kept` edges, of all other edges, and of as many random edges (the mean
+    over `draws` draws, and the highest), by name. Unlike the shares of `faithfulness`, they are also defined for a
+    model whose answers to the two prompts are equal.
 
     Errors: WorkbenchError for an edge that the model does not have, and as in `faithfulness`.
     """

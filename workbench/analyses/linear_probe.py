@@ -1,4 +1,4 @@
-"""The layers from which a label of a text can be read by a linear classifier."""
+"""The accuracy with which a linear classifier reads the label of a text from each layer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,16 +25,18 @@ LINES = ("held-out texts", "shuffled labels", "most frequent label")
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A probe of one layer, tested on every text by a classifier that was trained without it.
+    """A linear probe of one layer. Each text is predicted by a classifier that was trained without it.
 
     Attributes:
-        site: the site whose states the classifier read.
-        accuracy: the share of texts whose label it predicts correctly, and `error`, the standard error over texts.
+        site: the site whose states the classifier reads.
+        accuracy: the share of texts whose label is predicted correctly, 0 to 1.
+        error: the standard error of the accuracy over texts.
         confusion: Grid of true label × predicted label: the share of the texts of a label, with their number in the
             cell; each row sums to 1.
-        texts: a table with a row for each text: its number, `label`, `predicted`, `probability` (of its own label) and
-            `wrong`.
-        states: the states, text d_model; `classifier` is trained on all of them.
+        texts: a table with a row for each text: its number (`text`), `label`, `predicted`, `probability` (of its own
+            label) and `wrong`.
+        states: the states, text d_model.
+        classifier: a classifier trained on all states.
     """
 
     site: str
@@ -53,10 +55,10 @@ class Probe:
     def direction(self, toward: object, against: object | None = None) -> Direction:
         """The direction in which the classifier reads one label rather than another, as a steering direction.
 
-        It is the gradient of the difference of the two log-odds, of the classifier that is trained on all texts. Its
-        norm is the distance of the mean states of the two groups along it: with strength 1, the mean text of
-        `against` reads as the mean text of `toward`. Without `against`, all other labels (only their mean state counts
-        for the norm; the gradient is that of `toward` against the mean of the others).
+        It is the gradient of log p(toward) − log p(against) of the classifier that is trained on all texts. Its norm is
+        the distance between the mean states of the two groups along it: strength 1 moves the mean state of `against` to
+        where the classifier reads it as that of `toward`. Without `against`, the gradient is that of `toward` against
+        the mean of all other labels, and the distance is that to the mean state of all other texts.
 
         Errors: WorkbenchError for a label that no text has.
         """
@@ -92,17 +94,18 @@ def linear_probe(
     tokens. The classifier is a logistic regression on standardised states (scikit-learn, default penalty). The texts
     are split into `folds` folds with about equal shares of the labels; the label of each text is predicted by a
     classifier that is trained on the other folds. `groups` holds a name for each text (a template, a noun, a source):
-    texts of one group are in one fold, so that the classifier cannot know a text from one that is almost the same.
+    texts of one group are in one fold, so that no text is predicted by a classifier trained on an almost equal text.
 
     Returns Curves over layers (`embed` and every layer), accuracy from 0 to 1, with standard errors over texts:
 
-    - `held-out texts`: the share of texts whose label is predicted correctly (Alain and Bengio 2016).
-    - `shuffled labels`: a control, the same with randomly permuted labels, which there is nothing to learn from. What
-      lies above it is the probe's selectivity (Hewitt and Liang 2019, "Designing and interpreting probes with control
-      tasks", with labels permuted over texts instead of words).
+    - `held-out texts`: the share of texts whose label is predicted correctly (Alain and Bengio 2016, "Understanding
+      intermediate layers using linear classifier probes").
+    - `shuffled labels`: a control, the same with randomly permuted labels, which are unrelated to the texts. The
+      difference between the two lines is the probe's selectivity (Hewitt and Liang 2019, "Designing and interpreting
+      probes with control tasks", with labels permuted over texts instead of words).
     - `most frequent label`: the accuracy of always guessing the most frequent label.
 
-    `probe_layer` tells more of one layer.
+    `probe_layer` returns the predictions for each text, the confusion of labels and a direction for one layer.
 
     Errors: WorkbenchError if labels are missing or of another number than the texts, there are fewer than two different
     labels, a label has fewer texts (or groups) than there are folds, or a position is outside a text.
@@ -141,7 +144,7 @@ def probe_accuracies(
     folds: int = 5,
     seed: int = 0,
 ) -> Scores:
-    """One line of `linear_probe` without the others: the accuracy by layer name, of the labels or of shuffled ones."""
+    """The accuracy at each layer, as Scores: one line of `linear_probe`, for the labels or for shuffled labels."""
     states, wanted, apart = _read_states(model, tokens, labels, position, groups, folds, None)
     target = shuffled_labels(wanted, seed) if shuffled else wanted
     right = _right(states, target, apart, folds, seed, None)  # layer text
@@ -160,9 +163,9 @@ def probe_layer(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Probe:
-    """The probe of one layer in full: confusion of labels, the texts it gets wrong, and its direction.
+    """The `Probe` of one layer: its accuracy, the confusion of labels, and the prediction for each text.
 
-    The arguments and the accuracy are those of `linear_probe`; `layer` is the number of a block, whose output is read,
+    The arguments and the accuracy are those of `linear_probe`. `layer` is the number of a block, whose output is read,
     or "embed".
 
     Errors: those of `linear_probe`, and WorkbenchError for a layer that the model does not have.
@@ -254,8 +257,9 @@ def _held_out_labels(states: np.ndarray, target: np.ndarray, splits: list[Split]
 
 
 def misread(probe: Probe) -> pd.DataFrame:
-    """The rows of `probe.texts` whose label the probe reads wrongly: `text` (its number), `label`, `predicted`,
-    `probability` of its own label."""
+    """The rows of `probe.texts` whose label is predicted wrongly: `text` (its number), `label`, `predicted`, and
+    `probability` (of its own label).
+    """
     return probe.texts[probe.texts["wrong"]].drop(columns="wrong")
 
 

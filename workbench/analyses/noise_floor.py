@@ -27,10 +27,11 @@ def noise_floor(
         floor = noise_floor(checkpoints.finals(series), compare_weights)
         in_floors(compare_weights(a, b), floor)["relative_change"]
 
-    `compare` is applied to all pairs of `finals`. The result has the shape and labels of one comparison. The value of a
-    cell is, over all pairs, the one furthest from `value_when_equal`; if `value_when_equal` is 0, it is the absolute
-    value. It is undefined (NaN) where any pair is undefined, and for numbers that compare nothing, such as the loss of
-    one checkpoint. Three checkpoints give three pairs, which is only a rough bound.
+    `compare` is applied to all pairs of `finals`. The result has the shape and labels of one comparison. Each cell
+    holds the value, of all pairs, that is furthest from the result's `value_when_equal`; if `value_when_equal` is 0, it
+    holds the largest absolute value. It is undefined (NaN) where any pair is undefined, and for numbers that are not
+    comparisons, such as the loss of one checkpoint. Three checkpoints give three pairs, so the floor is then only a
+    rough bound.
 
     Errors: WorkbenchError with fewer than two checkpoints.
     """

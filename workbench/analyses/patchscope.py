@@ -1,4 +1,4 @@
-"""The state of one token read by another prompt."""
+"""The continuation of a prompt in which the state of one token is replaced by a state of another prompt."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -53,13 +53,14 @@ def patchscope(
     For every layer and position of the source prompt `tokens`, the state after this layer (`embed`: the embedding)
     replaces the target's state at `target_position`, after the same layer or after `target_layer` (Ghandeharioun et al.
     2024, "Patchscopes: a unifying framework for inspecting hidden representations of language models"). The default
-    target is theirs; it needs a `tokenizer`. It repeats tokens ("cat -> cat", "1135 -> 1135", "hello -> hello"), and
-    its last token, "?", is replaced: what follows tells what the state stands for.
+    target prompt is that of the paper and needs a `tokenizer`. It repeats tokens ("cat -> cat", "1135 -> 1135", "hello
+    -> hello"), and the state of its last token, "?", is replaced. The continuation then shows which token the state
+    represents.
 
     Returns Grids of source layer × source position (of all positions, or of `positions`):
 
-    - `probability`: that of the likeliest next token of the target prompt. The cells show this token, or with
-      `max_new_tokens` above 1 the whole continuation, each time with the likeliest token.
+    - `probability`: the probability of the likeliest next token of the target prompt. The cells show this token, or
+      with `max_new_tokens` above 1 the whole continuation, in which each token is the likeliest one.
     - `own`: the probability that the target prompt gives to the token that the source prompt's own run finds likeliest
       after the source position. With `target_layer=None` and a target that ends at `target_position`, the last row is
       the model's own prediction, since nothing of the target follows the last layer.

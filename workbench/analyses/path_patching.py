@@ -72,9 +72,9 @@ def path_patching(
     or more letters of "qkv". In models with grouped queries, k and v are those of the head's group. With
     `receivers=None` the path goes to the logits.
 
-    No norm is frozen. Computed again are: the norm after the sender's attention in OLMo 2 and 3, the norms of queries
-    and keys, the norms before receivers in OLMo 1, and the final norm. An MLP as a sender is replaced where its output
-    is added to the residual stream.
+    No norm is frozen. These norms are computed again: the norm after the sender's attention in OLMo 2 and 3, the norms
+    of queries and keys, the norms before receivers in OLMo 1, and the final norm. An MLP as a sender is replaced where
+    its output is added to the residual stream.
 
     Errors: WorkbenchError as in `activation_patching`, for receivers that do not exist, and for receivers in layer 0,
     where no part comes before them.

@@ -47,12 +47,13 @@ def representation_similarity(
     the memory budget, a random sample of the tokens is used. `seed` decides every random choice.
 
     The standard errors are over texts, from the CKA without each of at most `GROUPS` groups of texts
-    (`jackknife_errors`), all from the same minibatches; None for a single text. A bootstrap would hold copies of the
-    same tokens, which the unbiased HSIC takes for different samples.
+    (`jackknife_errors`), all from the same minibatches; None for a single text. A bootstrap would contain copies of the
+    same token, which the unbiased HSIC would count as different samples.
 
     `skip` leaves out the first tokens of each text, whose very large norms would dominate the result. The two models
     must share a tokenizer but may differ in width. They may be models, entries of a series or ids. Checkpoints that are
-    not in memory are loaded one after the other. A layer with the same state at every token is undefined (NaN).
+    not in memory are loaded one after the other. The value is undefined (NaN) for a layer with the same state at every
+    token.
 
     Errors: WorkbenchError if fewer than 4 tokens are left to compare, or the vocabularies differ in size.
     """
@@ -112,10 +113,10 @@ def _unbiased(trace: Tensor, x_rows: Tensor, y_rows: Tensor) -> Tensor:
 def hsic_and_without(x: Tensor, y: Tensor, groups: Tensor, count: int) -> Tensor:
     """The `hsic` of all samples, then that without the samples of each group: 1+group layer layer.
 
-    `x` and `y` are those of `hsic`; groups: sample, numbers below `count`. One group is not left out: 1 layer layer.
-    NaN where fewer than 4 samples are left. The sums over pairs of samples are made once: the sum without a group is
-    that of all samples, less twice the pairs of a sample of the group with any sample, plus the pairs within the group,
-    which would else be taken away twice.
+    `x` and `y` are those of `hsic`; `groups` are the groups of the samples, numbers below `count`. With one group, the
+    result is 1 layer layer. NaN where fewer than 4 samples are left. The sums over pairs of samples are computed once.
+    The sum without a group is the sum of all pairs, minus twice the pairs of a sample of the group with any sample,
+    plus the pairs within the group, which would otherwise be subtracted twice.
     """
     members = [groups == group for group in range(count)]
     traces = torch.stack([_trace(x[:, inside], y[:, inside]) for inside in members])

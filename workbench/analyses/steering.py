@@ -1,4 +1,4 @@
-"""What adding a direction does: its dose–response curve, beside random directions of the same norm."""
+"""The effect of adding a direction, by its strength, compared with random directions of the same norm."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -46,7 +46,7 @@ def steering(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Measures[Curves]:
-    """Dose–response of a direction: what prompts are answered, by the strength with which it is added.
+    """How the answers to prompts change with the strength of a direction that is added to the activations.
 
     `toward` and `against` are two sets of answers: token ids, or texts of any length. The probability of a set is the
     sum over its answers; without `against`, the other set is every other continuation. The direction is added at all
@@ -54,20 +54,21 @@ def steering(
 
     Returns Curves over strength, means over the prompts:
 
-    - `log_odds`: log p(toward) − log p(against), in nats.
-    - `probability`: p(toward) / (p(toward) + p(against)).
-    - `answers`: p(toward) + p(against), with `against` only: near 0, the model says something else altogether.
-    - `loss`: with `unrelated` only, mean −log p of the tokens of these texts, in nats, with the direction added at
-      every position: the price of steering.
+    - `log_odds`: log p(toward) − log p(against), in nats: 0 if both sets are equally likely.
+    - `probability`: p(toward) / (p(toward) + p(against)), 0 to 1.
+    - `answers`, if `against` is given: p(toward) + p(against), 0 to 1. Near 0, the model answers with something else.
+    - `loss`, if `unrelated` is given: the mean −log p of the tokens of these texts, in nats, with the direction added
+      at every position. It shows how much steering harms other predictions.
 
-    Lines: the `direction`, with standard errors over the prompts (not for the loss); and of `controls` random
-    directions of the same norm the mean, with the standard error over directions, the lowest and the highest.
+    The lines are `direction`, with standard errors over the prompts (not for the loss), and three of `controls` random
+    directions of the same norm: their mean, with the standard error over directions, their lowest and their highest
+    value.
 
     Sources: Turner et al. 2023, "Steering language models with activation engineering"; Rimsky et al. 2024, "Steering
     Llama 2 via contrastive activation addition"; Zou et al. 2023, "Representation engineering".
 
-    Errors: WorkbenchError if an answer is given twice or begins another one, no strengths are given, there are fewer
-    than one control, a position is outside a prompt; hooks' errors if the direction does not fit the model.
+    Errors: WorkbenchError if an answer is given twice or is the beginning of another one, `strengths` is empty,
+    `controls` is below 1, or a position is outside a prompt; a HooksError if the direction does not fit the model.
     """
     texts, sets = texts_for(model, tokens), _sets(model, toward, against)
     others = None if unrelated is None else texts_for(model, unrelated, at_least=2)
@@ -118,9 +119,10 @@ def steering_effect(
 ) -> Scores:
     """Half the change of the log-odds of two sets of answers from −strength to +strength, in nats, mean over prompts.
 
-    Returns Scores: the `direction`, and `random 1` … of so many random directions of the same norm as `controls`. The
-    direction works beyond chance if its effect is larger in size than all of theirs: the opposite of a random direction
-    is a random direction too. Arguments and sources as in `steering`.
+    Returns Scores: the effect of the `direction`, and of `controls` random directions of the same norm (`random 1`, …).
+    The effect of the direction is beyond chance if its absolute value is larger than all of theirs. (Absolute values,
+    because the opposite of a random direction is a random direction too.) The arguments and sources are those of
+    `steering`.
 
     Errors: WorkbenchError for a strength that is not above 0, and those of `steering`.
     """

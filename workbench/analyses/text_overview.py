@@ -26,11 +26,11 @@ WHAT = "losses of texts"
 def text_overview(
     model: OlmoForCausalLM, tokens: TextsLike, *, tokenizer: Tokenizer | None = None, progress: Progress | None = None
 ) -> pd.DataFrame:
-    """What a model predicts for each text of a set.
+    """A table of what a model predicts for each text of a set: its loss, and the likeliest token after it.
 
-    Returns a table with one row for each text, in their order:
+    It has one row for each text, in the order of the texts:
 
-    - `text`: its number, from 0; `tokens`: its number of tokens; `label`, if the texts have labels.
+    - `text`: the number of the text, from 0; `tokens`: its number of tokens; `label`, if the texts have labels.
     - `loss`: the mean of −log p over its tokens except the first, in nats; undefined (NaN) for a text of one token.
     - `answer`, `probability`: the likeliest next token after the text, and its probability.
     - `content`, with a tokenizer: the text itself.
@@ -73,10 +73,10 @@ def _sizes(model: OlmoForCausalLM, texts: Texts) -> dict[str, Any]:
 
 
 def mean_losses(overview: pd.DataFrame) -> Scores:
-    """The mean loss per token of the table of `text_overview`: of all texts, and of those of each label.
+    """The mean loss per token of all texts of a `text_overview`, and of the texts of each label, as Scores in nats.
 
-    Every token weighs the same; the standard errors are over texts. Texts without a loss are left out: those of one
-    token, and those whose loss is not a number (`without_loss` names them).
+    Every token has the same weight; the standard errors are over texts. Texts without a loss are left out: those of one
+    token, and those whose loss is not a number (`without_loss` lists them).
 
     Errors: WorkbenchError if no text has a loss.
     """
@@ -98,7 +98,7 @@ def mean_losses(overview: pd.DataFrame) -> Scores:
 
 
 def without_loss(overview: pd.DataFrame) -> list[int]:
-    """The numbers of the texts of several tokens whose loss is not a number, since the logits are not finite there."""
+    """The numbers of the texts of two tokens or more whose loss is not a number, because a logit is not finite."""
     return overview["text"][(overview["tokens"] > 1) & ~np.isfinite(overview["loss"])].tolist()
 
 

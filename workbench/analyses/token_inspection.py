@@ -72,12 +72,12 @@ def token_inspection(
     """The prediction of the token at one position of one text, and the attention from it and to it, with `edits`
     applied.
 
-    The attribute `lens` of the result is `logit_lens` at the position before, where the token is predicted, or
-    `tuned_lens` with the argument `lens`; attention weights are those of `attention_maps`. The text is run once, in two
-    parts that are split after the token. Only the token's own rows and the later tokens' weights on it are kept, so no
-    complete attention map is held in memory.
+    The attribute `lens` of the result holds the `logit_lens` at the position before, where the token is predicted; if
+    the argument `lens` is given, it holds the `tuned_lens`. Attention weights are those of `attention_maps`. The text
+    is run once, in two parts that are split after the token. Only the token's own rows and the later tokens' weights on
+    it are kept, so no complete attention map is held in memory.
 
-    Errors: WorkbenchError if the lens is for a model of other sizes.
+    Errors: WorkbenchError for several texts, a position outside the text, or a lens for a model of other sizes.
     """
     if lens is not None:
         lens.check_fits(model)

@@ -19,9 +19,10 @@ def token_losses(
 
     Returns Curves over positions, one line for each text; every text needs at least two tokens:
 
-    - `loss`: −log p of the token, in nats. Its mean over all defined positions is the model's cross-entropy.
+    - `loss`: −log p of the token, in nats: 0 if the model is certain of it, log(number of tokens in the vocabulary) for
+      a uniform guess. Its mean over all defined positions is the model's cross-entropy.
     - `rank`: the rank of the token (1 is the likeliest).
-    - `entropy`: the entropy of the predicted distribution, in nats.
+    - `entropy`: the entropy of the predicted distribution, in nats: from 0 to log(number of tokens in the vocabulary).
 
     The value at a position is about the prediction of the token *at* that position. It is undefined (NaN) at the first
     position, which nothing predicts, and after the end of a text that is shorter than others.

@@ -41,8 +41,8 @@ def token_saliency(
     Returns Scores with one number for each token up to `position`. With f the logit at `position` and x the token
     embeddings:
 
-    - `gradient_x_input`: Σ x ∂f/∂x over the embedding of the token. To first order, the loss of logit without the
-      token.
+    - `gradient_x_input`: Σ x ∂f/∂x over the embedding of the token. To first order, this is how much the logit falls if
+      the token's embedding becomes zero.
     - `integrated_gradients`: Σ (x − x′) ∫₀¹ ∂f/∂x(x′ + α (x − x′)) dα (Sundararajan et al. 2017, arXiv 1703.01365).
 
     The baseline x′ has the same vector at every position: the embedding of the token `baseline`, or if it is None the

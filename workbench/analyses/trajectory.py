@@ -117,14 +117,14 @@ def trajectory(
     """A metric at every checkpoint of a run, as Curves over training steps or tokens: one line for each number of the
     metric.
 
-    If the metric is a mean over texts, the curves have its standard error over them and their number (`errors`,
-    `texts`). Metrics of one number, such as the loss, have a line for each label of labelled texts. For those with a
-    line for each layer or head, `by_label(lambda some, progress: trajectory(series, head_scores(some, "previous")),
-    texts)` gives the curves of each label.
+    If the metric is a mean over texts, the curves have its standard errors over texts (`errors`) and the number of
+    texts (`texts`). For labelled texts, a metric of one number, such as the loss, has a line for each label. For a
+    metric with a line for each layer or head, `by_label(lambda some, progress: trajectory(series, head_scores(some,
+    "previous")), texts)` returns the curves of each label.
 
-    One checkpoint is in memory at a time in each process. To cancel, `progress` raises; the results up to then stay in
-    the cache. If the cache cannot be written (read-only, full, or not a folder), results are not kept; a warning
-    reports this, and so does the entry "warning" of the result's provenance.
+    One checkpoint is in memory at a time in each process. To cancel, raise an exception in `progress`; the results up
+    to then stay in the cache. If the cache cannot be written (read-only, full, or not a folder), results are not kept;
+    a warning reports this, and so does the entry "warning" of the result's provenance.
 
     Args:
         series: a `Series`, of which the main run is used, or a list of checkpoints, used unchanged: for example
@@ -138,7 +138,7 @@ def trajectory(
         cache: the folder of the cache; None for no cache.
         executor: "serial"; "ray"; or a joblib backend: "loky" (processes), "threading", a registered one ("dask"), or
             "joblib" for the backend that `joblib.parallel_config` has set. All give the same numbers. With dask and
-            Ray, the work of a worker that dies is given to another one.
+            Ray, another worker takes over the work of a worker that dies.
         workers: the number of parallel workers; not used by "serial" and "joblib".
         progress: called after each checkpoint.
 

@@ -1,4 +1,4 @@
-"""The effect of replacing one part of a checkpoint by the same part of another: a head, an MLP, a layer.
+"""The effect of replacing a head, an MLP or another part of one checkpoint by the same part of another checkpoint.
 
 The method is activation patching between models (model stitching: Lenc and Vedaldi 2015, arXiv 1411.5908; CMAP: Prakash
 et al. 2024, arXiv 2402.14811). Either the weights of the part or its activations are exchanged.
@@ -53,15 +53,16 @@ def transplant(
     `using` decides what is exchanged:
 
     - "weights": B has A's parameters of the part and applies them to its own residual stream. The parameters of a head
-      are its rows of q, its columns of o and its part of the q norm. Keys and values are exchanged too if all query
-      heads that share them are exchanged, which is always so without grouped queries. MLP and attention include their
-      own norms.
+      are its rows of W_Q, its columns of W_O and its part of the q norm. Keys and values are exchanged too if all query
+      heads that share them are exchanged, as is always the case without grouped queries. MLP and attention include
+      their own norms.
     - "activations": the output of the part in B is replaced by its output in A's run over the same tokens.
 
     Returns Scores in nats: `loss of B`, `loss with the part of A`, and `effect on loss`, the second minus the first
     (positive: the loss is higher with A's part). Losses are means over all tokens except the first of each text. With a
-    `target`, a token id, also its log-probability after the last token, mean over the texts: `target in B`, `target
-    with the part of A`, `effect on target`. All have their standard errors over texts.
+    `target`, a token id, there are three more: its log-probability after the last token, mean over the texts (`target
+    in B`, `target with the part of A`), and their difference, `effect on target` (positive: A's part makes it
+    likelier). All have standard errors over texts.
 
     Errors: WorkbenchError if there is no such part, or A and B differ in the shapes of their parameters.
     """
@@ -108,7 +109,7 @@ def transplant_parts(
     target: int | None = None,
     progress: Progress | None = None,
 ) -> Measures:
-    """The effect of every part of A in B, one part at a time, as in `transplant`.
+    """The change of B's loss when each part of B, one at a time, is replaced by the same part of A (see `transplant`).
 
     Returns Grids of layer × part, in nats, with standard errors over texts: `loss`, the change of B's loss; and with a
     `target`, a token id, also `target`, the change of its log-probability after the last token.
