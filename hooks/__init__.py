@@ -4,11 +4,11 @@ from transformers import Olmo2Config, Olmo3Config, OlmoConfig
 
 from . import edits
 from .attention import HeadStatistics
+from .capture_and_edit import Capture, Edit
 from .errors import HooksError
 from .olmo import OlmoForCausalLM, OlmoModel
 from .run import Run
 from .stopping import stoppable
-from .taps import Capture, Edit
 
 __all__ = [
     "Capture",

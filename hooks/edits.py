@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from .capture_and_edit import Edit
 from .errors import WrongValue
-from .taps import Edit
 from .where import Where
 
 __all__ = ["add", "apply", "clamp", "patch", "replace", "scale", "zero"]

@@ -34,13 +34,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 from .attention import Masks, attend
+from .call_taps import Taps
 from .compat import ROPE_INIT_FUNCTIONS, dynamic_rope_update, slice_logits_to_keep
 from .errors import WrongValue
 from .products import product
 from .run import Hookable, taps_of_this_thread
 from .sites import AFTER_BLOCKS, IN_BLOCK, Sites
 from .stopping import before_block
-from .taps import Tap, Taps, Untapped, tap_at
+from .taps import Tap, Untapped, tap_at
 from .weights import WithWeights, matrix_of
 
 AnyOlmoConfig: TypeAlias = OlmoConfig | Olmo2Config | Olmo3Config

@@ -15,10 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from .call_taps import Taps
+from .capture_and_edit import Capture, Edit
 from .errors import OutOfRange, UnknownSite, Unwritable, WrongType, WrongValue
 from .shards import shards_of
 from .sites import Sites, layer_of
-from .taps import AllSeen, Capture, Edit, Taps
+from .taps import AllSeen
 
 Captures = str | Capture | Sequence[str | Capture]
 Edits = Edit | Sequence[Edit]
