@@ -22,22 +22,23 @@ def main() -> None:
         from workbench.page.server import create_app, serve
         from workbench.page.session.bench import Bench
         from workbench.page.session.text_sets import named_set
-    torch.set_num_threads(args.threads or torch.get_num_threads())
-    try:
-        found = [checkpoints.series(name) for name in args.series]
-        free = free_memory(args.device)
-        budget = int(args.memory * 1e9) if args.memory else free * 3 // 4
-        how = {"dtype": args.dtype, "quantize": args.quantize}
-        how |= {"default": args.checkpoint, "device": args.device, "asks_above": args.ask_above}
-        how |= {"saved": args.result, "dictionaries": args.dictionary, "lenses": args.lens}
-        texts = named_set(args.texts, args.text_column, args.label) if args.texts else None
-        bench = Bench([one for run in found for one in run], budget, texts=texts, **how)
-        app = create_app(bench, host=args.host, auth=auth)
-        notes = [f"{series.name}: {series.note}\n" for series in found if series.note]
-        show("".join(notes) + f"OLMo workbench: http://{args.host}:{args.port}\n")
-    except (WorkbenchError, OSError) as error:
-        sys.exit(error_line(error))
-    to_stay()
+
+        torch.set_num_threads(args.threads or torch.get_num_threads())
+        try:
+            found = [checkpoints.series(name) for name in args.series]
+            free = free_memory(args.device)
+            budget = int(args.memory * 1e9) if args.memory else free * 3 // 4
+            how = {"dtype": args.dtype, "quantize": args.quantize}
+            how |= {"default": args.checkpoint, "device": args.device, "asks_above": args.ask_above}
+            how |= {"saved": args.result, "dictionaries": args.dictionary, "lenses": args.lens}
+            texts = named_set(args.texts, args.text_column, args.label) if args.texts else None
+            bench = Bench([one for run in found for one in run], budget, texts=texts, **how)
+            app = create_app(bench, host=args.host, auth=auth)
+            notes = [f"{series.name}: {series.note}\n" for series in found if series.note]
+            show("".join(notes) + f"OLMo workbench: http://{args.host}:{args.port}\n")
+        except (WorkbenchError, OSError) as error:
+            sys.exit(error_line(error))
+        to_stay()
     serve(app, args.host, args.port)
 
 

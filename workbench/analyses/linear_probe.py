@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.pipeline import Pipeline
 
 from hooks import Capture, OlmoForCausalLM
 from workbench.analyses.support.arguments import texts_for
@@ -19,6 +19,9 @@ from workbench.analyses.support.text_states import Position, states_work, text_s
 from workbench.progress import Progress, part, steps
 from workbench.results import Curves, Grid, Scores
 from workbench.texts import TextsLike
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 LINES = ("held-out texts", "shuffled labels", "most frequent label")
 
@@ -45,7 +48,7 @@ class Probe:
     confusion: Grid
     texts: pd.DataFrame
     states: np.ndarray
-    classifier: Pipeline
+    classifier: "Pipeline"
 
     @property
     def wrong(self) -> list[int]:
@@ -263,7 +266,7 @@ def misread(probe: Probe) -> pd.DataFrame:
     return probe.texts[probe.texts["wrong"]].drop(columns="wrong")
 
 
-def _odds_gradients(probe: Pipeline) -> dict[str, np.ndarray]:
+def _odds_gradients(probe: "Pipeline") -> dict[str, np.ndarray]:
     """The gradient of each label's log-odds with respect to the states, by label: d_model each."""
     scaler, regression = probe[0], probe[-1]
     coefficients = regression.coef_
