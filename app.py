@@ -5,6 +5,7 @@ import sys
 from workbench.imports import to_stay, uncollected
 from workbench.interrupts import exit_on_interrupt
 from workbench.page.options import arguments, problem_of
+from workbench.page.stubs import without_stubs
 from workbench.streams import error_line, prepare_streams, show
 
 
@@ -13,7 +14,7 @@ def main() -> None:
     if problem := problem_of(args):
         sys.exit(problem)
     auth = tuple(args.auth.split(":", 1)) if args.auth else None
-    with uncollected():
+    with uncollected(), without_stubs():
         import torch
 
         from workbench import checkpoints

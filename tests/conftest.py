@@ -18,6 +18,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from workbench.imports import to_stay, uncollected
+from workbench.page.stubs import without_stubs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
@@ -183,8 +184,8 @@ def pytest_runtest_setup() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Import the test files without garbage collection."""
-    with uncollected():
+    """Import the test files without garbage collection, and Gradio without its stubs."""
+    with uncollected(), without_stubs():
         return (yield)
 
 

@@ -1,4 +1,4 @@
-"""The private parts of Gradio that `workbench.page.compat` uses still exist and behave as described."""
+"""The private parts of Gradio that `workbench.page.compat` and `stubs` use still exist and behave as described."""
 
 import asyncio
 import inspect
@@ -9,14 +9,27 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from gradio import routes
+from gradio import component_meta, routes
 from gradio.queueing import Event, Queue
 from gradio.state_holder import StateHolder
 
 from workbench.page import compat
+from workbench.page.stubs import without_stubs
 
 VIEWS = Path(__file__).parents[1] / "workbench" / "views"
 CHANGED = "Gradio has changed: see workbench/page/compat.py, "
+
+
+def test_a_component_is_defined_without_reading_its_source(monkeypatch):
+    file_of, read = inspect.getfile, []
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: read.append(path) or "")
+    with without_stubs():
+        component_meta.create_or_modify_pyi(gr.Textbox, "Textbox", [])
+    assert not read, f"{CHANGED}stubs"
+    assert inspect.getfile is file_of
+    with pytest.raises(ValueError, match="source code"):  # without it, the source is read
+        component_meta.create_or_modify_pyi(gr.Textbox, "Textbox", [])
+    assert len(read) == 1, f"{CHANGED}stubs: `without_stubs` is not needed now"
 
 
 async def made_blocks():

@@ -1,4 +1,4 @@
-"""All uses of Gradio's private interfaces. `tests/test_page_compat.py` checks each assumption."""
+"""Uses of Gradio's private interfaces, except `stubs`. `tests/test_page_compat.py` checks each assumption."""
 
 import asyncio
 import itertools
