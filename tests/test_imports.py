@@ -212,6 +212,7 @@ def test_a_private_function_has_a_name_of_its_own():
 
 
 SAME_NAME = {  # what other modules import by one name from several modules, each time another thing
+    "residual_norms": "an analysis; its metric along a run, which `workbench.metrics` passes on",
     "load": "a checkpoint; a dictionary of features; a checkpoint by the options of a command",
     "build": "an index of a training text; the page",
 }

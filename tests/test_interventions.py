@@ -13,7 +13,8 @@ from workbench.analyses.trajectory import trajectory
 from workbench.checkpoints import series
 from workbench.errors import WorkbenchError
 from workbench.interventions import Target, canonical, check_text, edits_of, read, set_or_file, toward
-from workbench.metrics import _need, _of_part, mean_loss
+from workbench.metrics import mean_loss
+from workbench.metrics.of_heads import _need, _of_part
 from workbench.results import Curves, Grid, Scores, change
 from workbench.texts import Texts
 

@@ -211,13 +211,13 @@ class Variables:
 
 def called(function: Callable[..., Any]) -> str:
     """A function's name in the generated code: `name` if `stands_alone`, else `module.name`."""
-    module, name = function.__module__.rpartition(".")[2], function.__name__
+    module, name = public_module(function).rpartition(".")[2], function.__name__
     return name if stands_alone(function) else f"{module}.{name}"
 
 
 def import_line(function: Callable[..., Any]) -> str:
     """The line that imports the name that `called` gives."""
-    package, _, module = function.__module__.rpartition(".")
+    package, _, module = public_module(function).rpartition(".")
     if stands_alone(function):
         return f"from {function.__module__} import {function.__name__}"
     return f"from {package} import {module}"
@@ -225,5 +225,11 @@ def import_line(function: Callable[..., Any]) -> str:
 
 def stands_alone(function: Callable[..., Any]) -> bool:
     """Whether a function is imported by its own name: `plot`, and all functions of a file named after one of them."""
-    module = function.__module__
+    module = public_module(function)
     return function is plot or hasattr(sys.modules[module], module.rpartition(".")[2])
+
+
+def public_module(function: Callable[..., Any]) -> str:
+    """The module that users import a function from: its own, or `workbench.metrics` for the files of this package."""
+    module = function.__module__
+    return "workbench.metrics" if module.startswith("workbench.metrics.") else module

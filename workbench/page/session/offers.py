@@ -5,7 +5,7 @@ import inspect
 
 from workbench.page.session.bench import Bench
 from workbench.page.session.calls import Call
-from workbench.page.session.code import code
+from workbench.page.session.code import code, public_module
 from workbench.views.standalone import described
 
 
@@ -15,7 +15,7 @@ def definition(call: Call) -> str:
     for function in dict.fromkeys(part.function for part in call.calls()):
         text = inspect.getdoc(function) or ""
         kept = [paragraph for paragraph in text.split("\n\n") if not paragraph.startswith("Errors:")]
-        told.append(f"{function.__module__}.{function.__name__}\n\n" + "\n\n".join(kept))
+        told.append(f"{public_module(function)}.{function.__name__}\n\n" + "\n\n".join(kept))
     return "\n\n\n".join(told)
 
 
