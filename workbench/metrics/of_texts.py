@@ -1,4 +1,4 @@
-"""Metrics of predictions: the loss of texts, the probability of a continuation, and the distance from the last model."""
+"""Metrics of predictions: the loss of texts, the probability of a continuation, the distance from the last model."""
 
 import numpy as np
 import torch
