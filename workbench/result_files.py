@@ -138,7 +138,9 @@ def _check_format(number: object) -> None:
 
 
 def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
+    """The full name of a class in files. Classes of `workbench.results` are named after the package, not their file."""
+    module = "workbench.results" if kind.__module__.startswith("workbench.results.") else kind.__module__
+    return f"{module}.{kind.__qualname__}"
 
 
 def _class_of(name: str) -> type[Storable]:
