@@ -211,16 +211,16 @@ def test_texts_can_be_read_on_every_cell_of_both_scales_on_both_pages(signed: bo
     for value, text in zip(values[0].tolist(), cells.text[0], strict=True):
         cell = palette.sampled(stops, np.array((value - cells.zmin) / (cells.zmax - cells.zmin)))
         ink = re.fullmatch(r'<span style="color:(.*)">a &lt; b</span>', text)[1]
-        assert contrast(palette.on_dark(cell) if dark else cell, shown(ink, dark=dark)) > 4.5, value
+        assert contrast(palette.cells_on_dark(cell) if dark else cell, shown(ink, dark=dark)) > 4.5, value
         if not dark:  # a notebook has no stylesheet
             assert "var(" not in ink or contrast(cell, shown(ink, dark=False)) > 4.5
 
 
 def test_nothing_has_the_colour_of_the_background() -> None:
-    white, black = np.ones(3), np.zeros(3)
+    white, ground = np.ones(3), np.full(3, palette.GROUND)
     for nothing in (palette.SEQUENTIAL[0], palette.DIVERGING[len(palette.DIVERGING) // 2]):
         assert (np.array(palette.rgb(nothing)) == white).all()
-    np.testing.assert_allclose(palette.on_dark(white), black, atol=1e-9)
+    np.testing.assert_allclose(palette.cells_on_dark(white), ground, atol=1e-9)
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -228,7 +228,7 @@ def test_the_scales_are_steady_in_grey(dark: bool) -> None:
     middle = len(palette.DIVERGING) // 2
     for arm in (palette.SEQUENTIAL, palette.DIVERGING[middle:], palette.DIVERGING[middle::-1]):
         shades = palette.sampled(arm, np.linspace(0, 1, 50))
-        light = np.diff(palette.luminance(palette.on_dark(shades) if dark else shades))
+        light = np.diff(palette.luminance(palette.cells_on_dark(shades) if dark else shades))
         assert (light > 0).all() if dark else (light < 0).all()
 
 
@@ -240,6 +240,7 @@ def test_the_canvas_has_the_same_colours() -> None:
     turn = re.search(r"const TURN = \[(.*?)\];", script, re.DOTALL)[1]
     numbers = np.array(re.findall(r"-?\d+\.\d+", turn), float).reshape(3, 3)
     assert np.array_equal(numbers, palette._TURN)
+    assert float(re.search(r"const GROUND = ([0-9.]+)", script)[1]) == palette.GROUND
 
 
 def test_cells_keep_their_shape_and_fit() -> None:

@@ -1,7 +1,8 @@
 """The colours of figures, maps and token strips.
 
 A figure is drawn for a light page. A dark page inverts it and turns its hues back (`ON_DARK`), so that white becomes
-black and the hues stay; nothing has to know the theme when it draws. The scale of unsigned numbers goes from the page's
+black and the hues stay; nothing has to know the theme when it draws. Cells and colour bars end at the dark page's
+background instead of at black (`CELLS_STYLE`). The scale of unsigned numbers goes from the page's
 background to dark blue; that of signed numbers has the background in its middle, blue below zero and orange above.
 Blue and orange differ for colour-blind eyes, and along each arm the lightness falls steadily, so that both scales can
 be read in grey. maps.js has the same stops; a test holds them together.
@@ -18,6 +19,10 @@ FAINT = "rgba(128,128,128,0.25)"
 
 # CSS of a plot on a dark page. The variables are the inks of cells that are black, or white, on pages of both kinds.
 ON_DARK = "filter: invert(1) hue-rotate(180deg); --wb-ink-black: #fff; --wb-ink-white: #000"
+# CSS of the cells and colour bars of a plot on a dark page, applied before the plot is inverted: white is dimmed, so that
+# it becomes the page's background, `GROUND` of 1.
+GROUND = 0.06
+CELLS_STYLE = f":is(.heatmaplayer image, .cbfills) {{ filter: brightness({1 - GROUND:g}) }}"
 # CSS of a plot's texts on a page; the inks of cells and the labels under the pointer have colours of their own.
 TEXT_STYLE = ".js-plotly-plot text:not(.hoverlayer text, .heatmap-label text) { fill: #3f3f46 !important; }"
 
@@ -54,6 +59,11 @@ def on_dark(colours: np.ndarray) -> np.ndarray:
     return ((1 - colours) @ _TURN.T).clip(0, 1)
 
 
+def cells_on_dark(colours: np.ndarray) -> np.ndarray:
+    """Colours (… rgb) of cells as `CELLS_STYLE` and `ON_DARK` show them: white becomes the page's background."""
+    return on_dark((1 - GROUND) * colours)
+
+
 def luminance(colours: np.ndarray) -> np.ndarray:
     """The relative luminance of colours, … rgb -> … (WCAG 2.2)."""
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
@@ -67,7 +77,7 @@ def inks(stops: tuple[str, ...], shares: np.ndarray) -> np.ndarray:
     (WCAG 2.2, 1.4.3). Where that needs the same ink on both, a variable exchanges it before `ON_DARK` inverts it.
     """
     cells = sampled(stops, np.linspace(0, 1, _STEPS))
-    light, dark = luminance(cells) > _EQUAL, luminance(on_dark(cells)) > _EQUAL
+    light, dark = luminance(cells) > _EQUAL, luminance(cells_on_dark(cells)) > _EQUAL
     plain = np.where(light, "#000", "#fff").astype(object)  # inverted, black is white
     both = np.where(light, "var(--wb-ink-black,#000)", "var(--wb-ink-white,#fff)")
     chosen = np.where(light == dark, both, plain)

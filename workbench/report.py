@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from workbench.colours import ON_DARK, TEXT_STYLE
+from workbench.colours import CELLS_STYLE, ON_DARK, TEXT_STYLE
 from workbench.result_files import Storable
 from workbench.results import Labelled
 
@@ -39,7 +39,8 @@ th { position: sticky; top: 0; background: Canvas; } .words { text-align: left; 
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1.2em; font-size: 13px; color: GrayText; }
 dd { margin: 0; color: CanvasText; overflow-wrap: anywhere; }
 """
-STYLE = f"{_STYLE}{TEXT_STYLE} @media (prefers-color-scheme: dark) {{ .js-plotly-plot {{ {ON_DARK} }} }}"
+DARK_STYLE = f".js-plotly-plot {{ {ON_DARK} }} {CELLS_STYLE}"
+STYLE = f"{_STYLE}{TEXT_STYLE} @media (prefers-color-scheme: dark) {{ {DARK_STYLE} }}"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 
 from workbench import views
-from workbench.colours import ON_DARK, TEXT_STYLE
+from workbench.colours import CELLS_STYLE, ON_DARK, TEXT_STYLE
 from workbench.errors import WorkbenchError
 from workbench.interventions import active_lines
 from workbench.mendable import MENDABLE
@@ -55,7 +55,7 @@ from workbench.views.pixels import Picture
 from workbench.views.standalone import described
 from workbench.views.text_page import text_page
 
-PLOT_STYLE = f"{TEXT_STYLE} .dark .js-plotly-plot {{ {ON_DARK} }}"
+PLOT_STYLE = f"{TEXT_STYLE} .dark .js-plotly-plot {{ {ON_DARK} }} .dark {CELLS_STYLE}"
 SCRIPTS = (
     "common",
     "typeset",

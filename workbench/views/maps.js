@@ -9,7 +9,9 @@ Object.assign(
     const rgb = (hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16));
     const mix = (a, b, t) => a.map((value, i) => Math.round(value + (b[i] - value) * t));
 
-    // A colour on a dark page: inverted, and its hue turned back, as colours.py and the page's style do with plots.
+    // A colour on a dark page: dimmed, inverted, and its hue turned back, as colours.py and the page's style do with
+    // cells, so that white becomes the page's background.
+    const GROUND = 0.06;
     const TURN = [
       [-0.574, 1.43, 0.144],
       [0.426, 0.43, 0.144],
@@ -22,7 +24,7 @@ Object.assign(
             255,
             Math.max(
               0,
-              row.reduce((sum, part, i) => sum + part * (255 - colour[i]), 0),
+              row.reduce((sum, part, i) => sum + part * (255 - (1 - GROUND) * colour[i]), 0),
             ),
           ),
         ),
