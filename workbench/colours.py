@@ -19,7 +19,7 @@ FAINT = "rgba(128,128,128,0.25)"
 
 # CSS of a plot on a dark page. The variables are the inks of cells that are black, or white, on pages of both kinds.
 ON_DARK = "filter: invert(1) hue-rotate(180deg); --wb-ink-black: #fff; --wb-ink-white: #000"
-# CSS of the cells and colour bars of a plot on a dark page, applied before the plot is inverted: white is dimmed, so that
+# CSS of the cells and colour bars of a plot on a dark page, applied before it is inverted: white is dimmed, so that
 # it becomes the page's background, `GROUND` of 1.
 GROUND = 0.06
 CELLS_STYLE = f":is(.heatmaplayer image, .cbfills) {{ filter: brightness({1 - GROUND:g}) }}"

@@ -1,5 +1,5 @@
 // A circuit as a layered graph: the embedding below, the logits above, and between them the heads and the MLP of each
-// layer. value: {empty}, a sentence, or
+// layer. value: {empty, layers, heads}, a sentence and, if the graph waits for a click, the model's nodes without edges; or
 //   {key, title, note, layers, heads, neurons: [[layer, neuron], …], every, effect, unit, edges: [[name, score, error, exact], …], proof, prices,
 //    offer, curve, along}
 //   edges: the strongest ones first; error and exact may be null. every: the number of all edges of the model
@@ -388,6 +388,22 @@ function drawCurve() {
   };
 }
 
+// The nodes of the model without an edge, in place of a graph that waits for a click.
+function drawSketch() {
+  const sketch = find(".sketch"),
+    { width, height } = sketch.getBoundingClientRect();
+  if (!value.empty || !value.layers || !width) return;
+  const { nodes, labels: words } = wb.layered(value, width, height),
+    said = ({ x, y, text }) => {
+      const made = svg("text", { x, y, "text-anchor": "middle" });
+      made.textContent = text;
+      return made;
+    };
+  const boxes = Object.values(nodes).flatMap((node) => [SHAPES.box(node), said({ ...node, y: node.y + 4 })]);
+  sketch.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  sketch.replaceChildren(...boxes, ...words.map(said));
+}
+
 function amount() {
   drawGraph();
   tell();
@@ -522,6 +538,8 @@ function draw() {
   const isThere = Boolean(value.edges);
   root.classList.toggle("of-features", value.of === "features");
   find(".none").textContent = value.empty ?? "";
+  find(".sketch").replaceChildren(...(value.empty && value.layers ? [svg("g", {})] : []));
+  drawSketch();
   find(".title").textContent = value.title ?? "";
   find(".note").textContent = value.note ?? "";
   for (const part of [".amount", ".plates", ".listed"]) find(part).hidden = !isThere;
@@ -551,6 +569,7 @@ document.addEventListener("input", ({ target }) => {
   element.dataset.drawn = `${value.key} ${moment}`;
 });
 new ResizeObserver(() => value.edges && amount()).observe(graph.parentElement);
+new ResizeObserver(drawSketch).observe(find(".sketch"));
 wb.hear("selection", markNodes);
 watch("value", draw);
 draw();

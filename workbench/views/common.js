@@ -9,7 +9,16 @@ window.workbench = (() => {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     if (value === 0) return "0";
     const size = Math.abs(value);
-    return minus(size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(3))) : value.toExponential(2));
+    return minus(size >= 1e-4 && size < 1e5 ? String(Number(value.toPrecision(3))) : value.toExponential(2));
+  }
+
+  // A score of a head with three decimals, so that those of one card can be compared; from ten on, such as a distance in
+  // tokens, with one.
+  function score(value) {
+    if (value === null || value === undefined || Number.isNaN(value)) return "–";
+    const size = Math.abs(value);
+    if (size > 0 && size < 5e-4) return value < 0 ? "> −0.001" : "< 0.001";
+    return size < 1e5 ? minus(value.toFixed(size < 10 ? 3 : 1)) : digits(value);
   }
 
   // How to write the numbers of one column: all with as many decimals as give a large one, larger than nine tenths of
@@ -201,6 +210,7 @@ window.workbench = (() => {
 
   return {
     digits,
+    score,
     column,
     percent,
     pieces,

@@ -16,8 +16,8 @@ const make = (tag, className, text = "") => {
   if (text) wb.write(made, text);
   return made;
 };
-let written = wb.digits; // a share of attention is written as a percentage
-const number = (className, exact) => {
+let ofCell = wb.digits; // how the chosen cell's numbers are written: a share of attention as a percentage
+const number = (className, exact, written = ofCell) => {
   const made = make("span", className, written(exact));
   made.title = exact;
   return made;
@@ -37,7 +37,7 @@ function draw() {
       exact = scores[layer * value.heads + head];
     label.title = value.notes?.[order] ?? "";
     const error = value.errors?.[order]?.[layer * value.heads + head] ?? null;
-    score.textContent = wb.digits(exact) + (error === null ? "" : ` ± ${Number(error.toPrecision(1))}`);
+    score.textContent = wb.score(exact) + (error === null ? "" : ` ± ${wb.score(error)}`);
     score.title = error === null ? (exact ?? "") : `${exact} ± ${error}`;
     return [label, score];
   });
@@ -56,6 +56,7 @@ function ranking(list, title, weights, { texts, signed }) {
     .filter(([weight]) => weight)
     .sort((a, b) => Math.abs(b[0]) - Math.abs(a[0]))
     .slice(0, MOST);
+  const written = signed || ofCell === wb.digits ? wb.column(best.map(([weight]) => weight)) : ofCell;
   const whole = signed ? 50 : 100; // per cent of the column; bars of signed numbers begin at its middle
   for (const [weight, index] of best) {
     const line = make("p", ""),
@@ -63,14 +64,15 @@ function ranking(list, title, weights, { texts, signed }) {
       width = (whole * Math.abs(weight)) / Math.abs(best[0][0]);
     bar.style.width = `${width}%`;
     bar.style.marginLeft = `${signed ? 50 - (weight < 0 ? width : 0) : 0}%`;
-    line.append(make("span", "index", String(index)), make("b", "", texts[index]), bar, number("number", weight));
+    const weighed = number("number", weight, written);
+    line.append(make("span", "index", String(index)), make("b", "", texts[index]), bar, weighed);
     list.append(line);
   }
 }
 
 function show(told) {
   reader = told.from;
-  written = told.unit === "attention" && !told.signed ? wb.percent : wb.digits;
+  ofCell = told.unit === "attention" && !told.signed ? wb.percent : wb.digits;
   read.hidden = false;
   const { cell, query, texts, signed } = told,
     line = find(".cell");

@@ -46,8 +46,15 @@ function makeThumb(place, side) {
   Object.assign(thumb.dataset, spot);
   wb.paint(canvas, wb.mapAt(pictures, place), { curve: "sqrt", skipFirst: false, ...wb.shades, pixels: side });
   thumb.append(canvas, make("span", "", nameOf(spot)));
-  if (given) thumb.append(make("span", "score", wb.digits(given[place])));
+  if (given) thumb.append(make("span", "score", wb.score(given[place])));
   return thumb;
+}
+
+// The numbers of the heads below the columns of a dense rail, as many as have room.
+function headNumbers() {
+  const every = Math.ceil(value.heads / 8),
+    numbers = Array.from({ length: value.heads }, (_, head) => (head % every ? "" : String(head)));
+  return [make("div", "row", "head"), ...numbers.map((text) => make("div", "under", text))];
 }
 
 function lay() {
@@ -63,6 +70,7 @@ function lay() {
       made.push(make("div", "row", sorted ? "" : String(Math.floor(place / value.heads))));
     made.push(makeThumb(place, side));
   });
+  if (dense && !sorted) made.push(...headNumbers());
   thumbs.replaceChildren(...made);
   mark();
 }
@@ -76,14 +84,14 @@ function mark() {
     thumb.tabIndex = here ? 0 : -1;
   }
   if (!thumbs.querySelector("[tabindex='0']") && all().length) all()[0].tabIndex = 0;
-  tell(layer === null ? null : { layer, head });
+  tell(layer === null ? null : { layer, head }, "selected: ");
 }
 
-function tell(spot) {
+function tell(spot, how = "") {
   if (!spot) return reading.replaceChildren();
   const place = spot.layer * value.heads + spot.head,
     name = scores() ? order.value : "";
-  reading.textContent = nameOf(spot) + (name ? ` · ${name} ${wb.digits(scores()[place])}` : "");
+  reading.textContent = how + nameOf(spot) + (name ? ` · ${name} ${wb.score(scores()[place])}` : "");
 }
 
 async function draw() {

@@ -4,7 +4,7 @@
 //   search: what the box says that finds rows; without it there is no box. act: what a click does; label: of the table
 //   of: a dictionary; a click on a row then shows the feature of that number on the tab Features
 //   still: whether a click on a row does nothing
-//   kind is "number", "signed", "count", "percent", "change" (of a share), "token", "name", "mark", "words", "prose" (the
+//   kind is "number", "signed", "size" (of any columns that are compared, about 1), "count", "percent", "change" (of a share), "token", "name", "mark", "words", "prose" (the
 //   labels of tokens, joined, shown in full) or "curve" (a list of numbers); cells may be null.
 const wb = window.workbench;
 const PAGE = 100, // rows
@@ -19,6 +19,7 @@ let order = null, // {column, down}
 const SHOWN = {
   count: (value) => value.toLocaleString("en"),
   percent: wb.percent,
+  size: wb.score,
   change: (value) => (value === 0 ? "0" : `${value > 0 ? "+" : "−"}${wb.percent(Math.abs(value))}`),
 };
 
@@ -96,7 +97,7 @@ function heading([title, kind], column) {
   button.type = "button";
   button.textContent = mine ? `${title} ${order.down ? "↓" : "↑"}` : title;
   button.addEventListener("click", () => {
-    order = { column, down: mine ? !order.down : kind === "number" };
+    order = { column, down: mine ? !order.down : kind === "number" || kind === "size" };
     page = 0;
     draw();
   });

@@ -137,7 +137,7 @@ function heading() {
   else if (score !== null)
     numbers.push(`surprisal ${wb.digits(score)} nats`, `probability ${wb.percent(Math.exp(-score))}`);
   if (text.look.name) numbers.push(text.look.name);
-  find(".numbers").textContent = numbers.join("  ·  ");
+  find(".numbers").textContent = numbers.map((each) => each.replaceAll(" ", "\u00a0")).join(" · ");
   const note = find(".note");
   note.replaceChildren();
   if (window.standalone || text.spine || token < text.given) return;

@@ -24,6 +24,10 @@ from workbench.page.session.prices import Expensive, Price, agree, price_of, pri
 from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress, part
 
+WHAT_COMES = (
+    "A click draws the edges between heads and MLPs that carry most of the difference between the two prompts of each "
+    "pair, and says how much of it is left when the model runs with these edges only."
+)
 PROVED = 60  # edges that are proved without a click, if this is cheap
 
 
@@ -53,7 +57,9 @@ def circuit_frames(
     try:
         price = agree(bench, request, call)
     except Expensive as expensive:
-        yield GraphFrame({"empty": about_pairs(chosen.pairs)}, expensive.price)
+        layers, heads = bench.shape_of(request.query.checkpoint)
+        told = f"{about_pairs(chosen.pairs)}. {WHAT_COMES}"
+        yield GraphFrame({"empty": told, "layers": layers, "heads": heads}, expensive.price)
         return
     proofs = (proofs or Proofs()).about(key_of(request, chosen))
     found: Circuit = result(call, bench, priced(progress, price))

@@ -31,12 +31,12 @@ SIZES = {
     "raises": ("raises most in B", "words"),
     "only": ("only in", "mark"),
     "density": ("active at", "percent"),
-    "size_a": ("size in A", "number"),
-    "size_b": ("in B", "number"),
-    "size_floor": ("by data order", "number"),
-    "refit_a": ("refit A", "number"),
-    "refit_b": ("refit B", "number"),
-    "in_reconstruction": ("written by others", "number"),
+    "size_a": ("size in A", "size"),
+    "size_b": ("in B", "size"),
+    "size_floor": ("by data order", "size"),
+    "refit_a": ("refit A", "size"),
+    "refit_b": ("refit B", "size"),
+    "in_reconstruction": ("written by others", "size"),
 }
 FIRING_NOTE = (
     "The share of tokens at which each feature is active in A and in B, and the largest difference that data order "

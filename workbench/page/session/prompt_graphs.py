@@ -23,6 +23,11 @@ from workbench.page.session.prices import Expensive, agree, price_of, priced
 from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress, part
 
+WHAT_COMES = (
+    "A click draws the attribution graph of this prompt: which features at which tokens lead to the prediction, and "
+    "through which features of later layers. The strongest ones can then be taken away in the model, to check it."
+)
+
 
 def prompt_graph_frames(
     bench: Bench,
@@ -43,7 +48,7 @@ def prompt_graph_frames(
     try:
         price = agree(bench, request, call)
     except Expensive as expensive:
-        yield GraphFrame({"of": "features", "empty": "The attribution graph of the prompt"}, expensive.price)
+        yield GraphFrame({"of": "features", "empty": WHAT_COMES}, expensive.price)
         return
     result(call, bench, priced(progress, price))
     first, whole = checks_call(call, CHECKED), call
