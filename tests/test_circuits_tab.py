@@ -129,6 +129,7 @@ def test_an_expensive_circuit_states_its_price(bench, request_of, monkeypatch):
     monkeypatch.setattr(circuit_graphs, "agree", refuse)
     (value, button, drawn), *more = list(tab.graph_view(bench, request_of, HEADS, PAIRS, "whole prediction (KL)"))
     assert more == [] and drawn == "" and "edges" not in value and "48 pairs" in value["empty"]
+    assert (value["layers"], value["heads"]) == bench.shape_of(request_of.query.checkpoint)  # the nodes that are drawn
     assert button["visible"] and str(price) in button["value"]
 
 

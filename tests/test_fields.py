@@ -6,7 +6,7 @@ import pytest
 from headless import Headless, served
 from small_series import PROMPT, small_bench
 
-ELSEWHERE = "“Next token” cannot be used; the reason is shown below it."
+ELSEWHERE = "“Next token” cannot be used; see there."
 
 
 @pytest.fixture(scope="module")

@@ -228,9 +228,7 @@ def an_error_of_a_field_stands_at_the_field_once(page: Page) -> None:
     reason = page.locator("#token_text-problem p")
     expect(reason).to_contain_text("token")
     for panel in ("#direct", "#ablation", "#sources", "#saliency", "#patching"):
-        expect(page.locator(f"{panel} > .block.problem p")).to_have_text(
-            "“Next token” cannot be used; the reason is shown below it."
-        )
+        expect(page.locator(f"{panel} > .block.problem p")).to_have_text("“Next token” cannot be used; see there.")
     assert page.get_by_text(reason.inner_text(), exact=True).count() == 1
     assert dimmed(page, "#direct > .figure") == (0.5, True)
     field.fill("")

@@ -16,7 +16,7 @@ class FieldError(WorkbenchError):
     """A text box of a tab has a value that cannot be used. Views raise it; the reason is shown at the text box."""
 
     def __init__(self, label: str) -> None:
-        super().__init__(f"“{label}” cannot be used; the reason is shown below it.")
+        super().__init__(f"“{label}” cannot be used; see there.")
 
 
 class TextField:
