@@ -42,7 +42,7 @@ from workbench.tokens import escape
 ROW_CHARACTERS = 130  # characters that fit into one row of cells
 LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS = 5, 12
 CHARACTER = 7.2  # pixels of a character in a cell
-CELL_WIDTH = 42  # pixels for `LEAST_CELL_CHARACTERS` characters
+CELL_WIDTH = 46  # pixels for `LEAST_CELL_CHARACTERS` characters
 MAX_TEXT_COLUMNS = 128  # with more columns, cells show no text
 WIDE = "▁⏎⇥"
 
