@@ -154,12 +154,14 @@ def is_of_tokens(grid: Grid) -> bool:
 def part_ticks(names: Sequence[str], apart: float) -> dict[str, object]:
     """Ticks of a horizontal axis of heads and, last, the MLP, `apart` pixels from each other in a wide window.
 
-    The numbers have room in a narrow column too, and so has "MLP" beside the last of them.
+    The numbers have room in a narrow column too, and so has "MLP" beside the last of them. All are equally far from
+    each other where that is possible, so that none seems to be missing before "MLP".
     """
     heads, apart = len(names) - 1, min(apart, NARROW / len(names))
-    step = ceil(SHORTEST / apart)
-    last = heads - ceil((SHORTEST + TICK_CHARACTER) / apart)
-    shown = [*range(0, max(0, last) + 1, step), heads]
+    room = SHORTEST + TICK_CHARACTER  # of "MLP" and a number
+    least = ceil(room / apart)
+    step = next((n for n in range(least, 2 * least + 1) if heads % n == 0), least)
+    shown = [*(n for n in range(0, heads, step) if (heads - n) * apart >= room), heads]
     return {"tickmode": "array", "tickvals": shown, "ticktext": [names[n] for n in shown], "tickangle": 0}
 
 
