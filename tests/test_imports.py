@@ -45,6 +45,8 @@ LEVELS = {  # a part imports only from parts of its own level or lower levels
     "workbench.colours": 1,
     "workbench.texts": 1,
     "workbench.text_files": 1,
+    "workbench.text_rows": 1,
+    "workbench.padded_ids": 1,
     "workbench.text_pairs": 1,
     "workbench.embedded_texts": 1,
     "workbench.tokens": 1,

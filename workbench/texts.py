@@ -11,20 +11,19 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self, overload
 
-import psutil
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from workbench import embedded_texts, text_files
+from workbench import text_files
 from workbench.errors import WorkbenchError
+from workbench.padded_ids import as_mask, booleans, check_ids, nested_rows, one_row, padded_right, stacked
 from workbench.text_files import FileLines, Row
+from workbench.text_rows import RowIds, RowSource, check_fits, check_lengths
 
-ID_DTYPES = (torch.int64, torch.int32)
 PADDING = 0.2  # largest share of padding in a batch
 AT_A_TIME = 1000  # texts that are tokenised together
 
@@ -59,9 +58,9 @@ class Texts:
     places: FileLines | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_ids(self.ids)
-        mask = torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else _as_mask(self.mask, self.ids)
-        ids, mask = _padded_right(self.ids, mask)
+        check_ids(self.ids)
+        mask = torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else as_mask(self.mask, self.ids)
+        ids, mask = padded_right(self.ids, mask)
         labels = None if self.labels is None else tuple(str(label) for label in self.labels)
         if labels is not None and len(labels) != len(ids):
             raise WorkbenchError(f"there are {len(ids)} texts and {len(labels)} labels; give one label for each text")
@@ -81,7 +80,7 @@ class Texts:
         if not strings:
             raise WorkbenchError("there are no texts: strings is empty")
         rows = [Row((text_files.encodable(string, f"text {number}"),), number) for number, string in enumerate(strings)]
-        ids = _Ids(tokenizer)
+        ids = RowIds(tokenizer)
         for start in range(0, len(rows), AT_A_TIME):
             for row, length in ids.add(rows[start : start + AT_A_TIME]):
                 if length == 0:
@@ -117,12 +116,12 @@ class Texts:
         text or label, a text has more than `longest` tokens, or the ids do not fit into half of the free memory (then
         use `stream`).
         """
-        source = _Source(path, text, label)
-        ids, labels, lines = _Ids(tokenizer, cut), array("Q"), array("Q")
+        source = RowSource(path, text, label)
+        ids, labels, lines = RowIds(tokenizer, cut), array("Q"), array("Q")
         names: dict[str, int] = {}  # of the labels, which are few
         for rows in source.pieces(AT_A_TIME):
-            _check_lengths(source.path, ids.add(rows), longest)
-            _check_fits(source.path, rows[-1].line, ids)
+            check_lengths(source.path, ids.add(rows), longest)
+            check_fits(source.path, rows[-1].line, ids)
             labels.extend(names.setdefault(row.cells[1], len(names)) for row in rows if source.label)
             lines.extend(row.line for row in rows)
         if not ids.lengths:
@@ -149,11 +148,11 @@ class Texts:
         """
         if texts < 1:
             raise WorkbenchError(f"texts is {texts}; a piece needs at least 1 text")
-        source = _Source(path, text, label)
+        source = RowSource(path, text, label)
         rows: list[Row] = []
         for rows in source.pieces(texts):
-            ids = _Ids(tokenizer, cut)
-            _check_lengths(source.path, ids.add(rows), longest)
+            ids = RowIds(tokenizer, cut)
+            check_lengths(source.path, ids.add(rows), longest)
             of_texts = tuple(row.cells[1] for row in rows) if source.label else None
             yield cls(*ids.padded(), of_texts, places=FileLines(source.path, array("Q", (row.line for row in rows))))
         if not rows:
@@ -279,14 +278,14 @@ def as_texts(given: TextsLike, config: PreTrainedConfig | None = None) -> Texts:
         return _of_encoding(given, config)
     if isinstance(given, Tensor):
         ids = given[None] if given.ndim == 1 else given
-        _check_ids(ids)
+        check_ids(ids)
         _refuse_padding(ids, config)
         return Texts(ids)
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise WorkbenchError(f"texts must be Texts, token ids or a tokenizer's output, not {given!r:.60}")
     if any(isinstance(one, str) for one in given):
         raise WorkbenchError("texts are given as strings; convert them with Texts.of(tokenizer, strings)")
-    return Texts(*_stacked([_one_row(one, number) for number, one in enumerate(given)]))
+    return Texts(*stacked([one_row(one, number) for number, one in enumerate(given)]))
 
 
 def _of_encoding(given: Mapping[str, Any], config: PreTrainedConfig | None) -> Texts:
@@ -297,84 +296,17 @@ def _of_encoding(given: Mapping[str, Any], config: PreTrainedConfig | None) -> T
         )
     ids, mask = given["input_ids"], given.get("attention_mask")
     if not isinstance(ids, Tensor):
-        rows = [_one_row(torch.as_tensor(one), n) for n, one in enumerate(_nested(ids))]
+        rows = [one_row(torch.as_tensor(one), n) for n, one in enumerate(nested_rows(ids))]
         if mask is None:
-            return Texts(*_stacked(rows))
-        masks = [torch.as_tensor(one) for one in _nested(mask)]
+            return Texts(*stacked(rows))
+        masks = [torch.as_tensor(one) for one in nested_rows(mask)]
         if [len(one) for one in masks] != [len(one) for one in rows]:
             raise WorkbenchError("attention_mask and input_ids have texts of different lengths")
-        kept = [row[_booleans(one)] for row, one in zip(rows, masks, strict=True)]
-        return Texts(*_stacked(kept))
+        kept = [row[booleans(one)] for row, one in zip(rows, masks, strict=True)]
+        return Texts(*stacked(kept))
     if mask is None:
         return as_texts(ids, config)
     return Texts(ids[None] if ids.ndim == 1 else ids, mask[None] if mask.ndim == 1 else mask)
-
-
-def _nested(rows: Sequence[Any]) -> Sequence[Any]:
-    """A list of rows; a flat list of ids becomes one row."""
-    return [rows] if rows and isinstance(rows[0], int) else rows
-
-
-def _one_row(one: Tensor, number: int) -> Tensor:
-    """The ids of text `number` of a sequence as pos; 1 pos is accepted too."""
-    if not isinstance(one, Tensor):
-        raise WorkbenchError(f"text {number} is {one!r:.60}; it should be a LongTensor of token ids")
-    row = one[0] if one.ndim == 2 and len(one) == 1 else one
-    if row.ndim != 1:
-        raise WorkbenchError(f"text {number} has the shape {tuple(one.shape)}; it should be pos, the ids of one text")
-    return row
-
-
-def _stacked(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows of any lengths as (ids, mask), batch pos each, padded on the right."""
-    if not rows:
-        raise WorkbenchError("there are no texts")
-    for row in rows:
-        _check_ids(row[None])
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.nn.utils.rnn.pad_sequence([row.to(rows[0].device).long() for row in rows], batch_first=True)
-    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
-
-
-def _check_ids(ids: Tensor) -> None:
-    if not isinstance(ids, Tensor) or ids.dtype not in ID_DTYPES:
-        what = ids.dtype if isinstance(ids, Tensor) else repr(ids)[:60]
-        raise WorkbenchError(f"tokens are {what}; they should be a LongTensor of token ids")
-    if ids.ndim != 2:
-        raise WorkbenchError(f"tokens have {ids.ndim} dimensions {tuple(ids.shape)}; they should be batch pos, or pos")
-    if 0 in ids.shape:
-        raise WorkbenchError(f"there are {ids.shape[1]} tokens in {ids.shape[0]} texts; give at least one text")
-
-
-def _as_mask(mask: Tensor, ids: Tensor) -> Tensor:
-    """The mask as booleans. Errors: WorkbenchError if it has another shape than `ids`, or values other than 0 and 1."""
-    if not isinstance(mask, Tensor) or mask.shape != ids.shape:
-        what = tuple(mask.shape) if isinstance(mask, Tensor) else repr(mask)[:60]
-        raise WorkbenchError(f"the mask is {what}; it should have the shape of the ids, {tuple(ids.shape)}")
-    return _booleans(mask).to(ids.device)
-
-
-def _booleans(mask: Tensor) -> Tensor:
-    if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
-        raise WorkbenchError("the mask has values other than 1 (a token) and 0 (padding)")
-    return mask.bool()
-
-
-def _padded_right(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and mask padded on the right: tokens first, then 0, with as many columns as the longest row has tokens."""
-    counts = mask.sum(1)
-    if not counts.all():
-        raise WorkbenchError(f"text {int(counts.argmin())} has no tokens: its mask is 0 everywhere")
-    starts = mask.int().argmax(1)  # the first token of each row
-    width = int(counts.max())
-    place = torch.arange(width, device=ids.device)
-    there = place < counts[:, None]
-    columns = (starts[:, None] + place).clamp_max(ids.shape[1] - 1)
-    if not mask.gather(1, columns)[there].all():
-        raise WorkbenchError(
-            "the mask has padding between the tokens of a text; padding should come before or after a text"
-        )
-    return ids.gather(1, columns).where(there, 0), there
 
 
 def _refuse_padding(ids: Tensor, config: PreTrainedConfig | None) -> None:
@@ -394,88 +326,4 @@ def _refuse_padding(ids: Tensor, config: PreTrainedConfig | None) -> None:
         raise WorkbenchError(
             f"text {row} begins or ends with the padding token {pad}, but there is no mask to tell padding from text: "
             "give the tokenizer's output with its attention_mask, or Texts(ids, mask)"
-        )
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A file of texts, or a built-in set, with the names of its columns."""
-
-    given: str | Path
-    text: str
-    label: str | None
-
-    def __post_init__(self) -> None:
-        built_in = embedded_texts.SETS.get(str(self.given))
-        if built_in is not None and self.label is None:
-            object.__setattr__(self, "label", built_in.label)
-        if self.text == self.label:
-            raise WorkbenchError(f"the texts and the labels are both in the column {self.text!r}; give two columns")
-
-    @property
-    def path(self) -> Path:
-        return embedded_texts.path_of(self.given)
-
-    def pieces(self, size: int) -> Iterator[list[Row]]:
-        """The rows in lists of at most `size`: their text, and their label if there are labels."""
-        rows = text_files.read_rows(self.path, [self.text], [] if self.label is None else [self.label])
-        while some := list(islice(rows, size)):
-            yield some
-
-
-@dataclass
-class _Ids:
-    """The token ids of texts, one after the other, while texts are added."""
-
-    tokenizer: PreTrainedTokenizerBase
-    cut: int | None = None
-    flat: array = field(default_factory=lambda: array("q"))
-    lengths: array = field(default_factory=lambda: array("q"))
-
-    def __post_init__(self) -> None:
-        if self.cut is not None and self.cut < 1:
-            raise WorkbenchError(f"cut is {self.cut}; a text needs at least 1 token")
-
-    def add(self, rows: Sequence[Row]) -> list[tuple[Row, int]]:
-        """Add the first cell of each row as a text; returns each row with its number of tokens."""
-        for ids in self.tokenizer([row.cells[0] for row in rows], verbose=False).input_ids:
-            kept = ids[: self.cut]
-            self.flat.extend(kept)
-            self.lengths.append(len(kept))
-        return list(zip(rows, self.lengths[-len(rows) :], strict=True))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the texts as `Texts`: ids and mask of all rows, padded to the longest."""
-        return 9 * len(self.lengths) * max(self.lengths)
-
-    def padded(self) -> tuple[Tensor, Tensor]:
-        """Ids and mask, batch pos each, padded on the right."""
-        lengths = torch.tensor(self.lengths)
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        ids = torch.zeros(mask.shape, dtype=torch.long)
-        ids[mask] = torch.frombuffer(self.flat, dtype=torch.long)
-        return ids, mask
-
-
-def _check_lengths(path: Path, rows: Sequence[tuple[Row, int]], longest: int | None) -> None:
-    """Raise WorkbenchError for a text without tokens, or with more than `longest`."""
-    for row, length in rows:
-        if length == 0:
-            raise WorkbenchError(f"{text_files.place_in_file(path, row.line)}: {row.cells[0]!r:.40} has no tokens")
-        if longest is not None and length > longest:
-            raise WorkbenchError(
-                f"{text_files.place_in_file(path, row.line)}: the text has {length:,} tokens and the model takes at "
-                f"most {longest:,}; shorten it, or cut all texts to their first {longest:,} tokens with cut={longest}"
-            )
-
-
-def _check_fits(path: Path, line: int, ids: _Ids) -> None:
-    """Raise WorkbenchError if the texts so far take more than half of the free memory."""
-    free = psutil.virtual_memory().available // 2
-    if ids.nbytes > free:
-        raise WorkbenchError(
-            f"{path} does not fit into memory: up to line {line:,} its {len(ids.lengths):,} texts of at most "
-            f"{max(ids.lengths):,} tokens take {ids.nbytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB may be used (half of "
-            "what is free); read it in pieces with Texts.stream, or cut long texts with cut="
         )
