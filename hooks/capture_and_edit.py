@@ -96,4 +96,4 @@ class Edit:
 
     def __post_init__(self) -> None:
         if self.reads is not None and (self.heads is not None or self.value is not None):
-            raise WrongValue(f"an edit that reads {self.reads!r} selects no heads and has no value")
+            raise WrongValue(f"an edit that reads {self.reads!r} takes neither heads nor a value; leave them out")

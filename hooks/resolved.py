@@ -129,7 +129,7 @@ def _read_site(reach: Reach, site: str, reads: str) -> str:
     if order.index(names[0]) >= order.index(site):
         raise WrongValue(f"an edit of {site!r} cannot read {names[0]!r}, which is not reached before it")
     if layer_of(names[0])[1] in COMPUTED_IN_PARTS:
-        raise WrongValue(f"an edit cannot read {names[0]!r}, of which only what is captured is computed")
+        raise WrongValue(f"an edit cannot read {names[0]!r}, because only its captured part is computed")
     [found] = reach.matches(names[0])
     return found
 

@@ -334,7 +334,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_what_was_whole(olmo, texts, folder
 
     with monkeypatch.context() as patch:
         patch.setattr(shards_module, "save", full)
-        sentence = r"00002.safetensors cannot be written: No space left on device; 2 of 4 shards are complete and stay"
+        sentence = r"00002.safetensors cannot be written: No space left on device; 2 of 4 shards are complete and kept"
         with pytest.raises(WorkbenchError, match=sentence):
             record(olmo, texts, SITE, folder, shard_bytes=1)
     assert sorted(path.name for path in folder.glob("*.safetensors")) == [

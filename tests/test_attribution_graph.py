@@ -193,7 +193,7 @@ def test_nodes_checked_later_have_the_numbers_of_those_checked_at_once(pair, tok
         (found, ["L9 F1 @0"], "no feature or error 'L9 F1 @0' in this graph"),
         (found, [found.names[-1]], "no feature or error 'logit 5"),
         (found, -1, "nodes is -1; it cannot be negative"),
-        (found.pruned(), 2, "the graph has other nodes than this prompt, model and transcoders"),
+        (found.pruned(), 2, "are not those of this prompt, model and transcoders"),
     ):
         with pytest.raises(WorkbenchError, match=words):
             check_nodes(*given, other, nodes)

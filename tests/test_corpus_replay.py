@@ -70,7 +70,7 @@ def test_the_order_is_that_of_the_checkpoint() -> None:
 
 def test_without_the_text_the_command_that_fetches_it_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(WorkbenchError, match=r"not at hand.*python -m workbench corpus build tiny-olmo"):
+    with pytest.raises(WorkbenchError, match=r"not on this machine.*python -m workbench corpus build tiny-olmo"):
         corpus.prepared_text("tiny-olmo")
     with pytest.raises(WorkbenchError, match="'another' cannot be prepared here; choices: tiny-olmo"):
         corpus.prepared_text("another")

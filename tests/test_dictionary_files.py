@@ -292,7 +292,7 @@ def test_signed_and_grouped_dictionaries_of_sparsify_are_refused(tmp_path):
     config = json.loads((folder / "cfg.json").read_text())
     for change in ({"activation": "groupmax"}, {"signed": True}):
         (folder / "cfg.json").write_text(json.dumps(config | change))
-        assert "is not read" in refused(folder)
+        assert "is not supported" in refused(folder)
 
 
 def test_folders_without_a_dictionary_say_what_is_there(tmp_path):

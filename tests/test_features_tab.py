@@ -216,7 +216,7 @@ def test_hostile_tokens_stay_text(bench, request_for_set, monkeypatch):
     assert not any(hidden in label for label in labels for hidden in "\x00\x1b\u202e\u202c")
     whole = feature_table(model, dictionary, ids, tokenizer=Spelling())
     whole.to_json().encode()
-    with pytest.raises(WorkbenchError, match="is no name"):
+    with pytest.raises(WorkbenchError, match="is not a name"):
         features.name_feature(dictionary, number, HOSTILE[-1])
 
     name = bench.sets.add("", f"{HOSTILE[0]}\nw1 w2").name
@@ -502,7 +502,7 @@ def test_a_bad_name_or_a_damaged_file_is_refused_and_nothing_is_lost(bench, requ
     features.name_feature(dictionary, 3, "kept")
     before = own_names.read_bytes()
     for wrong in ("x" * 81, "two\nlines", "\x00"):
-        with pytest.raises(WorkbenchError, match="is no name"):
+        with pytest.raises(WorkbenchError, match="is not a name"):
             features.name_feature(dictionary, 4, wrong)
     for data in ({"feature": FEATURES, "name": "a"}, {"feature": 1, "name": None}, {"feature": "1", "name": "a"}):
         with pytest.raises(WorkbenchError, match=r"no (feature|name)"):

@@ -172,7 +172,7 @@ def test_random_places_are_different_rows_in_order():
     assert random_places(sizes, 9, 0) == [(step, row) for step, size in enumerate(sizes) for row in range(size)]
     some = random_places([32] * 50, 100, seed=1)
     assert len(set(some)) == 100 and some == sorted(some) and some != random_places([32] * 50, 100, seed=2)
-    with pytest.raises(WorkbenchError, match="the chosen steps have 9 rows"):
+    with pytest.raises(WorkbenchError, match="at most the 9 rows of the steps"):
         random_places(sizes, 10, 0)
 
 

@@ -115,7 +115,11 @@ def test_a_token_that_does_not_occur_has_no_documents(bench, index):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"token": 99}, "no token 99"), ({"ids": (5000,)}, "not valid"), ({"ngram": (4, 9)}, "no n-gram with token 3")],
+    [
+        ({"token": 99}, "no token 99"),
+        ({"ids": (5000,)}, "not valid"),
+        ({"ngram": (4, 9)}, "not an n-gram that contains token 3"),
+    ],
 )
 def test_requests_that_do_not_fit_are_refused(bench, index, ids, change, said):
     asked = {"checkpoint": planted_cache.CHECKPOINT, "ids": tuple(ids), "token": 3} | change

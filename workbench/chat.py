@@ -217,7 +217,7 @@ def _with_spans(
         if text == plain:
             found = enumerate(zip(turns, marks, strict=True), 1)
             return text, [_content_span(text, turn, number, *map(places.get, pair)) for number, (turn, pair) in found]
-    raise WorkbenchError("the chat template rewrites the turns, so it cannot be said which tokens are whose")
+    raise WorkbenchError("the chat template rewrites the turns, so the tokens of each turn cannot be found")
 
 
 def _marked(content: str, before: str, after: str, inner: bool) -> str:

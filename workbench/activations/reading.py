@@ -108,8 +108,8 @@ class Activations(Mapping[str, StoredSite]):
         whole = [shard for shard in shards if shard is not None]
         if len(whole) < len(shards) or plan.open_texts(folder) is None:
             raise WorkbenchError(
-                f"{folder} holds {len(whole)} of {len(shards)} shards of a recording; `record` with the same arguments "
-                "makes the rest"
+                f"{folder} holds {len(whole)} of {len(shards)} shards of a recording; call `record` with the same "
+                "arguments to make the rest"
             )
         return cls(folder, plan, whole)
 

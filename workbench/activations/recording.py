@@ -284,7 +284,7 @@ def _make(
         except WorkbenchError as error:
             whole = len(shards) - len(missing) + missing.index(number)
             raise WorkbenchError(
-                f"{error}; {whole} of {len(shards)} shards are complete and stay, and the same call goes on from there"
+                f"{error}; {whole} of {len(shards)} shards are complete and kept; the same call continues from there"
             ) from error
 
 

@@ -128,8 +128,8 @@ def faithfulness(
 
     The curve of the best edges need not rise with n: each edge is ranked by its own score, but edges act together, so
     one more edge can lower the share that a set of edges keeps. In tiny-olmo, on repeat-pairs, 60 edges keep 0.97 of
-    the effect, 100 keep 0.94 and 374 keep 0.90. Edges with negative scores are not the only reason: if edges with
-    positive scores are taken first, 95 keep 0.96 and 120 keep 0.94, and on number-pairs 400 keep 1.19.
+    the effect, 100 keep 0.94 and 374 keep 0.90. Edges with negative scores are not the only reason: if the edges with
+    positive scores are taken first, 95 keep 0.96 and 120 keep 0.94 (and on number-pairs 400 keep 1.19).
 
     The lines, for each number n of edges:
 

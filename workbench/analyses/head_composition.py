@@ -55,7 +55,7 @@ def head_composition(
     config = model.config
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     if layers < 2:
-        raise WorkbenchError("heads compose across layers; this model has one layer")
+        raise WorkbenchError("composition is between heads of different layers; this model has one layer")
     if distance is not None and distance < 0:
         raise WorkbenchError(f"distance is {distance}; a key is 0 or more tokens before its query")
     random = random_composition(model, samples=samples, seed=seed)

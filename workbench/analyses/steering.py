@@ -185,7 +185,7 @@ def _sets(model: OlmoForCausalLM, toward: Answers, against: Answers | None) -> t
 
 def _with_controls(direction: Direction, controls: int, seed: int) -> list[Direction]:
     if controls < 1:
-        raise WorkbenchError(f"controls is {controls}; without a random direction the effect has no measure")
+        raise WorkbenchError(f"controls is {controls}; give at least 1 random direction to compare the effect with")
     return [direction, *(direction.random(seed + number) for number in range(controls))]
 
 

@@ -136,7 +136,7 @@ def _head_section(subject: LoadedCheckpoint, tokens: Tensor, layer: int, which: 
 def strongest_keys(maps: Maps) -> pd.DataFrame:
     """A row for each query of one head, with the keys of most weight. Errors: WorkbenchError if there are several."""
     if len(maps.heads) != 1:
-        raise WorkbenchError(f"the keys of one head are listed, and the maps hold {len(maps.heads)} heads")
+        raise WorkbenchError(f"only the keys of one head can be listed, but the maps hold {len(maps.heads)} heads")
     rows = []
     for query, weights in zip(maps.queries, maps.values[0], strict=True):
         keys = (-weights[: query + 1]).argsort(kind="stable")[:KEYS]

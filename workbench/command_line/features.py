@@ -415,7 +415,7 @@ def crosscoder_of(args: argparse.Namespace) -> str:
     Errors: WorkbenchError if several names are given.
     """
     if len(args.names) > 1:
-        raise WorkbenchError(f"born takes one crosscoder or series, and {len(args.names)} are given")
+        raise WorkbenchError(f"born takes one crosscoder or series, but {len(args.names)} are given")
     name = args.names[0] if args.names else "tiny-olmo"
     return next((one for one in features.embedded() if one.startswith(f"{name}@") and "crosscoder" in one), name)
 
@@ -438,7 +438,7 @@ ACTIONS = {"train": train, "scan": scan, "card": card, "probe": probe, "born": b
 def of_dictionary(args: argparse.Namespace, name: str) -> tuple[features.Dictionary, list[LoadedCheckpoint]]:
     """A dictionary, and the checkpoints whose activations it reads."""
     if args.action in ("scan", "probe") and len(args.names) != 1:
-        raise WorkbenchError(f"{args.action} takes one dictionary, and {len(args.names)} are given")
+        raise WorkbenchError(f"{args.action} takes one dictionary, but {len(args.names)} are given")
     dictionary = features.load(name)
     return dictionary, of_sources(args, name, dictionary)
 

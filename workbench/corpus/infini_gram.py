@@ -117,7 +117,7 @@ class InfiniGramIndex(CorpusIndex):
             return counts
         if (number := self.count(asked)) > MOST_READ:
             raise WorkbenchError(
-                f"these {len(asked)} tokens occur {number:,} times; what follows is counted for at most {MOST_READ:,} "
+                f"these {len(asked)} tokens occur {number:,} times; next tokens are counted for at most {MOST_READ:,} "
                 "occurrences: give a longer context"
             )
         if any(self._tail(shard, len(asked)) == asked.tolist() for shard in range(len(self.sizes)) if len(asked)):

@@ -143,7 +143,9 @@ def random_places(rows_of_steps: Sequence[int], count: int, seed: int) -> list[t
     """
     ends = np.cumsum(rows_of_steps)
     if not 0 < count <= (ends[-1] if len(ends) else 0):
-        raise WorkbenchError(f"count={count}; the chosen steps have {ends[-1] if len(ends) else 0} rows")
+        raise WorkbenchError(
+            f"count={count}; it should be at least 1, and at most the {ends[-1] if len(ends) else 0} rows of the steps"
+        )
     drawn = np.sort(np.random.default_rng(seed).choice(ends[-1], count, replace=False))
     at = np.searchsorted(ends, drawn, side="right")
     return [(int(step), int(row - ends[step] + rows_of_steps[step])) for step, row in zip(at, drawn, strict=True)]

@@ -57,7 +57,7 @@ def prepared_text(name: str) -> TrainingText:
     files = data.token_files(data.default_cache(), EMBEDDED[name])
     if missing := [path for path in files.values() if not path.is_file()]:
         raise WorkbenchError(
-            f"the training text of {name} is not at hand: there is no {missing[0]}; "
+            f"the training text of {name} is not on this machine: there is no {missing[0]}; "
             f"fetch and index it with `python -m workbench corpus build {name}`"
         )
     return checked_text(name, {f"{part}-{source}": np.load(path) for (part, source), path in files.items()})

@@ -143,7 +143,9 @@ def _check_same(graph: AttributionGraph, run: ReplacedRun) -> None:
     errors = int((graph.nodes["kind"] == ERROR).sum())
     here = [[layer, *row] for layer, row in zip(layers, found, strict=True)]
     if of_graph != here or errors != len(mlps) * run.ids.shape[1]:
-        raise WorkbenchError("the graph has other nodes than this prompt, model and transcoders; give the whole graph")
+        raise WorkbenchError(
+            "the nodes of the graph are not those of this prompt, model and transcoders; give the whole graph of these"
+        )
 
 
 def _check_options(token: int | str | None, against: int | str | None, most: int, checks: int) -> None:

@@ -266,7 +266,9 @@ def sources_along_run(dictionary: Dictionary) -> tuple[list[Checkpoint], list[Ch
     )
     run, ends = main_run(series), finals(series)
     if not run:
-        raise WorkbenchError(f"{', '.join(dictionary.sources)} are all branches of a run; births need the run itself")
+        raise WorkbenchError(
+            f"{', '.join(dictionary.sources)} are all branches of a run; births need checkpoints of the run itself"
+        )
     return run, [one for one in ends if one not in run], run[-1] in ends
 
 
@@ -274,9 +276,10 @@ def sizes_of(dictionary: Dictionary, sizes: Sequence[float] | None = None) -> to
     """The size of the activations of each source of a crosscoder. Errors: WorkbenchError if they are not known."""
     given = dictionary.provenance.get("sizes") if sizes is None else sizes
     if given is None or len(given) != len(dictionary.sources) or not all(0 < size < float("inf") for size in given):
+        found = "none" if given is None else list(given)
         raise WorkbenchError(
-            f"births need the size of the activations of each of {len(dictionary.sources)} sources, numbers above 0; "
-            f"{'the crosscoder has' if sizes is None else 'given are'} {'none' if given is None else list(given)}"
+            f"{'the sizes that the crosscoder stores' if sizes is None else 'sizes'} are {found}; births need the size "
+            f"of the activations of each of {len(dictionary.sources)} sources, a number above 0"
         )
     return torch.tensor(list(given), dtype=torch.float32, device=dictionary.decoder.device)
 

@@ -106,11 +106,14 @@ class Dictionary:
         if self.gate.threshold is not None and self.gate.threshold.shape not in ((), (n,)):
             raise WorkbenchError(f"the threshold has the shape {tuple(self.gate.threshold.shape)}, not ({n},)")
         if self.gate.k is not None and self.gate.k > n:
-            raise WorkbenchError(f"k is {self.gate.k}, and the dictionary has {n} features")
+            raise WorkbenchError(f"k is {self.gate.k}, but the dictionary has {n} features; k is at most that number")
         if self.centred and d_read != d_write:
             raise WorkbenchError(f"a bias of {d_write} numbers cannot be subtracted from activations of {d_read}")
         if self.sources and (d_read % len(self.sources) or d_write % len(self.sources)):
-            raise WorkbenchError(f"width {d_read} is not a multiple of {len(self.sources)} sources")
+            raise WorkbenchError(
+                f"a crosscoder of {len(self.sources)} sources cannot read {d_read} numbers: they are no multiple of "
+                f"{len(self.sources)}"
+            )
 
     def __repr__(self) -> str:
         place = self.reads if self.reads == self.writes else f"{self.reads} → {self.writes}"

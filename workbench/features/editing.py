@@ -233,5 +233,5 @@ def _check_reads_one(dictionary: Dictionary) -> None:
     if dictionary.sources:
         raise WorkbenchError(
             f"a crosscoder reads {len(dictionary.sources)} models at once, so an edit of one run cannot tell where its "
-            "features are active; steer with one, or take it away with features.switch_off_in"
+            "features are active; steer with a feature of it, or remove the feature with features.switch_off_in"
         )

@@ -118,5 +118,7 @@ def _check_fit(model: OlmoForCausalLM, dictionaries: Mapping[str, Dictionary]) -
         raise WorkbenchError("no dictionaries are given; name at least one")
     for name, dictionary in dictionaries.items():
         if dictionary.sources:
-            raise WorkbenchError(f"{name} is a crosscoder, which reads several models at once")
+            raise WorkbenchError(
+                f"{name} is a crosscoder, which reads several models at once; give dictionaries that read one model"
+            )
         dictionary.check_fits(model)

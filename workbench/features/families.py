@@ -58,7 +58,10 @@ def random_groups(counts: np.ndarray, group: Sequence[int], draws: int, seed: in
     Errors: WorkbenchError if there are too few other features.
     """
     if 2 * len(group) > len(counts):
-        raise WorkbenchError(f"a group of {len(group)} of {len(counts):,} features has no equal among the others")
+        raise WorkbenchError(
+            f"the group has {len(group)} of {len(counts):,} features, so there is no other group of this size to "
+            "compare it with; give a group of at most half of the features"
+        )
     generator, found = np.random.default_rng(seed), []
     for _ in range(draws):
         taken: list[int] = []

@@ -83,11 +83,14 @@ class Gate:
         if self.name not in GATES:
             raise WorkbenchError(f"no activation {self.name!r}; choose one of {', '.join(GATES)}")
         if (self.k is None) == (self.name in ("topk", "batchtopk")):
-            raise WorkbenchError(f"{self.name} with k={self.k}; topk and batchtopk have a k, the others have none")
+            raise WorkbenchError(f"{self.name} with k={self.k}; only topk and batchtopk have a k, and they need one")
         if self.k is not None and self.k < 1:
             raise WorkbenchError(f"k is {self.k}; at least one feature should be active")
         if (self.threshold is None) == (self.name in ("batchtopk", "jumprelu")):
-            raise WorkbenchError(f"{self.name} {'without' if self.threshold is None else 'with'} a threshold")
+            given = "without" if self.threshold is None else "with"
+            raise WorkbenchError(
+                f"{self.name} {given} a threshold; only batchtopk and jumprelu have a threshold, and they need one"
+            )
 
     def __call__(self, pre: Tensor) -> Firing:
         """The active features of pre-activations: … feature."""

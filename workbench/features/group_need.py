@@ -53,7 +53,7 @@ def group_need(
     """
     chosen = list(dict.fromkeys(group))
     if not chosen:
-        raise WorkbenchError("a group of no features has no need; name at least one")
+        raise WorkbenchError("the group of features is empty; name at least one feature")
     for feature in chosen:
         dictionary.check_feature(feature)
     born, named = births(dictionary), by_source(dictionary, models)

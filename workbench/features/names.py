@@ -45,7 +45,7 @@ def name_feature(dictionary: Dictionary, feature: int, name: str) -> None:
     dictionary.check_feature(feature)
     name = name.strip()
     if len(name) > MOST_LETTERS or not (name.isprintable()):
-        raise WorkbenchError(f"{name[:40]!r}… is no name: one line of at most {MOST_LETTERS} characters")
+        raise WorkbenchError(f"{name[:40]!r}… is not a name: a name is one line of at most {MOST_LETTERS} characters")
     with _writing:
         everything = _all_names()
         entry = everything.setdefault(_dictionary_key(dictionary), {"dictionary": repr(dictionary), "names": {}})
@@ -53,7 +53,7 @@ def name_feature(dictionary: Dictionary, feature: int, name: str) -> None:
         if name:
             entry["names"][str(feature)] = name
         if sum(len(one["names"]) for one in everything.values()) > MOST_NAMES:
-            raise WorkbenchError(f"there are {MOST_NAMES:,} names already; take one away first")
+            raise WorkbenchError(f"there are {MOST_NAMES:,} names already; delete one first")
         path = names_file()
         with output_file(path, make_folder=True) as file:
             file.write(json.dumps(everything, ensure_ascii=False, indent=1).encode())
@@ -66,7 +66,7 @@ def _all_names() -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise WorkbenchError(f"the names of features in {path} cannot be read: {reason(error)}") from error
     if not isinstance(found, dict) or not all(_is_entry(entry) for entry in found.values()):
-        raise WorkbenchError(f"{path} holds no names of features; move it away")
+        raise WorkbenchError(f"{path} is not a file of feature names; move it to another place")
     return found
 
 

@@ -78,7 +78,7 @@ class TrainingSettings:
             if getattr(self, name) < low:
                 raise WorkbenchError(f"{name} is {getattr(self, name)}; it should be at least {low}")
         if self.k > self.features:
-            raise WorkbenchError(f"k is {self.k}, and there are {self.features} features")
+            raise WorkbenchError(f"k is {self.k}, but there are {self.features} features; k is at most that number")
         if not self.learning_rate > 0 or not self.auxiliary >= 0:
             raise WorkbenchError(f"learning_rate={self.learning_rate}, auxiliary={self.auxiliary}: must be above 0")
 

@@ -43,7 +43,7 @@ def strongest_lines(curves: Curves, count: int) -> Curves:
     Errors: WorkbenchError for a count below 1.
     """
     if count < 1:
-        raise WorkbenchError(f"no choice of {count} lines; give 1 or more")
+        raise WorkbenchError(f"count is {count}; choose 1 line or more")
     largest = np.nan_to_num(np.abs(curves.values)).max(1)
     places = np.argsort(-largest, kind="stable")[:count]
     return replace(

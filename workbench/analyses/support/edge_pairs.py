@@ -94,7 +94,7 @@ def sides_of(model: OlmoForCausalLM, pair: Contrast, replacement: str, graph: Gr
     if replacement not in REPLACEMENTS:
         raise WorkbenchError(f"replacement={replacement!r}; choices: {', '.join(REPLACEMENTS)}")
     if model.tapped_edits:
-        raise WorkbenchError("the edges of a model with edits are not defined; take the edits off first")
+        raise WorkbenchError("a circuit cannot be computed for a model with edits; remove the edits (`tapped`) first")
     graph, norm_first = graph or Graph.of(model), model.model.blocks[0].norm_first
     means = _mean_outputs(model, graph, pair) if replacement == "mean" else None
     held_too = replacement == "counterfactual" and not norm_first

@@ -66,7 +66,7 @@ def _on_ray(task: Callable[[int], Done], count: int, workers: int) -> Generator[
             done, running = ray.wait(running)
             yield ray.get(done[0])
     except ray.exceptions.WorkerCrashedError as error:
-        raise WorkbenchError(f"a task lost its worker {RETRIES + 1} times: {error}") from error
+        raise WorkbenchError(f"the worker of a task died {RETRIES + 1} times: {error}") from error
     finally:
         for reference in running:
             ray.cancel(reference, force=True)

@@ -50,7 +50,9 @@ def halves(texts: Texts, toward: str, against: str | None = None) -> tuple[Texts
     for group, label in ((ours, toward), (theirs, against or "another label")):
         rows = group.nonzero()[:, 0]
         if len(rows) < 2:
-            raise WorkbenchError(f"1 text has the label {label!r}; one is needed for the direction, another as prompt")
+            raise WorkbenchError(
+                f"only 1 text has the label {label!r}; at least 2 are needed: one for the direction, one as a prompt"
+            )
         first[rows[::2]] = True
     return texts[first], texts[(ours | theirs) & ~first]
 

@@ -124,7 +124,7 @@ class TunedLens:
         except Exception as error:  # the reader of pickles raises errors of any kind for other content
             raise WorkbenchError(f"{found} holds no tuned lens: {type(error).__name__}: {error}") from error
         if config.get("lens_type", KIND) != KIND:
-            raise WorkbenchError(f"{found} is a lens of type {config['lens_type']!r}; {KIND!r} is read")
+            raise WorkbenchError(f"{found} is a lens of type {config['lens_type']!r}; supported: {KIND!r}")
         revision = config.get("base_model_revision")
         name = str(config.get("base_model_name_or_path", ""))
         return cls(weight, bias, f"{name}@{revision}" if revision else name, {"lens": given})

@@ -57,13 +57,13 @@ def _config(path: Path) -> tuple[str, str, str]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise WorkbenchError(f"{path} is damaged: {reason(error)}") from error
     if not isinstance(config, dict):
-        raise WorkbenchError(f"{path} is {shown(config)}, and should be settings by name")
+        raise WorkbenchError(f"{path} holds {shown(config)}; it should hold settings by name")
     if (kind := setting(config, "model_kind", KIND, path)) != KIND:
-        raise WorkbenchError(f"{path}: model_kind {shown(kind)} is not read; only {KIND} is")
+        raise WorkbenchError(f"{path}: model_kind {shown(kind)} is not supported; supported: {KIND}")
     defaults = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
     hooks = [setting(config, name, default, path) for name, default in defaults.items()]
     if unknown := [hook for hook in hooks if hook not in HOOKS]:
-        raise WorkbenchError(f"{path}: the hook {shown(unknown[0])} is not read; read are {', '.join(HOOKS)}")
+        raise WorkbenchError(f"{path}: the hook {shown(unknown[0])} is not supported; supported: {', '.join(HOOKS)}")
     return HOOKS[hooks[0]], HOOKS[hooks[1]], setting(config, "model_name", "", path)
 
 
@@ -72,7 +72,7 @@ def _layer(folder: Path, layer: int, layers: int, reads: str, writes: str, model
     path, of_decoder = folder / ENCODER.format(layer), folder / DECODER.format(layer)
     for file in (path, of_decoder):
         if not is_there(file):
-            raise WorkbenchError(f"{folder} has {layers} files {ENCODER.format('N')}, and no {file.name}")
+            raise WorkbenchError(f"{folder} has {layers} files {ENCODER.format('N')}, but {file.name} is missing")
     tensors = read_safetensors(path)
     decoder = named_tensor(read_safetensors(of_decoder), f"W_dec_{layer}", of_decoder)
     if decoder.ndim != 3 or decoder.shape[1] != layers - layer:

@@ -43,7 +43,7 @@ def read(folder: Path) -> Dictionary:
     config = {OLDER.get(name, name): value for name, value in read_json(path).items()}
     metadata = config.get("metadata", config)
     if not isinstance(metadata, Mapping):
-        raise WorkbenchError(f"{path}: 'metadata' is {shown(metadata)}, and should be an object")
+        raise WorkbenchError(f"{path}: 'metadata' is {shown(metadata)}; it should be a JSON object")
     tensors = read_safetensors(weights)
     kind = _architecture(config, path)
     reads = site_of_hook(setting(metadata, "hook_name", "", path))
@@ -80,7 +80,7 @@ def _architecture(config: Mapping[str, Any], path: Path) -> str:
         kind = "topk"
     if kind not in SAES + TRANSCODERS + OWN:
         raise WorkbenchError(
-            f"{path}: architecture {shown(kind)} is not read; read are {', '.join(SAES + TRANSCODERS)}"
+            f"{path}: architecture {shown(kind)} is not supported; supported: {', '.join(SAES + TRANSCODERS)}"
         )
     return kind
 
@@ -91,8 +91,8 @@ def _norming(config: Mapping[str, Any], path: Path) -> Norming:
         return "none"
     if not isinstance(name, str) or name not in NORMINGS:
         raise WorkbenchError(
-            f"{path}: normalize_activations is {shown(name)}; read are {', '.join(NORMINGS)}, and others after SAELens "
-            "has folded them into the weights"
+            f"{path}: normalize_activations {shown(name)} is not supported; supported: {', '.join(NORMINGS)}. Fold "
+            "other normalisations into the weights with SAELens first"
         )
     return NORMINGS[name]
 
@@ -107,7 +107,8 @@ def _encoder(
         b_gate, b_mag, r_mag = (named_tensor(tensors, name, weights) for name in ("b_gate", "b_mag", "r_mag"))
         if not encoder.shape[-1:] == b_gate.shape == b_mag.shape == r_mag.shape:
             raise WorkbenchError(
-                f"{weights}: b_gate, b_mag and r_mag have other shapes than W_enc {list(encoder.shape)}"
+                f"{weights}: b_gate, b_mag and r_mag should have the shape [{encoder.shape[-1]}], one number for each "
+                "feature of W_enc"
             )
         return encoder * r_mag.exp(), b_mag, Gate("jumprelu", threshold=b_mag - b_gate * r_mag.exp())
     bias = named_tensor(tensors, "b_enc", weights)
@@ -122,7 +123,9 @@ def _encoder(
         return encoder, bias, Gate("jumprelu", threshold=named_tensor(tensors, "threshold", weights))
     activation = setting(config, "activation_fn", "relu", path)
     if activation != "relu":
-        raise WorkbenchError(f"{path}: activation_fn {shown(activation)} is not read for the architecture {kind!r}")
+        raise WorkbenchError(
+            f"{path}: activation_fn {shown(activation)} is not supported for the architecture {kind!r}; supported: relu"
+        )
     return encoder, bias, Gate("relu")
 
 

@@ -33,7 +33,9 @@ def read(folder: Path) -> Dictionary:
     config, tensors = read_json(path), read_safetensors(weights)
     activation = setting(config, "activation", "topk", path)
     if activation != "topk" or setting(config, "signed", False, path):
-        raise WorkbenchError(f"{path}: activation {shown(activation)} is not read; only 'topk', not signed, is")
+        raise WorkbenchError(
+            f"{path}: activation {shown(activation)} is not supported; supported: 'topk' without 'signed'"
+        )
     transcode = setting(config, "transcode", False, path)
     reads, writes = sites_of_module(folder.name) or ("", "")
     run = read_json(folder.parent / RUN_CONFIG) if is_there(folder.parent / RUN_CONFIG) else {}

@@ -50,7 +50,7 @@ def setting(config: Mapping[str, Any], name: str, default: Setting, path: Path) 
     if value is None:
         return default
     if type(value) is not type(default):
-        raise WorkbenchError(f"{path}: {name!r} is {shown(value)}, and should be of type {type(default).__name__}")
+        raise WorkbenchError(f"{path}: {name!r} is {shown(value)}; it should be of type {type(default).__name__}")
     return value
 
 
@@ -60,7 +60,7 @@ def integer_setting(config: Mapping[str, Any], name: str, path: Path) -> int:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and math.isfinite(value) and value == int(value):
         return int(value)
-    raise WorkbenchError(f"{path}: {name!r} is {shown(value)}, and should be a whole number")
+    raise WorkbenchError(f"{path}: {name!r} is {shown(value)}; it should be a whole number")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:

@@ -103,7 +103,7 @@ def canonical_edits(bench: Bench, checkpoint: str, text: object) -> str:
 def bounded(text: object) -> str:
     """The lines of interventions that a browser sent. Raises WorkbenchError for too many edits or characters."""
     if not isinstance(text, str) or len(text) > MOST_CHARACTERS:
-        raise WorkbenchError(f"the edits are no text of at most {MOST_CHARACTERS:,} characters")
+        raise WorkbenchError(f"the edits are not a text, or have more than {MOST_CHARACTERS:,} characters")
     if (found := len(interventions.active_lines(text))) > MOST_EDITS:
         raise WorkbenchError(f"there are {found} edits; this page takes at most {MOST_EDITS}")
     return text

@@ -148,7 +148,7 @@ def chosen_ngram(request: SeenRequest, ids: Sequence[int], ngrams: Sequence[tupl
     """
     start, end = request.ngram or (ngrams[0][:2] if ngrams else (request.token, request.token + 1))
     if not 0 <= start <= request.token < end <= len(ids):
-        raise WorkbenchError(f"tokens {start} to {end} are no n-gram with token {request.token}")
+        raise WorkbenchError(f"tokens {start} to {end} are not an n-gram that contains token {request.token}")
     return start, end
 
 

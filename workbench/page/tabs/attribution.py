@@ -263,7 +263,7 @@ def check_second(bench: Bench, request: TabRequest, text: str) -> None:
     other = bench.tokens(query.checkpoint, prompt_like(query.prompt, text))
     if own.shape != other.shape:
         raise WorkbenchError(
-            f"it has {other.shape[1]} tokens, and the prompt has {own.shape[1]}; patching needs as many"
+            f"it has {other.shape[1]} tokens, but the prompt has {own.shape[1]}; patching needs equally many"
         )
     if torch.equal(own, other):
         raise WorkbenchError("it is the prompt itself; change a word, so that there is a difference to explain")
@@ -292,7 +292,7 @@ def other_prompt(bench: Bench, request: TabRequest, question: Question) -> tuple
     """
     found = exchanges(request.query.prompt, question)
     if not found:
-        raise WorkbenchError("type a second prompt of as many tokens; no one-word change of this prompt was found")
+        raise WorkbenchError("no one-word change of this prompt was found; type a second prompt of equally many tokens")
 
     def furthest() -> int:
         rows = [question.opened.ids[0].tolist(), *(ids for ids, _, _ in found)]
