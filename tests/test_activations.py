@@ -170,7 +170,7 @@ def test_the_rest_of_a_stopped_recording_is_made(olmo, texts, tmp_path):
         record(olmo, texts, SITE, folder, shard_bytes=1, progress=stop)
     there = sorted(path.name for path in folder.glob("0*.safetensors"))
     assert 0 < len(there) < 4
-    with pytest.raises(WorkbenchError, match=f"stopped holds {len(there)} of 4 shards of a recording; `record`"):
+    with pytest.raises(WorkbenchError, match=f"stopped holds {len(there)} of 4 shards of a recording; call `record`"):
         Activations.open(folder)
     times = [(folder / name).stat().st_mtime_ns for name in there]
     stored = record(olmo, texts, SITE, folder)  # also with another size of shards

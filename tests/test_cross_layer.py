@@ -168,7 +168,7 @@ def test_files_of_circuit_tracer_are_read(tmp_path, skip):
         with pytest.raises(WorkbenchError, match="W_skip is missing in layer 1"):
             features.load_cross_layer(tmp_path)
     (tmp_path / "W_dec_1.safetensors").unlink()
-    with pytest.raises(WorkbenchError, match=r"2 files W_enc_N.safetensors, and no W_dec_1"):
+    with pytest.raises(WorkbenchError, match=r"2 files W_enc_N.safetensors, but W_dec_1"):
         features.load_cross_layer(tmp_path)
     (tmp_path / "config.yaml").write_text("model_kind: transcoder_set")
     with pytest.raises(WorkbenchError, match="'transcoder_set' is not supported"):

@@ -278,8 +278,8 @@ def sizes_of(dictionary: Dictionary, sizes: Sequence[float] | None = None) -> to
     if given is None or len(given) != len(dictionary.sources) or not all(0 < size < float("inf") for size in given):
         found = "none" if given is None else list(given)
         raise WorkbenchError(
-            f"{'the sizes that the crosscoder stores' if sizes is None else 'sizes'} are {found}; births need the size "
-            f"of the activations of each of {len(dictionary.sources)} sources, a number above 0"
+            f"births need the size of the activations of each of {len(dictionary.sources)} sources, a number above 0; "
+            f"{'the crosscoder has' if sizes is None else 'sizes are'} {found}"
         )
     return torch.tensor(list(given), dtype=torch.float32, device=dictionary.decoder.device)
 
