@@ -205,7 +205,7 @@ def test_more_edges_than_can_be_drawn_are_not_followed(bench, request_of, monkey
     [
         (
             [np.nan, 0.1, 0.9, 0.8],
-            "Needed from step 200 on: there the 60 best edges, whatever number the slider has, alone keep 0.90 of ",
+            "Needed from step 200 on: there the 60 best edges (not the number on the slider) alone keep 0.90 of ",
         ),
         (
             [np.nan, 0.1, 0.9, 0.1],

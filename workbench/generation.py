@@ -173,15 +173,15 @@ def steered_texts(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Grid:
-    """What the model writes after each prompt, by the strength of a steering direction; 0 is the unsteered text.
+    """The text that the model writes after each prompt, by the strength of a steering direction; 0 is unsteered.
 
-    Returns a Grid of prompt × strength. The cells show the new text; their values are its mean surprisal, in nats per
-    token, to the unsteered model: what steering costs in fluency. The direction is added at all positions, those of the
-    new tokens included. A text ends after `max_new_tokens` or at the model's end-of-text token. Temperature 0 takes the
-    likeliest token; the draws at other temperatures follow `seed`.
+    Returns a Grid of prompt × strength. The cells show the new text. Their values are its mean surprisal, in nats per
+    token, by the unsteered model: large where steering makes the text less fluent. The direction is added at all
+    positions, those of the new tokens included. A text ends after `max_new_tokens` or at the model's end-of-text token.
+    Temperature 0 takes the likeliest token; `seed` decides the draws at other temperatures.
 
-    With `controls`, each prompt's row is followed by as many rows of the same prompt with random directions of the same
-    norm, by `seed`, named "PROMPT (random 1)": what any push of this size does to the text.
+    With `controls`, each prompt's row is followed by that number of rows of the same prompt with random directions of
+    the same norm (`seed`), named "PROMPT (random 1)". They show what any change of this size does to the text.
 
     Errors: WorkbenchError for a negative number of controls, those of `stream`, and hooks' errors if the direction does
     not fit the model.

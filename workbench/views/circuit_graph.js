@@ -184,7 +184,7 @@ function saidOfEdge(name) {
   const told = [
     `${name}: ${signed(score)}${moment === null && error !== null ? ` ± ${wb.digits(error)}` : ""}${unit()}`,
   ];
-  if (share !== null) told.push(`${fixed(share)} of the effect, by gradients.`);
+  if (share !== null) told.push(`${fixed(share)} of the effect, estimated from gradients.`);
   if (moment === null)
     told.push(exact === null ? "Not patched exactly yet." : `Patched alone, exactly: ${signed(exact)}${unit()}.`);
   return told;

@@ -160,7 +160,7 @@ function life({ steps, norms, born, died, floor, ends, fires, scaled }) {
     told.push(
       scaled === null
         ? "After latent scaling it has no step of birth."
-        : `Born at step ${scaled.toLocaleString("en")} after latent scaling, which finds features that were there before their norm says so.`,
+        : `Born at step ${scaled.toLocaleString("en")} after latent scaling, which also finds a feature while its norm is still small.`,
     );
   if (fires !== undefined)
     told.push(

@@ -105,7 +105,7 @@ def needed(shares: Curves, size: int) -> str:
     if own != own:
         return "At the last checkpoint the effect of all edges is too small to divide by it."
     kept = f"{own:.2f} of the effect; {DRAWS} random circuits keep {random:.2f}, at most {highest:.2f}"
-    which = f"{size} best edges, whatever number the slider has,"
+    which = f"{size} best edges (not the number on the slider)"
     if step is None:
         return f"Not above random circuits at the last checkpoint: there the {which} alone keep {kept}."
     return f"Needed from step {step:,.0f} on: there the {which} alone keep {kept}."

@@ -127,6 +127,6 @@ def noted(request: TabRequest, pairs: str, found: Circuit) -> str:
     edits = " The edits do not affect this: it reads the unedited model." if request.query.edits else ""
     return (
         f"{about_pairs(pairs)}. Thickness: how much the {found.value_name} falls if the edge alone carries the other "
-        f"prompt, by gradients (correlation {found.correlation:.2f} with exact patching of the strongest). Orange "
+        f"prompt, from gradients (correlation {found.correlation:.2f} with exact patching of the strongest). Orange "
         f"carries the effect, dashed blue works against it.{edits}"
     )

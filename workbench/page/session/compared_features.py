@@ -43,9 +43,9 @@ FIRING_NOTE = (
     "alone makes. The features that differ most beyond it come first."
 )
 SIZES_NOTE = (
-    "The mean size of what each feature writes in A and in B, relative to the spread of the activations there. The "
-    "refit is that size by the activations themselves: where it is large in both, the feature is not new. Nor is it "
-    "where other features write it in the smaller of the two: near 1 in the last column."
+    "Size: the mean norm of what each feature writes in A and in B, relative to the spread of the activations there. "
+    "Refit: this size, fitted to the activations themselves. A feature is not new if its refit is large in both, or if "
+    "the last column is near 1: then other features write it in the checkpoint where its size is smaller."
 )
 
 
@@ -169,8 +169,8 @@ def compared_summary(bench: Bench, pair: FeaturePair, whole: pd.DataFrame) -> st
         told += [f"It was trained on {found.model}; here it also reads {' and '.join(own)}."]
     if max(active_a, active_b) > ALIKE * min(active_a, active_b):
         told += [
-            "Those numbers are far apart, so it does not describe one of the two, and no feature is said to be in one "
-            "only. Choose a crosscoder that was trained on both."
+            "These two numbers are far apart, so the dictionary does not fit one of the checkpoints, and no feature is "
+            "marked as being in one only. Choose a crosscoder that was trained on both."
         ]
         return " ".join(told)
     only = [int((whole["only"] == name).sum()) for name in "AB"]

@@ -23,7 +23,7 @@ from workbench.report import Report, Section, as_csv
 
 CHECKED = 20  # nodes that a graph takes away in the model with one click
 SENTENCE = (
-    "Features of transcoders stand for the MLPs. Thickness: the part of all paths into the logits that an edge is in. "
+    "Features of transcoders replace the MLPs. Thickness: the share of all paths into the logits that use the edge. "
     "Orange raises its target, dashed blue lowers it. Diamonds are errors: what the transcoders leave out."
 )
 
@@ -43,7 +43,7 @@ def transcoders_of(bench: Bench, checkpoint: str) -> DictionariesOf:
         others = sorted({there[name].model for name in layers} & {*bench.known})
         advice = f"Choose {' or '.join(others)}, or train some:" if others else "Train some:"
         raise WorkbenchError(
-            f"there are no transcoders of {checkpoint}, and the features of this graph are theirs. {advice} `python -m "
+            f"this graph shows features of transcoders, but {checkpoint} has no transcoders. {advice} `python -m "
             f"workbench features train {checkpoint} --site blocks.0.mlp_in --writes blocks.0.mlp_out --out FOLDER` "
             "for each layer; then start the page with `python app.py --dictionary FOLDER …`"
         )

@@ -137,8 +137,8 @@ class TextSets:
         built_in = [[name, name.rpartition("/")[2], found.about] for name, found in SETS.items() if not found.pairs]
         named = [[name, found.title, found.counted] for name, found in self._kept.items() if name not in SETS]
         return [
-            *([{"group": "Named at start", "sets": named}] if named else []),
-            {"group": "Come with the workbench", "sets": built_in},
+            *([{"group": "Given with --texts", "sets": named}] if named else []),
+            {"group": "Built-in", "sets": built_in},
         ]
 
     def get(self, name: object) -> TextSet:

@@ -38,8 +38,8 @@ from workbench.progress import Progress
 
 TITLE = "Circuits"
 HOW = (
-    "Which connections carry the answer? The embedding is below, the logits are above. Hover a node to light its "
-    "paths; the sentence above the graph says what runs of the model say of it."
+    "Which connections carry the answer? The embedding is below, the logits are above. Hover over a node to highlight "
+    "its paths. The sentence above the graph compares it with runs of the model."
 )
 ASSEMBLY = {"scores of the strongest edges": "scores", "what the circuit keeps": "shares"}
 PLAYS = {"slider": "circuit-moment", "view": "assembling", "chart": "assembly"}

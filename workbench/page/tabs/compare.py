@@ -61,8 +61,8 @@ from workbench.progress import Progress
 
 TITLE = "Compare"
 HOW = (
-    "Choose a checkpoint to compare with: A is the earlier of the two, B the later, and differences are B − A, beside "
-    "their noise floor, the difference that data order alone makes."
+    "Choose a checkpoint to compare with. A is the earlier of the two, B is the later, and differences are B − A. The "
+    "noise floor is the difference that data order alone makes."
 )
 BY_TOKEN = {
     "loss of B − loss of A": ("loss_difference", "Orange where A predicts the token better, blue where B does."),
@@ -361,9 +361,9 @@ def explaining_view(bench: Bench, request: TabRequest, other: str, progress: Pro
         raise Expensive(price)
     several = len(run) - 1
     note = (
-        "Of the rows that B has read and A has not, those with the longest n-grams of the prompt: how much a step on "
-        f"the row lowers the prompt's loss, to first order, summed over {several} checkpoint{'s' * (several > 1)}. "
-        "Random rows last."
+        "The rows that B has read and A has not, with the longest n-grams of the prompt. Value: how much a step on the "
+        f"row lowers the prompt's loss, to first order, summed over {several} checkpoint{'s' * (several > 1)}. Random "
+        "rows come last."
     )
     return View(call, note)
 

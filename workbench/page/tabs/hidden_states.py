@@ -56,7 +56,7 @@ STATES = {
     ),
     "largest over median entry": (
         "ratio",
-        "How far the largest entry stands out: 3–5 is ordinary, above 1,000 is a massive activation.",
+        "The largest entry divided by the median entry: 4–6 is normal, 1,000 or more is a massive activation.",
     ),
     "principal components of a layer": (
         "pca",

@@ -65,7 +65,7 @@ EFFECTS = {
     "probability of the answer": ("probability", "p(answer) / (p(answer) + p(other answer)) after the texts"),
     "log odds of the answers": ("log_odds", "log p(answer) − log p(other answer) after the texts, in nats"),
     "probability of either answer": ("answers", "p(answer) + p(other answer); near 0 the model says something else"),
-    "loss on unrelated text": ("loss", "mean −log p of a built-in text, in nats: the price of steering"),
+    "loss on unrelated text": ("loss", "mean −log p of a built-in text, in nats: how much steering harms it"),
 }
 LAYERS = {"where it is read best": True, "the selected layer": False}
 FOLDS = 5  # of the probe
@@ -219,8 +219,8 @@ def steering_view(
     note = (
         f"The direction is the mean state of {chosen.toward!r} minus that of {chosen.against!r} at the last token "
         f"after {chosen.place}, from one half of {found.counted}; it is added, times the strength, to all tokens of "
-        f"the other half. Answer {shown[0]}, other answer {shown[1]}: {said}. Only what lies outside of the random "
-        "directions of the same norm is an effect of this one."
+        f"the other half. Answer {shown[0]}, other answer {shown[1]}: {said}. An effect of this direction lies outside "
+        "the range of random directions of the same norm."
     )
     checkpoint = request.query.checkpoint
     other = None if len(set(found.labels or ())) == 2 else chosen.against
@@ -245,10 +245,10 @@ def written_view(
         return [{}, written_about(), asked(expensive.price)]
     grid = result(call, bench, priced(progress, price))
     note = (
-        f"What follows the prompt, the likeliest token each time, with {chosen.toward!r} minus {chosen.against!r} "
-        f"after {chosen.place} added to all tokens, those of the new text included; beside it a random direction of "
-        f"the same norm. Strength 0 is the unsteered text. Surprisal is the mean −log p of the new tokens to the "
-        "unsteered model: what steering costs in fluency."
+        f"The text that follows the prompt, the likeliest token each time, with {chosen.toward!r} minus "
+        f"{chosen.against!r} after {chosen.place} added to all tokens, old and new; beside it the same with a random "
+        "direction of the same norm. Strength 0 is the unsteered text. Surprisal is the mean −log p of the new tokens "
+        "by the unsteered model: large where steering makes the text less fluent."
     )
     note += f" With {', '.join(call.edits.splitlines())}." if call.edits else ""
     return [side_by_side(grid), written_about(note) | offer(bench, call), asked(None)]
@@ -302,8 +302,8 @@ def told_edit(bench: Bench, checkpoint: str, edit: str) -> str:
         return ""
     price = price_of_edits(bench, checkpoint, edit)
     return (
-        " The edit adds the direction from all texts of the set, once, to all tokens of every text that the model then "
-        f"reads or writes; the direction takes {price} the first time, and is then kept."
+        " The edit adds the direction, made from all texts of the set, with strength 1 to all tokens that the model "
+        f"then reads or writes. Making the direction takes {price} the first time; it is then kept."
     )
 
 
