@@ -265,7 +265,7 @@ def test_an_edit_may_read_a_site_that_comes_before_its_own(model, tokens):
         ("blocks.1.mlp_in", "blocks.1.mlp_out", "which is not reached before it"),
         ("blocks.1.mlp_in", "blocks.1.mlp_in", "which is not reached before it"),
         ("blocks.3.mlp_in", "blocks.*.mlp_out", "reads one site"),
-        ("blocks.3.mlp_in", "blocks.1.attn.pattern", "only what is captured"),
+        ("blocks.3.mlp_in", "blocks.1.attn.pattern", "only its captured part"),
     ],
 )
 def test_an_edit_that_cannot_read_is_refused(model, tokens, site, reads, said):

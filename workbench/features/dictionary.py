@@ -111,8 +111,8 @@ class Dictionary:
             raise WorkbenchError(f"a bias of {d_write} numbers cannot be subtracted from activations of {d_read}")
         if self.sources and (d_read % len(self.sources) or d_write % len(self.sources)):
             raise WorkbenchError(
-                f"a crosscoder of {len(self.sources)} sources cannot read {d_read} numbers: they are no multiple of "
-                f"{len(self.sources)}"
+                f"a crosscoder of {len(self.sources)} sources cannot read {d_read} numbers: that is not a multiple of "
+                f"{len(self.sources)} sources"
             )
 
     def __repr__(self) -> str:
