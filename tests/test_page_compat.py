@@ -32,6 +32,12 @@ def test_a_component_is_defined_without_reading_its_source(monkeypatch):
     assert len(read) == 1, f"{CHANGED}stubs: `without_stubs` is not needed now"
 
 
+def test_private_events_are_not_described(demo):
+    assert demo.get_api_info()["named_endpoints"], f"{CHANGED}undescribed: it is not needed now"
+    compat.undescribed(demo)
+    assert not any(demo.get_api_info().values()), f"{CHANGED}undescribed"
+
+
 async def made_blocks():
     with gr.Blocks() as demo:
         state, button = gr.State(7), gr.Button("go")

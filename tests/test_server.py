@@ -18,7 +18,7 @@ from starlette.websockets import WebSocketDisconnect
 
 import app
 from hooks import Capture
-from workbench import checkpoints
+from workbench import checkpoints, views
 from workbench.errors import WorkbenchError
 from workbench.mendable import MENDABLE
 from workbench.page.build.page import build
@@ -450,7 +450,8 @@ def test_errors_are_plain_text_wherever_they_stand(client):
     config = client.get("/config").json()
     assert [part["id"] for part in config["components"] if part["type"] == "markdown"] == []
     plain = [part for part in config["components"] if part["props"].get("elem_id") in ("problem", "count")]
-    assert len(plain) == 2 and all("textContent" in part["props"]["js_on_load"] for part in plain)
+    assert len(plain) == 2 and all("views.sentence(" in part["props"]["js_on_load"] for part in plain)
+    assert "innerHTML" not in views.asset("sentence.js")
     assert {part["props"]["html_template"] for part in plain} == {" "}
 
 

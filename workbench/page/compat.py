@@ -137,6 +137,16 @@ def hide_progress_in(demo: gr.Blocks, state: gr.State) -> None:
             event.show_progress_on = [state]
 
 
+def undescribed(demo: gr.Blocks) -> None:
+    """Leave the page's events out of the description of Gradio's API, which no program may use here.
+
+    It is computed for each request for the page, and sent with it: a quarter of what the browser reads at first. Each
+    event has the documented argument `api_visibility`, but there is no documented default for all.
+    """
+    for event in demo.fns.values():
+        event.api_visibility = "private"
+
+
 def keep_stream(demo: gr.Blocks) -> None:
     """Keep the stream of messages to a page open until `LINGER` seconds after its last event.
 

@@ -28,6 +28,7 @@ from workbench.interventions import active_lines
 from workbench.mendable import MENDABLE
 from workbench.page.build.page import build
 from workbench.page.build.slot import log, message
+from workbench.page.components import page_script
 from workbench.page.guard import BROKEN, SET_ROUTE, Guard, trusted_hosts
 from workbench.page.logins import Logins
 from workbench.page.session import text_requests, training_text
@@ -56,17 +57,6 @@ from workbench.views.standalone import described
 from workbench.views.text_page import text_page
 
 PLOT_STYLE = f"{TEXT_STYLE} .dark .js-plotly-plot {{ {ON_DARK} }} .dark {CELLS_STYLE}"
-SCRIPTS = (
-    "common",
-    "typeset",
-    "offers",
-    "vector",
-    "layered",
-    "feature_graph",
-    "maps",
-    "status",
-    "training_text",
-)  # which all views share
 PAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)  # Gradio's session hash of an open page
 
 
@@ -95,7 +85,7 @@ def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] |
         show_error=False,  # a browser would read the error's text as HTML
         theme=theme(),
         css=views.asset("page.css") + views.asset("offers.css") + PLOT_STYLE,
-        head="".join(f"<script>{views.asset(f'{name}.js')}</script>" for name in SCRIPTS),
+        head=f'<script src="{add_script_route(app)}"></script>',
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
@@ -111,6 +101,17 @@ def create_app(bench: Bench, *, host: str = "127.0.0.1", auth: tuple[str, str] |
 def serve(app: FastAPI, host: str, port: int) -> None:
     """Serve the application until it is interrupted. Proxy headers are ignored: any client can forge them."""
     uvicorn.run(app, host=host, port=port, proxy_headers=False, log_level="warning", timeout_graceful_shutdown=2)
+
+
+def add_script_route(app: FastAPI) -> str:
+    """A route of the scripts of the page; returns its address, which changes with them, so that browsers keep them."""
+    script = page_script()
+
+    @app.get("/data/page.js")
+    def page_js() -> Response:
+        return Response(script, media_type="text/javascript", headers={"Cache-Control": "private, max-age=31536000"})
+
+    return f"data/page.js?{zlib.crc32(script.encode()):08x}"
 
 
 def add_status_routes(app: FastAPI, bench: Bench) -> None:

@@ -30,6 +30,7 @@ from workbench.page.compat import (
     keep_stream,
     poll_less,
     quiet_state,
+    undescribed,
     without_heartbeat,
 )
 from workbench.page.session.bench import Bench
@@ -71,6 +72,7 @@ def build(bench: Bench, tabs: Sequence[ModuleType]) -> gr.Blocks:
     before_leaving(demo, page.cancellations.stop)
     without_heartbeat(demo)
     hide_progress_in(demo, page.query)
+    undescribed(demo)
     keep_stream(demo)
     poll_less(demo)
     demo.state_session_capacity = 64
