@@ -147,7 +147,7 @@ def sentence(value: str = "", *, elem_id: str | None = None, elem_classes: str |
     return gr.HTML(
         value,
         html_template=" ",
-        js_on_load=_call("sentence"),
+        js_on_load=_view_call("sentence"),
         apply_default_css=False,
         elem_id=elem_id,
         elem_classes=[elem_classes] if isinstance(elem_classes, str) else list(elem_classes),
@@ -160,7 +160,7 @@ def hint(text: str) -> gr.HTML:
         text,
         html_template=" ",
         css_template=asset("hint.css"),
-        js_on_load=_call("hint"),
+        js_on_load=_view_call("hint"),
         apply_default_css=False,
         elem_classes=["how"],
     )
@@ -173,7 +173,7 @@ def selection() -> gr.HTML:
     """
     return gr.HTML(
         html_template=" ",
-        js_on_load=_call("selection", ["select"]),
+        js_on_load=_view_call("selection", ["select"]),
         apply_default_css=False,
         elem_id="selection",
         padding=False,
@@ -194,7 +194,7 @@ def _component(
         dict(value or {}),
         html_template=asset(f"{name}.html"),
         css_template=asset(f"{name}.css"),
-        js_on_load=_call(name, events),
+        js_on_load=_view_call(name, events),
         apply_default_css=False,
         elem_id=elem_id,
         min_width=min_width,
@@ -203,6 +203,6 @@ def _component(
     )
 
 
-def _call(view: str, events: Sequence[str] = ()) -> str:
+def _view_call(view: str, events: Sequence[str] = ()) -> str:
     """The script of a component: a call of its view. Gradio takes each quoted name in it for an event."""
     return f"window.workbench.views.{view}(element, trigger, props, watch);  // {', '.join(map(repr, events))}"
