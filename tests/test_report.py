@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.report import Report, Section, aligned, as_csv, report_of
+from workbench.report import Report, Section, aligned, as_csv, as_html, report_of
 from workbench.results import Scores
 
 EXACTLY = {"keep_default_na": False, "na_values": [""]}
@@ -90,3 +90,12 @@ def test_a_result_is_a_report():
     report = report_of(found)
     assert (report.title, report.provenance) == ("Some", {"checkpoint": "x"})
     assert pd.read_csv(StringIO(as_csv(report)), comment="#")["name"].tolist() == ["#", "-"]
+
+
+def test_a_title_stands_once_on_the_page_of_one_result():
+    scores = Scores([1.0, 2.0], ["a", "b"], title="Which part wrote it")
+    section = Section(scores.title, scores.table(), [scores])
+    shown = as_html(Report(scores.title, [section])).split("<body>")[1]
+    assert shown.count(scores.title) == 1
+    several = as_html(Report("All of it", [section, section])).split("<body>")[1]
+    assert several.count(f"{scores.title}</h2>") == 2

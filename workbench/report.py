@@ -7,7 +7,7 @@ import html
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -221,7 +221,10 @@ def as_html(report: Report) -> str:
     """The report as one HTML page."""
     links = "".join(f'<a href="#s{n}">{html.escape(s.title)}</a>' for n, s in enumerate(report.sections))
     drawn = [n for n, section in enumerate(report.sections) if section.pictures]
-    sections = [_section(section, n, library=drawn[:1] == [n]) for n, section in enumerate(report.sections)]
+    sections = [
+        _section(section, n, library=drawn[:1] == [n], headed=section.title != report.title)
+        for n, section in enumerate(report.sections)
+    ]
     text = f'<p class="text">{html.escape(report.text)}</p>' if report.text else ""
     title = html.escape(report.title)
     return (
@@ -232,17 +235,19 @@ def as_html(report: Report) -> str:
     )
 
 
-def _section(section: Section, place: int, library: bool) -> str:
+def _section(section: Section, place: int, library: bool, headed: bool) -> str:
     options = {"displaylogo": False, "responsive": True}
+    shown = [replace(one, title="") if one.title == section.title else one for one in section.pictures]
     pictures = "".join(
         picture.plot().to_html(full_html=False, include_plotlyjs=library and n == 0, config=options)
-        for n, picture in enumerate(section.pictures)
+        for n, picture in enumerate(shown)
     )
     note = f"<p>{html.escape(section.note)}</p>" if section.note else ""
     table = _table(section.summary)
     if section.page_only:
         table = f"<details><summary>numbers</summary>{table}</details>"
-    return f'<h2 id="s{place}">{html.escape(section.title)}</h2>{note}{pictures}{table}'
+    heading = f'<h2 id="s{place}">{html.escape(section.title)}</h2>' if headed else ""
+    return f"{heading}{note}{pictures}{table}"
 
 
 def _table(table: pd.DataFrame) -> str:

@@ -52,8 +52,9 @@ def plot_scores(scores: Scores) -> go.Figure:
     else:
         reach = with_room(ends)
     figure.update_xaxes(title=title, range=reach, zeroline=not are_points)
-    order = True if goes_upwards(scores.names) else "reversed"
-    figure.update_yaxes(ticks(names, limit=len(names)) | {"autorange": order, "ticklabelstandoff": 4})
+    rows = [-0.7, len(names) - 0.3]  # for many bars, the range that plotly chooses has room for several more
+    order = rows if goes_upwards(scores.names) else rows[::-1]
+    figure.update_yaxes(ticks(names, limit=len(names)) | {"range": order, "ticklabelstandoff": 4})
     return figure
 
 
