@@ -111,9 +111,9 @@ def test_a_text_that_takes_too_long_ends_and_says_so(bench, tab_request, monkeyp
 
 
 def test_closing_it_ends_the_models_work(bench, tab_request, monkeypatch):
-    turns, turn = [], bench.turn
+    turns, turn = [], bench.lock.held
     monkeypatch.setattr(generate, "PERIOD", 0.0)
-    monkeypatch.setattr(bench, "turn", lambda: turns.append(1) or turn())
+    monkeypatch.setattr(bench.lock, "held", lambda: turns.append(1) or turn())
     frames = generate.stream_texts(bench, tab_request, "", 100, 0, 1, 0, 0, False)
     next(frames)
     frames.close()

@@ -487,10 +487,10 @@ def test_nothing_is_a_websocket(client):
 
 
 def test_one_run_at_a_time_and_the_others_are_told(bench, monkeypatch):
-    monkeypatch.setattr("workbench.page.session.bench.PATIENCE", 0.05)
-    with bench.turn(), pytest.raises(WorkbenchError, match="busy: 0 requests before yours"), bench.turn():
+    monkeypatch.setattr("workbench.page.session.model_lock.PATIENCE", 0.05)
+    with bench.lock.held(), pytest.raises(WorkbenchError, match="busy: 0 requests before yours"), bench.lock.held():
         pass
-    with bench.turn():
+    with bench.lock.held():
         pass
 
 

@@ -22,8 +22,9 @@ from workbench.page.build.page import Page, build, from_address
 from workbench.page.build.panel import Panel, note_of, strip_of_result
 from workbench.page.build.slot import asked, guarded
 from workbench.page.session.arguments import ModelOf, ResidOf, TokensOf
-from workbench.page.session.bench import Bench, amount, label
+from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
+from workbench.page.session.checkpoint_labels import amount, label
 from workbench.page.session.code import code
 from workbench.page.session.map_requests import MapRequest, all_maps, map_call
 from workbench.page.session.offers import definition, keep

@@ -315,7 +315,7 @@ class Page:
         query, selection, active = self._known(http, query, selection, active)
         try:
             token.check()
-            with stoppable(token.check), self.bench.turn():
+            with stoppable(token.check), self.bench.lock.held():
                 asked = typed_prompt(request.prompt, request.chat)
                 opened = self.bench.read(request.checkpoint, asked, progress=lambda *_: token.check())
                 if selection.token is not None and selection.token >= opened.ids.shape[1]:

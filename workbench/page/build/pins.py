@@ -62,7 +62,7 @@ class Pins:
             if not text:
                 return ["", NO_PIN]
             try:
-                with stoppable(token.check), self.bench.turn():
+                with stoppable(token.check), self.bench.lock.held():
                     return ["", Pin.read(text).strip(self.bench)]
             except MENDABLE as error:
                 return [message(error), gr.skip()]

@@ -1,17 +1,12 @@
-"""The checkpoints that the page may open, and the lock that allows one model run at a time.
+"""The checkpoints that the page may open, and their loaded models.
 
 A `Bench` holds the checkpoints named at start. It checks the checkpoints and prompts that a browser sends: a checkpoint
 must have been named at start, and a prompt must be neither empty nor too long. `map_requests` checks layers and heads.
 """
 
-import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -19,10 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hooks import OlmoForCausalLM
-from hooks.stopping import check_stop
 from workbench import features
 from workbench.analyses.support.translators import TunedLens, embedded_lenses
-from workbench.chat import Conversation
 from workbench.checkpoints import (
     Checkpoint,
     Residents,
@@ -36,46 +29,27 @@ from workbench.checkpoints import (
     tokenizer_of,
 )
 from workbench.checkpoints.loading import suited_dtype
-from workbench.checkpoints.names import short_name, split_id
+from workbench.checkpoints.names import split_id
 from workbench.embedded_texts import pair_sets
 from workbench.errors import WorkbenchError
 from workbench.features import Dictionary
 from workbench.page.options import ASKS_ABOVE
+from workbench.page.session.checkpoint_labels import label
+from workbench.page.session.model_lock import ModelLock
+from workbench.page.session.opened_prompt import MOST_TOKENS, OpenedPrompt, check_not_empty, ids_of_prompt, most_tokens
 from workbench.page.session.prompts import Prompt, prompt_ids
 from workbench.page.session.result_cache import ResultCache
+from workbench.page.session.series_roots import check_root, leads_out
 from workbench.page.session.speed import Speed
 from workbench.page.session.text_sets import TextSet, TextSets
 from workbench.progress import Progress, report
 from workbench.text_pairs import TextPairs
 from workbench.texts import Texts
-from workbench.tokens import token_labels
 
-MOST_TOKENS = 4096  # of a prompt; fewer if the model's context is shorter
-MOST_ATTENTION_TOKENS = 2048
 MOST_OF_A_RUN = 32  # checkpoints of a main run that the page shows
 KEPT_RESULTS = 64
 KEPT_BYTES = 256_000_000
 Value = TypeVar("Value")
-EMPTY = "the prompt is empty; type a text, or choose an example"
-PATIENCE = 120.0  # seconds to wait for the model's lock before an error is shown
-
-
-@dataclass(frozen=True)
-class OpenedPrompt:
-    """A loaded checkpoint and a tokenised prompt."""
-
-    checkpoint: str
-    prompt: Prompt
-    model: OlmoForCausalLM
-    tokenizer: PreTrainedTokenizerBase
-    ids: Tensor  # 1 pos
-    speed: Speed
-    conversation: Conversation | None = None  # the tokens of each turn, if the prompt is a conversation
-
-    @cached_property
-    def labels(self) -> tuple[str, ...]:
-        """The tokens as text."""
-        return token_labels(self.ids[0].tolist(), self.tokenizer)
 
 
 class Bench:
@@ -128,8 +102,7 @@ class Bench:
         self._outlines: dict[str, OlmoForCausalLM] = {}  # by checkpoint
         self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}  # by checkpoint
         self.reading: tuple[str, float] | None = None  # id of the checkpoint being loaded, and fraction done
-        self._lock = threading.Lock()
-        self._waiting: deque[None] = deque()  # an item for each request that waits; safe between threads
+        self.lock = ModelLock()
         self.checkpoint(self.default)
 
     @property
@@ -191,38 +164,6 @@ class Bench:
         """All checkpoints of a series, except those whose folder lies outside the series' folder."""
         return [one for one in self.known.values() if one.name == series and leads_out(one) is None]
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Hold the lock that allows one model run at a time.
-
-        Errors: WorkbenchError after `PATIENCE` seconds, and what the check of an open `hooks.stoppable` block raises.
-        """
-        self._waiting.append(None)
-        until = time.monotonic() + PATIENCE
-        try:
-            while not self._lock.acquire(timeout=min(0.25, PATIENCE)):
-                check_stop()
-                if time.monotonic() >= until:
-                    raise WorkbenchError(f"busy: {len(self._waiting) - 1} requests before yours; try again in a moment")
-        finally:
-            self._waiting.pop()
-        try:
-            yield
-        finally:
-            self._lock.release()
-
-    def give_way(self) -> float:
-        """Release the lock for a moment if other requests wait for it; returns the seconds until it is held again.
-
-        A long run calls this between two steps.
-        """
-        began = time.monotonic()
-        if self._waiting:
-            self._lock.release()
-            time.sleep(0.002)
-            self._lock.acquire()
-        return time.monotonic() - began
-
     def load(self, name: object, progress: Progress | None = None) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase]:
         """A checkpoint's model and tokenizer; the ones used last stay loaded, within the budget of `residents`.
 
@@ -279,7 +220,7 @@ class Bench:
         Errors: those of `read`.
         """
         model = self.outline(name)
-        ids = _tokenised(model, self.tokenizer(name), prompt, MOST_TOKENS)[0]
+        ids = ids_of_prompt(model, self.tokenizer(name), prompt, MOST_TOKENS)[0]
         return ids if model.device.type == "meta" else ids.to(model.device)
 
     def texts(self, name: object, chosen: str) -> Texts:
@@ -341,7 +282,7 @@ class Bench:
         """The cached result of a key. If there is none, run `make()` under the model's lock and cache its result."""
         found = self.results.get(key)
         if found is None:
-            with self.turn():
+            with self.lock.held():
                 found = self.results.get(key)  # another request may have made it during the wait
                 if found is None:
                     found = make()
@@ -356,10 +297,9 @@ class Bench:
         self, name: object, prompt: Prompt, most: int = MOST_TOKENS, progress: Progress | None = None
     ) -> OpenedPrompt:
         """A loaded checkpoint and a tokenised prompt. Raises WorkbenchError for no text or more than `most` tokens."""
-        if not prompt or (isinstance(prompt, str) and not prompt.strip()):
-            raise WorkbenchError(EMPTY)  # before the model is loaded
+        check_not_empty(prompt)  # before the model is loaded
         model, tokenizer = self.load(name, progress)
-        ids, conversation = _tokenised(model, tokenizer, prompt, most)
+        ids, conversation = ids_of_prompt(model, tokenizer, prompt, most)
         known, ids = self.checkpoint(name).id, ids.to(model.device)
         return OpenedPrompt(known, prompt, model, tokenizer, ids, self.speed_of(known), conversation)
 
@@ -371,69 +311,8 @@ class Bench:
         return ids[0]
 
 
-def _tokenised(
-    model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, most: int
-) -> tuple[Tensor, Conversation | None]:
-    """The token ids of a prompt, 1 pos, and the tokens of its turns if it is a conversation.
-
-    Errors: WorkbenchError for no text, or for more than `most` tokens or than the model's context.
-    """
-    if not prompt or (isinstance(prompt, str) and not prompt.strip()):
-        raise WorkbenchError(EMPTY)
-    conversation = None if isinstance(prompt, str) else Conversation.of(tokenizer, prompt)
-    ids = torch.tensor([prompt_ids(tokenizer, prompt)]) if conversation is None else conversation.ids  # 1 pos
-    most = most_tokens(model, most)
-    if ids.shape[1] > most:
-        raise WorkbenchError(f"the prompt has {ids.shape[1]:,} tokens; this view takes at most {most:,}")
-    return ids, conversation
-
-
 def _required_tokenizer(tokenizer: PreTrainedTokenizerBase | None, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint. Raises WorkbenchError if it has none."""
     if tokenizer is None:
         raise WorkbenchError(f"{name} has no tokenizer, so the page cannot tokenise a prompt for it")
     return tokenizer
-
-
-def most_tokens(model: OlmoForCausalLM, most: int) -> int:
-    """The number of tokens that a text may have: `most`, or the model's context length if that is smaller."""
-    return min(most, model.config.max_position_embeddings)
-
-
-def leads_out(checkpoint: Checkpoint) -> Path | None:
-    """The folder of a checkpoint, links resolved, if it lies outside the folder of its local series; else None."""
-    root = Path(checkpoint.name)
-    real = (root / (checkpoint.revision or "")).resolve()
-    return real if root.is_dir() and not real.is_relative_to(root.resolve()) else None
-
-
-def check_root(checkpoint: Checkpoint) -> None:
-    """Raise WorkbenchError for a checkpoint whose folder lies outside its series' folder."""
-    real = leads_out(checkpoint)
-    if real is not None:
-        raise WorkbenchError(
-            f"{checkpoint.id} is a link out of its series to {real}; to open it, give that folder with --series"
-        )
-
-
-def label(checkpoint: Checkpoint) -> str:
-    """The name of a checkpoint on the page: `tiny-olmo · step 4,000 · 16 M tokens`."""
-    name, _, revision = checkpoint.id.partition("@")
-    parts = [short_name(name)]
-    if checkpoint.step is not None:
-        parts.append(f"step {checkpoint.step:,}")
-        extra = revision.removeprefix(f"step{checkpoint.step}").strip("-")
-        parts += [extra] if extra and not extra.startswith("tokens") and "step" not in extra else []
-    elif revision:
-        parts.append(revision)
-    if checkpoint.tokens:
-        parts.append(f"{amount(checkpoint.tokens)} tokens")
-    return " · ".join(parts)
-
-
-def amount(number: int) -> str:
-    """A count with three significant digits and a unit: 16 M, 4.03 T."""
-    for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)

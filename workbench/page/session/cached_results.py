@@ -32,7 +32,7 @@ def result(call: Call, bench: Bench, progress: Progress | None = None) -> Any:  
     waited = [0.0]
 
     def step(fraction: float, text: str) -> None:
-        waited.append(bench.give_way())
+        waited.append(bench.lock.give_way())
         report(progress, fraction, text)
 
     def make() -> Result:

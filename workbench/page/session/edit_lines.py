@@ -11,7 +11,8 @@ from workbench.analyses.support.direction import Direction
 from workbench.errors import WorkbenchError
 from workbench.features import Dictionary
 from workbench.interventions import Intervention
-from workbench.page.session.bench import Bench, OpenedPrompt
+from workbench.page.session.bench import Bench
+from workbench.page.session.opened_prompt import OpenedPrompt
 from workbench.page.session.prompts import Prompt, for_browser
 from workbench.page.session.text_sets import TextSets
 

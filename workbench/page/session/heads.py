@@ -7,10 +7,11 @@ import numpy as np
 from workbench.analyses.head_atlas import head_atlas
 from workbench.metrics import SCORES
 from workbench.page.session.arguments import ModelOf, TextsOf
-from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, OpenedPrompt
+from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.map_requests import INDUCTION_SAMPLES, atlas_call
+from workbench.page.session.opened_prompt import MOST_ATTENTION_TOKENS, OpenedPrompt
 from workbench.page.session.prompts import for_browser
 from workbench.page.session.requests import Query
 from workbench.progress import Progress

@@ -14,10 +14,11 @@ from workbench.analyses.attention_maps import attention_maps
 from workbench.analyses.head_atlas import head_atlas
 from workbench.errors import WorkbenchError
 from workbench.page.session.arguments import ModelOf, ResidOf, TokenizerOf, TokensOf
-from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, OpenedPrompt
+from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.edit_lines import bounded, tapped
+from workbench.page.session.opened_prompt import MOST_ATTENTION_TOKENS, OpenedPrompt
 from workbench.page.session.prompts import Prompt
 from workbench.progress import Progress
 from workbench.results import Measures, change

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.page.session.bench import Bench, label
+from workbench.page.session.bench import Bench
+from workbench.page.session.checkpoint_labels import label
 from workbench.page.session.edit_lines import checked_edits
 from workbench.page.session.prompts import typed_prompt, typed_text
 from workbench.page.session.requests import Query, Selection

@@ -8,8 +8,9 @@ import numpy as np
 from workbench.analyses.support.cost import planned
 from workbench.analyses.token_losses import token_losses
 from workbench.errors import WorkbenchError
-from workbench.page.session.bench import Bench, OpenedPrompt
+from workbench.page.session.bench import Bench
 from workbench.page.session.edit_lines import tapped
+from workbench.page.session.opened_prompt import OpenedPrompt
 from workbench.page.session.requests import Selection
 from workbench.page.session.text_requests import TextRequest
 from workbench.views.strip import strip, surprisals

@@ -11,11 +11,12 @@ from workbench.analyses.token_inspection import token_inspection
 from workbench.analyses.token_losses import token_losses
 from workbench.errors import WorkbenchError
 from workbench.page.session.arguments import IdsOf, ModelOf, TokenizerOf, TokensOf
-from workbench.page.session.bench import MOST_TOKENS, Bench, OpenedPrompt, most_tokens
+from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
 from workbench.page.session.edit_lines import canonical_edits
 from workbench.page.session.lenses import lens_for
+from workbench.page.session.opened_prompt import MOST_TOKENS, OpenedPrompt, most_tokens
 from workbench.page.session.prompts import Prompt
 from workbench.results import change
 from workbench.tokens import is_whole

@@ -19,11 +19,12 @@ from workbench.page.build.field import FieldError, TextField, text_field
 from workbench.page.build.panel import Chooses, Panel, View, head_pick, menu
 from workbench.page.build.slot import Slot
 from workbench.page.session.arguments import TokenizerOf, TokensOf
-from workbench.page.session.bench import Bench, OpenedPrompt
+from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call, prompt_arguments, texts_arguments
 from workbench.page.session.edit_lines import sets_of, tapped
 from workbench.page.session.menus import OVER, PROMPT, choice
+from workbench.page.session.opened_prompt import OpenedPrompt
 from workbench.page.session.prices import agree
 from workbench.page.session.prompts import Prompt, contents, prompt_ids, prompt_like, with_contents
 from workbench.page.session.requests import TabRequest

@@ -12,9 +12,10 @@ from workbench.page import components
 from workbench.page.build.field import TextField
 from workbench.page.build.panel import Panel, View, menu, shown_if
 from workbench.page.build.slot import NOT_QUEUED, Slot, agreement_button, asked
-from workbench.page.session.bench import Bench, label
+from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
+from workbench.page.session.checkpoint_labels import label
 from workbench.page.session.circuit_along_run import (
     MOST_CURVES,
     along_training,

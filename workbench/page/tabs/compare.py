@@ -36,9 +36,10 @@ from workbench.page.session.arguments import (
     TokenizerOf,
     TokensOf,
 )
-from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, check_root, label
+from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Between, Call
+from workbench.page.session.checkpoint_labels import label
 from workbench.page.session.compared_features import (
     FIRING_NOTE,
     SIZES_NOTE,
@@ -51,9 +52,11 @@ from workbench.page.session.compared_features import (
 from workbench.page.session.heads import map_value
 from workbench.page.session.menus import choice
 from workbench.page.session.offers import offer
+from workbench.page.session.opened_prompt import MOST_ATTENTION_TOKENS
 from workbench.page.session.prices import Expensive, agree, price_of, priced
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.requests import TabRequest
+from workbench.page.session.series_roots import check_root
 from workbench.page.session.series_runs import loading_of
 from workbench.page.session.text_requests import TextRequest, checked_settings, text_call
 from workbench.page.tabs.generate import sampling_controls

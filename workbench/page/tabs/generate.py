@@ -15,8 +15,9 @@ from workbench.chat import end_tokens, replied, typed
 from workbench.errors import WorkbenchError
 from workbench.page import components
 from workbench.page.build.slot import Slot
-from workbench.page.session.bench import Bench, OpenedPrompt
+from workbench.page.session.bench import Bench
 from workbench.page.session.edit_lines import edits_on, sets_of
+from workbench.page.session.opened_prompt import OpenedPrompt
 from workbench.page.session.requests import TabRequest
 from workbench.page.session.strips import turn_marks
 from workbench.page.session.text_requests import (
@@ -167,10 +168,13 @@ def stream_steps(
         read=read,
     )
     lines = interventions.read(edits, opened.tokenizer, sets_of(bench, opened.checkpoint))
-    with bench.turn():
+    with bench.lock.held():
         changes = edits_on(bench, opened.checkpoint, opened.model, lines)
     while True:
-        with bench.turn(), opened.model.tapped(edits=changes):  # a block for each step, as steps may change threads
+        with (
+            bench.lock.held(),
+            opened.model.tapped(edits=changes),
+        ):  # a block for each step, as steps may change threads
             step = next(stream, None)
         if step is None:
             return

@@ -20,12 +20,14 @@ from workbench.page import components
 from workbench.page.build.panel import Panel, View, head_pick, menu, shown_if
 from workbench.page.build.slot import DOWNLOADS, Slot, agreement_button, asked, guarded
 from workbench.page.session.arguments import InterventionsOf, ModelOf, TextsOf, TokensOf
-from workbench.page.session.bench import MOST_ATTENTION_TOKENS, Bench, label
+from workbench.page.session.bench import Bench
 from workbench.page.session.cached_results import result
 from workbench.page.session.calls import Call
+from workbench.page.session.checkpoint_labels import label
 from workbench.page.session.heads import SAMPLED, map_value
 from workbench.page.session.map_requests import INDUCTION_SAMPLES, all_maps, atlas_call
 from workbench.page.session.menus import OVER, PROMPT, choice
+from workbench.page.session.opened_prompt import MOST_ATTENTION_TOKENS
 from workbench.page.session.prices import Expensive, Planner, agree, is_cheap, priced
 from workbench.page.session.prompts import Prompt
 from workbench.page.session.requests import TabRequest
