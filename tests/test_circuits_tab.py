@@ -209,7 +209,7 @@ def test_more_edges_than_can_be_drawn_are_not_followed(bench, request_of, monkey
         ),
         (
             [np.nan, 0.1, 0.9, 0.1],
-            "Not above random circuits at the last checkpoint: there the 60 best edges, whatever ",
+            "Not above random circuits at the last checkpoint: there the 60 best edges (not the number",
         ),
         ([0.9, 0.9, 0.9, np.nan], "At the last checkpoint the effect of all edges is too small to divide by it."),
     ],

@@ -330,7 +330,9 @@ def test_the_direction_of_the_probe_is_offered_as_an_edit_which_states_its_price
     request = request_for(bench, own.name, layer=1)
     view = tab.probe_view(bench, request)
     assert view.edit == f"+1 probe {own.name}/odd at layer 1"  # of the first label
-    assert re.search(r"to all tokens of every text .* takes about [\d.]+ s the first time", view.note)
+    assert re.search(
+        r"to all tokens that the model then reads or writes.* takes about [\d.]+ s the first time", view.note
+    )
     model, tokenizer = bench.load(bench.default)
     direction = probe_layer(model, Texts.of(tokenizer, TEXTS, LABELS), layer=1).direction("odd")
     call = Call.of(token_losses, ModelOf(bench.default, view.edit), TokensOf(bench.default, PROMPT))["loss"]

@@ -43,7 +43,7 @@ def transcoders_of(bench: Bench, checkpoint: str) -> DictionariesOf:
         others = sorted({there[name].model for name in layers} & {*bench.known})
         advice = f"Choose {' or '.join(others)}, or train some:" if others else "Train some:"
         raise WorkbenchError(
-            f"this graph shows features of transcoders, but {checkpoint} has no transcoders. {advice} `python -m "
+            f"there are no transcoders of {checkpoint}, and this graph shows their features. {advice} `python -m "
             f"workbench features train {checkpoint} --site blocks.0.mlp_in --writes blocks.0.mlp_out --out FOLDER` "
             "for each layer; then start the page with `python app.py --dictionary FOLDER …`"
         )
