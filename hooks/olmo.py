@@ -9,11 +9,10 @@ differs between the families.
     run = model.run(input_ids, capture="blocks.*.resid_post")
 """
 
-import threading
 from copy import copy
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from einops import rearrange
@@ -37,8 +36,10 @@ from .attention import Masks, attend
 from .call_taps import Taps
 from .compat import ROPE_INIT_FUNCTIONS, dynamic_rope_update, slice_logits_to_keep
 from .errors import WrongValue
+from .outputs import hidden_states_shown, kept
+from .pretrained import Pretrained
 from .products import product
-from .run import Hookable, taps_of_this_thread
+from .run import taps_of_this_thread
 from .sites import AFTER_BLOCKS, IN_BLOCK, Sites
 from .stopping import before_block
 from .taps import Tap, Untapped, tap_at
@@ -200,9 +201,8 @@ def rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """x (batch pos head d_head) with each pair (i, i + d_head/2) rotated by the angle of its position."""
     cos, sin = rotary  # batch pos 1 d_head
     from_other = x.roll(x.shape[-1] // 2, -1) * sin
-    return from_other.add_(x * cos).to(
-        x.dtype
-    )  # in place, because allocating memory would take longer than the addition
+    # In place, because allocating memory would take longer than the addition.
+    return from_other.add_(x * cos).to(x.dtype)
 
 
 class OlmoAttention(nn.Module):
@@ -399,11 +399,8 @@ def normed(
     return divided(norm, x, scale) if on_the_path else norm(x), scale
 
 
-_LOADING = threading.RLock()
-
-
-class OlmoPreTrainedModel(Hookable):
-    """The base class of both models: loading, feature flags for transformers, and the methods of `Hookable`."""
+class OlmoPreTrainedModel(Pretrained):
+    """The base class of both models: their configuration, their sites, and the methods of `Hookable`."""
 
     class config_class(OlmoConfig):
         """Reads the configuration of any OLMo family."""
@@ -414,31 +411,9 @@ class OlmoPreTrainedModel(Hookable):
             family_of(found[0] if isinstance(found, tuple) else found)
             return found
 
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
     _no_split_modules = ["OlmoDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-
-    @classmethod
-    def from_pretrained(cls, *args: object, **kwargs: object) -> Self:
-        """transformers' `from_pretrained` under a lock, so that several threads can load models safely.
-
-        transformers replaces its own methods while it loads a model. Two threads that load at the same time could leave
-        `tie_weights` replaced permanently; every tied model loaded afterwards would then lack its unembedding.
-        """
-        with _LOADING:
-            return super().from_pretrained(*args, **kwargs)
-
-    @classmethod
-    def _can_set_attn_implementation(cls) -> bool:
-        """True. The default in transformers searches the source of this file for transformers' own names instead."""
-        return True
 
     @property
     def sites(self) -> Sites:
@@ -502,8 +477,7 @@ class OlmoModel(OlmoPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise WrongValue("give either input_ids or inputs_embeds")
-        config = self.config
-        taps = taps or taps_of_this_thread(self)
+        config, taps = self.config, taps or taps_of_this_thread(self)
         use_cache = config.use_cache if use_cache is None else use_cache
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
@@ -518,14 +492,10 @@ class OlmoModel(OlmoPreTrainedModel):
         explicit = output_attentions or taps is not None
         masks = self._masks(layers, explicit, past_key_values, x, attention_mask, position_ids)
         rotary = {kind: embedding(x, position_ids) for kind, embedding in self.rotary_emb.items()}
-
         if taps is not None:
-            mask = attention_mask if isinstance(attention_mask, Tensor) else None
-            known = input_ids if mask is attention_mask else None
-            taps.begin(int(seen), len(x), x.shape[1], known, mask, past_key_values)
-        tap = tap_at(taps)
-        if layers.start == 0:
-            x = tap("embed", x)
+            taps.begin(int(seen), len(x), x.shape[1], *_ids_and_mask(input_ids, attention_mask), past_key_values)
+
+        x = tap_at(taps)("embed", x) if layers.start == 0 else x
         shown = hidden_states_shown(output_hidden_states, len(self.layers) + 1)
         last_only = last_only and x.shape[1] > 1 and not (shown or output_attentions or self._looked_at(taps))
         hidden_states, patterns, blocks = [], [], self.blocks
@@ -583,6 +553,13 @@ class OlmoModel(OlmoPreTrainedModel):
         return Masks(self.config, first, explicit, cache, **asked)
 
 
+def _ids_and_mask(ids: Tensor | None, mask: Tensor | dict | None) -> tuple[Tensor | None, Tensor | None]:
+    """The token ids and the attention mask of a call, for edits that need the ids. None for both if the mask is not a
+    tensor, because padding is then unknown.
+    """
+    return (ids, mask) if mask is None or isinstance(mask, Tensor) else (None, None)
+
+
 class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin, WithWeights):
     """The decoder with its unembedding: computes next-token logits and supports `generate`.
 
@@ -634,14 +611,7 @@ class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin, WithWeights):
             return_dict=True,
             **kwargs,
         )
-        logits, loss = None, None
-        if taps is None or taps.layers.stop == len(self.model.layers):
-            logits = product(self.lm_head, slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
-            tap = tap_at(taps)
-            if isinstance(tap, Tap) and tap.wants("logits"):
-                logits = tap("logits", logits, kept(tap.taps.present, logits_to_keep))
-            if taps is not None and taps.ended is not None:
-                taps.ended(logits)
+        logits, loss = self._logits(outputs.last_hidden_state, logits_to_keep, taps), None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
@@ -652,29 +622,20 @@ class OlmoForCausalLM(OlmoPreTrainedModel, GenerationMixin, WithWeights):
             attentions=outputs.attentions,
         )
 
+    def _logits(self, x: Tensor, logits_to_keep: int | Tensor, taps: Taps | None) -> Tensor | None:
+        """The logits of x, the output of the final norm: batch pos vocab; None if the run stopped before a block."""
+        if taps is not None and taps.layers.stop < len(self.model.layers):
+            return None
+        logits = product(self.lm_head, slice_logits_to_keep(x, logits_to_keep))
+        tap = tap_at(taps)
+        if isinstance(tap, Tap) and tap.wants("logits"):
+            logits = tap("logits", logits, kept(tap.taps.present, logits_to_keep))
+        if taps is not None and taps.ended is not None:
+            taps.ended(logits)
+        return logits
+
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: object) -> None:
         """transformers' `save_pretrained`; the saved configuration names the architecture of the family."""
         super().save_pretrained(save_directory, **kwargs)
         self.config.architectures = [family_of(self.config).architecture]
         self.config.save_pretrained(save_directory)
-
-
-def kept(positions: range, logits_to_keep: int | Tensor) -> list[int] | range:
-    """The positions whose logits are computed: the last n (a number n), all (0), or those of a tensor of indices."""
-    if isinstance(logits_to_keep, int):
-        return positions[-logits_to_keep:] if logits_to_keep else positions
-    if logits_to_keep.dim() != 1:
-        raise WrongValue("with captures or edits, logits_to_keep must be a number or one index for the whole batch")
-    return [positions[index] for index in logits_to_keep.tolist()]
-
-
-def hidden_states_shown(asked: bool | int | list[int], n_states: int) -> range | set[int]:
-    """The indices of the hidden states to return: all (True), none (False), or the given ones.
-
-    Negative indices count from the end. As in transformers, indices out of range are ignored, and the number 0 means
-    none.
-    """
-    if not asked or asked is True:
-        return range(n_states if asked else 0)
-    indices = [asked] if isinstance(asked, int) else asked
-    return {index % n_states for index in indices if -n_states <= index < n_states}
