@@ -283,7 +283,7 @@ def test_random_groups_are_as_large_and_about_as_often_active():
         (lambda d, m, t: features.token_losses_without(d, m, [[80]], t), "no feature 80; this crosscoder has"),
         (lambda d, m, t: features.token_losses_without(d, m, [[1]], t, sources=["x"]), "no source 'x'"),
         (lambda d, m, t: features.group_need(d, m, [], t), "the group of features is empty"),
-        (lambda d, m, t: features.group_need(d, m, range(41), t), "a group of 41 of 80 features"),
+        (lambda d, m, t: features.group_need(d, m, range(41), t), "the group has 41 of 80 features"),
         (lambda d, m, t: features.group_need(d, m, [1], t, last=7), "at least 8"),
     ],
 )
