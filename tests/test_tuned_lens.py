@@ -66,7 +66,7 @@ def test_checkpoints_share_maps_that_help_each_of_them(make_model) -> None:
         assert (tuned < 0.97 * plain).all()
     alone, twice = (train_tuned_lens(given, texts[:16]) for given in (models[0], [models[0]] * 2))
     torch.testing.assert_close(twice.weight, alone.weight, rtol=1e-3, atol=1e-6)
-    with pytest.raises(WorkbenchError, match="the same shape; these have 2 layers of width 32 and 4 layers of width 32"):
+    with pytest.raises(WorkbenchError, match="same shape; these have 2 layers of width 32 and 4 layers of width 32"):
         train_tuned_lens([models[0], make_model("olmo", num_hidden_layers=2)], texts)
     with pytest.raises(WorkbenchError, match="none was given"):
         train_tuned_lens([], texts)

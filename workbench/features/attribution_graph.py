@@ -48,19 +48,19 @@ def attribution_graph(
       probability, at most 10; or `token` alone; or with `against` the difference of two logits.
 
     An edge is the exact direct effect of a source on a feature's pre-activation or on a logit, with attention patterns,
-    divisors of norms and outputs of MLPs held at those of the run. Then all between them is linear: the residual
-    stream, the values and outputs of heads, the norms, and the linear skip of a transcoder. So
+    divisors of norms and outputs of MLPs held at those of the run. Everything between the two is then linear: the
+    residual stream, the values and outputs of heads, the norms, and the linear skip of a transcoder. So
 
         Σ edges into a node + constant = its pre-activation (its logit less the mean),
 
     where `constant` holds the biases of encoder, decoders and attention, and of values that OLMo 1 clips.
     `rounding` of the result is the largest deviation. An edge does not say why a head attends where it does.
 
-    The features and errors of the largest `effect` on the first logit are also taken away in the model itself, one by
-    one, where attention, norms and MLPs respond. `measured` of the result's nodes is what the logit loses, and
-    `agreement` its correlation with the effect that the graph predicts. `held` is the same with attention patterns and
-    divisors of norms held and MLPs responding: where it equals the effect, and `measured` does not, attention or norms
-    make the difference.
+    The features and errors of the largest `effect` on the first logit are also removed from the model itself, one by
+    one, in runs in which attention, norms and MLPs respond. `measured` of the result's nodes is how much the logit
+    falls, and `agreement` is its correlation with the effect that the graph predicts. `held` is measured in the same
+    way, with attention patterns and divisors of norms held fixed: if it equals the effect and `measured` does not, the
+    difference comes from attention or norms.
 
     Args:
         model, tokens: a model, and one prompt.

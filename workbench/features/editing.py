@@ -67,11 +67,11 @@ def switch_off_in(
     source: str | None = None,
     factor: float = 0.0,
 ) -> Edit:
-    """The edit that takes away what a feature writes in the unchanged models, for all three kinds of dictionaries.
+    """The edit that removes what a feature writes in the unchanged models, for all three kinds of dictionaries.
 
-    How active the feature is is computed from runs without any edit. So this works for a crosscoder, which reads
-    several models at once; what is taken away is the activation times the feature's direction in `source`. Positions
-    where it is not active do not change a bit.
+    The activation of the feature is computed from runs without any edit, so this also works for a crosscoder, which
+    reads several models at once. The edit subtracts this activation times the feature's direction in `source`.
+    Positions where the feature is not active do not change a bit.
 
     Args:
         dictionary: where the feature is from.

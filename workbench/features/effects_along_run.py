@@ -74,9 +74,9 @@ def effects_along_run(
 ) -> EffectsAlongRun:
     """How much the prediction after a prompt falls without each feature of a crosscoder, at each checkpoint of a run.
 
-    What a feature writes at all tokens of the prompt, its activation times its direction in the checkpoint, is taken
-    away from that checkpoint, and the error is kept; everything after it responds. So effects of features do not add
-    up. The activation is the same in all checkpoints, because a crosscoder has one for all.
+    At each checkpoint, what a feature writes at all tokens of the prompt (its activation times its direction in the
+    checkpoint) is subtracted, and the error is kept. Everything after it responds, so the effects of features do not
+    add up. The activation is the same at all checkpoints, because a crosscoder has one activation for all of them.
 
     Args:
         dictionary: a crosscoder over checkpoints of one run, as for `births`.

@@ -44,7 +44,7 @@ def clusters(likeness: np.ndarray) -> list[np.ndarray]:
 
 
 def random_groups(counts: np.ndarray, group: Sequence[int], draws: int, seed: int) -> list[list[int]]:
-    """Random groups of as many other features that are about as often active, to compare a group with.
+    """Random groups of other features, as many as in a group and about as often active, to compare the group with.
 
     For each feature of the group, in a random order, one is drawn of the `NEAREST` features whose numbers of active
     tokens are nearest to its own. Those of the group and those drawn before are left out.
@@ -53,7 +53,7 @@ def random_groups(counts: np.ndarray, group: Sequence[int], draws: int, seed: in
         counts: the number of tokens at which each feature is active.
         group: the features to compare with.
         draws: the number of groups.
-        seed: of the draws.
+        seed: decides the draws.
 
     Errors: WorkbenchError if there are too few other features.
     """

@@ -45,7 +45,7 @@ def group_need(
         texts: texts of at least two tokens.
         last: the number of tokens at the end of each text to take the mean over; None for all but the first.
         draws: the number of random groups.
-        seed: of the draws.
+        seed: decides the draws.
         progress: called after each batch.
 
     Errors: WorkbenchError for an empty group, unknown features, a group of more than half of all, texts that are too

@@ -28,10 +28,11 @@ def is_exclusive(
 ) -> np.ndarray:
     """Whether features are in some sources and not in all: feature, boolean.
 
-    A feature is missing in a source if its norm there is less than half of its largest, `in_error` is below `IN_ERROR`
-    and `in_reconstruction` below `IN_RECONSTRUCTION`. It is exclusive if it is missing in at least one source, if no
-    source has a small norm without being found missing, and if its `refit` is at least `REFIT`: a feature that the
-    activations do not have where its norm is largest is in no source.
+    A feature is missing in a source if three numbers are small there: its norm is less than half of its largest,
+    `in_error` is below `IN_ERROR`, and `in_reconstruction` is below `IN_RECONSTRUCTION`. It is exclusive if it is
+    missing in at least one source, and in every source where its norm is less than half of its largest, and if its
+    `refit` is at least `REFIT`. (With a smaller `refit`, the activations do not have the feature even where its norm is
+    largest.)
 
     Args:
         norms: norms of its directions, in units that make sources comparable: feature source.

@@ -23,13 +23,14 @@ class Quality:
 
     Attributes:
         explained: 1 − Σ‖y − ŷ‖² / Σ‖y − mean‖², the share of the variance that it explains.
-        l0: mean number of active features of a token.
-        dead: number of features that are active at no token.
-        loss: of the model, mean −log p of each token but the first of a text, in nats.
-        replaced: with the reconstruction in place of the activations.
-        ablated: with their mean in place of the activations.
-        recovered: (ablated − replaced) / (ablated − loss), 1 if nothing is lost.
-        tokens: of the texts.
+        l0: the mean number of active features of a token.
+        dead: the number of features that are active at no token.
+        loss: the loss of the model, the mean −log p of each token except the first of a text, in nats.
+        replaced: the loss with the reconstruction in place of the activations.
+        ablated: the loss with the mean activation in place of the activations.
+        recovered: (ablated − replaced) / (ablated − loss): 1 if nothing is lost, 0 if the reconstruction is as bad as
+            the mean.
+        tokens: the number of tokens of the texts.
     """
 
     explained: float

@@ -62,7 +62,7 @@ def sparse_probing(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> SparseProbing:
-    """How well a label of a text is read from its k best features, beside as many numbers of the state itself.
+    """How well a label of a text is read from the k best features, compared with k numbers of the state itself.
 
     Each label is told from all others by a logistic regression on the k features of the largest F, the ratio of the
     variance of the activations between the two groups to that within them. Features are chosen and classifiers trained
@@ -88,7 +88,7 @@ def sparse_probing(
             "mean" for the mean over the tokens of a text.
         groups: a name for each text; texts of one group are in one fold, as in `linear_probe`.
         folds: of the cross-validation.
-        seed: of the folds and of the shuffled labels.
+        seed: decides the folds and the shuffled labels.
         progress: called after each batch, and each line.
 
     Errors: those of `linear_probe`, and WorkbenchError for a k below 1 or above the number of features, of coordinates

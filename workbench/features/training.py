@@ -53,7 +53,7 @@ class TrainingSettings:
         half: whether the products of the encoder are computed in bfloat16, which is several times as fast on many CPUs
             and GPUs; all else, and the weights, are float32.
         save_every: batches between two saved states.
-        seed: of the initial weights.
+        seed: decides the initial weights.
 
     Errors: WorkbenchError for a setting below its least value.
     """

@@ -1,4 +1,4 @@
-"""Cache keys of values: what two values with the same contents have in common, in any process."""
+"""Cache keys of values: equal for two values with the same contents, in any process."""
 
 import functools
 import inspect
@@ -25,8 +25,8 @@ class HasIdentity(Protocol):
 def content_key(value: object) -> object:
     """A form of a value whose hash depends on its contents only.
 
-    Functions count by their source, their defaults and what they hold from outside; dataclasses by their fields, or by
-    their `cache_identity` if they have one.
+    The key of a function is made from its source, its defaults and its closure; that of a dataclass from its fields, or
+    from its `cache_identity` if it has one.
 
     Errors: WorkbenchError for a function whose source cannot be read.
     """

@@ -43,7 +43,7 @@ class EdgeChoice:
             scores: of its edges, in the order of `Graph.edges`.
             magnitude: other scores: source target.
             draws: the number of random orders.
-            seed: of the draws.
+            seed: decides the draws.
         """
         generator = np.random.default_rng(seed)
         return cls(

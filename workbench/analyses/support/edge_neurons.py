@@ -42,7 +42,7 @@ def chosen_neurons(
 
 
 def spread_neurons(model: OlmoForCausalLM, wanted: NeuronsLike) -> list[Neuron]:
-    """As many neurons, from all layers alike: for the cost of a graph whose neurons are not known yet."""
+    """As many neurons, spread evenly over the layers: for the cost of a graph before its neurons are chosen."""
     if not isinstance(wanted, int):
         return list(wanted)
     layers, width = model.config.num_hidden_layers, model.config.intermediate_size

@@ -17,12 +17,12 @@ def run_edges(
 ) -> Tensor:
     """The last logits of runs, called cells, with some edges kept: cell text vocab.
 
-    A node's input is the sum of the outputs of all earlier nodes. Over a kept edge comes the output of the source as it
-    is computed in this cell, over any other edge the source's replacement. The nodes are computed layer by layer, so
-    the result is exact: no gradient and no held divisor of a norm. With all edges kept it is the model, and with none
-    it is the unembedding of the sum of all replacements. The norm of queries, and of keys (OLMo 2 and 3), is taken over
-    all heads of the cell together, as in the model; so is the norm after attention, and that after the MLP over all its
-    nodes.
+    A node's input is the sum of the outputs of all earlier nodes. A kept edge carries the output of the source as it is
+    computed in this cell; any other edge carries the source's replacement. The nodes are computed layer by layer, so
+    the result is exact: no gradient is used, and no divisor of a norm is held fixed. With all edges kept the result is
+    that of the model, and with none it is the unembedding of the sum of all replacements. The norm of queries, and of
+    keys (OLMo 2 and 3), is taken over all heads of the cell together, as in the model; so is the norm after attention,
+    and that after the MLP over all its nodes.
 
     Args:
         model: the model.

@@ -1,4 +1,4 @@
-"""The matrices of heads as the residual stream meets them: with the weights of the norms, centred, and rotated."""
+"""The matrices of heads between residual streams: with the weights of the norms, centred, and rotated."""
 
 from dataclasses import dataclass
 
