@@ -31,7 +31,7 @@ async function savePlot(format) {
     about = lines("10.5px", props.value.about ?? ""),
     room = 40 + 18 * (about.length + titled.length - 1);
   const below = about.map((line) => `<br><span style="font-size: 10.5px; color: #52525b">${plain(line)}</span>`);
-  const { l: left, t: top } = plot._fullLayout._size;
+  const { l: left, r: right, t: top, b: bottom } = plot._fullLayout._size;
   const heading = {
     text: `<b>${titled.map(plain).join("<br>")}</b>${below.join("")}`,
     font: { size: 14, color: "#18181b" },
@@ -40,7 +40,8 @@ async function savePlot(format) {
     ...{ xref: "paper", x: 0, xanchor: "left", xshift: 12 - left },
     ...{ yref: "paper", y: 1, yanchor: "top", yshift: top + room - 8 },
   };
-  const margin = { ...plot.layout.margin, t: top + room };
+  // Those of the plot on the page: in a wider picture plotly would choose others, and the heading would be beside it.
+  const margin = { l: left, r: right, t: top + room, b: bottom, autoexpand: false };
   const font = { ...plot.layout.font, color: "#3f3f46" };
   const whole = { format, width, height: height + room, scale: format === "png" ? 2 : 1 };
   const annotations = [...(plot.layout.annotations ?? []), heading];
