@@ -11,8 +11,7 @@ import torch
 from workbench import colours as palette
 from workbench.plots import narrowed, plot, with_legend_below
 from workbench.plots.curves import apart, tick_label
-from workbench.plots.figure import value_range
-from workbench.plots.grids import shortened
+from workbench.plots.figure import LABEL_CHARACTERS, shortened, value_range
 from workbench.results import Curves, Grid, Maps, Measures, Points, Result, Scores
 from workbench.views import asset
 
@@ -350,3 +349,11 @@ def test_errors_and_numbers_of_texts_are_said_on_hover() -> None:
     bars = plot(scores).data[0]
     assert bars.error_x.array.tolist() == [0.5, 0.25] and [name[1] for name in bars.customdata] == [" ± 0.5", " ± 0.25"]
     assert plot(Scores([1.0], ["a"])).data[0].error_x.array is None
+
+
+def test_long_labels_are_cut_beside_an_axis_and_whole_under_the_pointer() -> None:
+    long = "x" * 60
+    grid = plot(Grid(torch.rand(1, 2), ["0"], [long, "a"], column_name="position"))
+    labels = [*grid.layout.xaxis.ticktext, *plot(Maps(torch.rand(1, 2, 2), ["a"], [long, "b"])).layout.yaxis.ticktext]
+    assert all(len(label) <= LABEL_CHARACTERS for label in labels) and labels[0].endswith("…")
+    assert long in grid.data[0].customdata[0][0]

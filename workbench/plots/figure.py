@@ -1,6 +1,7 @@
 """What the plots of all results have: colours, the colour bar, ticks, sizes, and numbers in words."""
 
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from math import ceil
 from typing import TypeVar
@@ -28,6 +29,8 @@ MARGIN = 12  # pixels above a figure without a title
 LINE_HEIGHT = 16  # pixels of a line of a colour bar's title
 BAR_HEIGHT = 46  # pixels of a colour bar with its title and numbers
 TITLE_CHARACTERS = 95  # per line
+LABEL_CHARACTERS = 24  # of a label beside an axis; longer ones would take the room of the cells
+WIDE = "▁⏎⇥"
 Number = TypeVar("Number", int, float)
 
 
@@ -108,6 +111,17 @@ def said_errors(result: Estimated) -> np.ndarray:
         said = np.where(np.isnan(result.errors), "", shown)
     several = result.texts is not None and not np.ndim(result.texts) and result.texts > 1
     return said + (f" ({result.texts:,} texts)" if several else "")
+
+
+def shortened(text: str, room: int) -> str:
+    """The text, cut and ended with "…" if it is wider than `room` characters; a wide character counts as two."""
+    ends = np.cumsum([2 if c in WIDE or unicodedata.east_asian_width(c) in "WF" else 1 for c in text])
+    return text if not text or ends[-1] <= room else text[: int((ends < room).sum())] + "…"
+
+
+def axis_label(name: str, room: int = LABEL_CHARACTERS) -> str:
+    """A name as a label beside an axis, cut to `room` characters and escaped."""
+    return escape(shortened(name, room))
 
 
 def ticks(names: Sequence[str], limit: int = MAX_TICKS) -> dict[str, object]:

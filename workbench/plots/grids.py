@@ -1,6 +1,5 @@
 """Plots of grids: a heatmap with texts in its cells."""
 
-import unicodedata
 from collections.abc import Sequence
 from math import ceil
 
@@ -19,6 +18,7 @@ from workbench.plots.figure import (
     SQUARE,
     TICK_CHARACTER,
     WIDTH,
+    axis_label,
     bar_ticks,
     colour_bar,
     colours,
@@ -31,6 +31,7 @@ from workbench.plots.figure import (
     percent,
     said,
     said_errors,
+    shortened,
     ticks,
     value_range,
     with_bar,
@@ -44,7 +45,6 @@ LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS = 5, 12
 CHARACTER = 7.2  # pixels of a character in a cell
 CELL_WIDTH = 46  # pixels for `LEAST_CELL_CHARACTERS` characters
 MAX_TEXT_COLUMNS = 128  # with more columns, cells show no text
-WIDE = "▁⏎⇥"
 
 
 def plot_grid(grid: Grid) -> go.Figure:
@@ -52,7 +52,7 @@ def plot_grid(grid: Grid) -> go.Figure:
 
     Cells keep their shape: squares, or as wide as their texts.
     """
-    rows, columns = [escape(r) for r in grid.rows], [escape(c) for c in grid.columns]
+    rows, columns = [axis_label(r) for r in grid.rows], [axis_label(c) for c in grid.columns]
     room = limited(ROW_CHARACTERS // len(columns), LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS)
     texts = None if grid.text is None or len(columns) > MAX_TEXT_COLUMNS else cell_texts(grid.text, room)
     shown = np.log10(grid.values) if grid.log else grid.values
@@ -102,12 +102,6 @@ def in_ink(texts: np.ndarray, shares: np.ndarray, signed: bool) -> np.ndarray:
     inks = palette.inks(palette.DIVERGING if signed else palette.SEQUENTIAL, shares)
     marked = np.vectorize(lambda text, ink: f'<span style="color:{ink}">{text}</span>' if text else "", otypes=[object])
     return marked(texts, inks)
-
-
-def shortened(text: str, room: int) -> str:
-    """The text, cut and ended with "…" if it is wider than `room` characters; a wide character counts as two."""
-    ends = np.cumsum([2 if c in WIDE or unicodedata.east_asian_width(c) in "WF" else 1 for c in text])
-    return text if not text or ends[-1] <= room else text[: int((ends < room).sum())] + "…"
 
 
 def hover_texts(grid: Grid) -> np.ndarray:

@@ -13,6 +13,7 @@ from workbench.plots.figure import (
     HOVER,
     MAX_TICKS,
     SQUARE,
+    axis_label,
     bar_ticks,
     colour_bar,
     colours,
@@ -91,7 +92,7 @@ def hover_template(maps: Maps, named: bool, all_queries: bool) -> str:
 
 def label_axes(figure: go.Figure, maps: Maps, named: bool) -> list[str]:
     """Label the axes of all maps, with the tokens if `named`, else with positions; returns the labels of the keys."""
-    tokens, single = [escape(token) for token in maps.tokens], len(maps.heads) == 1
+    tokens, single = [axis_label(token) for token in maps.tokens], len(maps.heads) == 1
     names = tokens if named else [str(position) for position in range(len(tokens))]
     limit = MAX_TICKS if named else 16 if single else 6
     figure.update_xaxes(ticks(names, limit))

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from workbench.colours import BLUE, GREY, ORANGE
 from workbench.plots.figure import (
     HOVER,
+    axis_label,
     finish,
     limited,
     said,
@@ -54,7 +55,10 @@ def plot_scores(scores: Scores) -> go.Figure:
     figure.update_xaxes(title=title, range=reach, zeroline=not are_points)
     rows = [-0.7, len(names) - 0.3]  # for many bars, the range that plotly chooses has room for several more
     order = rows if goes_upwards(scores.names) else rows[::-1]
-    figure.update_yaxes(ticks(names, limit=len(names)) | {"range": order, "ticklabelstandoff": 4})
+    figure.update_yaxes(
+        ticks([axis_label(name, 40) for name in scores.names], limit=len(names))
+        | {"range": order, "ticklabelstandoff": 4}
+    )
     return figure
 
 
