@@ -10,6 +10,8 @@ from transformers import Olmo2ForCausalLM, PreTrainedTokenizerFast
 from tests.layouts import save_original
 from workbench import checkpoints
 from workbench.analyses.compare_weights import compare_weights
+from workbench.analyses.support.two_models import loaded_model
+from workbench.analyses.trajectory import trajectory
 from workbench.checkpoints import catalog, loading
 from workbench.errors import WorkbenchError
 
@@ -136,6 +138,16 @@ def test_a_tokenizer_comes_without_its_model(series, monkeypatch):
     monkeypatch.setattr(loading, "open_weights", lambda *_: pytest.fail("weights were opened"))
     for name in (f"{series}@step10", checkpoints.series(str(series))[0], series / "step0"):
         assert checkpoints.tokenizer_of(name)("w3 w98")["input_ids"] == [3, 98]
+
+
+@ONE_FAMILY
+def test_a_model_comes_without_its_tokenizer(series, monkeypatch):
+    monkeypatch.setattr(loading, "tokenizer_of", lambda *_: pytest.fail("the tokenizer was read"))
+    model, nothing = checkpoints.load(f"{series}@step10", with_tokenizer=False)
+    assert nothing is None and len(model.model.blocks) == 4
+    assert len(loaded_model(f"{series}@step0").model.blocks) == 4
+    along = trajectory(checkpoints.series(str(series)), lambda model: float(len(model.model.blocks)), cache=None)
+    assert (along.values == 4).all()
 
 
 @ONE_FAMILY

@@ -25,7 +25,7 @@ DirectionOf = Callable[["Intervention"], Direction]
 
 def model_by_id(checkpoint: str) -> OlmoForCausalLM:
     """The model of a checkpoint."""
-    return checkpoints.load(checkpoint)[0]
+    return checkpoints.load(checkpoint, with_tokenizer=False)[0]
 
 
 class Target(NamedTuple):

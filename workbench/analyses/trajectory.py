@@ -99,7 +99,8 @@ class Loading:
         return repr(replace(self, dtype=self.dtype or suited_dtype(self.device, self.quantize)))
 
     def __call__(self, checkpoint: Checkpoint) -> OlmoForCausalLM:
-        return checkpoints.load(checkpoint, dtype=self.dtype, device=self.device, quantize=self.quantize)[0]
+        how = {"dtype": self.dtype, "device": self.device, "quantize": self.quantize}
+        return checkpoints.load(checkpoint, **how, with_tokenizer=False)[0]
 
 
 def trajectory(

@@ -51,6 +51,7 @@ def load(
     device: torch.device | str | None = None,
     quantize: str | None = None,
     check_finite: bool = True,
+    with_tokenizer: bool = True,
     progress: Progress | None = None,
 ) -> tuple[OlmoForCausalLM, PreTrainedTokenizerBase | None]:
     """The model, in evaluation mode, and the tokenizer of a checkpoint.
@@ -67,6 +68,7 @@ def load(
         device: the device; None is the CPU.
         quantize: "nf4" or "8bit" (bitsandbytes, linear layers); None for no quantisation.
         check_finite: False to load weights that are NaN or infinite too.
+        with_tokenizer: False to load the model only, which is faster; the tokenizer is then None, without a warning.
         progress: callback for progress and cancellation.
 
     Errors: WorkbenchError if the checkpoint is not found, is broken, is not an OLMo, or does not fit into free memory;
@@ -84,7 +86,7 @@ def load(
             f"{folder} needs {readable(wanted)} to load, but {readable(free)} are free on {device}; "
             "a smaller dtype (bfloat16) or quantize='nf4' needs less"
         )
-    tokenizer, vocab_size = tokenizer_of(folder), weights.config.vocab_size
+    tokenizer, vocab_size = tokenizer_of(folder) if with_tokenizer else None, weights.config.vocab_size
     if tokenizer is not None and (largest := max(tokenizer.get_vocab().values())) >= vocab_size:
         warnings.warn(
             f"the tokenizer of {folder} has ids up to {largest}, but the model's vocabulary has {vocab_size} tokens: "

@@ -101,7 +101,9 @@ def shared_layers(a: ModelOrName, b: ModelOrName) -> int:
 
 def loaded_model(subject: ModelOrName, progress: Progress | None = None) -> OlmoForCausalLM:
     """The model itself, or the loaded checkpoint."""
-    return subject if isinstance(subject, OlmoForCausalLM) else checkpoints.load(subject, progress=progress)[0]
+    if isinstance(subject, OlmoForCausalLM):
+        return subject
+    return checkpoints.load(subject, with_tokenizer=False, progress=progress)[0]
 
 
 def name_of(subject: ModelOrName, fallback: str) -> str:
