@@ -11,6 +11,7 @@ differs between the families.
 
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cache
 from os import PathLike
 from typing import Any, TypeAlias, cast
 
@@ -427,7 +428,14 @@ class OlmoPreTrainedModel(Pretrained):
             d_mlp=config.intermediate_size,
             vocab=config.vocab_size,
         )
-        return Sites(family.name, config.num_hidden_layers, sizes, family.norm_first, hasattr(self, "lm_head"))
+        has_logits = hasattr(self, "lm_head")
+        return _sites(family.name, config.num_hidden_layers, tuple(sizes.items()), family.norm_first, has_logits)
+
+
+@cache
+def _sites(family: str, n_layers: int, sizes: tuple[tuple[str, int], ...], norm_first: bool, has_logits: bool) -> Sites:
+    """The sites of all models of these sizes, made once: every forward pass reads them."""
+    return Sites(family, n_layers, dict(sizes), norm_first, has_logits)
 
 
 class OlmoModel(OlmoPreTrainedModel):

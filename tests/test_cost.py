@@ -112,7 +112,7 @@ def test_the_stated_operations_are_those_that_are_computed(
 @pytest.fixture(scope="module")
 def wide(make_model: Callable[..., OlmoForCausalLM]) -> tuple[OlmoForCausalLM, OlmoForCausalLM]:
     """Two models with wide layers and a large vocabulary."""
-    sizes = {"hidden_size": 256, "intermediate_size": 768, "vocab_size": 4000, "num_hidden_layers": 2}
+    sizes = {"hidden_size": 128, "intermediate_size": 384, "vocab_size": 2000, "num_hidden_layers": 2}
     return make_model("olmo2", seed=0, **sizes), make_model("olmo2", seed=1, **sizes)
 
 
