@@ -429,11 +429,15 @@ class OlmoPreTrainedModel(Pretrained):
             vocab=config.vocab_size,
         )
         has_logits = hasattr(self, "lm_head")
-        return _sites(family.name, config.num_hidden_layers, tuple(sizes.items()), family.norm_first, has_logits)
+        return _sites_of_sizes(
+            family.name, config.num_hidden_layers, tuple(sizes.items()), family.norm_first, has_logits
+        )
 
 
 @cache
-def _sites(family: str, n_layers: int, sizes: tuple[tuple[str, int], ...], norm_first: bool, has_logits: bool) -> Sites:
+def _sites_of_sizes(
+    family: str, n_layers: int, sizes: tuple[tuple[str, int], ...], norm_first: bool, has_logits: bool
+) -> Sites:
     """The sites of all models of these sizes, made once: every forward pass reads them."""
     return Sites(family, n_layers, dict(sizes), norm_first, has_logits)
 

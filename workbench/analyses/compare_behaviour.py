@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
+from hooks.products import fast_products
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.means import means_over_texts
@@ -79,7 +80,9 @@ def compare_behaviour(
 
     def logits(model: OlmoForCausalLM) -> Iterator[Tensor]:
         for rows, ids in batches:
-            yield model.run(ids.to(model.device)).logits[:, :-1][predicted(rows, ids)]  # token vocab
+            with fast_products():
+                logits = model.run(ids.to(model.device)).logits
+            yield logits[:, :-1][predicted(rows, ids)]  # token vocab
 
     found = {name: torch.full(texts.ids.shape, float("nan")) for name in NAMES}
     pairs = paired_pieces(a, b, logits, len(batches), progress)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hooks import OlmoForCausalLM, edits
+from hooks.products import fast_products
 from hooks.sites import layer_of
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops, work_of
@@ -232,6 +233,7 @@ def _per_token(dictionary: Dictionary, models: Mapping[str, OlmoForCausalLM], si
     return run_bytes(first, capture=sites, grad=need, logits=3 * need) * len(models) + 16 * len(dictionary) + fitted
 
 
+@fast_products()
 def _run(model: OlmoForCausalLM, ids: Tensor, sites: list[str], there: Tensor, need: bool) -> dict[str, Tensor]:
     """The activations at some sites: batch pos d_model, float32. With `need`, also the gradient of the summed loss by
     the last of them, as `slope`."""

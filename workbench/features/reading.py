@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
+from hooks.products import fast_products
 from workbench.errors import WorkbenchError
 from workbench.features.dictionary import Dictionary
 
@@ -29,6 +30,7 @@ def by_source(dictionary: Dictionary, models: Models) -> dict[str, OlmoForCausal
     return found
 
 
+@fast_products()
 def captured(models: Mapping[str, OlmoForCausalLM], site: str, ids: Tensor) -> Tensor:
     """The activations of all models at a site: batch pos source d_model, float32."""
     runs = [model.run(ids.to(model.device), capture=site, captures_only=True)[site] for model in models.values()]

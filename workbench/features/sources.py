@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
+from hooks.products import fast_products
 from workbench.activations import Activations
 from workbench.activations.recording import weights_digest
 from workbench.activations.shards import digest
@@ -113,6 +114,7 @@ class Streamed:
         return ReadAndWritten(*(one.float() for one in self.kept[place]))
 
     @torch.no_grad()
+    @fast_products()
     def _run(self, place: int) -> ReadAndWritten:
         ids = self.batches[place].ids
         sites = list(dict.fromkeys((self.reads, self.writes)))

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hooks import OlmoForCausalLM
+from hooks.products import fast_products
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.analyses.support.next_tokens import next_token_statistics
@@ -108,6 +109,7 @@ def _source_numbers(dictionary: Dictionary, sources: Sequence[str] | None) -> li
     return [dictionary.source(name) for name in sources]
 
 
+@fast_products()
 def losses_with_added(model: OlmoForCausalLM, ids: Tensor, site: str = "", change: Tensor | None = None) -> Tensor:
     """−log p of each token, with something added at a site: batch pos, NaN at the first."""
     ids = ids.to(model.device)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hooks import Edit, OlmoForCausalLM
+from hooks.products import fast_products
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
@@ -69,6 +70,7 @@ def _bytes(model: OlmoForCausalLM, texts: Texts, answers: Sequence[Answer]) -> t
 
 
 @torch.no_grad()
+@fast_products()
 def answer_log_probs(
     model: OlmoForCausalLM, ids: Tensor, answers: Sequence[Answer], edits: Sequence[Edit] = ()
 ) -> Tensor:

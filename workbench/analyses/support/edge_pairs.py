@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
+from hooks.products import fast_products
 from workbench.analyses.support.cost import pass_flops
 from workbench.analyses.support.edge_graph import (
     DIVISORS,
@@ -100,6 +101,7 @@ def sides_of(model: OlmoForCausalLM, pair: Contrast, replacement: str, graph: Gr
     held_too = replacement == "counterfactual" and not norm_first
     capture = list(dict.fromkeys([*written_sites(graph), *(DIVISORS if held_too else [])]))
 
+    @fast_products()
     def sides(pairs: Pairs) -> Sides:
         run, held = model.run(pairs.clean, capture=capture, logits_to_keep=1), None
         outs = outputs(model, graph, run)
@@ -116,6 +118,7 @@ def sides_of(model: OlmoForCausalLM, pair: Contrast, replacement: str, graph: Gr
     return sides
 
 
+@fast_products()
 def _mean_outputs(model: OlmoForCausalLM, graph: Graph, pair: Contrast) -> Tensor:
     """The mean output of each source over all tokens of the clean prompts, float32: source 1 1 d_model."""
     size = tokens_at_a_time(model, "means of nodes", sides_bytes(model, pair, graph), pair.clean.longest)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from hooks import OlmoForCausalLM, edits
 from hooks.olmo import divided
+from hooks.products import fast_products
 from hooks.taps import tap_at
 from workbench.analyses.support.cost import pass_flops
 from workbench.analyses.support.edge_graph import INPUTS, Graph, edges_flops, heads_flops, of_heads, results_flops
@@ -12,6 +13,7 @@ from workbench.analyses.support.memory import run_bytes
 
 
 @torch.no_grad()
+@fast_products()
 def run_edges(
     model: OlmoForCausalLM, kept: Tensor, embed: Tensor, replaced: Tensor, graph: Graph | None = None
 ) -> Tensor:

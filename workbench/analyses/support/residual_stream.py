@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
+from hooks.products import fast_products
 from hooks.sites import layer_of
 from workbench.analyses.support.memory import run_bytes
 from workbench.errors import WorkbenchError
@@ -18,6 +19,7 @@ def block_of(site: str) -> int:
     return layer
 
 
+@fast_products()
 def residuals(model: OlmoForCausalLM, batch: Tensor) -> Tensor:
     """The residual stream at the embedding and after each block: layer+1 batch pos d_model.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hooks import Capture, OlmoForCausalLM
+from hooks.products import fast_products
 from hooks.sites import layer_of
 from workbench.analyses.support.cost import Work, pass_flops
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
@@ -46,7 +47,8 @@ def text_states(
     for rows, ids in steps(texts.batches(size), progress, "reading hidden states"):
         where = None if places is None else places[rows][:, None]  # batch 1
         wanted = [replace(capture, positions=where) for capture in captures]
-        run = model.run(ids, capture=wanted, captures_only=True)
+        with fast_products():
+            run = model.run(ids, capture=wanted, captures_only=True)
         for number, site in enumerate(sites):
             states = run[site].float()  # batch pos d_model, or batch pos 1 d_model for one head
             found[number, rows] = states.mean(1).reshape(len(rows), width).cpu()
