@@ -99,8 +99,9 @@ class Loading:
         return repr(replace(self, dtype=self.dtype or suited_dtype(self.device, self.quantize)))
 
     def __call__(self, checkpoint: Checkpoint) -> OlmoForCausalLM:
-        how = {"dtype": self.dtype, "device": self.device, "quantize": self.quantize}
-        return checkpoints.load(checkpoint, **how, with_tokenizer=False)[0]
+        return checkpoints.load(
+            checkpoint, dtype=self.dtype, device=self.device, quantize=self.quantize, with_tokenizer=False
+        )[0]
 
 
 def trajectory(
