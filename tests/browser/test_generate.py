@@ -6,7 +6,7 @@ import pandas as pd
 import psutil
 from playwright.sync_api import Browser, Page, expect
 
-from .conftest import Server, Visit, export, saved, settle, tab
+from .conftest import Server, Visit, ask, export, saved, settle, tab
 
 NEW = "#written .token:not(.given)"
 
@@ -102,6 +102,12 @@ def test_look_at_a_token_of_another_checkpoint_and_branch_and_reopen_by_link(vis
     page.wait_for_selector("body[data-ready]")
     expect(page.locator("#written .token")).to_have_count(place + 1 + 24)
     assert page.locator("#written .tokens").inner_text() == written
+    settle(page)
+    ask(page, "one two three")  # ends the branch: one entry in the history, not also this prompt with the old branch
+    expect(page.locator("#written .title")).not_to_contain_text("continued")
+    settle(page)
+    page.get_by_role("button", name="History").click()
+    expect(page.locator("#history").get_by_role("menuitem")).to_have_count(1)
 
 
 def test_stop_ends_the_stream_and_the_servers_work(visit: Visit, server: tuple[Server, str]):

@@ -81,7 +81,9 @@ window.workbench = (() => {
   }
 
   // The page's address describes what is shown, so that a link reopens it. A run, or another branch of a text, makes an
-  // entry in the browser's history (see history.js); a selection does not.
+  // entry in the browser's history (see history.js); a selection does not. The branch of a text ends with the next run,
+  // but the page's control holds it until that run has written: `ended` is such a branch.
+  let ended = "";
   function remember(names, values) {
     const address = new URL(location.href);
     names.forEach((name, index) => {
@@ -92,7 +94,11 @@ window.workbench = (() => {
     const before = new URL(location.href).searchParams,
       after = address.searchParams;
     const differs = (name) => (before.get(name) ?? "") !== (after.get(name) ?? "");
-    const isRun = before.has("prompt") && ["checkpoint", "prompt", "chat", "edits"].some(differs);
+    const runs = ["checkpoint", "prompt", "chat", "edits"].some(differs),
+      isRun = runs && before.has("prompt");
+    if (runs && !differs("branch")) ended = after.get("branch") ?? "";
+    else if (names.includes("branch") && after.get("branch") !== ended) ended = "";
+    if (ended) after.set("branch", "");
     if (isRun || (after.get("branch") && differs("branch"))) history.pushState({}, "", address);
     else history.replaceState(history.state, "", address);
     say("address", address);
