@@ -52,6 +52,9 @@ def test_a_row_of_the_unembedding_raises_its_token_as_computed_by_hand(model: Ol
         assert found["answers"].values[0, column] == pytest.approx(both, rel=1e-4)
         error = odds.std().item() / len(prompts) ** 0.5
         assert found["log_odds"].errors[0, column] == pytest.approx(error, rel=1e-3, abs=1e-4)
+    assert np.isnan(found["log_odds"].errors[2:]).all()  # the lowest and the highest are no means
+    alone = steering(model, prompts[:1], direction, [42], [7, 8], strengths=(1.0,), controls=1)["log_odds"]
+    assert np.isnan(alone.errors).all()
     effect = steering_effect(model, prompts, direction, [42], [7, 8], strength=0.5, controls=5)
     assert effect.values[0] > effect.values[1:].max() > 0 or effect.values[1:].max() <= 0 < effect.values[0]
 

@@ -99,7 +99,8 @@ def linear_probe(
     classifier that is trained on the other folds. `groups` holds a name for each text (a template, a noun, a source):
     texts of one group are in one fold, so that no text is predicted by a classifier trained on an almost equal text.
 
-    Returns Curves over layers (`embed` and every layer), accuracy from 0 to 1, with standard errors over texts:
+    Returns Curves over layers (`embed` and every layer), accuracy from 0 to 1, with standard errors over texts for the
+    first two lines:
 
     - `held-out texts`: the share of texts whose label is predicted correctly (Alain and Bengio 2016, "Understanding
       intermediate layers using linear classifier probes").
@@ -129,7 +130,7 @@ def linear_probe(
         range(len(names)),
         x_name="layer",
         x_labels=names,
-        errors=np.stack([*_error(right), np.zeros(len(states))]),
+        errors=np.stack([*_error(right), np.full(len(states), np.nan)]),
         texts=len(wanted),
         title=f"Linear probe: {len(wanted)} texts, {len(counts)} labels",
         value_name="accuracy",

@@ -60,9 +60,9 @@ def steering(
     - `loss`, if `unrelated` is given: the mean −log p of the tokens of these texts, in nats, with the direction added
       at every position. It shows how much steering harms other predictions.
 
-    The lines are `direction`, with standard errors over the prompts (not for the loss), and three of `controls` random
-    directions of the same norm: their mean, with the standard error over directions, their lowest and their highest
-    value.
+    The lines are `direction`, with standard errors over the prompts, and three of `controls` random directions of the
+    same norm: their mean, with standard errors over directions, their lowest and their highest value. There are no
+    errors for the loss, a single prompt or a single random direction (NaN).
 
     Sources: Turner et al. 2023, "Steering language models with activation engineering"; Rimsky et al. 2024, "Steering
     Llama 2 via contrastive activation addition"; Zou et al. 2023, "Representation engineering".
@@ -256,14 +256,14 @@ def _plot_lines(values: Tensor) -> Tensor:
 
 
 def _errors(values: Tensor) -> Tensor:
-    """The standard errors of the lines, from direction strength text: line strength."""
+    """The standard errors of the lines, from direction strength text: line strength; NaN for the lowest and highest."""
     over_texts = _standard_error(values[0].T)
     over_directions = _standard_error(values[1:].mean(-1))
-    return torch.stack([over_texts, over_directions, *2 * [torch.zeros_like(over_texts)]])
+    return torch.stack([over_texts, over_directions, *2 * [torch.full_like(over_texts, torch.nan)]])
 
 
 def _standard_error(samples: Tensor) -> Tensor:
-    """The standard error of the mean over the first axis; 0 for one sample, which has none."""
+    """The standard error of the mean over the first axis; NaN for one sample, which has none."""
     if len(samples) < 2:
-        return torch.zeros_like(samples[0])
+        return torch.full_like(samples[0], torch.nan)
     return samples.std(0) / len(samples) ** 0.5
