@@ -6,7 +6,7 @@ the features of a crosscoder are the same in all of its checkpoints; they are al
 them. What is defined along a run is the effect of each on the prediction.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from workbench.analyses.support.arguments import chosen, one_text
 from workbench.analyses.support.cost import Work, pass_flops, work_of
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.errors import WorkbenchError
-from workbench.features.births import births, revision_of
+from workbench.features.births import FeatureBirths, births, revision_of
 from workbench.features.dictionary import Dictionary
 from workbench.features.editing import add_flat
 from workbench.features.reading import by_source, read_by
@@ -57,6 +57,11 @@ class _Question(NamedTuple):
         """logits: … vocab; returns …, float64."""
         logits = logits.double()
         return logits[..., self.token] - (logits.mean(-1) if self.against is None else logits[..., self.against])
+
+    def said(self, tokenizer: Tokenizer | None) -> str:
+        """The tokens of the logit in words."""
+        token, against = vocabulary_labels([self.token, self.against or 0], tokenizer)
+        return token if self.against is None else f"{token} minus {against}"
 
 
 @torch.no_grad()
@@ -114,23 +119,32 @@ def effects_along_run(
         directions = dictionary.directions[active, dictionary.source(name)] / dictionary.scale  # feature d_model
         found[:, place] = _falls(named[name], dictionary.writes, ids, question, amounts, directions)
     order = np.abs(found[1:]).max(1).argsort(kind="stable")[::-1][:most]
-    rows = found[[0, *(order + 1)]]
-    labels = [f"feature {active[row]}" for row in order]
-    said, other = vocabulary_labels([question.token, question.against or 0], tokenizer)
-    what = said if question.against is None else f"{said} minus {other}"
-    effect = Curves(
+    rows, labels = found[[0, *(order + 1)]], [f"feature {active[row]}" for row in order]
+    what, about = question.said(tokenizer), {"active features": len(active), "position": position}
+    return EffectsAlongRun(_along_run(rows, labels, born, what, about), _at_the_ends(rows[1:], labels, born, what))
+
+
+def _along_run(
+    rows: np.ndarray, labels: Sequence[str], born: FeatureBirths, what: str, provenance: Mapping[str, object]
+) -> Curves:
+    """The logit and its falls (1 + feature source) as lines over the run; `what` the logit is of, in words."""
+    return Curves(
         rows[:, : len(born.checkpoints)],
         [LOGIT, *labels],
         born.steps,
         x_name="step",
         title=f"Effects of features on the logit of {what}",
         value_name="logit, and its fall without a feature",
-        provenance={"active features": len(active), "position": position},
+        provenance=provenance,
     )
+
+
+def _at_the_ends(falls: np.ndarray, labels: Sequence[str], born: FeatureBirths, what: str) -> Grid | None:
+    """The falls (feature source) in the final checkpoints; None for fewer than two of them."""
     if len(born.ends) < 2:
-        return EffectsAlongRun(effect, None)
-    ends = Grid(
-        rows[1:, [born.sources.index(name) for name in born.ends]],
+        return None
+    return Grid(
+        falls[:, [born.sources.index(name) for name in born.ends]],
         labels,
         [revision_of(name) for name in born.ends],
         row_name="feature",
@@ -139,7 +153,6 @@ def effects_along_run(
         value_name="fall of the logit",
         signed=True,
     )
-    return EffectsAlongRun(effect, ends)
 
 
 @work_of(effects_along_run)

@@ -3,6 +3,7 @@
 import argparse
 import math
 import socket
+from collections.abc import Callable
 
 from workbench.choices import BITS, DTYPES, LOOPBACK
 from workbench.streams import error_line
@@ -15,8 +16,16 @@ ASKS_ABOVE = 5.0  # seconds
 
 
 def arguments() -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    option = parser.add_argument
+    _add_checkpoints(parser.add_argument)
+    _add_what_it_shows(parser.add_argument)
+    _add_server(parser.add_argument)
+    return parser.parse_args()
+
+
+def _add_checkpoints(option: Callable[..., object]) -> None:
+    """Which checkpoints are opened, and how they are loaded."""
     option("--series", nargs="+", default=["tiny-olmo"], metavar="NAME", help="series to open (default: tiny-olmo)")
     option("--checkpoint", metavar="ID", help="name@revision to open first (default: the last of the series)")
     option(
@@ -31,6 +40,10 @@ def arguments() -> argparse.Namespace:
     option(
         "--memory", type=float, metavar="GB", help="memory for loaded models (default: three quarters of free memory)"
     )
+
+
+def _add_what_it_shows(option: Callable[..., object]) -> None:
+    """What the page shows besides the checkpoints, and what it computes without being asked."""
     option(
         "--ask-above",
         type=float,
@@ -52,13 +65,16 @@ def arguments() -> argparse.Namespace:
         "--lens", nargs="+", default=[], metavar="FOLDER", help="tuned lenses, in the format of the package tuned-lens"
     )
     option("--result", default="", metavar="FILE", help="saved result (.npz) to show in a tab of its own")
+
+
+def _add_server(option: Callable[..., object]) -> None:
+    """The threads of the process, and the address and login of its server."""
     option("--threads", type=int, help="number of torch threads (default: chosen by torch)")
     option(
         "--host", default="127.0.0.1", help="address to serve at (default: this machine only; any other needs --auth)"
     )
     option("--port", type=int, default=7860, help="port to serve at (default: 7860)")
     option("--auth", metavar="NAME:PASSWORD", help="login that is required for every request")
-    return parser.parse_args()
 
 
 def problem_of(args: argparse.Namespace) -> str | None:

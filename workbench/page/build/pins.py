@@ -1,6 +1,7 @@
 """The pinned prompt: a second strip of tokens under that of the prompt."""
 
 from collections.abc import Callable
+from functools import partial
 
 import gradio as gr
 from gradio.components import Component
@@ -13,7 +14,7 @@ from workbench.page import components
 from workbench.page.build.slot import IN_MODEL_QUEUE, NOT_QUEUED, Bar, message
 from workbench.page.build.stop_button import token_of
 from workbench.page.session.bench import Bench
-from workbench.page.session.cancellation import arrival
+from workbench.page.session.cancellation import Cancellations, CancellationToken, arrival
 from workbench.page.session.pins import Pin
 from workbench.page.session.requests import Query, RunRequest
 
@@ -40,34 +41,12 @@ class Pins:
             second: the text box that "Use as second prompt" fills in.
             edits: the interventions that are switched on, which "Swap" exchanges, too.
         """
-        cancellations = bar.cancellations
-
-        def request(http: gr.Request, of: Pin) -> RunRequest:
-            token = token_of(cancellations, http)
-            return RunRequest(arrival(http.request), token, of.checkpoint, of.prompt, of.chat, of.edits)
-
-        def pin(shown: Query) -> object:
-            return Pin.of(shown).written() if shown.run else gr.skip()
-
-        def swap(http: gr.Request, text: str, shown: Query) -> list[object]:
-            pinned = Pin.read(text)
-            present = Pin.of(shown).written() if shown.run else ""
-            return [pinned.checkpoint, pinned.prompt, pinned.chat, pinned.edits, present, request(http, pinned)]
-
-        def use(http: gr.Request, text: str, shown: Query) -> list[object]:
-            return [Pin.read(text).prompt, request(http, Pin.of(shown))]
+        swap, use = partial(swapped_with_pin, bar.cancellations), partial(pin_as_second, bar.cancellations)
 
         def draw(text: str, http: gr.Request) -> list[object]:
-            token = token_of(cancellations, http)
-            if not text:
-                return ["", NO_PIN]
-            try:
-                with stoppable(token.check), self.bench.lock.held():
-                    return ["", Pin.read(text).strip(self.bench)]
-            except MENDABLE as error:
-                return [message(error), gr.skip()]
+            return drawn(self.bench, token_of(bar.cancellations, http), text)
 
-        spine.pin(pin, query, self.text, **NOT_QUEUED)
+        spine.pin(pin_of_prompt, query, self.text, **NOT_QUEUED)
         self.strip.unpin(lambda: "", None, self.text, **NOT_QUEUED)
         sources, run = [self.text, query], bar.run_request
         prompt = [bar.checkpoint, bar.prompt, bar.chat, edits]
@@ -83,6 +62,41 @@ class Pins:
             **IN_MODEL_QUEUE,
         )
         return [swapped, used]
+
+
+def pin_of_prompt(shown: Query) -> object:
+    """The pin of the prompt that the page shows."""
+    return Pin.of(shown).written() if shown.run else gr.skip()
+
+
+def swapped_with_pin(cancellations: Cancellations, http: gr.Request, text: str, shown: Query) -> list[object]:
+    """The pinned prompt for the bar, the prompt of the bar as the pin, and the request to run the first."""
+    pinned = Pin.read(text)
+    present = Pin.of(shown).written() if shown.run else ""
+    run = run_request(cancellations, http, pinned)
+    return [pinned.checkpoint, pinned.prompt, pinned.chat, pinned.edits, present, run]
+
+
+def pin_as_second(cancellations: Cancellations, http: gr.Request, text: str, shown: Query) -> list[object]:
+    """The text of the pinned prompt as the second prompt, and the request to run the prompt of the bar again."""
+    return [Pin.read(text).prompt, run_request(cancellations, http, Pin.of(shown))]
+
+
+def run_request(cancellations: Cancellations, http: gr.Request, of: Pin) -> RunRequest:
+    """The request to run what a pin holds."""
+    token = token_of(cancellations, http)
+    return RunRequest(arrival(http.request), token, of.checkpoint, of.prompt, of.chat, of.edits)
+
+
+def drawn(bench: Bench, token: CancellationToken, text: str) -> list[object]:
+    """A notice for errors, and the strip of the pin in `text`."""
+    if not text:
+        return ["", NO_PIN]
+    try:
+        with stoppable(token.check), bench.lock.held():
+            return ["", Pin.read(text).strip(bench)]
+    except MENDABLE as error:
+        return [message(error), gr.skip()]
 
 
 def refusing(handle: Callable[..., list[object]], outputs: int) -> Callable[..., list[object]]:

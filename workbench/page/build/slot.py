@@ -124,24 +124,17 @@ class Slot:
         def request_view(
             http: gr.Request, request: TabRequest | None, active: str, before: ViewRequest | None, *values: object
         ) -> object:
-            request = self._known(request, active, http)
-            if request is None:
-                return gr.skip()
-            tab = request.only(follows)
-            if before is None or replace(before.tab, agreed=False) != tab:
-                return ViewRequest(tab, values, tab.cause)
-            if before.controls == values:  # a late event: an earlier one brought the same values
-                return gr.skip()
-            return ViewRequest(tab, values, token_of(self.bar.cancellations, http))
+            known = self._known(request, active, http)
+            return gr.skip() if known is None else self._new_view(known.only(follows), before, values, http)
 
         def agree(
             http: gr.Request, request: TabRequest | None, active: str, before: ViewRequest | None, *values: object
         ) -> object:
-            tab = before.tab if before is not None else self._known(request, active, http)
-            if tab is None:
+            known = before.tab if before is not None else self._known(request, active, http)
+            if known is None:
                 return gr.skip()
-            tab = replace(tab.only(follows), agreed=True)
-            return ViewRequest(tab, values, token_of(self.bar.cancellations, http), time.monotonic_ns())
+            token = token_of(self.bar.cancellations, http)
+            return ViewRequest(replace(known.only(follows), agreed=True), values, token, time.monotonic_ns())
 
         sources = [self.request, self.bar.active, view_request, *controls]
         gr.on(changes, request_view, sources, view_request, **NOT_QUEUED)
@@ -156,6 +149,16 @@ class Slot:
         )
         waiting = "full" if with_progress else "minimal" if outputs else "hidden"
         return view_request.change(work, **self._wiring(view_request, inputs, outputs, waiting, notice or self.notice))
+
+    def _new_view(
+        self, tab: TabRequest, before: ViewRequest | None, values: tuple[object, ...], http: gr.Request
+    ) -> object:
+        """The request of a view after a change of the tab's request or of a control; no update if nothing is new."""
+        if before is None or replace(before.tab, agreed=False) != tab:
+            return ViewRequest(tab, values, tab.cause)
+        if before.controls == values:  # a late event: an earlier one brought the same values
+            return gr.skip()
+        return ViewRequest(tab, values, token_of(self.bar.cancellations, http))
 
     def on(
         self,

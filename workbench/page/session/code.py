@@ -29,6 +29,7 @@ from workbench.page.session.edit_lines import edit_code, sets_of
 from workbench.plots import plot
 
 LOADED = ModelOf | TokenizerOf | TokensOf | IdsOf | TextsOf | PairsOf | InterventionsOf
+PACKAGES = ("workbench.metrics", "workbench.results")  # whose functions are imported from the package
 LINE = 100  # characters; longer argument lists are written with one argument a line
 
 
@@ -230,6 +231,6 @@ def stands_alone(function: Callable[..., Any]) -> bool:
 
 
 def public_module(function: Callable[..., Any]) -> str:
-    """The module that users import a function from: its own, or `workbench.metrics` for the files of this package."""
+    """The module that users import a function from: its own, or one of `PACKAGES` for the files of this package."""
     module = function.__module__
-    return "workbench.metrics" if module.startswith("workbench.metrics.") else module
+    return next((package for package in PACKAGES if module.startswith(package + ".")), module)

@@ -107,6 +107,14 @@ def build(slot: Slot) -> None:
     )
     downloads = {"concurrency_limit": 1, "concurrency_id": DOWNLOADS}  # so model runs do not wait for them
     more.click(work, [slot.request, fetched], [slot.notice, fetched], show_progress_on=slot.notice, **downloads)
+    build_player(slot, panel, view, button)
+
+
+def build_player(slot: Slot, panel: Panel, view: Component, button: gr.Button) -> None:
+    """The player of the run's checkpoints, which moves a mark in the panel's plot and shows a head in `view`.
+
+    `button` is the view's agreement to its price.
+    """
     moment = moment_slider(slot.bench, PLAYS["slider"])
     with gr.Row(elem_classes="tools", elem_id="playing"):
         player = components.player(PLAYS, elem_id="player")
