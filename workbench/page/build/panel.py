@@ -140,12 +140,14 @@ class Panel:
         inputs: Sequence[Component] = (),
         follows: Sequence[str] = (),
         with_progress: bool = False,
+        waiting: str = "",
     ) -> None:
         """Show the result of `view_of(bench, request, *inputs)` when the tab is drawn or a control changes.
 
         `view_of` returns a `View`, or a string that is shown as a note without a picture. With `with_progress`, it also
         takes `progress=`, a callback for its own computations. If the view is expensive, or if `view_of` raises
-        `Expensive`, a button with the price is shown instead; a click on it computes the view.
+        `Expensive`, a button with the price is shown instead; a click on it computes the view. Beside the button stands
+        the view's note, or `waiting` if `view_of` raised `Expensive`.
         """
 
         def draw(bench: Bench, request: TabRequest, *controls: object, progress: Progress) -> list[Any]:
@@ -154,7 +156,7 @@ class Panel:
                 if isinstance(view, str):
                     return self._without_picture(view)
             except Expensive as expensive:
-                return self._without_picture("", expensive.price)
+                return self._without_picture(waiting, expensive.price)
             try:
                 view = of_edits(view, request.query)
                 price = agree(bench, request, view.call, *([view.scale] if view.scale else []))

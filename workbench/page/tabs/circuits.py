@@ -44,6 +44,7 @@ HOW = (
 )
 ASSEMBLY = {"scores of the strongest edges": "scores", "what the circuit keeps": "shares"}
 PLAYS = {"slider": "circuit-moment", "view": "assembling", "chart": "assembly"}
+ALONG = "A click scores the edges of the circuit above at each checkpoint of the run."
 FOR_CIRCUIT = "This follows the circuit above along training; compute that first."
 
 
@@ -89,7 +90,7 @@ def build_assembly(slot: Slot, controls: Sequence[Component]) -> None:
     """The panel that follows the circuit along training: curves, and a player that shows the graph at a checkpoint."""
     of = slot.link("assembly", menu(ASSEMBLY, "Along training"))
     panel = Panel("assembly", "How did it assemble?", menus=[of], height=320)
-    panel.draws(slot, assembly_view, inputs=[*controls, of], with_progress=True)
+    panel.draws(slot, assembly_view, inputs=[*controls, of], with_progress=True, waiting=ALONG)
     moment = slot.link("circuit_moment", moment_slider(slot.bench, PLAYS["slider"]))
     player = components.player({}, elem_id="assembly-player")
     graph = components.circuit_graph(elem_id=PLAYS["view"])

@@ -99,6 +99,11 @@ PARTS = {
     "MLP of its layer": "mlp",
     "its whole layer": "layer",
 }
+EXPLAINING = (
+    "A click ranks rows of the training text that B has read and A has not by how much a step on each lowers the "
+    "prompt's loss, to first order."
+)
+MIXED = "A click continues the prompt by B with one head, layer or sublayer taken from A."
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ def build(slot: Slot) -> None:
     panel = Panel("set-difference", "And over the set of texts?", menus=[unit])
     panel.draws(slot, set_view, inputs=[other, unit], follows=["texts"])
     panel = Panel("explaining", "Which training rows between them explain it?")
-    panel.draws(slot, explaining_view, inputs=[other], with_progress=True)
+    panel.draws(slot, explaining_view, inputs=[other], with_progress=True, waiting=EXPLAINING)
     what = slot.link("difference", menu(DIFFERENCES, "Difference"))
     with gr.Row(elem_classes="panels"):
         panel = Panel("difference", "What changed inside?", menus=[what], beside=True)
@@ -156,7 +161,7 @@ def build(slot: Slot) -> None:
     part = slot.link("part", menu(PARTS, "Written by B with A's weights in"))
     mixed = Panel("text-mixed", "What does B write with a part of A?", menus=[part], of_tokens=True)
     controls = [other, part, *settings]
-    mixed.draws(slot, mixed_text, inputs=controls, follows=["layer", "head"], with_progress=True)
+    mixed.draws(slot, mixed_text, inputs=controls, follows=["layer", "head"], with_progress=True, waiting=MIXED)
 
 
 def build_features(slot: Slot, other: Component) -> None:

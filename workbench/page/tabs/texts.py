@@ -77,6 +77,10 @@ BOXES = (
     ("instead", "Other answer", "most telling"),
 )
 MOST_LABELS = 8  # that a sentence lists
+STEERING = (
+    "A click adds the direction from one label to another in several strengths, and draws the effect beside that of "
+    "random directions of its norm."
+)
 
 
 def build(slot: Slot) -> None:
@@ -100,7 +104,8 @@ def build(slot: Slot) -> None:
         for name, label, told in BOXES
     ]
     panel = Panel("steering", "What does the direction do?", menus=[effect, layer], below=boxes)
-    panel.draws(slot, steering_view, inputs=[effect, layer, *boxes], follows=["texts", "layer"], with_progress=True)
+    inputs = [effect, layer, *boxes]
+    panel.draws(slot, steering_view, inputs=inputs, follows=["texts", "layer"], with_progress=True, waiting=STEERING)
     build_written(slot, [layer, *boxes[:2]])
 
 

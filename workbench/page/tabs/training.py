@@ -71,6 +71,7 @@ MOST_ROWS = 6  # of which the loss is shown, spread evenly over those that held 
 MOST_MARKS = 2000
 MOST_WORDS = 4  # tokens of the default continuation, used if none is typed
 A_WORD = "the"  # a continuation of about its length
+WAITING = "A click draws the chosen number at each checkpoint of the run."
 
 
 def build(slot: Slot) -> None:
@@ -101,7 +102,7 @@ def build(slot: Slot) -> None:
     slot.link("continuation", words)
     fetched = gr.State(0)
     controls, follows = [metric, axis, words, fetched, over, marks], ["token", "layer", "head", "texts"]
-    panel.draws(slot, training_view, inputs=controls, follows=follows, with_progress=True)
+    panel.draws(slot, training_view, inputs=controls, follows=follows, with_progress=True, waiting=WAITING)
     work = guarded(
         lambda request, _, *more, **to: download_missing(slot.bench, request, *more, **to), 1, True, slot.token_of
     )
