@@ -232,8 +232,8 @@ def test_a_page_of_its_own_holds_the_text_and_no_markup(bench, tab_request):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda b, d: generate.stream_texts(b, d, "", 10, math.nan, 1, 0, 0, True), "numbers"),
-        (lambda b, d: generate.stream_texts(b, d, "", 5000, 1, 1, 0, 0, True), "at most 512"),
+        (lambda b, d: generate.stream_texts(b, d, "", 10, math.nan, 1, 0, 0, True), "Temperature is nan"),
+        (lambda b, d: generate.stream_texts(b, d, "", 5000, 1, 1, 0, 0, True), "Length is 5000; .* from 1 to 512"),
         (lambda b, d: generate.stream_texts(b, with_edits(d, "burn it"), "", *GREEDY), "not an edit"),
         (lambda b, d: generate.stream_texts(b, with_edits(d, "zero blocks.0.attn.z heads=a"), "", *GREEDY), "heads=a"),
         (lambda b, d: generate.stream_texts(b, with_edits(d, "scale blocks.0.mlp_out nan"), "", *GREEDY), "not finite"),

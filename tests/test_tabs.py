@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import math
 import re
 from itertools import cycle, product
 
@@ -30,6 +31,7 @@ from workbench.page.session.map_requests import MapRequest, all_maps, map_call
 from workbench.page.session.offers import definition, keep
 from workbench.page.session.requests import Query, Selection, TabRequest
 from workbench.page.session.result_cache import ResultCache
+from workbench.page.session.text_requests import checked_settings
 from workbench.page.tabs import TABS, attribution, compare, hidden_states, training
 from workbench.plots import plot, same_colours
 from workbench.report import as_csv, report_of
@@ -431,15 +433,32 @@ def test_every_tab_says_how_it_is_read():
     assert all(len(tab.HOW) > 60 and callable(tab.build) for tab in TABS)
 
 
-@pytest.mark.parametrize("text", ["²", "٣", "9" * 5000, "-1", "nan", "1e9", ""])
-def test_a_link_with_nonsense_leaves_the_control_alone(text):
+@pytest.mark.parametrize("text", ["²", "٣", "9" * 5000, "nan", "inf", "1e400", "abc", ""])
+def test_a_link_with_nonsense_empties_a_number_box_and_leaves_a_slider_alone(text):
     assert not is_whole(text)
-    assert "value" not in from_address(text, gr.Number(7))
+    assert from_address(text, gr.Number(7)) is None
+    assert "value" not in from_address(text, gr.Slider(1, 9))
 
 
 def test_a_link_restores_numbers():
-    number = gr.Number(7)
-    assert [from_address(text, number) for text in ("0", "0.8", "4294967295")] == [0.0, 0.8, 4294967295.0]
+    texts = ("0", "0.8", "4294967295", "-5", "1e9")
+    assert [from_address(text, gr.Number(7)) for text in texts] == [0.0, 0.8, 4294967295.0, -5.0, 1e9]
+    assert [from_address(text, gr.Slider(1, 9)) for text in ("-4", "3", "999")] == [1.0, 3.0, 9.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ((-5, 0, 1, 0, 0), "Length is -5; it should be a whole number from 1 to 512"),
+        ((None, 0, 1, 0, 0), "Length is empty; it should be a whole number from 1 to 512"),
+        ((9, math.nan, 1, 0, 0), "Temperature is nan; it should be a number from 0 to 100"),
+        ((9, 1, 7, 0, 0), "Top-p is 7; it should be a number from 1e-06 to 1"),
+        ((9, 1, 1, 0, 10**25), "Seed is 1.*; it should be a whole number from 0"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_as_its_field(settings, told):
+    with pytest.raises(WorkbenchError, match=told):
+        checked_settings(settings)
 
 
 def test_memory_that_runs_out_is_a_sentence():

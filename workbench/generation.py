@@ -363,16 +363,27 @@ def draw(log_p: Tensor, temperature: float, top_p: float, top_k: int, chance: to
     return int(torch.multinomial(log_p.exp(), 1, generator=chance))
 
 
+LIMITS = {  # of the settings of a draw: lowest, highest, whether whole
+    "max_new_tokens": (1, 2**31, True),
+    "temperature": (0, 100, False),
+    "top_p": (1e-6, 1, False),
+    "top_k": (0, 2**31, True),
+    "seed": (0, 2**63 - 1, True),
+}
+
+
 def check_sampling(max_new_tokens: int, temperature: float, top_p: float, top_k: int, seed: int) -> None:
     """Check the settings of a draw. Errors: WorkbenchError that names the first setting out of its range, or NaN."""
-    for name, value, low, high, whole in (
-        ("max_new_tokens", max_new_tokens, 1, 2**31, True),
-        ("temperature", temperature, 0, 100, False),
-        ("top_p", top_p, 1e-6, 1, False),
-        ("top_k", top_k, 0, 2**31, True),
-        ("seed", seed, 0, 2**63 - 1, True),
-    ):
-        if not low <= value <= high or (whole and value != int(value)):
-            raise WorkbenchError(
-                f"{name} is {value}; it should be a {'whole ' if whole else ''}number from {low:g} to {high:,}"
-            )
+    given = (max_new_tokens, temperature, top_p, top_k, seed)
+    for (name, (low, high, whole)), value in zip(LIMITS.items(), given, strict=True):
+        check_setting(name, value, low, high, whole)
+
+
+def check_setting(name: str, value: object, low: float, high: float, whole: bool) -> None:
+    """Check one setting. Errors: WorkbenchError with its name if it is no number, NaN, out of range or not whole."""
+    is_valid = isinstance(value, int | float) and low <= value <= high and (not whole or value == int(value))
+    if not is_valid:
+        said = "empty" if value is None else value
+        raise WorkbenchError(
+            f"{name} is {said}; it should be a {'whole ' if whole else ''}number from {low:g} to {high:,}"
+        )

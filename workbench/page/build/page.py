@@ -5,6 +5,7 @@ components and connects the functions that draw them. Only the visible tab compu
 selected.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -49,6 +50,7 @@ EXAMPLES = (
 )
 BRAND = '<div class="brand"><h1>OLMo workbench</h1><p id="status" role="status"></p></div>'
 TURNED = "() => { workbench.remember(['tab'], [workbench.tab()]); workbench.say('tab', workbench.tab()); }"
+NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,2})?", re.IGNORECASE)  # in an address
 READY = "() => { document.body.dataset.ready = 'yes'; }"
 
 
@@ -388,11 +390,18 @@ def remembered(controls: Mapping[str, Component]) -> dict[str, Any]:
 
 
 def from_address(text: str, component: Component) -> object:
-    """A control's value from its text in an address; the control keeps its value if the text cannot be read."""
+    """A control's value from its text in an address.
+
+    A text that cannot be read empties a number box, whose check then says which numbers it takes; other controls keep
+    their value. A slider takes the nearest number that it has.
+    """
     if isinstance(component, gr.Checkbox):
         return text == "true"
     if isinstance(component, gr.Slider | gr.Number):
-        return float(text) if is_whole(text.replace(".", "", 1)) else gr.skip()
+        number = float(text) if NUMBER.fullmatch(text) else None
+        if isinstance(component, gr.Number):
+            return number
+        return gr.skip() if number is None else min(max(number, component.minimum), component.maximum)
     if isinstance(component, gr.Dropdown) and text not in [value for _, value in component.choices]:
         return gr.skip()
     return text

@@ -23,6 +23,7 @@ from workbench.tokens import is_whole
 from workbench.views.text_page import text_page
 
 MOST_NEW = 512
+FIELDS = ("Length", "Temperature", "Top-p", "Top-k", "Seed")  # labels of the controls that `generation.LIMITS` limits
 STRONGEST = 8  # attention weights that are listed for a token
 
 
@@ -164,12 +165,10 @@ def checked_ids(bench: Bench, checkpoint: str, ids: object) -> list[int]:
 def checked_settings(settings: Sequence[Any]) -> tuple[int, float, float, int, int]:
     """Sampling settings from a browser: length, temperature, top-p, top-k, seed.
 
-    Errors: WorkbenchError for a value that is not a number or out of range, or a length above `MOST_NEW`.
+    Errors: WorkbenchError with the field's label for a value that is no number or out of range, such as a length above
+    `MOST_NEW`.
     """
-    if not all(isinstance(value, int | float) and value == value for value in settings):
-        raise WorkbenchError(f"length, temperature, top-p, top-k and seed must be numbers, not {settings}")
+    for field, value, (low, high, whole) in zip(FIELDS, settings, generation.LIMITS.values(), strict=True):
+        generation.check_setting(field, value, low, MOST_NEW if field == "Length" else high, whole)
     length, temperature, top_p, top_k, seed = settings
-    generation.check_sampling(length, temperature, top_p, top_k, seed)
-    if length > MOST_NEW:
-        raise WorkbenchError(f"length is {length:,.0f}; this page generates at most {MOST_NEW} new tokens")
     return int(length), float(temperature), float(top_p), int(top_k), int(seed)
