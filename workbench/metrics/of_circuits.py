@@ -23,7 +23,7 @@ def edge_scores(
 ) -> Metric:
     """The score of each edge between parts of the model, as in `circuit`, in logits.
 
-    With `edges=None` of all edges, else of those named: "L1H5 → L2H5 k".
+    `edges` are the names of the edges, such as "L1H5 → L2H5 k"; None means all edges.
     """
     arguments = _of_pairs(pairs, tokenizer) | {"edges": edges, "steps": steps, "replacement": replacement}
     note = (
@@ -35,10 +35,10 @@ def edge_scores(
 def circuit_effect(
     circuit: Circuit, size: int, pairs: TextPairs, tokenizer: PreTrainedTokenizerBase, *, draws: int = 5, seed: int = 0
 ) -> Metric:
-    """The logits that each of four sets of edges carries: the best `size` edges of a circuit, all edges, all but the
-    best, and random ones.
+    """The effect, in logits, of four sets of edges alone: the best `size` edges of a circuit, all edges, all edges except
+    the best, and random ones.
 
-    With the circuit of the last checkpoint this says when it forms: see `circuit_shares`.
+    Give the circuit of the last checkpoint to see when it forms (see `circuit_shares`).
     """
     kept = circuit.top(size).names
     arguments = _of_pairs(pairs, tokenizer) | {"kept": kept, "replacement": circuit.replacement}

@@ -64,7 +64,7 @@ def head_needed(tokens: TextsLike, layer: int, head: int) -> Metric:
     """The rise of the loss, in nats, when a head has its weights from the first checkpoint of the run.
 
     It is about zero as long as the rest of the model does not depend on what the head has learned. See `needed_from`.
-    Of labelled texts, one line for all of them and one for each label.
+    For labelled texts there is one line for all texts and one for each label.
     """
     arguments = {"tokens": long_enough(tokens, 2), "part": Part("head", layer, (head,))}
     return Metric(

@@ -29,8 +29,9 @@ def steering_effect(
     """The effect of a direction that is made anew at each checkpoint, from two labels of texts (`label_direction`).
 
     `answers` are the two sets of answers, for `toward` and `against`, whose log-odds are measured after the `prompts`
-    (by default the texts themselves). Lines: the `direction`, and the `random, lowest` and `random, highest` of so many
-    random directions of the same norm as `controls`. It works where it is larger in size than both.
+    (by default the texts themselves). The lines are `direction`, and `random, lowest` and `random, highest`, the lowest
+    and highest effect of `controls` random directions of the same norm. The direction has an effect beyond chance where
+    its absolute value is larger than that of both.
     """
     arguments = {
         "tokens": tokens,

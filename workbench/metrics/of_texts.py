@@ -25,7 +25,7 @@ from workbench.texts import TextsLike
 def held_out_loss(tokens: TextsLike) -> Metric:
     """Mean −log p per token of held-out texts, on which the run was not trained, in nats.
 
-    Of labelled texts, one line for all of them and one for each label.
+    For labelled texts there is one line for all texts and one for each label.
     """
     note = "Mean −log p of the tokens of held-out texts; lower is better."
     return Metric("held-out loss", _held_out_loss, {"tokens": long_enough(tokens, 2)}, unit="nats", note=note)
@@ -44,7 +44,7 @@ def continuation_log_prob(prompt: TextsLike, continuation: TextsLike) -> Metric:
 def kl_to_last(tokens: TextsLike) -> Metric:
     """KL(last ‖ checkpoint) between next-token distributions, mean over the tokens of all texts, in nats.
 
-    Of labelled texts, one line for all of them and one for each label.
+    For labelled texts there is one line for all texts and one for each label.
     """
     arguments = {"tokens": long_enough(tokens)}
     note = "KL divergence of the next-token predictions from those of the last checkpoint."

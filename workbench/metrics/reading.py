@@ -17,10 +17,10 @@ def circuit_shares(effect: Curves) -> Curves:
         shares = circuit_shares(trajectory(series, circuit_effect(circuit, 60, pairs, tokenizer)))
         needed_from(shares, "highest of random edges")
 
-    The second line is the step from which the circuit's faithfulness exceeds that of every random circuit drawn.
-    Lines: "the circuit", "all other edges", "random edges" (mean over the draws), "highest of random edges". NaN at
-    checkpoints where the effect of all edges is less than `LEAST_EFFECT` of its largest, since a share of nearly
-    nothing says nothing.
+    `needed_from` then returns the step from which the circuit keeps more than every random circuit drawn. The lines are
+    "the circuit", "all other edges", "random edges" (mean over the draws) and "highest of random edges"; 1 is the
+    effect of all edges. Values are undefined (NaN) at checkpoints where the effect of all edges is less than
+    `LEAST_EFFECT` of its largest, because it is too small to divide by.
 
     Errors: WorkbenchError for curves that are not those of `circuit_effect`.
     """
