@@ -35,7 +35,7 @@ def edge_scores(
 def circuit_effect(
     circuit: Circuit, size: int, pairs: TextPairs, tokenizer: PreTrainedTokenizerBase, *, draws: int = 5, seed: int = 0
 ) -> Metric:
-    """The effect, in logits, of four sets of edges alone: the best `size` edges of a circuit, all edges, all edges except
+    """The effect, in logits, of four sets of edges alone: the best `size` edges of a circuit, all edges, all except
     the best, and random ones.
 
     Give the circuit of the last checkpoint to see when it forms (see `circuit_shares`).
