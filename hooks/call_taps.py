@@ -111,7 +111,8 @@ class Taps:
         """The token ids of the sequence so far. None if they are not known, if a text has padding before a token, or if
         several texts go on from a cache, whose rows a beam search may have exchanged.
 
-        Those of cached positions are kept with the cache, because a generation may open a `tapped()` block a step.
+        Those of cached positions are kept with the cache, because a generation may open a `tapped()` block for each
+        step.
         """
         padded = mask is not None and (mask.dim() != 2 or bool((mask[:, 1:] > mask[:, :-1]).any()))
         known: Any = None if cache is None else vars(cache).get(IDS)

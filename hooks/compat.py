@@ -77,7 +77,7 @@ def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     In float32 on a CPU that is oneDNN, which torch calls by a private operator. The public layer calls MKL, which
     on processors by AMD takes twice as long, because it uses half of their vector width. A call of oneDNN takes some
-    9 µs more than one of MKL, so products of less than `ONE_DNN_FROM` multiplications are left to MKL.
+    9 µs more than one of MKL, so products of fewer than `ONE_DNN_FROM` multiplications are left to MKL.
     """
     large = x.numel() * weight.shape[0] >= ONE_DNN_FROM
     if large and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and has_one_dnn():

@@ -40,9 +40,10 @@ def scale(site: str, factor: float | Tensor, heads: Where = None, positions: Whe
 def add(site: str, vector: Tensor | Callable[[Tensor], Tensor], heads: Where = None, positions: Where = None) -> Edit:
     """Add `vector` (for instance a steering direction, [d_model]) to the selected activation.
 
-    A function of the token ids of the sequence so far (batch pos) gives what is added to the whole site, anew for each
-    forward pass. A pass that does not know its token ids is refused: one that starts from a stored residual stream
-    without `input_ids`, texts with padding before a token, or several texts that go on from a cache.
+    `vector` may also be a function: it is called in each forward pass with the token ids of the sequence so far (batch
+    pos), and returns what is added to the whole site. A pass that does not know its token ids is then an error: one
+    that starts from a stored residual stream without `input_ids`, texts with padding before a token, or several texts
+    that continue from a cache.
     """
     return Edit(site, lambda x, vector: x + vector, heads, positions, value=vector)
 

@@ -1,4 +1,4 @@
-"""Products of linear layers, by the faster of torch's two libraries where a thread asks for it.
+"""Linear layers, computed by the faster of torch's two CPU libraries in threads that request it.
 
     with fast_products():
         model.run(input_ids)
