@@ -178,6 +178,9 @@ def test_a_panel_waits_for_a_click_and_shows_cached_results_at_once(new_bench):
         other = Headless(client, f"priced{next(NUMBERS)}", f"tab=Attribution&prompt={PROMPT}")
         other.open()
         assert "code" in other.value("ablation-tools") and "code" not in other.value("patching-tools")
+        along = Headless(client, f"priced{next(NUMBERS)}", f"tab=Training&prompt={PROMPT}")
+        along.open()
+        assert along.value("training-price") and along.value("training-tools")["note"] == training.WAITING
 
 
 def test_prices_are_said_in_round_numbers():
