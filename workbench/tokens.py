@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import lru_cache
 from itertools import groupby
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from workbench.errors import WorkbenchError
 
@@ -31,6 +32,10 @@ class Tokenizer(Protocol):
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str | None]: ...
     def decode(self, token_ids: list[int]) -> str: ...
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+
+_known_bytes: WeakKeyDictionary[Tokenizer, dict[int, bytes]] = WeakKeyDictionary()
+"""The bytes of tokens that were decoded before, since decoding takes most of the time of a label."""
 
 
 def token_labels(ids: Iterable[int], tokenizer: Tokenizer | None = None) -> tuple[str, ...]:
@@ -63,12 +68,14 @@ def vocabulary_labels(ids: Iterable[int], tokenizer: Tokenizer | None = None) ->
 
 def token_bytes(ids: Sequence[int], tokenizer: Tokenizer) -> list[bytes | None]:
     """The UTF-8 bytes of each token; None for an id that has no token (an embedding matrix is often padded)."""
-    unique = list(dict.fromkeys(ids))
-    pieces = tokenizer.convert_ids_to_tokens(unique)
-    found = {i: _bytes_of(i, piece, tokenizer) if piece else None for i, piece in zip(unique, pieces, strict=True)}
-    return [found[i] for i in ids]
+    known = _known_bytes.setdefault(tokenizer, {})
+    unknown = list(dict.fromkeys(i for i in ids if i not in known))
+    pieces = tokenizer.convert_ids_to_tokens(unknown)
+    known |= {i: _bytes_of(i, piece, tokenizer) for i, piece in zip(unknown, pieces, strict=True) if piece}
+    return [known.get(i) for i in ids]
 
 
+@lru_cache(maxsize=10_000)
 def visible(text: str) -> str:
     """Text with white space, control, direction and invisible characters made visible.
 

@@ -64,10 +64,10 @@ def attention_maps(
     batch = one_text(tokens, model)
     layers = chosen(layers, model.config.num_hidden_layers, "layer")
     heads = chosen(heads, model.config.num_attention_heads, "head")
-    queries = chosen(queries, batch.shape[1], "position")
-    if not (layers and heads and queries):
+    rows = chosen(queries, batch.shape[1], "position")
+    if not (layers and heads and rows):
         raise WorkbenchError("an attention map needs at least one layer, one head and one query position")
-    _peak(model, batch.shape[1], len(layers) * len(heads) * len(queries), weighting)
+    _peak(model, batch.shape[1], len(layers) * len(heads) * len(rows), weighting)
     report(progress, 0.0, "attention")
     capture: list[Capture | str] = []
     for layer in sorted(set(layers)):
@@ -80,19 +80,19 @@ def attention_maps(
     for layer in layers:
         pattern = run[f"blocks.{layer}.attn.pattern"][0].float()  # head query key
         if weighting == "value-norm":
-            pattern = pattern * _norms(model, run, layer, heads, queries)
+            pattern = pattern * _norms(model, run, layer, heads, rows)
         if combine is not None:
             pattern = COMBINED[combine](pattern, 0, keepdim=True)
         maps.append(pattern.cpu().numpy())
     report(progress, 1.0, "attention")
-    values = np.concatenate(maps)
-    values.setflags(write=False)  # so that the result keeps this array instead of a copy
+    values = maps[0] if len(maps) == 1 else np.concatenate(maps)
+    values.setflags(write=False)  # so that the result keeps it instead of a copy
     names = [name for layer in layers for name in _map_names(layer, heads, combine)]
     return Maps(
         values,
         names,
-        token_labels(batch[0], tokenizer),
-        queries=queries,
+        token_labels(batch[0].tolist(), tokenizer),
+        queries=rows,
         title=TITLES[weighting].format(f" of {names[0]}" if len(names) == 1 else ""),
         value_name=WEIGHTINGS[weighting],
     )

@@ -11,15 +11,21 @@ Names = tuple[str, ...] | Any  # the constructor takes a sequence of objects and
 
 
 def frozen_array(values: Values) -> np.ndarray:
-    """A read-only float32 copy on the CPU. A read-only float32 array with its own data is not copied."""
+    """A read-only float32 copy on the CPU. A read-only float32 array, or a view of a whole tensor, is not copied."""
     if isinstance(values, torch.Tensor):
         values = values.detach().to("cpu", torch.float32).numpy()
-    is_own = isinstance(values, np.ndarray) and values.dtype == np.float32 and values.flags.owndata
+    is_float32 = isinstance(values, np.ndarray) and values.dtype == np.float32
+    is_own = is_float32 and (values.flags.owndata or is_whole_tensor(values.base, values.nbytes))
     if is_own and not values.flags.writeable:
         return values
     array = np.array(values, dtype=np.float32)
     array.setflags(write=False)
     return array
+
+
+def is_whole_tensor(base: object, nbytes: int) -> bool:
+    """Whether an array's base is a tensor whose memory has this size, so that the array keeps no more than it shows."""
+    return isinstance(base, torch.Tensor) and base.untyped_storage().nbytes() == nbytes
 
 
 def labels(names: Sequence[object]) -> tuple[str, ...]:

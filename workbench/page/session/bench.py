@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from hooks import OlmoForCausalLM
 from workbench import features
 from workbench.analyses.support.translators import TunedLens, embedded_lenses
+from workbench.chat import Conversation
 from workbench.checkpoints import (
     Checkpoint,
     Residents,
@@ -36,7 +37,14 @@ from workbench.features import Dictionary
 from workbench.page.options import ASKS_ABOVE
 from workbench.page.session.checkpoint_labels import label
 from workbench.page.session.model_lock import ModelLock
-from workbench.page.session.opened_prompt import MOST_TOKENS, OpenedPrompt, check_not_empty, ids_of_prompt, most_tokens
+from workbench.page.session.opened_prompt import (
+    MOST_TOKENS,
+    OpenedPrompt,
+    check_length,
+    check_not_empty,
+    ids_of_prompt,
+    most_tokens,
+)
 from workbench.page.session.prompts import Prompt, prompt_ids
 from workbench.page.session.result_cache import ResultCache
 from workbench.page.session.series_roots import check_root, leads_out
@@ -48,6 +56,7 @@ from workbench.texts import Texts
 
 MOST_OF_A_RUN = 32  # checkpoints of a main run that the page shows
 KEPT_RESULTS = 64
+KEPT_PROMPTS = 8
 KEPT_BYTES = 256_000_000
 Value = TypeVar("Value")
 
@@ -96,6 +105,7 @@ class Bench:
         self.dictionaries = tuple(dict.fromkeys([*dictionaries, *own]))
         self.lenses = tuple(dict.fromkeys([*lenses, *embedded_lenses({one.name for one in known})]))
         self.results = ResultCache(KEPT_RESULTS, KEPT_BYTES)
+        self._prompts = ResultCache(KEPT_PROMPTS, KEPT_BYTES)  # tokenised
         self._dictionaries: dict[str, Dictionary] = {}  # by name
         self._lenses: dict[str, TunedLens] = {}  # by name
         self._speeds: dict[str, Speed] = {}  # by series
@@ -220,7 +230,7 @@ class Bench:
         Errors: those of `read`.
         """
         model = self.outline(name)
-        ids = ids_of_prompt(model, self.tokenizer(name), prompt, MOST_TOKENS)[0]
+        ids = self._tokenised(name, model, self.tokenizer(name), prompt, MOST_TOKENS)[0]
         return ids if model.device.type == "meta" else ids.to(model.device)
 
     def texts(self, name: object, chosen: str) -> Texts:
@@ -299,7 +309,7 @@ class Bench:
         """A loaded checkpoint and a tokenised prompt. Raises WorkbenchError for no text or more than `most` tokens."""
         check_not_empty(prompt)  # before the model is loaded
         model, tokenizer = self.load(name, progress)
-        ids, conversation = ids_of_prompt(model, tokenizer, prompt, most)
+        ids, conversation = self._tokenised(name, model, tokenizer, prompt, most)
         known, ids = self.checkpoint(name).id, ids.to(model.device)
         return OpenedPrompt(known, prompt, model, tokenizer, ids, self.speed_of(known), conversation)
 
@@ -309,6 +319,21 @@ class Bench:
         if not torch.equal(*ids):
             raise WorkbenchError(f"{one} and {other} tokenise this prompt differently and cannot be compared")
         return ids[0]
+
+    def _tokenised(
+        self, name: object, model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, most: int
+    ) -> tuple[Tensor, Conversation | None]:
+        """`ids_of_prompt`; the last few are kept, because each view of a prompt needs them.
+
+        Errors: WorkbenchError for no text, or for more than `most` tokens or than the model's context.
+        """
+        key = self.checkpoint(name).id, prompt
+        found = self._prompts.get(key)
+        if found is None:
+            found = ids_of_prompt(tokenizer, prompt)
+            self._prompts.put(key, found)
+        check_length(model, found[0], most)
+        return found
 
 
 def _required_tokenizer(tokenizer: PreTrainedTokenizerBase | None, name: str) -> PreTrainedTokenizerBase:

@@ -36,20 +36,23 @@ class OpenedPrompt:
         return token_labels(self.ids[0].tolist(), self.tokenizer)
 
 
-def ids_of_prompt(
-    model: OlmoForCausalLM, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, most: int
-) -> tuple[Tensor, Conversation | None]:
+def ids_of_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[Tensor, Conversation | None]:
     """The token ids of a prompt, 1 pos, and the tokens of its turns if it is a conversation.
 
-    Errors: WorkbenchError for no text, or for more than `most` tokens or than the model's context.
+    Errors: WorkbenchError for no text.
     """
     check_not_empty(prompt)
-    conversation = None if isinstance(prompt, str) else Conversation.of(tokenizer, prompt)
-    ids = torch.tensor([prompt_ids(tokenizer, prompt)]) if conversation is None else conversation.ids  # 1 pos
+    if isinstance(prompt, str):
+        return torch.tensor([prompt_ids(tokenizer, prompt)]), None
+    conversation = Conversation.of(tokenizer, prompt)
+    return conversation.ids, conversation
+
+
+def check_length(model: OlmoForCausalLM, ids: Tensor, most: int) -> None:
+    """Raise WorkbenchError for more than `most` tokens or than the model's context; ids: 1 pos."""
     most = most_tokens(model, most)
     if ids.shape[1] > most:
         raise WorkbenchError(f"the prompt has {ids.shape[1]:,} tokens; this view takes at most {most:,}")
-    return ids, conversation
 
 
 def check_not_empty(prompt: Prompt) -> None:

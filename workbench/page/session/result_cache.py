@@ -59,6 +59,8 @@ def weight(thing: object) -> int:
     if isinstance(thing, Mapping):
         return sum(weight(value) for value in thing.values())
     if isinstance(thing, tuple | list):
+        if {*map(type, thing)} <= {str, int, float}:
+            return sum(map(sys.getsizeof, thing))  # many times as fast, for the tokens of a long text
         return sum(weight(value) for value in thing)
     if is_dataclass(thing) and not isinstance(thing, type):
         return sum(weight(getattr(thing, field.name)) for field in fields(thing))
