@@ -89,7 +89,7 @@ def start(
             return process, address
         except OSError:
             assert process.poll() is None and time.monotonic() < until, "the page did not start"
-            time.sleep(0.1)
+            time.sleep(0.02)
 
 
 def stop(process: Server) -> None:

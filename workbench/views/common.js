@@ -78,6 +78,7 @@ window.workbench = (() => {
     if (Object.keys(change).every((key) => selection[key] === change[key])) return;
     Object.assign(selection, change);
     say("selection", { ...selection, from });
+    say("selected", { ...selection }); // for Python, after the requests of the views
   }
 
   // The page's address describes what is shown, so that a link reopens it. A run, or another branch of a text, makes an
