@@ -40,7 +40,6 @@ from workbench.plots.figure import (
 from workbench.results import Grid
 from workbench.tokens import escape
 
-ROW_CHARACTERS = 130  # characters that fit into one row of cells
 LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS = 5, 12
 CHARACTER = 7.2  # pixels of a character in a cell
 CELL_WIDTH = 46  # pixels for `LEAST_CELL_CHARACTERS` characters
@@ -53,7 +52,7 @@ def plot_grid(grid: Grid) -> go.Figure:
     Cells keep their shape: squares, or as wide as their texts.
     """
     rows, columns = [axis_label(r) for r in grid.rows], [axis_label(c) for c in grid.columns]
-    room = limited(ROW_CHARACTERS // len(columns), LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS)
+    room = limited(int((WIDTH / len(columns) - 8) / CHARACTER), LEAST_CELL_CHARACTERS, MAX_CELL_CHARACTERS)
     texts = None if grid.text is None or len(columns) > MAX_TEXT_COLUMNS else cell_texts(grid.text, room)
     shown = np.log10(grid.values) if grid.log else grid.values
     low, high = value_range(shown, grid.signed)
@@ -73,7 +72,7 @@ def plot_grid(grid: Grid) -> go.Figure:
         hoverlabel=HOVER,
         hoverongaps=False,
     )
-    wide = texts is not None and room * len(columns) > ROW_CHARACTERS  # a wide figure keeps the texts readable
+    wide = texts is not None and CELL_WIDTH * len(columns) > WIDTH  # a wide figure keeps the texts readable
     shape = 1.0 if texts is None else (CHARACTER * room + 8) / CELL  # width by height
     fitting = fitting_cell(len(rows), len(columns), shape)
     keeps_shape = not wide and fitting >= LEAST_CELL
