@@ -165,11 +165,11 @@ def the_page_of_its_own_opens_offline(page: Page, chromium: Browser, file: Path)
 def the_line_under_the_title_follows_the_controls(page: Page) -> None:
     """And so do the names of the axes."""
     note = page.locator("#attention .note")
-    expect(note).to_have_text("Each row sums to 1: where the query token looks.")
+    expect(note).to_have_text("Each row sums to 1: what the query token attends to.")
     page.locator("#attention .combine").select_option("max")
     expect(note).to_contain_text("may sum to more than 1")
     page.locator("#attention .combine").select_option("mean")
-    expect(note).to_have_text("Mean over the layer’s heads. Each row sums to 1: where the query token looks.")
+    expect(note).to_have_text("Mean over the layer’s heads. Each row sums to 1: what the query token attends to.")
     page.locator("#attention .weigh").select_option("value")
     expect(note).to_contain_text("moves into the query, ‖α v W_O‖")
     expect(note).not_to_contain_text("sums")

@@ -277,6 +277,7 @@ def test_compare_two_checkpoints_every_entry_of_its_menus_and_a_single_token(vis
     assert Path(picture.path()).read_bytes().startswith(b"\x89PNG")
     expect(page.locator("#by-token .token")).to_have_count(page.locator("#spine .token").count())
     drawn(page, "#pair")
+    expect(page.locator("#head .to h3")).to_contain_text("(B − A)")
     for bar in page.locator("#head .to p .bar").all():  # B − A: negative numbers go to the other side
         number = float(bar.locator("xpath=../*[contains(@class, 'number')]").get_attribute("title"))
         start, width = bar.evaluate("(bar) => [parseFloat(bar.style.marginLeft), parseFloat(bar.style.width)]")

@@ -259,6 +259,7 @@ function numbers(cell, found) {
     name: name(head),
     texts,
     signed,
+    difference: signed ? differs() : "",
     cell,
     query,
     weights,
@@ -267,7 +268,7 @@ function numbers(cell, found) {
     unit: unit(),
   });
   if (!cell) return;
-  const title = `${name(head)}: ${signed ? `${differs()}, ` : ""}where token ${query} looks`,
+  const title = `${name(head)}: ${signed ? `${differs()}, ` : ""}what token ${query} attends to`,
     high = Math.max(...looks.map(Math.abs)) || 1;
   wb.say("weights", { values: looks, signed, high, unit: "", share: unit() === "attention" && !signed, query, title });
 }
@@ -275,15 +276,15 @@ function numbers(cell, found) {
 // A sentence on how to read the maps.
 const TOGETHER = { one: "", mean: "Mean over the layer’s heads. ", max: "Maximum over the layer’s heads. " };
 const MOVED = "Size of the vector that each key moves into the query, ‖α v W_O‖.";
-const LOOKS = "Each row sums to 1: where the query token looks.";
+const LOOKS = "Each row sums to 1: what the query token attends to.";
 const MOST = "Each cell is the largest weight of any head; a row may sum to more than 1.";
 function note() {
   const combine = control.combine.value,
     moves = control.weigh.value === "value";
   const cells = moves ? MOVED : combine === "max" ? MOST : LOOKS;
   if (value.change && value.edits && !value.other)
-    return `Edited minus unedited: orange where the edited model ${moves ? "moves" : "looks"} more, blue where less.`;
-  const colours = value.other ? ` B − A is orange where B ${moves ? "moves" : "looks"} more, blue where A does.` : "";
+    return `Edited minus unedited: orange where the edited model ${moves ? "moves" : "attends"} more, blue where less.`;
+  const colours = value.other ? ` B − A is orange where B ${moves ? "moves" : "attends"} more, blue where A does.` : "";
   return TOGETHER[combine] + cells + colours;
 }
 

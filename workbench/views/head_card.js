@@ -1,7 +1,8 @@
 // The selected head: its scores, its actions, and the numbers of the chosen cell of its map.
 // value: that of the rail (see rail.js). The visible attention view sends the cell as "reading": {from, name,
-//   texts, signed, cell: {query, key} or null, query, weights: [[name of a map, weight], …], looks, looked, unit}; looks
-//   and looked hold a weight for each token: where the query looks, and who looks at the key.
+//   texts, signed, difference, cell: {query, key} or null, query, weights: [[name of a map, weight], …], looks, looked,
+//   unit}; looks and looked hold a weight for each token: what the query attends to, and what attends to the key;
+//   difference says what is subtracted from what, "" if the weights are no differences.
 const wb = window.workbench;
 const find = (selector) => element.querySelector(selector);
 const card = find(".head-card"),
@@ -74,12 +75,13 @@ function show(told) {
   reader = told.from;
   ofCell = told.unit === "attention" && !told.signed ? wb.percent : wb.digits;
   read.hidden = false;
-  const { cell, query, texts, signed } = told,
+  const { cell, query, texts } = told,
     line = find(".cell");
   line.replaceChildren();
   const who = cell ? `token ${query}` : `token ${query}, the last,`;
-  ranking(find(".to"), signed ? `B − A where ${who} looks` : `${who} attends to`, told.looks, told);
-  ranking(find(".by"), cell ? `token ${cell.key} is attended to by` : "", told.looked, told);
+  const subtracted = told.difference ? ` (${told.difference})` : "";
+  ranking(find(".to"), `${who} attends to${subtracted}`, told.looks, told);
+  ranking(find(".by"), cell ? `token ${cell.key} is attended to by${subtracted}` : "", told.looked, told);
   if (!cell) {
     line.textContent = "Point at a cell of the map, or click one to lock it.";
     return;

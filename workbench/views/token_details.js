@@ -183,7 +183,7 @@ async function inspect(told) {
     if (found.first !== undefined)
       find(".looks small").textContent = now.token
         ? `token 0, not listed, gets ${wb.percent(found.first)} on average`
-        : "the first token sees only itself";
+        : "the first token attends only to itself";
     root.dataset.token = now.token;
   } catch (error) {
     if (turn === asked) problem.textContent = error.message;

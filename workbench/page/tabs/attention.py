@@ -11,7 +11,9 @@ from workbench.page.session.requests import TabRequest
 from workbench.progress import Progress
 
 TITLE = "Attention"
-HOW = "Choose a head among the thumbnails; each row of its map shows where that token looks. Click a cell to lock it."
+HOW = (
+    "Choose a head among the thumbnails; each row of its map shows what that token attends to. Click a cell to lock it."
+)
 
 
 def build(slot: Slot) -> None:
