@@ -37,7 +37,7 @@ def dense(layer: nn.Module) -> Tensor:
     weight = matrix_of(layer)
     if weight is not None:
         return weight.detach()
-    wide = int(layer.in_features)  # type: ignore[arg-type]
+    wide = int(layer.in_features)  # type: ignore[arg-type]  # torch says Tensor or Module of any attribute
     units = torch.eye(wide, dtype=_input_dtype(layer), device=_device_of_layer(layer))
     out = layer(units)
     return (out if layer.bias is None else out - layer.bias).T
@@ -148,8 +148,9 @@ class ByLayer(Generic[Matrix]):
     def stack(self) -> Matrix:
         """The matrices of all layers in one tensor, a copy: layer head …, or layer …"""
         found = list(self)
-        if isinstance(found[0], Factored):
-            return Factored(torch.stack([one.left for one in found]), torch.stack([one.right for one in found]))  # type: ignore[union-attr]
+        if isinstance(found[0], Factored):  # then all of them are
+            lefts, rights = ([getattr(one, side) for one in found] for side in ("left", "right"))
+            return Factored(torch.stack(lefts), torch.stack(rights))
         return torch.stack(found)
 
 
@@ -212,7 +213,7 @@ class WithWeights:
 
         Attention scores are x_query @ W_QK @ x_keyᵀ, but for RoPE, the q and k norms, and the factor 1/√d_head.
         """
-        queries, keys = self.W_Q, self.W_K  # type: ignore[misc]
+        queries, keys = self.W_Q, self.W_K  # type: ignore[misc]  # the models that mix this class in are a `_Model`
         shared = queries.heads // keys.heads
         return ByLayer(
             "W_QK",
@@ -224,7 +225,7 @@ class WithWeights:
     @property
     def W_OV(self: "WithWeights") -> ByLayer[Factored]:
         """W_V W_O of each head: what a token that is attended to adds to the residual stream, before any norm of it."""
-        values, outputs = self.W_V, self.W_O  # type: ignore[misc]
+        values, outputs = self.W_V, self.W_O  # type: ignore[misc]  # as in `W_QK`
         shared = outputs.heads // values.heads
         return ByLayer(
             "W_OV",

@@ -141,7 +141,7 @@ def test_the_last_head_leaves_room_for_the_name_of_the_mlp():
 
 
 def test_small_probabilities_have_different_ends_on_the_colour_bar():
-    (heatmap,) = plot(Grid([[0.0004, 0.0008]], "a", "bc", value_name="probability")).data
+    (heatmap,) = plot(Grid([[0.0004, 0.0008]], "a", "bc", value_name="probability", as_percent=True)).data
     assert heatmap.colorbar.ticktext == ("0 %", "0.04 %", "0.08 %")
 
 
@@ -287,7 +287,9 @@ def test_heads_and_tokens_are_named_under_the_pointer_with_their_number_and_unit
     parts = Grid([[0.0, 1.0], [2.0, -0.5]], range(2), [0, "MLP"], column_name="part", value_name="loss", unit="nats")
     assert told(parts) == ["L1H0<br>loss 2 nats", "L1 MLP<br>loss -0.5 nats"]
     assert plot(parts).layout.xaxis.title.text == "head (last column: MLP)"
-    lens = Grid([[0.5, 5.4e-12]], ["embed"], ["▁the", "<b>"], value_name="probability", text=[["a", ""]])
+    lens = Grid(
+        [[0.5, 5.4e-12]], ["embed"], ["▁the", "<b>"], value_name="probability", as_percent=True, text=[["a", ""]]
+    )
     assert told(lens) == [
         "layer embed<br>token 0 ▁the<br>a<br>probability 50 % (0.5)",
         "layer embed<br>token 1 &lt;b&gt;<br>probability &lt; 0.1 % (5.4e-12)",

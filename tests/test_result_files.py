@@ -55,6 +55,7 @@ SHARED = {
     "value_name": "loss",
     "unit": "nats",
     "signed": True,
+    "as_percent": True,
     "value_when_equal": math.nan,
     "provenance": PROVENANCE,
 }

@@ -59,8 +59,8 @@ class Storable:
 
     def with_provenance(self, provenance: Mapping[str, Any]) -> Self:
         """A copy of the result, with these entries added to its provenance."""
-        own: Mapping[str, Any] = self.provenance  # type: ignore[attr-defined] # a field of every dataclass but `Measures`
-        return dataclasses.replace(self, provenance={**own, **provenance})  # type: ignore[type-var]
+        own: Mapping[str, Any] = self.provenance  # type: ignore[attr-defined]  # a field of every dataclass but `Measures`
+        return dataclasses.replace(self, provenance={**own, **provenance})  # type: ignore[type-var]  # as above
 
     def stored_fields(self) -> Mapping[str, Any]:
         """What is written, by name."""
@@ -70,7 +70,7 @@ class Storable:
     @classmethod
     def of_fields(cls, fields: Mapping[str, Any]) -> Self:
         """A result of what was written. Errors: WorkbenchError for a field that the class does not have."""
-        known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # as above
         if unknown := sorted(set(fields) - known):
             raise WorkbenchError(
                 f"it has a {cls.__name__} with {', '.join(unknown)}, which this version does not know; "

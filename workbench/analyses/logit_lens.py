@@ -146,6 +146,7 @@ def mean_lens(
                 residual_names(model),
                 title=MEANS[name],
                 value_name=name,
+                as_percent=name == "probability",
                 unit=UNITS.get(name, ""),
                 errors=mean.errors,
                 texts=mean.texts,
@@ -219,6 +220,7 @@ def _as_grids(
                 value_name="probability" if name in runners_up else name,
                 unit=UNITS.get(name, ""),
                 log=name == "rank",
+                as_percent=name == "probability" or name in runners_up,
             )
             for name, values in (measures | runners_up).items()
         }

@@ -78,7 +78,13 @@ def _ratio(pair: Shape, floor: Shape) -> Shape:
         values = np.abs(pair.values - equal) / np.abs(floor.values - equal)
     about = f"{pair.title}: {pair.value_name}" if pair.value_name not in pair.title else pair.title
     return dataclasses.replace(
-        without_errors(pair), values=values, title=about, value_name="noise floors", unit="", signed=False
+        without_errors(pair),
+        values=values,
+        title=about,
+        value_name="noise floors",
+        unit="",
+        signed=False,
+        as_percent=False,
     )
 
 

@@ -100,6 +100,7 @@ def patchscope(
                 title=f"Patchscope: {what}",
                 value_name=name,
                 unit="nats" if name == "kl" else "",
+                as_percent=name == "probability",
             )
             for (name, what), values in zip(MEASURES.items(), measures, strict=True)
         }

@@ -95,6 +95,7 @@ def steering(
                 errors=None if name == "loss" else _errors(values),
                 title=f"Steering at {direction.site}: {counted}",
                 value_name=name.replace("_", " "),
+                as_percent=name == "probability",
                 unit="nats" if name in ("log_odds", "loss") else "",
                 signed=name == "log_odds",
                 provenance=origin,

@@ -3,6 +3,7 @@
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -326,8 +327,8 @@ def probe(args: argparse.Namespace) -> Report:
     dictionary, subjects = of_dictionary(args, args.names[0])
     args.texts = args.texts or PROBED
     texts, models = texts_of(args, subjects[0]), models_of(dictionary, subjects)
-    how = {"ks": args.best, "position": args.position, "seed": checked_seed(args)}
-    found = features.sparse_probing(dictionary, models, texts, **how, progress=bar(args))  # type: ignore[arg-type]
+    how: dict[str, Any] = {"ks": args.best, "position": args.position, "seed": checked_seed(args)}
+    found = features.sparse_probing(dictionary, models, texts, **how, progress=bar(args))
     curves = found.accuracy
     shown = pd.DataFrame(curves.values.T, columns=curves.lines)
     shown.insert(0, "k", curves.x)

@@ -1,6 +1,7 @@
 """How well the label of a text can be read from each layer (linear probe)."""
 
 import argparse
+from typing import Any
 
 import pandas as pd
 
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> Report:
     """Accuracy by layer; at one layer, the confusion matrix and the texts read wrongly; with --along, a heat map."""
     seed, subject = checked_seed(args), opened_checkpoint(args, args.checkpoint)
     texts = texts_of(args, subject)
-    how = {"position": args.position, "folds": args.folds, "seed": seed}
+    how: dict[str, Any] = {"position": args.position, "folds": args.folds, "seed": seed}
     curves = linear_probe(subject.model, texts, **how, progress=bar(args))
     layer = best_layer(curves) if args.layer is None else args.layer
     sections = [
@@ -116,10 +117,10 @@ def _by_layer(curves: Curves) -> pd.DataFrame:
 
 
 def _layer_sections(
-    args: argparse.Namespace, subject: LoadedCheckpoint, texts: Texts, layer: int | str, how: dict[str, object]
+    args: argparse.Namespace, subject: LoadedCheckpoint, texts: Texts, layer: int | str, how: dict[str, Any]
 ) -> list[Section]:
     """Two sections on one layer: its confusion matrix, and the texts whose label is read wrongly."""
-    found = probe_layer(subject.model, texts, layer=layer, **how, progress=bar(args))  # type: ignore[arg-type]
+    found = probe_layer(subject.model, texts, layer=layer, **how, progress=bar(args))
     table = found.texts.assign(words=["".join(token_labels(ids, subject.tokenizer)) for ids in texts])
     wide = pd.DataFrame(found.confusion.values, columns=[f"read as {name}" for name in found.confusion.columns])
     wide.insert(0, "label", found.confusion.rows)
@@ -143,9 +144,9 @@ def _layer_sections(
     ]
 
 
-def _along(args: argparse.Namespace, texts: Texts, how: dict[str, object]) -> Section:
+def _along(args: argparse.Namespace, texts: Texts, how: dict[str, Any]) -> Section:
     """The accuracy at every checkpoint of a series, as a heat map."""
-    metric = metrics.probe_accuracy(texts, **how)  # type: ignore[arg-type]
+    metric = metrics.probe_accuracy(texts, **how)
     grid = trajectory(checkpoints.series(args.along), metric, loading=loading(args), progress=bar(args)).grid("layer")
     wide = pd.DataFrame(grid.values.T, columns=[f"layer {row}" for row in grid.rows])
     wide.insert(0, "checkpoint", grid.columns)

@@ -164,7 +164,8 @@ def _strengths_to_write(strengths: Sequence[float]) -> list[float]:
 def _by_strength(found: Measures[Curves]) -> pd.DataFrame:
     """A row for each strength: each measure of the direction, and the range of its log-odds for random directions."""
     odds = found["log_odds"]
-    table = pd.DataFrame({"strength": odds.x, "log odds": odds.values[0], "error": odds.errors[0]})  # type: ignore[index]
+    assert odds.errors is not None, "log-odds are means over texts"
+    table = pd.DataFrame({"strength": odds.x, "log odds": odds.values[0], "error": odds.errors[0]})
     table["random, lowest"], table["random, highest"] = odds.values[2], odds.values[3]
     for name in list(found)[1:]:
         table[name] = found[name].values[0]

@@ -20,9 +20,9 @@ def without_stubs() -> Iterator[None]:
     def file_outside(thing: object) -> str:
         if str(getattr(thing, "__module__", "")).startswith("gradio."):
             raise OSError("Gradio writes no stub for a class without a file")
-        return file_of(thing)  # type: ignore[arg-type]
+        return file_of(thing)  # type: ignore[arg-type]  # whatever Gradio passes
 
-    inspect.getfile = file_outside  # type: ignore[assignment]
+    inspect.getfile = file_outside  # type: ignore[assignment]  # as above
     try:
         yield
     finally:

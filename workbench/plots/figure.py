@@ -73,16 +73,11 @@ def bar_ticks(result: Result, low: float, high: float) -> dict[str, object]:
     """Ticks of a colour bar at its two ends and its middle."""
     places = [low, (low + high) / 2, high]
     texts = [f"{place:.3g}".replace("-", "−") for place in places]
-    if is_probability(result):
+    if result.as_percent:
         texts = [escape(percent(place)) for place in places]
         if high < 0.01:  # as "< 0.1 %", both would read alike
             texts = [f"{100 * place:.2g} %" for place in places]
     return {"tickmode": "array", "tickvals": places, "ticktext": texts}
-
-
-def is_probability(result: Result) -> bool:
-    """Whether the values of a result are probabilities, which are written as percentages."""
-    return result.value_name == "probability" and not result.unit and not result.signed
 
 
 def percent(probability: float) -> str:

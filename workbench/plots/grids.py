@@ -25,7 +25,6 @@ from workbench.plots.figure import (
     column_ticks,
     finish,
     fitting_cell,
-    is_probability,
     label_height,
     limited,
     percent,
@@ -110,7 +109,7 @@ def hover_texts(grid: Grid) -> np.ndarray:
 
     def told(place: str, text: str, value: float, error: str) -> str:
         number = f"{value:.6g}"
-        if is_probability(grid):
+        if grid.as_percent:
             number = escape(f"{percent(value)} ({number})")
         return place + (f"<br>{escape(text)}" if text else "") + f"<br>{said(number, grid)}{error}"
 

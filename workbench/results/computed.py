@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, cast
 
 from workbench.results.labelled import Estimated
-from workbench.results.shapes import Points, Scores, Shape, same_labels
+from workbench.results.shapes import Curves, Grid, Points, Scores, Shape, same_labels
 
 
 def change(after: Shape, before: Shape) -> Shape:
@@ -17,7 +17,8 @@ def change(after: Shape, before: Shape) -> Shape:
     """
     if not same_labels(after, before) or isinstance(after, Points):
         raise ValueError(f"{after!r} and {before!r} cannot be subtracted: they differ in shape or labels")
-    others: dict[str, Any] = {name: False for name in ("log", "log_y", "surprisal") if hasattr(after, name)}
+    others: dict[str, Any] = {"log": False} if isinstance(after, Grid) else {}
+    others |= {"log_y": False, "surprisal": False} if isinstance(after, Curves) else {}
     others |= {"errors": None} if isinstance(after, Estimated) else {}
     if isinstance(after, Scores) and isinstance(before, Scores) and None not in (after.total, before.total):
         others["total"] = float(after.total or 0) - float(before.total or 0)
@@ -27,6 +28,7 @@ def change(after: Shape, before: Shape) -> Shape:
         title=f"{after.title} (change)",
         value_name=f"change of {after.value_name}",
         signed=True,
+        as_percent=False,
         value_when_equal=0.0,
         **others,
     )

@@ -25,6 +25,7 @@ class Labelled(Storable):
         value_name: name of the values, for example "loss".
         unit: unit of the values, for example "nats"; "" for none.
         signed: True if zero is the centre of the scale.
+        as_percent: True if the values are probabilities, which plots write as percentages.
         value_when_equal: the value of a comparison when both sides are equal: 0 for a difference, 1 for a similarity,
             NaN for a value that is not a comparison. `Scores` may have one for each name.
         provenance: the origin of the values (checkpoint, revision, dtype, seed, tokens, versions); written to every
@@ -36,6 +37,7 @@ class Labelled(Storable):
     value_name: str = "value"
     unit: str = ""
     signed: bool = False
+    as_percent: bool = False
     value_when_equal: Any = 0.0  # a number; for `Scores` also a sequence, one number for each name
     provenance: Mapping[str, Any] = field(default_factory=dict)
     values: Values

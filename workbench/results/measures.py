@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.result_files import Storable
-from workbench.results.shapes import Result, Shape, same_labels
+from workbench.results.shapes import Grid, Result, Shape, same_labels
 
 
 class Measures(Storable, Mapping[str, Shape]):
@@ -59,7 +59,7 @@ class Measures(Storable, Mapping[str, Shape]):
                 table[f"{name}_standard_error"] = own["standard_error"]
             if "texts" in own:
                 table["texts"] = own["texts"]
-            text = getattr(measure, "text", None)
+            text = measure.text if isinstance(measure, Grid) else None
             if text is not None and not any(np.array_equal(text, other) for other in seen):
                 table[f"{name}_text"] = text.ravel()
                 seen.append(text)

@@ -212,6 +212,7 @@ class Curves(Estimated):
             value_name=self.value_name,
             unit=self.unit,
             signed=self.signed,
+            as_percent=self.as_percent,
             value_when_equal=self.value_when_equal,
             provenance=self.provenance,
             errors=self.errors,

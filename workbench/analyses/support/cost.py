@@ -75,7 +75,7 @@ def planned(analysis: Callable[..., object], *arguments: object, **options: obje
 
     Errors: WorkbenchError if it does not fit into memory, with both numbers, or if the arguments are no texts.
     """
-    return analysis.work(*arguments, **options)  # type: ignore[attr-defined]
+    return analysis.work(*arguments, **options)  # type: ignore[attr-defined]  # see `work_of`
 
 
 def pass_flops(model: Reader, tokens: float, blocks: float | None = None, *, logits: float = 0) -> float:

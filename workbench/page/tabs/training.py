@@ -196,7 +196,7 @@ def reading_ticks(bench: Bench, request: TabRequest, axis: str, read: Sequence[i
 
 def spread(there: int, most: int) -> list[int]:
     """Indices of at most `most` of `there` items, evenly spaced."""
-    return np.unique(np.linspace(0, there - 1, min(there, most)).astype(int)).tolist()  # type: ignore[no-any-return]
+    return np.unique(np.linspace(0, there - 1, min(there, most)).astype(int)).tolist()
 
 
 def metric_view(
