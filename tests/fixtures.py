@@ -17,6 +17,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
+from transformers.initialization import no_init_weights
 
 from hooks import Olmo2Config, Olmo3Config, OlmoConfig, OlmoForCausalLM
 from workbench.texts import Texts, as_texts
@@ -117,7 +118,9 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
 
 def build_model(family: str, seed: int = 0, **options: Any) -> OlmoForCausalLM:
     """Our model of one family with random weights, in evaluation mode."""
-    model = OlmoForCausalLM(config_of(family, **options)).eval()
+    with no_init_weights():  # they would be random too, and take as long as all the rest
+        model = OlmoForCausalLM(config_of(family, **options)).eval()
+    model.tie_weights()
     randomize(model, seed)
     return model
 

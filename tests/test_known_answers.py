@@ -84,11 +84,11 @@ def advantage(model: OlmoForCausalLM, rows: Tensor, targets: Tensor, heads: Iter
 
 def test_the_repeated_text_advantage_rests_on_the_induction_heads(tiny: OlmoForCausalLM, induction: list[Head]) -> None:
     """Equally many other random heads change little; a few draws contain a head that the induction heads depend on."""
-    rows, targets = repeated_spans(tiny.config.vocab_size, samples=24, seed=7)
+    rows, targets = repeated_spans(tiny.config.vocab_size, samples=12, seed=7)
     whole = advantage(tiny, rows, targets, [])
     layers, heads = tiny.config.num_hidden_layers, tiny.config.num_attention_heads
     others = [(layer, head) for layer in range(layers) for head in range(heads) if (layer, head) not in induction]
-    draws = [random.Random(seed).sample(others, len(induction)) for seed in range(9)]
+    draws = [random.Random(seed).sample(others, len(induction)) for seed in range(5)]
     assert whole > 3
     assert advantage(tiny, rows, targets, induction) < 0.1 * whole
     assert median(advantage(tiny, rows, targets, draw) for draw in draws) > 0.8 * whole
@@ -97,7 +97,7 @@ def test_the_repeated_text_advantage_rests_on_the_induction_heads(tiny: OlmoForC
 @pytest.mark.parametrize("method", METHODS)
 def test_ablation_finds_the_circuit(tiny: OlmoForCausalLM, atlas: Measures, induction: list[Head], method: str) -> None:
     """Without the best induction head, or the head that it depends on, the loss on a second copy is high."""
-    rows = repeated_rows(random_rows(tiny)[:6], SPAN)
+    rows = repeated_rows(random_rows(tiny)[:4], SPAN)
     second = torch.zeros_like(rows, dtype=torch.bool)
     second[:, SECOND + 1 :] = True
     options = {"draws": 2} if method == "resample" else {}

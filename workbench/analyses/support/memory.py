@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig
 
 from hooks import OlmoForCausalLM
 from hooks.olmo import d_head_of
+from hooks.sites import Sites
 from workbench.checkpoints.loading import free_memory, readable
 from workbench.errors import WorkbenchError
 
@@ -140,11 +141,18 @@ def run_bytes(
     kept = 0.0
     if capture:
         assert isinstance(model, OlmoForCausalLM), "the sites of a model are not known from its configuration"
-        kept = sum(site_bytes(model, name, length) for pattern in capture for name in model.sites.match(pattern))
+        sites = model.sites
+        names = [name for pattern in capture for name in sites.match(pattern)]
+        kept = size * sum(_numbers(sites, name, length) for name in names)
     return work + kept + logits * config.vocab_size * size
 
 
 def site_bytes(model: OlmoForCausalLM, site: str, length: int = 0) -> float:
     """Bytes of one token's activation at a site. `length` is the number of keys, for sites with a key axis."""
-    sizes = {**model.sites.sizes, "batch": 1, "pos": 1, "query": 1, "1": 1, "key": length}
-    return model.dtype.itemsize * prod(sizes[word] for word in model.sites[site].split())
+    return _itemsize(model) * _numbers(model.sites, site, length)
+
+
+def _numbers(sites: Sites, site: str, length: int) -> int:
+    """The numbers of one token's activation at a site."""
+    sizes = sites.sizes | {"batch": 1, "pos": 1, "query": 1, "1": 1, "key": length}
+    return prod(sizes[word] for word in sites[site].split())
