@@ -27,6 +27,8 @@ IMPORTED = (
     "torch",
     "transformers",
     "sklearn.decomposition",
+    "ipykernel.kernelapp",
+    "workbench.metrics",
     "workbench.analyses.trajectory",
     "workbench.generation",
     "workbench.views.standalone",

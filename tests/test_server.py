@@ -408,18 +408,17 @@ def test_there_is_one_page(client):
 
 @pytest.fixture(scope="module")
 def running(bench):
-    """A server that works through its queue, and keeps the states of two pages instead of 64."""
+    """A server that works through its queue, and keeps the states of one page instead of 64."""
     with client_of(bench) as client:
-        client.app.routes[-1].app.state_holder.capacity = 2
+        client.app.routes[-1].app.state_holder.capacity = 1
         yield client
 
 
 def page_without_its_state(client, name, tab):
-    """A page whose state the server has dropped, because other pages were opened later."""
+    """A page whose state the server has dropped, because another page was opened later."""
     page = Headless(client, name, f"tab={tab}&prompt=w5+w17+w3&token=1&layer=2&head=3&length=2")
     page.open()
-    for number in range(3):
-        Headless(client, f"other{number}").stop()
+    Headless(client, "other").stop()
     assert name not in client.app.routes[-1].app.state_holder
     page.values |= dict.fromkeys((page.ids[name] for name in ("attention", "written", "lens-tools")), None)
     return page

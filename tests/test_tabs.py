@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import math
 import re
-from itertools import cycle, product
+from itertools import cycle, islice, product
 
 import gradio as gr
 import numpy as np
@@ -87,8 +87,8 @@ def views(bench, tab_request):
         for saliency in attribution.SALIENCIES:
             yield f"saliency: {saliency} {question}", attribution.saliency_view(bench, tab_request, *question, saliency)
         yield f"sources {question}", attribution.sources_view(bench, tab_request, *question)
-        sites, measures = attribution.PATCHED_SITES, attribution.MEASURES
-        for site, measure in zip(sites, cycle(measures)) if question[0] else product(sites, measures):
+        sites, measures = list(attribution.PATCHED_SITES), list(attribution.MEASURES)
+        for site, measure in islice(zip(cycle(sites), cycle(measures)), max(len(sites), len(measures))):
             patching = attribution.patching_view(bench, tab_request, *question, SECOND, site, measure)
             yield f"patching: {site}, {measure} {question}", patching
     yield "text of A", compare.text_of_a(bench, tab_request, other, *written)

@@ -292,13 +292,13 @@ class BirthSums:
         self.scaling.add(firing, made[:, self.ends], x[:, self.ends])
         for half in (0, 1):
             some = second == half
-            self.squares[half] += f[some].square().sum(0)
-            for source in range(len(self.order)):
-                self.errors[half, :, source] += f[some].T @ error[some, source]
-        least = SHARE * self.norms.max(1).values
+            firing_there, error_there = f[some], error[some]  # token feature; token source d_model
+            self.squares[half] += firing_there.square().sum(0)
+            self.errors[half] += (firing_there.T @ error_there.flatten(1)).unflatten(1, error_there.shape[1:])
+        least = f * (SHARE * self.norms.max(1).values)  # token feature
         for source in range(len(self.order)):
             amount = f * self.norms[:, source] + error[:, source] @ self.units[:, source].T  # token feature
-            self.fires[:, source] += (active & (amount >= f * least)).sum(0)
+            self.fires[:, source] += (active & (amount >= least)).sum(0)
             self.amounts[:, source] += amount.where(active, 0.0).sum(0)
         if slopes is not None:
             self.has_needs = True
