@@ -5,6 +5,7 @@ large enough that attention is far from uniform. `model` and `pair` are shared b
 changes its model makes its own with `make_model` or `make_pair`.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -241,6 +242,38 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="pad"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token="pad", padding_side="left")
+
+
+class Records(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def text(self) -> str:
+        """What a log file would hold."""
+        return "\n".join(map(logging.Formatter().format, self.records))
+
+
+@pytest.fixture
+def logged() -> Iterator[Records]:
+    """What the workbench logs from level INFO on.
+
+    pytest's own `caplog` is switched off: in each phase of each test it adds handlers to the sixty loggers that torch
+    and transformers keep to themselves, which takes as long as a quarter of all fixtures.
+    """
+    logger, handler = logging.getLogger("workbench"), Records()
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(before)
 
 
 # Fixtures of the page. They import Gradio on use, because most tests do not need it.

@@ -11,6 +11,7 @@ from texts_of_analyses import ONE_LENGTH, SETS, SINGLE
 from torch.profiler import ProfilerActivity, profile
 
 from hooks import OlmoForCausalLM
+from tests.fixtures import Records
 from workbench.analyses.support import memory
 from workbench.analyses.support.memory import run_bytes, tokens_at_a_time
 from workbench.checkpoints.loading import readable
@@ -51,16 +52,15 @@ def test_peaks_are_stated_and_kept_within_the_budget(
     wide: tuple[OlmoForCausalLM, OlmoForCausalLM],
     name: str,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    logged: Records,
 ) -> None:
-    caplog.set_level("INFO", "workbench.analyses.support.memory")
     generator = torch.Generator().manual_seed(0)
     n_texts = 1 if name in SINGLE else 8 if name == "linear_probe" else 3  # a probe needs several texts of a label
     texts, others = torch.randint(1, 2000, (2, n_texts, 16), generator=generator)
 
     def peak_within(allowed: float) -> int:
         """The peak with this budget, or with the smallest budget that the analysis needs."""
-        caplog.clear()
+        logged.records.clear()
         monkeypatch.setattr(memory, "budget", lambda model: int(allowed))
         call = partial(ALL[name], *wide, texts, others)
         try:
@@ -70,7 +70,7 @@ def test_peaks_are_stated_and_kept_within_the_budget(
             assert needed is not None
             return peak_within(1.2 * float(needed[1]) * UNITS[needed[2]])
 
-    peak, stated = peak_within(NOTHING), stated_bytes(caplog.records)
+    peak, stated = peak_within(NOTHING), stated_bytes(logged.records)
     assert peak <= stated * 1.001, f"took {readable(peak)}, stated {readable(int(stated))}"
     assert stated <= memory.budget(wide[0]) * 1.001
 

@@ -565,18 +565,18 @@ def test_this_machines_own_names_lead_here():
     assert [in_header(host) for host in ("fe80::1%eth0", "::ffff:192.0.2.7")] == ["[fe80::1]", "192.0.2.7"]
 
 
-def test_what_goes_wrong_is_a_sentence_with_the_headers(client, bench, monkeypatch, caplog):
+def test_what_goes_wrong_is_a_sentence_with_the_headers(client, bench, monkeypatch, logged):
     def broken(*_, **__):
         raise AttributeError("a fault of ours: <img src=x>")
 
     monkeypatch.setattr(bench, "status", broken)
     monkeypatch.setattr("gradio.routes.App.get_blocks", broken)
     for path in ("/data/status", "/gradio_api/app_id"):
-        caplog.clear()
+        logged.records.clear()
         reply = client.get(path)
         assert reply.status_code == 500 and "the error is in the server's log" in reply.json()["detail"]
         assert {name: reply.headers[name] for name in HEADERS} == HEADERS
-        assert "a fault of ours" in caplog.text
+        assert "a fault of ours" in logged.text
 
 
 def test_other_sites_cannot_ask(client, bench):
