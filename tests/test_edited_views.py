@@ -219,8 +219,8 @@ def test_a_token_is_looked_at_with_the_edits(bench):
         ('L0H0 from "w1 w2"', "patches from 2 tokens; this prompt has 8"),
         ("burn it", "is not an edit"),
         ("MLP 1 off\n" * 17, "17 edits; this page takes at most 16"),
-        ("#" * 5000, "no text of at most 4,096 characters"),
-        (["MLP 1 off"], "no text"),
+        ("#" * 5000, "not a text, or have more than 4,096 characters"),
+        (["MLP 1 off"], "not a text"),
     ],
 )
 def test_edits_that_do_not_fit_are_refused(bench, text, said):
