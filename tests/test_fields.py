@@ -29,4 +29,4 @@ def test_the_reason_stands_at_the_field_and_the_views_name_the_field(client):
     page.values[page.find("Second prompt, of as many tokens")] = "w5"
     page.fire("Second prompt, of as many tokens", "submit")
     reason = page.value("second-problem")
-    assert "has 1 tokens, and the prompt has 8" in reason and list(page.values.values()).count(reason) == 1
+    assert "has 1 tokens, but the prompt has 8" in reason and list(page.values.values()).count(reason) == 1
