@@ -1,11 +1,9 @@
 """The server's routes and its security checks."""
 
 import asyncio
-import base64
 import json
 import re
 import socket
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,39 +14,25 @@ from fastapi.testclient import TestClient
 from headless import Headless
 from starlette.websockets import WebSocketDisconnect
 
-import app
 from hooks import Capture
+from tests.served_app import GRADIO_ROUTES, client_of
 from workbench import checkpoints, views
 from workbench.errors import WorkbenchError
 from workbench.mendable import MENDABLE
 from workbench.page.build.page import build
 from workbench.page.guard import HEADERS, MOST_BYTES, in_header, trusted_hosts
-from workbench.page.logins import KEPT_CLIENTS, MOST_WRONG, WITHIN, Logins
-from workbench.page.server import create_app, refuse
+from workbench.page.server import refuse
 from workbench.page.session.bench import Bench
 from workbench.page.session.result_cache import ResultCache
 from workbench.page.tabs import TABS
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "w5 w17 w3 w42 w8 w5 w17"
-GRADIO_ROUTES = ("/", "/config", "/gradio_api/info", "/theme.css", "/gradio_api/app_id")
 
 
 @pytest.fixture(scope="module")
 def client(bench):
     return client_of(bench)
-
-
-@pytest.fixture(scope="module")
-def guarded(bench):
-    return client_of(bench, auth=("ada", "s3:cret"))
-
-
-def client_of(bench, auth=None):
-    async def made():  # Gradio leaves an event loop open where none is running
-        return create_app(bench, auth=auth)
-
-    return TestClient(asyncio.run(made()), base_url="http://127.0.0.1")
 
 
 def question(bench, **more):
@@ -584,177 +568,6 @@ def test_other_sites_cannot_ask(client, bench):
     assert reply.status_code == 403
     same = client.post("/data/attention/map", json=question(bench), headers={"origin": "http://127.0.0.1"})
     assert same.status_code == 200
-
-
-@pytest.mark.parametrize(
-    "path", [*GRADIO_ROUTES, "/healthz", "/data/attention/map", "/gradio_api/queue/join", "/nowhere"]
-)
-def test_one_login_guards_every_route(guarded, path):
-    kinds = (b"Basic !", b"Basic \xe9", b"Basic", b"Bearer x", b"Basic =", b"\xff", b"Basic " + b"A" * 9999)
-    others = [{"authorization": kind} for kind in kinds]
-    for login in ({}, *others, basic("ada", "wrong"), basic("eve", "s3:cret"), basic("ada", "\u00ff")):
-        reply = at_address(guarded, next(ADDRESSES)).get(path, headers=login)
-        assert reply.status_code == 401 and "log in" in reply.json()["detail"]
-        assert reply.headers["www-authenticate"].startswith("Basic") and "set-cookie" not in reply.headers
-    assert guarded.get(path, headers=basic("ada", "s3:cret")).status_code not in (401, 429)
-
-
-ADDRESSES = (f"10.0.{number // 250}.{number % 250}" for number in range(50_000))
-
-
-def at_address(client, address):
-    """Another client of the same server."""
-    return TestClient(client.app, base_url=client.base_url, client=(address, 5000))
-
-
-def test_wrong_logins_are_slowed_down_and_only_those_of_their_client(guarded):
-    attacker, person = (at_address(guarded, next(ADDRESSES)) for _ in range(2))
-    statuses = [attacker.get("/healthz", headers=basic("ada", str(guess))).status_code for guess in range(100)]
-    assert statuses == [401] * MOST_WRONG + [429] * (100 - MOST_WRONG)
-    reply = attacker.get("/healthz", headers=basic("ada", "s3:cret"))
-    assert reply.status_code == 429 and 0 < int(reply.headers["retry-after"]) <= WITHIN
-    assert "try again in" in reply.json()["detail"] and "set-cookie" not in reply.headers
-    assert {name: reply.headers[name] for name in HEADERS} == HEADERS
-    assert attacker.get("/healthz").status_code == 401  # this header makes a browser ask for the login
-    assert person.get("/healthz", headers=basic("ada", "s3:cret")).status_code == 200
-
-
-def test_who_is_logged_in_does_not_wait_for_others_at_the_same_address(guarded):
-    address = next(ADDRESSES)
-    person, attacker = at_address(guarded, address), at_address(guarded, address)
-    person.get("/healthz", headers=basic("ada", "s3:cret"))
-    for guess in range(2 * MOST_WRONG):
-        attacker.get("/healthz", headers=basic("ada", str(guess)))
-    assert attacker.get("/healthz", headers=basic("ada", "s3:cret")).status_code == 429
-    reply = person.get("/healthz", headers=basic("ada", "s3:cret"))
-    assert reply.status_code == 200 and "set-cookie" not in reply.headers  # this client has the cookie
-    assert person.get("/healthz").status_code == 401  # the cookie alone is not a login
-
-
-class Clock:
-    """A clock that the test sets."""
-
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-def status(logins, address, password):
-    """The status of the response to a login: 200 if it is accepted."""
-    headers = [(b"authorization", basic("ada", password)["authorization"].encode())] if password else []
-    refusal = logins.refusal({"type": "http", "headers": headers, "client": (address, 5000)})
-    return 200 if refusal is None else refusal.status_code
-
-
-def test_a_client_may_be_wrong_so_often_a_minute_and_waits_no_longer():
-    logins = Logins("ada", "s3:cret", clock := Clock())
-    answers = []
-    while clock.now < 10 * WITHIN:
-        answers.append(status(logins, "192.0.2.1", "wrong"))
-        clock.now += 0.1
-    assert answers.count(401) == 10 * MOST_WRONG and answers.count(429) == len(answers) - 10 * MOST_WRONG
-    assert status(logins, "192.0.2.1", "s3:cret") == 429
-    clock.now += WITHIN
-    assert status(logins, "192.0.2.1", "s3:cret") == 200
-
-
-def test_requests_without_a_login_are_not_wrong_ones():
-    logins = Logins("ada", "s3:cret", Clock())
-    assert {status(logins, "192.0.2.1", "") for _ in range(100)} == {401}
-    assert status(logins, "192.0.2.1", "s3:cret") == 200
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("192.0.2.1", "192.0.2.2", False),
-        ("2001:db8::1", "2001:db8::ffff:1", True),  # one client can use all addresses of its IPv6 network
-        ("2001:db8::1", "2001:db8:0:1::1", False),
-        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
-        ("::ffff:192.0.2.1", "192.0.2.1", True),
-        ("fe80::1%eth0", "fe80::1%eth0", True),
-        ("", "", True),
-    ],
-)
-def test_clients_are_told_apart(one, other, same):
-    logins = Logins("ada", "s3:cret", Clock())
-    for _ in range(MOST_WRONG):
-        status(logins, one, "wrong")
-    assert status(logins, other, "s3:cret") == (429 if same else 200)
-
-
-def test_only_so_many_clients_are_remembered():
-    logins = Logins("ada", "s3:cret", Clock())
-    for number in range(KEPT_CLIENTS + 100):
-        status(logins, f"10.{number // 65536}.{number // 256 % 256}.{number % 256}", "wrong")
-    assert len(logins._wrong) == KEPT_CLIENTS
-
-
-def basic(name, password):
-    return {"authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
-
-
-@pytest.mark.parametrize("auth", [[], ["--auth", "name"], ["--auth", "name:"], ["--auth", ":secret"]])
-def test_others_are_let_in_with_a_login_only(auth, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["app.py", "--host", "0.0.0.0", *auth])
-    with pytest.raises(SystemExit, match="--auth"):
-        app.main()
-
-
-def test_this_machine_alone_is_served_by_default(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["app.py"])
-    assert app.arguments().host == "127.0.0.1"
-    for spelling in ("nf4", "4bit", "8bit"):
-        monkeypatch.setattr(sys, "argv", ["app.py", "--quantize", spelling])
-        assert app.arguments().quantize == spelling
-
-
-def test_help_explains_every_option(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["app.py", "--help"])
-    with pytest.raises(SystemExit):
-        app.main()
-    shown = capsys.readouterr().out
-    for option in ("series", "checkpoint", "dtype", "device", "quantize", "port", "auth", "host", "memory", "threads"):
-        assert re.search(rf"--{option}\b.*\n? +\S", shown)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--memory", "-1"], "--memory -1: it should be a number of GB above 0"),
-        (["--memory", "nan"], "--memory nan"),
-        (["--threads", "0"], "--threads 0: it should be a number from 1"),
-        (["--port", "99999"], "--port 99999: the page cannot be served there"),
-        (
-            ["--host", "no.such.host.invalid", "--auth", "a:b"],
-            "no.such.host.invalid --port 7860: the page cannot be served",
-        ),
-        (["--port", "0", "--device", "abacus"], "no device 'abacus'"),
-        (["--port", "0", "--device", "abacus", "--memory", "1", "--dtype", "float32"], "no device 'abacus'"),
-        (["--port", "0", "--series", 5000 * "x"], "File name too long"),
-    ],
-)
-def test_options_that_will_not_do_are_said_in_a_sentence(options, said, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["app.py", *options])
-    with pytest.raises(SystemExit, match=re.escape(said)) as stopped:
-        app.main()
-    assert "\n" not in stopped.value.code and len(stopped.value.code) < 1000
-
-
-def test_a_port_that_is_taken_is_said_before_anything_is_loaded(monkeypatch):
-    monkeypatch.setattr(checkpoints, "series", lambda _: pytest.fail("something was loaded"))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        monkeypatch.setattr(sys, "argv", ["app.py", "--port", str(port)])
-        with pytest.raises(SystemExit, match=f"--port {port}: the page cannot be served there: Address already in use"):
-            app.main()
-
-
-def test_an_unknown_series_is_said(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["app.py", "--series", "no/such/series/here", "--port", "0"])
-    with pytest.raises(SystemExit, match="no series 'no/such/series/here'"):
-        app.main()
 
 
 def test_sentences_are_for_what_can_be_mended_alone(client):
