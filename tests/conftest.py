@@ -135,10 +135,8 @@ QUICK = "not slow and not browser"
 FIRST_BROWSER_FILES = (  # about half of the time of the files that drive the browser; the others are the second half
     "test_circuits",
     "test_edit_stack",
-    "test_generate",
     "test_journeys",
     "test_panels",
-    "test_visit",
 )
 
 

@@ -2,6 +2,7 @@
 connect only to that server."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,14 +11,21 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import pytest
+import torch
 from playwright.sync_api import Browser, ConsoleMessage, Download, Page, Request, ViewportSize, expect, sync_playwright
 
+from tests import planted_cache
+from tests.chat_templates import OLMO2
 from tests.conftest import launch_chromium
 from tests.preloaded import Forked
+from workbench import checkpoints, features
+from workbench.checkpoints import catalog
+from workbench.features import Dictionary, Gate
 
 ROOT = Path(__file__).parents[2]
 SERIES = "tiny-olmo"
@@ -65,14 +73,18 @@ def free_port() -> int:
 
 
 def start(
-    *arguments: str, series: str = SERIES, program: Sequence[str] = ("app.py",), fresh: bool = False, **variables: str
+    *arguments: str,
+    series: Sequence[str] = (SERIES,),
+    program: Sequence[str] = ("app.py",),
+    fresh: bool = False,
+    **variables: str,
 ) -> tuple[Server, str]:
     """The process and the address of the page, once the server answers.
 
     The process is forked from an interpreter that has imported torch already, or `fresh`, as a user starts it.
     """
     port = free_port()
-    here = ("--series", series, "--port", str(port), "--threads", "1", "--ask-above", "1e6")  # on a busy machine
+    here = ("--series", *series, "--port", str(port), "--threads", "1", "--ask-above", "1e6")  # on a busy machine
     command = confined(*program, *here, *arguments)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | variables
     process = (
@@ -109,6 +121,53 @@ def server() -> Iterator[tuple[Server, str]]:
 @pytest.fixture(scope="session")
 def address(server: tuple[Server, str]) -> str:
     return server[1]
+
+
+@dataclass(frozen=True)
+class Furnished:
+    """A page with a small index of the training text in its `cache`, a random `dictionary`, and the series `chat`.
+
+    While the file `hold` exists, an influence of rows and a patching do not begin; `held` exists while one waits.
+    """
+
+    address: str
+    cache: Path
+    dictionary: str
+    chat: str
+    hold: Path
+    held: Path
+
+
+@pytest.fixture(scope="session")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Furnished]:
+    """One server for all files that need such a page: see `furnished_page`."""
+    folder = tmp_path_factory.mktemp("furnished")
+    cache, hold = folder / "cache", folder / "hold"
+    planted_cache.put_in_cache(cache)
+    dictionary, chat = saved_dictionary(folder / "sae"), chat_series(folder / "instruct")
+    program = ("tests/browser/furnished_page.py", str(hold))
+    series = (str(chat), SERIES)  # the page opens with the last
+    process, address = start("--dictionary", dictionary, series=series, program=program, XDG_CACHE_HOME=str(cache))
+    yield Furnished(address, cache, dictionary, str(chat), hold, folder / "hold.held")
+    stop(process)
+
+
+def saved_dictionary(file: Path) -> str:
+    """The name of a random dictionary of 24 features for the residual stream after layer 2."""
+    generator = torch.Generator().manual_seed(0)
+    encoder, decoder = (torch.randn(shape, generator=generator) for shape in ((192, 24), (24, 192)))
+    site = "blocks.2.resid_post"
+    made = Dictionary(encoder, torch.zeros(24), decoder, torch.zeros(192), Gate("topk", 4), site, site)
+    return str(features.save(made, file))
+
+
+def chat_series(folder: Path) -> Path:
+    """A series of the last checkpoint of the embedded one, whose tokenizer is given the chat template of OLMo 2."""
+    shutil.copytree(catalog.EMBEDDED[SERIES] / "step6000", folder / "step6000")
+    tokenizer = checkpoints.tokenizer_of(SERIES)
+    tokenizer.chat_template = OLMO2
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 # What Gradio's client writes to the console when a page with an open stream is left, by a reload or Back.

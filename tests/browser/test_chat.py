@@ -1,36 +1,23 @@
 """A conversation in the browser: turns are labelled in the strip and can be selected, and a reply becomes a turn."""
 
-import shutil
-from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.chat_templates import OLMO2
-from workbench import checkpoints
-from workbench.checkpoints import catalog
-
-from .conftest import Visit, settle, start, stop
+from .conftest import Furnished, Visit, settle
 
 TEXT = "system: Answer briefly.\nuser: Where does Marta live? Marta lives in Lisbon."
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory) -> Iterator[str]:
-    """A page on the last checkpoint of the embedded series, whose tokenizer is given the chat template of OLMo 2."""
-    folder = tmp_path_factory.mktemp("instruct")
-    shutil.copytree(catalog.EMBEDDED["tiny-olmo"] / "step6000", folder / "step6000")
-    tokenizer = checkpoints.tokenizer_of("tiny-olmo")
-    tokenizer.chat_template = OLMO2
-    tokenizer.save_pretrained(folder)
-    process, found = start(series=str(folder))
-    yield found
-    stop(process)
+def address(furnished: Furnished) -> str:
+    return furnished.address
 
 
-def test_turns_are_selected_and_a_reply_becomes_a_turn(visit: Visit):
-    page = visit.open(f"chat=true&length=3&ends=false&tab=Generate&prompt={quote(TEXT)}")
+def test_turns_are_selected_and_a_reply_becomes_a_turn(visit: Visit, furnished: Furnished):
+    chat = quote(f"{furnished.chat}@step6000")
+    page = visit.open(f"checkpoint={chat}&chat=true&length=3&ends=false&tab=Generate&prompt={quote(TEXT)}")
     expect(page.locator("#spine .turn")).to_have_text(["system", "user", "assistant"])
     expect(page.locator("#spine .token.template").first).to_have_text("<|endoftext|>")
     expect(page.locator("#details .note button")).to_have_text("add this reply to the turns")  # the text is complete

@@ -7,7 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 from .conftest import Visit, saved, settle
-from .test_accessibility import SIDEWAYS, violations
+from .looks import SIDEWAYS, fits_and_passes_axe, violations
 
 GRAPH = "#circuit .graph"
 PLACES = (
@@ -94,12 +94,7 @@ def test_a_circuit_is_drawn_lit_proved_and_saved(visit: Visit):
     page.mouse.click(*spot)
     expect(at).to_have_js_property("value", "4")
     expect(page.locator("#assembling .proof")).to_contain_text(page.locator("#assembly-player .where").inner_text())
-    settle(page)
-    assert violations(page) == []
-
-    page.set_viewport_size({"width": 420, "height": 900})
-    settle(page)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and page.evaluate(SIDEWAYS) == []
+    fits_and_passes_axe(page, "Circuits")
 
 
 FEATURES = "features, of this prompt"

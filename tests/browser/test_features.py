@@ -1,19 +1,15 @@
 """The tab Features in a browser: find a feature, read its card, name it, switch it off, explain a token."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
-from workbench import features
-from workbench.features import Dictionary, Gate
 from workbench.views import asset
 
-from .conftest import Visit, saved, settle, start, stop
-from .test_accessibility import SIDEWAYS, violations
+from .conftest import Furnished, Visit, saved
+from .looks import fits_and_passes_axe
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
 HOSTILE_TOKENS = [HOSTILE, "</script><b>", "\u05d0\u05d1", "x" * 5000]
@@ -61,24 +57,12 @@ def drawn(view: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def with_dictionary(tmp_path_factory) -> Iterator[tuple[str, str]]:
-    """The address of a page with a small random dictionary, and its name."""
-    folder = tmp_path_factory.mktemp("features")
-    generator = torch.Generator().manual_seed(0)
-    encoder, decoder = (torch.randn(shape, generator=generator) for shape in ((192, 24), (24, 192)))
-    site = "blocks.2.resid_post"
-    made = Dictionary(encoder, torch.zeros(24), decoder, torch.zeros(192), Gate("topk", 4), site, site)
-    name = str(features.save(made, folder / "sae"))
-    process, address = start("--dictionary", name, XDG_CACHE_HOME=str(folder / "cache"))
-    yield address, name
-    stop(process)
+def address(furnished: Furnished) -> str:
+    return furnished.address
 
 
-def test_a_feature_is_found_named_switched_off_and_a_token_explained(
-    chromium: Browser, with_dictionary: tuple[str, str]
-):
-    address, name = with_dictionary
-    visit = Visit(chromium, address)
+def test_a_feature_is_found_named_switched_off_and_a_token_explained(visit: Visit, furnished: Furnished):
+    name = furnished.dictionary
     page = visit.open(f"tab=Features&feature=7&dictionary={name}&set=tiny-olmo%2Fplace")
     expect(page.locator(f"{CARD} .name")).to_have_text("Feature 7")
     expect(page.locator(ROWS)).to_have_count(24)
@@ -114,8 +98,7 @@ def test_a_feature_is_found_named_switched_off_and_a_token_explained(
     number = page.locator("#active-table tbody tr").nth(1).locator("td.count").inner_text()
     page.locator("#active-table tbody tr").nth(1).locator("td.words button").click()
     expect(page.locator(f"{CARD} .name")).to_have_text(f"Feature {number}")
-    settle(page)
-    assert violations(page) == []
+    fits_and_passes_axe(page, "Features")
 
     page.locator("#features-of input").click()
     page.get_by_role("option", name="all features").click()
@@ -127,7 +110,3 @@ def test_a_feature_is_found_named_switched_off_and_a_token_explained(
     assert page.evaluate(drawn("feature_card"), CARD_VALUE) == [HOSTILE_TOKENS, 0, 1]
     assert page.evaluate(drawn("text_table"), TABLE_VALUE) == [[], 0, 1]
     assert page.title() != "broken"
-    page.set_viewport_size({"width": 420, "height": 900})
-    settle(page)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and page.evaluate(SIDEWAYS) == []
-    visit.close()

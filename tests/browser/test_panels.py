@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from .conftest import Visit, ask, drawn, export, plotted, saved, settle, tab
+from .looks import fits_and_passes_axe
 
 SHORT = "prompt=Old%20Marta%20lives%20in%20Lisbon"  # where the number of tokens does not matter
 PANELS = {
@@ -108,6 +109,7 @@ def test_hidden_states_show_everything_choose_a_token_a_layer_and_a_lens_and_are
     layers_are_read_through_the_tuned_lens(page)
     numbers_code_and_a_definition_are_offered(page)
     a_token_and_a_layer_are_chosen(page)
+    fits_and_passes_axe(page, "Hidden states")
     shows_every_entry_of_its_menus_and_a_single_token(page, "Hidden states")
 
 
@@ -192,6 +194,7 @@ def test_attribution_reads_texts_when_entered_says_errors_where_they_belong_and_
     an_error_of_a_field_stands_at_the_field_once(page)
     an_error_stands_in_its_panel_and_leaves_the_picture(page)
     shows_everything(page, "Attribution")
+    fits_and_passes_axe(page, "Attribution")
     it_follows_the_chosen_token_and_head(page)
     shows_every_entry_of_its_menus_and_a_single_token(page, "Attribution")
 
@@ -273,6 +276,7 @@ def test_compare_two_checkpoints_every_entry_of_its_menus_and_a_single_token(vis
     shows_everything(page, "Compare")
     for text in ("#text-a", "#text-b", "#text-mixed"):
         expect(page.locator(f"{text} .token:not(.given)")).to_have_count(4)
+    fits_and_passes_axe(page, "Compare")
     picture = saved(page, "#text-a .view-head", "png")
     assert Path(picture.path()).read_bytes().startswith(b"\x89PNG")
     expect(page.locator("#by-token .token")).to_have_count(page.locator("#spine .token").count())
@@ -295,6 +299,23 @@ def test_compare_two_checkpoints_every_entry_of_its_menus_and_a_single_token(vis
     expect(page.locator("#text-mixed .view-head .title")).to_contain_text("B with L3H4 of A")
     settle(page)
     shows_every_entry_of_its_menus_and_a_single_token(page, "Compare")
+
+
+FITS = """() => {
+    const figure = document.querySelector("#training .figure");
+    return figure.querySelector(".main-svg").getBoundingClientRect().width === figure.clientWidth;
+}"""
+
+
+def a_plot_fits_the_window_that_changed_while_it_was_hidden(page: Page) -> None:
+    """From wide to narrow; at the end the window is wide again."""
+    tab(page, "Attention")
+    settle(page)
+    page.set_viewport_size({"width": 420, "height": 900})
+    tab(page, "Training")
+    page.wait_for_function(FITS)
+    page.set_viewport_size({"width": 1300, "height": 900})
+    settle(page)
 
 
 def test_training_plays_a_head_opens_a_checkpoint_and_shows_every_entry_of_its_menu(visit: Visit):
@@ -323,4 +344,6 @@ def test_training_plays_a_head_opens_a_checkpoint_and_shows_every_entry_of_its_m
     page.mouse.click(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
     page.wait_for_function("new URL(location).searchParams.get('checkpoint')?.endsWith('step50')")
     expect(page.locator("#player .where")).to_contain_text("step 50 ")
+    fits_and_passes_axe(page, "Training")
+    a_plot_fits_the_window_that_changed_while_it_was_hidden(page)
     shows_every_entry_of_its_menus_and_a_single_token(page, "Training")

@@ -6,6 +6,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 from .conftest import Visit, saved
+from .looks import fits_and_passes_axe
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\"> & <b>bold</b>"
 ROWS = "#set-table tbody tr"
@@ -50,6 +51,7 @@ def test_a_set_is_chosen_and_a_row_becomes_the_prompt(visit: Visit):
     steered, random = written.nth(2).locator("td.prose").all_inner_texts()
     assert steered == random != "" and written.nth(2).locator("td.signed").inner_text() == "0"
     expect(page.locator("#probe-tools .put-on")).to_contain_text("Edit: +1 probe tiny-olmo/language/")
+    fits_and_passes_axe(page, "Texts")
 
 
 def test_a_pasted_set_is_shown_as_text_and_is_not_in_the_link(visit: Visit, tmp_path: Path):

@@ -1,52 +1,27 @@
 """What the page shows of the training text, on a server whose cache holds a small index."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import planted_cache
 import pytest
 from playwright.sync_api import Page, expect
 
-from .conftest import Visit, export, plotted, start, stop
-from .test_accessibility import LOOKS, SIDEWAYS, show_as, violations
+from .conftest import Furnished, Visit, export, plotted
+from .looks import fits_and_passes_axe
 
 PROMPT = "prompt=She lives in Lisbon and sells"
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    """A cache folder of this file, because a test takes its index away for a while."""
-    folder = tmp_path_factory.mktemp("cache")
-    planted_cache.put_in_cache(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def hold(tmp_path_factory) -> Path:
-    """While this file exists, the server does not begin with an influence of rows."""
-    return tmp_path_factory.mktemp("hold") / "hold"
-
-
-@pytest.fixture(scope="module")
-def address(cache: Path, hold: Path) -> Iterator[str]:
-    """A page whose cache holds the index."""
-    process, address = start(program=("tests/browser/page_with_rows.py", str(hold)), XDG_CACHE_HOME=str(cache))
-    yield address
-    stop(process)
+def address(furnished: Furnished) -> str:
+    return furnished.address
 
 
 def opened(page: Page) -> None:
     """Open the section of the inspector and wait for its answer."""
     page.locator("#details .seen summary").click()
     expect(page.locator("#details .seen .found > *").first).to_be_visible()
-
-
-def fits_and_passes_axe(page: Page) -> None:
-    """Wide and light, and narrow and dark; the page stays narrow."""
-    for look in LOOKS:
-        show_as(page, *look)
-        assert violations(page) == [] and page.evaluate(SIDEWAYS) == []
 
 
 def test_the_inspector_shows_ngrams_documents_and_steps_and_runs_no_markup(visit: Visit):
@@ -62,7 +37,7 @@ def test_the_inspector_shows_ngrams_documents_and_steps_and_runs_no_markup(visit
     expect(section.locator(".card.code")).to_contain_text("documents_with(")
     page.keyboard.press("Escape")
     assert page.evaluate("window.pwned") is None and section.locator("img").count() == 0
-    fits_and_passes_axe(page)
+    fits_and_passes_axe(page, "Attention")
     before = section.locator(".document").count()
     section.locator(".ngrams button").last.focus()  # the token alone is in more documents than the longest n-gram
     page.keyboard.press("Enter")
@@ -72,8 +47,9 @@ def test_the_inspector_shows_ngrams_documents_and_steps_and_runs_no_markup(visit
 
 
 def test_without_an_index_the_section_says_how_and_with_one_rows_are_ranked_for_a_price(
-    visit: Visit, cache: Path, hold: Path
+    visit: Visit, furnished: Furnished
 ):
+    cache = furnished.cache
     (folder,) = (cache / "tiny-olmo").glob("index-*")
     shutil.move(folder, cache / "elsewhere")
     opened(visit.open(f"{PROMPT}&tab=Attention"))
@@ -82,7 +58,7 @@ def test_without_an_index_the_section_says_how_and_with_one_rows_are_ranked_for_
     opened_again = visit.page.locator("#details .seen .ngrams")
     visit.page.locator("#spine .token").nth(2).click()  # nothing has to be reloaded
     expect(opened_again).to_be_visible()
-    ranked_for_a_price(visit, hold)
+    ranked_for_a_price(visit, furnished.hold)
 
 
 def ranked_for_a_price(visit: Visit, hold: Path) -> None:
@@ -120,7 +96,7 @@ def test_a_written_text_shows_its_verbatim_pieces_and_a_click_opens_their_docume
     section = page.locator("#details .seen")
     expect(section.locator(".ngram.chosen .number").first).to_have_text(str(held))
     expect(section.locator(".document b").first).to_be_visible()
-    fits_and_passes_axe(page)
+    fits_and_passes_axe(page, "Generate")
     strip.locator("select.shade").select_option("difference")
     expect(strip.locator(".token.above, .token.below").first).to_be_visible()
     token.hover()
