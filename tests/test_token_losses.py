@@ -63,6 +63,16 @@ def test_statistics_of_texts_are_those_of_all_their_logits(
             torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-5)
 
 
+def test_statistics_of_padded_texts_are_those_of_each_text(model: OlmoForCausalLM, tokens: Tensor) -> None:
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[0, 4:] = False
+    found = text_statistics(model, tokens, mask)
+    for row, there in enumerate(mask):
+        for name, expected in text_statistics(model, tokens[row, there][None]).items():
+            torch.testing.assert_close(found[name][row, there[1:]], expected[0], rtol=0, atol=1e-5)
+            assert found[name][row, ~there[1:]].isnan().all()
+
+
 def test_impossible_tokens_are_left_out_of_the_entropy() -> None:
     logits = torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf]])
     found = next_token_statistics(logits, torch.tensor([1]))

@@ -30,7 +30,7 @@ def token_losses(
     texts = texts_for(model, tokens, at_least=2)
     found = {name: torch.full(texts.ids.shape, float("nan")) for name in ("loss", "rank", "entropy")}
     for rows, ids in steps(text_batches(model, texts), progress, WHAT):
-        for name, values in text_statistics(model, ids).items():
+        for name, values in text_statistics(model, ids, texts.mask[rows, : ids.shape[1]]).items():
             found[name][rows, 1 : ids.shape[1]] = values.cpu()
     for values in found.values():
         values[~texts.mask.cpu()] = float("nan")

@@ -32,9 +32,9 @@ def loss_sums(model: OlmoForCausalLM, texts: Texts) -> Tensor:
     """
     found = torch.empty(len(texts), dtype=torch.float64)
     for rows, ids in text_batches(model, texts):
-        losses = text_statistics(model, ids)["loss"].double()
-        there = texts.mask[rows, 1 : ids.shape[1]].to(losses.device)
-        found[rows] = losses.where(there, 0).sum(1).cpu()
+        mask = texts.mask[rows, : ids.shape[1]].to(ids.device)
+        losses = text_statistics(model, ids, mask)["loss"].double()
+        found[rows] = losses.where(mask[:, 1:], 0).sum(1).cpu()
     refuse_undefined(found, "loss", texts)
     return found
 

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from hooks import OlmoForCausalLM
-from hooks.products import fast_products
+from hooks.products import fast_products, product
 from workbench.analyses.support.arguments import texts_for
 from workbench.analyses.support.cost import Work, pass_flops
 from workbench.analyses.support.memory import peak_bytes, run_bytes, tokens_at_a_time
 from workbench.texts import Batch, Texts, TextsLike
 
 WHAT = "token losses"
+AFTER_NORM = "ln_final.normalized"  # the input of the unembedding
 
 CHUNK = 2**22  # logits turned into probabilities at a time
 CPU_CHUNK = 2**18  # the same on a CPU: what stays in its cache
@@ -54,16 +55,39 @@ def _token_statistics(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {"loss": total.log() - (own - largest), "rank": rank, "entropy": total.log() - mean}
 
 
-def text_statistics(model: OlmoForCausalLM, ids: Tensor) -> dict[str, Tensor]:
-    """`next_token_statistics` of each token of texts (batch pos) after the first: batch pos-1 each.
+@torch.no_grad()
+def text_statistics(model: OlmoForCausalLM, ids: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+    """`next_token_statistics` of each token of texts after the first: batch pos-1 each, undefined at padding.
 
-    The logits of at most `ROWS` tokens are in memory at a time. Linear layers are those of `fast_products`.
+    The logits of at most `ROWS` tokens are in memory at a time. Linear layers are those of `fast_products`. Nothing is
+    computed for the last position, and no logits at padding, unless the model has edits: these count positions in whole
+    texts.
+
+    Args:
+        ids: token ids, batch pos, with padding on the right.
+        mask: boolean, batch pos; False at padding. None means that there is no padding.
     """
+    if model.tapped_edits:
+        return _edited_statistics(model, ids)
+    there = torch.ones_like(ids[:, 1:], dtype=torch.bool) if mask is None else mask[:, 1:].to(ids.device)
+    with fast_products():
+        after_norm = model.run(ids[:, :-1], capture=AFTER_NORM, captures_only=True)[AFTER_NORM]
+        pieces = zip(after_norm[there].split(ROWS), ids[:, 1:][there].split(ROWS), strict=True)
+        parts = [next_token_statistics(product(model.lm_head, rows), targets) for rows, targets in pieces]
+    return {
+        name: values.new_full(there.shape, float("nan")).masked_scatter_(there, values)
+        for name, values in _concatenated(parts).items()
+    }
+
+
+def _edited_statistics(model: OlmoForCausalLM, ids: Tensor) -> dict[str, Tensor]:
+    """`text_statistics` of a model with edits."""
     after_blocks, size = f"blocks.{model.config.num_hidden_layers - 1}.resid_post", max(1, ROWS // ids.shape[1])
     with fast_products():
         resid = model.run(ids, capture=after_blocks, captures_only=True)[after_blocks]
-        parts = [_unembedded(model, *some) for some in zip(resid.split(size), ids.split(size), strict=True)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return _concatenated(
+            [_unembedded(model, *some) for some in zip(resid.split(size), ids.split(size), strict=True)]
+        )
 
 
 def _unembedded(model: OlmoForCausalLM, resid: Tensor, ids: Tensor) -> dict[str, Tensor]:
@@ -72,7 +96,11 @@ def _unembedded(model: OlmoForCausalLM, resid: Tensor, ids: Tensor) -> dict[str,
     for positions in torch.arange(ids.shape[1] - 1, device=ids.device).split(ROWS):
         end = model.run(resid=resid, start_at_layer=model.config.num_hidden_layers, logits_to_keep=positions)
         parts.append(next_token_statistics(end.logits, ids[:, positions + 1]))
-    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+    return _concatenated(parts, axis=1)
+
+
+def _concatenated(parts: list[dict[str, Tensor]], axis: int = 0) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts], axis) for name in parts[0]}
 
 
 def tokens_at_most(model: OlmoForCausalLM) -> int | None:
