@@ -135,7 +135,7 @@ def a_token_and_a_layer_are_chosen(page: Page) -> None:
     page.mouse.wheel(300, 0)  # and later tokens are reached by scrolling
     page.wait_for_function("document.querySelector('#lens .figure').scrollLeft > 0")
     page.locator("#lens .figure").evaluate("(figure) => figure.scrollTo(0, 0)")
-    click_at(page, "#lens", 0.3, 0.5)  # the row of layer 1
+    click_at(page, "#lens", 0.1, 0.5)  # the row of layer 1, at a token in sight of the wide plot
     expect(page.locator("#spine .token[aria-selected=true]")).not_to_have_attribute("data-index", "8")
     page.wait_for_function("new URL(location).searchParams.get('layer') === '1'")
     expect(page.locator("#states .view-head .title")).to_have_text("Hidden states after layer 1")
