@@ -87,7 +87,7 @@ def test_the_maximum_of_a_difference_is_that_of_the_maxima(page):
     page.set_content(attention(a, other=b)._repr_html_())
     frame = page.frame_locator("iframe")
     frame.locator("#attention[data-drawn='L0H0']").wait_for()
-    assert "B − A is orange where B looks more" in frame.locator(".note").inner_text()
+    assert "B − A is orange where B attends more" in frame.locator(".note").inner_text()
     frame.locator(".combine").select_option("max")
     frame.locator("#attention[data-drawn='L0 max']").wait_for()
     assert "may sum to more than 1" in frame.locator(".note").inner_text()
