@@ -126,6 +126,17 @@ window.workbench = (() => {
     if (before !== innerWidth) requestAnimationFrame(() => window.dispatchEvent(new Event("resize")));
   });
 
+  // Plotly names the gradient of a colour bar and the clips of a plot by the page's whole address, where they are no longer
+  // found when the address changes: the bar would be blank. A bare fragment is of this page whatever its address.
+  const local = (text) => text.replace(/url\(["']?[^"')#]*(#[^"')]+)["']?\)/, "url($1)");
+  hear("address", () => {
+    for (const { _context } of document.querySelectorAll(".js-plotly-plot")) if (_context) _context._baseUrl = ""; // of later drawings
+    for (const part of document.querySelectorAll(".js-plotly-plot [style*='url(']"))
+      part.style.fill = local(part.style.fill);
+    for (const part of document.querySelectorAll(".js-plotly-plot [clip-path]"))
+      part.setAttribute("clip-path", local(part.getAttribute("clip-path")));
+  });
+
   // Adds a line to the stack of interventions, such as "L2H5 off".
   const intervene = (line) => say("intervene", line);
   // Opens the box for typed interventions with a line to complete; the cursor stands between its two parts.

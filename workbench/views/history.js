@@ -43,10 +43,11 @@ function item(address) {
   return button;
 }
 
-menu.addEventListener(
-  "beforetoggle",
-  ({ newState }) => newState === "open" && menu.replaceChildren(...kept().map(item)),
-);
+menu.addEventListener("beforetoggle", ({ newState }) => {
+  if (newState !== "open") return;
+  const items = kept().map(item);
+  menu.replaceChildren(...(items.length ? items : [line("where none", "Nothing was run in this visit yet.")]));
+});
 keep(new URL(location.href)); // the run that a link asks for is the first, whatever is run while the page still loads
 wb.hear("address", keep);
 window.addEventListener("popstate", () => location.reload());
