@@ -110,6 +110,8 @@ def test_hidden_states_show_everything_choose_a_token_a_layer_and_a_lens_and_are
     numbers_code_and_a_definition_are_offered(page)
     a_token_and_a_layer_are_chosen(page)
     fits_and_passes_axe(page, "Hidden states")
+    fill = page.locator("#lens .cbfill").evaluate("(bar) => bar.style.fill")
+    assert fill.startswith('url("#')  # not by the address before the choice, where the bar would be blank
     shows_every_entry_of_its_menus_and_a_single_token(page, "Hidden states")
 
 

@@ -45,8 +45,11 @@ function item(address) {
 
 menu.addEventListener("beforetoggle", ({ newState }) => {
   if (newState !== "open") return;
-  const items = kept().map(item);
-  menu.replaceChildren(...(items.length ? items : [line("where none", "Nothing was run in this visit yet.")]));
+  const items = kept().map(item),
+    none = line("where none", "Nothing was run in this visit yet.");
+  none.setAttribute("role", "menuitem");
+  none.setAttribute("aria-disabled", "true");
+  menu.replaceChildren(...(items.length ? items : [none]));
 });
 keep(new URL(location.href)); // the run that a link asks for is the first, whatever is run while the page still loads
 wb.hear("address", keep);
