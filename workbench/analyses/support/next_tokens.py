@@ -69,11 +69,13 @@ def text_statistics(model: OlmoForCausalLM, ids: Tensor, mask: Tensor | None = N
     """
     if model.tapped_edits:
         return _edited_statistics(model, ids)
-    there = torch.ones_like(ids[:, 1:], dtype=torch.bool) if mask is None else mask[:, 1:].to(ids.device)
+    targets = ids[:, 1:]
+    there = torch.ones_like(targets, dtype=torch.bool) if mask is None else mask[:, 1:].to(ids.device)
     with fast_products():
-        after_norm = model.run(ids[:, :-1], capture=AFTER_NORM, captures_only=True)[AFTER_NORM]
-        pieces = zip(after_norm[there].split(ROWS), ids[:, 1:][there].split(ROWS), strict=True)
-        parts = [next_token_statistics(product(model.lm_head, rows), targets) for rows, targets in pieces]
+        before = ids[:, :-1] if targets.numel() else ids  # nothing is predicted in texts of one token
+        after_norm = model.run(before, capture=AFTER_NORM, captures_only=True)[AFTER_NORM][:, : targets.shape[1]]
+        pieces = zip(after_norm[there].split(ROWS), targets[there].split(ROWS), strict=True)
+        parts = [next_token_statistics(product(model.lm_head, rows), wanted) for rows, wanted in pieces]
     return {
         name: values.new_full(there.shape, float("nan")).masked_scatter_(there, values)
         for name, values in _concatenated(parts).items()
