@@ -80,13 +80,17 @@ def opened(query: str) -> Iterator[tuple[Page, float]]:
 
 
 def switches(page: Page, length: int, rounds: int) -> float:
-    """Median milliseconds from the first click on a head until its map is painted."""
+    """Median milliseconds from the first click on a head until its map is painted, while the page is at rest."""
     page.locator("#prompt textarea").fill(text_of(length))
     page.locator("#run").click()
     page.wait_for_function("n => document.querySelectorAll('#spine .token').length >= n", arg=length - 8)
     page.wait_for_timeout(4000)
     heads = [(layer, head) for layer in range(4) for head in range(6) if (layer, head) != (2, 5)][: rounds + 1]
-    return statistics.median([page.evaluate(SWITCH, list(spot)) for spot in heads][1:])
+    times = []
+    for spot in heads:
+        times.append(page.evaluate(SWITCH, list(spot)))
+        page.wait_for_timeout(1000)
+    return statistics.median(times[1:])
 
 
 def generating(rounds: int) -> float:

@@ -350,7 +350,8 @@ function draw() {
 
 const within = (layer, index) => ({ layer: Math.min(layer, value.layers - 1), head: Math.min(index, value.heads - 1) });
 
-// Shows and locks what was selected elsewhere: at once if the view is visible, else when it becomes visible.
+// Shows and locks what was selected elsewhere: at once if the view is visible, else when it becomes visible. Returns a
+// promise if another map is painted for it.
 function keepUp(from = null) {
   if (!size() || !element.offsetParent) return;
   const { layer, head: index, token } = wb.selection,
@@ -360,7 +361,8 @@ function keepUp(from = null) {
   if (token !== before.token) hold(token);
   if (layer === null || index === null || (layer === before.layer && index === before.head)) return;
   const next = within(layer, index);
-  if (next.layer !== head.layer || next.head !== head.head) open(next);
+  if (next.layer !== head.layer || next.head !== head.head)
+    return guarded((current) => load(next, current).then(wb.painted));
 }
 
 find(".most").addEventListener("click", () => wb.select({ ...value.best }, element));
@@ -430,6 +432,6 @@ wb.hear("hover", (index) => {
   if (locked || !element.offsetParent) return;
   move(index === null ? null : { query: index, key: index });
 });
-wb.hear("selection", ({ from }) => keepUp(from));
+wb.hear("selection", ({ from, first }) => first.push(keepUp(from)));
 watch("value", draw);
 draw();

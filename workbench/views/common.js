@@ -74,12 +74,18 @@ window.workbench = (() => {
   const asked = new URL(location.href).searchParams;
   const number = (name) => (/^\d+$/.test(asked.get(name) ?? "") ? Number(asked.get(name)) : null);
   const selection = { token: number("token"), layer: number("layer"), head: number("head"), tuned: number("tuned") };
+  // Tells the views what is selected, then Python ("selected"): when the promises that views put into `first` are kept,
+  // such as a map that is painted. Of several selections meanwhile, Python hears the last.
+  let selections = 0;
   function select(change, from = null) {
     if (Object.keys(change).every((key) => selection[key] === change[key])) return;
     Object.assign(selection, change);
-    say("selection", { ...selection, from });
-    say("selected", { ...selection }); // for Python, after the requests of the views
+    const now = ++selections,
+      first = [];
+    say("selection", { ...selection, from, first });
+    Promise.all(first).then(() => now === selections && say("selected", { ...selection }));
   }
+  const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 
   // The page's address describes what is shown, so that a link reopens it. A run, or another branch of a text, makes an
   // entry in the browser's history (see history.js); a selection does not. The branch of a text ends with the next run,
@@ -236,6 +242,7 @@ window.workbench = (() => {
     hear,
     say,
     select,
+    painted,
     selection,
     turn,
     tab,
