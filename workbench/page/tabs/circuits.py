@@ -39,8 +39,8 @@ from workbench.progress import Progress
 
 TITLE = "Circuits"
 HOW = (
-    "Which connections carry the answer? The embedding is below, the logits are above. Hover over a node to highlight "
-    "its paths. The sentence above the graph compares it with runs of the model."
+    "Which connections carry the answer? The embedding is below, the logits are above. Hover over or touch a node to "
+    "highlight its paths. The sentence above the graph compares it with runs of the model."
 )
 ASSEMBLY = {"scores of the strongest edges": "scores", "what the circuit keeps": "shares"}
 PLAYS = {"slider": "circuit-moment", "view": "assembling", "chart": "assembly"}

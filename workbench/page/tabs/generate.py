@@ -228,12 +228,16 @@ def manner(request: TextRequest) -> str:
 
 
 def beside(plain: dict[str, Any], edited: dict[str, Any], edits: str) -> list[Any]:
-    """The strips of the plain and the edited text. Both mark the first token at which they differ."""
+    """The strips of the plain and the edited text, which say which they are. Both mark the first token that differs."""
     pairs = zip(plain["ids"], edited["ids"], strict=False)
     parts = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
     where = "no other token so far" if parts is None else f"another text from token {parts}"
     title = f"With {', '.join(interventions.active_lines(edits))} · {where}"
-    return [plain | {"parts": parts}, gr.update(value=edited | {"parts": parts, "title": title}, visible=True)]
+    unedited = {"title": f"Without the edits · {plain['title']}", "look": plain["look"] | {"name": "without the edits"}}
+    return [
+        plain | unedited | {"parts": parts},
+        gr.update(value=edited | {"parts": parts, "title": title}, visible=True),
+    ]
 
 
 def generated_text(bench: Bench, request: TabRequest, data: Mapping[str, Any]) -> str:
