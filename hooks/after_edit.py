@@ -28,7 +28,7 @@ def after_edit(taps: Taps, site: str, x: Tensor, change: ResolvedEdit, present: 
         table = _table_of_rows(taps, site, change, present, n_rows)
         if table.shape[-2] == 0:
             return x
-        rows, of_value = table.to(x.device).unbind(-1)  # each n, or text n
+        rows, of_value = table.to(x.device).unbind(-1)  # which row, which value: n each, or text n
         if value is not None and n_rows is not None:
             value = _rows_of(site, value, shape, heads if change.whole else None, of_value)
         if rows.dim() == 1 and table[:, 0].tolist() == list(range(len(present))):

@@ -14,7 +14,7 @@ from .sites import Sites, layer_of
 from .where import Chosen
 
 IDS = "ids_of_positions"
-"""The attribute of a cache that holds the token ids of its positions, if an edit needed them."""
+"""The name of an attribute that is set on a cache: the token ids of its positions, if an edit needs them."""
 Callbacks: TypeAlias = tuple[Callable[[dict[str, Tensor]], None] | None, Callable[[Tensor], None] | None]
 
 
